@@ -1,0 +1,101 @@
+"""The one strict JSON codec: canonical bytes out, no surprises in.
+
+Reading refuses what Python's ``json`` lets through and other readers choke on: NaN and infinities, duplicate keys,
+lone surrogates, integers beyond 4,300 digits and nesting beyond ``MAX_DEPTH``. Writing is canonical (sorted keys, no
+spaces, UTF-8, no escapes but the required ones), so that equal values have equal digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+__all__ = ["MAX_DEPTH", "Json", "JsonObject", "canonical", "digest", "dumps", "loads"]
+
+Json: TypeAlias = "str | int | float | bool | None | Sequence[Json] | Mapping[str, Json]"
+JsonObject: TypeAlias = Mapping[str, Json]
+
+MAX_DEPTH = 200  # far above any real row, far below the C recursion limit of the parser
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Object hook that refuses a key given twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {twice!r} is given twice")
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"number {text[:40]} is out of range")
+    return value
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        token = match.group()
+        if token in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        elif token in "]}":
+            depth -= 1
+
+
+def loads(text: str | bytes) -> Any:
+    """Parse one JSON document.
+
+    Raises:
+        ValueError: With a message for people, on anything that is not strict JSON in UTF-8.
+    """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not UTF-8 at byte {error.start}") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_depth(text)
+    try:
+        value = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_float)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
+    if "\\u" in text and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+        raise ValueError("a lone surrogate (half of a UTF-16 pair) is not text")
+    return value
+
+
+def dumps(value: Any) -> str:
+    """One line of JSON in the given key order, non-ASCII kept as it is.
+
+    Raises:
+        ValueError: On NaN, infinities and lone surrogates.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if _SURROGATE.search(text):
+        raise ValueError("a lone surrogate (half of a UTF-16 pair) is not text")
+    return text
+
+
+def canonical(value: Any) -> bytes:
+    """The canonical UTF-8 bytes of a JSON value: sorted keys, no spaces."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("utf-8")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical bytes (of the bytes themselves, when given bytes), in hexadecimal."""
+    return hashlib.sha256(value if isinstance(value, bytes) else canonical(value)).hexdigest()

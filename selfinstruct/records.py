@@ -1,0 +1,292 @@
+"""What passes between the parts: frozen records, each one way to and from JSON.
+
+A request is numbered *k* when the line takes it up. Its candidates are numbered in the order in which the strategy
+finds them; ``candidate_id(k, i)`` names one for good, in exports, reports and lineage alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from selfinstruct.codec import Json, digest
+
+__all__ = [
+    "Candidate",
+    "Choice",
+    "Completion",
+    "Discard",
+    "Failure",
+    "Instance",
+    "Outcome",
+    "Received",
+    "Request",
+    "Role",
+    "Sampling",
+    "Task",
+    "Turn",
+    "Usage",
+    "Verdict",
+    "candidate_id",
+]
+
+Role = Literal["prompt", "system", "user", "assistant"]
+
+
+def candidate_id(number: int, index: int) -> str:
+    """The name of candidate ``index`` of request ``number``: ``"17.2"``."""
+    return f"{number}.{index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling parameters, as OpenAI-compatible servers name them.
+
+    Attributes:
+        max_tokens: Most tokens of one choice.
+        stop: Strings that end a choice; they are not part of its text.
+        n: Choices a completion.
+        seed: Seed of this request, or None to leave it to the server.
+    """
+
+    max_tokens: int
+    temperature: float = 0.7
+    top_p: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    seed: int | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty,
+            "stop": list(self.stop),
+            "n": self.n,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Sampling:
+        return cls(**{**value, "stop": tuple(value["stop"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a request; or, with the role ``prompt``, the whole raw prompt.
+
+    Attributes:
+        template: Name of the template that made the text (``alpaca/list``).
+        variables: What was filled in. The ledger keeps these and the template's digest, not the text.
+        text: The rendered text: what the model reads.
+    """
+
+    role: Role
+    template: str
+    variables: Mapping[str, str]
+    text: str
+
+    def to_json(self) -> dict[str, Json]:
+        """All but the text, which ``Prompts.turn`` renders again."""
+        return {"role": self.role, "template": self.template, "variables": dict(self.variables)}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request for a completion.
+
+    Attributes:
+        stage: The strategy's name for this kind of request (``instructions``, ``instances``).
+        turns: Either one turn with the role ``prompt`` (raw completion), or messages (chat).
+        context: The strategy's memory, any JSON; never sent.
+        parent: Number of the request that this one follows, or None for one that was proposed.
+        number: Its place in the line; -1 until the line takes it up.
+    """
+
+    stage: str
+    turns: tuple[Turn, ...]
+    sampling: Sampling
+    context: Mapping[str, Json] = field(default_factory=dict)
+    parent: int | None = None
+    number: int = -1
+
+    def numbered(self, number: int, seed: int | None) -> Request:
+        """The same request with its place in the line and its own sampling seed."""
+        return replace(self, number=number, sampling=replace(self.sampling, seed=seed))
+
+    @property
+    def is_raw(self) -> bool:
+        """True for a raw prompt, False for messages."""
+        return len(self.turns) == 1 and self.turns[0].role == "prompt"
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all that is sent: an upper bound of the prompt's tokens."""
+        return sum(len(turn.text.encode("utf-8")) for turn in self.turns)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that decides the completion and its reading."""
+        return digest(
+            {
+                "stage": self.stage,
+                "turns": [[turn.role, turn.text] for turn in self.turns],
+                "sampling": self.sampling.to_json(),
+                "context": self.context,
+                "parent": self.parent,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One text of a completion, and why it ended: ``stop``, ``length`` or the server's own word."""
+
+    text: str
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counted them; ``cached_tokens`` are those of the prompt that its cache served."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered to one request, unaltered."""
+
+    choices: tuple[Choice, ...]
+    usage: Usage
+    model: str
+
+    @property
+    def text(self) -> str:
+        """Text of the first choice."""
+        return self.choices[0].text
+
+    @property
+    def truncated(self) -> bool:
+        """True when the first choice ended at the token limit."""
+        return self.choices[0].finish_reason == "length"
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "choices": [[choice.text, choice.finish_reason] for choice in self.choices],
+            "usage": [self.usage.prompt_tokens, self.usage.completion_tokens, self.usage.cached_tokens],
+            "model": self.model,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Completion:
+        choices = tuple(Choice(text, reason) for text, reason in value["choices"])
+        return cls(choices, Usage(*value["usage"]), value["model"])
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The end of a request that can't succeed: a code for reports and the server's words."""
+
+    code: str
+    message: str
+
+    def to_json(self) -> dict[str, Json]:
+        return {"code": self.code, "message": self.message}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Failure:
+        return cls(value["code"], value["message"])
+
+
+Outcome: TypeAlias = Completion | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A task or a row that a completion offered.
+
+    With ``then`` it is a draft: a task whose instances are still to come, and ``then`` is sent only if the draft is
+    kept. Without, it is a row.
+
+    Attributes:
+        span: Where it stands in the first choice's text: start and end, in characters.
+        task: Id of the draft whose instance this is; None when the candidate brings its own instruction.
+        shown: Outputs that the prompt displayed, so that a copy of one can be recognised.
+    """
+
+    instruction: str
+    input: str = ""
+    output: str = ""
+    span: tuple[int, int] = (0, 0)
+    task: str | None = None
+    shown: tuple[str, ...] = ()
+    then: Request | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """A piece of a completion that never became a candidate, and why."""
+
+    reason: str
+    span: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a strategy read in one completion."""
+
+    candidates: tuple[Candidate, ...] = ()
+    follow_ups: tuple[Request, ...] = ()
+    discards: tuple[Discard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One filter's decision on one candidate.
+
+    Attributes:
+        reason: A short word for reports when it was not kept (``too_short``, ``similar``); "" otherwise.
+        score: The figure that decided, where there is one (a ROUGE-L F1, a Jaccard similarity, a number of words).
+        nearest: Id of the row or seed that the score refers to.
+        detail: Further figures for the record, any JSON.
+    """
+
+    filter: str
+    kept: bool
+    reason: str = ""
+    score: float | None = None
+    nearest: str | None = None
+    detail: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One input and its output; the input is "" where the instruction stands alone."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task to learn from: a seed, or one that the model wrote and the filters kept.
+
+    Attributes:
+        id: The seed's own id, or the candidate's (``"17.2"``).
+        is_classification: None where nobody has said.
+    """
+
+    id: str
+    instruction: str
+    instances: tuple[Instance, ...] = ()
+    is_classification: bool | None = None
+    name: str = ""
+    domain: str = ""
