@@ -47,12 +47,12 @@ def _float(text: str) -> float:
 def _check_depth(text: str) -> None:
     depth = 0
     for match in _BRACKETS.finditer(text):
-        token = match.group()
-        if token in "[{":
+        bracket = match.group()
+        if bracket in "[{":
             depth += 1
             if depth > MAX_DEPTH:
                 raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        elif token in "]}":
+        elif bracket in "]}":
             depth -= 1
 
 

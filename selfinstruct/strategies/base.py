@@ -1,0 +1,43 @@
+"""The contract between the line and a method of synthesis.
+
+A strategy is two pure functions: ``propose`` draws the next request from what the pool holds, ``receive`` reads a
+completion. It has no clock, no network and no state of its own; whatever it must remember travels in
+``Request.context``, and whatever it may know is in the view. One file here, one folder in ``prompts/``, and an entry
+in ``strategies/__init__.py`` make a new method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
+
+from selfinstruct.records import Completion, Received, Request, Task
+from selfinstruct.rng import Rng
+
+__all__ = ["Strategy", "View"]
+
+
+class View(Protocol):
+    """What a strategy may look at: read only, and only what the line has judged."""
+
+    @property
+    def seeds(self) -> Sequence[Task]:
+        """The seed tasks, in file order."""
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """Machine-written tasks whose instruction the filters kept, oldest first."""
+
+
+class Strategy(Protocol):
+    """A method of synthesis."""
+
+    name: ClassVar[str]
+    templates: ClassVar[Mapping[str, frozenset[str]]]
+    """Template name to the variables that it must use: checked when a run starts."""
+
+    def propose(self, view: View, rng: Rng) -> Request | None:
+        """The next request, or None when there is nothing (more) to ask."""
+
+    def receive(self, request: Request, completion: Completion, view: View) -> Received:
+        """Candidates, follow-ups and discards read from one completion. Must accept any text whatever."""
