@@ -54,7 +54,15 @@ class UsageError(SelfInstructError):
 
 
 class ConfigError(UsageError):
-    """A key, a value or a file of the configuration is wrong."""
+    """A key, a value or a file of the configuration is wrong.
+
+    Attributes:
+        key: The dotted key at fault, where there is one; whoever read the file can add its line.
+    """
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class DataError(UsageError):

@@ -1,0 +1,187 @@
+"""Configuration: YAML and ``--set`` in, validated frozen dataclasses out.
+
+A configuration is a mapping with a few keys of its own (``Settings``) and one section for each strategy and backend,
+under its name::
+
+    strategy: alpaca
+    alpaca: {demonstrations: 3}
+    backend: llamacpp
+    llamacpp: {slots: 4}
+    n: 30
+
+Options are declared as frozen dataclasses beside the code that reads them; ``build`` turns a section into one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from selfinstruct.errors import ConfigError
+from selfinstruct.files import reason
+
+__all__ = ["assign", "build", "flatten", "merge", "nearest", "read_yaml", "to_plain", "to_yaml"]
+
+T = TypeVar("T")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'lag'?)`` or, where nothing is close, the known names."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
+        return f" (did you mean {close[0]!r}?)"
+    return f" (known: {', '.join(names)})" if names else ""
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Make a dataclass of options from plain values, defaults filled in.
+
+    Args:
+        where: Dotted place of the section, for messages (``alpaca``).
+
+    Raises:
+        ConfigError: An unknown key (with the nearest known one), a value of the wrong type or out of range.
+    """
+    _check_keys(cls, values, where)
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = _dotted(where, *[str(part) for part in first["loc"]])
+        text = first["msg"].removeprefix("Value error, ")
+        found = "" if isinstance(first["input"], Mapping) else f", found {first['input']!r}"
+        raise ConfigError(f"{place}: {text[:1].lower()}{text[1:]}{found}", key=place) from None
+
+
+def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
+    hints = get_type_hints(cls)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    for key, value in values.items():
+        if key not in fields:
+            place = _dotted(where, str(key))
+            raise ConfigError(f"unknown key {place!r}{nearest(str(key), fields)}", key=place)
+        inner = _dataclass_in(fields[key])
+        if inner and isinstance(value, Mapping):
+            _check_keys(inner, value, _dotted(where, key))
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass of a field's type, also inside ``X | None``."""
+    if dataclasses.is_dataclass(hint):
+        return typing.cast("type", hint)
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        return next((found for part in get_args(hint) if (found := _dataclass_in(part))), None)
+    return None
+
+
+def _dotted(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def to_plain(options: Any) -> Any:
+    """A dataclass of options as plain JSON values: what ``build`` would make it from."""
+    if dataclasses.is_dataclass(options) and not isinstance(options, type):
+        return {f.name: to_plain(getattr(options, f.name)) for f in dataclasses.fields(options) if f.init}
+    if isinstance(options, Mapping):
+        return {str(key): to_plain(value) for key, value in options.items()}
+    if isinstance(options, tuple | list | frozenset):
+        return [to_plain(value) for value in options]
+    return str(options) if isinstance(options, Path) else options
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and remembers on which line each key stands."""
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """A configuration file and the line of each dotted key.
+
+    Raises:
+        ConfigError: The file can't be read, is no YAML mapping, or gives a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {reason(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: {error.problem or 'not YAML'}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if node is None:
+        return {}, {}
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}:1: a mapping of keys to values is expected")
+    lines: dict[str, int] = {}
+    _walk(node, "", lines, path)
+    return yaml.safe_load(text), lines
+
+
+def _walk(node: yaml.MappingNode, prefix: str, lines: dict[str, int], path: Path) -> None:
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = _dotted(prefix, str(key_node.value))
+        if key in lines:
+            raise ConfigError(f"{path}:{line}: key {key!r} is given twice (first on line {lines[key]})")
+        lines[key] = line
+        if isinstance(value_node, yaml.MappingNode):
+            _walk(value_node, key, lines, path)
+
+
+def assign(values: dict[str, Any], assignment: str) -> None:
+    """Carry out one ``--set key.sub=value`` on ``values``; the value is read as YAML.
+
+    Raises:
+        ConfigError: There is no ``=``, or the path runs through a value that is no section.
+    """
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {assignment!r}: write it as key=value, for example --set alpaca.demonstrations=4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    *path, last = key.strip().split(".")
+    for part in path:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {assignment!r}: {part!r} is a value, not a section")
+        values = inner
+    values[last] = value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid on it, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to leaf values: the form in which two configurations are compared."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, _dotted(prefix, key)))
+        else:
+            flat[_dotted(prefix, key)] = value
+    return flat
+
+
+def to_yaml(values: Mapping[str, Any]) -> bytes:
+    """Plain values as YAML, keys in their order."""
+    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120)
+    return text.encode("utf-8")

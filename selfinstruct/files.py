@@ -1,0 +1,96 @@
+"""Files: written whole or not at all, read strictly, with the line in every error."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from selfinstruct.codec import loads
+from selfinstruct.errors import DataError, SelfInstructError, UsageError
+
+__all__ = ["read_jsonl", "reason", "write_atomic"]
+
+
+def reason(error: OSError) -> str:
+    """An operating system error in words, without the errno."""
+    return error.strerror or type(error).__name__
+
+
+def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
+    """Replace ``path`` in one step: temporary file, fsync, rename, fsync of the directory.
+
+    Whoever reads ``path`` finds the old content or the new, never a part. The folder is made if need be.
+
+    Returns:
+        The SHA-256 of what was written, in hexadecimal.
+
+    Raises:
+        SelfInstructError: The file can't be written (disk full, no permission); ``path`` is as it was.
+    """
+    sha = hashlib.sha256()
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            for chunk in chunks:
+                sha.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = ""
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise SelfInstructError(f"can't write {path}: {reason(error)}; the old file, if any, is untouched") from error
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+    return sha.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each line's number (from 1) and its JSON object; blank lines are passed over.
+
+    Only LF and CRLF end a line: U+2028, U+0085 and the like are text. A byte order mark at the start is accepted.
+
+    Raises:
+        UsageError: The file can't be read.
+        DataError: A line is not one strict JSON object; the message begins with ``file:line:``.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                if not line.strip():
+                    continue
+                try:
+                    value = loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path}:{number}: {error}") from None
+                if not isinstance(value, dict):
+                    raise DataError(f"{path}:{number}: a JSON object is expected, found {type(value).__name__}")
+                yield number, value
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {reason(error)}") from None
