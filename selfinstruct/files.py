@@ -13,7 +13,7 @@ from typing import Any
 from selfinstruct.codec import loads
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
-__all__ = ["read_jsonl", "reason", "write_atomic"]
+__all__ = ["read_jsonl_lines", "reason", "write_atomic"]
 
 
 def reason(error: OSError) -> str:
@@ -70,27 +70,29 @@ def _fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    """Each line's number (from 1) and its JSON object; blank lines are passed over.
+def read_jsonl_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each line's number (from 1) and its JSON object, or the ``DataError`` of a bad line; blank lines are passed over.
 
     Only LF and CRLF end a line: U+2028, U+0085 and the like are text. A byte order mark at the start is accepted.
 
     Raises:
         UsageError: The file can't be read.
-        DataError: A line is not one strict JSON object; the message begins with ``file:line:``.
     """
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                if not line.strip():
-                    continue
-                try:
-                    value = loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}:{number}: {error}") from None
-                if not isinstance(value, dict):
-                    raise DataError(f"{path}:{number}: a JSON object is expected, found {type(value).__name__}")
-                yield number, value
+                if line.strip():
+                    yield number, _parse(line, f"{path}:{number}")
     except OSError as error:
         raise UsageError(f"can't read {path}: {reason(error)}") from None
+
+
+def _parse(line: bytes, where: str) -> Any:
+    try:
+        value = loads(line)
+    except ValueError as error:
+        return DataError(f"{where}: {error}")
+    if not isinstance(value, dict):
+        return DataError(f"{where}: a JSON object is expected, found {type(value).__name__}")
+    return value

@@ -1,0 +1,175 @@
+"""The filters of a run, in their order, over the candidates of one completion at a time.
+
+A candidate that brings its own instruction is judged as a task first; one with an output is judged as a row. A task
+whose instruction passes stays in the novelty pool even if its instances fail: asking for it again would be no news.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from selfinstruct.filters import (
+    Copied,
+    Keywords,
+    LeadingPunctuation,
+    NearDuplicateIndex,
+    NoveltyIndex,
+    ProgramPrefix,
+    WordCount,
+    judge_instances,
+)
+from selfinstruct.pool import Pool, Row
+from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict, candidate_id
+
+__all__ = ["FilterOptions", "Judge", "Judged", "JudgedCandidate", "NearDuplicateOptions", "NoveltyOptions"]
+
+
+@dataclass(frozen=True)
+class NoveltyOptions:
+    """ROUGE-L novelty of instructions against seeds and pool.
+
+    Attributes:
+        threshold: An instruction is kept while its highest F1 is at most this. Self-Instruct: 0.7.
+        tokenizer: ``rouge`` for the decisions of the original code, ``auto`` for every script.
+    """
+
+    threshold: float = 0.7
+    tokenizer: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError("threshold must be above 0 and at most 1")
+        if self.tokenizer not in ("auto", "rouge"):
+            raise ValueError("tokenizer must be 'auto' or 'rouge'")
+
+
+@dataclass(frozen=True)
+class NearDuplicateOptions:
+    """MinHash near-duplicates over instruction, input and output, against the rows of other tasks.
+
+    Attributes:
+        threshold: Jaccard similarity of character 5-grams from which on a row is a duplicate.
+    """
+
+    threshold: float = 0.8
+    num_perm: int = 128
+    bands: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError("threshold must be above 0 and at most 1")
+        if not 0 < self.bands <= self.num_perm:
+            raise ValueError("bands must be at least 1 and at most num_perm")
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """The filters of a run; null switches one off. The instance rules of Self-Instruct always hold."""
+
+    word_count: WordCount | None = field(default_factory=WordCount)
+    keywords: Keywords | None = field(default_factory=Keywords)
+    punctuation: LeadingPunctuation | None = field(default_factory=LeadingPunctuation)
+    program: ProgramPrefix | None = field(default_factory=ProgramPrefix)
+    novelty: NoveltyOptions | None = field(default_factory=NoveltyOptions)
+    copied: Copied | None = field(default_factory=Copied)
+    near_duplicate: NearDuplicateOptions | None = field(default_factory=NearDuplicateOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedCandidate:
+    """A candidate with every verdict that was reached on it, in the order of the filters."""
+
+    id: str
+    candidate: Candidate
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def kept(self) -> bool:
+        return all(verdict.kept for verdict in self.verdicts)
+
+    @property
+    def reason(self) -> str:
+        """Why it was rejected; "" if it was not."""
+        return next((verdict.reason for verdict in self.verdicts if not verdict.kept), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """All that one completion came to."""
+
+    request: Request
+    received: Received
+    candidates: tuple[JudgedCandidate, ...]
+
+
+class Judge:
+    """Judges candidates against a pool, and adds to the pool what is kept. Deterministic in the order of calls."""
+
+    def __init__(self, options: FilterOptions, pool: Pool) -> None:
+        self._pool = pool
+        stateless = (options.word_count, options.keywords, options.punctuation, options.program)
+        self._instruction_filters = tuple(one for one in stateless if one is not None)
+        self._copied = options.copied
+        self._novelty = self._near_duplicate = None
+        if novelty := options.novelty:
+            self._novelty = NoveltyIndex(threshold=novelty.threshold, tokenizer=novelty.tokenizer, explain="dense")
+            self._novelty.fit([seed.instruction for seed in pool.seeds], [seed.id for seed in pool.seeds])
+        if near := options.near_duplicate:
+            self._near_duplicate = NearDuplicateIndex(near.threshold, num_perm=near.num_perm, bands=near.bands)
+
+    def judge(self, request: Request, received: Received) -> Judged:
+        """Judge the candidates of one completion, in their order."""
+        instance_verdicts = _instance_rules(received.candidates)
+        judged = []
+        for index, candidate in enumerate(received.candidates):
+            name = candidate_id(request.number, index)
+            verdicts = self._judge_task(candidate, name) if candidate.task is None else []
+            if candidate.then is None and all(verdict.kept for verdict in verdicts):
+                verdicts += self._judge_row(candidate, name, instance_verdicts[index])
+            judged.append(JudgedCandidate(name, candidate, tuple(verdicts)))
+        return Judged(request, received, tuple(judged))
+
+    def _judge_task(self, candidate: Candidate, name: str) -> list[Verdict]:
+        """The instruction filters, cheapest first; what passes enters the novelty pool and the view."""
+        verdicts = []
+        for one in self._instruction_filters:
+            verdicts += one.judge([candidate.instruction])
+            if not verdicts[-1].kept:
+                return verdicts
+        if self._novelty:
+            verdicts.append(self._novelty.offer(candidate.instruction, name))
+            if not verdicts[-1].kept:
+                return verdicts
+        self._pool.tasks.append(Task(name, candidate.instruction))
+        return verdicts
+
+    def _judge_row(self, candidate: Candidate, name: str, by_rules: Verdict) -> list[Verdict]:
+        verdicts = [by_rules]
+        if by_rules.kept and self._copied:
+            verdicts.append(self._copied.judge(candidate.output, candidate.input, candidate.shown))
+        task = candidate.task or name
+        if verdicts[-1].kept and self._near_duplicate:
+            text = f"{candidate.instruction}\n{candidate.input}\n{candidate.output}"
+            verdicts.append(self._near_duplicate.offer(text, name, group=task))
+        if verdicts[-1].kept:
+            self._pool.rows.append(Row(name, task, candidate))
+        return verdicts
+
+
+def _instance_rules(candidates: Sequence[Candidate]) -> dict[int, Verdict]:
+    """The verdict of the instance rules for the place of each row.
+
+    Instances of one task are judged side by side; a row that is its own task stands alone. That the last instance of
+    a truncated completion goes is the parsers' business: they see where it was cut.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, candidate in enumerate(candidates):
+        if candidate.then is None:
+            groups.setdefault(candidate.task or f"own {index}", []).append(index)
+    verdicts = {}
+    for places in groups.values():
+        rows = [candidates[place] for place in places]
+        found = judge_instances([Instance(row.input, row.output) for row in rows], truncated=False)
+        verdicts.update(zip(places, found, strict=True))
+    return verdicts

@@ -1,0 +1,206 @@
+"""Seed tasks: reading them, and judging whether a file of them is a good start.
+
+Two layouts load, and may be mixed: the public one of 175 tasks (``id``, ``name``, ``instruction``, ``instances``,
+``is_classification``; Wang et al. 2023, arXiv:2212.10560) and plain ``instruction``, ``input``, ``output``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfinstruct.errors import DataError, UsageError
+from selfinstruct.files import read_jsonl_lines
+from selfinstruct.filters import rouge_l
+from selfinstruct.records import Instance, Task
+
+__all__ = ["SeedReport", "check_seeds", "load_seeds", "read_seeds", "seeds_from_json", "seeds_to_json"]
+
+_SHOWN = 20  # errors in one message: enough to see the pattern
+
+
+def read_seeds(path: Path) -> tuple[list[Task], dict[str, int], list[str]]:
+    """All that can be read of a seed file.
+
+    Returns:
+        The good tasks, the line of each task's id, and one ``file:line: what`` for each bad line.
+
+    Raises:
+        UsageError: The file can't be read.
+    """
+    tasks: list[Task] = []
+    lines: dict[str, int] = {}
+    errors: list[str] = []
+    for number, value in read_jsonl_lines(path):
+        if isinstance(value, DataError):
+            errors.append(str(value))
+            continue
+        try:
+            task = _task(value, number)
+            if task.id in lines:
+                raise ValueError(f"id {task.id!r} is already that of line {lines[task.id]}")
+        except ValueError as error:
+            errors.append(f"{path}:{number}: {error}")
+            continue
+        lines[task.id] = number
+        tasks.append(task)
+    return tasks, lines, errors
+
+
+def load_seeds(path: Path) -> list[Task]:
+    """The tasks of a seed file.
+
+    Raises:
+        UsageError: The file can't be read.
+        DataError: Every bad line in one message, or a file without tasks.
+    """
+    tasks, _, errors = read_seeds(path)
+    if errors:
+        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise DataError("\n".join(errors[:_SHOWN]) + more)
+    if not tasks:
+        raise DataError(f"{path}: no seed task in it; each line is one JSON object with an instruction")
+    return tasks
+
+
+def _task(value: Mapping[str, Any], number: int) -> Task:
+    instruction = _text(value, "instruction", required=True)
+    if "instances" in value:
+        instances = _instances(value["instances"])
+    elif "output" in value:
+        instances = (Instance(_text(value, "input"), _text(value, "output", required=True)),)
+    else:
+        raise ValueError("neither 'instances' nor 'output' is given")
+    is_classification = value.get("is_classification")
+    if is_classification not in (None, True, False):
+        raise ValueError(f"'is_classification' is true or false, found {is_classification!r}")
+    name = _text(value, "id") or f"seed_{number}"
+    return Task(name, instruction, instances, is_classification, _text(value, "name"), _text(value, "domain"))
+
+
+def _instances(value: Any) -> tuple[Instance, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("'instances' is a list of at least one {input, output}")
+    found = []
+    for place, item in enumerate(value, start=1):
+        if not isinstance(item, dict):
+            raise ValueError(f"instance {place} is no object with 'input' and 'output'")
+        found.append(Instance(_text(item, "input"), _text(item, "output", required=True)))
+    return tuple(found)
+
+
+def _text(value: Mapping[str, Any], key: str, *, required: bool = False) -> str:
+    text = value.get(key, "")
+    if not isinstance(text, str):
+        raise ValueError(f"{key!r} is a string, found {type(text).__name__}")
+    text = text.strip()
+    if required and not text:
+        raise ValueError(f"{key!r} is missing or empty")
+    return text
+
+
+def seeds_to_json(tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """Plain JSON of the tasks: what the ledger keeps, and what their digest is taken of."""
+    return [
+        {
+            "id": task.id,
+            "name": task.name,
+            "domain": task.domain,
+            "instruction": task.instruction,
+            "instances": [[instance.input, instance.output] for instance in task.instances],
+            "is_classification": task.is_classification,
+        }
+        for task in tasks
+    ]
+
+
+def seeds_from_json(values: Sequence[Mapping[str, Any]]) -> list[Task]:
+    """The inverse of ``seeds_to_json``."""
+    return [
+        Task(
+            value["id"],
+            value["instruction"],
+            tuple(Instance(*pair) for pair in value["instances"]),
+            value["is_classification"],
+            value["name"],
+            value["domain"],
+        )
+        for value in values
+    ]
+
+
+@dataclass(frozen=True)
+class SeedReport:
+    """What ``check_seeds`` found.
+
+    Attributes:
+        errors: Lines that do not load, as ``file:line: what``.
+        warnings: What loads but will harm a run, likewise.
+        closest: ROUGE-L F1 of the most similar pair of instructions, and their lines.
+    """
+
+    tasks: int
+    classification: int
+    with_input: int
+    instances: int
+    domains: Mapping[str, int]
+    median_words: int
+    closest: tuple[float, int, int]
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors and not self.warnings and self.tasks > 0
+
+
+def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
+    """Read a seed file and report on it; pairs of instructions with ROUGE-L F1 of ``threshold`` or more are warned of.
+
+    Raises:
+        UsageError: The file can't be read.
+    """
+    tasks, lines, errors = read_seeds(path)
+    if not tasks and not errors:
+        raise UsageError(f"{path}: no seed task in it; each line is one JSON object with an instruction")
+    warnings = [f"{path}:{lines[task.id]}: {what}" for task in tasks for what in _doubts(task)]
+    closest = (0.0, 0, 0)
+    for place, task in enumerate(tasks):
+        for other in tasks[:place]:
+            score = rouge_l(task.instruction, other.instruction, tokenizer="auto")
+            closest = max(closest, (score, lines[task.id], lines[other.id]))
+            if score >= threshold:
+                where = f"{path}:{lines[task.id]}"
+                warnings.append(f"{where}: the instruction is like that of line {lines[other.id]} (ROUGE-L {score:.2f})")
+    words = sorted(len(task.instruction.split()) for task in tasks)
+    return SeedReport(
+        tasks=len(tasks),
+        classification=sum(task.is_classification is True for task in tasks),
+        with_input=sum(any(instance.input for instance in task.instances) for task in tasks),
+        instances=sum(len(task.instances) for task in tasks),
+        domains=dict(Counter(task.domain for task in tasks if task.domain).most_common()),
+        median_words=words[len(words) // 2] if words else 0,
+        closest=closest,
+        errors=tuple(errors),
+        warnings=tuple(warnings),
+    )
+
+
+def _doubts(task: Task) -> list[str]:
+    """What loads but makes a poor demonstration."""
+    doubts = []
+    words = len(task.instruction.split())
+    if words > 150:
+        doubts.append(f"the instruction has {words} words; candidates of over 150 are rejected")
+    if task.instruction.endswith(":"):
+        doubts.append("the instruction ends with a colon: the model learns to leave tasks unfinished")
+    outputs = {}
+    for instance in task.instances:
+        if instance.input and instance.input == instance.output:
+            doubts.append("an instance's output repeats its input")
+        if outputs.setdefault(instance.input, instance.output) != instance.output:
+            doubts.append("two instances give different outputs for the same input")
+    return doubts
