@@ -1,0 +1,40 @@
+"""Filters for instruction data, usable without the rest of the package.
+
+Loads numpy, rapidfuzz, regex and xxhash, and nothing else that is heavy.
+"""
+
+from selfinstruct.filters.base import Filter
+from selfinstruct.filters.copied import Copied
+from selfinstruct.filters.instances import judge_instances
+from selfinstruct.filters.instructions import (
+    ALPACA_KEYWORDS,
+    SELF_INSTRUCT_KEYWORDS,
+    Keywords,
+    LeadingPunctuation,
+    ProgramPrefix,
+    WordCount,
+)
+from selfinstruct.filters.minhash import NearDuplicateIndex
+from selfinstruct.filters.rouge import NoveltyIndex, f1, lcs_length, rouge_l
+from selfinstruct.filters.text import Tokenizer, tokenize
+from selfinstruct.records import Verdict
+
+__all__ = [
+    "ALPACA_KEYWORDS",
+    "SELF_INSTRUCT_KEYWORDS",
+    "Copied",
+    "Filter",
+    "Keywords",
+    "LeadingPunctuation",
+    "NearDuplicateIndex",
+    "NoveltyIndex",
+    "ProgramPrefix",
+    "Tokenizer",
+    "Verdict",
+    "WordCount",
+    "f1",
+    "judge_instances",
+    "lcs_length",
+    "rouge_l",
+    "tokenize",
+]

@@ -1,0 +1,166 @@
+import copy
+import pickle
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from datasketch import MinHash, MinHashLSH
+
+from selfinstruct.errors import UsageError
+from selfinstruct.filters import NearDuplicateIndex
+from selfinstruct.filters.shingles import char_shingles, jaccard, shingle_sets, word_shingles
+from selfinstruct.filters.signatures import from_datasketch, permutations, signatures, to_datasketch
+
+STORY = "The lighthouse keeper counted the ships that passed in the night and wrote each name in a blue book. " * 3
+
+
+def grams(text, n=5):
+    text = " ".join(text.casefold().split())
+    return {text[at : at + n] for at in range(max(1, len(text) - n + 1))}
+
+
+def similarity(a, b):
+    return len(grams(a) & grams(b)) / len(grams(a) | grams(b))
+
+
+def test_char_shingles_are_the_set_of_five_grams():
+    texts = ["", "a", "abcd", "abcde", "abcdef", "aaaaaaaaaa", "Ünï  cödé 写诗 🎉🎉🎉", "\ud800 lone surrogate", STORY]
+    sets = shingle_sets(*char_shingles(texts))
+    assert [len(found) for found in sets] == [len(grams(text)) for text in texts]
+    for text, found in zip(texts, sets, strict=True):
+        alone = shingle_sets(*char_shingles([text]))[0]
+        assert np.array_equal(found, alone)  # neighbours in a batch make no difference
+
+
+def test_case_and_white_space_make_no_difference():
+    a, b = shingle_sets(*char_shingles(["Write  a\nPOEM ", "write a poem"]))
+    assert np.array_equal(a, b)
+
+
+def test_short_texts_differ_from_each_other_and_from_longer_ones():
+    sets = shingle_sets(*char_shingles(["", "a", "aa", "aaa", "aaaa", "aaaaa", "b"]))
+    assert len({tuple(found) for found in sets}) == 7
+
+
+def test_word_shingles():
+    sets = shingle_sets(*word_shingles(["one two three four", "ONE, two; three!", "one two", "", "!!"], 3))
+    assert [len(found) for found in sets] == [2, 1, 1, 1, 1]
+    assert sets[1][0] in sets[0]
+    assert len({int(found[0]) for found in sets[1:]}) == 4
+
+
+def test_jaccard_is_exact():
+    texts = ["Write a poem about the sea", "Write a poem about the seal", "Something else entirely", "", "abc"]
+    sets = shingle_sets(*char_shingles(texts))
+    for i, a in enumerate(texts):
+        for j, b in enumerate(texts):
+            assert jaccard(sets[i], sets[j]) == similarity(a, b)
+
+
+@pytest.mark.parametrize(("num_perm", "seed"), [(128, 1), (16, 1), (64, 7)])
+def test_signatures_are_those_of_datasketch(num_perm, seed):
+    rng = np.random.RandomState(3)
+    sizes = [0, 1, 5, 0, 300, 0]
+    hashes = rng.randint(0, 1 << 32, sum(sizes), dtype=np.uint64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    sets = [hashes[start:end].tolist() for start, end in pairwise(offsets)]
+    expected = MinHash.bulk(sets, num_perm=num_perm, seed=seed, hashfunc=int)
+    found = signatures(hashes, offsets, permutations(num_perm, seed))
+    assert np.array_equal(found, [minhash.hashvalues for minhash in expected])
+
+
+def test_the_bridge_to_datasketch_and_back():
+    hashes, offsets = char_shingles([STORY, STORY + "The end.", "Something else"])
+    found = signatures(hashes, offsets, permutations(128))
+    lsh = MinHashLSH(threshold=0.8, num_perm=128)
+    for row, signature in enumerate(found):
+        assert np.array_equal(from_datasketch(to_datasketch(signature)), signature)
+        if row != 1:
+            lsh.insert(str(row), to_datasketch(signature))
+    assert lsh.query(to_datasketch(found[1])) == ["0"]
+    with pytest.raises(ValueError, match="legacy"):
+        from_datasketch(MinHash(scheme="legacy"))
+
+
+def test_near_duplicates_are_dropped_with_their_exact_similarity():
+    index = NearDuplicateIndex()
+    assert index.offer(STORY).kept
+    other = STORY.replace("blue", "red")
+    verdict = index.offer(other)
+    assert (verdict.filter, verdict.kept, verdict.reason, verdict.nearest) == ("minhash", False, "near_duplicate", "0")
+    assert verdict.score == similarity(STORY, other) > 0.8
+    assert index.offer("Something quite different, of some length").kept
+    assert index.ids == ("0", "2")
+
+
+def test_greedy_compares_with_kept_rows_only():
+    words = [f"word{n}" for n in range(60)]
+    chain = [" ".join(words)]
+    for word in words[11::6]:
+        chain.append(chain[-1].replace(word, "changed"))
+    assert all(similarity(a, b) > 0.85 for a, b in pairwise(chain))
+    assert similarity(chain[0], chain[-1]) < 0.7
+    verdicts = NearDuplicateIndex().offer_many(chain)
+    assert not verdicts[1].kept
+    assert verdicts[-1].kept  # though each is near the one before
+
+
+def test_siblings_of_one_group_are_not_compared():
+    index = NearDuplicateIndex()
+    assert index.offer(STORY, "1.0", group="1").kept
+    assert index.offer(STORY + "!", "1.1", group="1").kept
+    verdict = index.offer(STORY + "!", "2.0", group="2")
+    assert (verdict.kept, verdict.nearest, verdict.score) == (False, "1.1", 1.0)
+    assert not index.query(STORY).kept
+    assert index.query(STORY, group="1").kept
+    many = NearDuplicateIndex().offer_many([STORY, STORY, STORY], groups=["a", "a", "b"])
+    assert [verdict.kept for verdict in many] == [True, True, False]
+
+
+def test_empty_and_short_texts_duplicate_only_themselves():
+    verdicts = NearDuplicateIndex().offer_many(["", "a", "ab", "", "A ", "abcdef"])
+    assert [verdict.kept for verdict in verdicts] == [True, True, True, False, False, True]
+
+
+def test_similarity_equal_to_the_threshold_is_a_duplicate():
+    a, b = "abcdefghi", "abcdefghij"  # 5 of 6 five-grams
+    assert NearDuplicateIndex(5 / 6, 128, 64).fit([a]).query(b).score == 5 / 6
+    assert NearDuplicateIndex(0.84, 128, 64).fit([a]).query(b).kept
+
+
+def test_most_pairs_above_the_threshold_are_found():
+    rng = np.random.RandomState(5)
+    words = [f"word{n}" for n in range(400)]
+    texts = [" ".join(rng.choice(words, 40)) for _ in range(200)]
+    edited = []
+    for text in texts:
+        tokens = text.split()
+        tokens[rng.randint(40)] = "changed"
+        edited.append(" ".join(tokens))
+    index = NearDuplicateIndex().fit(texts)
+    true = [place for place in range(200) if similarity(texts[place], edited[place]) >= 0.8]
+    found = [verdict.nearest for verdict in map(index.query, edited)]
+    assert len(true) > 150
+    assert sum(found[place] == str(place) for place in true) >= 0.97 * len(true)
+    assert all(found[place] is None for place in range(200) if place not in true)
+
+
+def test_arguments_are_checked():
+    with pytest.raises(UsageError, match="threshold 80"):
+        NearDuplicateIndex(80)
+    with pytest.raises(UsageError, match="200 bands"):
+        NearDuplicateIndex(bands=200)
+    with pytest.raises(UsageError, match="'x' is in the index already"):
+        NearDuplicateIndex().fit(["a", "b"], ["x", "x"])
+
+
+@pytest.mark.parametrize("copier", [pickle.dumps, copy.copy])
+def test_pickling_is_refused_with_what_to_do(copier):
+    with pytest.raises(TypeError, match="dedup"):
+        copier(NearDuplicateIndex())
+
+
+def test_a_megabyte_of_one_character():
+    index = NearDuplicateIndex()
+    assert index.offer("a" * 10**6 + "!").kept
+    assert not index.offer("a" * 10**6 + "!").kept
