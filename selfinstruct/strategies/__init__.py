@@ -1,0 +1,15 @@
+"""Methods of synthesis, by the name that a configuration gives them.
+
+``STRATEGIES[name]`` is a class with a nested ``Options`` (a frozen dataclass of plain types) and is made with
+``STRATEGIES[name](options, prompts)``.
+"""
+
+from __future__ import annotations
+
+from selfinstruct.strategies.alpaca import Alpaca
+from selfinstruct.strategies.base import Strategy, View
+from selfinstruct.strategies.self_instruct import SelfInstruct
+
+__all__ = ["STRATEGIES", "Alpaca", "SelfInstruct", "Strategy", "View"]
+
+STRATEGIES: dict[str, type[Alpaca | SelfInstruct]] = {one.name: one for one in (Alpaca, SelfInstruct)}

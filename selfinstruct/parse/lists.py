@@ -1,0 +1,103 @@
+"""Numbered lists of one-paragraph items."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from selfinstruct.parse.text import LEAD, closing, discard, fenced, strip, unfenced, unwrap
+from selfinstruct.records import Discard
+
+__all__ = ["Item", "Listing", "numbered"]
+
+_ITEM = re.compile(
+    rf"{LEAD}(?:task[ \t]{{1,2}}\#?)?(?P<number>\d{{1,4}})[ \t]?[.):][*_]{{0,3}}(?=\s|\Z)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item: its text as it stands, and where it stands."""
+
+    text: str
+    span: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The items that a text holds, and the pieces that are none."""
+
+    items: tuple[Item, ...] = ()
+    discards: tuple[Discard, ...] = ()
+
+
+def numbered(text: str, *, first: int, last: int, continued: bool, truncated: bool) -> Listing:
+    """Read the items ``first`` to ``last`` of a numbered list.
+
+    Args:
+        text: What the model wrote.
+        first: Number of the first item wanted; an answer may also begin again at 1.
+        last: Number of the last item wanted.
+        continued: The prompt ended with the first item's number, so the text begins inside that item.
+        truncated: The text ends at the token limit, so its last paragraph isn't whole.
+
+    Returns:
+        The items, the emphasis around them removed, their spans increasing. Discards: ``preamble`` (before the list),
+        ``no_list``, ``no_instruction`` (an item without text), ``out_of_order`` (from a number in range that isn't
+        the next), ``trailing`` (paragraphs after an item's first), ``truncated``, ``over_count`` (after ``last``).
+    """
+    opening = _opening(text, first, continued)
+    if opening is None:
+        return Listing((), discard(text, "no_list", 0, len(text)))
+    number, listed, start, indent = opening
+    end = closing(text, start)
+    items: list[Item] = []
+    discards = list(discard(text, "preamble", 0, listed))
+    stray: int | None = None
+    for mark in unfenced(_ITEM.finditer(text, start, end), fenced(text, start)):
+        if mark["indent"] != indent:
+            continue
+        if int(mark["number"]) == number + 1:
+            found = _read_item(text, start, mark.start(), stray, truncated=False)
+            items += found.items
+            discards += found.discards
+            number, start, stray = number + 1, mark.end(), None
+            if number > last:
+                discards += discard(text, "over_count", mark.start(), end)
+                return Listing(tuple(items), tuple(discards))
+        elif stray is None and 1 <= int(mark["number"]) <= last:
+            stray = mark.start()
+    found = _read_item(text, start, end, stray, truncated)
+    return Listing((*items, *found.items), (*discards, *found.discards))
+
+
+def _opening(text: str, first: int, continued: bool) -> tuple[int, int, int, str] | None:
+    """The first item: its number, where its marker and its text begin, and the list's indentation."""
+    mark = next((mark for mark in _ITEM.finditer(text) if int(mark["number"]) in (first, 1)), None)
+    if mark is not None and not (continued and text[: mark.start()].strip()):
+        return int(mark["number"]), mark.start(), mark.end(), mark["indent"]
+    return (first, 0, 0, "") if continued else None
+
+
+def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bool) -> Listing:
+    """Read the item from ``start`` to ``end``, of which nothing behind ``stray`` is its own."""
+    limit = end if stray is None else stray
+    begin = strip(text, start, limit)[0]
+    gap = _BLANK_LINE.search(text, begin, limit)
+    span = strip(text, begin, gap.start() if gap else limit)
+    items: tuple[Item, ...] = ()
+    discards: tuple[Discard, ...] = ()
+    if span[0] == span[1]:
+        discards = (Discard("no_instruction", (start, limit)),)
+    elif truncated and gap is None and stray is None:
+        discards = (Discard("truncated", span),)
+    else:
+        span = unwrap(text, *span)
+        items = (Item(text[span[0] : span[1]], span),)
+    if gap:
+        discards += discard(text, "trailing", gap.end(), limit)
+    if stray is not None:
+        discards += discard(text, "out_of_order", stray, end)
+    return Listing(items, discards)

@@ -1,0 +1,127 @@
+"""Alpaca (Taori et al., 2023, Stanford CRFM): whole tasks in one call.
+
+A prompt shows three seed tasks and asks for a list of twenty, the three included. Each new block is an instruction, an
+input or the marker ``<noinput>``, and an output: one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from selfinstruct.parse import Form, blank_input, collapse, read_blocks
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Candidate, Completion, Received, Request, Task
+from selfinstruct.rng import Rng
+from selfinstruct.strategies.base import View
+from selfinstruct.strategies.demonstrations import ids, longest_field, named
+from selfinstruct.strategies.sampling import StageSampling
+
+__all__ = ["Alpaca", "AlpacaOptions"]
+
+NO_INPUT = "<noinput>"
+FORM = Form(
+    labels=(
+        ("instruction", ("Instruction", "Task")),
+        ("input", ("Input",)),
+        ("output", ("Output", "Answer", "Response")),
+    ),
+    required=("instruction", "output"),
+    opening=("instruction",),
+    inside=True,
+)
+
+_PUBLISHED = StageSampling(max_tokens=3072, temperature=1.0, top_p=1.0)  # decoding_args in generate_instruction.py
+
+
+@dataclass(frozen=True)
+class AlpacaOptions:
+    """What a run may set for this strategy. Defaults are the published ones.
+
+    Attributes:
+        demonstrations: Seed tasks shown in each prompt.
+        list_length: Number of the last task of the list, the demonstrations included.
+        demonstration_chars: Only seeds whose longest field is at most this long are shown; 0 shows any. For models
+            with a short context, or slow at reading.
+        sampling: Sampling of the one stage.
+    """
+
+    demonstrations: int = 3  # generate_instruction.py of stanford_alpaca: num_prompt_instructions
+    list_length: int = 20  # its prompt.txt asks for 20 tasks
+    demonstration_chars: int = 0
+    sampling: StageSampling = _PUBLISHED
+
+
+class Alpaca:
+    """Rows from a continued list of instruction, input and output.
+
+    Args:
+        options: Numbers of the method.
+        prompts: The run's templates.
+    """
+
+    name: ClassVar[str] = "alpaca"
+    templates: ClassVar[Mapping[str, frozenset[str]]] = {"alpaca/list": frozenset({"count", "tasks", "next"})}
+    Options: ClassVar[type[AlpacaOptions]] = AlpacaOptions
+
+    def __init__(self, options: AlpacaOptions, prompts: Prompts) -> None:
+        self.options = options
+        self.prompts = prompts
+
+    def propose(self, view: View, rng: Rng) -> Request | None:
+        """Ask for the rest of a list that begins with randomly drawn seeds; None without any seed to show."""
+        options = self.options
+        shown = rng.sample(self._seeds(view), options.demonstrations)
+        if not shown:
+            return None
+        first = len(shown) + 1
+        return Request(
+            stage="list",
+            turns=self.prompts.turns(
+                "alpaca/list",
+                count=str(options.list_length),
+                tasks="\n\n".join(_block(place, task) for place, task in enumerate(shown, 1)),
+                next=str(first),
+            ),
+            sampling=options.sampling.request(f"\n### Task {options.list_length + 1}"),
+            context={"demonstrations": ids(shown), "first": first},
+        )
+
+    def receive(self, request: Request, completion: Completion, view: View) -> Received:
+        """Read the blocks; each is a row."""
+        first = int(str(request.context["first"]))
+        found = read_blocks(
+            completion.text,
+            FORM,
+            first=first,
+            last=self.options.list_length,
+            continued=request.is_raw,
+            truncated=completion.truncated,
+        )
+        shown = tuple(task.instances[0].output for task in named(view.seeds, request))
+        rows = tuple(
+            Candidate(
+                instruction=block.fields["instruction"],
+                input=blank_input(block.fields.get("input", "")),
+                output=block.fields["output"],
+                span=block.span,
+                shown=shown,
+            )
+            for block in found.blocks
+        )
+        return Received(candidates=rows, discards=found.discards)
+
+    def _seeds(self, view: View) -> list[Task]:
+        """Seeds that can be shown: with an instance, and short enough."""
+        most = self.options.demonstration_chars
+        return [seed for seed in view.seeds if seed.instances and not (most and longest_field(seed) > most)]
+
+
+def _block(number: int, task: Task) -> str:
+    """One task as the prompt shows it."""
+    example = task.instances[0]
+    return (
+        f"### Task {number}\nInstruction: {collapse(task.instruction)}\n"
+        f"Input: {example.input or NO_INPUT}\nOutput: {example.output}"
+    )

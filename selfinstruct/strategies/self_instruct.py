@@ -1,0 +1,263 @@
+"""Self-Instruct (Wang et al., 2022, arXiv:2212.10560): instructions first, their instances later.
+
+Three stages: ``instructions`` continues a list of human and machine tasks, each new one a draft; ``classify`` asks of a
+kept draft whether it is a classification task; ``instances`` writes examples of it, label before input for a
+classification task (so that the labels vary), input before output for any other.
+
+The examples in the prompts of the two later stages are the shortest suitable seeds, the same ones for the whole run:
+the prompt's head is then constant and a server's prefix cache holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from selfinstruct.parse import Form, blank_input, collapse, first_word, numbered, read_blocks
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Candidate, Completion, Discard, Instance, Received, Request, Task, candidate_id
+from selfinstruct.rng import Rng
+from selfinstruct.strategies.base import View
+from selfinstruct.strategies.demonstrations import ids, named, shortest
+from selfinstruct.strategies.sampling import StageSampling
+
+__all__ = ["SelfInstruct", "SelfInstructOptions"]
+
+NO_INPUT = "<noinput>"
+INPUT_FIRST = Form(
+    labels=(("input", ("Input",)), ("output", ("Output", "Answer", "Response"))),
+    required=("output",),
+    opening=("input", "output"),
+)
+OUTPUT_FIRST = Form(
+    labels=(("output", ("Label", "Class label", "Class", "Output")), ("input", ("Input", "Text"))),
+    required=("output",),
+    opening=("output",),
+    gap=False,
+)
+
+# The published sampling: bootstrap_instructions.py, identify_clf_or_not.py and generate_instances.py of self-instruct.
+_INSTRUCTIONS = StageSampling(max_tokens=1024, temperature=0.7, top_p=0.5, presence_penalty=2.0)
+_CLASSIFY = StageSampling(max_tokens=3, temperature=0.0)
+_INPUT_FIRST = StageSampling(max_tokens=350, temperature=0.0, presence_penalty=1.5)
+_OUTPUT_FIRST = StageSampling(max_tokens=300, temperature=0.0, presence_penalty=1.5)
+
+
+@dataclass(frozen=True)
+class SelfInstructOptions:
+    """What a run may set for this strategy. Defaults are the published ones, from the paper and its code.
+
+    Attributes:
+        human_demonstrations: Seed instructions in a prompt of ``instructions`` once there are machine ones.
+        machine_demonstrations: At most so many kept machine instructions; seeds take the places that they leave.
+        list_length: Number of the last item of the list, the demonstrations included.
+        classify_yes: Classification tasks shown in ``classify``.
+        classify_no: Other tasks shown there.
+        input_first_examples: Tasks shown before input-first instances.
+        output_first_examples: Tasks shown before output-first instances.
+        example_instances: At most so many instances of each task shown.
+        instances: At most so many instances of a new task.
+        instructions: Sampling of ``instructions``.
+        classify: Sampling of ``classify``.
+        input_first: Sampling of input-first ``instances``.
+        output_first: Sampling of output-first ``instances``.
+    """
+
+    human_demonstrations: int = 6  # section 2.2: "6 are from the human-written tasks, and 2 from model-generated"
+    machine_demonstrations: int = 2
+    list_length: int = 15  # bootstrap_instructions.py stops at "16."
+    classify_yes: int = 12  # table 6: 12 classification and 19 other instructions
+    classify_no: int = 19
+    input_first_examples: int = 11  # instance_gen_template.py: input_first_template_for_gen
+    output_first_examples: int = 16  # instance_gen_template.py: output_first_template_for_clf
+    example_instances: int = 2
+    instances: int = 5  # generate_instances.py: max_instances_to_generate
+    instructions: StageSampling = _INSTRUCTIONS
+    classify: StageSampling = _CLASSIFY
+    input_first: StageSampling = _INPUT_FIRST
+    output_first: StageSampling = _OUTPUT_FIRST
+
+
+class SelfInstruct:
+    """Drafts from a continued list, then rows from each kept draft.
+
+    Args:
+        options: Numbers of the method.
+        prompts: The run's templates.
+    """
+
+    name: ClassVar[str] = "self-instruct"
+    templates: ClassVar[Mapping[str, frozenset[str]]] = {
+        "self-instruct/instructions": frozenset({"tasks", "next"}),
+        "self-instruct/classify": frozenset({"examples", "instruction"}),
+        "self-instruct/input-first": frozenset({"examples", "instruction"}),
+        "self-instruct/output-first": frozenset({"examples", "instruction"}),
+    }
+    Options: ClassVar[type[SelfInstructOptions]] = SelfInstructOptions
+
+    def __init__(self, options: SelfInstructOptions, prompts: Prompts) -> None:
+        self.options = options
+        self.prompts = prompts
+
+    def propose(self, view: View, rng: Rng) -> Request | None:
+        """Ask for the rest of a list that begins with drawn tasks, 6 human and 2 machine ones; None without seeds."""
+        options = self.options
+        machine = rng.sample(view.tasks, options.machine_demonstrations)
+        places = options.human_demonstrations + options.machine_demonstrations
+        shown = rng.shuffled([*rng.sample(view.seeds, places - len(machine)), *machine])
+        if not shown:
+            return None
+        first = len(shown) + 1
+        lines = (f"{place}. {collapse(task.instruction)}" for place, task in enumerate(shown, 1))
+        return Request(
+            stage="instructions",
+            turns=self.prompts.turns("self-instruct/instructions", tasks="\n".join(lines), next=str(first)),
+            sampling=options.instructions.request(f"\n{options.list_length + 1}."),
+            context={"demonstrations": ids(shown), "first": first},
+        )
+
+    def receive(self, request: Request, completion: Completion, view: View) -> Received:
+        """Read drafts, an answer of yes or no, or rows, as the request's stage says."""
+        if request.stage == "instructions":
+            return self._drafts(request, completion, view)
+        if request.stage == "classify":
+            return self._classified(request, completion, view)
+        return self._rows(request, completion, view)
+
+    def _drafts(self, request: Request, completion: Completion, view: View) -> Received:
+        found = numbered(
+            completion.text,
+            first=_integer(request, "first"),
+            last=self.options.list_length,
+            continued=request.is_raw,
+            truncated=completion.truncated,
+        )
+        drafts: list[Candidate] = []
+        for place, item in enumerate(found.items):
+            instruction = collapse(item.text)
+            follow_up = self._follow_up(request.number, candidate_id(request.number, place), instruction, view)
+            drafts.append(Candidate(instruction, span=item.span, then=follow_up))
+        return Received(candidates=tuple(drafts), discards=found.discards)
+
+    def _follow_up(self, parent: int, task: str, instruction: str, view: View) -> Request:
+        """The first request about a kept draft; without classification seeds to learn from, its instances at once."""
+        options = self.options
+        yes = shortest([seed for seed in view.seeds if seed.is_classification], options.classify_yes, _instruction_size)
+        no = [seed for seed in view.seeds if not seed.is_classification]
+        if not yes:
+            return self._instances(parent, task, instruction, False, view)
+        examples = _interleaved(yes, shortest(no, options.classify_no, _instruction_size))
+        text = "\n\n".join(
+            f"Task: {collapse(seed.instruction)}\nClassification: {'yes' if seed.is_classification else 'no'}"
+            for seed in examples
+        )
+        return Request(
+            stage="classify",
+            turns=self.prompts.turns("self-instruct/classify", examples=text, instruction=instruction),
+            sampling=options.classify.request("\n"),
+            context={"demonstrations": ids(examples), "instruction": instruction, "task": task},
+            parent=parent,
+        )
+
+    def _classified(self, request: Request, completion: Completion, view: View) -> Received:
+        answer = first_word(completion.text)
+        discards = () if answer in {"yes", "no"} else (Discard("no_answer", (0, len(completion.text))),)
+        task, instruction = _text(request, "task"), _text(request, "instruction")
+        follow_up = self._instances(request.number, task, instruction, answer == "yes", view)
+        return Received(follow_ups=(follow_up,), discards=discards)
+
+    def _instances(self, parent: int, task: str, instruction: str, is_classification: bool, view: View) -> Request:
+        options = self.options
+        suitable = [seed for seed in view.seeds if seed.instances and bool(seed.is_classification) == is_classification]
+        if is_classification:
+            examples = shortest(suitable, options.output_first_examples, self._shown_size)
+            template, stage_sampling = "self-instruct/output-first", options.output_first
+        else:
+            with_input = [seed for seed in suitable if seed.instances[0].input]
+            without = [seed for seed in suitable if not seed.instances[0].input]
+            half = options.input_first_examples // 2
+            alone = shortest(without, half, self._shown_size)
+            paired = shortest(with_input, options.input_first_examples - len(alone), self._shown_size)
+            examples = _interleaved(paired, alone)
+            template, stage_sampling = "self-instruct/input-first", options.input_first
+        text = "\n\n".join(self._example(seed, is_classification) for seed in examples)
+        return Request(
+            stage="instances",
+            turns=self.prompts.turns(template, examples=text, instruction=instruction),
+            sampling=stage_sampling.request("\n### Task", f"\nExample {options.instances + 1}\n"),
+            context={
+                "demonstrations": ids(examples),
+                "instruction": instruction,
+                "task": task,
+                "is_classification": is_classification,
+            },
+            parent=parent,
+        )
+
+    def _shown_size(self, task: Task) -> int:
+        return len(task.instruction) + sum(len(one.input) + len(one.output) for one in self._shown(task))
+
+    def _shown(self, task: Task) -> tuple[Instance, ...]:
+        return task.instances[: self.options.example_instances]
+
+    def _example(self, task: Task, is_classification: bool) -> str:
+        """One seed with its instances as the prompt shows it."""
+        lines = [f"### Task: {collapse(task.instruction)}"]
+        for place, one in enumerate(self._shown(task), 1):
+            output = f"{'Label' if is_classification else 'Output'}: {one.output}"
+            if not one.input:
+                lines.append(output)
+                break  # a task without an input has one answer
+            fields = (output, f"Input: {one.input}") if is_classification else (f"Input: {one.input}", output)
+            lines += (f"Example {place}", *fields)
+        return "\n".join(lines)
+
+    def _rows(self, request: Request, completion: Completion, view: View) -> Received:
+        found = read_blocks(
+            completion.text,
+            OUTPUT_FIRST if request.context["is_classification"] else INPUT_FIRST,
+            first=1,
+            last=self.options.instances,
+            continued=False,
+            truncated=completion.truncated,
+        )
+        shown = tuple(one.output for seed in named(view.seeds, request) for one in self._shown(seed))
+        rows = tuple(
+            Candidate(
+                instruction=_text(request, "instruction"),
+                input=blank_input(block.fields.get("input", "")),
+                output=block.fields["output"],
+                span=block.span,
+                task=_text(request, "task"),
+                shown=shown,
+            )
+            for block in found.blocks
+        )
+        return Received(candidates=rows, discards=found.discards)
+
+
+def _instruction_size(task: Task) -> int:
+    return len(task.instruction)
+
+
+def _interleaved(first: Sequence[Task], second: Sequence[Task]) -> list[Task]:
+    """Both kinds spread evenly over one list."""
+    keyed = [
+        ((place + 0.5) / len(kind), order, task)
+        for order, kind in enumerate((first, second))
+        for place, task in enumerate(kind)
+    ]
+    return [task for _, _, task in sorted(keyed, key=lambda one: one[:2])]
+
+
+def _integer(request: Request, key: str) -> int:
+    value = request.context[key]
+    assert isinstance(value, int), (key, value)
+    return value
+
+
+def _text(request: Request, key: str) -> str:
+    value = request.context[key]
+    assert isinstance(value, str), (key, value)
+    return value
