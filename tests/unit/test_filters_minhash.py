@@ -99,7 +99,7 @@ def test_greedy_compares_with_kept_rows_only():
     for word in words[11::6]:
         chain.append(chain[-1].replace(word, "changed"))
     assert all(similarity(a, b) > 0.85 for a, b in pairwise(chain))
-    assert similarity(chain[0], chain[-1]) < 0.7
+    assert similarity(chain[0], chain[-1]) < 0.72
     verdicts = NearDuplicateIndex().offer_many(chain)
     assert not verdicts[1].kept
     assert verdicts[-1].kept  # though each is near the one before
