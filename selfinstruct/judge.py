@@ -16,6 +16,7 @@ from selfinstruct.filters import (
     NearDuplicateIndex,
     NoveltyIndex,
     ProgramPrefix,
+    Tokenizer,
     WordCount,
     judge_instances,
 )
@@ -35,13 +36,11 @@ class NoveltyOptions:
     """
 
     threshold: float = 0.7
-    tokenizer: str = "auto"
+    tokenizer: Tokenizer = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise ValueError("threshold must be above 0 and at most 1")
-        if self.tokenizer not in ("auto", "rouge"):
-            raise ValueError("tokenizer must be 'auto' or 'rouge'")
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class Judge:
         self._copied = options.copied
         self._novelty = self._near_duplicate = None
         if novelty := options.novelty:
-            self._novelty = NoveltyIndex(threshold=novelty.threshold, tokenizer=novelty.tokenizer, explain="dense")
+            self._novelty = NoveltyIndex(threshold=novelty.threshold, tokenizer=novelty.tokenizer)
             self._novelty.fit([seed.instruction for seed in pool.seeds], [seed.id for seed in pool.seeds])
         if near := options.near_duplicate:
             self._near_duplicate = NearDuplicateIndex(near.threshold, num_perm=near.num_perm, bands=near.bands)
@@ -138,7 +137,7 @@ class Judge:
             if not verdicts[-1].kept:
                 return verdicts
         if self._novelty:
-            verdicts.append(self._novelty.offer(candidate.instruction, name))
+            verdicts.append(self._novelty.offer(candidate.instruction, name, explain="dense"))
             if not verdicts[-1].kept:
                 return verdicts
         self._pool.tasks.append(Task(name, candidate.instruction))
@@ -167,7 +166,7 @@ def _instance_rules(candidates: Sequence[Candidate]) -> dict[int, Verdict]:
     for index, candidate in enumerate(candidates):
         if candidate.then is None:
             groups.setdefault(candidate.task or f"own {index}", []).append(index)
-    verdicts = {}
+    verdicts: dict[int, Verdict] = {}
     for places in groups.values():
         rows = [candidates[place] for place in places]
         found = judge_instances([Instance(row.input, row.output) for row in rows], truncated=False)

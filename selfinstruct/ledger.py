@@ -28,7 +28,7 @@ from selfinstruct.lock import RunLock
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Completion, Failure, Outcome, Request, Sampling, Turn
 
-__all__ = ["LEDGER_FILE", "SCHEMA_VERSION", "Ledger", "Reader", "Recorded", "Spending", "acknowledged"]
+__all__ = ["LEDGER_FILE", "SCHEMA_VERSION", "Ledger", "Reader", "Recorded", "Spending", "acknowledged", "has_run"]
 
 LEDGER_FILE = "run.sqlite"
 SCHEMA_VERSION = 1
@@ -38,7 +38,8 @@ _SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE texts (digest TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE requests (k INTEGER PRIMARY KEY, digest TEXT NOT NULL, body BLOB NOT NULL)",
-    "CREATE TABLE sends (id INTEGER PRIMARY KEY, k INTEGER NOT NULL, worst INTEGER NOT NULL)",
+    "CREATE TABLE sends (id INTEGER PRIMARY KEY, k INTEGER NOT NULL,"
+    " worst_prompt INTEGER NOT NULL, worst_completion INTEGER NOT NULL)",
     "CREATE TABLE outcomes (k INTEGER PRIMARY KEY, kind TEXT NOT NULL, body BLOB NOT NULL, send INTEGER NOT NULL,"
     " prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL)",
     f"PRAGMA application_id = {_APPLICATION_ID}",
@@ -59,12 +60,19 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What the ledger says was spent: tokens as reported, and the worst case of every send without an outcome."""
+    """What the ledger says was spent.
+
+    Attributes:
+        sends: Attempts that went out, failed ones included.
+        prompt_tokens: As servers reported them.
+        lost_prompt_tokens: Worst case of every send that has no outcome: it may have been billed all the same.
+    """
 
     sends: int
     prompt_tokens: int
     completion_tokens: int
-    lost_tokens: int
+    lost_prompt_tokens: int
+    lost_completion_tokens: int
 
 
 class Ledger:
@@ -116,10 +124,11 @@ class Ledger:
             raise _trouble(self.path, error) from error
         return connection
 
-    def send(self, request: Request, worst: int, *, first: bool) -> tuple[int, Future[None]]:
-        """Record that a request is about to go out, with the tokens that it may cost at worst.
+    def send(self, request: Request, worst: tuple[int, int], *, first: bool) -> tuple[int, Future[None]]:
+        """Record that a request is about to go out.
 
         Args:
+            worst: Tokens of prompt and completion that it may cost.
             first: The request is not in the ledger yet, and is written with its send.
 
         Returns:
@@ -131,7 +140,7 @@ class Ledger:
             operations.append(("INSERT INTO requests VALUES (?, ?, ?)", (request.number, request.digest, body)))
         send = self._next_send
         self._next_send += 1
-        operations.append(("INSERT INTO sends VALUES (?, ?, ?)", (send, request.number, worst)))
+        operations.append(("INSERT INTO sends VALUES (?, ?, ?, ?)", (send, request.number, *worst)))
         return send, self._submit(operations)
 
     def outcome(self, number: int, send: int, outcome: Outcome, seconds: float) -> Future[None]:
@@ -214,16 +223,9 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.path = folder / LEDGER_FILE
         self._prompts: Prompts | None = None
-        if not self.path.is_file():
-            raise LedgerError(f"{folder} is no run directory: it has no {LEDGER_FILE}")
-        try:
-            # Not "immutable": a live run's newest commits are in the write-ahead log.
-            self._connection = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
-            self._connection.execute("PRAGMA busy_timeout = 5000")
-            if _is_empty(self._connection, self.path):
-                raise LedgerError(f"{self.path} is empty: the run was stopped before it began; generate into it again")
-        except sqlite3.Error as error:
-            raise _trouble(self.path, error) from error
+        if not has_run(folder):
+            raise LedgerError(f"{folder} holds no run; begin one with: selfinstruct generate {folder}")
+        self._connection = _connect_to_read(self.path)
 
     def meta(self, key: str) -> Any:
         """One entry of the metadata.
@@ -246,6 +248,11 @@ class Reader:
     def request_digests(self) -> dict[int, str]:
         """Number to digest of every request that was ever sent."""
         return dict(self._all("SELECT k, digest FROM requests"))
+
+    def request_digest(self, number: int) -> str | None:
+        """The digest of one request."""
+        row = self._one("SELECT digest FROM requests WHERE k = ?", number)
+        return None if row is None else str(row[0])
 
     def request(self, number: int) -> Request | None:
         """One request as it was sent, its text rendered again from the run's own templates."""
@@ -281,10 +288,10 @@ class Reader:
         (sends,) = self._all("SELECT COUNT(*) FROM sends")
         (used,) = self._all("SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM outcomes")
         (lost,) = self._all(
-            "SELECT COALESCE(SUM(worst), 0) FROM sends WHERE NOT EXISTS"
+            "SELECT COALESCE(SUM(worst_prompt), 0), COALESCE(SUM(worst_completion), 0) FROM sends WHERE NOT EXISTS"
             " (SELECT 1 FROM outcomes WHERE outcomes.k = sends.k AND outcomes.send = sends.id)"
         )
-        return Spending(sends[0], used[0], used[1], lost[0])
+        return Spending(sends[0], *used, *lost)
 
     def close(self) -> None:
         self._connection.close()
@@ -321,6 +328,34 @@ def _request_to_json(request: Request) -> dict[str, Any]:
 
 def _outcome(kind: str, body: bytes) -> Outcome:
     return Completion.from_json(loads(body)) if kind == "completion" else Failure.from_json(loads(body))
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    try:
+        # Not "immutable": a live run's newest commits are in the write-ahead log.
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        connection.execute("PRAGMA busy_timeout = 5000")
+    except sqlite3.Error as error:
+        raise _trouble(path, error) from error
+    return connection
+
+
+def has_run(folder: Path) -> bool:
+    """True when a run was begun in ``folder``: its ledger exists and its first commit was made.
+
+    Raises:
+        LedgerError: The file there is damaged, somebody else's, or of another schema.
+    """
+    path = folder / LEDGER_FILE
+    if not path.is_file():
+        return False
+    connection = _connect_to_read(path)
+    try:
+        return not _is_empty(connection, path)
+    except sqlite3.Error as error:
+        raise _trouble(path, error) from error
+    finally:
+        connection.close()
 
 
 def _is_empty(connection: sqlite3.Connection, path: Path) -> bool:

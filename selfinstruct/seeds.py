@@ -174,7 +174,9 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
             closest = max(closest, (score, lines[task.id], lines[other.id]))
             if score >= threshold:
                 where = f"{path}:{lines[task.id]}"
-                warnings.append(f"{where}: the instruction is like that of line {lines[other.id]} (ROUGE-L {score:.2f})")
+                warnings.append(
+                    f"{where}: the instruction is like that of line {lines[other.id]} (ROUGE-L {score:.2f})"
+                )
     words = sorted(len(task.instruction.split()) for task in tasks)
     return SeedReport(
         tasks=len(tasks),
@@ -197,7 +199,7 @@ def _doubts(task: Task) -> list[str]:
         doubts.append(f"the instruction has {words} words; candidates of over 150 are rejected")
     if task.instruction.endswith(":"):
         doubts.append("the instruction ends with a colon: the model learns to leave tasks unfinished")
-    outputs = {}
+    outputs: dict[str, str] = {}
     for instance in task.instances:
         if instance.input and instance.input == instance.output:
             doubts.append("an instance's output repeats its input")

@@ -1,0 +1,70 @@
+"""The command line. Commands are loaded when they are called, so that help is instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from selfinstruct import __version__
+from selfinstruct.errors import SelfInstructError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "generate": "Generate a dataset into RUN_DIR, or go on with the run that is there.",
+    "status": "Show how far a run is, and why candidates were rejected.",
+    "export": "Write a run's dataset in a training format.",
+    "seeds": "Check a file of seed tasks.",
+    "doctor": "Show what is installed and which backends would work.",
+}
+
+
+class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"selfinstruct.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SelfInstructError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def _cli() -> None:
+    """Bootstrap instruction-tuning data with any language model.
+
+    A run is a directory: a ledger of every request and completion, and the dataset that follows from it. Every command
+    can be stopped at any moment and given again.
+
+    \b
+    Examples:
+      selfinstruct doctor
+      selfinstruct generate runs/demo -n 30
+      selfinstruct generate runs/gpt --backend openai --model gpt-5-mini -n 1000
+      selfinstruct status runs/demo
+      selfinstruct export runs/demo --format messages -o demo.jsonl
+    """
+
+
+def main() -> None:
+    """Entry point of ``selfinstruct``."""
+    try:
+        _cli(prog_name="selfinstruct")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -40,7 +40,9 @@ class Line:
         open: Requests numbered and not yet judged, by number, in order.
     """
 
-    def __init__(self, strategy: Strategy, seeds: Sequence[Task], filters: FilterOptions, *, seed: int, lag: int) -> None:
+    def __init__(
+        self, strategy: Strategy, seeds: Sequence[Task], filters: FilterOptions, *, seed: int, lag: int
+    ) -> None:
         self.pool = Pool(seeds)
         self.open: dict[int, Request] = {}
         self._strategy = strategy

@@ -1,0 +1,93 @@
+"""Answers from a finished run's ledger: no model, no network, the same bytes.
+
+Request k is answered with that run's outcome of k, failures included, if both requests have the same digest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from selfinstruct.codec import dumps
+from selfinstruct.errors import ReplayError, RequestError
+from selfinstruct.ledger import Reader
+from selfinstruct.prompts import Api
+from selfinstruct.records import Completion, Failure, Request
+
+__all__ = ["ReplayBackend", "ReplayOptions"]
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """Options of the replay backend.
+
+    Attributes:
+        source: Run directory whose ledger answers.
+        pace: 0 answers at once, a number waits that many seconds, ``recorded`` as long as the request once took.
+        api: That of the source, filled in when the run is made.
+    """
+
+    FREE: ClassVar[frozenset[str]] = frozenset({"source", "pace"})
+
+    source: str = ""
+    pace: float | str = 0
+    api: Api = "completion"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pace, str) and self.pace != "recorded":
+            raise ValueError("pace must be a number of seconds or 'recorded'")
+        if isinstance(self.pace, float | int) and not 0 <= self.pace < 3600:
+            raise ValueError("pace must be from 0 to 3600 seconds")
+
+
+class ReplayBackend:
+    """The replay backend."""
+
+    name: ClassVar[str] = "replay"
+    concurrency = 16
+
+    def __init__(self, options: ReplayOptions) -> None:
+        self._options = options
+        self._reader: Reader | None = None
+
+    async def start(self) -> None:
+        self._reader = Reader(Path(self._options.source))
+
+    async def complete(self, request: Request) -> Completion:
+        assert self._reader is not None, "start() comes first"
+        recorded = self._reader.outcome(request.number)
+        if recorded is None:
+            raise ReplayError(
+                f"{self._options.source} has no outcome of request {request.number} ({request.stage}); "
+                "ask for fewer rows (-n), or go on with that run itself"
+            )
+        if self._reader.request_digest(request.number) != request.digest:
+            raise ReplayError(
+                f"request {request.number} is not the one that {self._options.source} recorded; a replay needs the "
+                f"same settings, seeds and prompts:\n{self._difference(request)}"
+            )
+        pace = recorded.seconds if self._options.pace == "recorded" else float(self._options.pace)
+        await asyncio.sleep(pace)
+        if isinstance(recorded.outcome, Failure):
+            raise RequestError(recorded.outcome.code, recorded.outcome.message)
+        return recorded.outcome
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    def _difference(self, request: Request) -> str:
+        assert self._reader is not None, "start() comes first"
+        recorded = self._reader.request(request.number)
+        old = _page(recorded) if recorded else []
+        return "\n".join(difflib.unified_diff(old, _page(request), "recorded", "asked now", lineterm="", n=1))
+
+
+def _page(request: Request) -> list[str]:
+    """A request as lines of text, for a diff."""
+    head = [f"stage: {request.stage}", f"parent: {request.parent}", f"sampling: {dumps(request.sampling.to_json())}"]
+    head.append(f"context: {dumps(dict(request.context))}")
+    return head + [f"{turn.role}: {line}" for turn in request.turns for line in turn.text.splitlines()]

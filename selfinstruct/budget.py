@@ -1,0 +1,100 @@
+"""Limits on what a run may spend, kept by reservation.
+
+Before a request goes out its worst case is reserved: one token for each UTF-8 byte of the prompt, and all of
+``max_tokens``. It goes out only if what was spent, what is reserved and that worst case stay within every limit, so
+that spending can't pass a limit at any concurrency. A send whose outcome is unknown counts at its worst for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selfinstruct.errors import BudgetError
+from selfinstruct.ledger import Spending
+from selfinstruct.records import Request, Usage
+
+__all__ = ["Budget", "BudgetOptions", "worst_case"]
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """Limits of a run over its whole life; null is no limit. A higher limit and the same command go on.
+
+    Attributes:
+        max_requests: Sends, repeated attempts included.
+        max_tokens: Tokens of prompts and completions together.
+        max_cost: In the currency of the prices, which it needs.
+        price_input: Price of a million prompt tokens.
+        price_output: Price of a million completion tokens.
+        time_limit_s: Seconds of one invocation.
+    """
+
+    max_requests: int | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    price_input: float | None = None
+    price_output: float | None = None
+    time_limit_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_requests", "max_tokens", "max_cost", "price_input", "price_output", "time_limit_s"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} can't be negative")
+
+
+def worst_case(request: Request) -> tuple[int, int]:
+    """Most tokens of prompt and completion that a request can cost: no token is shorter than a byte."""
+    return request.text_bytes, request.sampling.max_tokens * request.sampling.n
+
+
+class Budget:
+    """What was spent and what is reserved, against the limits.
+
+    Raises:
+        BudgetError: A cost limit without both prices.
+    """
+
+    def __init__(self, options: BudgetOptions, spent: Spending) -> None:
+        if options.max_cost is not None and None in (options.price_input, options.price_output):
+            raise BudgetError("budget.max_cost needs budget.price_input and budget.price_output (per million tokens)")
+        self._options = options
+        self.sends = spent.sends
+        self.prompt_tokens = spent.prompt_tokens + spent.lost_prompt_tokens
+        self.completion_tokens = spent.completion_tokens + spent.lost_completion_tokens
+
+    @property
+    def cost(self) -> float | None:
+        """What was spent or is reserved, in the currency of the prices; None without prices."""
+        return self._cost(self.prompt_tokens, self.completion_tokens)
+
+    def fits(self, request: Request) -> bool:
+        """True when the request's worst case stays within every limit."""
+        prompt, completion = worst_case(request)
+        prompt += self.prompt_tokens
+        completion += self.completion_tokens
+        options = self._options
+        cost = self._cost(prompt, completion)
+        return (
+            (options.max_requests is None or self.sends + 1 <= options.max_requests)
+            and (options.max_tokens is None or prompt + completion <= options.max_tokens)
+            and (options.max_cost is None or cost is None or cost <= options.max_cost)
+        )
+
+    def reserve(self, request: Request) -> None:
+        """Count one send at its worst case."""
+        prompt, completion = worst_case(request)
+        self.sends += 1
+        self.prompt_tokens += prompt
+        self.completion_tokens += completion
+
+    def settle(self, request: Request, usage: Usage) -> None:
+        """Replace the worst case of the send that was answered by what it took."""
+        prompt, completion = worst_case(request)
+        self.prompt_tokens += usage.prompt_tokens - prompt
+        self.completion_tokens += usage.completion_tokens - completion
+
+    def _cost(self, prompt: int, completion: int) -> float | None:
+        if self._options.price_input is None or self._options.price_output is None:
+            return None
+        return (prompt * self._options.price_input + completion * self._options.price_output) / 1_000_000

@@ -1,0 +1,29 @@
+"""``selfinstruct export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from selfinstruct.cli.display import plural
+from selfinstruct.export import DATASET, export_formats
+from selfinstruct.report import export_run
+
+
+@click.command("export")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--format", "name", type=click.Choice(export_formats()), default="alpaca", show_default=True,
+              help="Layout of a row; 'candidates' lists every candidate with its verdicts.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: RUN_DIR/dataset/FORMAT.jsonl]")
+def command(run_dir: Path, name: str, output: Path | None) -> None:
+    """Write a run's dataset in a training format, as JSONL.
+
+    \b
+    Examples:
+      selfinstruct export runs/demo --format messages
+      selfinstruct export runs/demo --format sharegpt -o demo.jsonl
+      selfinstruct export runs/demo --format candidates -o why.jsonl
+    """
+    done = export_run(run_dir, name, output or run_dir / DATASET / f"{name}.jsonl")
+    click.echo(f"{done.path}: {plural(done.rows, 'line')} (sha256 {done.sha256[:12]})")

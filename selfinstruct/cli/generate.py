@@ -1,0 +1,143 @@
+"""``selfinstruct generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from selfinstruct.cli.display import plural, show_progress
+from selfinstruct.config import assign, merge, read_yaml
+from selfinstruct.engine.plan import Settings
+from selfinstruct.errors import ConfigError
+from selfinstruct.ledger import Reader, has_run
+from selfinstruct.session import Result, generate, preview
+
+_PATH = click.Path(path_type=Path)
+
+_ENDINGS = {
+    "complete": "complete",
+    "exhausted": "stopped: the strategy has nothing more to ask",
+    "budget": "stopped at the budget; raise it and give the same command to go on",
+    "time": "stopped at the time limit; give the same command to go on",
+    "interrupted": "stopped; nothing is lost, give the same command to go on",
+}
+
+
+@click.command("generate")
+@click.argument("run_dir", type=_PATH)
+@click.option("--config", type=_PATH, help="YAML file of settings; options given here go before it.")
+@click.option("--strategy", help="Method of synthesis: self-instruct or alpaca.  [default: self-instruct]")
+@click.option("--backend", help="What completes text: llamacpp, openai or replay.  [default: llamacpp]")
+@click.option("--model", help="Model name (openai) or GGUF file (llamacpp; default: the embedded model).")
+@click.option("--base-url", help="Address of an OpenAI-compatible server, for --backend openai.")
+@click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key.")
+@click.option("--api", type=click.Choice(["completion", "chat"]), help="Kind of endpoint to use.")
+@click.option("--from", "source", type=_PATH, metavar="RUN_DIR", help="Recorded run that replay answers from.")
+@click.option("--seeds", metavar="FILE", help="Seed tasks, JSONL.  [default: the built-in ones]")
+@click.option("--prompts", metavar="DIR", help="Folder of templates that replace built-in ones of the same name.")
+@click.option("-n", "rows", type=int, help="Rows to make.  [default: 100]")
+@click.option("--seed", type=int, help="Every random choice follows from it.  [default: 0]")
+@click.option("--concurrency", type=int, help="Requests in flight.  [default: what suits the backend]")
+@click.option("--max-requests", type=int, help="Stop before sending more requests than this, repeats included.")
+@click.option("--max-tokens", type=int, help="Stop before spending more tokens than this.")
+@click.option("--max-cost", type=float, help="Stop before spending more than this; needs budget.price_input/output.")
+@click.option("--time-limit", type=float, metavar="SECONDS", help="Stop after this time.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Print the first requests; send and write nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.pass_context
+def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
+    """Generate a dataset into RUN_DIR, or go on with the run that is there.
+
+    On an existing run, options not given are the run's own. Free to change are -n, concurrency, budgets, retry, base
+    URL and key; all else belongs to the run for life. Ctrl-C stops cleanly: nothing new is sent, what is under way is
+    stored; the same command goes on.
+
+    \b
+    Examples:
+      selfinstruct generate runs/demo -n 30
+      selfinstruct generate runs/demo -n 60
+      selfinstruct generate runs/mine --strategy alpaca --seeds my_tasks.jsonl
+      selfinstruct generate runs/api --backend openai --model gpt-5-mini --max-requests 500
+      selfinstruct generate runs/local --backend openai --base-url http://localhost:8000/v1 --model qwen
+      selfinstruct generate runs/again --backend replay --from runs/demo -n 30
+    """
+    dry_run, quiet = options.pop("dry_run"), options.pop("quiet")
+    settings, lines = _settings(run_dir, options)
+    try:
+        if dry_run:
+            _print_preview(run_dir, settings)
+            return
+        result = generate(run_dir, settings, show=None if quiet else show_progress)
+    except ConfigError as error:
+        if error.key in lines:
+            raise ConfigError(f"{options['config']}:{lines[error.key]}: {error}", key=error.key) from None
+        raise
+    _print_result(result)
+    if result.ending == "interrupted":
+        ctx.exit(130)
+    if result.ending != "complete":
+        ctx.exit(1)
+
+
+def _settings(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """The given settings, and the line of each key of the configuration file."""
+    settings: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    if options["config"]:
+        settings, lines = read_yaml(options["config"])
+    for key, name in (("strategy", "strategy"), ("backend", "backend"), ("seeds", "seeds"), ("prompts", "prompts"),
+                      ("rows", "n"), ("seed", "seed"), ("concurrency", "concurrency")):  # fmt: skip
+        if options[key] is not None:
+            settings[name] = options[key]
+    if options["source"] and not options["backend"]:
+        settings["backend"] = "replay"
+    limits = {"max_requests": "max_requests", "max_tokens": "max_tokens", "max_cost": "max_cost",
+              "time_limit": "time_limit_s"}  # fmt: skip
+    budget = {name: options[key] for key, name in limits.items() if options[key] is not None}
+    section = {key: options[key] for key in ("model", "base_url", "api_key_env", "api") if options[key] is not None}
+    if options["source"]:
+        section["source"] = str(options["source"])
+    if budget:
+        settings = merge(settings, {"budget": budget})
+    if section:
+        settings = merge(settings, {_backend(run_dir, settings): section})
+    for assignment in options["assignments"]:
+        assign(settings, assignment)
+    return settings, lines
+
+
+def _backend(run_dir: Path, settings: Mapping[str, Any]) -> str:
+    """Whose options ``--model`` and the like are: the given backend's, else the run's, else the default one's."""
+    if "backend" in settings:
+        return str(settings["backend"])
+    if has_run(run_dir):
+        with Reader(run_dir) as reader:
+            return str(reader.meta("config")["backend"])
+    return Settings.backend
+
+
+def _print_preview(run_dir: Path, settings: Mapping[str, Any]) -> None:
+    requests = preview(run_dir, settings)
+    for request in requests[:3]:
+        sampling = request.sampling
+        click.secho(f"--- request {request.number}: {request.stage}, up to {sampling.max_tokens} tokens, "
+                    f"temperature {sampling.temperature}", bold=True)  # fmt: skip
+        for turn in request.turns:
+            click.echo(turn.text if turn.role == "prompt" else f"[{turn.role}]\n{turn.text}")
+    click.secho(f"--- {len(requests)} requests would go out at first; nothing was sent or written", bold=True)
+
+
+def _print_result(result: Result) -> None:
+    tally, target = result.tally, result.plan.settings.n
+    if result.already:
+        click.echo(f"{result.folder} is complete: {plural(len(result.rows), 'row')}. Ask for more with -n.")
+    else:
+        click.echo(f"{result.folder}: {_ENDINGS[result.ending]}")
+        rate = f", {tally.acceptance:.0%} of {tally.instructions} instructions" if tally.acceptance is not None else ""
+        click.echo(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(tally.requests, 'request')}, "
+                   f"{tally.completion_tokens:,} tokens generated")  # fmt: skip
+    click.echo(f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})")

@@ -1,0 +1,282 @@
+"""From settings to everything a run is made of: strategy, seeds, prompts, filters, backend options.
+
+A plan's *identity* is all that decides which requests are made and how they are read. It is written into a new run
+and compared with on every later start; N, concurrency, budgets, retry, addresses and keys are no part of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from selfinstruct import SEMANTICS, __version__
+from selfinstruct.backends import OPTIONS
+from selfinstruct.budget import BudgetOptions
+from selfinstruct.codec import canonical, digest, loads
+from selfinstruct.config import build, flatten, merge, nearest, to_plain
+from selfinstruct.errors import ConfigError, RunChangedError, UsageError
+from selfinstruct.judge import FilterOptions
+from selfinstruct.ledger import Reader, has_run
+from selfinstruct.prompts import Api, Prompts
+from selfinstruct.records import Task
+from selfinstruct.resources import builtin_prompts, builtin_seeds
+from selfinstruct.retry import RetryOptions
+from selfinstruct.seeds import load_seeds, seeds_from_json, seeds_to_json
+from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies.base import Strategy
+
+__all__ = ["Plan", "Settings", "make_plan", "recorded_plan", "require_same"]
+
+_FREE = frozenset({"n", "concurrency", "budget", "retry"})  # settings that may change while a run goes on
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that are not a strategy's or a backend's own.
+
+    Attributes:
+        seeds: Path of a seed file, or ``builtin``.
+        prompts: Folder of templates that go before the built-in ones.
+        seed: Every random choice of the run derives from it.
+        lag: Most requests between the last judged and the last numbered one.
+        n: Rows to make.
+        concurrency: Requests in flight; null takes what suits the backend.
+    """
+
+    strategy: str = "self-instruct"
+    backend: str = "llamacpp"
+    seeds: str = "builtin"
+    prompts: str | None = None
+    seed: int = 0
+    lag: int = 256
+    n: int = 100
+    concurrency: int | None = None
+    filters: FilterOptions = field(default_factory=FilterOptions)
+    retry: RetryOptions = field(default_factory=RetryOptions)
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError("n must be at least 1")
+        if self.lag < 1:
+            raise ValueError("lag must be at least 1")
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run is made of, checked and loaded."""
+
+    settings: Settings
+    strategy_options: Any
+    backend_options: Any
+    seeds: tuple[Task, ...]
+    prompts: Prompts
+    strategy: Strategy
+
+    def values(self) -> dict[str, Any]:
+        """The whole configuration as resolved, in the form of a configuration file."""
+        settings = to_plain(self.settings)
+        return {
+            **settings,
+            self.settings.strategy: to_plain(self.strategy_options),
+            self.settings.backend: to_plain(self.backend_options),
+        }
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """What decides how completions become rows, wherever they came from; holds no path."""
+        settings = to_plain(self.settings)
+        kept = {key: settings[key] for key in ("strategy", "seed", "lag", "filters")}
+        return {
+            **kept,
+            self.settings.strategy: to_plain(self.strategy_options),
+            "api": self.prompts.api,
+            "seeds": digest(seeds_to_json(self.seeds)),
+            "prompts": self.prompts.digests(),
+            "semantics": SEMANTICS,
+        }
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a run keeps for life: the recipe, and the backend without its free options."""
+        free = self.backend_options.FREE
+        section = {key: value for key, value in to_plain(self.backend_options).items() if key not in free}
+        return {**self.recipe, "backend": self.settings.backend, self.settings.backend: section}
+
+    def meta(self) -> dict[str, Any]:
+        """What the ledger of a new run records about it."""
+        return {
+            "config": self.values(),
+            "identity": self.identity,
+            "templates": self.prompts.digests(),
+            "seeds": self.recipe["seeds"],
+            "api": self.prompts.api,
+            "version": __version__,
+        }
+
+    def texts(self) -> dict[str, bytes]:
+        """Seeds and templates by digest, for the ledger."""
+        texts = {digest(text.encode("utf-8")): text.encode("utf-8") for text in self.prompts.texts.values()}
+        return {**texts, self.recipe["seeds"]: canonical(seeds_to_json(self.seeds))}
+
+
+def make_plan(given: Mapping[str, Any], run: Path | None = None) -> Plan:
+    """Check settings and load what they name.
+
+    Args:
+        given: Settings as a configuration file would hold them, and only those that were given.
+        run: A run directory; if there is a run in it, its own configuration stands for whatever is not given.
+
+    Raises:
+        UsageError: A setting, a seed file or a template is wrong.
+        LedgerError: The run can't be read.
+    """
+    base: Reader | None = None
+    if run is not None and has_run(run):
+        base = Reader(run)
+        values = merge(base.meta("config"), given)
+    elif given.get("backend") == "replay":
+        base = Reader(_replay_source(given))
+        source = base.meta("config")
+        source.pop(source["backend"])
+        replay = {**_section(given, "replay"), "api": base.meta("api")}
+        values = merge(source, {**given, "replay": replay})
+    else:
+        values = dict(given)
+    try:
+        return _plan(values, base)
+    finally:
+        if base is not None:
+            base.close()
+
+
+def recorded_plan(reader: Reader) -> Plan:
+    """The plan of a run from its ledger alone, wherever its files have gone.
+
+    Raises:
+        RunChangedError: This version of selfinstruct reads ledgers differently.
+    """
+    return _plan(reader.meta("config"), reader, only_recorded=True)
+
+
+def _replay_source(given: Mapping[str, Any]) -> Path:
+    source = _section(given, "replay").get("source")
+    if not source:
+        raise UsageError("the replay backend needs a recorded run: --from RUN_DIR")
+    return Path(source)
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{name!r} is a section of options, found {section!r}", key=name)
+    return section
+
+
+def _plan(values: Mapping[str, Any], base: Reader | None, *, only_recorded: bool = False) -> Plan:
+    own = {field.name for field in dataclasses.fields(Settings)}
+    sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, **OPTIONS}
+    for key in values:
+        if key not in own and key not in sections:
+            raise ConfigError(f"unknown key {key!r}{nearest(key, own | set(sections))}", key=key)
+    if base is not None and (semantics := base.meta("identity")["semantics"]) != SEMANTICS:
+        raise RunChangedError(
+            f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
+            f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
+        )
+    settings = build(Settings, {key: value for key, value in values.items() if key in own})
+    for kind, name, known in (("strategy", settings.strategy, STRATEGIES), ("backend", settings.backend, OPTIONS)):
+        if name not in known:
+            raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
+    options = {name: build(cls, _section(values, name), name) for name, cls in sections.items() if name in values}
+    chosen: Any = STRATEGIES[settings.strategy]  # each class goes with its own Options
+    strategy_options = options.get(settings.strategy) or chosen.Options()
+    backend_options = options.get(settings.backend) or build(OPTIONS[settings.backend], {}, settings.backend)
+    if only_recorded and base is not None:
+        seeds, prompts = _recorded_seeds(base), Prompts(base.templates(), base.meta("api"))
+    else:
+        seeds, prompts = (
+            _load_seeds(settings, base),
+            _load_prompts(settings, chosen.templates, backend_options.api, base),
+        )
+    return Plan(settings, strategy_options, backend_options, tuple(seeds), prompts, chosen(strategy_options, prompts))
+
+
+def _load_seeds(settings: Settings, base: Reader | None) -> list[Task]:
+    """From the file; or from the ledger, when the run's own file has gone."""
+    path = builtin_seeds() if settings.seeds == "builtin" else Path(settings.seeds)
+    if base is not None and not path.exists() and settings.seeds == base.meta("config")["seeds"]:
+        return _recorded_seeds(base)
+    return load_seeds(path)
+
+
+def _load_prompts(settings: Settings, names: Mapping[str, frozenset[str]], api: Api, base: Reader | None) -> Prompts:
+    folder = Path(settings.prompts) if settings.prompts else None
+    if folder is not None and not folder.is_dir():
+        if base is not None and settings.prompts == base.meta("config")["prompts"]:
+            return Prompts(base.templates(), api)
+        raise UsageError(f"no folder of prompts at {folder}")
+    return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
+
+
+def _recorded_seeds(base: Reader) -> list[Task]:
+    return seeds_from_json(loads(base.text(base.meta("seeds"))))
+
+
+def require_same(plan: Plan, reader: Reader, folder: Path) -> None:
+    """Refuse to go on with a run as something else than it is.
+
+    Raises:
+        RunChangedError: With each setting that differs, and with the changed seeds and prompt lines.
+    """
+    old, new = reader.meta("identity"), plan.identity
+    if canonical(old) == canonical(new):
+        return
+    before, after = flatten(old), flatten(new)
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) == after.get(key):
+            continue
+        if key == "seeds":
+            lines += _seed_changes(_recorded_seeds(reader), plan.seeds)
+        elif key.startswith("prompts."):
+            name = key.removeprefix("prompts.")
+            lines += _text_changes(name, reader.templates().get(name, ""), plan.prompts.texts.get(name, ""))
+        else:
+            lines.append(f"  {key}: {before.get(key)!r} -> {after.get(key)!r}")
+    raise RunChangedError(
+        f"{folder} was begun with other settings; a run keeps them for life:\n"
+        + "\n".join(lines)
+        + "\nLeave the changes out to go on with this run, or give a new run directory."
+    )
+
+
+def _seed_changes(old: list[Task], new: tuple[Task, ...]) -> list[str]:
+    before, after = {task.id: task for task in old}, {task.id: task for task in new}
+    groups = {
+        "added": [name for name in after if name not in before],
+        "removed": [name for name in before if name not in after],
+        "changed": [name for name in after if name in before and after[name] != before[name]],
+    }
+    lines = []
+    for what, names in groups.items():
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            lines.append(f"  seeds {what}: {', '.join(names[:5])}{more}")
+    return lines or ["  seeds: their order"]
+
+
+def _text_changes(name: str, old: str, new: str) -> list[str]:
+    changes = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), f"{name} (run)", f"{name} (now)", lineterm="", n=1
+    )
+    return [f"  {line}" for line in changes]

@@ -1,0 +1,228 @@
+"""The loop: sends what the line has numbered, stores what comes back, and lets the line judge it.
+
+Nothing is judged or counted before its commit was acknowledged, and nothing goes out before its send was. Whatever
+stops the loop (target, budget, time, Ctrl-C, a fault of the server), it sends nothing new, waits for what is in flight
+and stores it; only a second interrupt gives that up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+
+from selfinstruct.backends.base import Backend
+from selfinstruct.budget import Budget, worst_case
+from selfinstruct.engine.course import Course
+from selfinstruct.engine.plan import Plan
+from selfinstruct.engine.progress import Progress
+from selfinstruct.errors import BackendError, ReplayError, RequestError, SelfInstructError, TransientError
+from selfinstruct.ledger import Ledger, acknowledged
+from selfinstruct.records import Completion, Failure, Outcome, Request
+from selfinstruct.retry import Retry
+
+__all__ = ["Engine"]
+
+_SUSPECTS = 3  # requests that used up their attempts with no success between them: the server is at fault, not they
+
+
+class _OverBudgetError(SelfInstructError):
+    """A repeated attempt that the budget does not cover: the request stays open, the run ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A request under way."""
+
+    request: Request
+    successes_before: int
+
+
+class Engine:
+    """One invocation of a run.
+
+    Args:
+        course: The line, already driven over what the ledger holds.
+        progress: Kept up to date while the loop runs.
+    """
+
+    def __init__(
+        self, plan: Plan, course: Course, ledger: Ledger, backend: Backend, budget: Budget, progress: Progress
+    ) -> None:
+        self._course = course
+        self._ledger = ledger
+        self._backend = backend
+        self._budget = budget
+        self._progress = progress
+        self._known = set(course.recorded)
+        self._retry = Retry(plan.settings.retry, on_wait=self._on_wait)
+        self._window = min(plan.settings.concurrency or backend.concurrency, plan.settings.lag)
+        self._time_limit = plan.settings.budget.time_limit_s
+        self._flight: dict[asyncio.Task[Outcome], _Sent] = {}
+        self._unanswered: dict[int, BackendError] = {}
+        self._next_to_send = course.line.judged
+        self._successes = 0
+        self._ending = ""
+        self._fault: SelfInstructError | None = None
+        self._interrupts = 0
+        self._wake = asyncio.Event()
+
+    async def run(self) -> str:
+        """Run until something ends it.
+
+        Returns:
+            ``complete``, ``exhausted``, ``budget``, ``time`` or ``interrupted``.
+
+        Raises:
+            BackendError: The server or the account is at fault; everything received is stored.
+            LedgerError: The ledger can't be written.
+        """
+        await self._backend.start()
+        self._progress.phase, self._progress.started = "running", time.monotonic()
+        try:
+            while True:
+                self._launch()
+                if not self._flight:
+                    break
+                await self._wait()
+        finally:
+            await self._cancel()
+            self._progress.phase = "done"
+        if self._fault:
+            raise self._fault
+        if self._ending:
+            return self._ending
+        if self._unanswered:
+            raise self._unanswered[min(self._unanswered)]
+        return "exhausted"
+
+    def interrupt(self) -> None:
+        """Stop: drain at the first call, give up what is in flight at the second. For signal handlers of the loop."""
+        self._interrupts += 1
+        self._end("interrupted")
+        if self._interrupts > 1:
+            for task in self._flight:
+                task.cancel()
+        self._wake.set()
+
+    def _end(self, ending: str) -> None:
+        self._ending = self._ending or ending
+        if self._progress.phase == "running":
+            self._progress.phase = "draining"
+
+    def _launch(self) -> None:
+        """Send what may go out, in order of number."""
+        if self._course.done:
+            self._end("complete")
+        if self._time_limit is not None and self._progress.elapsed >= self._time_limit:
+            self._end("time")
+        line = self._course.line
+        while not self._ending and not self._fault and len(self._flight) < self._window:
+            while self._next_to_send in self._course.waiting:
+                self._next_to_send += 1
+            if self._next_to_send >= line.numbered or isinstance(self._unanswered.get(line.judged), ReplayError):
+                return
+            request = line.open[self._next_to_send]
+            if not self._budget.fits(request):
+                if not self._flight:
+                    self._end("budget")
+                return
+            self._next_to_send += 1
+            self._budget.reserve(request)
+            self._flight[asyncio.create_task(self._fulfil(request))] = _Sent(request, self._successes)
+            self._progress.in_flight = len(self._flight)
+
+    async def _wait(self) -> None:
+        """Wait until something has arrived, the time is up or somebody interrupts; take in what arrived."""
+        self._wake.clear()
+        timeout = None
+        if self._time_limit is not None and not self._ending:
+            timeout = max(0.0, self._time_limit - self._progress.elapsed)
+        wake = asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait({wake, *self._flight}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            wake.cancel()
+        for task in [task for task in self._flight if task.done()]:
+            await self._arrived(task)
+        self._progress.in_flight = len(self._flight)
+
+    async def _arrived(self, task: asyncio.Task[Outcome]) -> None:
+        sent = self._flight.pop(task)
+        number = sent.request.number
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            outcome = task.result()
+            self._successes += isinstance(outcome, Completion)
+            self._take(number, outcome)
+            if self._unanswered and isinstance(outcome, Completion):
+                await self._condemn()
+        elif isinstance(error, TransientError):
+            self._unanswered[number] = error
+            if self._successes > sent.successes_before:
+                await self._condemn()
+            elif len(self._unanswered) >= _SUSPECTS:
+                self._fault = self._fault or error
+        elif isinstance(error, ReplayError):
+            self._unanswered[number] = error  # an error only once the line reaches it
+        elif isinstance(error, _OverBudgetError):
+            self._end("budget")
+        elif isinstance(error, SelfInstructError):
+            self._fault = self._fault or error
+        else:
+            raise error
+
+    async def _condemn(self) -> None:
+        """Others succeed: requests that used up their attempts are themselves at fault."""
+        for number, error in sorted(self._unanswered.items()):
+            if isinstance(error, TransientError):
+                failure = Failure("attempts", str(error))
+                await acknowledged(self._ledger.outcome(number, 0, failure, 0.0))
+                del self._unanswered[number]
+                self._take(number, failure)
+
+    def _take(self, number: int, outcome: Outcome) -> None:
+        self._progress.received += 1
+        if isinstance(outcome, Completion):
+            self._progress.generated += outcome.usage.completion_tokens
+        self._course.receive(number, outcome)
+        self._progress.rows = len(self._course.rows)
+
+    async def _fulfil(self, request: Request) -> Outcome:
+        """Send one request until it has an outcome, and store that."""
+        started, send = time.monotonic(), 0
+
+        async def before_attempt(request: Request, attempt: int) -> None:
+            nonlocal send
+            if attempt > 1:
+                if not self._budget.fits(request):
+                    raise _OverBudgetError("no budget for another attempt")
+                self._budget.reserve(request)
+            first = request.number not in self._known
+            self._known.add(request.number)
+            send, committed = self._ledger.send(request, worst_case(request), first=first)
+            await acknowledged(committed)
+
+        outcome: Outcome
+        try:
+            outcome = await self._retry.complete(self._backend, request, before_attempt)
+        except RequestError as error:
+            outcome = Failure(error.code, str(error))
+        seconds = time.monotonic() - started
+        # Shielded: what was paid for is stored even if a second interrupt cancels this task now.
+        await asyncio.shield(acknowledged(self._ledger.outcome(request.number, send, outcome, seconds)))
+        if isinstance(outcome, Completion):
+            self._budget.settle(request, outcome.usage)
+        return outcome
+
+    def _on_wait(self, request: Request, error: TransientError, seconds: float) -> None:
+        self._progress.notice = f"request {request.number}: {error}; next attempt in {seconds:.1f} s"
+
+    async def _cancel(self) -> None:
+        for task in self._flight:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._flight, return_exceptions=True)

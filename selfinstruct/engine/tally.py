@@ -1,0 +1,62 @@
+"""Counts over judged requests: what a live view, a report and a manifest tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from selfinstruct.judge import Judged
+from selfinstruct.records import Completion, Outcome
+
+__all__ = ["Tally"]
+
+
+@dataclass
+class Tally:
+    """Running counts.
+
+    Attributes:
+        instructions: Instructions parsed: what acceptance is measured against.
+        rejected: Rejected candidates by reason (drafts and rows).
+        discarded: Pieces of completions that never became candidates, by reason.
+        failures: Requests that failed for good, by code.
+        stages: Judged requests by stage.
+        models: Names under which servers answered.
+    """
+
+    requests: int = 0
+    instructions: int = 0
+    tasks: int = 0
+    rows: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    discarded: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    stages: Counter[str] = field(default_factory=Counter)
+    models: Counter[str] = field(default_factory=Counter)
+
+    def add(self, judged: Judged, outcome: Outcome) -> None:
+        """Count one judged request."""
+        self.requests += 1
+        self.stages[judged.request.stage] += 1
+        if isinstance(outcome, Completion):
+            self.prompt_tokens += outcome.usage.prompt_tokens
+            self.completion_tokens += outcome.usage.completion_tokens
+            self.cached_tokens += outcome.usage.cached_tokens
+            self.models[outcome.model] += 1
+        else:
+            self.failures[outcome.code] += 1
+        self.discarded.update(discard.reason for discard in judged.received.discards)
+        for one in judged.candidates:
+            self.instructions += one.candidate.task is None
+            self.tasks += one.kept and one.candidate.then is not None
+            self.rows += one.kept and one.candidate.then is None
+            if not one.kept:
+                self.rejected[one.reason] += 1
+
+    @property
+    def acceptance(self) -> float | None:
+        """Rows for each parsed instruction; None before the first."""
+        return self.rows / self.instructions if self.instructions else None

@@ -1,0 +1,126 @@
+"""What leaves a run: dataset files and their manifest, the same bytes for the same ledger.
+
+A dataset is the first N kept rows in order of (request, candidate), so that the file for N is a byte prefix of the
+file for any larger N. Nothing in a file or in the manifest tells a time, a duration, a host or a path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfinstruct.codec import canonical, digest, dumps, loads
+from selfinstruct.engine.course import Course
+from selfinstruct.engine.plan import Plan
+from selfinstruct.errors import UsageError
+from selfinstruct.files import write_atomic
+from selfinstruct.formats import FORMATS
+from selfinstruct.judge import Judged, JudgedCandidate
+
+__all__ = ["CANDIDATES", "DATASET", "Exported", "export_course", "export_formats", "refresh"]
+
+DATASET = "dataset"
+CANDIDATES = "candidates"  # every candidate ever judged, with its verdicts: not for training but for looking
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One written file."""
+
+    path: Path
+    rows: int
+    sha256: str
+
+
+def export_formats() -> list[str]:
+    """Names that ``--format`` takes."""
+    return [*FORMATS, CANDIDATES]
+
+
+def export_course(course: Course, name: str, path: Path, judged: list[Judged] | None = None) -> Exported:
+    """Write the course's dataset in one format.
+
+    Args:
+        judged: What the course judged, for the format ``candidates``.
+
+    Raises:
+        UsageError: There is no such format.
+        SelfInstructError: The file can't be written; an older one is untouched.
+    """
+    if name == CANDIDATES:
+        lines = [_candidate_line(one, candidate) for one in judged or [] for candidate in one.candidates]
+    elif name in FORMATS:
+        layout = FORMATS[name]
+        rows = (row.candidate for row in course.rows)
+        lines = [dumps(layout(row.instruction, row.input, row.output)) for row in rows]
+    else:
+        raise UsageError(f"no format {name!r}; known: {', '.join(export_formats())}")
+    sha = write_atomic(path, (f"{line}\n".encode() for line in lines))
+    return Exported(path, len(lines), sha)
+
+
+def refresh(folder: Path, plan: Plan, course: Course, name: str = "alpaca") -> Exported:
+    """Write the run's own dataset folder: ``name``, every format that was exported there before, and the manifest."""
+    dataset = folder / DATASET
+    manifest = dataset / "manifest.json"
+    before: list[str] = []
+    if manifest.is_file():
+        before = [Path(file).stem for file in loads(manifest.read_bytes()).get("files", {})]
+    written = {}
+    for each in sorted({name, *before} & FORMATS.keys()):
+        written[each] = export_course(course, each, dataset / f"{each}.jsonl")
+    write_atomic(manifest, [_manifest(plan, course, list(written.values()))])
+    return written[name]
+
+
+def _manifest(plan: Plan, course: Course, files: list[Exported]) -> bytes:
+    tally = course.tally
+    value = {
+        "files": {file.path.name: {"rows": file.rows, "sha256": file.sha256} for file in files},
+        "rows": len(course.rows),
+        "target": course.target,
+        "strategy": plan.settings.strategy,
+        "models": sorted(tally.models),
+        "recipe": digest(plan.recipe),
+        "semantics": plan.recipe["semantics"],
+        "judged": {
+            "requests": tally.requests,
+            "instructions": tally.instructions,
+            "rejected": dict(sorted(tally.rejected.items())),
+            "discarded": dict(sorted(tally.discarded.items())),
+            "failures": dict(sorted(tally.failures.items())),
+            "prompt_tokens": tally.prompt_tokens,
+            "completion_tokens": tally.completion_tokens,
+        },
+    }
+    return canonical(value) + b"\n"
+
+
+def _candidate_line(judged: Judged, one: JudgedCandidate) -> str:
+    candidate = one.candidate
+    line: dict[str, Any] = {
+        "id": one.id,
+        "kept": one.kept,
+        "reason": one.reason,
+        "task": candidate.task or one.id,
+        "stage": judged.request.stage,
+        "parent": judged.request.parent,
+        "demonstrations": judged.request.context.get("demonstrations", []),
+        "instruction": candidate.instruction,
+        "input": candidate.input,
+        "output": candidate.output,
+        "draft": candidate.then is not None,
+        "verdicts": [
+            {
+                "filter": verdict.filter,
+                "kept": verdict.kept,
+                "reason": verdict.reason,
+                "score": verdict.score,
+                "nearest": verdict.nearest,
+                "detail": dict(verdict.detail),
+            }
+            for verdict in one.verdicts
+        ],
+    }
+    return dumps(line)

@@ -1,0 +1,73 @@
+"""What a run amounts to so far, recomputed from its ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfinstruct.engine.course import Course
+from selfinstruct.engine.plan import Plan, recorded_plan
+from selfinstruct.engine.tally import Tally
+from selfinstruct.export import Exported, export_course
+from selfinstruct.judge import Judged
+from selfinstruct.ledger import Reader, Spending
+
+__all__ = ["Status", "export_run", "status"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run at a glance.
+
+    Attributes:
+        open: Requests that were sent and have no outcome.
+        unjudged: Outcomes stored and not judged yet: after the target, or waiting for an earlier request.
+    """
+
+    folder: Path
+    plan: Plan
+    rows: int
+    target: int
+    tally: Tally
+    spending: Spending
+    open: int
+    unjudged: int
+
+    @property
+    def complete(self) -> bool:
+        return self.rows >= self.target
+
+
+def status(folder: Path) -> Status:
+    """Judge a run's ledger and sum it up. Needs no lock: the run may be at work.
+
+    Raises:
+        LedgerError: There is no readable run in ``folder``.
+    """
+    with Reader(folder) as reader:
+        plan = recorded_plan(reader)
+        course = Course.of(plan, reader)
+        answered = course.tally.requests + len(course.waiting)
+        return Status(
+            folder=folder,
+            plan=plan,
+            rows=len(course.rows),
+            target=course.target,
+            tally=course.tally,
+            spending=reader.spending(),
+            open=len(course.recorded) - answered,
+            unjudged=len(course.waiting),
+        )
+
+
+def export_run(folder: Path, name: str, path: Path) -> Exported:
+    """Write a run's dataset in one format.
+
+    Raises:
+        LedgerError: There is no readable run in ``folder``.
+        UsageError: There is no such format.
+    """
+    judged: list[Judged] = []
+    with Reader(folder) as reader:
+        course = Course.of(recorded_plan(reader), reader, lambda one, _: judged.append(one))
+    return export_course(course, name, path, judged)

@@ -1,0 +1,111 @@
+"""One invocation of a run from end to end: plan, ledger, loop. ``generate`` is the Python and the CLI entry."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfinstruct.backends import open_backend
+from selfinstruct.budget import Budget
+from selfinstruct.codec import canonical
+from selfinstruct.config import to_yaml
+from selfinstruct.engine.course import Course
+from selfinstruct.engine.plan import Plan, make_plan, require_same
+from selfinstruct.engine.progress import Progress
+from selfinstruct.engine.run import Engine
+from selfinstruct.engine.tally import Tally
+from selfinstruct.export import Exported, refresh
+from selfinstruct.files import write_atomic
+from selfinstruct.ledger import Ledger, Reader
+from selfinstruct.pool import Row
+from selfinstruct.records import Request
+
+__all__ = ["Result", "Show", "generate", "preview"]
+
+Show = Callable[[Progress], AbstractContextManager[Any]]
+"""Shows a run's progress while its context is open."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How an invocation ended.
+
+    Attributes:
+        ending: ``complete``, ``exhausted``, ``budget``, ``time`` or ``interrupted``.
+        already: The run was complete before: nothing was sent.
+        rows: The dataset.
+        exported: The dataset's file.
+    """
+
+    folder: Path
+    ending: str
+    already: bool
+    plan: Plan
+    rows: list[Row]
+    tally: Tally
+    exported: Exported
+
+
+def generate(folder: str | Path, settings: Mapping[str, Any] | None = None, *, show: Show | None = None) -> Result:
+    """Begin a run, or go on with it, until it has N rows or something else ends it.
+
+    Args:
+        folder: The run directory.
+        settings: As in a configuration file (``{"strategy": "alpaca", "n": 30}``); what an existing run's settings
+            leave out is the run's own.
+        show: Shows progress; nothing is shown without it.
+
+    Raises:
+        UsageError: A setting, seed file or template is wrong; nothing was sent.
+        LedgerError: The run is another's, in use, changed or unreadable.
+        BackendError: The server or the account is at fault; what was received is stored and exported.
+    """
+    folder = Path(folder)
+    plan = make_plan(settings or {}, folder)
+    with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
+        require_same(plan, reader, folder)
+        if canonical(reader.meta("config")) != canonical(plan.values()):
+            ledger.set_meta("config", plan.values())
+        write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
+        course = Course.of(plan, reader)
+        already, ending = course.done, "complete"
+        try:
+            if not already:
+                ending = _run(plan, course, ledger, reader, show or (lambda _: nullcontext()))
+        finally:
+            exported = refresh(folder, plan, course)
+    return Result(folder, ending, already, plan, course.rows, course.tally, exported)
+
+
+def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
+    """The requests that would go out first, without sending or writing anything."""
+    plan = make_plan(settings, Path(folder))
+    return list(Course(plan, plan.settings.n).line.open.values())
+
+
+def _run(plan: Plan, course: Course, ledger: Ledger, reader: Reader, show: Show) -> str:
+    budget = Budget(plan.settings.budget, reader.spending())
+    backend = open_backend(plan.settings.backend, plan.backend_options)
+    rows = len(course.rows)
+    progress = Progress(plan.settings.n, course.tally, rows=rows, rows_before=rows)
+
+    async def main() -> str:
+        engine = Engine(plan, course, ledger, backend, budget, progress)
+        loop = asyncio.get_running_loop()
+        # Outside the main thread (a notebook's worker, a test) there are no signal handlers to set.
+        with contextlib.suppress(ValueError, RuntimeError):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, engine.interrupt)
+        try:
+            return await engine.run()
+        finally:
+            await backend.close()
+
+    with show(progress):
+        return asyncio.run(main())
