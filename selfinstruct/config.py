@@ -97,10 +97,6 @@ def to_plain(options: Any) -> Any:
     return str(options) if isinstance(options, Path) else options
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice and remembers on which line each key stands."""
-
-
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """A configuration file and the line of each dotted key.
 
@@ -109,7 +105,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=_Loader)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"can't read {path}: {reason(error)}") from None
     except UnicodeDecodeError as error:
@@ -125,7 +122,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(f"{path}:1: a mapping of keys to values is expected")
     lines: dict[str, int] = {}
     _walk(node, "", lines, path)
-    return yaml.safe_load(text), lines
+    return values, lines
 
 
 def _walk(node: yaml.MappingNode, prefix: str, lines: dict[str, int], path: Path) -> None:

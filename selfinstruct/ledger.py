@@ -4,9 +4,9 @@ One process writes (``Ledger``, under the lock of its directory); any number rea
 a thread that commits whatever was queued while its last commit ran: group commit without a timer. What a future of
 ``Ledger`` acknowledges is on disk.
 
-The text of prompts is not kept: a request is its template's digest, its variables and its sampling, from which
-``Reader.request`` renders it again. Templates and seeds are kept once each, so that a run stays explainable when the
-files have moved.
+The text of prompts is not kept: a request is its template's name, its variables and its sampling, from which
+``Reader.request`` renders it again. Templates, seeds and long variables (the examples at the head of a prompt) are kept
+once each by digest, so that a run stays small, and explainable when its files have moved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.codec import canonical, loads
+from selfinstruct.codec import canonical, digest, loads
 from selfinstruct.errors import LedgerError
 from selfinstruct.files import reason
 from selfinstruct.lock import RunLock
@@ -32,6 +32,7 @@ __all__ = ["LEDGER_FILE", "SCHEMA_VERSION", "Ledger", "Reader", "Recorded", "Spe
 
 LEDGER_FILE = "run.sqlite"
 SCHEMA_VERSION = 1
+_LONG_TEXT = 512  # bytes from which on a variable is kept apart; a digest with its row costs about 150
 _APPLICATION_ID = 0x53494E53  # "SINS": tells `file` and us whose database it is
 
 _SCHEMA = (
@@ -136,7 +137,8 @@ class Ledger:
         """
         operations: list[_Operation] = []
         if first:
-            body = canonical(_request_to_json(request))
+            body, texts = _pack(request)
+            operations += [("INSERT OR IGNORE INTO texts VALUES (?, ?)", text) for text in texts]
             operations.append(("INSERT INTO requests VALUES (?, ?, ?)", (request.number, request.digest, body)))
         send = self._next_send
         self._next_send += 1
@@ -238,11 +240,11 @@ class Reader:
             raise LedgerError(f"{self.path}: no {key!r} in its metadata; the file is not whole")
         return loads(row[0])
 
-    def text(self, digest: str) -> bytes:
-        """A template or the seeds, by digest."""
-        row = self._one("SELECT body FROM texts WHERE digest = ?", digest)
+    def text(self, name: str) -> bytes:
+        """A template, the seeds or a long variable, by digest."""
+        row = self._one("SELECT body FROM texts WHERE digest = ?", name)
         if row is None:
-            raise LedgerError(f"{self.path}: the text {digest[:12]} is missing; the file is not whole")
+            raise LedgerError(f"{self.path}: the text {name[:12]} is missing; the file is not whole")
         return bytes(row[0])
 
     def request_digests(self) -> dict[int, str]:
@@ -271,7 +273,11 @@ class Reader:
     def _turn(self, turn: Mapping[str, Any]) -> Turn:
         if self._prompts is None:
             self._prompts = Prompts(self.templates(), "completion")
-        return self._prompts.turn(turn["role"], turn["template"], turn["variables"])
+        variables = {
+            name: value if isinstance(value, str) else self.text(value["text"]).decode("utf-8")
+            for name, value in turn["variables"].items()
+        }
+        return self._prompts.turn(turn["role"], turn["template"], variables)
 
     def outcomes(self) -> Iterator[Recorded]:
         """Every outcome, in order of number."""
@@ -316,14 +322,32 @@ class Reader:
         return row
 
 
-def _request_to_json(request: Request) -> dict[str, Any]:
-    return {
+def _pack(request: Request) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """A request's stored form, and the long texts that it names by digest."""
+    texts: dict[str, bytes] = {}
+
+    def variable(value: str) -> Any:
+        body = value.encode("utf-8")
+        if len(body) <= _LONG_TEXT:
+            return value
+        texts[name := digest(body)] = body
+        return {"text": name}
+
+    value = {
         "stage": request.stage,
-        "turns": [turn.to_json() for turn in request.turns],
+        "turns": [
+            {
+                "role": turn.role,
+                "template": turn.template,
+                "variables": {name: variable(text) for name, text in turn.variables.items()},
+            }
+            for turn in request.turns
+        ],
         "sampling": request.sampling.to_json(),
         "context": dict(request.context),
         "parent": request.parent,
     }
+    return canonical(value), list(texts.items())
 
 
 def _outcome(kind: str, body: bytes) -> Outcome:

@@ -82,7 +82,7 @@ class Turn:
 
     Attributes:
         template: Name of the template that made the text (``alpaca/list``).
-        variables: What was filled in. The ledger keeps these and the template's digest, not the text.
+        variables: What was filled in. The ledger keeps these, not the text.
         text: The rendered text: what the model reads.
     """
 
@@ -90,10 +90,6 @@ class Turn:
     template: str
     variables: Mapping[str, str]
     text: str
-
-    def to_json(self) -> dict[str, Json]:
-        """All but the text, which ``Prompts.turn`` renders again."""
-        return {"role": self.role, "template": self.template, "variables": dict(self.variables)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from selfinstruct.errors import DataError, SelfInstructError, UsageError
+from selfinstruct.files import read_jsonl_lines, write_atomic
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "data.jsonl"
+    write_atomic(target, [b"old\n"])
+
+    def chunks():
+        yield b"new"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(SelfInstructError, match="No space left on device; the old file"):
+        write_atomic(target, chunks())
+    assert target.read_bytes() == b"old\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+def test_a_written_file_has_the_usual_mode(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        write_atomic(tmp_path / "a" / "b.txt", [b"x", b"y"])
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"xy"
+    assert (tmp_path / "a" / "b.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_lines_end_only_at_line_feeds(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    text = "a\u2028b\u0085c\x0bd\u000ce"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"t": "%s"}\r\n\n{"t": 2}' % text.replace("\x0b", "\\u000b").replace("\x0c", "\\f").encode()
+    )
+    assert list(read_jsonl_lines(path)) == [(1, {"t": text}), (3, {"t": 2})]
+
+
+def test_each_bad_line_is_told_with_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n[1]\n{"a": NaN}\n\xff\n{"b": 2}\n')
+    found = dict(read_jsonl_lines(path))
+    assert found[1] == {"a": 1}
+    assert found[5] == {"b": 2}
+    for line, says in ((2, "a JSON object is expected"), (3, "NaN"), (4, "not UTF-8")):
+        assert isinstance(found[line], DataError)
+        assert str(found[line]).startswith(f"{path}:{line}: ")
+        assert says in str(found[line])
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        list(read_jsonl_lines(tmp_path / "none.jsonl"))
+    with pytest.raises(UsageError, match="Is a directory"):
+        list(read_jsonl_lines(tmp_path))

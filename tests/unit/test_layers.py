@@ -1,0 +1,112 @@
+"""The architecture, enforced: imports point down, nothing goes in circles, help and filters stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import selfinstruct
+
+PACKAGE = Path(selfinstruct.__file__).parent
+
+LAYERS = (
+    {"errors", "codec", "records"},
+    {"config", "resources", "rng", "files", "formats"},
+    {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge"},
+    {"ledger", "lock", "backends", "budget", "retry"},
+    {"engine", "session", "export", "report", "doctor"},
+    {"cli"},
+)
+HEAVY = {"torch", "vllm", "transformers", "datasets", "pandas", "scipy", "openai", "xllamacpp", "rouge_score", "nltk"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
+    """Modules of this package that a module imports anywhere in its text."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: imports are absolute"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in known else str(node.module))
+    return {one for one in found if one in known and one != name}
+
+
+def layer(name: str) -> int:
+    part = name.split(".")[1]
+    return next(place for place, parts in enumerate(LAYERS) if part in parts)
+
+
+def graph() -> dict[str, set[str]]:
+    known = modules()
+    return {name: imports(name, path, known) for name, path in known.items()}
+
+
+def test_every_module_has_a_layer() -> None:
+    placed = set().union(*LAYERS)
+    assert {name.split(".")[1] for name in modules() if "." in name} <= placed
+
+
+def test_imports_point_down() -> None:
+    edges = {(a, b) for a, others in graph().items() if "." in a for b in others if "." in b}
+    assert [edge for edge in edges if layer(edge[0]) < layer(edge[1])] == []
+
+
+def test_no_import_cycle() -> None:
+    edges, done, path = graph(), set(), []
+
+    def visit(name: str) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            path.append(name)
+            for other in sorted(edges[name]):
+                visit(other)
+            path.pop()
+            done.add(name)
+
+    for name in sorted(edges):
+        visit(name)
+
+
+def test_pydantic_stays_in_config_and_pickle_nowhere() -> None:
+    for name, path in modules().items():
+        words = {
+            (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        tops = {word.split(".")[0] for word in words}
+        assert "pydantic" not in tops or name == "selfinstruct.config"
+        assert not tops & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}, name
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("from selfinstruct.cli import main; import sys; sys.argv[1:] = ['--help']; main()", set()),
+        ("import selfinstruct.filters", set()),
+        ("import selfinstruct", {"nothing"}),
+        ("import selfinstruct.session, selfinstruct.report", set()),
+    ],
+)
+def test_imports_stay_light(code: str, allowed: set[str]) -> None:
+    probe = f"import atexit, sys\natexit.register(lambda: print('LOADED', *sys.modules))\n{code}"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    loaded = done.stdout.rsplit("LOADED", 1)[1].split()
+    heavy = HEAVY | ({"numpy", "click", "pydantic"} if allowed else set())
+    assert not {name.split(".")[0] for name in loaded} & heavy

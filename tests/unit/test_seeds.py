@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from selfinstruct.errors import DataError, UsageError
+from selfinstruct.filters import rouge_l
+from selfinstruct.records import Instance
+from selfinstruct.resources import builtin_seeds
+from selfinstruct.seeds import check_seeds, load_seeds, seeds_from_json, seeds_to_json
+
+
+def test_the_builtin_seeds_are_a_good_start() -> None:
+    report = check_seeds(builtin_seeds())
+    assert report.errors == report.warnings == ()
+    assert report.tasks >= 175
+    assert report.classification >= 25
+    assert report.with_input >= 0.4 * report.tasks
+    assert len(report.domains) >= 15
+    assert report.closest[0] < 0.7
+
+
+def test_both_layouts_load(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    public = {
+        "id": "seed_task_0",
+        "name": "breakfast",
+        "instruction": " Suggest a breakfast. ",
+        "instances": [{"input": "", "output": "Porridge."}],
+        "is_classification": False,
+    }
+    plain = {"instruction": "Add the numbers.", "input": "1 2", "output": "3"}
+    path.write_text(f"{json.dumps(public)}\n\n{json.dumps(plain)}\n")
+    first, second = load_seeds(path)
+    assert (first.id, first.instruction, first.is_classification) == ("seed_task_0", "Suggest a breakfast.", False)
+    assert (second.id, second.instances, second.is_classification) == ("seed_3", (Instance("1 2", "3"),), None)
+    assert seeds_from_json(json.loads(json.dumps(seeds_to_json([first, second])))) == [first, second]
+
+
+def test_every_bad_line_is_listed_in_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    lines = [
+        '{"instruction": "Good.", "output": "x", "id": "a"}',
+        '{"instruction": "", "output": "x"}',
+        '{"instruction": "No output."}',
+        '{"instruction": "x", "instances": []}',
+        '{"instruction": "x", "instances": ["y"]}',
+        '{"instruction": 5, "output": "x"}',
+        '{"instruction": "x", "output": "x", "is_classification": "maybe"}',
+        '{"instruction": "x", "output": "x", "id": "a"}',
+        "nonsense",
+    ]
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        load_seeds(path)
+    errors = str(caught.value).splitlines()
+    assert [error.split(":")[1] for error in errors] == ["2", "3", "4", "5", "6", "7", "8", "9"]
+    for error, says in zip(errors, ("'instruction' is missing", "neither", "at least one", "instance 1", "found int",
+                                    "true or false", "already that of line 1", "not JSON"), strict=True):  # fmt: skip
+        assert says in error
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    path.write_text("\n")
+    with pytest.raises(DataError, match="no seed task"):
+        load_seeds(path)
+    with pytest.raises(UsageError, match="no seed task"):
+        check_seeds(path)
+
+
+def test_doubts_are_told_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    seeds = [
+        {"instruction": "Name three rivers of France.", "output": "Seine, Loire, Rhone"},
+        {"instruction": "Name three rivers of Spain.", "output": "Ebro, Tagus, Douro"},
+        {"instruction": "Sort these words:", "input": "b a", "output": "b a"},
+        {"instruction": "Add.", "instances": [{"input": "1 1", "output": "2"}, {"input": "1 1", "output": "3"}]},
+        {"instruction": "word " * 151, "output": "x"},
+    ]
+    path.write_text("".join(json.dumps(seed) + "\n" for seed in seeds))
+    report = check_seeds(path)
+    assert report.closest == (rouge_l(seeds[0]["instruction"], seeds[1]["instruction"]), 2, 1)
+    told = "\n".join(report.warnings)
+    for line, says in ((2, "like that of line 1"), (3, "ends with a colon"), (3, "repeats its input"),
+                       (4, "different outputs"), (5, "151 words")):  # fmt: skip
+        assert any(w.startswith(f"{path}:{line}: ") and says in w for w in report.warnings), (told, says)
+    assert not report.ok
