@@ -1,0 +1,42 @@
+"""Whatever completes text, by name.
+
+Importing this package loads no heavy one: clients and engines are imported when a backend starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from selfinstruct.backends.base import Backend
+from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
+from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.errors import ConfigError
+
+__all__ = ["OPTIONS", "Backend", "open_backend"]
+
+_BACKENDS: dict[str, tuple[type, Callable[[Any], Backend]]] = {
+    "llamacpp": (LlamaCppOptions, LlamaCppBackend),
+    "openai": (OpenAIOptions, OpenAIBackend),
+}
+
+OPTIONS: dict[str, type] = {name: options for name, (options, _) in _BACKENDS.items()}
+"""Backend name to the dataclass of its options."""
+
+
+def open_backend(name: str, options: Any) -> Backend:
+    """A backend that is yet to be started.
+
+    Args:
+        name: A key of ``OPTIONS``.
+        options: An instance of that backend's options.
+
+    Raises:
+        ConfigError: There is no such backend.
+    """
+    if name not in _BACKENDS:
+        raise ConfigError(f"no backend {name!r}; there are: {', '.join(sorted(_BACKENDS))}")
+    kind, make = _BACKENDS[name]
+    if not isinstance(options, kind):
+        raise TypeError(f"backend {name!r} takes {kind.__name__}, not {type(options).__name__}")
+    return make(options)

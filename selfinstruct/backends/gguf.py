@@ -1,0 +1,115 @@
+"""A look into a GGUF file before llama.cpp gets it, which says no more than that it failed.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+
+from selfinstruct.errors import UsageError
+
+__all__ = ["ModelFileError", "check"]
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_WIDTH = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of each scalar value type
+_STRING, _ARRAY = 8, 9
+_MAX_COUNT = 1 << 24  # entries: more than any model has, and few enough to walk
+
+
+class ModelFileError(UsageError):
+    """A model file that is absent, unreadable, cut short or of another format."""
+
+
+def check(path: Path) -> None:
+    """Refuse what llama.cpp could not load, with the reason.
+
+    Walks the header (keys and tensor table, tens of milliseconds) and compares where the last tensor begins with the
+    file's length. Reads no weights.
+
+    Raises:
+        ModelFileError: The file is absent, a directory, unreadable, not GGUF, of an unknown version, or truncated.
+    """
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such file")
+    if path.is_dir():
+        raise ModelFileError(f"{path}: a directory; name the .gguf file in it")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+            if magic != _MAGIC:
+                raise ModelFileError(f"{path}: not a GGUF model ({_looks_like(magic)}); llama.cpp loads nothing else")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+                _walk(path, view)
+    except OSError as error:
+        raise ModelFileError(f"{path}: {error.strerror}") from None
+    except (struct.error, IndexError):
+        raise ModelFileError(f"{path}: truncated in its header ({path.stat().st_size} bytes): fetch it again") from None
+
+
+def _looks_like(magic: bytes) -> str:
+    if not magic:
+        return "it is empty"
+    if magic[::-1] == _MAGIC:
+        return "a big-endian one"
+    if magic[:2] == b"PK" or magic[:1] == b"\x80":
+        return "PyTorch weights?"
+    if magic.lstrip()[:1] in (b"<", b"{", b"v"):
+        return "text: a web page, or a pointer of Git LFS?"
+    return f"it begins with {magic!r}"
+
+
+def _walk(path: Path, view: mmap.mmap) -> None:
+    (version,) = struct.unpack_from("<I", view, 4)
+    if version not in _VERSIONS:
+        raise ModelFileError(f"{path}: GGUF version {version}; versions 2 and 3 are known")
+    tensors, keys = struct.unpack_from("<QQ", view, 8)
+    if max(tensors, keys) > _MAX_COUNT:
+        raise ModelFileError(f"{path}: a damaged header ({tensors} tensors, {keys} keys): fetch it again")
+    at, alignment = 24, 32
+    for _ in range(keys):
+        start, at = at + 8, _after_string(view, at)
+        (kind,) = struct.unpack_from("<I", view, at)
+        if kind == 4 and view[start:at] == b"general.alignment":
+            (alignment,) = struct.unpack_from("<I", view, at + 4)
+        at = _after_value(path, view, at + 4, kind)
+    last = 0
+    for _ in range(tensors):
+        at = _after_string(view, at)
+        (dimensions,) = struct.unpack_from("<I", view, at)
+        at += 4 + 8 * min(dimensions, 8) + 4
+        (offset,) = struct.unpack_from("<Q", view, at)
+        at, last = at + 8, max(last, offset)
+    data = -(-at // max(alignment, 1)) * alignment
+    if tensors and data + last >= len(view):
+        raise ModelFileError(
+            f"{path}: truncated: {len(view)} bytes, but its last tensor begins at byte {data + last}: fetch it again"
+        )
+
+
+def _after_string(view: mmap.mmap, at: int) -> int:
+    (length,) = struct.unpack_from("<Q", view, at)
+    if at + 8 + length > len(view):
+        raise IndexError
+    return int(at + 8 + length)
+
+
+def _after_value(path: Path, view: mmap.mmap, at: int, kind: int) -> int:
+    if kind == _STRING:
+        return _after_string(view, at)
+    if kind != _ARRAY:
+        if kind not in _WIDTH:
+            raise ModelFileError(f"{path}: a damaged header (value type {kind}): fetch it again")
+        return at + _WIDTH[kind]
+    kind, count = struct.unpack_from("<IQ", view, at)
+    at += 12
+    if kind in _WIDTH:
+        return int(at + _WIDTH[kind] * count)
+    if count > _MAX_COUNT:
+        raise ModelFileError(f"{path}: a damaged header (an array of {count} values): fetch it again")
+    for _ in range(count):
+        at = _after_value(path, view, at, kind)
+    return at

@@ -1,0 +1,253 @@
+"""Any server that speaks OpenAI's API: OpenAI itself, ``vllm serve``, llama-server, Ollama, gateways.
+
+The client library does the HTTP; its retries are off (they stand in ``retry``, once for every backend), and so are its
+guesses from the environment: the key comes from the one variable that the options name, the address from the options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+from selfinstruct.backends.answers import Peer, read_answer, read_refusal
+from selfinstruct.codec import Json
+from selfinstruct.errors import BackendError, ConfigError, SelfInstructError, TransientError
+from selfinstruct.prompts import Api
+from selfinstruct.records import Completion, Request
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+__all__ = ["OpenAIBackend", "OpenAIOptions", "redacted"]
+
+_OPENAI = "https://api.openai.com/v1"
+_CONNECT_S = 15.0  # a host that does not answer at all is known as such long before a long completion is
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIOptions:
+    """Where and what to ask.
+
+    Attributes:
+        base_url: The server's address up to and including ``/v1``; None is OpenAI's own.
+        model: Name of the model, as the server knows it. Must be given.
+        api: Which prompts suit the model: ``chat`` messages, or raw ``completion`` prompts. The endpoint follows from
+            each request's own kind.
+        api_key_env: Environment variable that holds the key. Never the key itself.
+        timeout_s: Seconds for one request as a whole, however slowly its bytes trickle in.
+        concurrency: Requests at once.
+        max_tokens_name: How the server calls the token limit in chat requests: newer OpenAI models insist on
+            ``max_completion_tokens``, most other servers know ``max_tokens`` only. None chooses by the base URL.
+        omit: Sampling parameters not to send (``temperature`` for a model that refuses it).
+        extra_body: Further fields of each request's body; they win over the computed ones.
+    """
+
+    base_url: str | None = None
+    model: str | None = None
+    api: Api = "chat"
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = 300.0
+    concurrency: int = 16
+    max_tokens_name: str | None = None
+    omit: tuple[str, ...] = ()
+    extra_body: Mapping[str, Json] = field(default_factory=dict)
+
+
+class OpenAIBackend:
+    """Completions over HTTP, one attempt each.
+
+    Args:
+        options: Checked by ``start``.
+        key: A key that no environment variable holds: the one a local server was started with.
+    """
+
+    name: ClassVar[str] = "openai"
+
+    def __init__(self, options: OpenAIOptions, *, key: str | None = None) -> None:
+        self.concurrency = options.concurrency
+        self._options = options
+        self._key = key
+        self._client: AsyncOpenAI | None = None
+        self._peer = Peer(redacted(options.base_url or _OPENAI), options.model or "", options.api_key_env, False)
+        self._secrets: tuple[str, ...] = ()
+
+    async def start(self) -> None:
+        """Check the options and make the client. Sends nothing.
+
+        Raises:
+            ConfigError: No model, an address that is none, no key where one is needed, or a key that can't be sent.
+        """
+        options, url = self._options, self._options.base_url or _OPENAI
+        if not options.model:
+            raise ConfigError("which model? Name one that the server offers: --model NAME")
+        host = _check_url(url)
+        key = self._key or _read_key(options.api_key_env)
+        if key is None and _is_openai(host):
+            raise ConfigError(f"no API key: set the environment variable {options.api_key_env}")
+        self._peer = Peer(redacted(url), options.model, options.api_key_env, key is not None)
+        self._secrets = tuple(secret for secret in (key, urlsplit(url).password) if secret)
+        self._client = _open_client(url, host, key or "none", options.timeout_s)
+
+    async def complete(self, request: Request) -> Completion:
+        """One attempt at one request; see ``Backend.complete`` for the errors."""
+        path = "/completions" if request.is_raw else "/chat/completions"
+        status, headers, body = await self.post(path, self._body(request))
+        failure: SelfInstructError
+        try:
+            if status == 200:
+                return read_answer(self._peer, body, chat=not request.is_raw)
+            failure = read_refusal(self._peer, status, headers, body)
+        except SelfInstructError as error:
+            failure = error
+        failure.args = tuple(self._scrubbed(str(text)) for text in failure.args)  # servers have echoed keys before
+        raise failure
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of whatever the server answers to a path under the base URL.
+
+        Raises:
+            BackendError: The backend was not started, or is closed.
+            TransientError: It does not answer, not in time, or not to the end. Raised outside the handlers, so that
+                no exception that holds the request and its headers hangs on to it.
+        """
+        import httpx2
+        import openai
+
+        client = self._client
+        if client is None:
+            raise BackendError("the backend was not started, or is closed")
+        try:
+            async with asyncio.timeout(self._options.timeout_s):
+                response = await client.post(path, cast_to=httpx2.Response, body=body)
+            return response.status_code, _lowered(response.headers), response.content
+        except openai.APIStatusError as error:
+            return error.status_code, _lowered(error.response.headers), error.response.content
+        except TimeoutError:
+            problem = f"no complete answer from {self._peer.url} within {self._options.timeout_s:g} s"
+        except openai.APITimeoutError:
+            problem = f"{self._peer.url} did not answer in time"
+        except openai.APIConnectionError as error:
+            problem = f"no answer from {self._peer.url}: {_reason(error)}"
+        raise TransientError(problem)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        """The body of the HTTP request.
+
+        ``temperature`` and ``top_p`` are always sent, since servers have defaults of their own; the rest only where it
+        differs from the API's default, since not every server knows every field.
+        """
+        sampling, options = request.sampling, self._options
+        body: dict[str, Any] = {"model": options.model}
+        limit = "max_tokens"
+        if request.is_raw:
+            body["prompt"] = request.turns[0].text
+        else:
+            body["messages"] = [{"role": turn.role, "content": turn.text} for turn in request.turns]
+            own = _is_openai(urlsplit(options.base_url or _OPENAI).hostname or "")
+            limit = options.max_tokens_name or ("max_completion_tokens" if own else "max_tokens")
+        body |= {limit: sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        if sampling.frequency_penalty:
+            body["frequency_penalty"] = sampling.frequency_penalty
+        if sampling.presence_penalty:
+            body["presence_penalty"] = sampling.presence_penalty
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if sampling.n != 1:
+            body["n"] = sampling.n
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        return {name: value for name, value in body.items() if name not in options.omit} | dict(options.extra_body)
+
+    def _scrubbed(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return text
+
+    async def close(self) -> None:
+        """Close every connection, those with a request under way too."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+def redacted(url: str) -> str:
+    """The URL without user, password, query and fragment: what may be printed."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "[an address that can't be read]"
+    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else host + parts.path
+
+
+def _check_url(url: str) -> str:
+    """The host of a usable base URL."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"base URL {redacted(url)!r} is none: write it like http://localhost:8000/v1")
+    return host
+
+
+def _read_key(name: str) -> str | None:
+    key = os.environ.get(name, "").strip()
+    if not key:
+        return None
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigError(f"the key in {name} holds a space, a line break or a character that no key has: set it again")
+    return key
+
+
+def _is_openai(host: str) -> bool:
+    return host == "openai.com" or host.endswith(".openai.com")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _open_client(url: str, host: str, key: str, timeout_s: float) -> AsyncOpenAI:
+    import openai
+
+    client = openai.AsyncOpenAI(
+        base_url=url,
+        api_key=key,
+        admin_api_key="",  # nor from the environment
+        default_headers={"Authorization": f"Bearer {key}"},  # else OPENAI_CUSTOM_HEADERS could replace it
+        max_retries=0,
+        timeout=openai.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
+        # A proxy of the environment can't reach this machine's own loopback.
+        http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if _is_loopback(host) else None,
+    )
+    if not _is_openai(host):
+        client.organization = client.project = None  # these name an OpenAI account: no other server's business
+    return client
+
+
+def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _reason(error: BaseException) -> str:
+    """Why a connection failed: the operating system's words, or the kind of error.
+
+    Never the text of other layers, which may quote headers.
+    """
+    kind = type(error.__cause__ or error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return f"{kind} ({cause.strerror})"
+        cause = cause.__cause__ or cause.__context__
+    return kind

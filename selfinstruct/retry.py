@@ -1,0 +1,107 @@
+"""Second attempts: the one place where they are made, in front of every backend.
+
+What to retry is named (``TransientError``), attempts and total time are both bounded, and waits are jittered, so that
+workers that failed together don't come back together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from selfinstruct.backends.base import Backend
+from selfinstruct.errors import TransientError
+from selfinstruct.records import Completion, Request
+
+__all__ = ["BeforeAttempt", "OnWait", "Retry", "RetryOptions"]
+
+BeforeAttempt = Callable[[Request, int], Awaitable[None]]
+"""Awaited before each send, with the attempt's number from 1: the ledger commits the send there."""
+
+OnWait = Callable[[Request, TransientError, float], None]
+"""Told of each wait before another attempt, in seconds: for a display."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryOptions:
+    """When to try again, and when no longer.
+
+    Attributes:
+        attempts: Most sends of one request; 1 for no retry.
+        base_s: Longest first wait, in seconds; it doubles with each attempt. Each wait is drawn evenly from 0 to that
+            ("full jitter": https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+        cap_s: Longest of these waits. A server's own Retry-After is kept to the second, above the cap too.
+        total_s: Seconds after the first send beyond which no further one begins.
+    """
+
+    attempts: int = 5
+    base_s: float = 0.5
+    cap_s: float = 30.0
+    total_s: float = 300.0
+
+
+class Retry:
+    """Attempts of all requests of one run; its gate is what they share.
+
+    Args:
+        options: Bounds and waits.
+        on_wait: See ``OnWait``.
+    """
+
+    def __init__(self, options: RetryOptions, *, on_wait: OnWait | None = None) -> None:
+        self._options = options
+        self._on_wait = on_wait
+        self._open_at = 0.0  # on the event loop's clock: nobody sends before, after a 429 to anybody
+
+    async def complete(self, backend: Backend, request: Request, before_attempt: BeforeAttempt) -> Completion:
+        """A completion, or the last error.
+
+        Raises:
+            TransientError: The last attempt's, when attempts or time have run out; the message counts them.
+            RequestError: At once, as the backend raised it.
+            BackendError: Likewise.
+        """
+        options, clock = self._options, asyncio.get_running_loop().time
+        first = 0.0
+        attempt = 0
+        while True:
+            await self._gate()
+            attempt += 1
+            first = first or clock()
+            await before_attempt(request, attempt)
+            try:
+                return await backend.complete(request)
+            except TransientError as error:
+                failure = error
+            wait = self._wait_s(failure, attempt)
+            if failure.throttled:
+                self._open_at = max(self._open_at, clock() + wait)
+            if attempt >= options.attempts or clock() + wait - first > options.total_s:
+                break
+            if self._on_wait is not None:
+                self._on_wait(request, failure, wait)
+            await asyncio.sleep(wait)
+        raise _counted(failure, attempt, wait if attempt < options.attempts else 0.0, options)
+
+    def _wait_s(self, failure: TransientError, attempt: int) -> float:
+        if failure.retry_after is not None:
+            return max(0.0, failure.retry_after)
+        options = self._options
+        return random.random() * min(options.cap_s, options.base_s * 2.0 ** min(attempt - 1, 60))
+
+    async def _gate(self) -> None:
+        """Wait until nobody is asked to wait; the gate may move on meanwhile."""
+        clock = asyncio.get_running_loop().time
+        while (left := self._open_at - clock()) > 0:
+            # A little late, each by another bit: else all workers would meet the server in the same instant.
+            await asyncio.sleep(left + random.random() * self._options.base_s)
+
+
+def _counted(failure: TransientError, attempts: int, refused_s: float, options: RetryOptions) -> TransientError:
+    """The last error with what was tried; ``refused_s`` is the wait that the total no longer allowed, or 0."""
+    tried = f"{attempts} attempt{'s' if attempts > 1 else ''}"
+    if refused_s:
+        tried += f", and the next in {refused_s:.3g} s would be past the total of {options.total_s:g} s"
+    return TransientError(f"{failure} (after {tried})", retry_after=failure.retry_after, throttled=failure.throttled)
