@@ -13,18 +13,56 @@ from selfinstruct.rng import Rng
 
 VERBS = ("Describe", "List", "Explain", "Compare", "Invent", "Rewrite", "Classify", "Outline", "Estimate", "Translate")
 THINGS = (
-    "a harbour at dawn", "the rules of chess", "an old recipe", "two kinds of rock", "a letter of thanks",
-    "a timetable",     "the water cycle", "a bicycle repair", "three board games", "a museum visit", "the price of bread",
-    "a small garden",     "a school debate", "the parts of a ship", "a night train", "an apology", "the moons of Jupiter", "a village fair",
-)  # fmt: skip
+    "a harbour at dawn",
+    "the rules of chess",
+    "an old recipe",
+    "two kinds of rock",
+    "a letter of thanks",
+    "a timetable",
+    "the water cycle",
+    "a bicycle repair",
+    "three board games",
+    "a museum visit",
+    "the price of bread",
+    "a small garden",
+    "a school debate",
+    "the parts of a ship",
+    "a night train",
+    "an apology",
+    "the moons of Jupiter",
+    "a village fair",
+)
 WAYS = (
-    "for a child of eight", "in exactly two sentences", "as a short poem", "with one counter-example",
-    "without adjectives",     "as a table of three columns", "for somebody in a hurry", "in the voice of a sailor", "step by step",
-    "in plain words",     "with a surprising end", "as if it were forbidden", "using only questions", "in the past tense", "for a newspaper",
-)  # fmt: skip
+    "for a child of eight",
+    "in exactly two sentences",
+    "as a short poem",
+    "with one counter-example",
+    "without adjectives",
+    "as a table of three columns",
+    "for somebody in a hurry",
+    "in the voice of a sailor",
+    "step by step",
+    "in plain words",
+    "with a surprising end",
+    "as if it were forbidden",
+    "using only questions",
+    "in the past tense",
+    "for a newspaper",
+)
 WORDS = (
-    "river", "stone", "paper", "lantern", "winter", "market", "quiet", "yellow", "engine", "copper", "island", "summer",
-)  # fmt: skip
+    "river",
+    "stone",
+    "paper",
+    "lantern",
+    "winter",
+    "market",
+    "quiet",
+    "yellow",
+    "engine",
+    "copper",
+    "island",
+    "summer",
+)
 
 
 def answer(prompt: str) -> str:

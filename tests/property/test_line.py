@@ -1,0 +1,168 @@
+"""The line under every order of arrival: same outcomes, same bytes, whatever came when and however often it was killed."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfinstruct.codec import canonical
+from selfinstruct.engine.course import Course
+from selfinstruct.engine.plan import Plan, Settings
+from selfinstruct.errors import RunChangedError
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Candidate, Choice, Completion, Failure, Outcome, Received, Request, Usage
+from selfinstruct.resources import builtin_prompts, builtin_seeds
+from selfinstruct.seeds import load_seeds
+from selfinstruct.strategies import STRATEGIES
+from tests.scripted import answer
+
+SEEDS = tuple(load_seeds(builtin_seeds()))
+
+
+def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> Plan:
+    chosen = STRATEGIES[strategy]
+    prompts = Prompts.load(chosen.templates, "completion", builtin_prompts())
+    options = chosen.Options()
+    return Plan(Settings(strategy, lag=lag, n=n, seed=seed), options, None, SEEDS, prompts, chosen(options, prompts))
+
+
+@cache
+def outcome_of(text: str, number: int) -> Outcome:
+    """The scripted model; every 13th request fails for good."""
+    if number % 13 == 7:
+        return Failure("bad_request", "no")
+    return Completion((Choice(answer(text), "stop"),), Usage(len(text) // 4, 30), "scripted")
+
+
+def reply(request: Request) -> Outcome:
+    return outcome_of(request.turns[0].text, request.number)
+
+
+def digest_of(course: Course) -> bytes:
+    return canonical(
+        [
+            [row.id, row.task, row.candidate.instruction, row.candidate.input, row.candidate.output]
+            for row in course.rows
+        ]
+    )
+
+
+@cache
+def in_order(strategy: str, lag: int, n: int, seed: int) -> tuple[bytes, dict[int, str]]:
+    """The plainest run there is: one request at a time."""
+    course = Course(plan(strategy, lag, n, seed), n)
+    digests = {}
+    while not course.done:
+        number = course.line.judged
+        digests[number] = course.line.open[number].digest
+        course.receive(number, reply(course.line.open[number]))
+    return digest_of(course), digests
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["alpaca", "self-instruct"]),
+    st.sampled_from([1, 8, 32]),
+    st.integers(1, 40),
+    st.integers(0, 2),
+    st.integers(),
+)
+def test_arrival_concurrency_and_kills_change_nothing(
+    strategy: str, lag: int, window: int, seed: int, chaos: int
+) -> None:
+    n = 25
+    rows, digests = in_order(strategy, lag, n, seed)
+    dice = random.Random(chaos)
+    stored: dict[int, Outcome] = {}
+    sent_ever: dict[int, str] = {}
+    course = Course(plan(strategy, lag, n, seed), n)
+    flight: dict[int, Request] = {}
+    while not course.done:
+        for number, request in course.line.open.items():
+            if len(flight) < window and number not in stored and number not in flight:
+                flight[number] = request
+                sent_ever.setdefault(number, request.digest)
+        number = dice.choice(list(flight))
+        stored[number] = reply(flight.pop(number))  # the ledger first
+        if dice.random() < 0.05:  # killed: what was in flight is lost, what was stored is not
+            flight = {}
+            course = Course(plan(strategy, lag, n, seed), n, sent_ever)
+            for known in dice.sample(sorted(stored), len(stored)):
+                course.receive(known, stored[known])
+        else:
+            course.receive(number, stored[number])
+    assert digest_of(course) == rows
+    assert all(sent_ever[number] == digest for number, digest in digests.items())
+
+
+@pytest.mark.parametrize("strategy", ["alpaca", "self-instruct"])
+def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
+    small, large = Course(plan(strategy, n=15), 15), Course(plan(strategy, n=40), 40)
+    for course in (small, large):
+        while not course.done:
+            course.receive(course.line.judged, reply(course.line.open[course.line.judged]))
+    assert large.rows[:15] == small.rows
+    assert len(large.rows) == 40
+
+
+def test_the_window_opens_slowly_and_never_wider_than_the_lag() -> None:
+    course = Course(plan("alpaca", lag=20, n=1000), 1000)
+    widths = []
+    for _ in range(30):
+        widths.append(course.line.numbered - course.line.judged)
+        course.receive(course.line.judged, Failure("bad_request", "no"))
+    assert widths == [min(20, 8 + judged) for judged in range(30)]
+
+
+def test_a_rebuilt_request_that_differs_is_refused() -> None:
+    course = Course(plan("alpaca"), 40)
+    digests = {number: request.digest for number, request in course.line.open.items()}
+    Course(plan("alpaca"), 40, digests)
+    with pytest.raises(RunChangedError, match="request 3 is rebuilt differently"):
+        Course(plan("alpaca"), 40, {**digests, 3: "0" * 64})
+
+
+class OneTask:
+    """A strategy that ends: two proposals, each with a draft whose instance is asked for only if it is kept."""
+
+    name = "one-task"
+    templates = {}
+
+    def __init__(self, prompts: Prompts) -> None:
+        self.prompts = prompts
+        self.proposed = 0
+
+    def propose(self, view, rng):
+        if self.proposed == 2:
+            return None
+        self.proposed += 1
+        return self._request("draft")
+
+    def _request(self, stage: str, **context) -> Request:
+        from selfinstruct.records import Sampling
+
+        return Request(stage, self.prompts.turns("t", text=stage), Sampling(5), context)
+
+    def receive(self, request, completion, view):
+        if request.stage == "draft":
+            follow = self._request("rows", task=f"{request.number}.0")
+            return Received((Candidate("Describe the colour of the evening sky", then=follow),))
+        return Received((Candidate("Describe the colour", output="deep red and gold", task=request.context["task"]),))
+
+
+def test_a_draft_is_followed_up_only_if_it_is_kept_and_the_end_is_seen() -> None:
+    from selfinstruct.engine.line import Line
+    from selfinstruct.judge import FilterOptions
+
+    line = Line(OneTask(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
+    stages = []
+    while not line.exhausted:
+        stages.append(line.open[line.judged].stage)
+        line.judge(Completion((Choice("x", "stop"),), Usage(), "m"))
+    assert stages == ["draft", "draft", "rows"]  # the second draft repeats the first and is not followed up
+    assert [row.id for row in line.pool.rows] == ["2.0"]
+    assert [task.id for task in line.pool.tasks] == ["0.0"]
