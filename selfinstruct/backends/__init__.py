@@ -11,6 +11,7 @@ from typing import Any
 from selfinstruct.backends.base import Backend
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.backends.replay import ReplayBackend, ReplayOptions
 from selfinstruct.errors import ConfigError
 
 __all__ = ["OPTIONS", "Backend", "open_backend"]
@@ -18,6 +19,7 @@ __all__ = ["OPTIONS", "Backend", "open_backend"]
 _BACKENDS: dict[str, tuple[type, Callable[[Any], Backend]]] = {
     "llamacpp": (LlamaCppOptions, LlamaCppBackend),
     "openai": (OpenAIOptions, OpenAIBackend),
+    "replay": (ReplayOptions, ReplayBackend),
 }
 
 OPTIONS: dict[str, type] = {name: options for name, (options, _) in _BACKENDS.items()}

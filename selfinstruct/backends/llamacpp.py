@@ -47,6 +47,9 @@ class LlamaCppOptions:
         extra_body: Further fields of each request's body, as llama.cpp's server knows them.
     """
 
+    FREE: ClassVar[frozenset[str]] = frozenset({"slots", "threads", "gpu_layers", "cache_prompt", "timeout_s"})
+    """Options that may change while a run goes on: they decide how fast it answers."""
+
     model: str | None = None
     api: Api = "completion"
     context: int = 2048

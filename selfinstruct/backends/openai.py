@@ -47,6 +47,9 @@ class OpenAIOptions:
         extra_body: Further fields of each request's body; they win over the computed ones.
     """
 
+    FREE: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "concurrency"})
+    """Options that may change while a run goes on: they say where to ask, not what."""
+
     base_url: str | None = None
     model: str | None = None
     api: Api = "chat"
