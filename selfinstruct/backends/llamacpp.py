@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from selfinstruct.backends import embedded, gguf, load
 from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
 from selfinstruct.codec import Json
-from selfinstruct.errors import BackendError, ConfigError, MissingExtraError, RequestError, TransientError
+from selfinstruct.errors import BackendError, MissingExtraError, RequestError, TransientError
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
 
@@ -60,7 +60,7 @@ class LlamaCppOptions:
     top_k: int = 40
     min_p: float = 0.05
     timeout_s: float = 600.0
-    extra_body: Mapping[str, Json] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LlamaCppBackend:
@@ -89,12 +89,9 @@ class LlamaCppBackend:
             MissingExtraError: ``xllamacpp`` is not installed.
             EmbeddedModelError: The embedded model is not installed, or damaged.
             ModelFileError: The file is no model that llama.cpp could load.
-            ConfigError: A number is out of range.
             BackendError: llama.cpp refused the model.
         """
         options = self._options
-        if min(options.context, options.slots) < 1 or (options.threads is not None and options.threads < 1):
-            raise ConfigError("context, slots and threads of the llamacpp backend must be at least 1")
         llama = _import()
         path = await asyncio.to_thread(_model_file, options.model)
         self.threads = options.threads or load.choose_threads(load.cores(), await load.busy_cores())
@@ -220,5 +217,5 @@ def _open_server(llama: Any, path: Path, options: LlamaCppOptions, threads: int,
     size = path.stat().st_size
     raise BackendError(
         f"llama.cpp can't load {path} ({size} bytes) with {options.slots} slots of {options.context} tokens. "
-        f"It is damaged, of an architecture that xllamacpp {llama.__version__} doesn't know, or too large for the memory"
+        f"It is damaged, or too large for the memory, or xllamacpp {llama.__version__} doesn't know its architecture"
     )

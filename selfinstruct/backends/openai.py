@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 from selfinstruct.backends.answers import Peer, read_answer, read_refusal
-from selfinstruct.codec import Json
 from selfinstruct.errors import BackendError, ConfigError, SelfInstructError, TransientError
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
@@ -58,7 +57,7 @@ class OpenAIOptions:
     concurrency: int = 16
     max_tokens_name: str | None = None
     omit: tuple[str, ...] = ()
-    extra_body: Mapping[str, Json] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
 
 
 class OpenAIBackend:

@@ -197,7 +197,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, *, only_recorded: bool
     for kind, name, known in (("strategy", settings.strategy, STRATEGIES), ("backend", settings.backend, OPTIONS)):
         if name not in known:
             raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
-    options = {name: build(cls, _section(values, name), name) for name, cls in sections.items() if name in values}
+    options: dict[str, Any] = {name: build(cls, _section(values, name), name) for name, cls in sections.items() if name in values}
     chosen: Any = STRATEGIES[settings.strategy]  # each class goes with its own Options
     strategy_options = options.get(settings.strategy) or chosen.Options()
     backend_options = options.get(settings.backend) or build(OPTIONS[settings.backend], {}, settings.backend)
