@@ -41,6 +41,12 @@ class RetryOptions:
     cap_s: float = 30.0
     total_s: float = 300.0
 
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError("retry.attempts must be at least 1")
+        if min(self.base_s, self.cap_s, self.total_s) < 0:
+            raise ValueError("retry.base_s, cap_s and total_s are seconds, 0 or more")
+
 
 class Retry:
     """Attempts of all requests of one run; its gate is what they share.
@@ -78,6 +84,7 @@ class Retry:
             wait = self._wait_s(failure, attempt)
             if failure.throttled:
                 self._open_at = max(self._open_at, clock() + wait)
+            wait = max(wait, self._open_at - clock())
             if attempt >= options.attempts or clock() + wait - first > options.total_s:
                 break
             if self._on_wait is not None:
@@ -94,7 +101,7 @@ class Retry:
     async def _gate(self) -> None:
         """Wait until nobody is asked to wait; the gate may move on meanwhile."""
         clock = asyncio.get_running_loop().time
-        while (left := self._open_at - clock()) > 0:
+        while (left := self._open_at - clock()) > 0:  # noqa: ASYNC110  (a time is waited for, not an event)
             # A little late, each by another bit: else all workers would meet the server in the same instant.
             await asyncio.sleep(left + random.random() * self._options.base_s)
 

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 from selfinstruct.backends import embedded, gguf, load
 from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
-from selfinstruct.codec import Json
 from selfinstruct.errors import BackendError, MissingExtraError, RequestError, TransientError
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
@@ -62,6 +61,12 @@ class LlamaCppOptions:
     timeout_s: float = 600.0
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if min(self.context, self.slots) < 1 or (self.threads is not None and self.threads < 1):
+            raise ValueError("context, slots and threads must be at least 1")
+        if self.timeout_s <= 0:
+            raise ValueError("timeout_s must be above 0")
+
 
 class LlamaCppBackend:
     """Completions by llama.cpp in this process.
@@ -97,7 +102,7 @@ class LlamaCppBackend:
         self.threads = options.threads or load.choose_threads(load.cores(), await load.busy_cores())
         key = secrets.token_urlsafe(24)
         self._server = await asyncio.to_thread(_open_server, llama, path, options, self.threads, key)
-        fields: dict[str, Json] = {
+        fields: dict[str, Any] = {
             "cache_prompt": options.cache_prompt,
             "top_k": options.top_k,
             "min_p": options.min_p,

@@ -59,6 +59,10 @@ class OpenAIOptions:
     omit: tuple[str, ...] = ()
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.timeout_s <= 0:
+            raise ValueError("concurrency must be at least 1 and timeout_s above 0")
+
 
 class OpenAIBackend:
     """Completions over HTTP, one attempt each.

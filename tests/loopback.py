@@ -1,0 +1,253 @@
+"""A real HTTP server on loopback that speaks OpenAI's API, answers as a test says, and fails when a test says so.
+
+The answer to a request is a function of its body alone, so that runs against it are repeatable in any order of arrival.
+Faults are given by the request's number in order of arrival, from 1.
+
+In a test::
+
+    with Loopback(lambda body: body["prompt"].upper(), faults={1: Fault(503)}) as server:
+        ...  # server.url, then server.arrived
+
+In a process of its own (it prints its URL, and ends when its standard input does)::
+
+    python tests/loopback.py --answer tests.scripted:reply --delay 0.01
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Literal
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A choice with its finish reason, where a plain string would mean ``stop``."""
+
+    text: str | None
+    finish_reason: str | None = "stop"
+
+
+Answer = Callable[[Body], "str | Reply | list[str | Reply] | Body"]
+"""Body of a request to its choice, its choices, or the whole JSON object to send back."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to one request instead of an answer.
+
+    Attributes:
+        status: Status to send; 200 with a ``body`` is a wrong success.
+        headers: Further headers (``Retry-After``).
+        body: Text or bytes to send as they are; a mapping becomes JSON. None is an error object of the usual shape.
+        how: ``send`` all; ``half`` of the body, with the whole's length announced, then hang up; ``hang`` without a
+            byte; ``trickle`` a byte at a time; ``reset`` the connection.
+    """
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str | bytes | Mapping[str, Any] | None = None
+    how: Literal["send", "half", "hang", "trickle", "reset"] = "send"
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """One request as it came in, with lower-case header names."""
+
+    number: int
+    path: str
+    headers: Mapping[str, str]
+    body: Any
+
+
+class Loopback:
+    """The server, running while its context is open.
+
+    Args:
+        answer: See ``Answer``.
+        faults: By number of arrival (from 1); or a function of number and body, None meaning none.
+        delay: Seconds to think before each answer; interrupted when the server closes.
+        port: 0 for any free one.
+
+    Attributes:
+        arrived: Every POST that came in, in order.
+    """
+
+    def __init__(
+        self,
+        answer: Answer = lambda body: "ok",
+        faults: Mapping[int, Fault] | Callable[[int, Any], Fault | None] | None = None,
+        *,
+        delay: float = 0.0,
+        port: int = 0,
+    ) -> None:
+        self.arrived: list[Arrived] = []
+        self.closing = threading.Event()
+        self.delay = delay
+        self._answer = answer
+        self._fault = faults if callable(faults) else lambda number, body: (faults or {}).get(number)
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", port), _Handler)
+        self._server.loopback = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Base URL, ``/v1`` included."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def __enter__(self) -> Loopback:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def take(self, path: str, headers: Mapping[str, str], body: Any) -> Fault | None:
+        """Record a request; the fault it shall meet."""
+        with self._lock:
+            number = len(self.arrived) + 1
+            self.arrived.append(Arrived(number, path, headers, body))
+        return self._fault(number, body)
+
+    def completion(self, path: str, body: Body) -> Body:
+        """The response object to a request."""
+        answered = self._answer(body)
+        if isinstance(answered, dict):
+            return answered
+        replies = [one if isinstance(one, Reply) else Reply(one) for one in _as_list(answered)]
+        chat = path.endswith("/chat/completions")
+        sent = json.dumps(body.get("messages") if chat else body.get("prompt"))
+        usage = {
+            "prompt_tokens": len(sent.split()),
+            "completion_tokens": sum(len((reply.text or "").split()) for reply in replies),
+            "prompt_tokens_details": {"cached_tokens": 0},
+        }
+        return {
+            "id": "loopback",
+            "object": "chat.completion" if chat else "text_completion",
+            "model": body.get("model"),
+            "choices": [
+                {
+                    "index": place,
+                    "finish_reason": reply.finish_reason,
+                    **({"message": {"role": "assistant", "content": reply.text}} if chat else {"text": reply.text}),
+                }
+                for place, reply in enumerate(replies)
+            ],
+            "usage": usage,
+        }
+
+
+def _as_list(answered: Any) -> list[Any]:
+    return answered if isinstance(answered, list) else [answered]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+    loopback: Loopback
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is what some tests are about; anything else is shown."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the base class names it so)
+        """Silence."""
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/models"):
+            self._json(200, {"object": "list", "data": [{"id": "loopback", "object": "model"}]})
+        else:
+            self._json(404, {"error": {"message": f"no {self.path}"}})
+
+    def do_POST(self) -> None:
+        loopback = self.server.loopback
+        raw = self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = json.loads(raw)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        fault = loopback.take(self.path, headers, body)
+        if loopback.delay and loopback.closing.wait(loopback.delay):
+            return
+        if fault is not None:
+            self._fail(fault)
+        elif self.path.endswith(("/v1/completions", "/v1/chat/completions")):
+            self._json(200, loopback.completion(self.path, body))
+        else:
+            self._json(404, {"error": {"message": f"no {self.path}"}})
+
+    def _json(self, status: int, value: Any) -> None:
+        self._send(status, {"content-type": "application/json"}, json.dumps(value).encode())
+
+    def _send(self, status: int, headers: Mapping[str, str], body: bytes, announced: int | None = None) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(body) if announced is None else announced))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _fail(self, fault: Fault) -> None:
+        body = fault.body
+        if body is None:
+            body = {"error": {"message": f"fault {fault.status}", "type": "fault", "code": None}}
+        if isinstance(body, Mapping):
+            body = json.dumps(body)
+        data = body.encode() if isinstance(body, str) else body
+        closing = self.server.loopback.closing
+        if fault.how == "send":
+            self._send(fault.status, fault.headers, data)
+            return
+        self.close_connection = True
+        if fault.how == "half":
+            self._send(fault.status, fault.headers, data[: len(data) // 2], announced=len(data))
+        elif fault.how == "hang":
+            closing.wait()
+        elif fault.how == "trickle":
+            self._send(fault.status, fault.headers, b"", announced=10_000_000)
+            while not closing.wait(0.01):
+                self.wfile.write(b" ")
+        elif fault.how == "reset":  # closing with a linger of 0 seconds sends RST, not FIN
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+
+def main() -> None:
+    """Serve in a process of its own, until standard input ends."""
+    parser = argparse.ArgumentParser(description="An OpenAI-compatible server on loopback for tests.")
+    parser.add_argument("--answer", default="tests.scripted:reply", help="module:function of the request's body")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds to think before each answer")
+    parser.add_argument("--port", type=int, default=0, help="0 for any free one")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    module, _, name = arguments.answer.partition(":")
+    answer = getattr(importlib.import_module(module), name)
+    with Loopback(answer, delay=arguments.delay, port=arguments.port) as server:
+        print(server.url, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

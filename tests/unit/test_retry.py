@@ -1,0 +1,186 @@
+"""Attempts, waits, the shared gate: tiny real times, a real event loop, no clock replaced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+
+from selfinstruct.backends.base import Backend
+from selfinstruct.errors import BackendError, RequestError, TransientError
+from selfinstruct.records import Choice, Completion, Request, Sampling, Turn, Usage
+from selfinstruct.retry import Retry, RetryOptions
+
+DONE = Completion((Choice("done", "stop"),), Usage(), "m")
+QUICK = RetryOptions(attempts=4, base_s=0.001, cap_s=0.002, total_s=60)
+
+
+def make(number: int = 0) -> Request:
+    return Request("s", (Turn("prompt", "t", {}, "p"),), Sampling(1), number=number)
+
+
+class Scripted(Backend):
+    """Answers the k-th call with what the script says: an error to raise, or a completion."""
+
+    name: ClassVar[str] = "scripted"
+    concurrency = 1
+
+    def __init__(self, script: Callable[[int, Request], Exception | None]) -> None:
+        self.script = script
+        self.calls = 0
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def complete(self, request: Request) -> Completion:
+        self.calls += 1
+        if (error := self.script(self.calls, request)) is not None:
+            raise error
+        return DONE
+
+
+class Log:
+    def __init__(self) -> None:
+        self.attempts: list[int] = []
+        self.waits: list[float] = []
+
+    async def before(self, request: Request, attempt: int) -> None:
+        self.attempts.append(attempt)
+
+    def waited(self, request: Request, error: TransientError, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+def attempt(script: Callable[[int, Request], Exception | None], options: RetryOptions = QUICK):
+    """The outcome or error, the backend and the log of one request."""
+    backend, log = Scripted(script), Log()
+
+    async def go() -> Completion:
+        return await Retry(options, on_wait=log.waited).complete(backend, make(), log.before)
+
+    try:
+        return asyncio.run(go()), backend, log
+    except (BackendError, RequestError) as error:
+        return error, backend, log
+
+
+def test_first_success_is_returned_without_a_wait() -> None:
+    outcome, backend, log = attempt(lambda call, _: None)
+    assert outcome is DONE
+    assert (backend.calls, log.attempts, log.waits) == (1, [1], [])
+
+
+def test_transient_errors_are_retried_and_each_send_is_announced_first() -> None:
+    outcome, backend, log = attempt(lambda call, _: TransientError("down") if call < 3 else None)
+    assert outcome is DONE
+    assert log.attempts == [1, 2, 3]
+    assert backend.calls == 3
+    assert len(log.waits) == 2
+    assert all(0 <= wait <= 0.002 for wait in log.waits)
+
+
+def test_attempts_run_out_and_the_message_counts_them() -> None:
+    outcome, backend, log = attempt(lambda call, _: TransientError(f"down {call}", retry_after=0.0, throttled=True))
+    assert isinstance(outcome, TransientError)
+    assert str(outcome) == "down 4 (after 4 attempts)"
+    assert outcome.throttled
+    assert outcome.retry_after == 0.0
+    assert backend.calls == 4
+    assert len(log.waits) == 3, "no wait after the last attempt"
+
+
+def test_one_attempt_means_no_retry() -> None:
+    outcome, backend, log = attempt(lambda *_: TransientError("down"), RetryOptions(attempts=1))
+    assert str(outcome) == "down (after 1 attempt)"
+    assert (backend.calls, log.waits) == (1, [])
+
+
+@pytest.mark.parametrize("error", [RequestError("bad_request", "no"), BackendError("no key")])
+def test_other_errors_pass_at_once_and_unchanged(error: Exception) -> None:
+    outcome, backend, log = attempt(lambda *_: error)
+    assert outcome is error
+    assert (backend.calls, log.waits) == (1, [])
+
+
+def test_retry_after_is_kept_to_the_second_even_above_the_cap() -> None:
+    waited = RetryOptions(attempts=2, base_s=0.0, cap_s=0.0, total_s=60)
+    _, _, log = attempt(lambda call, _: TransientError("busy", retry_after=0.02) if call == 1 else None, waited)
+    assert log.waits == [0.02]
+
+
+def test_a_wait_past_the_total_is_not_begun() -> None:
+    outcome, backend, log = attempt(lambda *_: TransientError("busy", retry_after=3600.0))
+    assert isinstance(outcome, TransientError)
+    assert "next in 3.6e+03 s would be past the total of 60 s" in str(outcome)
+    assert (backend.calls, log.waits) == (1, [])
+
+
+def test_waits_double_up_to_the_cap() -> None:
+    options = RetryOptions(attempts=12, base_s=1.0, cap_s=30.0)
+    retry = Retry(options)
+    for number in range(1, 2000):
+        longest = max(retry._wait_s(TransientError(""), number) for _ in range(20))
+        assert longest <= min(30.0, 2.0 ** min(number - 1, 10))
+
+
+def test_what_stops_an_attempt_before_it_is_sent_passes_through() -> None:
+    backend = Scripted(lambda *_: None)
+
+    async def before(request: Request, number: int) -> None:
+        raise LookupError("over budget")
+
+    with pytest.raises(LookupError):
+        asyncio.run(Retry(QUICK).complete(backend, make(), before))
+    assert backend.calls == 0
+
+
+def test_a_429_to_one_pauses_everybody() -> None:
+    """While the gate is closed nothing is sent; when its time has come everything goes out."""
+    pause = 0.05
+
+    async def go() -> None:
+        loop, sent = asyncio.get_running_loop(), []
+        throttle = {"on": True}
+
+        def script(call: int, request: Request) -> Exception | None:
+            sent.append(loop.time())
+            if throttle["on"]:
+                throttle["on"] = False
+                return TransientError("slow down", retry_after=pause, throttled=True)
+            return None
+
+        retry, backend, log = Retry(QUICK), Scripted(script), Log()
+        tasks = [asyncio.create_task(retry.complete(backend, make(k), log.before)) for k in range(9)]
+        await asyncio.gather(*tasks)
+        assert len(sent) == 10
+        first, rest = sent[0], sent[1:]
+        early = [at for at in rest if at - first < pause - 0.001]
+        assert early == [], "nobody sends before the server's time"
+
+    asyncio.run(go())
+
+
+def test_an_error_that_is_no_throttle_pauses_nobody_else() -> None:
+    async def go() -> None:
+        def script(call: int, request: Request) -> Exception | None:
+            return TransientError("down", retry_after=30.0) if request.number == 0 else None
+
+        retry, log = Retry(QUICK), Log()
+        stuck = asyncio.create_task(retry.complete(Scripted(script), make(0), log.before))
+        await asyncio.sleep(0)
+        assert await retry.complete(Scripted(script), make(1), log.before) is DONE
+        assert not stuck.done()
+        stuck.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stuck
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"base_s": -1.0}, {"total_s": -0.1}])
+def test_options_out_of_range_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="retry"):
+        RetryOptions(**wrong)
