@@ -50,14 +50,14 @@ class Fault:
     Attributes:
         status: Status to send; 200 with a ``body`` is a wrong success.
         headers: Further headers (``Retry-After``).
-        body: Text or bytes to send as they are; a mapping becomes JSON. None is an error object of the usual shape.
+        body: Text or bytes to send as they are; anything else becomes JSON. None is an error object of the usual shape.
         how: ``send`` all; ``half`` of the body, with the whole's length announced, then hang up; ``hang`` without a
             byte; ``trickle`` a byte at a time; ``reset`` the connection.
     """
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: str | bytes | Mapping[str, Any] | None = None
+    body: str | bytes | Mapping[str, Any] | list[Any] | None = None
     how: Literal["send", "half", "hang", "trickle", "reset"] = "send"
 
 
@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = fault.body
         if body is None:
             body = {"error": {"message": f"fault {fault.status}", "type": "fault", "code": None}}
-        if isinstance(body, Mapping):
+        if not isinstance(body, str | bytes):
             body = json.dumps(body)
         data = body.encode() if isinstance(body, str) else body
         closing = self.server.loopback.closing

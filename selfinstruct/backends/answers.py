@@ -61,10 +61,9 @@ def read_answer(peer: Peer, body: bytes, *, chat: bool, now: datetime | None = N
         RequestError: The server's filter withheld the text.
         BackendError: The body is an error after all (some gateways answer 200), and it is the server's.
     """
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        raise TransientError(_not_json(peer, body)) from None
+    value = _decoded(body)
+    if value is None:
+        raise TransientError(_not_json(peer, body))
     if not isinstance(value, Mapping):
         raise TransientError(f"{peer.url} answered JSON, but no object: {_excerpt(body)}")
     found = value.get("choices")
@@ -178,9 +177,8 @@ def _remedy(peer: Peer, status: int) -> str:
 
 def _own_words(body: bytes) -> tuple[set[str], str]:
     """Codes and message of an error body, in any of the shapes that servers use."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+    value = _decoded(body)
+    if value is None:
         return set(), _excerpt(body)
     found = value[0] if isinstance(value, list) and value else value  # Google's gateway wraps the object in a list
     error = found.get("error", found) if isinstance(found, Mapping) else found
@@ -191,6 +189,17 @@ def _own_words(body: bytes) -> tuple[set[str], str]:
     codes = {text for place in places for key in ("code", "type") if isinstance(text := place.get(key), str)}
     said = error.get("message") or error.get("detail") or ""
     return codes, _excerpt((said if isinstance(said, str) else json.dumps(said)).encode("utf-8", "replace"))
+
+
+def _decoded(body: bytes) -> Any:
+    """The JSON value, or None. Lenient: what else a server adds (a NaN among its timings) is no reason to lose a text.
+
+    Returns instead of raising, for the parser's error would carry the whole body into every traceback.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _phrase(status: int) -> str:

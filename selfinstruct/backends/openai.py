@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -182,13 +183,9 @@ class OpenAIBackend:
 
 
 def redacted(url: str) -> str:
-    """The URL without user, password, query and fragment: what may be printed."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return "[an address that can't be read]"
-    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else host + parts.path
+    """The URL without user, password, query and fragment: what may be printed. Takes any text, well-formed or not."""
+    scheme, separator, rest = url.rpartition("://")
+    return scheme + separator + re.split("[?#]", rest.rpartition("@")[2], maxsplit=1)[0]
 
 
 def _check_url(url: str) -> str:

@@ -1,0 +1,500 @@
+"""The openai backend against a real server on loopback: what is sent, what is read, and whose fault each failure is."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from selfinstruct.backends import OPTIONS, open_backend
+from selfinstruct.backends.answers import Peer, read_answer, read_refusal, retry_after_s
+from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions, redacted
+from selfinstruct.config import build
+from selfinstruct.errors import BackendError, ConfigError, RequestError, SelfInstructError, TransientError
+from selfinstruct.records import Completion, Request, Sampling, Turn, Usage
+from tests.loopback import Fault, Loopback, Reply
+
+CANARY = "sk-canary-7f3a91c4e5"
+PEER = Peer("http://h/v1", "m", "OPENAI_API_KEY", True)
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def raw(text: str = "Once", **sampling: Any) -> Request:
+    return Request("s", (Turn("prompt", "t", {}, text),), Sampling(**{"max_tokens": 9, **sampling}))
+
+
+def chat(text: str = "Hello", **sampling: Any) -> Request:
+    turns = (Turn("system", "t", {}, "Be brief."), Turn("user", "t", {}, text))
+    return Request("s", turns, Sampling(**{"max_tokens": 9, **sampling}))
+
+
+async def _complete(options: OpenAIOptions, request: Request) -> Completion:
+    backend = OpenAIBackend(options)
+    await backend.start()
+    try:
+        return await backend.complete(request)
+    finally:
+        await backend.close()
+
+
+def complete(server: Loopback, request: Request, **options: Any) -> Completion:
+    return asyncio.run(_complete(OpenAIOptions(**{"base_url": server.url, "model": "m", **options}), request))
+
+
+def failure(fault: Fault, request: Request | None = None, **options: Any) -> SelfInstructError:
+    """The error that one fault leads to; exactly one attempt must have arrived."""
+    with Loopback(faults={1: fault}) as server:
+        with pytest.raises(SelfInstructError) as caught:
+            complete(server, request or raw(), **options)
+        assert len(server.arrived) == 1, "a backend makes one attempt"
+    return caught.value
+
+
+# What is sent
+
+
+def test_a_raw_prompt_goes_to_the_completions_endpoint() -> None:
+    with Loopback(lambda body: body["prompt"] + " upon") as server:
+        completion = complete(server, raw("Once"))
+        assert completion.text == "Once upon"
+        assert completion.model == "m"
+        assert completion.usage == Usage(1, 2, 0)
+        [arrived] = server.arrived
+    assert arrived.path == "/v1/completions"
+    assert arrived.body == {"model": "m", "prompt": "Once", "max_tokens": 9, "temperature": 0.7, "top_p": 1.0}
+    assert arrived.headers["authorization"] == "Bearer none"
+
+
+def test_messages_go_to_the_chat_endpoint_with_all_that_differs_from_the_defaults() -> None:
+    sampling = {"temperature": 0.0, "top_p": 0.5, "frequency_penalty": 0.25, "presence_penalty": -1.0}
+    request = chat("Hello", **sampling, stop=("\n15.", "END"), n=2, seed=7)
+    with Loopback(lambda body: ["one", Reply("two", "length")]) as server:
+        completion = complete(server, request)
+        [arrived] = server.arrived
+    assert [(choice.text, choice.finish_reason) for choice in completion.choices] == [
+        ("one", "stop"),
+        ("two", "length"),
+    ]
+    assert arrived.path == "/v1/chat/completions"
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    expected = {"model": "m", "messages": messages, "max_tokens": 9, "n": 2, "seed": 7, "stop": ["\n15.", "END"]}
+    assert arrived.body == {**expected, **sampling}
+
+
+def test_a_model_with_wishes_of_its_own() -> None:
+    with Loopback() as server:
+        options = {"max_tokens_name": "max_completion_tokens", "omit": ("temperature", "top_p")}
+        complete(server, chat(seed=1), **options, extra_body={"top_k": 5, "seed": 2})
+        [arrived] = server.arrived
+    assert arrived.body.keys() == {"model", "messages", "max_completion_tokens", "seed", "top_k"}
+    assert arrived.body["seed"] == 2, "extra_body wins"
+
+
+def test_openai_itself_is_sent_its_own_name_of_the_limit() -> None:
+    options = OpenAIOptions(model="m")
+    assert "max_completion_tokens" in OpenAIBackend(options)._body(chat())
+    assert "max_tokens" in OpenAIBackend(options)._body(raw())
+
+
+def test_only_the_named_variables_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-mine")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer other")
+    monkeypatch.setenv("MY_KEY", " local-key\n")
+    with Loopback() as server:
+        complete(server, raw(), api_key_env="MY_KEY")
+        complete(server, raw(), api_key_env="UNSET_KEY")
+        mine, none = server.arrived
+    assert mine.headers["authorization"] == "Bearer local-key"
+    assert none.headers["authorization"] == "Bearer none"
+    assert "org-mine" not in str(mine.headers)
+    assert "proj-mine" not in str(mine.headers)
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    with Loopback() as server:
+        assert complete(server, raw()).text == "ok"
+
+
+def test_many_requests_at_once_share_one_client() -> None:
+    async def go(url: str) -> list[str]:
+        backend = OpenAIBackend(OpenAIOptions(base_url=url, model="m"))
+        await backend.start()
+        try:
+            return [one.text for one in await asyncio.gather(*(backend.complete(raw(str(k))) for k in range(40)))]
+        finally:
+            await backend.close()
+
+    with Loopback(lambda body: f"<{body['prompt']}>") as server:
+        assert asyncio.run(go(server.url)) == [f"<{k}>" for k in range(40)]
+        assert len(server.arrived) == 40
+
+
+# What is read
+
+
+def test_text_is_taken_unaltered() -> None:
+    text = ' {"a": 1}\r\n\t\u2028 \u0000 é 漢 🙂\n'
+    with Loopback(lambda body: text) as server:
+        assert complete(server, raw()).text == text
+        assert complete(server, chat()).text == text
+
+
+def test_half_an_emoji_at_the_token_limit_becomes_a_replacement_character() -> None:
+    body = b'{"choices": [{"text": "ok \\ud83d", "finish_reason": "length"}], "timings": NaN}'
+    completion = read_answer(PEER, body, chat=False)
+    assert completion.text == "ok \ufffd"
+    assert Completion.from_json(completion.to_json()) == completion
+    pair = read_answer(PEER, b'{"choices": [{"text": "\\ud83d\\ude42", "finish_reason": "stop"}]}', chat=False)
+    assert pair.text == "🙂"
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": "a"}, "a"),
+        ({"content": None, "reasoning_content": "hm"}, ""),
+        ({"role": "assistant"}, ""),
+        ({"content": None, "refusal": "I won't."}, "I won't."),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
+    ],
+)
+def test_shapes_of_a_chat_message(message: dict[str, Any], text: str) -> None:
+    with Loopback(lambda body: {"choices": [{"message": message, "finish_reason": "length"}]}) as server:
+        completion = complete(server, chat())
+    assert completion.text == text
+    assert completion.truncated
+    assert completion.usage == Usage(), "a server that doesn't count leaves zeros"
+    assert completion.model == "m"
+
+
+def test_a_null_finish_reason_and_odd_usage() -> None:
+    body = {
+        "choices": [{"text": "a", "finish_reason": None}],
+        "usage": {"prompt_tokens": True, "completion_tokens": -1},
+    }
+    with Loopback(lambda _: body) as server:
+        completion = complete(server, raw())
+    assert completion.choices[0].finish_reason == "unknown"
+    assert completion.usage == Usage()
+
+
+# Whose fault it is
+
+CONTEXT = {
+    "error": {"message": "This model's maximum context length is 4096 tokens", "code": "context_length_exceeded"}
+}
+POLICY = {"error": {"message": "filtered", "code": "content_filter"}}
+AZURE = {"error": {"message": "no", "code": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Fault(400), "bad_request"),
+        (Fault(422, body={"detail": [{"msg": "stop: too many"}]}), "bad_request"),
+        (Fault(413, body="<html>Request Entity Too Large</html>"), "bad_request"),
+        (Fault(400, body=CONTEXT), "context_length"),
+        (Fault(400, body={"object": "error", "message": "maximum context length is 2048 tokens"}), "context_length"),
+        (
+            Fault(400, body={"error": {"type": "exceed_context_size_error", "message": "x", "code": 400}}),
+            "context_length",
+        ),
+        (Fault(400, body=POLICY), "content_filter"),
+        (Fault(403, body=POLICY), "content_filter"),
+        (Fault(400, body=AZURE), "content_filter"),
+        (Fault(200, body={"choices": [{"text": "", "finish_reason": "content_filter"}]}), "content_filter"),
+        (Fault(200, body={"choices": [{"text": None, "finish_reason": "content_filter"}]}), "content_filter"),
+        (Fault(200, body={"error": {"code": 400, "message": "bad"}}), "bad_request"),
+    ],
+)
+def test_the_requests_own_fault(fault: Fault, code: str) -> None:
+    error = failure(fault)
+    assert isinstance(error, RequestError)
+    assert error.code == code
+    assert "127.0.0.1" in str(error)
+
+
+def test_filtered_text_that_has_content_is_kept() -> None:
+    with Loopback(lambda body: Reply("half a senten", "content_filter")) as server:
+        assert complete(server, raw()).choices[0].finish_reason == "content_filter"
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Fault(401), "Set OPENAI_API_KEY to a valid key"),
+        (Fault(403), "may not use 'm'"),
+        (Fault(404), "Check the model's name ('m') and the base URL (it usually ends in /v1)"),
+        (Fault(404, body="<html><title>nginx</title>"), "nginx"),
+        (Fault(405), "base URL"),
+        (Fault(402), "no credit or quota"),
+        (Fault(418), "I'm a Teapot"),
+        (Fault(429, body={"error": {"message": "You exceeded", "code": "insufficient_quota"}}), "quota left"),
+        (Fault(400, body={"error": {"message": "hard limit", "code": "billing_hard_limit_reached"}}), "quota left"),
+        (Fault(400, body={"error": {"message": "temperature", "code": "unsupported_value"}}), "`omit`"),
+        (Fault(400, body=[{"error": {"message": "API key not valid", "code": 400}}]), "Set OPENAI_API_KEY"),
+        (Fault(200, body={"error": {"code": 401, "message": "who?"}}), "who?"),
+    ],
+)
+def test_the_servers_or_accounts_fault(fault: Fault, says: str) -> None:
+    error = failure(fault)
+    assert isinstance(error, BackendError)
+    assert not isinstance(error, TransientError)
+    assert says in str(error)
+
+
+def test_a_refused_key_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", CANARY)
+    assert "The key in MY_KEY was refused" in str(failure(Fault(401), api_key_env="MY_KEY"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Fault(408), "408"),
+        (Fault(409), "409"),
+        (Fault(500), "500"),
+        (Fault(502, body="<html>Bad gateway</html>"), "Bad gateway"),
+        (Fault(529, body=""), "529"),
+        (Fault(200, body='{"choices": [{"te'), "broken JSON"),
+        (Fault(200, body="<!doctype html><p>hi"), "web page"),
+        (Fault(200, body=""), "empty body"),
+        (Fault(200, body=b"\xff\xfe\x00"), "broken JSON"),
+        (Fault(200, body="[" * 100_000), "broken JSON"),
+        (Fault(200, body="[1]"), "no object"),
+        (Fault(200, body={}), "without any choice"),
+        (Fault(200, body={"choices": []}), "without any choice"),
+        (Fault(200, body={"choices": "none"}), "without any choice"),
+        (Fault(200, body={"choices": [3]}), "no object"),
+        (Fault(200, body={"choices": [{"finish_reason": "stop"}]}), "without text"),
+        (Fault(200, body={"choices": [{"text": 5}]}), "without text"),
+        (Fault(200, body={"error": {"message": "overloaded"}}), "overloaded"),
+        (Fault(200, body={"error": "model is loading"}), "model is loading"),
+        (Fault(200, headers={"content-encoding": "gzip"}, body="no gzip"), "DecodingError"),
+        (Fault(how="reset"), "no answer from"),
+        (Fault(body={"choices": [{"text": "x" * 5000}]}, how="half"), "no answer from"),
+    ],
+)
+def test_what_time_may_heal(fault: Fault, says: str) -> None:
+    error = failure(fault)
+    assert isinstance(error, TransientError)
+    assert says in str(error)
+    assert not error.throttled
+
+
+def test_a_chat_answer_without_a_message_is_transient() -> None:
+    error = failure(Fault(200, body={"choices": [{"text": "raw"}]}), chat())
+    assert isinstance(error, TransientError)
+    assert "without a message" in str(error)
+
+
+@pytest.mark.parametrize("how", ["hang", "trickle"])
+def test_the_deadline_is_for_the_whole_request(how: Any) -> None:
+    error = failure(Fault(how=how), timeout_s=0.2)
+    assert isinstance(error, TransientError)
+    assert "within 0.2 s" in str(error)
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    with pytest.raises(TransientError, match=r"no answer from http://127.0.0.1:\d+/v1: ConnectError"):
+        asyncio.run(_complete(OpenAIOptions(base_url=url, model="m"), raw()))
+
+
+NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": ""}, None),
+        ({"retry-after": "Sat, 31 Jan 2026 12:00:30 GMT"}, 30.0),
+        ({"retry-after": "Sat, 31 Jan 2026 12:00:30 -0000"}, 30.0),
+        ({"retry-after": "Sat, 31 Jan 2026 11:59:00 GMT"}, 0.0),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after-ms": "x", "retry-after": "9"}, 9.0),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after_s(headers, NOW) == seconds
+
+
+def test_a_429_is_a_throttle_and_carries_the_wait() -> None:
+    error = failure(Fault(429, headers={"Retry-After": "12"}))
+    assert isinstance(error, TransientError)
+    assert (error.throttled, error.retry_after) == (True, 12.0)
+    error = failure(Fault(503, headers={"Retry-After-Ms": "1500"}))
+    assert isinstance(error, TransientError)
+    assert (error.throttled, error.retry_after) == (False, 1.5)
+
+
+def test_every_status_has_an_error_and_no_message_is_long() -> None:
+    for status in range(201, 600):
+        error = read_refusal(PEER, status, {}, b"x" * 100_000)
+        assert isinstance(error, RequestError | BackendError)
+        assert len(str(error)) < 700
+
+
+# Before anything is sent
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (OpenAIOptions(base_url="http://localhost:1/v1"), "--model NAME"),
+        (OpenAIOptions(model="m"), "environment variable OPENAI_API_KEY"),
+        (OpenAIOptions(model="m", base_url="localhost:8000"), "http://localhost:8000/v1"),
+        (OpenAIOptions(model="m", base_url="ftp://u:secret@host/v1"), "'ftp://host/v1' is none"),
+        (OpenAIOptions(model="m", base_url="http://host:port/v1"), "is none"),
+        (OpenAIOptions(model="m", base_url="http://[::1/v1"), "is none"),
+        (OpenAIOptions(model="m", base_url=""), "environment variable OPENAI_API_KEY"),
+    ],
+)
+def test_options_that_cannot_work(options: OpenAIOptions, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        asyncio.run(_complete(options, raw()))
+    assert says in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "kë", "\x00x"[1:] + "\x7f"])
+def test_a_key_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(ConfigError, match="the key in MY_KEY") as caught:
+        asyncio.run(_complete(OpenAIOptions(base_url="http://h/v1", model="m", api_key_env="MY_KEY"), raw()))
+    assert key not in str(caught.value)
+
+
+def test_options_come_from_a_configuration() -> None:
+    options = build(OpenAIOptions, {"model": "m", "omit": ["top_p"], "extra_body": {"a": {"b": [1]}}}, "openai")
+    assert options == OpenAIOptions(model="m", omit=("top_p",), extra_body={"a": {"b": [1]}})
+    for wrong in ({"concurrency": 0}, {"timeout_s": 0.0}):
+        with pytest.raises(ConfigError):
+            build(OpenAIOptions, wrong, "openai")
+
+
+def test_the_registry() -> None:
+    assert isinstance(open_backend("openai", OpenAIOptions()), OpenAIBackend)
+    assert OPTIONS["openai"] is OpenAIOptions
+    with pytest.raises(ConfigError, match=r"no backend 'opnai'; there are: .*openai"):
+        open_backend("opnai", OpenAIOptions())
+    with pytest.raises(TypeError, match="OpenAIOptions"):
+        open_backend("openai", object())
+
+
+def test_importing_the_backends_loads_nothing_heavy() -> None:
+    code = "import sys, selfinstruct.backends; print({'openai', 'xllamacpp', 'numpy', 'httpx2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_backend_that_is_not_open() -> None:
+    with pytest.raises(BackendError, match="not started"):
+        asyncio.run(OpenAIBackend(OpenAIOptions()).complete(raw()))
+    asyncio.run(OpenAIBackend(OpenAIOptions()).close())
+
+
+# The key
+
+
+def chain(error: BaseException) -> str:
+    """All that a traceback could show of an error and of whatever led to it, suppressed contexts too."""
+    seen, text, waiting = set(), "", [error]
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            text += "".join(traceback.format_exception(one, chain=False)) + repr(one) + repr(vars(one))
+            waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+    return text
+
+
+ECHO = {"error": {"message": f"Incorrect API key provided: {CANARY} (Bearer {CANARY})"}}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(401, body=ECHO),
+        Fault(400, body=ECHO),
+        Fault(429, body=ECHO),
+        Fault(500, body=f"<html>{CANARY}</html>"),
+        Fault(200, body=f"not JSON {CANARY}"),
+        Fault(200, body={"error": {"message": CANARY}}),
+        Fault(200, body={"choices": [], "key": CANARY}),
+        Fault(how="reset"),
+        Fault(how="hang"),
+        Fault(body=ECHO, how="half"),
+    ],
+)
+def test_the_key_is_in_no_error(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    with Loopback(faults={1: fault}) as server:
+        url = server.url.replace("http://", "http://user:hunter2@")
+        with pytest.raises(SelfInstructError) as caught:
+            complete(server, raw(), base_url=url, timeout_s=0.3)
+        assert len(server.arrived) == 1
+    text = chain(caught.value)
+    assert CANARY not in text
+    assert "hunter2" not in text
+    assert caught.value.__context__ is None, "nothing that holds the request and its headers hangs on to the error"
+
+
+def test_the_key_is_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+
+    async def go() -> str:
+        backend = OpenAIBackend(OpenAIOptions(model="m"))
+        await backend.start()
+        shown = repr(backend) + repr(backend._options) + repr(backend._peer) + repr(backend._client)
+        await backend.close()
+        return shown
+
+    assert CANARY not in asyncio.run(go())
+
+
+def test_the_key_reaches_no_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    caplog.set_level("DEBUG")
+    with Loopback(faults={1: Fault(401, body=ECHO)}) as server, pytest.raises(BackendError):
+        complete(server, raw())
+    assert caplog.records, "the client library logs at this level"
+    assert CANARY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://u:p@h:1/v1?key=x#y", "http://h:1/v1"),
+        ("https://a:b@c@h/v1", "https://h/v1"),
+        ("u:p@h/v1", "h/v1"),
+        ("http://u:p/w@h/v1", "http://h/v1"),
+        ("http://[::1/v1", "http://[::1/v1"),
+        ("", ""),
+    ],
+)
+def test_redacted(url: str, shown: str) -> None:
+    assert redacted(url) == shown
