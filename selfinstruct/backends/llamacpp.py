@@ -36,7 +36,7 @@ class LlamaCppOptions:
         api: Which prompts suit the model: raw ``completion`` prompts, or ``chat`` messages in the model's template.
         context: Tokens of one request: prompt and completion together.
         slots: Requests at once. Each has its own context and remembers its last prompt, so that a common beginning is
-            read once a slot.
+            read once a slot. Also the most choices (``n``) that one request may ask for.
         threads: CPU threads; None looks how busy the machine is (see ``load``).
         gpu_layers: Layers on the GPU; None lets llama.cpp fill what is there, 0 stays on the CPU.
         cache_prompt: Keep the part of a slot's last prompt that the next one begins with.
