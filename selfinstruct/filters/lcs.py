@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ from rapidfuzz.distance import LCSseq
 from selfinstruct.filters.text import Tokenizer, tokenize
 
 __all__ = ["f1", "f1_array", "lcs_length", "least_lcs", "least_match", "rouge_l"]
+
+MAX_CODE = 0x10FFFF  # the last code point of a Python string
 
 
 def f1(length: int, m: int, n: int) -> float:
@@ -64,10 +67,42 @@ def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
 
 def _string(codes: Sequence[int]) -> Sequence[int] | str:
     """Codes as a string where they fit: rapidfuzz takes that at its fastest."""
-    return "".join(map(chr, codes)) if not codes or max(codes) <= 0x10FFFF else codes
+    return "".join(map(chr, codes)) if not codes or max(codes) <= MAX_CODE else codes
 
 
 def rouge_l(a: str, b: str, tokenizer: Tokenizer = "rouge") -> float:
     """ROUGE-L F1 of two texts; 0.0 when one of them has no tokens. Equals ``rouge_score`` bit for bit."""
     first, second = tokenize(a, tokenizer), tokenize(b, tokenizer)
     return f1(lcs_length(first, second), len(first), len(second))
+
+
+def least_lcs_array(threshold: float, m: npt.ArrayLike, n: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """``least_lcs`` of arrays that broadcast against each other; more than any size where m or n is 0."""
+    m, n = np.broadcast_arrays(np.asarray(m, dtype=np.int64), np.asarray(n, dtype=np.int64))
+    length: npt.NDArray[np.int64] = np.maximum(1, (threshold * (m + n) / 2).astype(np.int64) - 1)
+    for _ in range(4):
+        length += f1_array(length, m, n) <= threshold
+    length[(m == 0) | (n == 0)] = np.iinfo(np.int32).max
+    return length
+
+
+def least_match_array(threshold: float, m: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """``least_match`` of an array."""
+    m = np.asarray(m, dtype=np.int64)
+    n: npt.NDArray[np.int64] = np.maximum(1, (threshold / (2 - threshold) * m).astype(np.int64) - 1)
+    for _ in range(4):
+        n += (n < m) & (f1_array(n, m, n) <= threshold)
+    return n
+
+
+def strings(tokens: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> list[Sequence[int] | str]:
+    """Each text as a string whose code points are its token numbers (surrogates among them), for rapidfuzz.
+
+    Texts with a number beyond Unicode's last are lists of integers instead: slower, but compared as exactly.
+    """
+    bounds = offsets.tolist()
+    if len(tokens) and int(tokens.max()) > MAX_CODE:
+        numbers = tokens.tolist()
+        return [_string(numbers[start:end]) for start, end in pairwise(bounds)]
+    joined = tokens.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    return [joined[start:end] for start, end in pairwise(bounds)]

@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from selfinstruct.errors import UsageError
-from selfinstruct.filters.rouge import NO_PICKLE, paired
+from selfinstruct.filters.ids import NO_PICKLE, paired
 from selfinstruct.filters.shingles import Hashes, char_shingles, jaccard, mix
 from selfinstruct.filters.signatures import Signatures, permutations, signatures
 from selfinstruct.records import Verdict

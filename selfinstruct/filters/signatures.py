@@ -62,7 +62,7 @@ def signatures(hashes: Hashes, offsets: Offsets, parameters: npt.NDArray[np.uint
 
 def to_datasketch(signature: Signatures, seed: int = SEED) -> Any:
     """A ``datasketch.MinHash`` with this signature, for its LSH, its Redis storage and its other indexes."""
-    from datasketch import MinHash  # noqa: PLC0415  (imports scipy: only the bridge pays for it)
+    from datasketch import MinHash  # imports scipy: only the bridge pays for it
 
     return MinHash(hashvalues=signature, permutations=permutations(len(signature), seed), seed=seed, scheme="affine32")
 

@@ -41,14 +41,20 @@ def _find_words(text: str) -> list[str]:
     return found
 
 
+# Every ASCII character to itself in lower case, or to a space.
+_LOWER = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
+
+
 def _rouge(text: str) -> list[str]:
     # rouge_score replaces whatever is not in [a-z0-9] by a space, splits, and drops empty tokens: the same list.
+    if text.isascii():
+        return text.translate(_LOWER).split()  # twice as fast
     return _ALPHANUMERIC.findall(text.lower())
 
 
 def _auto(text: str) -> list[str]:
     if text.isascii():
-        return _ALPHANUMERIC.findall(text.lower())
+        return text.translate(_LOWER).split()
     text = unicodedata.normalize("NFKC", _MARKS.sub(r"\1", text)).casefold()
     return _find_words(unicodedata.normalize("NFKC", text))
 
@@ -56,7 +62,7 @@ def _auto(text: str) -> list[str]:
 @cache
 def _stemmer() -> Any:
     try:
-        from nltk.stem.porter import PorterStemmer  # noqa: PLC0415  (slow to import, seldom wanted)
+        from nltk.stem.porter import PorterStemmer  # slow to import, seldom wanted
     except ImportError:
         raise UsageError("the tokenizer rouge-stem needs nltk; run: pip install nltk") from None
     return PorterStemmer()

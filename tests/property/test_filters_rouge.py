@@ -1,5 +1,6 @@
-"""The decision is ``rouge_score``'s own, to the last bit."""
+"""The decision is ``rouge_score``'s own, to the last bit, whatever computes it and in whatever portions."""
 
+import importlib.util
 import random
 
 import pytest
@@ -11,13 +12,14 @@ from selfinstruct.filters import NoveltyIndex, rouge_l
 
 SCORER = RougeScorer(["rougeL"])
 THRESHOLDS = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+ENGINES = ["numpy", "numba"] if importlib.util.find_spec("numba") else ["numpy"]
 
 
 def reference(a: str, b: str) -> float:
     return SCORER.score(a, b)["rougeL"].fmeasure
 
 
-def sequential(texts: list[str], threshold: float) -> list[tuple[bool, float, int | None]]:
+def sequential(texts: list[str], threshold: float) -> list[tuple[bool, float, str | None]]:
     """The filter as the papers run it: for each text kept?, the highest F and the earliest place of it."""
     pool: list[int] = []
     verdicts = []
@@ -25,14 +27,32 @@ def sequential(texts: list[str], threshold: float) -> list[tuple[bool, float, in
         scores = [reference(text, texts[other]) for other in pool]
         top = max(scores, default=0.0)
         kept = top <= threshold
-        verdicts.append((kept, top, pool[scores.index(top)] if top > 0 else None))
+        verdicts.append((kept, top, str(pool[scores.index(top)]) if top > 0 else None))
         if kept:
             pool.append(place)
     return verdicts
 
 
+def decisive(verdicts: list[tuple[bool, float, str | None]]) -> list[tuple[bool, float | None, str | None]]:
+    """What is told without ``explain="dense"``: nothing of a text that was kept."""
+    return [(True, None, None) if verdict[0] else verdict for verdict in verdicts]
+
+
+def brief(verdicts) -> list[tuple[bool, float | None, str | None]]:
+    return [(verdict.kept, verdict.score, verdict.nearest) for verdict in verdicts]
+
+
 def corpus(rng: random.Random, count: int, vocabulary: int, longest: int) -> list[str]:
-    return [" ".join(f"w{rng.randrange(vocabulary)}" for _ in range(rng.randrange(longest))) for _ in range(count)]
+    """Texts of a tiny vocabulary, every third an edit of an earlier one."""
+    texts: list[str] = []
+    for number in range(count):
+        words = [f"w{rng.randrange(vocabulary)}" for _ in range(rng.randrange(longest))]
+        if number % 3 == 2:
+            words = rng.choice(texts).split()
+            for _ in range(rng.randrange(4)):
+                words.insert(rng.randrange(len(words) + 1), f"w{rng.randrange(vocabulary)}")
+        texts.append(" ".join(words))
+    return texts
 
 
 @given(st.text(), st.text())
@@ -44,20 +64,63 @@ def test_any_two_texts_score_as_rouge_score_does(a, b):
 @settings(max_examples=150)
 def test_small_pools_judge_as_rouge_score_does(texts, threshold):
     expected = sequential(texts, threshold)
-    dense = NoveltyIndex(threshold, "rouge").offer_many(texts, explain="dense")
-    assert [(v.kept, v.score, None if v.nearest is None else int(v.nearest)) for v in dense] == expected
+    assert brief(NoveltyIndex(threshold, "rouge").offer_many(texts, explain="dense")) == expected
+    assert brief(NoveltyIndex(threshold, "rouge").offer_many(texts)) == decisive(expected)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 @pytest.mark.parametrize(("vocabulary", "longest"), [(2, 12), (4, 30), (12, 16), (60, 24)])
-def test_seeded_corpora_judge_as_rouge_score_does(threshold, vocabulary, longest):
-    texts = corpus(random.Random(f"{threshold} {vocabulary}"), 100, vocabulary, longest)
-    expected = sequential(texts, threshold)
-    for verdict, (kept, score, nearest) in zip(
-        NoveltyIndex(threshold, "rouge").offer_many(texts), expected, strict=True
-    ):
-        assert verdict.kept == kept
-        if kept:
-            assert (verdict.score, verdict.nearest) == (None, None)
-        else:
-            assert (verdict.score, verdict.nearest) == (score, str(nearest))
+def test_seeded_corpora_judge_as_rouge_score_does(engine, threshold, vocabulary, longest):
+    texts = corpus(random.Random(f"{threshold} {vocabulary}"), 80, vocabulary, longest)
+    expected = decisive(sequential(texts, threshold))
+    assert brief(NoveltyIndex(threshold, "rouge", engine=engine).offer_many(texts)) == expected
+    one = NoveltyIndex(threshold, "rouge", engine=engine)
+    assert brief(one.offer(text) for text in texts) == expected
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("threshold", [0.0, 0.35, 0.7, 0.95, 1.0])
+def test_blocks_of_any_size_equal_one_text_at_a_time(engine, threshold):
+    """Thousands of texts, against the dense comparison, which has no index at all."""
+    rng = random.Random(f"{threshold}")
+    texts = corpus(rng, 500, 30, 40) + corpus(rng, 400, 500, 20)
+    expected = decisive(brief(NoveltyIndex(threshold, "rouge").offer_many(texts, explain="dense")))
+    assert brief(NoveltyIndex(threshold, "rouge", engine=engine).offer_many(texts)) == expected
+    index = NoveltyIndex(threshold, "rouge", engine=engine)
+    found = []
+    rest = texts
+    while rest:
+        size = rng.choice([1, 1, 2, 50, 300])
+        portion, rest = rest[:size], rest[size:]
+        if size == 2:
+            portion_query = [index.query(text) for text in portion]  # leaves no trace
+            assert portion_query[0] == index.query(portion[0])
+        found += index.offer_many(portion)
+    assert brief(found) == expected
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_long_texts(engine):
+    """Around the word boundaries of the bit-parallel LCS, and far beyond the tables for short texts."""
+    rng = random.Random(11)
+    texts = []
+    for size in (63, 64, 65, 127, 128, 129, 255, 256, 300, 511, 512, 513, 600, 1500):
+        words = [f"w{rng.randrange(200)}" for _ in range(size)]
+        for edits in (0, size // 20, size // 6):
+            edited = list(words)
+            for _ in range(edits):
+                edited[rng.randrange(len(edited))] = f"w{rng.randrange(200)}"
+            texts.append(" ".join(edited))
+    expected = decisive(brief(NoveltyIndex(0.7, "rouge").offer_many(texts, explain="dense")))
+    assert brief(NoveltyIndex(0.7, "rouge", engine=engine).offer_many(texts)) == expected
+    assert any(not kept for kept, _, _ in expected)
+
+
+def test_numbers_beyond_the_last_code_point(monkeypatch):
+    monkeypatch.setattr("selfinstruct.filters.lcs.MAX_CODE", 40)
+    texts = corpus(random.Random(3), 300, 100, 20)
+    expected = decisive(sequential(texts[:100], 0.5))
+    assert brief(NoveltyIndex(0.5, "rouge", engine="numpy").offer_many(texts[:100])) == expected
+    dense = NoveltyIndex(0.5, "rouge").offer_many(texts, explain="dense")
+    assert decisive(brief(dense)) == brief(NoveltyIndex(0.5, "rouge", engine="numpy").offer_many(texts))

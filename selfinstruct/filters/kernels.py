@@ -1,0 +1,315 @@
+"""Machine code for the ROUGE-L join and the MinHash signatures. Importing this module imports numba.
+
+Every function here gives the bits that its counterpart in numpy gives. Code is cached in the user's cache directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+
+from selfinstruct.filters.store import Ints, Longs, Words
+
+__all__ = ["add_rows", "join_block", "make_room"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+ONE, ZERO = np.uint64(1), np.uint64(0)
+FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
+SHORT = 8  # words of 64 tokens up to which a text's matches are kept in a table
+
+
+def _compiled(function: Function) -> Function:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    config, jit = cast("Any", numba.config), cast("Any", numba.njit)
+    before = config.CACHE_DIR
+    config.CACHE_DIR = before or str(Path(home) / "selfinstruct" / "numba")
+    try:
+        found: Function = jit(cache=True, nogil=True)(function)
+    except (OSError, RuntimeError):  # no folder can be written: compiled in each process
+        found = jit(nogil=True)(function)
+    finally:
+        config.CACHE_DIR = before
+    return found
+
+
+@_compiled
+def _ones(x: np.uint64) -> int:
+    x = x - ((x >> ONE) & np.uint64(0x5555555555555555))
+    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return int((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@_compiled
+def _f1(length: int, m: int, n: int) -> float:
+    precision, recall = length / m, length / n
+    return 2 * precision * recall / (precision + recall)
+
+
+@_compiled
+def _least(threshold: float, m: int, n: int, table: Ints) -> int:
+    if m < len(table) and n < len(table):
+        return int(table[m, n])
+    length = max(1, int(threshold * (m + n) / 2) - 1)
+    while length <= min(m, n) and _f1(length, m, n) <= threshold:
+        length += 1
+    return length
+
+
+@_compiled
+def _lcs_table(m: int, other: Ints, slot: Ints, masks: Words, v: Words) -> int:
+    """Longest common subsequence (Hyyro 2004) of a text of m tokens and another.
+
+    Args:
+        slot: Row of ``masks`` for each token; 0 for one that the text lacks.
+        masks: Places of each distinct token of the text, as bits.
+        v: Work space, one word for each 64 tokens.
+    """
+    words = (m + 63) >> 6
+    for w in range(words):
+        v[w] = FULL
+    if words == 1:
+        one = FULL
+        for token in other:
+            row = slot[token]
+            if row:
+                u = one & masks[row, 0]
+                one = (one + u) | (one - u)
+        v[0] = one
+    else:
+        for token in other:
+            row = slot[token]
+            if row:
+                carry = ZERO
+                for w in range(words):
+                    u = v[w] & masks[row, w]
+                    total = v[w] + u
+                    overflow = ONE if total < u else ZERO
+                    total += carry
+                    if total < carry:
+                        overflow = ONE
+                    v[w] = total | (v[w] - u)
+                    carry = overflow
+    return _zeros(m, v)
+
+
+@_compiled
+def _zeros(m: int, v: Words) -> int:
+    """Zeros among the first m bits."""
+    found = 0
+    for w in range(m >> 6):
+        found += _ones(~v[w])
+    if m & 63:
+        found += _ones(~v[m >> 6] & ((ONE << np.uint64(m & 63)) - ONE))
+    return found
+
+
+@_compiled
+def _lcs_chain(m: int, other: Ints, slot: Ints, chain: Ints, v: Words, line: Words) -> int:
+    """As ``_lcs_table`` for a long text, without a table.
+
+    Args:
+        slot: The last place of each token in the text, plus one; 0 for one that it lacks.
+        chain: The place before each place with the same token, plus one.
+        line: Work space like ``v``, all 0, and left so.
+    """
+    words = (m + 63) >> 6
+    for w in range(words):
+        v[w] = FULL
+    for token in other:
+        place = slot[token]
+        while place:
+            line[(place - 1) >> 6] |= ONE << np.uint64((place - 1) & 63)
+            place = chain[place - 1]
+        if slot[token]:
+            carry = ZERO
+            for w in range(words):
+                u = v[w] & line[w]
+                total = v[w] + u
+                overflow = ONE if total < u else ZERO
+                total += carry
+                if total < carry:
+                    overflow = ONE
+                v[w] = total | (v[w] - u)
+                carry = overflow
+        place = slot[token]
+        while place:
+            line[(place - 1) >> 6] = ZERO
+            place = chain[place - 1]
+    return _zeros(m, v)
+
+
+@_compiled
+def _prepare(tokens: Ints, slot: Ints, masks: Words, chain: Ints) -> None:
+    """Fill ``slot`` and what goes with it for a text; whoever calls sets ``slot`` back to 0."""
+    words = (len(tokens) + 63) >> 6
+    if words > SHORT:
+        for place in range(len(tokens)):
+            chain[place] = slot[tokens[place]]
+            slot[tokens[place]] = place + 1
+        return
+    distinct = 0
+    for place in range(len(tokens)):
+        row = slot[tokens[place]]
+        if row == 0:
+            distinct += 1
+            row = distinct
+            slot[tokens[place]] = row
+            for w in range(words):
+                masks[row, w] = ZERO
+        masks[row, place >> 6] |= ONE << np.uint64(place & 63)
+
+
+@_compiled
+def make_room(tags: Longs, lists: Ints, postings: Ints, used: int) -> tuple[int, int]:
+    """Make room for one more posting of each of these tags (which may repeat).
+
+    Args:
+        lists: For each tag the start of its postings, how many there are, and how many there is room for.
+        postings: Row, size of the row, and place of the tag in it. A list that is full moves to the end and doubles.
+
+    Returns:
+        How much of ``postings`` is used, lists that moved away included; and 0, or the length that ``postings`` needs
+        at least before another call can finish.
+    """
+    for place in range(len(tags)):
+        lists[tags[place], 3] += 1
+    for place in range(len(tags)):
+        tag = tags[place]
+        more = lists[tag, 3]
+        lists[tag, 3] = 0
+        count = lists[tag, 1]
+        if count + more > lists[tag, 2]:
+            room = 2 * (count + more)
+            if used + room > len(postings):
+                for rest in range(place, len(tags)):
+                    lists[tags[rest], 3] = 0
+                return used, used + room
+            start = lists[tag, 0]
+            for k in range(count):
+                for column in range(3):
+                    postings[used + k, column] = postings[start + k, column]
+            lists[tag, 0] = used
+            lists[tag, 2] = room
+            used += room
+    return used, 0
+
+
+@_compiled
+def add_postings(row: int, size: int, tags: Longs, lists: Ints, postings: Ints) -> None:
+    """Enter a row under the tags of its prefix, for which there is room."""
+    for place in range(len(tags)):
+        tag = tags[place]
+        end = lists[tag, 0] + lists[tag, 1]
+        postings[end, 0] = row
+        postings[end, 1] = size
+        postings[end, 2] = place
+        lists[tag, 1] += 1
+
+
+@_compiled
+def add_rows(start: int, sizes: Ints, tags: Longs, offsets: Longs, lists: Ints, postings: Ints) -> None:
+    """``add_postings`` for consecutive rows."""
+    for text in range(len(sizes)):
+        add_postings(start + text, sizes[text], tags[offsets[text] : offsets[text + 1]], lists, postings)
+
+
+@_compiled
+def _lcs(m: int, other: Ints, slot: Ints, masks: Words, chain: Ints, v: Words, line: Words) -> int:
+    """Longest common subsequence of the text that ``_prepare`` took and another."""
+    if (m + 63) >> 6 <= SHORT:
+        return _lcs_table(m, other, slot, masks, v)
+    return _lcs_chain(m, other, slot, chain, v, line)
+
+
+@_compiled
+def join_block(
+    threshold: float,
+    insert: bool,
+    rows: int,
+    stamp: int,
+    table: Ints,
+    # the block: texts, and the tags of their prefixes
+    tokens: Ints,
+    tags: Ints,
+    offsets: Longs,
+    bits: Words,
+    prefix_tags: Longs,
+    prefix_offsets: Longs,
+    # the store, with room for the block
+    store_tokens: Ints,
+    store_tags: Ints,
+    store_offsets: Longs,
+    store_sizes: Ints,
+    store_bits: Words,
+    # the postings, with room for the block: see ``make_room``
+    lists: Ints,
+    postings: Ints,
+    # work space: the stamp of the text that last met a row; a number for each token
+    seen: Longs,
+    slot: Ints,
+    # results
+    best_row: Longs,
+    best_score: np.ndarray[Any, np.dtype[np.float64]],
+) -> int:
+    """Judge each text of a block against the rows of the store, and append those that are kept.
+
+    Returns:
+        The number of rows now.
+    """
+    longest = 0
+    for text in range(len(offsets) - 1):
+        longest = max(longest, offsets[text + 1] - offsets[text])
+    words = (longest + 63) >> 6
+    masks = np.zeros((min(longest, 64 * SHORT) + 1, min(words, SHORT)), dtype=np.uint64)
+    chain = np.zeros(longest if words > SHORT else 0, dtype=np.int32)
+    v, line = np.zeros(words, dtype=np.uint64), np.zeros(words, dtype=np.uint64)
+    for text in range(len(offsets) - 1):
+        own = tokens[offsets[text] : offsets[text + 1]]
+        prefix = prefix_tags[prefix_offsets[text] : prefix_offsets[text + 1]]
+        m, low, high = len(own), bits[text, 0], bits[text, 1]
+        prepared = False
+        top, top_row = 0.0, -1
+        for place in range(len(prefix)):
+            start, count = lists[prefix[place], 0], lists[prefix[place], 1]
+            for posting in range(start, start + count):
+                row, n = postings[posting, 0], postings[posting, 1]
+                # If this is the first tag that both have, they share no more than lies from here on.
+                room = min(m - place, n - postings[posting, 2])
+                # Before the exact least LCS, a bound that costs no division; the 1 forgives the rounding of F1.
+                if 2 * (room + 1) < threshold * (m + n) or seen[row] == stamp + text:
+                    continue
+                least = _least(threshold, m, n, table)
+                if room < least:
+                    continue
+                seen[row] = stamp + text
+                if _ones(low ^ store_bits[row, 0]) + _ones(high ^ store_bits[row, 1]) > m + n - 2 * least:
+                    continue
+                if not prepared:
+                    _prepare(own, slot, masks, chain)
+                    prepared = True
+                other = store_tokens[store_offsets[row] : store_offsets[row + 1]]
+                length = _lcs(m, other, slot, masks, chain, v, line)
+                score = _f1(length, m, n) if length >= least else 0.0
+                if score > top or (score == top and row < top_row):
+                    top, top_row = score, row
+        for token in own:
+            slot[token] = 0
+        best_row[text] = top_row
+        best_score[text] = top
+        if insert and top_row < 0:
+            end = store_offsets[rows] + m
+            store_tokens[end - m : end] = own
+            store_tags[end - m : end] = tags[offsets[text] : offsets[text + 1]]
+            store_offsets[rows + 1] = end
+            store_sizes[rows] = m
+            store_bits[rows] = bits[text]
+            add_postings(rows, m, prefix, lists, postings)
+            rows += 1
+    return rows

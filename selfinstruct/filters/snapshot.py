@@ -1,0 +1,69 @@
+"""An index on disk: arrays in an npz with a JSON header, written in one step and never through pickle."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from selfinstruct.codec import canonical, loads
+from selfinstruct.errors import UsageError
+from selfinstruct.files import reason, write_atomic
+
+__all__ = ["FORMAT", "pack_strings", "read", "unpack_strings", "write"]
+
+FORMAT = 1  # raise it when the meaning of an array changes
+
+Array = npt.NDArray[Any]
+
+
+def pack_strings(values: Iterable[str]) -> Array:
+    """Strings as bytes of a JSON list, in an array."""
+    return np.frombuffer(canonical(list(values)), dtype=np.uint8)
+
+
+def unpack_strings(array: Array) -> list[str]:
+    """What ``pack_strings`` packed."""
+    found: list[str] = loads(array.tobytes())
+    return found
+
+
+def write(path: Path, kind: str, parameters: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+    """Replace ``path`` by this index, in one step.
+
+    Raises:
+        SelfInstructError: The file can't be written; an old one is as it was.
+    """
+    header = canonical({"kind": kind, "format": FORMAT, "parameters": parameters})
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, header=np.frombuffer(header, dtype=np.uint8), **arrays)
+    write_atomic(path, [buffer.getvalue()])
+
+
+def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The parameters and arrays of an index of this kind.
+
+    Raises:
+        UsageError: The file can't be read, is damaged, or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = loads(arrays.pop("header").tobytes())
+        found, version = header["kind"], header["format"]
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {reason(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is not an index that this package saved, or is damaged ({error})") from None
+    if found != kind:
+        raise UsageError(f"{path} holds a {found}, not a {kind}")
+    if version != FORMAT:
+        raise UsageError(
+            f"{path} has format {version}; this version reads {FORMAT}: build the index again from its texts"
+        )
+    return header["parameters"], arrays
