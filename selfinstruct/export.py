@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.codec import canonical, digest, dumps, loads
+from selfinstruct.codec import canonical, digest, dumps
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan
 from selfinstruct.errors import UsageError
@@ -61,16 +61,14 @@ def export_course(course: Course, name: str, path: Path, judged: list[Judged] | 
 
 
 def refresh(folder: Path, plan: Plan, course: Course, name: str = "alpaca") -> Exported:
-    """Write the run's own dataset folder: ``name``, every format that was exported there before, and the manifest."""
+    """Write the run's own dataset folder: ``name``, every format that is there already, and the manifest."""
     dataset = folder / DATASET
-    manifest = dataset / "manifest.json"
-    before: list[str] = []
-    if manifest.is_file():
-        before = [Path(file).stem for file in loads(manifest.read_bytes()).get("files", {})]
     written = {}
-    for each in sorted({name, *before} & FORMATS.keys()):
-        written[each] = export_course(course, each, dataset / f"{each}.jsonl")
-    write_atomic(manifest, [_manifest(plan, course, list(written.values()))])
+    for each in sorted(FORMATS):
+        path = dataset / f"{each}.jsonl"
+        if each == name or path.exists():
+            written[each] = export_course(course, each, path)
+    write_atomic(dataset / "manifest.json", [_manifest(plan, course, list(written.values()))])
     return written[name]
 
 

@@ -116,9 +116,8 @@ class Ledger:
                 connection.execute("BEGIN IMMEDIATE")
                 for statement in _SCHEMA:
                     connection.execute(statement)
-                rows = [(key, canonical(value)) for key, value in meta.items()]
-                connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
-                connection.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", list(texts.items()))
+                for statement, values in _beginning(meta, texts):
+                    connection.execute(statement, values)
                 connection.execute("COMMIT")
             connection.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error as error:
@@ -152,6 +151,11 @@ class Ledger:
             kind, usage = "completion", (outcome.usage.prompt_tokens, outcome.usage.completion_tokens)
         row = (number, kind, canonical(outcome.to_json()), send, *usage, round(seconds, 4))
         return self._submit([("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)", row)])
+
+    def begin_again(self, meta: Mapping[str, Any], texts: Mapping[str, bytes]) -> None:
+        """Make another run of one that has no outcome yet: there is nothing to lose. What was sent still counts."""
+        clear: list[_Operation] = [(f"DELETE FROM {table}", ()) for table in ("meta", "texts", "requests")]
+        self._submit([*clear, *_beginning(meta, texts)]).result()
 
     def set_meta(self, key: str, value: Any) -> None:
         """Replace one entry of the metadata that is no part of the run's identity (its target)."""
@@ -279,6 +283,10 @@ class Reader:
         }
         return self._prompts.turn(turn["role"], turn["template"], variables)
 
+    def has_outcomes(self) -> bool:
+        """True once anything was answered."""
+        return self._one("SELECT 1 FROM outcomes LIMIT 1") is not None
+
     def outcomes(self) -> Iterator[Recorded]:
         """Every outcome, in order of number."""
         for number, kind, body, seconds in self._all("SELECT k, kind, body, seconds FROM outcomes ORDER BY k"):
@@ -320,6 +328,14 @@ class Reader:
         except sqlite3.Error as error:
             raise _trouble(self.path, error) from error
         return row
+
+
+def _beginning(meta: Mapping[str, Any], texts: Mapping[str, bytes]) -> list[_Operation]:
+    """What a new run holds before its first request."""
+    return [
+        *(("INSERT INTO meta VALUES (?, ?)", (key, canonical(value))) for key, value in meta.items()),
+        *(("INSERT INTO texts VALUES (?, ?)", text) for text in texts.items()),
+    ]
 
 
 def _pack(request: Request) -> tuple[bytes, list[tuple[str, bytes]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan, recorded_plan
 from selfinstruct.engine.tally import Tally
-from selfinstruct.export import Exported, export_course
+from selfinstruct.export import CANDIDATES, DATASET, Exported, export_course, refresh
 from selfinstruct.judge import Judged
 from selfinstruct.ledger import Reader, Spending
 
@@ -60,8 +60,11 @@ def status(folder: Path) -> Status:
         )
 
 
-def export_run(folder: Path, name: str, path: Path) -> Exported:
+def export_run(folder: Path, name: str, path: Path | None = None) -> Exported:
     """Write a run's dataset in one format.
+
+    Args:
+        path: Where to; None is the run's own dataset folder, whose manifest then follows.
 
     Raises:
         LedgerError: There is no readable run in ``folder``.
@@ -69,5 +72,8 @@ def export_run(folder: Path, name: str, path: Path) -> Exported:
     """
     judged: list[Judged] = []
     with Reader(folder) as reader:
-        course = Course.of(recorded_plan(reader), reader, lambda one, _: judged.append(one))
-    return export_course(course, name, path, judged)
+        plan = recorded_plan(reader)
+        course = Course.of(plan, reader, lambda one, _: judged.append(one))
+    if path is None and name != CANDIDATES:
+        return refresh(folder, plan, course, name)
+    return export_course(course, name, path or folder / DATASET / f"{name}.jsonl", judged)

@@ -37,7 +37,7 @@ class Result:
     """How an invocation ended.
 
     Attributes:
-        ending: ``complete``, ``exhausted``, ``budget``, ``time`` or ``interrupted``.
+        ending: ``complete``, ``exhausted``, ``stalled``, ``budget``, ``time`` or ``interrupted``.
         already: The run was complete before: nothing was sent.
         rows: The dataset.
         exported: The dataset's file.
@@ -69,6 +69,8 @@ def generate(folder: str | Path, settings: Mapping[str, Any] | None = None, *, s
     folder = Path(folder)
     plan = make_plan(settings or {}, folder)
     with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
+        if not reader.has_outcomes() and canonical(reader.meta("identity")) != canonical(plan.identity):
+            ledger.begin_again(plan.meta(), plan.texts())  # a first attempt with a wrong model name, say
         require_same(plan, reader, folder)
         if canonical(reader.meta("config")) != canonical(plan.values()):
             ledger.set_meta("config", plan.values())

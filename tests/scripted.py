@@ -50,19 +50,11 @@ WAYS = (
     "for a newspaper",
 )
 WORDS = (
-    "river",
-    "stone",
-    "paper",
-    "lantern",
-    "winter",
-    "market",
-    "quiet",
-    "yellow",
-    "engine",
-    "copper",
-    "island",
-    "summer",
-)
+    "river", "stone", "paper", "lantern", "winter", "market", "quiet", "yellow", "engine", "copper",
+    "island", "summer", "castle", "violin", "pepper", "harvest", "marble", "window", "garden", "thunder",
+    "needle", "forest", "silver", "candle", "bridge", "pencil", "orange", "desert", "kettle", "anchor",
+    "feather", "mirror", "button", "cellar", "ribbon", "meadow", "hammer", "basket", "puzzle", "turnip",
+)  # fmt: skip
 
 
 def answer(prompt: str) -> str:
@@ -81,7 +73,12 @@ def answer(prompt: str) -> str:
 
 def reply(body: Mapping[str, Any]) -> str:
     """The answer to the body of a completions or chat completions call."""
-    return answer(body["prompt"] if "prompt" in body else body["messages"][-1]["content"])
+    if "prompt" in body:
+        return answer(body["prompt"])
+    prompt = body["messages"][-1]["content"]
+    last = prompt.rstrip().splitlines()[-1]
+    # A chat model writes the number again that a raw continuation finds in the prompt.
+    return (last if last.rstrip(".").isdigit() else "") + answer(prompt)
 
 
 def _instruction(rng: Rng) -> str:
@@ -92,7 +89,8 @@ def _instruction(rng: Rng) -> str:
         return "Go on"
     if flaw < 0.13:
         return "Describe the rules of chess in plain words"
-    return f"{rng.choice(VERBS)} {rng.choice(THINGS)} {rng.choice(WAYS)} and mention {rng.choice(WORDS)}"
+    details = ", ".join(rng.sample(WORDS, 4))
+    return f"{rng.choice(VERBS)} {rng.choice(THINGS)} {rng.choice(WAYS)}: {details}"
 
 
 def _output(rng: Rng) -> str:

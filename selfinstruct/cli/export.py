@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from selfinstruct.cli.display import plural
-from selfinstruct.export import DATASET, export_formats
+from selfinstruct.export import export_formats
 from selfinstruct.report import export_run
 
 
@@ -25,5 +25,5 @@ def command(run_dir: Path, name: str, output: Path | None) -> None:
       selfinstruct export runs/demo --format sharegpt -o demo.jsonl
       selfinstruct export runs/demo --format candidates -o why.jsonl
     """
-    done = export_run(run_dir, name, output or run_dir / DATASET / f"{name}.jsonl")
+    done = export_run(run_dir, name, output)
     click.echo(f"{done.path}: {plural(done.rows, 'line')} (sha256 {done.sha256[:12]})")

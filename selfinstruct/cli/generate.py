@@ -20,6 +20,8 @@ _PATH = click.Path(path_type=Path)
 _ENDINGS = {
     "complete": "complete",
     "exhausted": "stopped: the strategy has nothing more to ask",
+    "stalled": "stopped: no new row in {patience} requests, for the reasons above; change model or sampling in a new "
+    "run, or go on with a larger --set patience=",
     "budget": "stopped at the budget; raise it and give the same command to go on",
     "time": "stopped at the time limit; give the same command to go on",
     "interrupted": "stopped; nothing is lost, give the same command to go on",
@@ -136,7 +138,16 @@ def _print_result(result: Result) -> None:
     if result.already:
         click.echo(f"{result.folder} is complete: {plural(len(result.rows), 'row')}. Ask for more with -n.")
     else:
-        click.echo(f"{result.folder}: {_ENDINGS[result.ending]}")
+        if result.ending != "complete":
+            for name, counts in (
+                ("rejected", tally.rejected),
+                ("discarded", tally.discarded),
+                ("failed", tally.failures),
+            ):
+                if counts:
+                    click.echo(f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8)))
+        patience = result.plan.settings.patience
+        click.echo(f"{result.folder}: {_ENDINGS[result.ending].format(patience=patience)}")
         rate = f", {tally.acceptance:.0%} of {tally.instructions} instructions" if tally.acceptance is not None else ""
         click.echo(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(tally.requests, 'request')}, "
                    f"{tally.completion_tokens:,} tokens generated")  # fmt: skip

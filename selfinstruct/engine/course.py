@@ -45,6 +45,7 @@ class Course:
         self.recorded = recorded or {}
         self._on_judged = on_judged
         self._checked = 0
+        self._last_row = 0
         settings = plan.settings
         self.line = Line(plan.strategy, plan.seeds, settings.filters, seed=settings.seed, lag=settings.lag)
         self._check()
@@ -63,6 +64,11 @@ class Course:
         return len(self.line.pool.rows) >= self.target
 
     @property
+    def barren(self) -> int:
+        """Judged requests since the last one that brought a row."""
+        return self.line.judged - self._last_row
+
+    @property
     def rows(self) -> list[Row]:
         """The dataset: the first N kept rows in order of (request, candidate)."""
         return self.line.pool.rows[: self.target]
@@ -72,7 +78,10 @@ class Course:
         self.waiting[number] = outcome
         while not self.done and self.line.judged in self.waiting:
             due = self.waiting.pop(self.line.judged)
+            rows = len(self.line.pool.rows)
             judged = self.line.judge(due)
+            if len(self.line.pool.rows) > rows:
+                self._last_row = self.line.judged
             self.tally.add(judged, due)
             self._check()
             if self._on_judged:

@@ -32,7 +32,11 @@ from selfinstruct.strategies.base import Strategy
 
 __all__ = ["Plan", "Settings", "make_plan", "recorded_plan", "require_same"]
 
-_FREE = frozenset({"n", "concurrency", "budget", "retry"})  # settings that may change while a run goes on
+
+_NOT_YET = {
+    "vllm": "vLLM in this process is not in this version; start it with 'vllm serve MODEL' and use "
+    "--backend openai --base-url http://localhost:8000/v1 --model MODEL",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Settings:
         lag: Most requests between the last judged and the last numbered one.
         n: Rows to make.
         concurrency: Requests in flight; null takes what suits the backend.
+        patience: Judged requests without a new row after which the run stops, rather than spend for ever.
     """
 
     strategy: str = "self-instruct"
@@ -56,17 +61,16 @@ class Settings:
     lag: int = 256
     n: int = 100
     concurrency: int | None = None
+    patience: int = 200
     filters: FilterOptions = field(default_factory=FilterOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
     budget: BudgetOptions = field(default_factory=BudgetOptions)
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError("n must be at least 1")
-        if self.lag < 1:
-            raise ValueError("lag must be at least 1")
-        if self.concurrency is not None and self.concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
+        for name in ("n", "lag", "patience", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -196,19 +200,23 @@ def _plan(values: Mapping[str, Any], base: Reader | None, *, only_recorded: bool
     settings = build(Settings, {key: value for key, value in values.items() if key in own})
     for kind, name, known in (("strategy", settings.strategy, STRATEGIES), ("backend", settings.backend, OPTIONS)):
         if name not in known:
-            raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
-    options: dict[str, Any] = {name: build(cls, _section(values, name), name) for name, cls in sections.items() if name in values}
+            hint = _NOT_YET.get(name) or f"unknown {kind} {name!r}{nearest(name, known)}"
+            raise ConfigError(hint, key=kind)
+    # Sections of strategies and backends that are not in use are checked too: a typing error there is one all the same.
+    options: dict[str, Any] = {
+        name: build(kind, _section(values, name), name)
+        for name, kind in sections.items()
+        if name in values or name in (settings.strategy, settings.backend)
+    }
     chosen: Any = STRATEGIES[settings.strategy]  # each class goes with its own Options
-    strategy_options = options.get(settings.strategy) or chosen.Options()
-    backend_options = options.get(settings.backend) or build(OPTIONS[settings.backend], {}, settings.backend)
+    backend_options = options[settings.backend]
     if only_recorded and base is not None:
         seeds, prompts = _recorded_seeds(base), Prompts(base.templates(), base.meta("api"))
     else:
-        seeds, prompts = (
-            _load_seeds(settings, base),
-            _load_prompts(settings, chosen.templates, backend_options.api, base),
-        )
-    return Plan(settings, strategy_options, backend_options, tuple(seeds), prompts, chosen(strategy_options, prompts))
+        seeds = _load_seeds(settings, base)
+        prompts = _load_prompts(settings, chosen.templates, backend_options.api, base)
+    strategy = chosen(options[settings.strategy], prompts)
+    return Plan(settings, options[settings.strategy], backend_options, tuple(seeds), prompts, strategy)
 
 
 def _load_seeds(settings: Settings, base: Reader | None) -> list[Task]:

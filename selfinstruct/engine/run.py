@@ -17,7 +17,7 @@ from selfinstruct.budget import Budget, worst_case
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan
 from selfinstruct.engine.progress import Progress
-from selfinstruct.errors import BackendError, ReplayError, RequestError, SelfInstructError, TransientError
+from selfinstruct.errors import ReplayError, RequestError, SelfInstructError, TransientError
 from selfinstruct.ledger import Ledger, acknowledged
 from selfinstruct.records import Completion, Failure, Outcome, Request
 from selfinstruct.retry import Retry
@@ -31,12 +31,20 @@ class _OverBudgetError(SelfInstructError):
     """A repeated attempt that the budget does not cover: the request stays open, the run ends."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Sent:
-    """A request under way."""
+    """A request under way, by the ids of sends (they only grow).
+
+    Attributes:
+        first: Its first send in this invocation.
+        failed: The newest send of all when its first attempt failed.
+        latest: Its latest send.
+    """
 
     request: Request
-    successes_before: int
+    first: int = 0
+    failed: int = 0
+    latest: int = 0
 
 
 class Engine:
@@ -58,11 +66,14 @@ class Engine:
         self._known = set(course.recorded)
         self._retry = Retry(plan.settings.retry, on_wait=self._on_wait)
         self._window = min(plan.settings.concurrency or backend.concurrency, plan.settings.lag)
+        self._patience = plan.settings.patience
         self._time_limit = plan.settings.budget.time_limit_s
         self._flight: dict[asyncio.Task[Outcome], _Sent] = {}
-        self._unanswered: dict[int, BackendError] = {}
+        self._suspects: dict[int, tuple[_Sent, TransientError]] = {}
+        self._missing: dict[int, ReplayError] = {}
         self._next_to_send = course.line.judged
-        self._successes = 0
+        self._newest_send = 0
+        self._newest_answered = 0
         self._ending = ""
         self._fault: SelfInstructError | None = None
         self._interrupts = 0
@@ -72,7 +83,7 @@ class Engine:
         """Run until something ends it.
 
         Returns:
-            ``complete``, ``exhausted``, ``budget``, ``time`` or ``interrupted``.
+            ``complete``, ``exhausted``, ``stalled``, ``budget``, ``time`` or ``interrupted``.
 
         Raises:
             BackendError: The server or the account is at fault; everything received is stored.
@@ -83,9 +94,10 @@ class Engine:
         try:
             while True:
                 self._launch()
-                if not self._flight:
+                if self._flight:
+                    await self._wait()
+                elif self._fault or self._ending or not await self._condemn(thorough=True):
                     break
-                await self._wait()
         finally:
             await self._cancel()
             self._progress.phase = "done"
@@ -93,8 +105,8 @@ class Engine:
             raise self._fault
         if self._ending:
             return self._ending
-        if self._unanswered:
-            raise self._unanswered[min(self._unanswered)]
+        if unanswered := self._missing | {number: error for number, (_, error) in self._suspects.items()}:
+            raise unanswered[min(unanswered)]
         return "exhausted"
 
     def interrupt(self) -> None:
@@ -115,13 +127,15 @@ class Engine:
         """Send what may go out, in order of number."""
         if self._course.done:
             self._end("complete")
+        elif self._course.barren >= self._patience:
+            self._end("stalled")
         if self._time_limit is not None and self._progress.elapsed >= self._time_limit:
             self._end("time")
         line = self._course.line
         while not self._ending and not self._fault and len(self._flight) < self._window:
             while self._next_to_send in self._course.waiting:
                 self._next_to_send += 1
-            if self._next_to_send >= line.numbered or isinstance(self._unanswered.get(line.judged), ReplayError):
+            if self._next_to_send >= line.numbered or line.judged in self._missing:
                 return
             request = line.open[self._next_to_send]
             if not self._budget.fits(request):
@@ -130,7 +144,8 @@ class Engine:
                 return
             self._next_to_send += 1
             self._budget.reserve(request)
-            self._flight[asyncio.create_task(self._fulfil(request))] = _Sent(request, self._successes)
+            sent = _Sent(request)
+            self._flight[asyncio.create_task(self._fulfil(sent))] = sent
             self._progress.in_flight = len(self._flight)
 
     async def _wait(self) -> None:
@@ -155,34 +170,44 @@ class Engine:
             return
         error = task.exception()
         if error is None:
-            outcome = task.result()
-            self._successes += isinstance(outcome, Completion)
-            self._take(number, outcome)
-            if self._unanswered and isinstance(outcome, Completion):
-                await self._condemn()
+            if isinstance(task.result(), Completion):
+                self._newest_answered = max(self._newest_answered, sent.latest)
+            self._take(number, task.result())
         elif isinstance(error, TransientError):
-            self._unanswered[number] = error
-            if self._successes > sent.successes_before:
-                await self._condemn()
-            elif len(self._unanswered) >= _SUSPECTS:
-                self._fault = self._fault or error
+            self._suspects[number] = sent, error
         elif isinstance(error, ReplayError):
-            self._unanswered[number] = error  # an error only once the line reaches it
+            self._missing[number] = error  # an error only once the line reaches it
         elif isinstance(error, _OverBudgetError):
             self._end("budget")
         elif isinstance(error, SelfInstructError):
             self._fault = self._fault or error
         else:
             raise error
+        await self._condemn()
+        if len(self._suspects) >= _SUSPECTS:
+            self._fault = self._fault or self._suspects[min(self._suspects)][1]
 
-    async def _condemn(self) -> None:
-        """Others succeed: requests that used up their attempts are themselves at fault."""
-        for number, error in sorted(self._unanswered.items()):
-            if isinstance(error, TransientError):
+    async def _condemn(self, *, thorough: bool = False) -> bool:
+        """Record those that used up their attempts as failures if others succeed: then they are at fault themselves.
+
+        A server that fails on everything is another matter: it stops the run, and the requests stay open.
+
+        Args:
+            thorough: Nothing else is left to send. Then an answer to any later request will do as evidence; else it
+                must be to a request sent after the first failure, since servers fail from one moment to the next.
+
+        Returns:
+            True if there was one.
+        """
+        found = False
+        for number, (sent, error) in sorted(self._suspects.items()):
+            if self._newest_answered > (sent.first if thorough else sent.failed):
                 failure = Failure("attempts", str(error))
-                await acknowledged(self._ledger.outcome(number, 0, failure, 0.0))
-                del self._unanswered[number]
+                await acknowledged(self._ledger.outcome(number, sent.latest, failure, 0.0))
+                del self._suspects[number]
                 self._take(number, failure)
+                found = True
+        return found
 
     def _take(self, number: int, outcome: Outcome) -> None:
         self._progress.received += 1
@@ -191,31 +216,36 @@ class Engine:
         self._course.receive(number, outcome)
         self._progress.rows = len(self._course.rows)
 
-    async def _fulfil(self, request: Request) -> Outcome:
+    async def _fulfil(self, sent: _Sent) -> Outcome:
         """Send one request until it has an outcome, and store that."""
-        started, send = time.monotonic(), 0
+        started = time.monotonic()
 
         async def before_attempt(request: Request, attempt: int) -> None:
-            nonlocal send
             if attempt > 1:
+                sent.failed = sent.failed or self._newest_send
                 if not self._budget.fits(request):
                     raise _OverBudgetError("no budget for another attempt")
                 self._budget.reserve(request)
-            first = request.number not in self._known
+            new = request.number not in self._known
             self._known.add(request.number)
-            send, committed = self._ledger.send(request, worst_case(request), first=first)
+            sent.latest, committed = self._ledger.send(request, worst_case(request), first=new)
+            sent.first = sent.first or sent.latest
+            self._newest_send = sent.latest
             await acknowledged(committed)
 
         outcome: Outcome
         try:
-            outcome = await self._retry.complete(self._backend, request, before_attempt)
+            outcome = await self._retry.complete(self._backend, sent.request, before_attempt)
         except RequestError as error:
             outcome = Failure(error.code, str(error))
+        except TransientError:
+            sent.failed = sent.failed or self._newest_send
+            raise
         seconds = time.monotonic() - started
         # Shielded: what was paid for is stored even if a second interrupt cancels this task now.
-        await asyncio.shield(acknowledged(self._ledger.outcome(request.number, send, outcome, seconds)))
+        await asyncio.shield(acknowledged(self._ledger.outcome(sent.request.number, sent.latest, outcome, seconds)))
         if isinstance(outcome, Completion):
-            self._budget.settle(request, outcome.usage)
+            self._budget.settle(sent.request, outcome.usage)
         return outcome
 
     def _on_wait(self, request: Request, error: TransientError, seconds: float) -> None:

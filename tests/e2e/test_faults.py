@@ -1,0 +1,211 @@
+"""Servers, accounts, disks and files that fail: a clear line, the right exit code, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli import command, dataset, environment, run_cli
+from tests.loopback import Fault, Loopback
+from tests.scripted import reply
+
+KEY = "sk-canary-4f1d2c"
+FAST = ["--set", "retry.base_s=0.01", "--set", "retry.attempts=3"]
+
+
+def args(run: Path, url: str, *more: object) -> list[object]:
+    return ["generate", run, "--backend", "openai", "--model", "scripted", "--base-url", url, "--api", "completion",
+            "--strategy", "alpaca", *FAST, *more]  # fmt: skip
+
+
+def outcomes(run: Path) -> dict:
+    return json.loads(run_cli("status", run, "--json"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Fault(401, body={"error": {"message": f"Incorrect API key provided: {KEY}"}}), "SELFINSTRUCT_TEST_KEY"),
+        (Fault(403), "403"),
+        (Fault(404, body={"error": {"message": "The model `scripted` does not exist"}}), "scripted"),
+        (Fault(429, body={"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}), "quota"),
+    ],
+)
+def test_what_no_retry_can_mend_stops_at_once(tmp_path: Path, fault: Fault, says: str) -> None:
+    env = {"SELFINSTRUCT_TEST_KEY": KEY}
+    with Loopback(reply, lambda number, body: fault) as server:
+        line = args(tmp_path / "a", server.url, "-n", 5, "--concurrency", 1, "--api-key-env", "SELFINSTRUCT_TEST_KEY")
+        said = run_cli(*line, code=1, env=env)
+        assert says in said
+        assert KEY not in said
+        assert len(server.arrived) == 1, "not tried again"
+        assert server.arrived[0].headers["authorization"] == f"Bearer {KEY}"
+    assert outcomes(tmp_path / "a")["failures"] == {}, "the request stays open"
+    with Loopback(reply) as server:
+        run_cli(*args(tmp_path / "a", server.url, "-n", 5), env=env)
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_a_server_that_is_down_stops_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/v1"
+    said = run_cli(*args(tmp_path / "a", url, "-n", 5), code=1)
+    assert f"127.0.0.1:{port}" in said
+    assert "3 attempts" in said
+    with Loopback(reply, port=port):
+        run_cli(*args(tmp_path / "a", url, "-n", 5))
+    assert len(dataset(tmp_path / "a").splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(429, {"Retry-After": "0.05"}),
+        Fault(429, {"retry-after-ms": "40"}),
+        Fault(500),
+        Fault(503, body="<html><body>Bad gateway</body></html>"),
+        Fault(200, body='{"choices": [{"text": "half'),
+        Fault(200, body="<!doctype html><title>Login</title>"),
+        Fault(200, body={"choices": []}),
+        Fault(how="half"),
+        Fault(how="reset"),
+    ],
+)
+def test_passing_faults_leave_no_trace_in_the_dataset(tmp_path: Path, fault: Fault) -> None:
+    with Loopback(reply) as server:
+        run_cli(*args(tmp_path / "good", server.url, "-n", 8))
+    with Loopback(reply, dict.fromkeys((1, 4, 5, 9), fault)) as server:
+        run_cli(*args(tmp_path / "bad", server.url, "-n", 8, "--concurrency", 4, "--set", "retry.attempts=6"))
+        assert len(server.arrived) > 8
+    assert dataset(tmp_path / "bad") == dataset(tmp_path / "good")
+
+
+@pytest.mark.parametrize("width", [1, 8])
+def test_one_poisonous_request_among_good_ones_is_a_failure_on_record(tmp_path: Path, width: int) -> None:
+    poison: list[str] = []
+
+    def fault(number: int, body: dict) -> Fault | None:
+        if number == 3:
+            poison.append(body["prompt"])
+        return Fault(500) if body["prompt"] in poison else None
+
+    with Loopback(reply, fault) as server:
+        run_cli(*args(tmp_path / "a", server.url, "-n", 8, "--concurrency", width))
+        tries = [arrived for arrived in server.arrived if arrived.body["prompt"] in poison]
+    assert len(tries) == 3, "exactly our attempts arrive"
+    assert outcomes(tmp_path / "a")["failures"] == {"attempts": 1}
+
+
+def test_a_server_that_fails_on_everything_is_not_blamed_on_the_requests(tmp_path: Path) -> None:
+    with Loopback(reply, lambda number, body: Fault(500) if number > 12 else None) as server:
+        said = run_cli(*args(tmp_path / "a", server.url, "-n", 500), code=1)
+        assert "500" in said
+    found = outcomes(tmp_path / "a")
+    assert found["failures"] == {}
+    assert found["rows"] > 0, "what came before is exported"
+    with Loopback(reply) as server:
+        run_cli(*args(tmp_path / "a", server.url, "-n", 40))
+        run_cli(*args(tmp_path / "b", server.url, "-n", 40))
+    assert dataset(tmp_path / "a") == dataset(tmp_path / "b")
+
+
+def test_budgets_are_never_passed_and_a_higher_one_goes_on(tmp_path: Path) -> None:
+    with Loopback(reply) as server:
+        more = ("--concurrency", 8, "--set", "alpaca.sampling.max_tokens=200")
+        said = run_cli(*args(tmp_path / "a", server.url, "-n", 60, "--max-requests", 10, *more), code=1)
+        assert "stopped at the budget" in said
+        assert len(server.arrived) == 10
+        run_cli(
+            *args(tmp_path / "a", server.url, "-n", 60, "--max-requests", 12, "--max-tokens", 30_000, *more), code=1
+        )
+        found = outcomes(tmp_path / "a")
+        assert len(server.arrived) == found["sends"] <= 12
+        assert found["prompt_tokens"] + found["completion_tokens"] <= 30_000
+        said = run_cli(*args(tmp_path / "a", server.url, "-n", 60, "--max-cost", 1, *more), code=2)
+        assert "price_input" in said
+        free = ("--set", "budget.max_requests=null", "--set", "budget.max_tokens=null")
+        run_cli(*args(tmp_path / "a", server.url, "-n", 60, *free, *more))
+        run_cli(*args(tmp_path / "b", server.url, "-n", 60, *more))
+    assert dataset(tmp_path / "a") == dataset(tmp_path / "b")
+
+
+def test_a_time_limit_drains_and_stops(tmp_path: Path) -> None:
+    with Loopback(reply, delay=0.1) as server:
+        said = run_cli(*args(tmp_path / "a", server.url, "-n", 5000, "--time-limit", 0.7), code=1)
+        assert "stopped at the time limit" in said
+    found = outcomes(tmp_path / "a")
+    assert found["open"] == 0
+    assert found["requests"] + found["unjudged"] == len(server.arrived)
+
+
+def test_a_full_disk_stops_with_the_remedy_and_loses_nothing(tmp_path: Path) -> None:
+    """The kernel refuses to let any file of the process grow beyond a limit: what ENOSPC is to SQLite."""
+    with Loopback(reply) as server:
+        line = args(tmp_path / "a", server.url, "-n", 300, "--concurrency", 4)
+        limit = 200_000
+
+        def small_disk() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        done = subprocess.run(command(*line), capture_output=True, text=True, check=False, timeout=60,
+                              env=environment(), preexec_fn=small_disk)  # fmt: skip
+        output = done.stdout + done.stderr
+        assert done.returncode == 1, output
+        assert "Traceback" not in output
+        assert "run.sqlite" in output
+        assert "everything acknowledged" in output
+        before = outcomes(tmp_path / "a")
+        assert before["requests"] > 0
+        run_cli(*line)
+        run_cli(*args(tmp_path / "b", server.url, "-n", 300))
+    assert dataset(tmp_path / "a") == dataset(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"not a database at all, just text " * 200, "not a database"), (b"SQLite format 3\x00" + b"\x00" * 4000, "")],
+)
+def test_a_damaged_ledger_is_refused_and_untouched(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "run.sqlite").write_bytes(content)
+    for line in (("status", tmp_path), ("export", tmp_path), ("generate", tmp_path)):
+        assert says in run_cli(*line, code=1)
+    assert (tmp_path / "run.sqlite").read_bytes() == content
+
+
+def test_other_bad_starts(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("n: 3\nstrategy: alpaca\nalpaca:\n  demonstratons: 2\n")
+    said = run_cli("generate", tmp_path / "a", "--config", config, code=2)
+    assert f"{config}:4: unknown key 'alpaca.demonstratons' (did you mean 'demonstrations'?)" in said
+    seeds = tmp_path / "s.jsonl"
+    seeds.write_text('{"instruction": "x", "output": "y"}\n{"instruction": 3}\n')
+    assert f"{seeds}:2: 'instruction' is a string" in run_cli("generate", tmp_path / "a", "--seeds", seeds, code=2)
+    assert "no such file" in run_cli("generate", tmp_path / "a", "--model", tmp_path / "none.gguf", code=2).lower()
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"PK\x03\x04 not a model")
+    assert "GGUF" in run_cli("generate", tmp_path / "a", "--model", model, code=2)
+    assert "did you mean 'openai'" in run_cli("generate", tmp_path / "b", "--backend", "opnai", code=2)
+    assert "vllm serve" in run_cli("generate", tmp_path / "b", "--backend", "vllm", code=2)
+    assert "--from" in run_cli("generate", tmp_path / "b", "--backend", "replay", code=2)
+    assert "no row" not in run_cli("status", tmp_path / "nowhere", code=1)
+    file = tmp_path / "file"
+    file.write_text("")
+    assert str(file) in run_cli("generate", file / "run", code=1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        assert str(tmp_path) in run_cli("generate", tmp_path / "a", code=1)
+    finally:
+        tmp_path.chmod(0o700)
