@@ -8,17 +8,26 @@ Greedy: a text is compared with those that were kept, so that no chain of small 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
 from selfinstruct.errors import UsageError
-from selfinstruct.filters.ids import NO_PICKLE, paired
-from selfinstruct.filters.shingles import Hashes, char_shingles, jaccard, mix
+from selfinstruct.filters import snapshot
+from selfinstruct.filters.bands import Bands, band_keys, pairs_within
+from selfinstruct.filters.ids import NO_PICKLE, Ids, paired
+from selfinstruct.filters.shingles import Hashes, char_shingles, jaccard, shingle_sets
 from selfinstruct.filters.signatures import Signatures, permutations, signatures
+from selfinstruct.filters.store import Longs
 from selfinstruct.records import Verdict
 
 __all__ = ["NearDuplicateIndex"]
+
+BATCH = 8192  # texts taken from an iterable at once
+FIRST = 256  # texts judged at once while the pool is small, since they are also compared with each other
+CHUNK = 1024  # texts hashed at once: their shingles fit into the processor's cache
 
 
 class NearDuplicateIndex:
@@ -26,6 +35,8 @@ class NearDuplicateIndex:
 
     Every text has an id, a string: the one given, or else the running number of the texts offered and added so far,
     rejected ones included. Verdicts name the earliest of the most similar texts.
+
+    It holds the texts (for the exact comparison) and 8 bytes for each band; no shingles and no signatures.
 
     Args:
         threshold: Jaccard similarity of the sets of character 5-grams from which on a text is a near-duplicate.
@@ -45,23 +56,29 @@ class NearDuplicateIndex:
         self.num_perm = num_perm
         self.bands = bands
         self._parameters = permutations(num_perm)
-        self._ids: list[str] = []
-        self._rows: dict[str, int] = {}
-        self._groups: list[str | None] = []
-        self._sets: list[Hashes] = []
-        self._buckets: dict[int, list[int]] = {}
-        self._count = 0
+        self._ids = Ids()
+        self._texts: list[str] = []
+        self._groups: dict[int, str] = {}  # of the rows that have one
+        self._keys = Bands()
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __contains__(self, id: object) -> bool:  # noqa: A002
-        return id in self._rows
+    def __contains__(self, id: object) -> bool:  # noqa: A002  (ids are called id everywhere)
+        return id in self._ids
 
     @property
     def ids(self) -> Sequence[str]:
         """Ids of the pool's texts, oldest first."""
-        return tuple(self._ids)
+        return tuple(self._ids.names)
+
+    def signatures(self, texts: Iterable[str]) -> Signatures:
+        """The signature of each text, shape (texts, num_perm); ``to_datasketch`` takes them from here."""
+        rows = iter(texts)
+        parts = [np.zeros((0, self.num_perm), dtype=np.uint32)]
+        while chunk := list(islice(rows, CHUNK)):
+            parts.append(signatures(*char_shingles(chunk), self._parameters))
+        return np.concatenate(parts)
 
     def query(self, text: str, *, group: str | None = None) -> Verdict:
         """Judge a text against the pool and leave the pool as it is.
@@ -72,7 +89,8 @@ class NearDuplicateIndex:
         Returns:
             Score and nearest of a text that is not kept, neither for one that is: what LSH did not find is unknown.
         """
-        return self._judge(*self._sketch(text), group)
+        rows, scores = self._match([text], self._sketch([text]), [group], insert=False)
+        return self._verdict(scores[0], self._ids.names[rows[0]]) if rows[0] >= 0 else KEPT
 
     def offer(self, text: str, id: str | None = None, *, group: str | None = None) -> Verdict:  # noqa: A002
         """Judge a text and add it if it is kept.
@@ -80,20 +98,26 @@ class NearDuplicateIndex:
         Raises:
             UsageError: The id is in the pool already.
         """
-        id = self._take_id(id)  # noqa: A001
-        hashes, keys = self._sketch(text)
-        verdict = self._judge(hashes, keys, group)
-        if verdict.kept:
-            self._add(hashes, keys, id, group)
-        return verdict
+        return self.offer_many([text], None if id is None else [id], groups=[group])[0]
 
     def offer_many(
         self, texts: Iterable[str], ids: Iterable[str] | None = None, *, groups: Iterable[str | None] | None = None
     ) -> list[Verdict]:
-        """Offer texts one after the other; the same verdicts as ``offer`` gives."""
-        pairs = list(paired(texts, ids))
-        of = [None] * len(pairs) if groups is None else list(groups)
-        return [self.offer(text, id, group=group) for (text, id), group in zip(pairs, of, strict=True)]  # noqa: A001
+        """Offer texts one after the other; the same verdicts as ``offer`` gives, much faster.
+
+        Raises:
+            UsageError: An id is given twice or is in the pool already. The batches before it have been judged.
+        """
+        verdicts: list[Verdict] = []
+        pairs = iter(paired(texts, ids))
+        belonging = None if groups is None else iter(groups)
+        while batch := list(islice(pairs, min(max(FIRST, len(self) // 4), BATCH))):
+            of = [None] * len(batch) if belonging is None else list(islice(belonging, len(batch)))
+            if len(of) != len(batch):
+                raise UsageError("there are fewer groups than texts")
+            names = self._ids.take(given for _, given in batch)
+            verdicts += self._offer([text for text, _ in batch], names, of)
+        return verdicts
 
     def add(self, text: str, id: str | None = None, *, group: str | None = None) -> None:  # noqa: A002
         """Add a text whatever it resembles.
@@ -101,64 +125,176 @@ class NearDuplicateIndex:
         Raises:
             UsageError: The id is in the pool already.
         """
-        self._add(*self._sketch(text), self._take_id(id), group)
+        self._insert([text], self._sketch([text]), self._ids.take([id]), [group])
 
     def fit(self, texts: Iterable[str], ids: Iterable[str] | None = None) -> NearDuplicateIndex:
-        """Add texts unjudged. Returns the index itself."""
-        for text, id in paired(texts, ids):  # noqa: A001
-            self.add(text, id)
+        """Add texts unjudged. Returns the index itself.
+
+        Raises:
+            UsageError: An id is given twice or is in the pool already.
+        """
+        pairs = iter(paired(texts, ids))
+        while batch := list(islice(pairs, BATCH)):
+            names = self._ids.take(given for _, given in batch)
+            own = [text for text, _ in batch]
+            self._insert(own, self._sketch(own), names, [None] * len(own))
         return self
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Forget texts. Takes time in proportion to the pool: give all ids at once.
+
+        Raises:
+            UsageError: An id is not in the pool; nothing is removed.
+        """
+        rows = self._ids.remove(ids)
+        names, self._ids.names = self._ids.names, []
+        texts, groups = [self._texts[row] for row in rows], [self._groups.get(row) for row in rows]
+        self._texts, self._groups, self._keys = [], {}, Bands()
+        for start in range(0, len(rows), BATCH):
+            part = slice(start, start + BATCH)
+            self._insert(texts[part], self._sketch(texts[part]), names[part], groups[part])
+
+    def merge(self, other: NearDuplicateIndex) -> list[Verdict]:
+        """Offer the texts of another index, under their ids and groups, in their order; the other is left as it is.
+
+        Raises:
+            UsageError: The other has different parameters, or an id is in both.
+        """
+        mine, theirs = self._description(), other._description()
+        if mine != theirs:
+            raise UsageError(f"indexes differ in their parameters, {mine} and {theirs}: build one of them again")
+        groups = [other._groups.get(row) for row in range(len(other))]
+        return self.offer_many(other._texts, other._ids.names, groups=groups)
+
+    def save(self, path: str | Path) -> None:
+        """Write the index to a file (npz), in one step; see ``load``."""
+        grouped = sorted(self._groups)
+        snapshot.write(
+            Path(path),
+            type(self).__name__,
+            {**self._description(), "taken": self._ids.taken},
+            {
+                "keys": self._keys.whole(),
+                "grouped": np.array(grouped, dtype=np.int64),
+                **snapshot.pack("texts", self._texts),
+                **snapshot.pack("ids", self._ids.names),
+                **snapshot.pack("groups", [self._groups[row] for row in grouped]),
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> NearDuplicateIndex:
+        """An index that ``save`` wrote.
+
+        Raises:
+            UsageError: The file can't be read, is damaged, or holds another kind or version of index.
+        """
+        parameters, arrays = snapshot.read(Path(path), cls.__name__)
+        try:
+            index = cls(parameters["threshold"], parameters["num_perm"], parameters["bands"])
+            index._texts = snapshot.unpack("texts", arrays)
+            index._ids.add(index._ids.take(snapshot.unpack("ids", arrays)))
+            index._ids.taken = parameters["taken"]
+            groups = snapshot.unpack("groups", arrays)
+            index._groups = dict(zip(arrays["grouped"].tolist(), groups, strict=True))
+            keys = arrays["keys"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise UsageError(f"{path} is damaged ({error}); build the index again from its texts") from None
+        if len({len(index._texts) * index.bands, len(index) * index.bands, len(keys)}) > 1:
+            raise UsageError(f"{path} is damaged (its arrays are of different lengths); build the index again")
+        index._keys = Bands(keys)
+        return index
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(NO_PICKLE.format(name=type(self).__name__))
 
     # --- inside ---
 
-    def _take_id(self, given: str | None) -> str:
-        name = str(self._count) if given is None else given
-        if name in self._rows:
-            raise UsageError(f"id {name!r} is in the index already; give each text an id of its own")
-        self._count += 1
-        return name
+    def _description(self) -> dict[str, float | int]:
+        return {"threshold": self.threshold, "num_perm": self.num_perm, "bands": self.bands}
 
-    def _sketch(self, text: str) -> tuple[Hashes, list[int]]:
-        """Sorted distinct shingle hashes, and one key for each band."""
-        hashes, _ = char_shingles([text])
-        hashes = np.unique(hashes)
-        signature = signatures(hashes, np.array([0, len(hashes)]), self._parameters)
-        return hashes, band_keys(signature, self.bands)[0].tolist()
+    def _sketch(self, texts: Sequence[str]) -> Hashes:
+        """One key for each band of each text, shape (texts, bands)."""
+        return band_keys(self.signatures(texts), self.bands)
 
-    def _add(self, hashes: Hashes, keys: Sequence[int], id: str, group: str | None) -> None:  # noqa: A002
-        row = len(self._ids)
-        self._ids.append(id)
-        self._rows[id] = row
-        self._groups.append(group)
-        self._sets.append(hashes)
-        for key in keys:
-            self._buckets.setdefault(key, []).append(row)
+    def _insert(self, texts: Sequence[str], keys: Hashes, names: Sequence[str], groups: Sequence[str | None]) -> None:
+        start = len(self._texts)
+        self._texts += texts
+        self._keys.add(keys, start)
+        self._ids.add(names)
+        self._groups.update((row, group) for row, group in enumerate(groups, start) if group is not None)
 
-    def _judge(self, hashes: Hashes, keys: Sequence[int], group: str | None) -> Verdict:
-        found = {row for key in keys for row in self._buckets.get(key, ())}
-        best, nearest = 0.0, -1
-        for row in sorted(found):
-            if group is not None and self._groups[row] == group:
-                continue
-            score = jaccard(hashes, self._sets[row])
-            if score > best:
-                best, nearest = score, row
-        if best < self.threshold:
-            return Verdict(self.filter, True)
-        return Verdict(self.filter, False, self.reason, best, self._ids[nearest])
+    def _offer(self, texts: Sequence[str], names: Sequence[str], groups: Sequence[str | None]) -> list[Verdict]:
+        keys = self._sketch(texts)
+        rows, scores = self._match(texts, keys, groups, insert=True)
+        new = [place for place, row in enumerate(rows) if row < 0]
+        self._insert(
+            [texts[place] for place in new],
+            keys[new],
+            [names[place] for place in new],
+            [groups[place] for place in new],
+        )
+        return [
+            self._verdict(score, self._ids.names[row]) if row >= 0 else KEPT
+            for row, score in zip(rows, scores, strict=True)
+        ]
+
+    def _match(
+        self, texts: Sequence[str], keys: Hashes, groups: Sequence[str | None], *, insert: bool
+    ) -> tuple[list[int], list[float]]:
+        """For each text the row of its nearest near-duplicate and the score, or -1 and 0.0.
+
+        With ``insert``, texts count that come earlier and are kept; they have the rows that they will get.
+        """
+        rows, scores = [-1] * len(texts), [0.0] * len(texts)
+        sets = _Sets(texts)
+        pairs = self._keys.candidates(keys)
+        others = _Sets(self._texts)
+        sets.load(pairs >> 32)
+        others.load(pairs & 0xFFFFFFFF)
+        for text, row in zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True):
+            if groups[text] is None or self._groups.get(row) != groups[text]:
+                score = jaccard(sets[text], others[row])
+                if score >= self.threshold and score > scores[text]:
+                    rows[text], scores[text] = row, score
+        if not insert or len(texts) == 1:
+            return rows, scores
+        # Only what has no match in the pool can be kept, so only that need be looked up.
+        pairs = pairs_within(keys, np.flatnonzero(np.array(rows) < 0))
+        sets.load(pairs >> 32)
+        sets.load(pairs & 0xFFFFFFFF)
+        within: dict[int, int] = {}
+        for text, place in zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True):
+            if place not in within and (groups[text] is None or groups[place] != groups[text]):
+                score = jaccard(sets[text], sets[place])
+                if score >= self.threshold and score > scores[text]:
+                    within[text], scores[text] = place, score
+        kept = np.cumsum([row < 0 and place not in within for place, row in enumerate(rows)])
+        for text, place in within.items():
+            rows[text] = len(self._texts) + int(kept[place]) - 1
+        return rows, scores
+
+    def _verdict(self, score: float, nearest: str) -> Verdict:
+        return Verdict(self.filter, False, self.reason, score, nearest)
 
 
-def band_keys(found: Signatures, bands: int) -> Hashes:
-    """One 64-bit key for each band of each signature, different for different bands: shape (texts, bands).
+class _Sets:
+    """Shingle sets of those of some texts that are asked for."""
 
-    Permutations that no band of equal width needs are left over (8 of 128 with 20 bands).
-    """
-    width = found.shape[1] // bands
-    cut = found[:, : bands * width].reshape(len(found), bands, width).astype(np.uint64)
-    keys = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), cut.shape[:2])
-    for k in range(width):
-        keys = mix(keys * np.uint64(0x9E3779B97F4A7C15) ^ cut[:, :, k])
-    return keys
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+        self._found: dict[int, Hashes] = {}
+
+    def load(self, places: Longs) -> None:
+        """Make the sets of these places, many at once."""
+        wanted = [place for place in np.unique(places).tolist() if place not in self._found]
+        for start in range(0, len(wanted), CHUNK):
+            part = wanted[start : start + CHUNK]
+            made = shingle_sets(*char_shingles([self._texts[place] for place in part]))
+            self._found.update(zip(part, made, strict=True))
+
+    def __getitem__(self, place: int) -> Hashes:
+        return self._found[place]
+
+
+KEPT = Verdict(NearDuplicateIndex.filter, True)

@@ -183,12 +183,13 @@ class NoveltyIndex:
             type(self).__name__,
             {"threshold": self.threshold, "tokenizer": self.tokenizer, "taken": self._ids.taken},
             {
-                "words": snapshot.pack_strings(words),
                 "numbers": numbers,
                 "tokens": block.tokens,
                 "offsets": block.offsets,
-                "ids": snapshot.pack_strings(self._ids.names),
-                "blank": snapshot.pack_strings(part for pair in self._blank.items() for part in pair),
+                **snapshot.pack("words", words),
+                **snapshot.pack("ids", self._ids.names),
+                **snapshot.pack("blank", list(self._blank)),
+                **snapshot.pack("blank_ids", list(self._blank.values())),
             },
         )
 
@@ -202,9 +203,9 @@ class NoveltyIndex:
         parameters, arrays = snapshot.read(Path(path), cls.__name__)
         try:
             index = cls(parameters["threshold"], parameters["tokenizer"], engine=engine)
-            words = dict(zip(arrays["numbers"].tolist(), snapshot.unpack_strings(arrays["words"]), strict=True))
-            blank = snapshot.unpack_strings(arrays["blank"])
-            names = snapshot.unpack_strings(arrays["ids"])
+            words = dict(zip(arrays["numbers"].tolist(), snapshot.unpack("words", arrays), strict=True))
+            blank = dict(zip(snapshot.unpack("blank", arrays), snapshot.unpack("blank_ids", arrays), strict=True))
+            names = snapshot.unpack("ids", arrays)
             tokens, offsets = arrays["tokens"].tolist(), arrays["offsets"].tolist()
             rows = [[words[number] for number in tokens[start:end]] for start, end in pairwise(offsets)]
         except (KeyError, ValueError, TypeError) as error:
@@ -214,7 +215,7 @@ class NoveltyIndex:
         index._store.extend(index._vocabulary.learn(rows))
         index._ids.add(index._ids.take(names))
         index._ids.taken = parameters["taken"]
-        index._blank = dict(zip(blank[::2], blank[1::2], strict=True))
+        index._blank = blank
         return index
 
     def __reduce__(self) -> NoReturn:

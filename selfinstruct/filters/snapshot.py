@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,31 @@ from selfinstruct.codec import canonical, loads
 from selfinstruct.errors import UsageError
 from selfinstruct.files import reason, write_atomic
 
-__all__ = ["FORMAT", "pack_strings", "read", "unpack_strings", "write"]
+__all__ = ["FORMAT", "pack", "read", "unpack", "write"]
 
 FORMAT = 1  # raise it when the meaning of an array changes
 
 Array = npt.NDArray[Any]
 
 
-def pack_strings(values: Iterable[str]) -> Array:
-    """Strings as bytes of a JSON list, in an array."""
-    return np.frombuffer(canonical(list(values)), dtype=np.uint8)
+def pack(name: str, values: Sequence[str]) -> dict[str, Array]:
+    """Strings as two arrays: their bytes, and the number of bytes of each. Lone surrogates are kept."""
+    coded = [value.encode("utf-8", "surrogatepass") for value in values]
+    sizes = np.fromiter(map(len, coded), dtype=np.int64, count=len(coded))
+    return {name: np.frombuffer(b"".join(coded), dtype=np.uint8), f"{name}_sizes": sizes}
 
 
-def unpack_strings(array: Array) -> list[str]:
-    """What ``pack_strings`` packed."""
-    found: list[str] = loads(array.tobytes())
-    return found
+def unpack(name: str, arrays: Mapping[str, Array]) -> list[str]:
+    """What ``pack`` packed.
+
+    Raises:
+        KeyError, ValueError: The arrays are not there, or are no such strings.
+    """
+    whole = arrays[name].tobytes()
+    ends = np.cumsum(arrays[f"{name}_sizes"], dtype=np.int64).tolist()
+    if (ends[-1] if ends else 0) != len(whole):
+        raise ValueError(f"{name} has {len(whole)} bytes, not {ends[-1] if ends else 0}")
+    return [whole[start:end].decode("utf-8", "surrogatepass") for start, end in pairwise([0, *ends])]
 
 
 def write(path: Path, kind: str, parameters: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:

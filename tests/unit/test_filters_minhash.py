@@ -150,8 +150,12 @@ def test_arguments_are_checked():
         NearDuplicateIndex(80)
     with pytest.raises(UsageError, match="200 bands"):
         NearDuplicateIndex(bands=200)
-    with pytest.raises(UsageError, match="'x' is in the index already"):
+    with pytest.raises(UsageError, match="'x' is given twice"):
         NearDuplicateIndex().fit(["a", "b"], ["x", "x"])
+    with pytest.raises(UsageError, match="'x' is in the index already"):
+        NearDuplicateIndex().fit(["a"], ["x"]).add("b", "x")
+    with pytest.raises(UsageError, match="fewer groups"):
+        NearDuplicateIndex().offer_many(["a", "b"], groups=["x"])
 
 
 @pytest.mark.parametrize("copier", [pickle.dumps, copy.copy])
