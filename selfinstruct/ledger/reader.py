@@ -1,0 +1,186 @@
+"""The reading side of the ledger: no lock, also while a run is at work."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfinstruct.codec import loads
+from selfinstruct.errors import LedgerError
+from selfinstruct.ledger.schema import LEDGER_FILE, is_empty, trouble
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Completion, Failure, Outcome, Request, Sampling, Turn
+
+__all__ = ["Reader", "Recorded", "Spending", "has_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One outcome as stored, with the seconds that it took."""
+
+    number: int
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What the ledger says was spent.
+
+    Attributes:
+        sends: Attempts that went out, failed ones included.
+        prompt_tokens: As servers reported them.
+        lost_prompt_tokens: Worst case of every send that has no outcome: it may have been billed all the same.
+    """
+
+    sends: int
+    prompt_tokens: int
+    completion_tokens: int
+    lost_prompt_tokens: int
+    lost_completion_tokens: int
+
+
+class Reader:
+    """The reading side: needs no lock, and may look at a run while it is being written.
+
+    Raises:
+        LedgerError: There is no ledger in ``folder``, or none of a schema that this version knows.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LEDGER_FILE
+        self._prompts: Prompts | None = None
+        if not has_run(folder):
+            raise LedgerError(f"{folder} holds no run; begin one with: selfinstruct generate {folder}")
+        self._connection = _connect_to_read(self.path)
+
+    def meta(self, key: str) -> Any:
+        """One entry of the metadata.
+
+        Raises:
+            LedgerError: There is no such entry.
+        """
+        row = self._one("SELECT value FROM meta WHERE key = ?", key)
+        if row is None:
+            raise LedgerError(f"{self.path}: no {key!r} in its metadata; the file is not whole")
+        return loads(row[0])
+
+    def text(self, name: str) -> bytes:
+        """A template, the seeds or a long variable, by digest."""
+        row = self._one("SELECT body FROM texts WHERE digest = ?", name)
+        if row is None:
+            raise LedgerError(f"{self.path}: the text {name[:12]} is missing; the file is not whole")
+        return bytes(row[0])
+
+    def request_digests(self) -> dict[int, str]:
+        """Number to digest of every request that was ever sent."""
+        return dict(self._all("SELECT k, digest FROM requests"))
+
+    def request_digest(self, number: int) -> str | None:
+        """The digest of one request."""
+        row = self._one("SELECT digest FROM requests WHERE k = ?", number)
+        return None if row is None else str(row[0])
+
+    def request(self, number: int) -> Request | None:
+        """One request as it was sent, its text rendered again from the run's own templates."""
+        row = self._one("SELECT body FROM requests WHERE k = ?", number)
+        if row is None:
+            return None
+        body = loads(row[0])
+        turns = tuple(self._turn(turn) for turn in body["turns"])
+        sampling = Sampling.from_json(body["sampling"])
+        return Request(body["stage"], turns, sampling, body["context"], body["parent"], number)
+
+    def templates(self) -> dict[str, str]:
+        """The run's templates: name to text."""
+        return {name: self.text(digest).decode("utf-8") for name, digest in self.meta("templates").items()}
+
+    def _turn(self, turn: Mapping[str, Any]) -> Turn:
+        if self._prompts is None:
+            self._prompts = Prompts(self.templates(), "completion")
+        variables = {
+            name: value if isinstance(value, str) else self.text(value["text"]).decode("utf-8")
+            for name, value in turn["variables"].items()
+        }
+        return self._prompts.turn(turn["role"], turn["template"], variables)
+
+    def has_outcomes(self) -> bool:
+        """True once anything was answered."""
+        return self._one("SELECT 1 FROM outcomes LIMIT 1") is not None
+
+    def outcomes(self) -> Iterator[Recorded]:
+        """Every outcome, in order of number."""
+        for number, kind, body, seconds in self._all("SELECT k, kind, body, seconds FROM outcomes ORDER BY k"):
+            yield Recorded(number, _outcome(kind, body), seconds)
+
+    def outcome(self, number: int) -> Recorded | None:
+        """The outcome of one request."""
+        row = self._one("SELECT kind, body, seconds FROM outcomes WHERE k = ?", number)
+        return None if row is None else Recorded(number, _outcome(row[0], row[1]), row[2])
+
+    def spending(self) -> Spending:
+        """What was spent so far."""
+        (sends,) = self._all("SELECT COUNT(*) FROM sends")
+        (used,) = self._all("SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM outcomes")
+        (lost,) = self._all(
+            "SELECT COALESCE(SUM(worst_prompt), 0), COALESCE(SUM(worst_completion), 0) FROM sends WHERE NOT EXISTS"
+            " (SELECT 1 FROM outcomes WHERE outcomes.k = sends.k AND outcomes.send = sends.id)"
+        )
+        return Spending(sends[0], *used, *lost)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _all(self, statement: str) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._connection.execute(statement)
+        except sqlite3.Error as error:
+            raise trouble(self.path, error) from error
+
+    def _one(self, statement: str, *values: Any) -> tuple[Any, ...] | None:
+        try:
+            row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise trouble(self.path, error) from error
+        return row
+
+
+def _outcome(kind: str, body: bytes) -> Outcome:
+    return Completion.from_json(loads(body)) if kind == "completion" else Failure.from_json(loads(body))
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    try:
+        # Not "immutable": a live run's newest commits are in the write-ahead log.
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        connection.execute("PRAGMA busy_timeout = 5000")
+    except sqlite3.Error as error:
+        raise trouble(path, error) from error
+    return connection
+
+
+def has_run(folder: Path) -> bool:
+    """True when a run was begun in ``folder``: its ledger exists and its first commit was made.
+
+    Raises:
+        LedgerError: The file there is damaged, somebody else's, or of another schema.
+    """
+    path = folder / LEDGER_FILE
+    if not path.is_file():
+        return False
+    connection = _connect_to_read(path)
+    try:
+        return not is_empty(connection, path)
+    except sqlite3.Error as error:
+        raise trouble(path, error) from error
+    finally:
+        connection.close()
