@@ -8,7 +8,7 @@ import numpy as np
 
 from selfinstruct.filters.shingles import Hashes, mix
 from selfinstruct.filters.signatures import Signatures
-from selfinstruct.filters.store import Longs
+from selfinstruct.filters.store import Longs, distinct
 
 __all__ = ["Bands", "band_keys", "pairs_within"]
 
@@ -57,7 +57,7 @@ def pairs_within(keys: Hashes, rows: Longs) -> Longs:
     """Sorted distinct pairs (later << 32 | earlier) of texts that share a key, the earlier one among ``rows``."""
     if not len(rows):
         return np.zeros(0, dtype=np.int64)
-    pairs = np.unique(_hits(_packed(keys[rows], rows), keys))
+    pairs = distinct(_hits(_packed(keys[rows], rows), keys))
     return pairs[(pairs & 0xFFFFFFFF) < (pairs >> 32)]
 
 
@@ -108,7 +108,7 @@ class Bands:
         found = [_hits(run, keys) for run in self._runs]
         if self._recent:
             found.append(self._latest(keys.tolist()))
-        return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+        return distinct(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
 
     def _latest(self, keys: Sequence[Sequence[int]]) -> Longs:
         hits = [text << 32 | row for text, own in enumerate(keys) for key in own for row in self._recent.get(key, ())]

@@ -12,7 +12,7 @@ from rapidfuzz.distance import LCSseq
 from selfinstruct.filters.compiled import CompiledJoin, available
 from selfinstruct.filters.lcs import f1, strings
 from selfinstruct.filters.prefix import Order, Postings, Prefix, PrefixIndex, candidates, least_of_pairs
-from selfinstruct.filters.store import Block, Ints, Longs, Matches, Store
+from selfinstruct.filters.store import Block, Ints, Longs, Matches, Store, distinct
 
 __all__ = ["ArrayJoin", "Engine", "Join", "make_join"]
 
@@ -101,7 +101,7 @@ class ArrayJoin:
         found = candidates(threshold, block, prefix, Postings(_only(prefix, new)), block.sizes, block.bits)
         if not found:
             return
-        pairs = np.unique(np.concatenate(found))
+        pairs = distinct(np.concatenate(found))
         pairs = pairs[(pairs & 0xFFFFFFFF) < (pairs >> 32)]
         kept = (rows < 0).tolist()
         within = [-1] * len(block)

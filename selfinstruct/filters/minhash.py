@@ -18,7 +18,7 @@ from selfinstruct.errors import UsageError
 from selfinstruct.filters import snapshot
 from selfinstruct.filters.bands import Bands, band_keys, pairs_within
 from selfinstruct.filters.ids import NO_PICKLE, Ids, paired
-from selfinstruct.filters.shingles import Hashes, char_shingles, jaccard, shingle_sets
+from selfinstruct.filters.shingles import Hashes, char_shingles, jaccard, parity, shingle_sets
 from selfinstruct.filters.signatures import Signatures, permutations, signatures
 from selfinstruct.filters.store import Longs
 from selfinstruct.records import Verdict
@@ -27,6 +27,7 @@ __all__ = ["NearDuplicateIndex"]
 
 BATCH = 8192  # texts taken from an iterable at once
 FIRST = 256  # texts judged at once while the pool is small, since they are also compared with each other
+SLICE = 1 << 16  # pairs compared at once
 CHUNK = 1024  # texts hashed at once: their shingles fit into the processor's cache
 
 
@@ -250,9 +251,7 @@ class NearDuplicateIndex:
         sets = _Sets(texts)
         pairs = self._keys.candidates(keys)
         others = _Sets(self._texts)
-        sets.load(pairs >> 32)
-        others.load(pairs & 0xFFFFFFFF)
-        for text, row in zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True):
+        for text, row in self._close(pairs, sets, others):
             if groups[text] is None or self._groups.get(row) != groups[text]:
                 score = jaccard(sets[text], others[row])
                 if score >= self.threshold and score > scores[text]:
@@ -261,10 +260,8 @@ class NearDuplicateIndex:
             return rows, scores
         # Only what has no match in the pool can be kept, so only that need be looked up.
         pairs = pairs_within(keys, np.flatnonzero(np.array(rows) < 0))
-        sets.load(pairs >> 32)
-        sets.load(pairs & 0xFFFFFFFF)
         within: dict[int, int] = {}
-        for text, place in zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True):
+        for text, place in self._close(pairs, sets, sets):
             if place not in within and (groups[text] is None or groups[place] != groups[text]):
                 score = jaccard(sets[text], sets[place])
                 if score >= self.threshold and score > scores[text]:
@@ -274,27 +271,60 @@ class NearDuplicateIndex:
             rows[text] = len(self._texts) + int(kept[place]) - 1
         return rows, scores
 
+    def _close(self, pairs: Longs, left: _Sets, right: _Sets) -> Iterable[tuple[int, int]]:
+        """Of some pairs those that may reach the threshold, with the sets of both loaded."""
+        texts, others = pairs >> 32, pairs & 0xFFFFFFFF
+        left.load(texts)
+        right.load(others)
+        one, two = left.places(texts), right.places(others)
+        total = left.sizes[one] + right.sizes[two]
+        close = np.zeros(len(pairs), dtype=bool)
+        for start in range(0, len(pairs), SLICE):
+            part = slice(start, start + SLICE)
+            differ = np.bitwise_count(left.parities[one[part]] ^ right.parities[two[part]]).sum(axis=1, dtype=np.int64)
+            # J = (total - d) / (total + d) for sets that differ in d elements, and these are at least as many as the
+            # bits; the same expression as in the exact comparison, so that no pair is lost by rounding.
+            shared = (total[part] - differ) >> 1
+            close[part] = shared / (total[part] - shared) >= self.threshold
+        return zip(texts[close].tolist(), others[close].tolist(), strict=True)
+
     def _verdict(self, score: float, nearest: str) -> Verdict:
         return Verdict(self.filter, False, self.reason, score, nearest)
 
 
 class _Sets:
-    """Shingle sets of those of some texts that are asked for."""
+    """Shingle sets of those of some texts that are asked for.
+
+    Attributes:
+        sizes: Of the sets loaded so far, in order of loading; ``parities`` likewise.
+    """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
         self._found: dict[int, Hashes] = {}
+        self._loaded: Longs = np.zeros(0, dtype=np.int64)
+        self.sizes: Longs = np.zeros(0, dtype=np.int64)
+        self.parities: Hashes = np.zeros((0, 8), dtype=np.uint64)
 
-    def load(self, places: Longs) -> None:
-        """Make the sets of these places, many at once."""
-        wanted = [place for place in np.unique(places).tolist() if place not in self._found]
+    def load(self, texts: Longs) -> None:
+        """Make the sets of these texts, many at once."""
+        wanted = np.setdiff1d(texts, self._loaded)
         for start in range(0, len(wanted), CHUNK):
             part = wanted[start : start + CHUNK]
-            made = shingle_sets(*char_shingles([self._texts[place] for place in part]))
-            self._found.update(zip(part, made, strict=True))
+            made = shingle_sets(*char_shingles([self._texts[text] for text in part.tolist()]))
+            self._found.update(zip(part.tolist(), made, strict=True))
+            self._loaded = np.append(self._loaded, part)
+            self.sizes = np.append(self.sizes, [len(one) for one in made])
+            self.parities = np.concatenate([self.parities, parity(made)])
 
-    def __getitem__(self, place: int) -> Hashes:
-        return self._found[place]
+    def places(self, texts: Longs) -> Longs:
+        """Where these texts stand in the order of loading."""
+        order = np.argsort(self._loaded)
+        found: Longs = order[np.searchsorted(self._loaded, texts, sorter=order)]
+        return found
+
+    def __getitem__(self, text: int) -> Hashes:
+        return self._found[text]
 
 
 KEPT = Verdict(NearDuplicateIndex.filter, True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinstruct.filters.lcs import least_lcs_array, least_match, least_match_array
-from selfinstruct.filters.store import Block, Ints, Longs, Store, Words
+from selfinstruct.filters.store import Block, Ints, Longs, Store, Words, distinct
 
 __all__ = ["Order", "Postings", "Prefix", "PrefixIndex", "candidates", "least_table"]
 
@@ -229,7 +229,7 @@ class PrefixIndex:
                 found.append(
                     _tested(self.threshold, block, Prefix(text, row, place), Prefix(row, row, other), sizes, bits)
                 )
-        return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+        return distinct(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
 
 
 def joined(parts: list[Prefix]) -> Prefix:

@@ -3,27 +3,29 @@
 Shingles are runs of n characters, or of n words. Case and the width of white space make no difference. A text shorter
 than n is one shingle, itself; so is the empty text, which therefore duplicates only another empty one.
 
-Different shingles have different hashes, but for a chance of 2**-64 a pair; that is what "exact" Jaccard means here.
+Sets keep 54 bits of each: different shingles then have different hashes but for a chance of 2**-54 a pair of shingles,
+which is what "exact" Jaccard means here.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import regex
 import xxhash
 
-__all__ = ["Hashes", "Offsets", "char_shingles", "jaccard", "shingle_sets", "word_shingles"]
+__all__ = ["Hashes", "Offsets", "char_shingles", "jaccard", "parity", "shingle_sets", "word_shingles"]
 
 Hashes = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
 
 _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 _WORDS = regex.compile(r"[\p{L}\p{M}\p{N}]+")
+HASH_BITS, HASH_MASK = np.uint64(54), np.uint64((1 << 54) - 1)
+TEXTS = 1 << 10  # whose numbers fit above a hash
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -98,15 +100,40 @@ def word_shingles(texts: Sequence[str], n: int = 3) -> tuple[Hashes, Offsets]:
 
 
 def shingle_sets(hashes: Hashes, offsets: Offsets) -> list[Hashes]:
-    """The distinct hashes of each text, sorted."""
-    return [np.unique(hashes[start:end]) for start, end in pairwise(offsets)]
+    """The distinct hashes of each text, of 54 bits, sorted."""
+    found: list[Hashes] = []
+    for start in range(0, len(offsets) - 1, TEXTS):
+        part = offsets[start : start + TEXTS + 1]
+        text = np.repeat(np.arange(len(part) - 1, dtype=np.uint64), np.diff(part))
+        # One sort for many texts: the text's number stands above the hash.
+        packed = text << HASH_BITS | hashes[part[0] : part[-1]] & HASH_MASK
+        packed.sort()
+        packed = packed[np.append(True, packed[1:] != packed[:-1])] if len(packed) else packed
+        ends = np.searchsorted(packed >> HASH_BITS, np.arange(len(part) - 1), side="right")
+        found += np.split(packed & HASH_MASK, ends[:-1])
+    return found
+
+
+def parity(sets: Sequence[Hashes]) -> Hashes:
+    """XOR, over each set, of one of 512 bits chosen by the hash; shape (sets, 8).
+
+    The bits in which two of them differ are at most as many as the elements that only one of the sets has.
+    """
+    sizes = np.fromiter(map(len, sets), dtype=np.int64, count=len(sets))
+    found = np.zeros((len(sets), 8), dtype=np.uint64)
+    filled = np.flatnonzero(sizes)
+    if len(filled):
+        joined = np.concatenate(sets)
+        starts = np.cumsum(sizes)[filled] - sizes[filled]
+        word, bit = joined >> np.uint64(6) & np.uint64(7), np.uint64(1) << (joined & np.uint64(63))
+        for k in range(8):
+            found[filled, k] = np.bitwise_xor.reduceat(np.where(word == k, bit, np.uint64(0)), starts)
+    return found
 
 
 def jaccard(a: Hashes, b: Hashes) -> float:
     """Size of the intersection over size of the union of two sorted sets of hashes."""
     if len(a) > len(b):
         a, b = b, a
-    places = np.searchsorted(b, a)
-    places[places == len(b)] = 0
-    shared = int(np.count_nonzero(b[places] == a))
+    shared = int(np.count_nonzero(b.take(b.searchsorted(a), mode="clip") == a))
     return shared / (len(a) + len(b) - shared)
