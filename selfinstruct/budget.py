@@ -89,7 +89,9 @@ class Budget:
         self.completion_tokens += completion
 
     def settle(self, request: Request, usage: Usage) -> None:
-        """Replace the worst case of the send that was answered by what it took."""
+        """Replace the worst case of the send that was answered by what it took; a server that doesn't say took all."""
+        if usage == Usage():
+            return
         prompt, completion = worst_case(request)
         self.prompt_tokens += usage.prompt_tokens - prompt
         self.completion_tokens += usage.completion_tokens - completion

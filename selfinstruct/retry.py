@@ -29,7 +29,8 @@ class RetryOptions:
     """When to try again, and when no longer.
 
     Attributes:
-        attempts: Most sends of one request; 1 for no retry.
+        attempts: Most sends of one request; 1 for no retry. Those that met a 429 don't count: it is about the pace,
+            not about the request, and only ``total_s`` ends the patience with it.
         base_s: Longest first wait, in seconds; it doubles with each attempt. Each wait is drawn evenly from 0 to that
             ("full jitter": https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
         cap_s: Longest of these waits. A server's own Retry-After is kept to the second, above the cap too.
@@ -71,7 +72,7 @@ class Retry:
         """
         options, clock = self._options, asyncio.get_running_loop().time
         first = 0.0
-        attempt = 0
+        attempt = tried = 0
         while True:
             await self._gate()
             attempt += 1
@@ -84,13 +85,15 @@ class Retry:
             wait = self._wait_s(failure, attempt)
             if failure.throttled:
                 self._open_at = max(self._open_at, clock() + wait)
+            else:
+                tried += 1
             wait = max(wait, self._open_at - clock())
-            if attempt >= options.attempts or clock() + wait - first > options.total_s:
+            if tried >= options.attempts or clock() + wait - first > options.total_s:
                 break
             if self._on_wait is not None:
                 self._on_wait(request, failure, wait)
             await asyncio.sleep(wait)
-        raise _counted(failure, attempt, wait if attempt < options.attempts else 0.0, options)
+        raise _counted(failure, attempt, wait if tried < options.attempts else 0.0, options)
 
     def _wait_s(self, failure: TransientError, attempt: int) -> float:
         if failure.retry_after is not None:

@@ -39,7 +39,7 @@ class Peer:
     Attributes:
         url: Base URL without its user and password.
         model: Name of the model that was asked for.
-        key_env: Name of the environment variable that the key is read from.
+        key_env: Name of the environment variable that the key is read from, or "".
         has_key: True when that variable was set.
     """
 
@@ -164,7 +164,8 @@ def _own_fault(status: int, codes: set[str], said: str) -> str:
 def _remedy(peer: Peer, status: int) -> str:
     if status == 401:
         if not peer.has_key:
-            return f"Set {peer.key_env} to a valid key, or name the variable that holds it (--api-key-env)"
+            put = f"Set {peer.key_env} to a valid key, or name" if peer.key_env else "Name"
+            return f"{put} the environment variable that holds its key (--api-key-env)"
         return f"The key in {peer.key_env} was refused: put a valid one there"
     if status == 403:
         return f"The key in {peer.key_env} may not use {peer.model!r} here: check the account's permissions"

@@ -38,7 +38,8 @@ class OpenAIOptions:
         model: Name of the model, as the server knows it. Must be given.
         api: Which prompts suit the model: ``chat`` messages, or raw ``completion`` prompts. The endpoint follows from
             each request's own kind.
-        api_key_env: Environment variable that holds the key. Never the key itself.
+        api_key_env: Environment variable that holds the key. Never the key itself. None is ``OPENAI_API_KEY`` for
+            OpenAI's own address and no key for any other: one server's key is not another's business.
         timeout_s: Seconds for one request as a whole, however slowly its bytes trickle in.
         concurrency: Requests at once.
         max_tokens_name: How the server calls the token limit in chat requests: newer OpenAI models insist on
@@ -53,7 +54,7 @@ class OpenAIOptions:
     base_url: str | None = None
     model: str | None = None
     api: Api = "chat"
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str | None = None
     timeout_s: float = 300.0
     concurrency: int = 16
     max_tokens_name: str | None = None
@@ -63,6 +64,15 @@ class OpenAIOptions:
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.timeout_s <= 0:
             raise ValueError("concurrency must be at least 1 and timeout_s above 0")
+        if "@" in (self.base_url or ""):  # a run keeps its settings on disk
+            raise ValueError("base_url can't hold a user and password; name a key's variable with api_key_env")
+
+    @property
+    def key_variable(self) -> str:
+        """The environment variable to read the key from; "" for none."""
+        if self.api_key_env:
+            return self.api_key_env
+        return "OPENAI_API_KEY" if _is_openai(urlsplit(self.base_url or _OPENAI).hostname or "") else ""
 
 
 class OpenAIBackend:
@@ -80,7 +90,7 @@ class OpenAIBackend:
         self._options = options
         self._key = key
         self._client: AsyncOpenAI | None = None
-        self._peer = Peer(redacted(options.base_url or _OPENAI), options.model or "", options.api_key_env, False)
+        self._peer = Peer(redacted(options.base_url or _OPENAI), options.model or "", "", False)
         self._secrets: tuple[str, ...] = ()
 
     async def start(self) -> None:
@@ -93,11 +103,11 @@ class OpenAIBackend:
         if not options.model:
             raise ConfigError("which model? Name one that the server offers: --model NAME")
         host = _check_url(url)
-        key = self._key or _read_key(options.api_key_env)
+        key = self._key or _read_key(options.key_variable)
         if key is None and _is_openai(host):
-            raise ConfigError(f"no API key: set the environment variable {options.api_key_env}")
-        self._peer = Peer(redacted(url), options.model, options.api_key_env, key is not None)
-        self._secrets = tuple(secret for secret in (key, urlsplit(url).password) if secret)
+            raise ConfigError(f"no API key: set the environment variable {options.key_variable}")
+        self._peer = Peer(redacted(url), options.model, options.key_variable, key is not None)
+        self._secrets = (key,) if key else ()
         self._client = _open_client(url, host, key or "none", options.timeout_s)
 
     async def complete(self, request: Request) -> Completion:
@@ -201,7 +211,7 @@ def _check_url(url: str) -> str:
 
 
 def _read_key(name: str) -> str | None:
-    key = os.environ.get(name, "").strip()
+    key = os.environ.get(name, "").strip() if name else ""
     if not key:
         return None
     if not (key.isascii() and key.isprintable()) or " " in key:

@@ -39,12 +39,14 @@ class _Sent:
         first: Its first send in this invocation.
         failed: The newest send of all when its first attempt failed.
         latest: Its latest send.
+        idle: It waits for its turn or for another attempt: nothing of it is at the server.
     """
 
     request: Request
     first: int = 0
     failed: int = 0
     latest: int = 0
+    idle: bool = True
 
 
 class Engine:
@@ -94,6 +96,8 @@ class Engine:
         try:
             while True:
                 self._launch()
+                if self._ending or self._fault:
+                    self._release()
                 if self._flight:
                     await self._wait()
                 elif self._fault or self._ending or not await self._condemn(thorough=True):
@@ -148,6 +152,12 @@ class Engine:
             self._flight[asyncio.create_task(self._fulfil(sent))] = sent
             self._progress.in_flight = len(self._flight)
 
+    def _release(self) -> None:
+        """A run that is ending sends nothing new: let go of what waits for another attempt."""
+        for task, sent in self._flight.items():
+            if sent.idle:
+                task.cancel()
+
     async def _wait(self) -> None:
         """Wait until something has arrived, the time is up or somebody interrupts; take in what arrived."""
         self._wake.clear()
@@ -201,7 +211,7 @@ class Engine:
         """
         found = False
         for number, (sent, error) in sorted(self._suspects.items()):
-            if self._newest_answered > (sent.first if thorough else sent.failed):
+            if not error.throttled and self._newest_answered > (sent.first if thorough else sent.failed):
                 failure = Failure("attempts", str(error))
                 await acknowledged(self._ledger.outcome(number, sent.latest, failure, 0.0))
                 del self._suspects[number]
@@ -221,6 +231,7 @@ class Engine:
         started = time.monotonic()
 
         async def before_attempt(request: Request, attempt: int) -> None:
+            sent.idle = False
             if attempt > 1:
                 sent.failed = sent.failed or self._newest_send
                 if not self._budget.fits(request):
@@ -249,6 +260,7 @@ class Engine:
         return outcome
 
     def _on_wait(self, request: Request, error: TransientError, seconds: float) -> None:
+        next(sent for sent in self._flight.values() if sent.request is request).idle = True
         self._progress.notice = f"request {request.number}: {error}; next attempt in {seconds:.1f} s"
 
     async def _cancel(self) -> None:

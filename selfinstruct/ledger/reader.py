@@ -33,7 +33,7 @@ class Spending:
     Attributes:
         sends: Attempts that went out, failed ones included.
         prompt_tokens: As servers reported them.
-        lost_prompt_tokens: Worst case of every send that has no outcome: it may have been billed all the same.
+        lost_prompt_tokens: Worst case of every send of which no usage is known: it may have been billed all the same.
     """
 
     sends: int
@@ -127,7 +127,7 @@ class Reader:
         (used,) = self._all("SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM outcomes")
         (lost,) = self._all(
             "SELECT COALESCE(SUM(worst_prompt), 0), COALESCE(SUM(worst_completion), 0) FROM sends WHERE NOT EXISTS"
-            " (SELECT 1 FROM outcomes WHERE outcomes.k = sends.k AND outcomes.send = sends.id)"
+            " (SELECT 1 FROM outcomes WHERE outcomes.k = sends.k AND outcomes.send = sends.id AND prompt_tokens > 0)"
         )
         return Spending(sends[0], *used, *lost)
 

@@ -19,7 +19,7 @@ LAYERS = (
     {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge"},
     {"ledger", "lock", "backends", "budget", "retry"},
     {"engine", "session", "export", "report", "doctor"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 HEAVY = {"torch", "vllm", "transformers", "datasets", "pandas", "scipy", "openai", "xllamacpp", "rouge_score", "nltk"}
 

@@ -83,13 +83,25 @@ def test_transient_errors_are_retried_and_each_send_is_announced_first() -> None
 
 
 def test_attempts_run_out_and_the_message_counts_them() -> None:
-    outcome, backend, log = attempt(lambda call, _: TransientError(f"down {call}", retry_after=0.0, throttled=True))
+    outcome, backend, log = attempt(lambda call, _: TransientError(f"down {call}", retry_after=0.0))
     assert isinstance(outcome, TransientError)
     assert str(outcome) == "down 4 (after 4 attempts)"
-    assert outcome.throttled
     assert outcome.retry_after == 0.0
     assert backend.calls == 4
     assert len(log.waits) == 3, "no wait after the last attempt"
+
+
+def test_a_throttle_uses_up_no_attempt_but_the_total_ends_it() -> None:
+    def throttled(call: int, _: Request) -> TransientError | None:
+        return TransientError("slow down", retry_after=0.002, throttled=True) if call <= 20 else None
+
+    outcome, backend, _ = attempt(throttled, RetryOptions(attempts=2, base_s=0.0, total_s=60))
+    assert outcome is DONE
+    assert backend.calls == 21
+    outcome, backend, _ = attempt(throttled, RetryOptions(attempts=2, base_s=0.0, total_s=0.0))
+    assert isinstance(outcome, TransientError)
+    assert outcome.throttled
+    assert backend.calls == 1
 
 
 def test_one_attempt_means_no_retry() -> None:

@@ -1,0 +1,74 @@
+"""What is installed is whole: from the wheel, from the sdist, and from the tree."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+
+import pytest
+
+from selfinstruct import __version__
+from tests.cli import ROOT
+
+PROBE = """
+import json, importlib.metadata, selfinstruct
+from selfinstruct.resources import builtin_prompts, builtin_seeds
+print(json.dumps({
+    "package": selfinstruct.__file__,
+    "version": importlib.metadata.version("selfinstruct"),
+    "licence": importlib.metadata.metadata("selfinstruct")["License-Expression"],
+    "seeds": str(builtin_seeds()),
+    "prompts": {str(p.relative_to(builtin_prompts())): p.read_text() for p in builtin_prompts().rglob("*.txt")},
+    "files": [str(f) for f in importlib.metadata.files("selfinstruct")],
+}))
+"""
+
+
+def build(tree: Path, kind: str, into: Path) -> Path:
+    """Call the build backend as pip does."""
+    into.mkdir(exist_ok=True)
+    code = f"from hatchling.build import *; print(build_{kind}({str(into)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return into / done.stdout.splitlines()[-1]
+
+
+def probe(wheel: Path, environment: Path) -> dict:
+    """Install a wheel into an empty environment, and look from another directory at what it brings."""
+    venv.create(environment, with_pip=False, symlinks=True)
+    python = environment / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet",
+               "--no-deps", "--no-index", wheel]  # fmt: skip
+    subprocess.run(install, check=True, capture_output=True)
+    assert (environment / "bin" / "selfinstruct").exists()
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", PROBE], cwd=environment, env=clean, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("origin", ["wheel", "sdist", "editable"])
+def test_seeds_and_prompts_reach_every_kind_of_install(tmp_path: Path, origin: str) -> None:
+    tree = ROOT
+    if origin == "sdist":
+        with tarfile.open(build(ROOT, "sdist", tmp_path / "sdist")) as archive:
+            archive.extractall(tmp_path, filter="data")
+        tree = tmp_path / f"selfinstruct-{__version__}"
+    wheel = build(tree, "editable" if origin == "editable" else "wheel", tmp_path / "wheel")
+    found = probe(wheel, tmp_path / "venv")
+    prompts = {str(path.relative_to(ROOT / "prompts")): path.read_text() for path in (ROOT / "prompts").rglob("*.txt")}
+    assert found["prompts"] == prompts
+    assert prompts
+    assert Path(found["seeds"]).read_bytes() == (ROOT / "seeds" / "seed_tasks.jsonl").read_bytes()
+    assert found["version"] == __version__
+    assert found["licence"] == "Apache-2.0"
+    if origin == "editable":
+        assert Path(found["seeds"]) == ROOT / "seeds" / "seed_tasks.jsonl", "the tree, which one edits, goes first"
+    else:
+        assert Path(found["package"]).is_relative_to(tmp_path)
+        assert "selfinstruct/py.typed" in found["files"]
+        assert any(name.endswith("LICENSE") for name in found["files"])
