@@ -55,10 +55,11 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        place = _dotted(where, *[str(part) for part in first["loc"]])
-        text = first["msg"].removeprefix("Value error, ")
-        found = "" if isinstance(first["input"], Mapping) else f", found {first['input']!r}"
-        raise ConfigError(f"{place}: {text[:1].lower()}{text[1:]}{found}", key=place) from None
+    # Raised outside the handler: pydantic's error quotes every value, and would hang on to this one.
+    place = _dotted(where, *[str(part) for part in first["loc"]])
+    text = first["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(first["input"], Mapping) else f", found {first['input']!r}"
+    raise ConfigError(f"{place}: {text[:1].lower()}{text[1:]}{found}", key=place)
 
 
 def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
