@@ -5,6 +5,7 @@ Loads numpy, rapidfuzz, regex and xxhash, and nothing else that is heavy.
 
 from selfinstruct.filters.base import Filter
 from selfinstruct.filters.copied import Copied
+from selfinstruct.filters.dedup import dedup
 from selfinstruct.filters.instances import judge_instances
 from selfinstruct.filters.instructions import (
     ALPACA_KEYWORDS,
@@ -15,6 +16,7 @@ from selfinstruct.filters.instructions import (
     WordCount,
 )
 from selfinstruct.filters.minhash import NearDuplicateIndex
+from selfinstruct.filters.report import Drop, Report
 from selfinstruct.filters.rouge import NoveltyIndex, f1, lcs_length, rouge_l
 from selfinstruct.filters.text import Tokenizer, tokenize
 from selfinstruct.records import Verdict
@@ -23,15 +25,18 @@ __all__ = [
     "ALPACA_KEYWORDS",
     "SELF_INSTRUCT_KEYWORDS",
     "Copied",
+    "Drop",
     "Filter",
     "Keywords",
     "LeadingPunctuation",
     "NearDuplicateIndex",
     "NoveltyIndex",
     "ProgramPrefix",
+    "Report",
     "Tokenizer",
     "Verdict",
     "WordCount",
+    "dedup",
     "f1",
     "judge_instances",
     "lcs_length",

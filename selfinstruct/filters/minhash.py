@@ -73,6 +73,15 @@ class NearDuplicateIndex:
         """Ids of the pool's texts, oldest first."""
         return tuple(self._ids.names)
 
+    @property
+    def taken(self) -> int:
+        """Texts offered and added so far: the running number of the next."""
+        return self._ids.taken
+
+    def empty(self, threshold: float) -> NearDuplicateIndex:
+        """An empty index with another threshold, and all else as here."""
+        return NearDuplicateIndex(threshold, self.num_perm, self.bands)
+
     def signatures(self, texts: Iterable[str]) -> Signatures:
         """The signature of each text, shape (texts, num_perm); ``to_datasketch`` takes them from here."""
         rows = iter(texts)

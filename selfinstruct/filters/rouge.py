@@ -80,6 +80,15 @@ class NoveltyIndex:
         """Ids of the pool's texts, oldest first."""
         return tuple(self._ids.names)
 
+    @property
+    def taken(self) -> int:
+        """Texts offered and added so far: the running number of the next."""
+        return self._ids.taken
+
+    def empty(self, threshold: float) -> NoveltyIndex:
+        """An empty index with another threshold, and all else as here."""
+        return NoveltyIndex(threshold, self.tokenizer, engine=self.engine)
+
     def query(self, text: str, *, explain: Explain = "match") -> Verdict:
         """Judge a text against the pool and leave the pool as it is.
 
