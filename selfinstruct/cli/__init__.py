@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from selfinstruct import __version__
 from selfinstruct.errors import SelfInstructError
+from selfinstruct.version import __version__
 
 __all__ = ["main"]
 

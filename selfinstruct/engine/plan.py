@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selfinstruct import SEMANTICS, __version__
 from selfinstruct.backends import OPTIONS
 from selfinstruct.budget import BudgetOptions
 from selfinstruct.codec import canonical, digest, loads
@@ -29,6 +28,7 @@ from selfinstruct.retry import RetryOptions
 from selfinstruct.seeds import load_seeds, seeds_from_json, seeds_to_json
 from selfinstruct.strategies import STRATEGIES
 from selfinstruct.strategies.base import Strategy
+from selfinstruct.version import SEMANTICS, __version__
 
 __all__ = ["Plan", "Settings", "make_plan", "recorded_plan", "require_same"]
 

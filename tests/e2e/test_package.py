@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct import __version__
+from selfinstruct.version import __version__
 from tests.cli import ROOT
 
 PROBE = """

@@ -14,7 +14,7 @@ import selfinstruct
 PACKAGE = Path(selfinstruct.__file__).parent
 
 LAYERS = (
-    {"errors", "codec", "records"},
+    {"errors", "codec", "records", "version"},
     {"config", "resources", "rng", "files", "formats"},
     {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge"},
     {"ledger", "lock", "backends", "budget", "retry"},
