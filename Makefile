@@ -24,7 +24,7 @@ GIVEN    = $(if $(wildcard $(RUN)/config.yaml),,$(if $(CONFIG),--config $(CONFIG
 
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: data test prove lint types format setup clean help
+.PHONY: data test prove docs lint types format setup clean help
 
 data: $(VENV)/.run  ## generate a dataset (N=60, MODEL=, BACKEND=, BASE_URL=, SEEDS=, RUN=, ARGS=)
 	@$(BIN)/selfinstruct generate $(RUN) $(GIVEN)
@@ -34,6 +34,9 @@ test: $(VENV)/.dev  ## run all tests
 
 prove: $(VENV)/.dev  ## run the slow proofs and print what they found
 	$(BIN)/python -m pytest -m prove -s
+
+docs: $(VENV)/.dev  ## write the generated pages of the documentation
+	$(BIN)/python docs/make.py
 
 lint: $(VENV)/.dev  ## check style
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import click
 from selfinstruct.errors import SelfInstructError
 from selfinstruct.version import __version__
 
-__all__ = ["main"]
+__all__ = ["cli", "main"]
 
 _COMMANDS = {
     "generate": "Generate a dataset into RUN_DIR, or go on with the run that is there.",
@@ -46,7 +46,7 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
-def _cli() -> None:
+def cli() -> None:
     """Bootstrap instruction-tuning data with any language model.
 
     A run is a directory: a ledger of every request and completion, and the dataset that follows from it. Every command
@@ -65,6 +65,6 @@ def _cli() -> None:
 def main() -> None:
     """Entry point of ``selfinstruct``."""
     try:
-        _cli(prog_name="selfinstruct")
+        cli(prog_name="selfinstruct")
     except KeyboardInterrupt:
         sys.exit(130)

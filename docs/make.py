@@ -1,0 +1,78 @@
+"""Writes the generated pages of the documentation: commands.md and configuration.md. Run it with: make docs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from selfinstruct.backends import OPTIONS
+from selfinstruct.cli import cli
+from selfinstruct.config import build, to_plain
+from selfinstruct.engine.plan import Settings
+from selfinstruct.strategies import STRATEGIES
+
+DOCS = Path(__file__).resolve().parent
+NOTE = "<!-- Written by docs/make.py: change the source of what it says, then run `make docs`. -->\n"
+
+
+def commands() -> str:
+    """Every command's help."""
+    parts = ["# Commands\n", NOTE]
+    context = click.Context(cli, info_name="selfinstruct", terminal_width=100)
+    for names, command, inner in _walk(("selfinstruct",), cli, context):
+        parts += [f"## {' '.join(names)}\n", "```text", command.get_help(inner), "```\n"]
+    return "\n".join(parts)
+
+
+def _walk(names: tuple[str, ...], command: click.Command, context: click.Context) -> Any:
+    yield names, command, context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            if inner is not None:
+                child = click.Context(inner, parent=context, info_name=name, terminal_width=100)
+                yield from _walk((*names, name), inner, child)
+
+
+def configuration() -> str:
+    """Every setting with its default and what it does."""
+    parts = [
+        "# Configuration\n",
+        NOTE,
+        "A configuration file is YAML. The settings of a run stand at its top; each strategy and each backend has a "
+        "section of its own name.\nAnything may also be given as `--set key=value`, with dots for "
+        "sections: `--set alpaca.demonstrations=4`, `--set filters.novelty.threshold=0.6`.\n"
+        "A run keeps its settings in its `config.yaml`, every default spelled out.\n",
+        _section("Settings of a run", Settings, to_plain(Settings())),
+    ]
+    for title, known in (("Strategy", {name: one.Options for name, one in STRATEGIES.items()}), ("Backend", OPTIONS)):
+        for name, options in sorted(known.items()):
+            parts.append(_section(f"{title} `{name}`", options, {name: to_plain(build(options, {}))}))
+    return "\n".join(parts)
+
+
+def _section(title: str, options: type, values: Any) -> str:
+    text = yaml.safe_dump(values, sort_keys=False, width=110, allow_unicode=True)
+    return "\n".join([f"## {title}\n", "```yaml", text + "```\n", *_entries(build(options, {}), "")]) + "\n"
+
+
+def _entries(options: Any, prefix: str) -> list[str]:
+    """What the docstring says of each option, those of sections inside it included."""
+    found = re.search(r"Attributes:\n(.*)", inspect.getdoc(type(options)) or "", re.DOTALL)
+    told = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", found[1] if found else "", re.DOTALL | re.MULTILINE)
+    lines = [f"- `{prefix}{name}`: {' '.join(text.split())}" for name, text in told]
+    for field in dataclasses.fields(options):
+        if dataclasses.is_dataclass(value := getattr(options, field.name)):
+            lines += _entries(value, f"{prefix}{field.name}.")
+    return lines
+
+
+if __name__ == "__main__":
+    (DOCS / "commands.md").write_text(commands(), encoding="utf-8")
+    (DOCS / "configuration.md").write_text(configuration(), encoding="utf-8")
