@@ -18,7 +18,7 @@ time linear in the text, whatever the text.
 
 from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks
 from selfinstruct.parse.lists import Item, Listing, numbered
-from selfinstruct.parse.text import blank_input, collapse, first_word
+from selfinstruct.parse.text import blank_input, collapse, first_word, stripped
 
 __all__ = [
     "Block",
@@ -31,4 +31,5 @@ __all__ = [
     "first_word",
     "numbered",
     "read_blocks",
+    "stripped",
 ]

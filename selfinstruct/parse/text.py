@@ -18,6 +18,7 @@ __all__ = [
     "first_word",
     "separated",
     "strip",
+    "stripped",
     "unfenced",
     "unwrap",
 ]
@@ -95,6 +96,11 @@ def strip(text: str, start: int, end: int) -> tuple[int, int]:
             end = line
         else:
             return start, end
+
+
+def stripped(text: str) -> tuple[int, int]:
+    """Where the text stands without the white space and separator lines around it."""
+    return strip(text, 0, len(text))
 
 
 def unwrap(text: str, start: int, end: int) -> tuple[int, int]:

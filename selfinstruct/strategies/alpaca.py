@@ -16,23 +16,23 @@ from selfinstruct.records import Candidate, Completion, Received, Request, Task
 from selfinstruct.rng import Rng
 from selfinstruct.strategies.base import View
 from selfinstruct.strategies.demonstrations import ids, longest_field, named
-from selfinstruct.strategies.sampling import StageSampling
+from selfinstruct.strategies.stage import Stage
 
 __all__ = ["Alpaca", "AlpacaOptions"]
 
 NO_INPUT = "<noinput>"
 FORM = Form(
     labels=(
-        ("instruction", ("Instruction", "Task")),
-        ("input", ("Input",)),
-        ("output", ("Output", "Answer", "Response")),
+        ("instruction", ("Instruction", "Instructions", "Task")),
+        ("input", ("Input", "Inputs")),
+        ("output", ("Output", "Outputs", "Answer", "Response")),
     ),
     required=("instruction", "output"),
     opening=("instruction",),
     inside=True,
 )
 
-_PUBLISHED = StageSampling(max_tokens=3072, temperature=1.0, top_p=1.0)  # decoding_args in generate_instruction.py
+_PUBLISHED = Stage(max_tokens=3072, temperature=1.0, top_p=1.0)  # decoding_args in generate_instruction.py
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,25 @@ class AlpacaOptions:
     Attributes:
         demonstrations: Seed tasks shown in each prompt.
         list_length: Number of the last task of the list, the demonstrations included.
+        domains: Only seeds of these domains are shown; none named shows all.
         demonstration_chars: Only seeds whose longest field is at most this long are shown; 0 shows any. For models
             with a short context, or slow at reading.
-        sampling: Sampling of the one stage.
+        tasks: The one stage.
     """
 
     demonstrations: int = 3  # generate_instruction.py of stanford_alpaca: num_prompt_instructions
     list_length: int = 20  # its prompt.txt asks for 20 tasks
+    domains: tuple[str, ...] = ()
     demonstration_chars: int = 0
-    sampling: StageSampling = _PUBLISHED
+    tasks: Stage = _PUBLISHED
+
+    def __post_init__(self) -> None:
+        if self.demonstrations < 1:
+            raise ValueError("demonstrations must be 1 or more")
+        if self.list_length <= self.demonstrations:
+            raise ValueError("list_length must be above the number of demonstrations, which it includes")
+        if self.demonstration_chars < 0:
+            raise ValueError("demonstration_chars must be 0 or more")
 
 
 class Alpaca:
@@ -77,14 +87,15 @@ class Alpaca:
             return None
         first = len(shown) + 1
         return Request(
-            stage="list",
-            turns=self.prompts.turns(
+            stage="tasks",
+            turns=options.tasks.turns(
+                self.prompts,
                 "alpaca/list",
                 count=str(options.list_length),
                 tasks="\n\n".join(_block(place, task) for place, task in enumerate(shown, 1)),
                 next=str(first),
             ),
-            sampling=options.sampling.request(f"\n### Task {options.list_length + 1}"),
+            sampling=options.tasks.sampling(f"\n### Task {options.list_length + 1}"),
             context={"demonstrations": ids(shown), "first": first},
         )
 
@@ -113,9 +124,10 @@ class Alpaca:
         return Received(candidates=rows, discards=found.discards)
 
     def _seeds(self, view: View) -> list[Task]:
-        """Seeds that can be shown: with an instance, and short enough."""
-        most = self.options.demonstration_chars
-        return [seed for seed in view.seeds if seed.instances and not (most and longest_field(seed) > most)]
+        """Seeds that can be shown."""
+        most, domains = self.options.demonstration_chars, self.options.domains
+        fits = (seed for seed in view.seeds if seed.instances and (not domains or seed.domain in domains))
+        return [seed for seed in fits if not most or longest_field(seed) <= most]
 
 
 def _block(number: int, task: Task) -> str:

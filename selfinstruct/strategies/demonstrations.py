@@ -8,7 +8,49 @@ from heapq import nsmallest
 from selfinstruct.codec import Json
 from selfinstruct.records import Request, Task
 
-__all__ = ["ids", "longest_field", "named", "shortest"]
+__all__ = [
+    "has_instances",
+    "ids",
+    "instruction_length",
+    "interleaved",
+    "is_alone",
+    "is_label",
+    "is_other",
+    "is_paired",
+    "longest_field",
+    "named",
+    "shortest",
+]
+
+
+def has_instances(task: Task) -> bool:
+    """True when there is an instance to show."""
+    return bool(task.instances)
+
+
+def is_alone(task: Task) -> bool:
+    """True for a task that needs no input."""
+    return not any(one.input for one in task.instances)
+
+
+def is_paired(task: Task) -> bool:
+    """True for a task that needs an input."""
+    return not is_alone(task)
+
+
+def is_label(task: Task) -> bool:
+    """True for a classification task."""
+    return task.is_classification is True
+
+
+def is_other(task: Task) -> bool:
+    """True for a task that isn't known as one of classification."""
+    return not is_label(task)
+
+
+def instruction_length(task: Task) -> int:
+    """Characters of the instruction."""
+    return len(task.instruction)
 
 
 def shortest(tasks: Sequence[Task], count: int, size: Callable[[Task], int]) -> list[Task]:
@@ -33,3 +75,13 @@ def named(tasks: Sequence[Task], request: Request) -> list[Task]:
     assert isinstance(wanted, Sequence), wanted
     places = {name: place for place, name in enumerate(wanted)}
     return sorted((task for task in tasks if task.id in places), key=lambda task: places[task.id])
+
+
+def interleaved(first: Sequence[Task], second: Sequence[Task]) -> list[Task]:
+    """Both kinds spread evenly over one list."""
+    keyed = [
+        ((place + 0.5) / len(kind), order, task)
+        for order, kind in enumerate((first, second))
+        for place, task in enumerate(kind)
+    ]
+    return [task for _, _, task in sorted(keyed, key=lambda one: one[:2])]

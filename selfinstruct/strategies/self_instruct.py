@@ -4,29 +4,45 @@ Three stages: ``instructions`` continues a list of human and machine tasks, each
 kept draft whether it is a classification task; ``instances`` writes examples of it, label before input for a
 classification task (so that the labels vary), input before output for any other.
 
-The examples in the prompts of the two later stages are the shortest suitable seeds, the same ones for the whole run:
-the prompt's head is then constant and a server's prefix cache holds it.
+The examples in the prompts of the later stages are the shortest suitable seeds, the same ones for the whole run: the
+prompt's head is then constant and a server's prefix cache holds it.
+
+A small chat model answers a task much better than it continues examples of others. With ``input_first_examples = 0``
+an unlabelled task is put to the model as it stands (stage ``answer``): the whole answer is the output, there is no
+input, and only seeds without an input are shown in ``instructions``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from selfinstruct.parse import Form, blank_input, collapse, first_word, numbered, read_blocks
+from selfinstruct.codec import Json
+from selfinstruct.parse import Form, blank_input, collapse, first_word, numbered, read_blocks, stripped
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Discard, Instance, Received, Request, Task, candidate_id
 from selfinstruct.rng import Rng
 from selfinstruct.strategies.base import View
-from selfinstruct.strategies.demonstrations import ids, named, shortest
-from selfinstruct.strategies.sampling import StageSampling
+from selfinstruct.strategies.demonstrations import (
+    has_instances,
+    ids,
+    instruction_length,
+    interleaved,
+    is_alone,
+    is_label,
+    is_other,
+    is_paired,
+    named,
+    shortest,
+)
+from selfinstruct.strategies.stage import Stage
 
 __all__ = ["SelfInstruct", "SelfInstructOptions"]
 
 NO_INPUT = "<noinput>"
 INPUT_FIRST = Form(
-    labels=(("input", ("Input",)), ("output", ("Output", "Answer", "Response"))),
+    labels=(("input", ("Input", "Inputs")), ("output", ("Output", "Outputs", "Answer", "Response"))),
     required=("output",),
     opening=("input", "output"),
 )
@@ -38,10 +54,10 @@ OUTPUT_FIRST = Form(
 )
 
 # The published sampling: bootstrap_instructions.py, identify_clf_or_not.py and generate_instances.py of self-instruct.
-_INSTRUCTIONS = StageSampling(max_tokens=1024, temperature=0.7, top_p=0.5, presence_penalty=2.0)
-_CLASSIFY = StageSampling(max_tokens=3, temperature=0.0)
-_INPUT_FIRST = StageSampling(max_tokens=350, temperature=0.0, presence_penalty=1.5)
-_OUTPUT_FIRST = StageSampling(max_tokens=300, temperature=0.0, presence_penalty=1.5)
+_INSTRUCTIONS = Stage(max_tokens=1024, temperature=0.7, top_p=0.5, presence_penalty=2.0)
+_CLASSIFY = Stage(max_tokens=3, temperature=0.0)
+_INPUT_FIRST = Stage(max_tokens=350, temperature=0.0, presence_penalty=1.5)
+_OUTPUT_FIRST = Stage(max_tokens=300, temperature=0.0, presence_penalty=1.5)
 
 
 @dataclass(frozen=True)
@@ -52,31 +68,41 @@ class SelfInstructOptions:
         human_demonstrations: Seed instructions in a prompt of ``instructions`` once there are machine ones.
         machine_demonstrations: At most so many kept machine instructions; seeds take the places that they leave.
         list_length: Number of the last item of the list, the demonstrations included.
+        domains: Only seeds of these domains are shown, where there are any that suit; none named shows all.
         classify_yes: Classification tasks shown in ``classify``.
         classify_no: Other tasks shown there.
-        input_first_examples: Tasks shown before input-first instances.
+        input_first_examples: Tasks shown before input-first instances; 0 for the stage ``answer`` in their stead.
         output_first_examples: Tasks shown before output-first instances.
         example_instances: At most so many instances of each task shown.
         instances: At most so many instances of a new task.
-        instructions: Sampling of ``instructions``.
-        classify: Sampling of ``classify``.
-        input_first: Sampling of input-first ``instances``.
-        output_first: Sampling of output-first ``instances``.
+        instructions, classify, input_first, output_first, answer: The stages.
     """
 
-    human_demonstrations: int = 6  # section 2.2: "6 are from the human-written tasks, and 2 from model-generated"
+    human_demonstrations: int = 6  # section 2.2: 6 of the 8 are human-written and 2 the model's own
     machine_demonstrations: int = 2
     list_length: int = 15  # bootstrap_instructions.py stops at "16."
-    classify_yes: int = 12  # table 6: 12 classification and 19 other instructions
+    domains: tuple[str, ...] = ()
+    classify_yes: int = 12  # table 6 of the paper: 12 classification and 19 other instructions
     classify_no: int = 19
     input_first_examples: int = 11  # instance_gen_template.py: input_first_template_for_gen
     output_first_examples: int = 16  # instance_gen_template.py: output_first_template_for_clf
-    example_instances: int = 2
+    example_instances: int = 3  # the longest of those templates' tasks have 3 or 4
     instances: int = 5  # generate_instances.py: max_instances_to_generate
-    instructions: StageSampling = _INSTRUCTIONS
-    classify: StageSampling = _CLASSIFY
-    input_first: StageSampling = _INPUT_FIRST
-    output_first: StageSampling = _OUTPUT_FIRST
+    instructions: Stage = _INSTRUCTIONS
+    classify: Stage = _CLASSIFY
+    input_first: Stage = _INPUT_FIRST
+    output_first: Stage = _OUTPUT_FIRST
+    answer: Stage = _INPUT_FIRST
+
+    def __post_init__(self) -> None:
+        for name in ("machine_demonstrations", "classify_yes", "classify_no", "input_first_examples"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more")
+        for name in ("human_demonstrations", "output_first_examples", "example_instances", "instances"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more")
+        if self.list_length <= self.human_demonstrations + self.machine_demonstrations:
+            raise ValueError("list_length must be above the number of demonstrations, which it includes")
 
 
 class SelfInstruct:
@@ -93,6 +119,7 @@ class SelfInstruct:
         "self-instruct/classify": frozenset({"examples", "instruction"}),
         "self-instruct/input-first": frozenset({"examples", "instruction"}),
         "self-instruct/output-first": frozenset({"examples", "instruction"}),
+        "self-instruct/answer": frozenset({"instruction"}),
     }
     Options: ClassVar[type[SelfInstructOptions]] = SelfInstructOptions
 
@@ -104,16 +131,19 @@ class SelfInstruct:
         """Ask for the rest of a list that begins with drawn tasks, 6 human and 2 machine ones; None without seeds."""
         options = self.options
         machine = rng.sample(view.tasks, options.machine_demonstrations)
+        human = [seed for seed in self._known(view) if options.input_first_examples or is_alone(seed)]
         places = options.human_demonstrations + options.machine_demonstrations
-        shown = rng.shuffled([*rng.sample(view.seeds, places - len(machine)), *machine])
+        shown = rng.shuffled([*rng.sample(human, places - len(machine)), *machine])
         if not shown:
             return None
         first = len(shown) + 1
-        lines = (f"{place}. {collapse(task.instruction)}" for place, task in enumerate(shown, 1))
+        lines = [f"{place}. {collapse(task.instruction)}" for place, task in enumerate(shown, 1)]
         return Request(
             stage="instructions",
-            turns=self.prompts.turns("self-instruct/instructions", tasks="\n".join(lines), next=str(first)),
-            sampling=options.instructions.request(f"\n{options.list_length + 1}."),
+            turns=options.instructions.turns(
+                self.prompts, "self-instruct/instructions", tasks="\n".join(lines), next=str(first)
+            ),
+            sampling=options.instructions.sampling(f"\n{options.list_length + 1}."),
             context={"demonstrations": ids(shown), "first": first},
         )
 
@@ -123,7 +153,14 @@ class SelfInstruct:
             return self._drafts(request, completion, view)
         if request.stage == "classify":
             return self._classified(request, completion, view)
+        if request.stage == "answer":
+            return _answered(request, completion)
         return self._rows(request, completion, view)
+
+    def _known(self, view: View) -> list[Task]:
+        """The seeds of the domains that may be shown."""
+        domains = self.options.domains
+        return [seed for seed in view.seeds if not domains or seed.domain in domains]
 
     def _drafts(self, request: Request, completion: Completion, view: View) -> Received:
         found = numbered(
@@ -143,22 +180,32 @@ class SelfInstruct:
     def _follow_up(self, parent: int, task: str, instruction: str, view: View) -> Request:
         """The first request about a kept draft; without classification seeds to learn from, its instances at once."""
         options = self.options
-        yes = shortest([seed for seed in view.seeds if seed.is_classification], options.classify_yes, _instruction_size)
-        no = [seed for seed in view.seeds if not seed.is_classification]
+        yes = self._examples(view, options.classify_yes, instruction_length, is_label)
         if not yes:
             return self._instances(parent, task, instruction, False, view)
-        examples = _interleaved(yes, shortest(no, options.classify_no, _instruction_size))
+        examples = interleaved(yes, self._examples(view, options.classify_no, instruction_length, is_other))
         text = "\n\n".join(
             f"Task: {collapse(seed.instruction)}\nClassification: {'yes' if seed.is_classification else 'no'}"
             for seed in examples
         )
         return Request(
             stage="classify",
-            turns=self.prompts.turns("self-instruct/classify", examples=text, instruction=instruction),
-            sampling=options.classify.request("\n"),
+            turns=options.classify.turns(
+                self.prompts, "self-instruct/classify", examples=text, instruction=instruction
+            ),
+            sampling=options.classify.sampling("\n"),
             context={"demonstrations": ids(examples), "instruction": instruction, "task": task},
             parent=parent,
         )
+
+    def _examples(
+        self, view: View, count: int, size: Callable[[Task], int], *suits: Callable[[Task], bool]
+    ) -> list[Task]:
+        """The shortest seeds that suit, of the domains that may be shown if there is one."""
+        fits = [seed for seed in view.seeds if all(suit(seed) for suit in suits)]
+        domains = self.options.domains
+        known = [seed for seed in fits if not domains or seed.domain in domains]
+        return shortest(known or fits, count, size)
 
     def _classified(self, request: Request, completion: Completion, view: View) -> Received:
         answer = first_word(completion.text)
@@ -168,30 +215,32 @@ class SelfInstruct:
         return Received(follow_ups=(follow_up,), discards=discards)
 
     def _instances(self, parent: int, task: str, instruction: str, is_classification: bool, view: View) -> Request:
-        options = self.options
-        suitable = [seed for seed in view.seeds if seed.instances and bool(seed.is_classification) == is_classification]
+        """Ask for rows of one task, in the form that suits it."""
+        options, size = self.options, self._shown_size
+        about: dict[str, Json] = {"instruction": instruction, "task": task, "is_classification": is_classification}
+        if not is_classification and not options.input_first_examples:
+            return Request(
+                stage="answer",
+                turns=options.answer.turns(self.prompts, "self-instruct/answer", instruction=instruction),
+                sampling=options.answer.sampling(),
+                context={"demonstrations": [], **about},
+                parent=parent,
+            )
         if is_classification:
-            examples = shortest(suitable, options.output_first_examples, self._shown_size)
-            template, stage_sampling = "self-instruct/output-first", options.output_first
+            examples = self._examples(view, options.output_first_examples, size, is_label, has_instances)
+            name, stage = "self-instruct/output-first", options.output_first
         else:
-            with_input = [seed for seed in suitable if seed.instances[0].input]
-            without = [seed for seed in suitable if not seed.instances[0].input]
-            half = options.input_first_examples // 2
-            alone = shortest(without, half, self._shown_size)
-            paired = shortest(with_input, options.input_first_examples - len(alone), self._shown_size)
-            examples = _interleaved(paired, alone)
-            template, stage_sampling = "self-instruct/input-first", options.input_first
+            count = options.input_first_examples
+            alone = self._examples(view, count // 2, size, is_other, has_instances, is_alone)
+            paired = self._examples(view, count - len(alone), size, is_other, has_instances, is_paired)
+            examples = interleaved(paired, alone)
+            name, stage = "self-instruct/input-first", options.input_first
         text = "\n\n".join(self._example(seed, is_classification) for seed in examples)
         return Request(
             stage="instances",
-            turns=self.prompts.turns(template, examples=text, instruction=instruction),
-            sampling=stage_sampling.request("\n### Task", f"\nExample {options.instances + 1}\n"),
-            context={
-                "demonstrations": ids(examples),
-                "instruction": instruction,
-                "task": task,
-                "is_classification": is_classification,
-            },
+            turns=stage.turns(self.prompts, name, examples=text, instruction=instruction),
+            sampling=stage.sampling("\n### Task", f"\nExample {options.instances + 1}\n"),
+            context={"demonstrations": ids(examples), **about},
             parent=parent,
         )
 
@@ -237,18 +286,18 @@ class SelfInstruct:
         return Received(candidates=rows, discards=found.discards)
 
 
-def _instruction_size(task: Task) -> int:
-    return len(task.instruction)
-
-
-def _interleaved(first: Sequence[Task], second: Sequence[Task]) -> list[Task]:
-    """Both kinds spread evenly over one list."""
-    keyed = [
-        ((place + 0.5) / len(kind), order, task)
-        for order, kind in enumerate((first, second))
-        for place, task in enumerate(kind)
-    ]
-    return [task for _, _, task in sorted(keyed, key=lambda one: one[:2])]
+def _answered(request: Request, completion: Completion) -> Received:
+    """The whole answer as the output of the task that was put as it stands."""
+    start, end = stripped(completion.text)
+    if completion.truncated or start == end:
+        return Received(discards=(Discard("truncated" if completion.truncated else "no_output", (start, end)),))
+    row = Candidate(
+        instruction=_text(request, "instruction"),
+        output=completion.text[start:end],
+        span=(start, end),
+        task=_text(request, "task"),
+    )
+    return Received(candidates=(row,))
 
 
 def _integer(request: Request, key: str) -> int:

@@ -1,0 +1,59 @@
+"""One stage of a strategy, as its options state it: how it is asked, and how its completions are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Sampling, Turn
+
+__all__ = ["Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage is asked, and how its completions are drawn.
+
+    Attributes:
+        max_tokens: Most tokens of a completion; a longer one is cut and loses its last block.
+        temperature: 0 takes the likeliest token; higher is more varied and less sensible.
+        top_p: Only the likeliest tokens that make up this probability are drawn.
+        frequency_penalty: Lowers a token's chance with each use; above about 0.5 a small model loses its grammar.
+        presence_penalty: Lowers the chance of each token already used, once.
+        api: ``completion`` for a raw prompt, ``chat`` for one user message, ``run`` for what the run uses.
+    """
+
+    max_tokens: int
+    temperature: float = 0.7
+    top_p: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    api: Literal["run", "completion", "chat"] = "run"
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1")
+        if not 0 <= self.temperature <= 2:
+            raise ValueError("temperature must be from 0 to 2")
+        if not 0 < self.top_p <= 1:
+            raise ValueError("top_p must be above 0 and at most 1")
+        if not (abs(self.frequency_penalty) <= 2 and abs(self.presence_penalty) <= 2):
+            raise ValueError("penalties must be from -2 to 2")
+
+    def turns(self, prompts: Prompts, template: str, **variables: str) -> tuple[Turn, ...]:
+        """A one-template request in this stage's API."""
+        if self.api == "run":
+            return prompts.turns(template, **variables)
+        return (prompts.turn("prompt" if self.api == "completion" else "user", template, variables),)
+
+    def sampling(self, *stop: str) -> Sampling:
+        """The parameters of one request that ends at any of these strings."""
+        return Sampling(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            stop=stop,
+        )
