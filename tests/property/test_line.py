@@ -1,9 +1,10 @@
-"""The line under every order of arrival: same outcomes, same bytes, whatever came when and however often it was killed."""
+"""The line under every order of arrival: same outcomes, same bytes, however often it was killed."""
 
 from __future__ import annotations
 
 import random
 from functools import cache
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -130,7 +131,7 @@ class OneTask:
     """A strategy that ends: two proposals, each with a draft whose instance is asked for only if it is kept."""
 
     name = "one-task"
-    templates = {}
+    templates: ClassVar = {}
 
     def __init__(self, prompts: Prompts) -> None:
         self.prompts = prompts
