@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from functools import cache
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +13,10 @@ from selfinstruct.errors import MissingExtraError
 from selfinstruct.filters.prefix import Order, Prefix, least_table
 from selfinstruct.filters.store import Block, Matches, Store, grown
 
-__all__ = ["CompiledJoin", "available", "kernels"]
+__all__ = ["MANY", "CompiledJoin", "Engine", "available", "kernels"]
+
+Engine = Literal["auto", "numpy", "numba"]
+MANY = 5000  # texts for which numba is worth the second that its import takes
 
 
 @cache

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from rapidfuzz.distance import LCSseq
 
-from selfinstruct.filters.compiled import CompiledJoin, available
+from selfinstruct.filters.compiled import MANY, CompiledJoin, Engine, available
 from selfinstruct.filters.lcs import f1, strings
 from selfinstruct.filters.prefix import Order, Postings, Prefix, PrefixIndex, candidates, least_of_pairs
 from selfinstruct.filters.store import Block, Ints, Longs, Matches, Store, distinct
 
-__all__ = ["ArrayJoin", "Engine", "Join", "make_join"]
+__all__ = ["ArrayJoin", "Join", "make_join"]
 
-Engine = Literal["auto", "numpy", "numba"]
-
-MANY = 5000  # texts for which numba is worth the second that its import takes
 FIRST, LARGEST = 256, 4096  # texts of a block: small while the pool is, since a block is also joined with itself
 
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from selfinstruct.filters.store import Ints, Longs, Words
 
-__all__ = ["add_rows", "join_block", "make_room"]
+__all__ = ["add_rows", "join_block", "least_of_permutations", "make_room", "shared_of_pairs"]
 
+UInts = np.ndarray[Any, np.dtype[np.uint32]]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 ONE, ZERO = np.uint64(1), np.uint64(0)
@@ -313,3 +314,40 @@ def join_block(
             add_postings(rows, m, prefix, lists, postings)
             rows += 1
     return rows
+
+
+@_compiled
+def least_of_permutations(mixed: UInts, offsets: Longs, parameters: UInts) -> UInts:
+    """See ``signatures``: the least value of each permutation over each set, shape (sets, permutations).
+
+    Args:
+        mixed: Finalized hashes of all sets.
+    """
+    a, b = parameters[0], parameters[1]
+    found = np.full((len(offsets) - 1, len(a)), 0xFFFFFFFF, dtype=np.uint32)
+    for row in range(len(offsets) - 1):
+        least = found[row]
+        for place in range(offsets[row], offsets[row + 1]):
+            one = mixed[place]
+            for k in range(len(a)):
+                least[k] = min(least[k], np.uint32(a[k] * one + b[k]))
+    return found
+
+
+@_compiled
+def shared_of_pairs(
+    left: Words, left_offsets: Longs, one: Longs, right: Words, right_offsets: Longs, two: Longs
+) -> Longs:
+    """Number of common elements of sorted sets: of set ``one[k]`` on the left and ``two[k]`` on the right."""
+    found = np.zeros(len(one), dtype=np.int64)
+    for k in range(len(one)):
+        i, end_i = left_offsets[one[k]], left_offsets[one[k] + 1]
+        j, end_j = right_offsets[two[k]], right_offsets[two[k] + 1]
+        shared = 0
+        while i < end_i and j < end_j:
+            x, y = left[i], right[j]
+            shared += x == y
+            i += x <= y
+            j += y <= x
+        found[k] = shared
+    return found

@@ -17,10 +17,11 @@ import numpy as np
 from selfinstruct.errors import UsageError
 from selfinstruct.filters import snapshot
 from selfinstruct.filters.bands import Bands, band_keys, pairs_within
+from selfinstruct.filters.compiled import MANY, Engine, available, kernels
 from selfinstruct.filters.ids import NO_PICKLE, Ids, paired
-from selfinstruct.filters.shingles import Hashes, char_shingles, jaccard, parity, shingle_sets
+from selfinstruct.filters.shingles import Hashes, char_shingles, parity, shared_by, shingle_sets
 from selfinstruct.filters.signatures import Signatures, permutations, signatures
-from selfinstruct.filters.store import Longs
+from selfinstruct.filters.store import Longs, offsets_of
 from selfinstruct.records import Verdict
 
 __all__ = ["NearDuplicateIndex"]
@@ -43,12 +44,15 @@ class NearDuplicateIndex:
         threshold: Jaccard similarity of the sets of character 5-grams from which on a text is a near-duplicate.
         num_perm: Permutations of a signature.
         bands: Bands into which it is cut; more bands find more pairs and verify more.
+        engine: As of ``NoveltyIndex``.
     """
 
     filter = "minhash"
     reason = "near_duplicate"
 
-    def __init__(self, threshold: float = 0.8, num_perm: int = 128, bands: int = 20) -> None:
+    def __init__(
+        self, threshold: float = 0.8, num_perm: int = 128, bands: int = 20, *, engine: Engine = "auto"
+    ) -> None:
         if not 0 < threshold <= 1:
             raise UsageError(f"threshold {threshold} is not above 0 and at most 1")
         if not 1 <= bands <= num_perm:
@@ -56,6 +60,7 @@ class NearDuplicateIndex:
         self.threshold = threshold
         self.num_perm = num_perm
         self.bands = bands
+        self.engine = engine
         self._parameters = permutations(num_perm)
         self._ids = Ids()
         self._texts: list[str] = []
@@ -80,14 +85,14 @@ class NearDuplicateIndex:
 
     def empty(self, threshold: float) -> NearDuplicateIndex:
         """An empty index with another threshold, and all else as here."""
-        return NearDuplicateIndex(threshold, self.num_perm, self.bands)
+        return NearDuplicateIndex(threshold, self.num_perm, self.bands, engine=self.engine)
 
     def signatures(self, texts: Iterable[str]) -> Signatures:
         """The signature of each text, shape (texts, num_perm); ``to_datasketch`` takes them from here."""
-        rows = iter(texts)
+        rows, compiled = iter(texts), self._compiled()
         parts = [np.zeros((0, self.num_perm), dtype=np.uint32)]
         while chunk := list(islice(rows, CHUNK)):
-            parts.append(signatures(*char_shingles(chunk), self._parameters))
+            parts.append(signatures(*char_shingles(chunk), self._parameters, compiled=compiled))
         return np.concatenate(parts)
 
     def query(self, text: str, *, group: str | None = None) -> Verdict:
@@ -193,7 +198,7 @@ class NearDuplicateIndex:
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> NearDuplicateIndex:
+    def load(cls, path: str | Path, *, engine: Engine = "auto") -> NearDuplicateIndex:
         """An index that ``save`` wrote.
 
         Raises:
@@ -201,7 +206,7 @@ class NearDuplicateIndex:
         """
         parameters, arrays = snapshot.read(Path(path), cls.__name__)
         try:
-            index = cls(parameters["threshold"], parameters["num_perm"], parameters["bands"])
+            index = cls(parameters["threshold"], parameters["num_perm"], parameters["bands"], engine=engine)
             index._texts = snapshot.unpack("texts", arrays)
             index._ids.add(index._ids.take(snapshot.unpack("ids", arrays)))
             index._ids.taken = parameters["taken"]
@@ -219,6 +224,9 @@ class NearDuplicateIndex:
         raise TypeError(NO_PICKLE.format(name=type(self).__name__))
 
     # --- inside ---
+
+    def _compiled(self) -> bool:
+        return self.engine == "numba" or (self.engine == "auto" and self.taken >= MANY and available())
 
     def _description(self) -> dict[str, float | int]:
         return {"threshold": self.threshold, "num_perm": self.num_perm, "bands": self.bands}
@@ -260,28 +268,25 @@ class NearDuplicateIndex:
         sets = _Sets(texts)
         pairs = self._keys.candidates(keys)
         others = _Sets(self._texts)
-        for text, row in self._close(pairs, sets, others):
-            if groups[text] is None or self._groups.get(row) != groups[text]:
-                score = jaccard(sets[text], others[row])
-                if score >= self.threshold and score > scores[text]:
-                    rows[text], scores[text] = row, score
+        for text, row, score in self._close(pairs, sets, others):
+            if score > scores[text] and (groups[text] is None or self._groups.get(row) != groups[text]):
+                rows[text], scores[text] = row, score
         if not insert or len(texts) == 1:
             return rows, scores
         # Only what has no match in the pool can be kept, so only that need be looked up.
         pairs = pairs_within(keys, np.flatnonzero(np.array(rows) < 0))
         within: dict[int, int] = {}
-        for text, place in self._close(pairs, sets, sets):
-            if place not in within and (groups[text] is None or groups[place] != groups[text]):
-                score = jaccard(sets[text], sets[place])
-                if score >= self.threshold and score > scores[text]:
-                    within[text], scores[text] = place, score
+        for text, place, score in self._close(pairs, sets, sets):
+            apart = groups[text] is None or groups[place] != groups[text]
+            if score > scores[text] and apart and place not in within:
+                within[text], scores[text] = place, score
         kept = np.cumsum([row < 0 and place not in within for place, row in enumerate(rows)])
         for text, place in within.items():
             rows[text] = len(self._texts) + int(kept[place]) - 1
         return rows, scores
 
-    def _close(self, pairs: Longs, left: _Sets, right: _Sets) -> Iterable[tuple[int, int]]:
-        """Of some pairs those that may reach the threshold, with the sets of both loaded."""
+    def _close(self, pairs: Longs, left: _Sets, right: _Sets) -> Iterable[tuple[int, int, float]]:
+        """Of some pairs those that reach the threshold, with their similarity."""
         texts, others = pairs >> 32, pairs & 0xFFFFFFFF
         left.load(texts)
         right.load(others)
@@ -295,36 +300,58 @@ class NearDuplicateIndex:
             # bits; the same expression as in the exact comparison, so that no pair is lost by rounding.
             shared = (total[part] - differ) >> 1
             close[part] = shared / (total[part] - shared) >= self.threshold
-        return zip(texts[close].tolist(), others[close].tolist(), strict=True)
+        one, two, total = one[close], two[close], total[close]
+        shared = self._shared(left, one, right, two)
+        scores = shared / (total - shared)
+        near = scores >= self.threshold
+        return zip(texts[close][near].tolist(), others[close][near].tolist(), scores[near].tolist(), strict=True)
+
+    def _shared(self, left: _Sets, one: Longs, right: _Sets, two: Longs) -> Longs:
+        """Size of the intersection of each pair of sets, given by their places."""
+        if self._compiled():
+            found: Longs = kernels().shared_of_pairs(left.hashes, left.offsets, one, right.hashes, right.offsets, two)
+            return found
+        return np.array([shared_by(left[a], right[b]) for a, b in zip(one, two, strict=True)], dtype=np.int64)
 
     def _verdict(self, score: float, nearest: str) -> Verdict:
         return Verdict(self.filter, False, self.reason, score, nearest)
 
 
 class _Sets:
-    """Shingle sets of those of some texts that are asked for.
+    """Shingle sets of those of some texts that are asked for, in order of loading.
 
     Attributes:
-        sizes: Of the sets loaded so far, in order of loading; ``parities`` likewise.
+        hashes: The sets, sorted, one after the other.
+        offsets: Set k has ``hashes[offsets[k]:offsets[k + 1]]``.
+        parities: Sketch of each set, shape (sets, 8).
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
-        self._found: dict[int, Hashes] = {}
         self._loaded: Longs = np.zeros(0, dtype=np.int64)
-        self.sizes: Longs = np.zeros(0, dtype=np.int64)
+        self.hashes: Hashes = np.zeros(0, dtype=np.uint64)
+        self.offsets: Longs = np.zeros(1, dtype=np.int64)
         self.parities: Hashes = np.zeros((0, 8), dtype=np.uint64)
+
+    @property
+    def sizes(self) -> Longs:
+        """Elements of each set."""
+        return np.diff(self.offsets)
 
     def load(self, texts: Longs) -> None:
         """Make the sets of these texts, many at once."""
         wanted = np.setdiff1d(texts, self._loaded)
+        parts, parities = [self.hashes], [self.parities]
+        sizes = [self.sizes]
         for start in range(0, len(wanted), CHUNK):
-            part = wanted[start : start + CHUNK]
-            made = shingle_sets(*char_shingles([self._texts[text] for text in part.tolist()]))
-            self._found.update(zip(part.tolist(), made, strict=True))
-            self._loaded = np.append(self._loaded, part)
-            self.sizes = np.append(self.sizes, [len(one) for one in made])
-            self.parities = np.concatenate([self.parities, parity(made)])
+            own = [self._texts[text] for text in wanted[start : start + CHUNK].tolist()]
+            made = shingle_sets(*char_shingles(own))
+            parts += made
+            parities.append(parity(made))
+            sizes.append(np.array([len(one) for one in made]))
+        self.hashes, self.parities = np.concatenate(parts), np.concatenate(parities)
+        self.offsets = offsets_of(np.concatenate(sizes))
+        self._loaded = np.append(self._loaded, wanted)
 
     def places(self, texts: Longs) -> Longs:
         """Where these texts stand in the order of loading."""
@@ -332,8 +359,8 @@ class _Sets:
         found: Longs = order[np.searchsorted(self._loaded, texts, sorter=order)]
         return found
 
-    def __getitem__(self, text: int) -> Hashes:
-        return self._found[text]
+    def __getitem__(self, place: int) -> Hashes:
+        return self.hashes[self.offsets[place] : self.offsets[place + 1]]
 
 
 KEPT = Verdict(NearDuplicateIndex.filter, True)

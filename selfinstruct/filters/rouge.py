@@ -18,8 +18,9 @@ from rapidfuzz.distance import LCSseq
 
 from selfinstruct.errors import UsageError
 from selfinstruct.filters import snapshot
+from selfinstruct.filters.compiled import Engine
 from selfinstruct.filters.ids import NO_PICKLE, Ids, paired
-from selfinstruct.filters.join import Engine, Join, make_join
+from selfinstruct.filters.join import Join, make_join
 from selfinstruct.filters.lcs import f1, f1_array, lcs_length, rouge_l, strings
 from selfinstruct.filters.store import Block, Store, Vocabulary
 from selfinstruct.filters.text import Tokenizer, tokenize, tokenizer_function

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import regex
 import xxhash
 
-__all__ = ["Hashes", "Offsets", "char_shingles", "jaccard", "parity", "shingle_sets", "word_shingles"]
+__all__ = ["Hashes", "Offsets", "char_shingles", "jaccard", "parity", "shared_by", "shingle_sets", "word_shingles"]
 
 Hashes = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
@@ -133,7 +133,12 @@ def parity(sets: Sequence[Hashes]) -> Hashes:
 
 def jaccard(a: Hashes, b: Hashes) -> float:
     """Size of the intersection over size of the union of two sorted sets of hashes."""
+    shared = shared_by(a, b)
+    return shared / (len(a) + len(b) - shared)
+
+
+def shared_by(a: Hashes, b: Hashes) -> int:
+    """Size of the intersection of two sorted sets of hashes."""
     if len(a) > len(b):
         a, b = b, a
-    shared = int(np.count_nonzero(b.take(b.searchsorted(a), mode="clip") == a))
-    return shared / (len(a) + len(b) - shared)
+    return int(np.count_nonzero(b.take(b.searchsorted(a), mode="clip") == a))

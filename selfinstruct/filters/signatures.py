@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from selfinstruct.filters.compiled import kernels
 from selfinstruct.filters.shingles import Hashes, Offsets
 
 __all__ = ["SEED", "SIGNATURE_SCHEME", "from_datasketch", "permutations", "signatures", "to_datasketch"]
@@ -37,17 +38,23 @@ def _finalize(hashes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return hashes ^ (hashes >> np.uint32(16))
 
 
-def signatures(hashes: Hashes, offsets: Offsets, parameters: npt.NDArray[np.uint32]) -> Signatures:
+def signatures(
+    hashes: Hashes, offsets: Offsets, parameters: npt.NDArray[np.uint32], *, compiled: bool = False
+) -> Signatures:
     """Signature of each set, from the low 32 bits of its hashes.
 
     Args:
         offsets: Shape (sets + 1,); set i has ``hashes[offsets[i]:offsets[i + 1]]``.
         parameters: Shape (2, num_perm), from ``permutations``.
+        compiled: Use numba, which gives the same.
 
     Returns:
         Shape (sets, num_perm); all 2**32 - 1 for an empty set.
     """
     mixed = _finalize(hashes.astype(np.uint32))
+    if compiled:
+        least: Signatures = kernels().least_of_permutations(mixed, offsets, parameters)
+        return least
     found = np.full((len(offsets) - 1, parameters.shape[1]), EMPTY, dtype=np.uint32)
     filled = np.flatnonzero(np.diff(offsets) > 0)
     if len(filled):

@@ -1,5 +1,6 @@
 """Portions make no difference, and with enough bands nothing that brute force finds is missed."""
 
+import importlib.util
 import random
 
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfinstruct.filters import NearDuplicateIndex
+
+ENGINES = ["numpy", "numba"] if importlib.util.find_spec("numba") else ["numpy"]
 
 
 def grams(text):
@@ -45,21 +48,23 @@ def corpus(rng, count):
     return texts, [rng.choice([None, None, "a", "b"]) for _ in texts]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 1.0])
-def test_with_many_bands_all_that_brute_force_finds_is_found(threshold):
+def test_with_many_bands_all_that_brute_force_finds_is_found(engine, threshold):
     texts, groups = corpus(random.Random(threshold), 300)
     expected = brute_force(texts, groups, threshold)
     assert any(not kept for kept, _, _ in expected)
-    assert brief(NearDuplicateIndex(threshold, 128, 128).offer_many(texts, groups=groups)) == expected
+    assert brief(NearDuplicateIndex(threshold, 128, 128, engine=engine).offer_many(texts, groups=groups)) == expected
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("threshold", [0.6, 0.8])
-def test_portions_of_any_size_equal_one_text_at_a_time(threshold):
+def test_portions_of_any_size_equal_one_text_at_a_time(engine, threshold):
     rng = random.Random(threshold)
     texts, groups = corpus(rng, 2500)
     whole = NearDuplicateIndex(threshold)
     expected = whole.offer_many(texts, groups=groups)
-    index, found, at = NearDuplicateIndex(threshold), [], 0
+    index, found, at = NearDuplicateIndex(threshold, engine=engine), [], 0
     while at < len(texts):
         size = rng.choice([1, 1, 3, 40, 400])
         portion = slice(at, at + size)

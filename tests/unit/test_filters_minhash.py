@@ -57,15 +57,18 @@ def test_jaccard_is_exact():
             assert jaccard(sets[i], sets[j]) == similarity(a, b)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("num_perm", "seed"), [(128, 1), (16, 1), (64, 7)])
-def test_signatures_are_those_of_datasketch(num_perm, seed):
+def test_signatures_are_those_of_datasketch(num_perm, seed, compiled):
+    if compiled:
+        pytest.importorskip("numba")
     rng = np.random.RandomState(3)
     sizes = [0, 1, 5, 0, 300, 0]
     hashes = rng.randint(0, 1 << 32, sum(sizes), dtype=np.uint64)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     sets = [hashes[start:end].tolist() for start, end in pairwise(offsets)]
     expected = MinHash.bulk(sets, num_perm=num_perm, seed=seed, hashfunc=int)
-    found = signatures(hashes, offsets, permutations(num_perm, seed))
+    found = signatures(hashes, offsets, permutations(num_perm, seed), compiled=compiled)
     assert np.array_equal(found, [minhash.hashvalues for minhash in expected])
 
 
