@@ -136,7 +136,7 @@ class Judge:
             verdicts += one.judge([candidate.instruction])
             if not verdicts[-1].kept:
                 return verdicts
-        if self._novelty:
+        if self._novelty is not None:  # an empty index is falsy
             verdicts.append(self._novelty.offer(candidate.instruction, name, explain="dense"))
             if not verdicts[-1].kept:
                 return verdicts
@@ -145,10 +145,10 @@ class Judge:
 
     def _judge_row(self, candidate: Candidate, name: str, by_rules: Verdict) -> list[Verdict]:
         verdicts = [by_rules]
-        if by_rules.kept and self._copied:
+        if by_rules.kept and self._copied is not None:
             verdicts.append(self._copied.judge(candidate.output, candidate.input, candidate.shown))
         task = candidate.task or name
-        if verdicts[-1].kept and self._near_duplicate:
+        if verdicts[-1].kept and self._near_duplicate is not None:
             text = f"{candidate.instruction}\n{candidate.input}\n{candidate.output}"
             verdicts.append(self._near_duplicate.offer(text, name, group=task))
         if verdicts[-1].kept:

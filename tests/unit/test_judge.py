@@ -12,12 +12,11 @@ SEEDS = [Task("s0", "Describe the colour of the evening sky over the sea")]
 THEN = Request("next", (), Sampling(1))
 
 
-def judge(*candidates: Candidate, options: FilterOptions | None = None, pool: Pool | None = None, number: int = 7):
-    pool = pool or Pool(SEEDS)
-    judged = Judge(options or FilterOptions(), pool).judge(
-        Request("s", (), Sampling(1), number=number), Received(candidates)
-    )
-    return pool, judged
+def judge(*candidates: Candidate, options: FilterOptions | None = None) -> tuple[Pool, Judged]:
+    """The candidates of one completion (number 7), judged with nothing but the seeds before them."""
+    pool = Pool(SEEDS)
+    request = Request("s", (), Sampling(1), number=7)
+    return pool, Judge(options or FilterOptions(), pool).judge(request, Received(candidates))
 
 
 @pytest.mark.parametrize(
