@@ -1,0 +1,91 @@
+"""The documentation does what it says: its Python runs, its commands parse, its generated pages are fresh."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from selfinstruct.cli import cli
+from tests.cli import ROOT, environment
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def maker():
+    spec = importlib.util.spec_from_file_location("docs_make", ROOT / "docs" / "make.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["commands", "configuration"])
+def test_generated_pages_are_fresh(page: str) -> None:
+    assert (ROOT / "docs" / f"{page}.md").read_text() == getattr(maker(), page)(), "run: make docs"
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    context = click.Context(cli, info_name="selfinstruct")
+    for names, command, inner in maker()._walk(("selfinstruct",), cli, context):
+        text = command.get_help(inner)
+        assert isinstance(command, click.Group) or "Example" in text, names
+        assert all(param.help for param in command.params if isinstance(param, click.Option)), names
+
+
+def examples() -> list[str]:
+    lines = [line for page in PAGES for block in blocks(page, "console") for line in block.splitlines()]
+    helps = [line for block in blocks(ROOT / "docs" / "commands.md", "text") for line in block.splitlines()]
+    lines += [f"$ {line.strip()}" for line in helps if line.startswith("    selfinstruct ")]
+    return sorted({line[2:].split("  #")[0].strip() for line in lines if line.startswith("$ ")})
+
+
+@pytest.mark.parametrize("example", [line for line in examples() if line.startswith("selfinstruct")])
+def test_the_commands_in_the_docs_exist_with_these_options(example: str) -> None:
+    """Parsed by click itself, without running them."""
+    words = shlex.split(example)[1:]
+    command, context = cli, click.Context(cli, info_name="selfinstruct")
+    while isinstance(command, click.Group):
+        name, *words = words
+        found = command.get_command(context, name)
+        assert found is not None, name
+        command = found
+    command.make_context("x", words)
+
+
+@pytest.mark.parametrize("example", [line for line in examples() if line.startswith("make")])
+def test_the_make_targets_in_the_docs_exist(example: str) -> None:
+    environ = {name: value for name, value in environment().items() if not name.startswith("MAKE")}
+    done = subprocess.run(["make", "-n", *shlex.split(example)[1:]], cwd=ROOT, env=environ, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if example.startswith("make data "):
+        call = done.stdout.splitlines()[-1]
+        for word in shlex.split(example)[2:]:
+            assert word.split("=", 1)[1] in call, call
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_in_the_docs_runs(page: Path, tmp_path: Path) -> None:
+    """README's example generates three rows with the embedded model."""
+    for block in blocks(page, "python"):
+        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment(), capture_output=True,
+                              text=True, check=False, timeout=280)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        if "generate(" in block:
+            assert len(done.stdout.splitlines()) >= 3
+            assert len((tmp_path / "runs/readme/dataset/alpaca.jsonl").read_text().splitlines()) == 3
+        if "NoveltyIndex" in block:
+            assert [line.split()[0] for line in done.stdout.splitlines()] == ["True", "False", "True"]
