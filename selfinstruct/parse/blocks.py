@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from selfinstruct.parse.text import LEAD, closing, discard, fenced, separated, strip, unfenced
+from selfinstruct.parse.text import FLAGS, LEAD, closing, discard, fenced, separated, strip, unfenced
 from selfinstruct.records import Discard
 
 __all__ = ["Block", "Blocks", "Form", "read_blocks"]
@@ -78,7 +78,7 @@ def _pattern(form: Form) -> re.Pattern[str]:
     header = (
         rf"(?:(?:task|example|instance|block)[ \t]{{1,2}}\#?)?(?P<number>{number})[ \t]?[.):]?[*_]{{0,3}}[.:]?[ \t\r]*$"
     )
-    return re.compile(rf"{LEAD}(?:{label}|{header})", re.MULTILINE | re.IGNORECASE)
+    return re.compile(rf"{LEAD}(?:{header}|{label})", FLAGS)
 
 
 def _marks(text: str, form: Form) -> list[_Mark]:
@@ -151,8 +151,20 @@ class _Reader:
             elif self._follows(mark):
                 self._end_field(mark.begin)
                 self.name, self.content = mark.name, mark.end
-        self._close(end, truncated)
+        if truncated and (cut := self._cut_header(end)) is not None:
+            self._close(cut.begin, truncated=False)
+            self.discards += discard(self.text, "truncated", cut.begin, end)
+        else:
+            self._close(end, truncated)
         return self._found()
+
+    def _cut_header(self, end: int) -> _Mark | None:
+        """The header of the next block, where the text ends before its first field has begun."""
+        last = self.marks[-1] if self.marks else None
+        if last is None or last.name or last.number != self.number + 1 or last.begin < self.content:
+            return None
+        label = max(len(word) for _, words in self.form.labels for word in words)
+        return last if len(self.text[last.end : end].strip()) < label else None
 
     def _found(self) -> Blocks:
         return Blocks(tuple(self.blocks), tuple(self.discards))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from selfinstruct.parse.text import LEAD, closing, discard, fenced, strip, unfenced, unwrap
+from selfinstruct.parse.text import FLAGS, LEAD, closing, discard, fenced, strip, unfenced, unwrap
 from selfinstruct.records import Discard
 
 __all__ = ["Item", "Listing", "numbered"]
 
 _ITEM = re.compile(
     rf"{LEAD}(?:task[ \t]{{1,2}}\#?)?(?P<number>\d{{1,4}})[ \t]?[.):][*_]{{0,3}}(?=\s|\Z)",
-    re.MULTILINE | re.IGNORECASE,
+    FLAGS,
 )
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
@@ -86,7 +86,7 @@ def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bo
     limit = end if stray is None else stray
     begin = strip(text, start, limit)[0]
     gap = _BLANK_LINE.search(text, begin, limit)
-    span = strip(text, begin, gap.start() if gap else limit)
+    span = unwrap(text, *strip(text, begin, gap.start() if gap else limit))
     items: tuple[Item, ...] = ()
     discards: tuple[Discard, ...] = ()
     if span[0] == span[1]:
@@ -94,7 +94,6 @@ def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bo
     elif truncated and gap is None and stray is None:
         discards = (Discard("truncated", span),)
     else:
-        span = unwrap(text, *span)
         items = (Item(text[span[0] : span[1]], span),)
     if gap:
         discards += discard(text, "trailing", gap.end(), limit)

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from selfinstruct.records import Discard
 
 __all__ = [
+    "FLAGS",
     "LEAD",
     "blank_input",
     "closing",
@@ -25,6 +26,9 @@ __all__ = [
 
 LEAD = r"^(?P<indent>[ \t]{0,3})(?:[#>-]{1,6}[ \t]{1,2}|\#{1,6})?[*_]{0,3}"
 """What may stand before a marker on its line: indentation, a heading or bullet sign, emphasis."""
+
+FLAGS = re.MULTILINE | re.IGNORECASE | re.ASCII
+"""Of marker patterns. Without ASCII, other letters than an i would match it: names are looked up by what matched."""
 
 _FENCE = re.compile(r"^[ \t]{0,3}(?P<ticks>`{3,}|~{3,})(?P<info>[^\n]*)", re.MULTILINE)
 _RULE = re.compile(r"[ \t]*(?:#{2,}|-{3,}|\*{3,}|={3,}|_{3,})[ \t\r]*")
@@ -111,7 +115,9 @@ def unwrap(text: str, start: int, end: int) -> tuple[int, int]:
         inner_start, inner_end = start + len(left), end - len(right)
         if inner_start < inner_end and text.startswith(left, start) and text.endswith(right, start, end):
             inner = text[inner_start:inner_end]
-            return (start, end) if left in inner or right in inner else (inner_start, inner_end)
+            if left not in inner and right not in inner:
+                start, end = inner_start, inner_end
+            break
     return strip(text, start, end)
 
 

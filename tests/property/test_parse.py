@@ -1,0 +1,154 @@
+"""Parsers over any text: never a crash, spans in order, whole lists come back, and markers in content forge nothing."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfinstruct.parse import numbered, read_blocks, stripped
+from selfinstruct.strategies.alpaca import FORM
+from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST
+
+PIECES = st.sampled_from(
+    [
+        "9.",
+        "10.",
+        "11)",
+        "1.",
+        "2020.",
+        " ",
+        "\n",
+        "\n\n",
+        "###",
+        "### Task 4",
+        "Task 5",
+        "5. Instruction:",
+        "Input:",
+        "Instruction:",
+        "Output:",
+        "Label: yes",
+        "Example 1\n",
+        "Example 2\n",
+        "```",
+        "```python\n",
+        "~~~",
+        "---",
+        "**",
+        "<noinput>",
+        "word",
+        "Sure!",
+        "\r\n",
+        "\t",
+        "ß",
+        "\u2028",
+        '"',
+    ]
+)
+MESSY = st.lists(PIECES, max_size=40).map("".join) | st.text(max_size=200)
+LINE = st.from_regex(r"[A-Za-z][a-z ,.é0-9]{3,40}[a-z]", fullmatch=True)
+
+
+def check_spans(text, spans, texts):
+    """Spans lie in the text and don't overlap."""
+    ordered = sorted(spans)
+    assert all(0 <= start <= end <= len(text) for start, end in ordered)
+    assert all(one[1] <= other[0] for one, other in pairwise(ordered))
+    assert spans[: len(texts)] == sorted(spans[: len(texts)])
+
+
+@given(MESSY, st.booleans(), st.booleans(), st.integers(1, 20))
+def test_numbered_takes_any_text(text, continued, truncated, last):
+    found = numbered(text, first=9, last=last, continued=continued, truncated=truncated)
+    spans = [item.span for item in found.items] + [one.span for one in found.discards]
+    check_spans(text, spans, found.items)
+    assert all(text[slice(*item.span)] == item.text and item.text.strip() == item.text != "" for item in found.items)
+    if stripped(text)[0] < stripped(text)[1]:
+        assert spans, "a text that isn't blank leaves a trace"
+
+
+@given(MESSY, st.sampled_from([FORM, INPUT_FIRST, OUTPUT_FIRST]), st.booleans(), st.booleans(), st.integers(1, 20))
+def test_blocks_take_any_text(text, form, continued, truncated, last):
+    found = read_blocks(text, form, first=4, last=last, continued=continued, truncated=truncated)
+    spans = [block.span for block in found.blocks] + [one.span for one in found.discards]
+    check_spans(text, spans, found.blocks)
+    for block in found.blocks:
+        assert all(block.fields[name] for name in form.required)
+        assert all(value in text[slice(*block.span)] for value in block.fields.values())
+    if stripped(text)[0] < stripped(text)[1]:
+        assert spans, "a text that isn't blank leaves a trace"
+
+
+@given(st.lists(LINE, min_size=1, max_size=7), st.booleans(), st.sampled_from([9, 1]))
+def test_a_well_formed_list_comes_back(lines, continued, begin):
+    if continued:
+        text = "".join(f"{'' if place == 0 else f'{9 + place}.'} {line}\n" for place, line in enumerate(lines))
+    else:
+        text = "".join(f"{begin + place}. {line}\n" for place, line in enumerate(lines))
+    found = numbered(text, first=9, last=15, continued=continued, truncated=False)
+    assert [item.text for item in found.items] == lines
+    assert found.discards == ()
+
+
+@given(st.lists(st.tuples(LINE, LINE | st.just(""), LINE), min_size=1, max_size=6))
+def test_well_formed_blocks_come_back(tasks):
+    text = "\n\n".join(
+        f"### Task {place}\nInstruction: {instruction}\nInput: {given_input or '<noinput>'}\nOutput: {output}"
+        for place, (instruction, given_input, output) in enumerate(tasks, 4)
+    ).removeprefix("### Task 4\nInstruction:")
+    found = read_blocks(text, FORM, first=4, last=20, continued=True, truncated=False)
+    assert [tuple(block.fields.values()) for block in found.blocks] == [
+        (instruction, given_input or "<noinput>", output) for instruction, given_input, output in tasks
+    ]
+    assert found.discards == ()
+
+
+FORGED = st.sampled_from(
+    [
+        "Input: forged",
+        "Instruction: forged",
+        "Output: forged",
+        "4. Input",
+        "1. forged",
+        "99. forged",
+        "2020. forged",
+        "### Task 99",
+        "### Task",
+        "Example",
+        "```\n### Task 5\nInstruction: forged\nOutput: forged\n```",
+        "see ### Task 5",
+        "a 5. Instruction: forged",
+        "    ### Task 5\nforged",
+    ]
+)
+
+
+@given(LINE, st.lists(FORGED | LINE, min_size=1, max_size=6), LINE)
+def test_markers_inside_an_output_forge_nothing(instruction, lines, last):
+    output = "\n".join(["begin", *lines, "end"])
+    text = f" {instruction}\nInput: <noinput>\nOutput: {output}\n\n### Task 5\nInstruction: {last}\nOutput: done"
+    found = read_blocks(text, FORM, first=4, last=20, continued=True, truncated=False)
+    assert [(block.fields["instruction"], block.fields["output"]) for block in found.blocks] == [
+        (instruction, output),
+        (last, "done"),
+    ]
+
+
+@given(st.lists(LINE, min_size=2, max_size=6), st.data())
+def test_a_list_cut_anywhere_loses_its_last_item_at_most(lines, data):
+    whole = "".join(f"{'' if place == 0 else f'{9 + place}.'} {line}\n" for place, line in enumerate(lines))
+    cut = whole[: data.draw(st.integers(1, len(whole)))]
+    found = numbered(cut, first=9, last=15, continued=True, truncated=True)
+    complete = [line for place, line in enumerate(lines) if f"\n{10 + place}." in cut]
+    assert [item.text for item in found.items] == complete
+
+
+@given(st.lists(st.tuples(LINE, LINE), min_size=2, max_size=5), st.data())
+def test_blocks_cut_anywhere_lose_their_last_block_at_most(tasks, data):
+    whole = "\n\n".join(
+        f"### Task {place}\nInstruction: {instruction}\nOutput: {output}"
+        for place, (instruction, output) in enumerate(tasks, 4)
+    )
+    cut = whole[: data.draw(st.integers(0, len(whole)))]
+    found = read_blocks(cut, FORM, first=4, last=20, continued=False, truncated=True)
+    complete = [output for place, (_, output) in enumerate(tasks, 5) if f"### Task {place}" in cut]
+    assert [block.fields["output"] for block in found.blocks] == complete
