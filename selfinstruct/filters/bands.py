@@ -14,7 +14,8 @@ __all__ = ["Bands", "band_keys", "pairs_within"]
 
 ROW = np.uint64(31)  # bits of a row; the other 33 are its key
 ROWS = np.uint64((1 << 31) - 1)
-RECENT = 1024  # rows kept in a dict until they are worth sorting
+MANY = 64  # rows that are sorted at once
+RECENT = 1024  # rows added in smaller numbers, kept in a dict until they are worth sorting
 
 
 def band_keys(found: Signatures, bands: int) -> Hashes:
@@ -71,7 +72,7 @@ class Bands:
 
     def add(self, keys: Hashes, start: int) -> None:
         """Add consecutive rows."""
-        if len(keys) > RECENT:
+        if len(keys) >= MANY:
             self._push(_packed(keys, np.arange(start, start + len(keys))))
             return
         for row, own in enumerate(keys.tolist(), start):

@@ -1,0 +1,251 @@
+"""Speed, memory and recall of the filters, beside the packages that define what is right.
+
+    python bench/filters.py [--data FILE.jsonl.gz] [--rows N] [--write]
+    python bench/filters.py --scale 2000000     # memory and speed of the MinHash index alone
+
+Without the data file, a stand-in is generated. Packages that are not installed are left out. What is extrapolated is
+marked so. Ratios are between figures of one run, on whatever else the machine did meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gzip
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import time
+import tracemalloc
+from pathlib import Path
+
+from selfinstruct.filters import NearDuplicateIndex, NoveltyIndex
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "instructions_52k.jsonl.gz"
+NEW = ("some", "other", "word", "that", "was", "new")
+RESULTS = Path(__file__).parent / "results"
+
+
+def load(path: Path, rows: int) -> tuple[list[str], str]:
+    """Instructions, and what they are."""
+    if path.is_file():
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return [json.loads(line)["instruction"] for line in itertools.islice(file, rows)], path.name
+    rng = random.Random(7)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(30_000)]
+    weights = [1 / (rank + 3) for rank in range(len(words))]
+    texts: list[str] = []
+    for row in range(rows):
+        if row % 4 == 3:
+            texts.append(edited(rng.choice(texts[-2000:]), rng, rng.randint(1, 6)))
+        else:
+            texts.append(" ".join(rng.choices(words, weights, k=max(4, int(rng.lognormvariate(2.9, 0.6))))))
+    return texts, "generated stand-in"
+
+
+def edited(text: str, rng: random.Random, edits: int) -> str:
+    """The text with some words replaced, dropped or added."""
+    words = text.split()
+    for _ in range(edits):
+        place = rng.randrange(len(words) + 1)
+        kind = rng.randrange(3)
+        words[place : place + (kind < 2)] = [] if kind == 0 else [rng.choice(NEW)]
+    return " ".join(words)
+
+
+def seconds(work, repeat: int = 3) -> tuple[float, object]:
+    """Median wall time of some runs, and the last result."""
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        result = work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), result
+
+
+def novelty(texts: list[str]) -> list[tuple]:
+    """The ROUGE-L filter, against what rouge_score would take for the pairs that the papers' loop compares."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    engines = ["numpy"] + (["numba"] if importlib.util.find_spec("numba") else [])
+    taken, verdicts = {}, {}
+    for engine in engines:
+        NoveltyIndex(tokenizer="rouge", engine=engine).offer_many(texts[:100])  # compiles
+        taken[engine], verdicts[engine] = seconds(
+            lambda engine=engine: NoveltyIndex(tokenizer="rouge", engine=engine).offer_many(texts)
+        )
+    kept = [verdict.kept for verdict in verdicts["numpy"]]
+    pairs = sum(itertools.accumulate(kept)) - sum(kept)
+    rng = random.Random(1)
+    sample = [(rng.choice(texts), rng.choice(texts)) for _ in range(400)]
+    scorer = RougeScorer(["rougeL"])
+    one, _ = seconds(lambda: [scorer.score(a, b)["rougeL"].fmeasure for a, b in sample])
+    original = one / len(sample) * pairs
+    rows = [("rouge_score, every pair (extrapolated)", f"{original:,.0f} s", "1x", f"{pairs:,} pairs")]
+    for engine in engines:
+        same = "same verdicts" if verdicts[engine] == verdicts["numpy"] else "DIFFERENT VERDICTS"
+        rows.append((f"NoveltyIndex, {engine}", f"{taken[engine]:.2f} s", f"{original / taken[engine]:,.0f}x", same))
+    dense, exact = seconds(lambda: dense_check(texts, verdicts["numpy"], rng), 1)
+    rows.append(("50 verdicts against rouge_score itself", f"{dense:.1f} s", "", exact))
+    for engine in engines:
+        index = NoveltyIndex(tokenizer="rouge", engine=engine).fit(texts)
+        probes = [edited(text, rng, 3) for text in rng.sample(texts, 500)]
+        index.query(probes[0])
+        times = sorted(seconds(lambda text=text, index=index: index.offer(text), 1)[0] for text in probes)
+        late = f"p99 {times[495] * 1e3:.2f} ms"
+        rows.append((f"one offer to all rows, median, {engine}", f"{times[250] * 1e3:.3f} ms", "", late))
+    tracemalloc.start()
+    index = NoveltyIndex(tokenizer="rouge")
+    index.fit(texts)
+    size = tracemalloc.get_traced_memory()[0] / 2**20
+    tracemalloc.stop()
+    rows.append(("memory of the index", f"{size:.0f} MiB", "", f"{len(index):,} rows"))
+    return rows
+
+
+def dense_check(texts: list[str], verdicts, rng: random.Random) -> str:
+    """Judge some rows as the papers do, over the pool that the verdicts imply."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"])
+    wrong = 0
+    for row in rng.sample(range(min(len(texts), 4000)), 50):
+        pool = [texts[other] for other in range(row) if verdicts[other].kept]
+        top = max((scorer.score(text, texts[row])["rougeL"].fmeasure for text in pool), default=0.0)
+        verdict = verdicts[row]
+        wrong += (top <= 0.7) != verdict.kept or (not verdict.kept and top != verdict.score)
+    return f"{wrong} of 50 differ"
+
+
+def grams(text: str) -> set[str]:
+    text = " ".join(text.casefold().split())
+    return {text[at : at + 5] for at in range(max(1, len(text) - 4))}
+
+
+def near_duplicates(texts: list[str]) -> list[tuple]:
+    """MinHash end to end, against the loop of datasketch's tutorial, and rensa's with Python shingles."""
+    taken, _ = seconds(lambda: NearDuplicateIndex().offer_many(texts))
+    some = texts[:2000]
+
+    def tutorial():
+        from datasketch import MinHash, MinHashLSH
+
+        lsh = MinHashLSH(threshold=0.8, num_perm=128)
+        for row, text in enumerate(some):
+            minhash = MinHash(num_perm=128)
+            for gram in grams(text):
+                minhash.update(gram.encode())
+            if not lsh.query(minhash):
+                lsh.insert(str(row), minhash)
+
+    def rensa():
+        from rensa import RMinHash, RMinHashLSH
+
+        lsh = RMinHashLSH(threshold=0.8, num_perm=128, num_bands=16)
+        for row, text in enumerate(some):
+            minhash = RMinHash(num_perm=128, seed=1)
+            minhash.update(list(grams(text)))
+            if not lsh.query(minhash):
+                lsh.insert(row, minhash)
+
+    rate = len(texts) / taken
+    rows = [("NearDuplicateIndex, every pair verified", f"{taken:.2f} s", f"{rate:,.0f} rows/s", "")]
+    for name, work in (("datasketch", tutorial), ("rensa", rensa)):
+        if importlib.util.find_spec(name):
+            other = len(some) / seconds(work, 1)[0]
+            title = f"{name}, a loop over rows (of {len(some)}), nothing verified"
+            rows.append((title, "", f"{other:,.0f} rows/s", f"{rate / other:.1f}x"))
+    return rows
+
+
+def recall(texts: list[str]) -> list[tuple]:
+    """Planted edits of true similarity at least 0.8 that the bands of several packages' defaults find."""
+    rng = random.Random(5)
+    pairs = []
+    for text in rng.sample(texts, min(len(texts), 6000)):
+        other = edited(text, rng, rng.randint(1, 4))
+        a, b = grams(text), grams(other)
+        if 0.8 <= len(a & b) / len(a | b) < 1:
+            pairs.append((text, other))
+    rows = []
+    for name, num_perm, bands, used in (
+        ("this package, 20 bands of 6", 128, 20, 120),
+        ("datasketch at 0.8, 9 bands of 13", 128, 9, 117),
+        ("datasketch at 0.7, 14 bands of 9", 128, 14, 126),
+        ("datatrove, 14 buckets of 8", 112, 14, 112),
+        ("text-dedup, 25 bands of 10 (256 permutations)", 256, 25, 250),
+        ("rensa's example, 16 bands of 8", 128, 16, 128),
+    ):
+        index = NearDuplicateIndex(0.8, num_perm, bands).fit([text for text, _ in pairs])
+        found = sum(not index.query(other).kept for _, other in pairs)
+        rows.append((name, f"{found / len(pairs):.1%}", f"{used} of {num_perm}", f"{len(pairs)} pairs"))
+    return rows
+
+
+def scale(rows: int) -> None:
+    """Fill a MinHash index with rows that are made on the way, and tell its growth."""
+    rng = random.Random(3)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(30_000)]
+    index = NearDuplicateIndex()
+    step = max(rows // 8, 1)
+    spent = 0.0
+    print("| rows | kept | rows/s | peak memory | bytes a row |\n|---|---|---|---|---|")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    for done in range(step, rows + 1, step):
+        made = [" ".join(rng.choices(words, k=24)) for _ in range(step)]
+        for place in range(7, step, 8):
+            made[place] = edited(made[place - 7], rng, 1)
+        start = time.perf_counter()
+        index.offer_many(made)
+        spent += time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        each = (peak - before) / done
+        print(f"| {done:,} | {len(index):,} | {done / spent:,.0f} | {peak / 2**30:.2f} GiB | {each:.0f} |", flush=True)
+
+
+def table(title: str, head: tuple, rows: list[tuple]) -> str:
+    lines = [f"## {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--rows", type=int, default=52_000)
+    parser.add_argument("--write", action="store_true", help="also write the tables into bench/results/")
+    parser.add_argument("--scale", type=int, default=0, metavar="ROWS")
+    options = parser.parse_args()
+    if options.scale:
+        scale(options.scale)
+        return
+    texts, source = load(options.data, options.rows)
+    today = datetime.date.today().isoformat()
+    head = f"# Filters, {today}\n\n{len(texts):,} rows ({source}), {cores()}, Python {platform.python_version()}, load "
+    parts = [head + f"{os.getloadavg()[0]:.1f} at the start. Printed by `python bench/filters.py`.\n"]
+    print(parts[0])
+    for title, columns, work in (
+        ("ROUGE-L novelty at 0.7", ("", "time", "ratio", "note"), novelty),
+        ("MinHash near-duplicates at 0.8", ("", "time", "rate", "ratio"), near_duplicates),
+        ("Recall of planted edits, Jaccard 0.8 to 1", ("bands", "found", "permutations", "of"), recall),
+    ):
+        parts.append(table(title, columns, work(texts)))
+        print(parts[-1], flush=True)
+    if options.write:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"filters-{today}.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def cores() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(models)} cores of {models[0]}" if models else platform.platform()
+
+
+if __name__ == "__main__":
+    main()
