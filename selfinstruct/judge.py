@@ -101,6 +101,11 @@ class Judged:
     received: Received
     candidates: tuple[JudgedCandidate, ...]
 
+    @property
+    def fruitful(self) -> bool:
+        """True when something came of it: a row, or something that may still bring one."""
+        return bool(self.received.follow_ups) or any(one.kept for one in self.candidates)
+
 
 class Judge:
     """Judges candidates against a pool, and adds to the pool what is kept. Deterministic in the order of calls."""

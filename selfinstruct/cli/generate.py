@@ -20,7 +20,7 @@ _PATH = click.Path(path_type=Path)
 _ENDINGS = {
     "complete": "complete",
     "exhausted": "stopped: the strategy has nothing more to ask",
-    "stalled": "stopped: no new row in {patience} requests, for the reasons above; change model or sampling in a new "
+    "stalled": "stopped: {patience} requests brought nothing, for the reasons above; change model or sampling in a new "
     "run, or go on with a larger --set patience=",
     "budget": "stopped at the budget; raise it and give the same command to go on",
     "time": "stopped at the time limit; give the same command to go on",

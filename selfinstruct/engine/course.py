@@ -28,6 +28,9 @@ class Course:
         recorded: Digest of every request that the ledger holds, by number: what is rebuilt must equal it.
         on_judged: Called with each judged request and its outcome.
 
+    Attributes:
+        barren: Judged requests since the last row that brought nothing at all: no row, no draft kept, no follow-up.
+
     Raises:
         RunChangedError: A rebuilt request differs from the recorded one.
     """
@@ -41,11 +44,11 @@ class Course:
     ) -> None:
         self.target = target
         self.tally = Tally()
+        self.barren = 0
         self.waiting: dict[int, Outcome] = {}
         self.recorded = recorded or {}
         self._on_judged = on_judged
         self._checked = 0
-        self._last_row = 0
         settings = plan.settings
         self.line = Line(plan.strategy, plan.seeds, settings.filters, seed=settings.seed, lag=settings.lag)
         self._check()
@@ -64,11 +67,6 @@ class Course:
         return len(self.line.pool.rows) >= self.target
 
     @property
-    def barren(self) -> int:
-        """Judged requests since the last one that brought a row."""
-        return self.line.judged - self._last_row
-
-    @property
     def rows(self) -> list[Row]:
         """The dataset: the first N kept rows in order of (request, candidate)."""
         return self.line.pool.rows[: self.target]
@@ -81,7 +79,9 @@ class Course:
             rows = len(self.line.pool.rows)
             judged = self.line.judge(due)
             if len(self.line.pool.rows) > rows:
-                self._last_row = self.line.judged
+                self.barren = 0
+            elif not judged.fruitful:
+                self.barren += 1
             self.tally.add(judged, due)
             self._check()
             if self._on_judged:

@@ -50,7 +50,8 @@ class Settings:
         lag: Most requests between the last judged and the last numbered one.
         n: Rows to make.
         concurrency: Requests in flight; null takes what suits the backend.
-        patience: Judged requests without a new row after which the run stops, rather than spend for ever.
+        patience: Requests in a row that bring nothing (no row, no task, no follow-up) after which the run stops, rather
+            than spend for ever.
     """
 
     strategy: str = "self-instruct"

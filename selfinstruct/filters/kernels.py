@@ -121,29 +121,70 @@ def _lcs_chain(m: int, other: Ints, slot: Ints, chain: Ints, v: Words, line: Wor
         line: Work space like ``v``, all 0, and left so.
     """
     words = (m + 63) >> 6
+    dense_of, dense = _dense_masks(m, chain)
     for w in range(words):
         v[w] = FULL
     for token in other:
-        place = slot[token]
-        while place:
-            line[(place - 1) >> 6] |= ONE << np.uint64((place - 1) & 63)
-            place = chain[place - 1]
-        if slot[token]:
-            carry = ZERO
-            for w in range(words):
-                u = v[w] & line[w]
-                total = v[w] + u
-                overflow = ONE if total < u else ZERO
-                total += carry
-                if total < carry:
-                    overflow = ONE
-                v[w] = total | (v[w] - u)
-                carry = overflow
-        place = slot[token]
-        while place:
-            line[(place - 1) >> 6] = ZERO
-            place = chain[place - 1]
+        last = slot[token]
+        if last == 0:
+            continue
+        known = dense_of[last - 1]
+        mask = dense[known - 1] if known else line
+        if known == 0:
+            place = last
+            while place:
+                line[(place - 1) >> 6] |= ONE << np.uint64((place - 1) & 63)
+                place = chain[place - 1]
+        carry = ZERO
+        for w in range(words):
+            u = v[w] & mask[w]
+            total = v[w] + u
+            overflow = ONE if total < u else ZERO
+            total += carry
+            if total < carry:
+                overflow = ONE
+            v[w] = total | (v[w] - u)
+            carry = overflow
+        if known == 0:
+            place = last
+            while place:
+                line[(place - 1) >> 6] = ZERO
+                place = chain[place - 1]
     return _zeros(m, v)
+
+
+@_compiled
+def _dense_masks(m: int, chain: Ints) -> tuple[Ints, Words]:
+    """Masks of the tokens that occur more often than a mask has words: at most 64 of them, whatever the text.
+
+    Returns:
+        For the last place of such a token the number of its mask, counted from 1, and 0 elsewhere; and the masks.
+    """
+    words = (m + 63) >> 6
+    number = np.zeros(m, dtype=np.int32)
+    earlier = np.zeros(m, dtype=np.bool_)
+    for place in range(m):
+        if chain[place]:
+            earlier[chain[place] - 1] = True
+    found = 0
+    for turn in range(2):  # count them, then fill their masks
+        masks = np.zeros((found if turn else 0, words), dtype=np.uint64)
+        found = 0
+        for last in range(m):
+            if earlier[last]:
+                continue
+            count, place = 0, last + 1
+            while place:
+                count += 1
+                place = chain[place - 1]
+            if count > words:
+                found += 1
+                number[last] = found
+                place = last + 1
+                while turn and place:
+                    masks[found - 1, (place - 1) >> 6] |= ONE << np.uint64((place - 1) & 63)
+                    place = chain[place - 1]
+    return number, masks
 
 
 @_compiled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from selfinstruct.parse.text import FLAGS, LEAD, closing, discard, fenced, strip, unfenced, unwrap
+from selfinstruct.parse.text import FLAGS, LEAD, closing, discard, fenced, separated, strip, unfenced, unwrap
 from selfinstruct.records import Discard
 
 __all__ = ["Item", "Listing", "numbered"]
@@ -38,7 +38,7 @@ def numbered(text: str, *, first: int, last: int, continued: bool, truncated: bo
 
     Args:
         text: What the model wrote.
-        first: Number of the first item wanted; an answer may also begin again at 1.
+        first: Number of the first item wanted; an answer may also begin with the next one, or again at 1.
         last: Number of the last item wanted.
         continued: The prompt ended with the first item's number, so the text begins inside that item.
         truncated: The text ends at the token limit, so its last paragraph isn't whole.
@@ -75,10 +75,13 @@ def numbered(text: str, *, first: int, last: int, continued: bool, truncated: bo
 
 def _opening(text: str, first: int, continued: bool) -> tuple[int, int, int, str] | None:
     """The first item: its number, where its marker and its text begin, and the list's indentation."""
-    mark = next((mark for mark in _ITEM.finditer(text) if int(mark["number"]) in (first, 1)), None)
-    if mark is not None and not (continued and text[: mark.start()].strip()):
-        return int(mark["number"]), mark.start(), mark.end(), mark["indent"]
-    return (first, 0, 0, "") if continued else None
+    mark = next((mark for mark in _ITEM.finditer(text) if int(mark["number"]) in (first, first + 1, 1)), None)
+    head = text if mark is None else text[: mark.start()]
+    if mark is not None and int(mark["number"]) == first + 1 and not separated(text, mark.start()):
+        continued = True  # a chat model went on with the item's text, as a raw completion does
+    if head.strip() and continued:
+        return first, 0, 0, ""
+    return None if mark is None else (int(mark["number"]), mark.start(), mark.end(), mark["indent"])
 
 
 def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bool) -> Listing:
@@ -86,11 +89,12 @@ def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bo
     limit = end if stray is None else stray
     begin = strip(text, start, limit)[0]
     gap = _BLANK_LINE.search(text, begin, limit)
-    span = unwrap(text, *strip(text, begin, gap.start() if gap else limit))
+    stop = gap.start() if gap else limit
+    span = unwrap(text, *strip(text, begin, stop))
     items: tuple[Item, ...] = ()
     discards: tuple[Discard, ...] = ()
     if span[0] == span[1]:
-        discards = (Discard("no_instruction", (start, limit)),)
+        discards = (Discard("no_instruction", (start, stop)),)
     elif truncated and gap is None and stray is None:
         discards = (Discard("truncated", span),)
     else:

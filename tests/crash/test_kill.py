@@ -6,6 +6,7 @@ import random
 import signal
 import sqlite3
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -76,13 +77,16 @@ def kill_and_resume(run: Path, args: list[object], *, kills: int, longest_s: flo
 
 def check(tmp_path: Path, *, rows: int, kills: int, pace: float, width: int, longest_s: float, hit: int) -> None:
     source = make_source(tmp_path / "source", rows)
-    whole = ["generate", tmp_path / "whole", "--from", source, "-n", rows]
-    run_cli(*whole, "--concurrency", width)
+    options = ["--from", source, "-n", rows, "--concurrency", width, "--set", f"replay.pace={pace}"]
+    started = time.monotonic()
+    run_cli("generate", tmp_path / "whole", *options)
+    print(
+        f"  never stopped: {rows} rows, {len(commits(tmp_path / 'whole'))} commits, {time.monotonic() - started:.1f} s"
+    )
     assert dataset(tmp_path / "whole") == dataset(source)
     for seed in ("0", "4242"):
         run = tmp_path / f"killed-{seed}"
-        args = ["generate", run, "--from", source, "-n", rows, "--concurrency", width, "--set", f"replay.pace={pace}"]
-        inside = kill_and_resume(run, args, kills=kills, longest_s=longest_s, seed=seed)
+        inside = kill_and_resume(run, ["generate", run, *options], kills=kills, longest_s=longest_s, seed=seed)
         print(f"  PYTHONHASHSEED={seed}: {inside} of {kills} kills inside the loop")
         assert inside >= hit
         assert dataset(run) == dataset(source)
