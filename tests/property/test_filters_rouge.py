@@ -107,6 +107,8 @@ def test_long_texts(engine):
     texts = []
     for size in (63, 64, 65, 127, 128, 129, 255, 256, 300, 511, 512, 513, 600, 1500):
         words = [f"w{rng.randrange(200)}" for _ in range(size)]
+        if size > 512:  # some tokens so frequent that their places are no longer listed
+            words[::3] = ["w0"] * len(words[::3])
         for edits in (0, size // 20, size // 6):
             edited = list(words)
             for _ in range(edits):
@@ -115,6 +117,21 @@ def test_long_texts(engine):
     expected = decisive(brief(NoveltyIndex(0.7, "rouge").offer_many(texts, explain="dense")))
     assert brief(NoveltyIndex(0.7, "rouge", engine=engine).offer_many(texts)) == expected
     assert any(not kept for kept, _, _ in expected)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_long_text_of_one_word_or_two(engine):
+    index = NoveltyIndex(0.7, "rouge", engine=engine)
+    for word in ("a ", "a b "):
+        assert index.offer(word * 20_000).kept
+        verdict = index.offer(word * 20_000 + "c")
+        assert (verdict.kept, verdict.score) == (False, reference_of(len(word) * 10_000))
+
+
+def reference_of(tokens: int) -> float:
+    """ROUGE-L F1 of a text and the same with one more word."""
+    precision = tokens / (tokens + 1)
+    return 2 * precision / (precision + 1)
 
 
 def test_numbers_beyond_the_last_code_point(monkeypatch):
