@@ -53,6 +53,15 @@ class TestNumbered:
     def test_a_list_that_begins_again_at_one(self):
         assert listing("1. Name a bird.\n2. Name a tree.", continued=False)[0] == ["Name a bird.", "Name a tree."]
 
+    def test_a_chat_answer_that_goes_on_inside_the_first_item(self):
+        assert listing("Name a bird.\n10. Name a tree.", continued=False)[0] == ["Name a bird.", "Name a tree."]
+
+    def test_a_chat_answer_that_begins_with_the_number_after(self):
+        assert listing("Sure, here:\n\n10. Name a bird.\n11. Name a tree.", continued=False) == (
+            ["Name a bird.", "Name a tree."],
+            [("preamble", "Sure, here:")],
+        )
+
     def test_a_code_fence_around_the_whole_answer(self):
         text = "```text\n9. Name a bird.\n10. Name a tree.\n```\n"
         items, discards = listing(text, continued=False)
@@ -97,8 +106,8 @@ class TestNumbered:
         assert discards == [("over_count", "11. e f\n12. g h")]
 
     def test_an_empty_item(self):
-        items, discards = listing(" \n10. c d")
-        assert items == ["c d"]
+        items, discards = listing(" a b\n10. \n11. c d")
+        assert items == ["a b", "c d"]
         assert [reason for reason, _ in discards] == ["no_instruction"]
 
     def test_prose_is_no_list(self):

@@ -1,0 +1,272 @@
+"""The self-instruct strategy: the 6 + 2 rule, the three stages and the answer in their stead, in both APIs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from selfinstruct.config import build
+from selfinstruct.errors import ConfigError
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Choice, Completion, Instance, Request, Task, Usage
+from selfinstruct.rng import Rng
+from selfinstruct.strategies import SelfInstruct
+
+TEMPLATES = Path(__file__).parents[2] / "prompts"
+
+
+def seed(place):
+    """Every third is a classification task, every second of the others needs an input; later ones are longer."""
+    label = place % 3 == 0
+    given = label or place % 2 == 0
+    instances = tuple(
+        Instance(f"Input {place}.{one}" if given else "", f"Output {place}.{one}")
+        for one in range(1, 4 if given else 2)
+    )
+    name = f"Seed {'x' * place} {place}."
+    return Task(f"s{place}", name, instances, label, domain="even" if place % 2 == 0 else "odd")
+
+
+SEEDS = tuple(seed(place) for place in range(24))
+
+
+@dataclass
+class View:
+    seeds: tuple[Task, ...] = SEEDS
+    tasks: list[Task] = field(default_factory=list)
+
+
+def strategy(api="completion", **options):
+    return SelfInstruct(build(SelfInstruct.Options, options), Prompts.load(SelfInstruct.templates, api, TEMPLATES))
+
+
+def answer(text, finish_reason="stop"):
+    return Completion((Choice(text, finish_reason),), Usage(), "scripted")
+
+
+def drafts(made, text, view=None, finish_reason="stop"):
+    """What the strategy reads in this answer to its first request, which gets the number 7."""
+    request = made.propose(view or View(), Rng("test")).numbered(7, 1)
+    return made.receive(request, answer(text, finish_reason), view or View())
+
+
+def follow(made, request: Request, text, number=8, view=None):
+    return made.receive(request.numbered(number, 1), answer(text), view or View())
+
+
+def instances(made, label: str, view=None) -> Request:
+    """The request for the instances of one draft, after this answer of the classify stage."""
+    draft = drafts(made, "9. Name a bird.", view).candidates[0]
+    (request,) = follow(made, draft.then, label, view=view).follow_ups
+    return request
+
+
+class TestInstructions:
+    def test_the_defaults_are_the_published_ones(self):
+        options = SelfInstruct.Options()
+        assert (options.human_demonstrations, options.machine_demonstrations, options.instances) == (6, 2, 5)
+        assert (options.classify_yes, options.classify_no) == (12, 19)
+        assert (options.instructions.temperature, options.instructions.top_p) == (0.7, 0.5)
+        assert (options.instructions.presence_penalty, options.instructions.max_tokens) == (2.0, 1024)
+
+    @pytest.mark.parametrize(("machine", "human", "shown"), [(0, 8, 0), (1, 7, 1), (2, 6, 2), (50, 6, 2)])
+    def test_six_human_and_up_to_two_machine_demonstrations_always(self, machine, human, shown):
+        made = strategy()
+        view = View(tasks=[Task(f"3.{place}", f"Machine {place}.") for place in range(machine)])
+        places = set()
+        for draw in range(200):
+            names = made.propose(view, Rng("propose", draw)).context["demonstrations"]
+            kinds = [name.startswith("s") for name in names]
+            assert len(set(names)) == 8
+            assert (kinds.count(True), kinds.count(False)) == (human, shown)
+            places.update(place for place, kind in enumerate(kinds) if not kind)
+        assert places == (set(range(8)) if shown else set()), "machine tasks stand anywhere in the list"
+
+    def test_the_prompt_is_a_list_that_ends_with_the_next_number(self):
+        request = strategy().propose(View(tasks=[Task("3.1", "Machine\n task.")]), Rng("test"))
+        lines = request.turns[0].text.splitlines()[-9:]
+        assert [line.split(" ")[0] for line in lines] == [f"{number}." for number in range(1, 10)]
+        assert lines[-1] == "9."
+        assert any(line.endswith(". Machine task.") for line in lines)
+        assert request.sampling.stop == ("\n16.",)
+
+    def test_fewer_seeds_than_places(self):
+        request = strategy().propose(View(seeds=SEEDS[:3]), Rng("test"))
+        assert request.context["first"] == 4
+        assert request.turns[0].text.endswith("\n4.")
+
+    def test_without_seeds_there_is_nothing_to_ask(self):
+        assert strategy().propose(View(seeds=()), Rng("test")) is None
+
+    def test_only_seeds_of_the_domains_are_shown(self):
+        names = strategy(domains=["odd"]).propose(View(), Rng("test")).context["demonstrations"]
+        assert all(int(name[1:]) % 2 for name in names)
+
+    def test_drafts_carry_their_own_id(self):
+        text = " Name a\tbird.\n10. \n11. Name a tree.\n12. Name a f"
+        received = drafts(strategy(), text, finish_reason="length")
+        assert [draft.instruction for draft in received.candidates] == ["Name a bird.", "Name a tree."]
+        assert [draft.then.context["task"] for draft in received.candidates] == ["7.0", "7.1"]
+        assert [draft.then.stage for draft in received.candidates] == ["classify", "classify"]
+        assert [draft.then.parent for draft in received.candidates] == [7, 7]
+        assert [one.reason for one in received.discards] == ["no_instruction", "truncated"]
+        assert [draft.output for draft in received.candidates] == ["", ""]
+
+    def test_a_chat_answer(self):
+        received = drafts(
+            strategy("chat"), "Sure! Here are more:\n\n**9.** Name a bird.\n**10.** Name a tree.\n\nEnjoy!"
+        )
+        assert [draft.instruction for draft in received.candidates] == ["Name a bird.", "Name a tree."]
+        assert [one.reason for one in received.discards] == ["preamble", "trailing"]
+
+
+class TestClassify:
+    def test_the_head_of_the_prompt_is_the_same_for_every_task(self):
+        made = strategy(classify_yes=2, classify_no=3)
+        received = drafts(made, " Name a bird.\n10. Name a tree.")
+        texts = [draft.then.turns[0].text for draft in received.candidates]
+        heads = {text.rpartition("Task: ")[0] for text in texts}
+        assert len(heads) == 1
+        assert texts[0].endswith("\n\nTask: Name a bird.\nClassification:")
+        assert received.candidates[0].then.context["demonstrations"] == ["s1", "s0", "s2", "s3", "s4"]
+        assert [line for line in heads.pop().splitlines() if line.startswith("Classification")] == [
+            "Classification: no",
+            "Classification: yes",
+            "Classification: no",
+            "Classification: yes",
+            "Classification: no",
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "label", "reasons"),
+        [
+            (" Yes", True, []),
+            (" no", False, []),
+            ("**Yes**, because the answer is one of two.", True, []),
+            ("I am not sure.", False, ["no_answer"]),
+            ("", False, ["no_answer"]),
+        ],
+    )
+    def test_the_answer_decides_the_form(self, text, label, reasons):
+        made = strategy()
+        received = follow(made, drafts(made, " Name a bird.").candidates[0].then, text)
+        (request,) = received.follow_ups
+        assert request.context["is_classification"] is label
+        assert request.turns[0].template == f"self-instruct/{'output' if label else 'input'}-first"
+        assert (request.context["task"], request.parent) == ("7.0", 8)
+        assert [one.reason for one in received.discards] == reasons
+        assert received.candidates == ()
+
+    def test_without_classification_seeds_the_stage_is_skipped(self):
+        view = View(seeds=tuple(one for one in SEEDS if not one.is_classification))
+        then = drafts(strategy(), " Name a bird.", view).candidates[0].then
+        assert (then.stage, then.turns[0].template) == ("instances", "self-instruct/input-first")
+        assert (then.context["task"], then.parent) == ("7.0", 7)
+
+
+class TestInstances:
+    def test_the_input_first_prompt_mixes_tasks_with_and_without_input(self):
+        request = instances(strategy(input_first_examples=4, example_instances=2), "no")
+        text = request.turns[0].text
+        assert request.context["demonstrations"] == ["s2", "s1", "s4", "s5"]
+        assert (
+            "### Task: Seed xx 2.\nExample 1\nInput: Input 2.1\nOutput: Output 2.1\nExample 2\nInput: Input 2.2" in text
+        )
+        assert "Input 2.3" not in text
+        assert "### Task: Seed x 1.\nOutput: Output 1.1\n" in text
+        assert text.endswith("\n\n### Task: Name a bird.")
+        assert request.sampling.stop == ("\n### Task", "\nExample 6\n")
+
+    def test_the_output_first_prompt_shows_classification_tasks_only(self):
+        request = instances(strategy(output_first_examples=2), "yes")
+        assert request.context["demonstrations"] == ["s0", "s3"]
+        assert "### Task: Seed xxx 3.\nExample 1\nLabel: Output 3.1\nInput: Input 3.1\n" in request.turns[0].text
+
+    def test_input_first_rows(self):
+        made = strategy(input_first_examples=2)
+        request = instances(made, "no")
+        received = follow(
+            made, request, "\nExample 1\nInput: <noinput>\nOutput: An owl.\nExample 2\nInput: red\nOutput: b"
+        )
+        assert [(row.instruction, row.input, row.output) for row in received.candidates] == [
+            ("Name a bird.", "", "An owl."),
+            ("Name a bird.", "red", "b"),
+        ]
+        assert {row.task for row in received.candidates} == {"7.0"}
+        assert received.candidates[0].shown == ("Output 2.1", "Output 2.2", "Output 2.3", "Output 1.1")
+
+    def test_output_first_rows_in_a_chat_answer(self):
+        made = strategy("chat", output_first_examples=2)
+        text = (
+            "Sure!\n\n**Example 1**\n**Label:** bird\n**Input:** an owl\n\n"
+            "**Example 2**\n**Label:** tree\n**Input:** an oak"
+        )
+        received = follow(made, instances(made, "Yes."), text)
+        assert [(row.input, row.output) for row in received.candidates] == [("an owl", "bird"), ("an oak", "tree")]
+        assert [one.reason for one in received.discards] == ["preamble"]
+
+    def test_at_most_so_many_instances(self):
+        made = strategy(instances=2)
+        text = "".join(f"\nExample {place}\nInput: in {place}\nOutput: out {place}" for place in range(1, 5))
+        received = follow(made, instances(made, "no"), text)
+        assert [row.output for row in received.candidates] == ["out 1", "out 2"]
+        assert [one.reason for one in received.discards] == ["over_count"]
+
+    def test_the_examples_are_those_of_the_domains_where_there_are_any(self):
+        made = strategy(domains=["odd"], output_first_examples=9)
+        assert instances(made, "yes").context["demonstrations"] == ["s3", "s9", "s15", "s21"]
+        made = strategy(domains=["nowhere"], output_first_examples=2)
+        assert made._examples(View(), 1, lambda task: 0, lambda task: True) == [SEEDS[0]]
+
+
+class TestAnswer:
+    OPTIONS = {"input_first_examples": 0, "answer": {"api": "chat", "max_tokens": 50}}  # noqa: RUF012  (never written to)
+
+    def test_only_seeds_without_an_input_are_shown(self):
+        names = strategy(**self.OPTIONS).propose(View(), Rng("test")).context["demonstrations"]
+        assert all(not SEEDS[int(name[1:])].instances[0].input for name in names)
+
+    def test_the_task_is_put_as_it_stands_in_the_api_of_its_stage(self):
+        request = instances(strategy(**self.OPTIONS), "no")
+        assert (request.stage, request.turns[0].role, request.sampling.max_tokens) == ("answer", "user", 50)
+        assert request.turns[0].text.endswith("\n\nName a bird.")
+        assert request.context["demonstrations"] == []
+
+    def test_the_whole_answer_is_the_output(self):
+        made = strategy(**self.OPTIONS)
+        received = follow(made, instances(made, "no"), "\nAn owl.\nInput: and more\n\nOutput: still more\n")
+        (row,) = received.candidates
+        assert (row.input, row.output) == ("", "An owl.\nInput: and more\n\nOutput: still more")
+        assert (row.task, row.span, row.shown) == ("7.0", (1, 44), ())
+
+    @pytest.mark.parametrize(
+        ("text", "why", "reason"), [("An ow", "length", "truncated"), (" \n", "stop", "no_output")]
+    )
+    def test_an_answer_that_is_none(self, text, why, reason):
+        made = strategy(**self.OPTIONS)
+        received = made.receive(instances(made, "no").numbered(9, 1), answer(text, why), View())
+        assert received.candidates == ()
+        assert [one.reason for one in received.discards] == [reason]
+
+    def test_classification_tasks_keep_their_form(self):
+        assert instances(strategy(**self.OPTIONS), "yes").turns[0].template == "self-instruct/output-first"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"list_length": 8}, "list_length must be above"),
+        ({"human_demonstrations": 0}, "human_demonstrations must be 1"),
+        ({"machine_demonstrations": -1}, "machine_demonstrations must be 0"),
+        ({"instances": 0}, "instances must be 1"),
+        ({"classify": {"max_tokens": 3, "api": "fax"}}, "chat"),
+    ],
+)
+def test_options_out_of_range(options, said):
+    with pytest.raises(ConfigError, match=said):
+        build(SelfInstruct.Options, options)
+
+
+def test_a_request_is_the_same_in_every_process():
+    one, other = (drafts(strategy(), " Name a bird.").candidates[0].then.digest for _ in range(2))
+    assert one == other
