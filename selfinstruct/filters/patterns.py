@@ -28,8 +28,9 @@ _AI = (
 )
 _UNABLE = r"(?:can(?:no|')t|can not|am (?:unable|not able|not allowed|not permitted) to|won't|will not)"
 _ASSIST = (
-    r"(?:assist|help(?! (?:but|myself|it)\b)|comply|fulfil|provide|answer|generate|create|write|access|browse|engage|do that"
-    r"|continue|participate|support|complete|process|discuss|offer|give|share|produce|see|view|open|recommend|condone)"
+    r"(?:assist|help(?! (?:but|myself|it)\b)|comply|fulfil|provide|answer|generate|create|write|access|browse|engage"
+    r"|do that|continue|participate|support|complete|process|discuss|offer|give|share|produce|see|view"
+    r"|open|recommend|condone)"
 )
 
 # Talk of itself as a model, which serves nobody in training data.
