@@ -76,7 +76,7 @@ def _manifest(plan: Plan, course: Course, files: list[Exported]) -> bytes:
     tally = course.tally
     value = {
         "files": {file.path.name: {"rows": file.rows, "sha256": file.sha256} for file in files},
-        "rows": len(course.rows),
+        "rows": course.count,
         "target": course.target,
         "strategy": plan.settings.strategy,
         "models": sorted(tally.models),

@@ -51,7 +51,7 @@ def status(folder: Path) -> Status:
         return Status(
             folder=folder,
             plan=plan,
-            rows=len(course.rows),
+            rows=course.count,
             target=course.target,
             tally=course.tally,
             spending=reader.spending(),

@@ -20,9 +20,10 @@ from selfinstruct.engine.plan import Plan, make_plan, require_same
 from selfinstruct.engine.progress import Progress
 from selfinstruct.engine.run import Engine
 from selfinstruct.engine.tally import Tally
+from selfinstruct.errors import SelfInstructError
 from selfinstruct.export import Exported, refresh
 from selfinstruct.files import write_atomic
-from selfinstruct.ledger import Ledger, Reader
+from selfinstruct.ledger import Ledger, Reader, has_run
 from selfinstruct.pool import Row
 from selfinstruct.records import Request
 
@@ -80,22 +81,35 @@ def generate(folder: str | Path, settings: Mapping[str, Any] | None = None, *, s
         try:
             if not already:
                 ending = _run(plan, course, ledger, reader, show or (lambda _: nullcontext()))
-        finally:
-            exported = refresh(folder, plan, course)
+        except SelfInstructError:
+            with contextlib.suppress(SelfInstructError):  # on a full disk the first error is the one to tell
+                refresh(folder, plan, course)
+            raise
+        exported = refresh(folder, plan, course)
     return Result(folder, ending, already, plan, course.rows, course.tally, exported)
 
 
 def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
-    """The requests that would go out first, without sending or writing anything."""
-    plan = make_plan(settings, Path(folder))
-    return list(Course(plan, plan.settings.n).line.open.values())
+    """The requests that would go out next, without sending or writing anything.
+
+    Raises:
+        UsageError: A setting, seed file or template is wrong.
+        LedgerError: The run is another's or unreadable.
+    """
+    folder = Path(folder)
+    plan = make_plan(settings, folder)
+    if not has_run(folder):
+        return list(Course(plan, plan.settings.n).line.open.values())
+    with Reader(folder) as reader:
+        require_same(plan, reader, folder)
+        course = Course.of(plan, reader)
+    return [request for number, request in course.line.open.items() if number not in course.waiting]
 
 
 def _run(plan: Plan, course: Course, ledger: Ledger, reader: Reader, show: Show) -> str:
     budget = Budget(plan.settings.budget, reader.spending())
     backend = open_backend(plan.settings.backend, plan.backend_options)
-    rows = len(course.rows)
-    progress = Progress(plan.settings.n, course.tally, rows=rows, rows_before=rows)
+    progress = Progress(plan.settings.n, course.tally, rows=course.count, rows_before=course.count)
 
     async def main() -> str:
         engine = Engine(plan, course, ledger, backend, budget, progress)

@@ -130,7 +130,7 @@ def _print_preview(run_dir: Path, settings: Mapping[str, Any]) -> None:
                     f"temperature {sampling.temperature}", bold=True)  # fmt: skip
         for turn in request.turns:
             click.echo(turn.text if turn.role == "prompt" else f"[{turn.role}]\n{turn.text}")
-    click.secho(f"--- {len(requests)} requests would go out at first; nothing was sent or written", bold=True)
+    click.secho(f"--- {len(requests)} requests would go out next; nothing was sent or written", bold=True)
 
 
 def _print_result(result: Result) -> None:

@@ -67,6 +67,11 @@ class Course:
         return len(self.line.pool.rows) >= self.target
 
     @property
+    def count(self) -> int:
+        """Rows of the dataset so far."""
+        return min(len(self.line.pool.rows), self.target)
+
+    @property
     def rows(self) -> list[Row]:
         """The dataset: the first N kept rows in order of (request, candidate)."""
         return self.line.pool.rows[: self.target]

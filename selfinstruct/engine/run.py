@@ -224,7 +224,7 @@ class Engine:
         if isinstance(outcome, Completion):
             self._progress.generated += outcome.usage.completion_tokens
         self._course.receive(number, outcome)
-        self._progress.rows = len(self._course.rows)
+        self._progress.rows = self._course.count
 
     async def _fulfil(self, sent: _Sent) -> Outcome:
         """Send one request until it has an outcome, and store that."""

@@ -120,7 +120,7 @@ def test_a_server_that_fails_on_everything_is_not_blamed_on_the_requests(tmp_pat
 
 def test_budgets_are_never_passed_and_a_higher_one_goes_on(tmp_path: Path) -> None:
     with Loopback(reply) as server:
-        more = ("--concurrency", 8, "--set", "alpaca.sampling.max_tokens=200")
+        more = ("--concurrency", 8, "--set", "alpaca.tasks.max_tokens=200")
         said = run_cli(*args(tmp_path / "a", server.url, "-n", 60, "--max-requests", 10, *more), code=1)
         assert "stopped at the budget" in said
         assert len(server.arrived) == 10

@@ -197,7 +197,7 @@ def test_every_format_loads_as_what_it_says(tmp_path: Path) -> None:
 def test_status_and_dry_run(tmp_path: Path) -> None:
     with Loopback(reply) as server:
         said = generate(tmp_path / "a", server, "--dry-run", "--strategy", "alpaca")
-        assert "8 requests would go out at first" in said
+        assert "8 requests would go out next" in said
         assert "### Task 4" in said
         assert not (tmp_path / "a").exists()
         assert server.arrived == []
