@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from selfinstruct.errors import BudgetError
 from selfinstruct.ledger import Spending
 from selfinstruct.records import Request, Usage
 
@@ -41,6 +40,8 @@ class BudgetOptions:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} can't be negative")
+        if self.max_cost is not None and None in (self.price_input, self.price_output):
+            raise ValueError("max_cost needs price_input and price_output (per million tokens)")
 
 
 def worst_case(request: Request) -> tuple[int, int]:
@@ -49,15 +50,9 @@ def worst_case(request: Request) -> tuple[int, int]:
 
 
 class Budget:
-    """What was spent and what is reserved, against the limits.
-
-    Raises:
-        BudgetError: A cost limit without both prices.
-    """
+    """What was spent and what is reserved, against the limits."""
 
     def __init__(self, options: BudgetOptions, spent: Spending) -> None:
-        if options.max_cost is not None and None in (options.price_input, options.price_output):
-            raise BudgetError("budget.max_cost needs budget.price_input and budget.price_output (per million tokens)")
         self._options = options
         self.sends = spent.sends
         self.prompt_tokens = spent.prompt_tokens + spent.lost_prompt_tokens

@@ -14,8 +14,7 @@
     ├── BackendError                  the server's or the account's fault: the run stops, the request stays open
     │   ├── TransientError            worth another attempt (429, 5xx, timeout, connection lost)
     │   └── ReplayError               the recorded run has no such outcome, or one of another request
-    ├── RequestError                  the request's own fault: recorded as its terminal failure
-    └── BudgetError                   a limit that can't be kept (no price for --max-cost)
+    └── RequestError                  the request's own fault: recorded as its terminal failure
 
 A message says what happened, where (file and line, row id, run directory), and what to do next. It never holds a
 credential. The CLI prints it without a traceback.
@@ -25,7 +24,6 @@ from __future__ import annotations
 
 __all__ = [
     "BackendError",
-    "BudgetError",
     "ConfigError",
     "DataError",
     "LedgerError",
@@ -125,7 +123,3 @@ class RequestError(SelfInstructError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-class BudgetError(UsageError):
-    """A limit cannot be kept with what is known."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from selfinstruct.rng import derive
 from tests.cli import command, dataset, environment, run_cli
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply
@@ -82,25 +83,20 @@ def test_a_server_that_is_down_stops_the_run_and_the_same_command_goes_on(tmp_pa
 )
 def test_passing_faults_leave_no_trace_in_the_dataset(tmp_path: Path, fault: Fault) -> None:
     with Loopback(reply) as server:
-        run_cli(*args(tmp_path / "good", server.url, "-n", 8))
+        run_cli(*args(tmp_path / "good", server.url, "-n", 25))
     with Loopback(reply, dict.fromkeys((1, 4, 5, 9), fault)) as server:
-        run_cli(*args(tmp_path / "bad", server.url, "-n", 8, "--concurrency", 4, "--set", "retry.attempts=6"))
-        assert len(server.arrived) > 8
+        run_cli(*args(tmp_path / "bad", server.url, "-n", 25, "--concurrency", 4, "--set", "retry.attempts=6"))
+        assert len(server.arrived) > 9, "every fault was met"
     assert dataset(tmp_path / "bad") == dataset(tmp_path / "good")
 
 
 @pytest.mark.parametrize("width", [1, 8])
 def test_one_poisonous_request_among_good_ones_is_a_failure_on_record(tmp_path: Path, width: int) -> None:
-    poison: list[str] = []
+    poison = derive("request", 0, 2)  # the sampling seed of request 2
 
-    def fault(number: int, body: dict) -> Fault | None:
-        if number == 3:
-            poison.append(body["prompt"])
-        return Fault(500) if body["prompt"] in poison else None
-
-    with Loopback(reply, fault) as server:
-        run_cli(*args(tmp_path / "a", server.url, "-n", 8, "--concurrency", width))
-        tries = [arrived for arrived in server.arrived if arrived.body["prompt"] in poison]
+    with Loopback(reply, lambda number, body: Fault(500) if body["seed"] == poison else None) as server:
+        run_cli(*args(tmp_path / "a", server.url, "-n", 12, "--concurrency", width))
+        tries = [arrived for arrived in server.arrived if arrived.body["seed"] == poison]
     assert len(tries) == 3, "exactly our attempts arrive"
     assert outcomes(tmp_path / "a")["failures"] == {"attempts": 1}
 
