@@ -16,6 +16,7 @@ from selfinstruct.filters.instructions import (
     WordCount,
 )
 from selfinstruct.filters.minhash import NearDuplicateIndex
+from selfinstruct.filters.pipeline import Dropped, Judged, On, Pipeline, Result
 from selfinstruct.filters.report import Drop, Report
 from selfinstruct.filters.rouge import NoveltyIndex, f1, lcs_length, rouge_l
 from selfinstruct.filters.text import Tokenizer, tokenize
@@ -26,13 +27,18 @@ __all__ = [
     "SELF_INSTRUCT_KEYWORDS",
     "Copied",
     "Drop",
+    "Dropped",
     "Filter",
+    "Judged",
     "Keywords",
     "LeadingPunctuation",
     "NearDuplicateIndex",
     "NoveltyIndex",
+    "On",
+    "Pipeline",
     "ProgramPrefix",
     "Report",
+    "Result",
     "Tokenizer",
     "Verdict",
     "WordCount",
