@@ -16,11 +16,10 @@ N        ?=
 RUN      ?= runs/$(if $(BACKEND)$(MODEL),$(or $(notdir $(MODEL)),$(BACKEND)),quickstart)
 ARGS     ?=
 
-# The settings of a run are its own once it exists: a configuration file only begins one.
-CONFIG   ?= $(if $(BACKEND)$(MODEL),,quickstart.yaml)
-GIVEN    = $(if $(wildcard $(RUN)/config.yaml),,$(if $(CONFIG),--config $(CONFIG))) \
-           $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL)) $(if $(BASE_URL),--base-url $(BASE_URL)) \
-           $(if $(SEEDS),--seeds $(SEEDS)) $(if $(N),-n $(N)) $(ARGS)
+# The settings of a run are its own once it exists: 30 rows only begin one.
+ROWS     = $(or $(N),$(if $(wildcard $(RUN)/config.yaml),,30))
+GIVEN    = $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL)) $(if $(BASE_URL),--base-url $(BASE_URL)) \
+           $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ROWS),-n $(ROWS)) $(ARGS)
 
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 

@@ -49,6 +49,8 @@ def configuration() -> str:
         "section of its own name.\nAnything may also be given as `--set key=value`, with dots for "
         "sections: `--set alpaca.demonstrations=4`, `--set filters.novelty.threshold=0.6`.\n"
         "A run keeps its settings in its `config.yaml`, every default spelled out.\n",
+        "With the embedded model, what is not given is taken from `selfinstruct/presets/embedded.yaml` first: it is "
+        "too small and too slow for the published numbers, which are the defaults below.\n",
         _section("Settings of a run", Settings, to_plain(Settings())),
     ]
     for title, known in (("Strategy", {name: one.Options for name, one in STRATEGIES.items()}), ("Backend", OPTIONS)):

@@ -1,14 +1,15 @@
-"""Where the built-in seeds and prompts lie.
+"""Where the built-in seeds, prompts and presets lie.
 
-In a source tree (an editable install included) they are the top-level folders, which one edits; in an installed
-wheel they are inside the package. The tree is looked at first, since an editable install may hold a stale copy too.
+In a source tree (an editable install included) seeds and prompts are top-level folders, which one edits; in an
+installed wheel they are inside the package. The tree is looked at first, since an editable install may hold a stale
+copy too. Presets are always inside the package.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["builtin_prompts", "builtin_seeds"]
+__all__ = ["builtin_prompts", "builtin_seeds", "preset"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -18,6 +19,11 @@ def _folder(name: str) -> Path:
     if (tree / "pyproject.toml").is_file() and (tree / name).is_dir():
         return tree / name
     return _PACKAGE / "_data" / name
+
+
+def preset(name: str) -> Path:
+    """A configuration file that comes with the package."""
+    return _PACKAGE / "presets" / f"{name}.yaml"
 
 
 def builtin_seeds() -> Path:

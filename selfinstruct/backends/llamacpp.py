@@ -51,7 +51,7 @@ class LlamaCppOptions:
 
     model: str | None = None
     api: Api = "completion"
-    context: int = 2048
+    context: int = 4096
     slots: int = 4
     threads: int | None = None
     gpu_layers: int | None = None

@@ -17,13 +17,13 @@ from typing import Any
 from selfinstruct.backends import OPTIONS
 from selfinstruct.budget import BudgetOptions
 from selfinstruct.codec import canonical, digest, loads
-from selfinstruct.config import build, flatten, merge, nearest, to_plain
+from selfinstruct.config import build, flatten, merge, nearest, read_yaml, to_plain
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.judge import FilterOptions
 from selfinstruct.ledger import Reader, has_run
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
-from selfinstruct.resources import builtin_prompts, builtin_seeds
+from selfinstruct.resources import builtin_prompts, builtin_seeds, preset
 from selfinstruct.retry import RetryOptions
 from selfinstruct.seeds import load_seeds, seeds_from_json, seeds_to_json
 from selfinstruct.strategies import STRATEGIES
@@ -154,7 +154,7 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> Plan:
         replay = {**_section(given, "replay"), "api": base.meta("api")}
         values = merge(source, {**given, "replay": replay})
     else:
-        values = dict(given)
+        values = merge(_preset(given), given)
     try:
         return _plan(values, base)
     finally:
@@ -169,6 +169,13 @@ def recorded_plan(reader: Reader) -> Plan:
         RunChangedError: This version of selfinstruct reads ledgers differently.
     """
     return _plan(reader.meta("config"), reader, only_recorded=True)
+
+
+def _preset(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings that are not given fall back on before the defaults: the embedded model needs other ones."""
+    if given.get("backend", Settings.backend) == "llamacpp" and not _section(given, "llamacpp").get("model"):
+        return read_yaml(preset("embedded"))[0]
+    return {}
 
 
 def _replay_source(given: Mapping[str, Any]) -> Path:
