@@ -14,7 +14,8 @@ from selfinstruct.filters.text import tokenize
 __all__ = ["token_spans"]
 
 _PIECE = re.compile(r"\S+")
-_CLUSTER = regex.compile(r"\P{M}\p{M}*+|\p{M}++")
+# What a reader takes for one character, conjoining jamo and marks included: composition stays within it.
+_CLUSTER = regex.compile(r"\X")
 _fold = partial(unicodedata.normalize, "NFKC")
 
 
@@ -22,7 +23,7 @@ def token_spans(text: str) -> list[tuple[int, int]]:
     """Start and end of each of ``tokenize(text)``, in order.
 
     White space never lies within a token, so that each piece between is looked at alone. In the rare piece whose
-    characters can't be normalised one by one (conjoining jamo), every token gets the whole piece.
+    characters can't be normalised one by one, a token that isn't found gets the rest of the piece.
     """
     spans: list[tuple[int, int]] = []
     for piece in _PIECE.finditer(text):
@@ -39,7 +40,7 @@ def _within(piece: str, size: int) -> Iterator[tuple[int, int]]:
         # What stands between tokens has no character that a token could begin with: the first hit is the token.
         found = folded.find(token, at)
         if found < 0:
-            yield 0, size
+            yield (origin[min(at, len(origin) - 1)][0] if origin else 0), size
             continue
         at = found + len(token)
         yield origin[found][0], origin[at - 1][1]

@@ -1,0 +1,78 @@
+"""Any text can be judged by every filter; a megabyte made to be slow is judged as well; spans are where they say."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfinstruct.filters.decontaminate import Decontaminator
+from selfinstruct.filters.offsets import token_spans
+from selfinstruct.filters.patterns import Boilerplate, Refusals
+from selfinstruct.filters.pii import Pii, Span
+from selfinstruct.filters.repetition import Repetition
+from selfinstruct.filters.text import tokenize
+
+ITEMS = ("a " * 60, "Name the three longest rivers of the world and the seas that they flow into", "say it to me again")
+FILTERS = [Repetition(min_words=0), Refusals(), Boilerplate(), Pii(), Decontaminator(ITEMS)]
+MEGA = 10**6
+
+# Runs that a careless pattern would read again from each of their characters.
+UNITS = (
+    *("a", "a ", "a@", "a.", "a@a.", "1", "1 ", "1.", "1-", "+1", "4111 ", "1234-", "(202) ", "2001:", "DE89", "DE89 "),
+    *("-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "eyJaaaaaaaaa.", "sk-aaaaaaaa", "ghp_", " ", "\n", "\n\n", "x\n"),
+    *("-", "I'm sorry ", "as an ai ", "é", "e\u0301", "\u0301", "写", "ab ab ac ", "\t \n"),
+)
+
+# Texts rich in what the filters look for.
+PIECES = st.sampled_from(
+    [*UNITS, "a@b.co", "8.8.4.40", "I can't help", "sure!", "AKIA", "river", "the ", "\ud800", "ß", "ﬁ", "\u1100\u1161"]
+)
+TEXTS = st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=3)), max_size=40).map("".join))
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_any_text_can_be_judged_and_every_verdict_written(text):
+    for judge in FILTERS:
+        (verdict,) = judge.judge([text])
+        assert verdict.kept == (verdict.reason == "")
+        assert judge.verdict(text) == verdict
+        json.dumps(verdict.detail)
+        for start, end, *_ in verdict.detail.get("spans", []):
+            assert 0 <= start <= end <= len(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_what_was_redacted_is_not_found_again(text):
+    redacted, spans = Pii().redact(text)
+    assert [span for span in spans if span.start >= span.end] == []
+    assert all(one.end <= two.start for one, two in pairwise(spans))
+    rest, end = [], 0
+    for span in spans:
+        rest.append(text[end : span.start])
+        end = span.end
+    marks = [f"[{span.kind.upper()}]" for span in spans]
+    assert redacted == "".join(part + mark for part, mark in zip(rest, marks, strict=True)) + text[end:]
+    assert all(isinstance(span, Span) for span in spans)
+
+
+@settings(max_examples=500, deadline=None)
+@given(TEXTS)
+def test_every_token_has_a_place_and_they_are_in_order(text):
+    spans = token_spans(text)
+    assert len(spans) == len(tokenize(text))
+    assert all(0 <= start < end <= len(text) for start, end in spans)
+    assert [start for start, _ in spans] == sorted(start for start, _ in spans)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_megabyte_of_anything_is_judged(unit):
+    """Were one of them quadratic, this would take hours: there is no need of a clock."""
+    text = (unit * (MEGA // len(unit) + 1))[:MEGA]
+    for judge in (Refusals(), Boilerplate(), Pii()):
+        judge.verdict(text)
+    for judge in (Repetition(), Decontaminator(ITEMS)):
+        judge.verdict(text[: MEGA // 4])
