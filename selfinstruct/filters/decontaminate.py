@@ -16,8 +16,9 @@ than 13 tokens. An item of fewer than 5 tokens ("Tell me a joke") is anybody's p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -40,6 +41,10 @@ COVERAGE = 0.5
 # Short items: see above. F1 above 0.8 allows one of 6 tokens to differ, or two of 11.
 SHORT = 5
 ROUGE = 0.8
+
+BATCH = 256  # texts looked up at once
+
+Found: TypeAlias = tuple[str, int, float, list[tuple[int, int]]]  # reason, item, score, ranges of the text's tokens
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,13 @@ class Decontaminator(Filter):
 
     def verdict(self, text: str) -> Verdict:
         """Judge one text."""
-        found = self._index.find(text)
+        return self.judge([text])[0]
+
+    def judge(self, texts: Sequence[str]) -> list[Verdict]:
+        """Judge each text."""
+        return [self._verdict(text, found) for text, found in zip(texts, self._index.find(texts), strict=True)]
+
+    def _verdict(self, text: str, found: Found | None) -> Verdict:
         if found is None:
             return self.kept()
         reason, item, score, runs = found
@@ -102,9 +113,6 @@ class Decontaminator(Filter):
         places = token_spans(text)
         spans = [[places[start][0], places[end - 1][1]] for start, end in runs] or [[0, len(text)]]
         return Verdict(self.filter, False, reason, score, name, {"item": name, "spans": spans})
-
-
-Found = tuple[str, int, float, list[tuple[int, int]]]  # reason, item, score, ranges of the text's tokens
 
 
 class _Index:
@@ -140,19 +148,33 @@ class _Index:
             self._rouge = NoveltyIndex(rouge).fit(self._config.items[item] for item in self._short.tolist())
             self._reach = int(max(map(len, short)) * (2 - rouge) / rouge) + 1
 
-    def find(self, text: str) -> Found | None:
-        """The first rule that the text breaks."""
-        tokens = tokenize(text)
+    def find(self, texts: Sequence[str]) -> list[Found | None]:
+        """For each text the first rule that it breaks."""
+        found: list[Found | None] = []
+        for start in range(0, len(texts), BATCH):
+            part = texts[start : start + BATCH]
+            rows = list(map(tokenize, part))
+            runs, wholes = self._grams.suspects(rows).tolist(), self._whole.suspects(rows).tolist()
+            found += map(self._find, part, rows, runs, wholes)
+        return found
+
+    def _find(self, text: str, tokens: list[str], has_run: bool, has_whole: bool) -> Found | None:
         item = self._exact.get(_key(tokens, text))
         if item is not None:
             return "exact", item, 1.0, [(0, len(tokens))] if tokens else []
+        found = self._shared(tokens) if has_run else None
+        if found is None and has_whole:
+            found = self._contained(tokens)
+        return found or self._similar(text, tokens)
+
+    def _shared(self, tokens: list[str]) -> Found | None:
         config, query = self._config, self._grams.read(tokens)
         found = None
         if config.ngram is not None:
             found = self._covered("ngram", query, config.ngram, 0.0)
         if found is None and config.coverage is not None:
             found = self._covered("coverage", query, config.window, config.coverage)
-        return found or self._contained(tokens) or self._similar(text, len(tokens))
+        return found
 
     def _covered(self, reason: str, query: Query, n: int, limit: float) -> Found | None:
         """The item most of whose tokens lie in runs of n that the text has, if that is more than the limit."""
@@ -179,13 +201,17 @@ class _Index:
                 return "contained", item, 1.0, [(int(first[0]), int(first[0]) + size)]
         return None
 
-    def _similar(self, text: str, size: int) -> Found | None:
-        if self._rouge is None or not 0 < size <= self._reach:
+    def _similar(self, text: str, tokens: list[str]) -> Found | None:
+        if self._rouge is None or not 0 < len(tokens) <= self._reach:
+            return None
+        # With k tokens that any short item has, F1 is at most 2k / (n + k): most texts are done here.
+        known = sum(token in self._whole for token in tokens)
+        if 2 * known <= self._rouge.threshold * (len(tokens) + known):
             return None
         verdict = self._rouge.query(text)
         if verdict.kept or verdict.nearest is None or verdict.score is None:
             return None
-        return "rouge", int(self._short[int(verdict.nearest)]), verdict.score, [(0, size)]
+        return "rouge", int(self._short[int(verdict.nearest)]), verdict.score, [(0, len(tokens))]
 
 
 def _key(tokens: list[str], text: str) -> str:

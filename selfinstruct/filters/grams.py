@@ -61,7 +61,7 @@ class Grams:
 
     def __init__(self, rows: Iterable[Sequence[str]]) -> None:
         rows = list(rows)
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[str | None, int] = {}
         numbers = self._numbers
         flat = (numbers.setdefault(token, len(numbers)) for token in chain.from_iterable(rows))
         self._codes: Longs = np.fromiter(flat, dtype=np.int64)
@@ -85,6 +85,23 @@ class Grams:
     def row(self, places: Longs) -> Longs:
         """The sequence that each place lies in."""
         found: Longs = np.searchsorted(self.offsets, places, side="right") - 1
+        return found
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._numbers
+
+    def suspects(self, texts: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
+        """Which texts may have an indexed window: all that have one, and next to no other. Cheap for many texts."""
+        get = self._numbers.get
+        sizes = np.array([len(tokens) + 1 for tokens in texts], dtype=np.int64)
+        # An unknown token after each text, so that no window reaches into the next.
+        codes = [get(token, -1) for tokens in texts for token in chain(tokens, (None,))]
+        hashes, ends = _Hashes(np.array(codes, dtype=np.int64)), np.cumsum(sizes)
+        found = np.zeros(len(texts), dtype=bool)
+        for n in self.lengths:
+            known, wanted = self._index[n][0], hashes.of(n)
+            place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+            found[np.searchsorted(ends, np.flatnonzero(known[place] == wanted), side="right")] = True
         return found
 
     def read(self, tokens: Sequence[str]) -> Query:

@@ -86,6 +86,17 @@ def test_a_very_short_item_counts_only_when_exact():
     assert brief(f"Please {TINY} about cats", Decontaminator(ITEMS, IDS, short=4)) == ("contained", "tiny", [TINY])
 
 
+def test_many_texts_at_once_are_judged_as_each_alone():
+    texts = [text for item in ITEMS for text in (item, f"x {item}", words(item, 0, 9), words(item, 2, 19), "", "fine")]
+    texts += ["Name three rivers that cross Rome today", " ".join(texts)] * 40
+    texts *= 10
+    verdicts = JUDGE.judge(texts)
+    assert verdicts == [JUDGE.verdict(text) for text in texts]
+    assert {verdict.reason for verdict in verdicts} == {"", "exact", "ngram", "contained", "rouge"}
+    # A run that ends in one text and begins in another is none.
+    assert JUDGE([words(LONG, 0, 7), words(LONG, 7, 14), words(LONG, 14, 21)]) == [True] * 3
+
+
 def test_unrelated_texts_are_kept():
     assert JUDGE(["Describe the sea", "", "...", "写一首关于春天的诗", "a " * 100]) == [True] * 5
     assert Decontaminator(())(["anything", ""]) == [True, True]
