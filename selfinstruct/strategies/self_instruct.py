@@ -287,15 +287,20 @@ class SelfInstruct:
 
 
 def _answered(request: Request, completion: Completion) -> Received:
-    """The whole answer as the output of the task that was put as it stands."""
+    """The whole answer as the output of the task that was put as it stands.
+
+    The task itself counts as shown: a small model at times says it again in place of an answer.
+    """
     start, end = stripped(completion.text)
     if completion.truncated or start == end:
         return Received(discards=(Discard("truncated" if completion.truncated else "no_output", (start, end)),))
+    instruction = _text(request, "instruction")
     row = Candidate(
-        instruction=_text(request, "instruction"),
+        instruction=instruction,
         output=completion.text[start:end],
         span=(start, end),
         task=_text(request, "task"),
+        shown=(instruction,),
     )
     return Received(candidates=(row,))
 

@@ -237,7 +237,7 @@ class TestAnswer:
         received = follow(made, instances(made, "no"), "\nAn owl.\nInput: and more\n\nOutput: still more\n")
         (row,) = received.candidates
         assert (row.input, row.output) == ("", "An owl.\nInput: and more\n\nOutput: still more")
-        assert (row.task, row.span, row.shown) == ("7.0", (1, 44), ())
+        assert (row.task, row.span, row.shown) == ("7.0", (1, 44), ("Name a bird.",))
 
     @pytest.mark.parametrize(
         ("text", "why", "reason"), [("An ow", "length", "truncated"), (" \n", "stop", "no_output")]
