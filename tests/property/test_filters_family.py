@@ -76,3 +76,16 @@ def test_a_megabyte_of_anything_is_judged(unit):
         judge.verdict(text)
     for judge in (Repetition(), Decontaminator(ITEMS)):
         judge.verdict(text[: MEGA // 4])
+
+
+@pytest.mark.parametrize("judge", FILTERS, ids=lambda judge: judge.filter)
+def test_a_dataset_is_filtered_in_two_processes_as_in_one(judge):
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    texts = ["fine", "", "I must decline.", "Sure! Yes.", "x@mail-server.org", "no " * 99, ITEMS[1]] * 3
+    expected = [text for text, kept in zip(texts, judge(texts), strict=True) if kept]
+    assert len(expected) < len(texts)
+    dataset = Dataset.from_dict({"text": texts})
+    kept = dataset.filter(judge, batched=True, input_columns="text", num_proc=2, load_from_cache_file=False)
+    assert kept["text"][:] == expected

@@ -3,6 +3,7 @@ import pickle
 import pytest
 
 from selfinstruct.errors import UsageError
+from selfinstruct.filters import grams
 from selfinstruct.filters.decontaminate import Decontaminator
 from selfinstruct.filters.offsets import token_spans
 from selfinstruct.filters.text import tokenize
@@ -79,6 +80,21 @@ def test_short_items_are_found_within_a_text_and_nearly_whole():
     assert brief("Name two lakes that cross Rome today") is None
     assert brief(near, Decontaminator(ITEMS, rouge=None)) is None
     assert brief(text, Decontaminator(ITEMS, short=None)) is None
+
+
+def test_short_ends_where_runs_begin():
+    twelve, thirteen = words(LONG, 0, 12), words(LONG, 0, 13)
+    judge = Decontaminator((twelve, thirteen), ngram=None, coverage=None)
+    assert brief(f"Well, {twelve} x y z u v w", judge) == ("contained", "0", [twelve])
+    assert Decontaminator((thirteen,), ngram=None, coverage=None)([f"Well, {thirteen} x y z u v w"]) == [True]
+
+
+def test_the_hash_of_a_run_decides_nothing(monkeypatch):
+    monkeypatch.setattr(grams, "_BASE", 1)  # every permutation of a run now has its hash
+    monkeypatch.setattr(grams, "_INVERSE", 1)
+    judge = Decontaminator(ITEMS, IDS, rouge=None)
+    shuffled = " ".join(reversed(LONG.split()))
+    assert judge([shuffled, " ".join(reversed(SHORT.split())), "x " + LONG]) == [True, True, False]
 
 
 def test_a_very_short_item_counts_only_when_exact():

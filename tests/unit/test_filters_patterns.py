@@ -34,6 +34,7 @@ FINE = [
     "Tea is a drink. She said that as an AI it would never do.",
     "An apology might read: 'I regret the delay.'",
     "I can't help but admire the sea.",
+    "Unfortunately, I cannot help but admire the sea.",
     "I cannot recommend this book enough to its readers.",
     "I'm sorry for the delay; your parcel left today.",
     "I can't see the forest for the trees is an idiom.",

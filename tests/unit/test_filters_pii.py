@@ -159,6 +159,14 @@ def test_overlapping_finds_are_one_and_nothing_of_either_is_left():
     assert spans == [Span(2, 2 + len(value), "openai_key")]
 
 
+def test_what_lies_within_another_find_ends_where_the_longer_ends():
+    inner = SECRETS["aws_key"][0]
+    block = f"-----BEGIN PRIVATE KEY-----\n{inner}\n{LETTERS}\n-----END PRIVATE KEY-----"
+    redacted, spans = Pii().redact(f"a {block} b")
+    assert redacted == "a [AWS_KEY] b"
+    assert spans == [Span(2, 2 + len(block), "aws_key")]
+
+
 def test_only_the_kinds_asked_for():
     text = f"ann.lee@mail-server.org {KEY}"
     assert [span.kind for span in Pii(kinds=("email",)).find(text)] == ["email"]
