@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
-from types import ModuleType
-from typing import Literal
-
 import numpy as np
 
-from selfinstruct.errors import MissingExtraError
+from selfinstruct.filters.engines import kernels
 from selfinstruct.filters.prefix import Order, Prefix, least_table
 from selfinstruct.filters.store import Block, Matches, Store, grown
 
-__all__ = ["MANY", "CompiledJoin", "Engine", "available", "kernels"]
-
-Engine = Literal["auto", "numpy", "numba"]
-MANY = 5000  # texts for which numba is worth the second that its import takes
-
-
-@cache
-def available() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
-
-
-def kernels() -> ModuleType:
-    """The module of compiled functions; the first import takes a second or more.
-
-    Raises:
-        MissingExtraError: numba is not installed.
-    """
-    if not available():
-        raise MissingExtraError("numba", "fast")
-    from selfinstruct.filters import kernels as module  # imports numba
-
-    return module
+__all__ = ["CompiledJoin"]
 
 
 class CompiledJoin:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from rapidfuzz.distance import LCSseq
 
-from selfinstruct.filters.compiled import MANY, CompiledJoin, Engine, available
+from selfinstruct.filters.compiled import CompiledJoin
+from selfinstruct.filters.engines import MANY, Engine, available
 from selfinstruct.filters.lcs import f1, strings
 from selfinstruct.filters.prefix import Order, Postings, Prefix, PrefixIndex, candidates, least_of_pairs
 from selfinstruct.filters.store import Block, Ints, Longs, Matches, Store, distinct

@@ -1,42 +1,22 @@
-"""Machine code for the ROUGE-L join and the MinHash signatures. Importing this module imports numba.
+"""Machine code for the ROUGE-L join. Importing this module imports numba.
 
-Every function here gives the bits that its counterpart in numpy gives. Code is cached in the user's cache directory.
+Every function here gives the bits that its counterpart in numpy gives.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 
+from selfinstruct.filters.jit import compiled as _compiled
 from selfinstruct.filters.store import Ints, Longs, Words
 
-__all__ = ["add_rows", "join_block", "least_of_permutations", "make_room", "shared_of_pairs"]
-
-UInts = np.ndarray[Any, np.dtype[np.uint32]]
-Function = TypeVar("Function", bound=Callable[..., Any])
+__all__ = ["add_rows", "join_block", "make_room"]
 
 ONE, ZERO = np.uint64(1), np.uint64(0)
 FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 SHORT = 8  # words of 64 tokens up to which a text's matches are kept in a table
-
-
-def _compiled(function: Function) -> Function:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    config, jit = cast("Any", numba.config), cast("Any", numba.njit)
-    before = config.CACHE_DIR
-    config.CACHE_DIR = before or str(Path(home) / "selfinstruct" / "numba")
-    try:
-        found: Function = jit(cache=True, nogil=True)(function)
-    except (OSError, RuntimeError):  # no folder can be written: compiled in each process
-        found = jit(nogil=True)(function)
-    finally:
-        config.CACHE_DIR = before
-    return found
 
 
 @_compiled
@@ -355,40 +335,3 @@ def join_block(
             add_postings(rows, m, prefix, lists, postings)
             rows += 1
     return rows
-
-
-@_compiled
-def least_of_permutations(mixed: UInts, offsets: Longs, parameters: UInts) -> UInts:
-    """See ``signatures``: the least value of each permutation over each set, shape (sets, permutations).
-
-    Args:
-        mixed: Finalized hashes of all sets.
-    """
-    a, b = parameters[0], parameters[1]
-    found = np.full((len(offsets) - 1, len(a)), 0xFFFFFFFF, dtype=np.uint32)
-    for row in range(len(offsets) - 1):
-        least = found[row]
-        for place in range(offsets[row], offsets[row + 1]):
-            one = mixed[place]
-            for k in range(len(a)):
-                least[k] = min(least[k], np.uint32(a[k] * one + b[k]))
-    return found
-
-
-@_compiled
-def shared_of_pairs(
-    left: Words, left_offsets: Longs, one: Longs, right: Words, right_offsets: Longs, two: Longs
-) -> Longs:
-    """Number of common elements of sorted sets: of set ``one[k]`` on the left and ``two[k]`` on the right."""
-    found = np.zeros(len(one), dtype=np.int64)
-    for k in range(len(one)):
-        i, end_i = left_offsets[one[k]], left_offsets[one[k] + 1]
-        j, end_j = right_offsets[two[k]], right_offsets[two[k] + 1]
-        shared = 0
-        while i < end_i and j < end_j:
-            x, y = left[i], right[j]
-            shared += x == y
-            i += x <= y
-            j += y <= x
-        found[k] = shared
-    return found

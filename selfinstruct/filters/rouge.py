@@ -18,7 +18,7 @@ from rapidfuzz.distance import LCSseq
 
 from selfinstruct.errors import UsageError
 from selfinstruct.filters import snapshot
-from selfinstruct.filters.compiled import Engine
+from selfinstruct.filters.engines import Engine
 from selfinstruct.filters.ids import NO_PICKLE, Ids, paired
 from selfinstruct.filters.join import Join, make_join
 from selfinstruct.filters.lcs import f1, f1_array, lcs_length, rouge_l, strings

@@ -9,15 +9,35 @@ which is what "exact" Jaccard means here.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import regex
 import xxhash
 
-__all__ = ["Hashes", "Offsets", "char_shingles", "jaccard", "parity", "shared_by", "shingle_sets", "word_shingles"]
+from selfinstruct.errors import UsageError
+from selfinstruct.filters.engines import minhash_kernels
+
+__all__ = [
+    "Hashes",
+    "Offsets",
+    "Units",
+    "char_shingles",
+    "char_units",
+    "jaccard",
+    "mix",
+    "parity",
+    "shared_of_pairs",
+    "shingle_sets",
+    "units_function",
+    "word_shingles",
+    "word_units",
+]
 
 Hashes = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
@@ -27,6 +47,15 @@ _WORDS = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 HASH_BITS, HASH_MASK = np.uint64(54), np.uint64((1 << 54) - 1)
 TEXTS = 1 << 10  # whose numbers fit above a hash
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_BLANK = np.uint32(ord(" ") + 1)
+# The unit of each code point up to U+3000, the last that is white space. What is not ASCII is folded already.
+_FOLDED = np.array(
+    [
+        _BLANK if chr(code).isspace() else ord(chr(code).lower()) + 1 if code < 128 else code + 1
+        for code in range(0x3001)
+    ],
+    dtype=np.uint32,
+)
 
 
 def mix(values: Hashes) -> Hashes:
@@ -73,6 +102,77 @@ def _runs(units: npt.NDArray[np.uint64], offsets: Offsets, n: int, bits: int) ->
     return hashes, starts
 
 
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Texts as numbers, of which runs of n are shingles.
+
+    Attributes:
+        values: Of all texts one after the other; none is 0.
+        offsets: Text i, which is never empty, has ``values[offsets[i]:offsets[i + 1]]``.
+        n: Units of a shingle.
+        bits: Of a unit.
+    """
+
+    values: npt.NDArray[np.uint32] | Hashes
+    offsets: Offsets
+    n: int
+    bits: int
+
+    def runs(self) -> tuple[Hashes, Offsets]:
+        """Hash of each run, repeated where a text repeats itself, and the offsets of the texts in them."""
+        return _runs(self.values.astype(np.uint64), self.offsets, self.n, self.bits)
+
+
+def _offsets(sizes: Iterable[int], count: int) -> Offsets:
+    offsets = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(sizes, dtype=np.int64, count=count), out=offsets[1:])
+    return offsets
+
+
+def char_units(texts: Sequence[str], n: int = 5, *, compiled: bool = False) -> Units:
+    """Characters, their case folded and each run of white space one space, none at the ends."""
+    folded = [(text if text.isascii() else text.casefold()).strip() or "\0" for text in texts]
+    codes = np.frombuffer("".join(folded).encode(_UTF32, "surrogatepass"), dtype=np.uint32)
+    offsets = _offsets(map(len, folded), len(folded))
+    collapse = minhash_kernels().collapsed if compiled else _collapsed
+    values, offsets = collapse(codes, offsets, _FOLDED)
+    return Units(values, offsets, n, 21)  # a code point has 21 bits: three to a word
+
+
+def _collapsed(
+    codes: npt.NDArray[np.uint32], offsets: Offsets, folded: npt.NDArray[np.uint32]
+) -> tuple[npt.NDArray[np.uint32], Offsets]:
+    """Code points plus one, the case of ASCII folded, of a run of white space a single space; and the offsets."""
+    values = np.where(codes < len(folded), folded[np.minimum(codes, len(folded) - 1)], codes + np.uint32(1))
+    # Of a run of white space the last character stays. No text begins or ends with one.
+    keep = values != _BLANK
+    keep[:-1] |= keep[1:]
+    if not keep.all():
+        values = values[keep]
+        offsets = _offsets(np.add.reduceat(keep, offsets[:-1], dtype=np.int64), len(offsets) - 1)
+    return values, offsets
+
+
+def word_units(texts: Sequence[str], n: int = 3, *, compiled: bool = False) -> Units:  # noqa: ARG001  (as char_units)
+    """Hashes of words (letters, marks and numbers of any script), their case folded."""
+    words = [_WORDS.findall(text.casefold()) or [text.strip()] for text in texts]
+    hashed = (xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass")) | 1 for row in words for word in row)
+    offsets = _offsets(map(len, words), len(words))
+    return Units(np.fromiter(hashed, dtype=np.uint64, count=int(offsets[-1])), offsets, n, 64)
+
+
+def units_function(shingles: str) -> Callable[..., Units]:
+    """What makes units of texts, for the name of a kind of shingles: ``char5``, ``word3`` and so on.
+
+    Raises:
+        UsageError: There is no such kind.
+    """
+    match = re.fullmatch("(char|word)([1-9][0-9]?)", shingles)
+    if match is None:
+        raise UsageError(f"unknown shingles {shingles!r}; use char5, word3, or another number of either")
+    return partial(char_units if match[1] == "char" else word_units, n=int(match[2]))
+
+
 def char_shingles(texts: Sequence[str], n: int = 5) -> tuple[Hashes, Offsets]:
     """Runs of n characters of each text.
 
@@ -80,28 +180,17 @@ def char_shingles(texts: Sequence[str], n: int = 5) -> tuple[Hashes, Offsets]:
         hashes: Of all texts one after the other, in order of place, repeated where a text repeats itself.
         offsets: Shape (len(texts) + 1,); text i has ``hashes[offsets[i]:offsets[i + 1]]``.
     """
-    folded = [" ".join(text.casefold().split()) or "\0" for text in texts]
-    joined = "".join(folded)
-    # 1 is added so that no character reads as the 0 that pads; lone surrogates are data like any other.
-    units = np.frombuffer(joined.encode(_UTF32, "surrogatepass"), dtype=np.uint32).astype(np.uint64) + np.uint64(1)
-    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum(np.fromiter(map(len, folded), dtype=np.int64, count=len(folded)), out=offsets[1:])
-    return _runs(units, offsets, n, 21)  # a code point has 21 bits: three to a word
+    return char_units(texts, n).runs()
 
 
 def word_shingles(texts: Sequence[str], n: int = 3) -> tuple[Hashes, Offsets]:
-    """Runs of n words (letters, marks and numbers of any script) of each text; as ``char_shingles`` else."""
-    words = [_WORDS.findall(text.casefold()) or [text.strip()] for text in texts]
-    hashed = (xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass")) | 1 for row in words for word in row)
-    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum(np.fromiter(map(len, words), dtype=np.int64, count=len(words)), out=offsets[1:])
-    units = np.fromiter(hashed, dtype=np.uint64, count=int(offsets[-1]))
-    return _runs(units, offsets, n, 64)
+    """Runs of n words of each text; as ``char_shingles`` else."""
+    return word_units(texts, n).runs()
 
 
-def shingle_sets(hashes: Hashes, offsets: Offsets) -> list[Hashes]:
-    """The distinct hashes of each text, of 54 bits, sorted."""
-    found: list[Hashes] = []
+def shingle_sets(hashes: Hashes, offsets: Offsets) -> tuple[Hashes, Offsets]:
+    """The distinct hashes of each text, of 54 bits, sorted; and their offsets."""
+    parts, sizes = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
     for start in range(0, len(offsets) - 1, TEXTS):
         part = offsets[start : start + TEXTS + 1]
         text = np.repeat(np.arange(len(part) - 1, dtype=np.uint64), np.diff(part))
@@ -109,36 +198,53 @@ def shingle_sets(hashes: Hashes, offsets: Offsets) -> list[Hashes]:
         packed = text << HASH_BITS | hashes[part[0] : part[-1]] & HASH_MASK
         packed.sort()
         packed = packed[np.append(True, packed[1:] != packed[:-1])] if len(packed) else packed
-        ends = np.searchsorted(packed >> HASH_BITS, np.arange(len(part) - 1), side="right")
-        found += np.split(packed & HASH_MASK, ends[:-1])
-    return found
+        ends = np.searchsorted(packed, np.arange(1, len(part), dtype=np.uint64) << HASH_BITS)
+        ends[-1] = len(packed)  # the number of the last text may fill the word, and that of the next overflow
+        sizes.append(np.diff(ends, prepend=0))
+        parts.append(packed & HASH_MASK)
+    return np.concatenate(parts), _offsets(np.concatenate(sizes), len(offsets) - 1)
 
 
-def parity(sets: Sequence[Hashes]) -> Hashes:
+def parity(hashes: Hashes, offsets: Offsets) -> Hashes:
     """XOR, over each set, of one of 512 bits chosen by the hash; shape (sets, 8).
 
     The bits in which two of them differ are at most as many as the elements that only one of the sets has.
     """
-    sizes = np.fromiter(map(len, sets), dtype=np.int64, count=len(sets))
-    found = np.zeros((len(sets), 8), dtype=np.uint64)
-    filled = np.flatnonzero(sizes)
-    if len(filled):
-        joined = np.concatenate(sets)
-        starts = np.cumsum(sizes)[filled] - sizes[filled]
-        word, bit = joined >> np.uint64(6) & np.uint64(7), np.uint64(1) << (joined & np.uint64(63))
-        for k in range(8):
-            found[filled, k] = np.bitwise_xor.reduceat(np.where(word == k, bit, np.uint64(0)), starts)
+    found = np.zeros((len(offsets) - 1, 8), dtype=np.uint64)
+    for start in range(0, len(found), TEXTS):
+        part = offsets[start : start + TEXTS + 1]
+        count = len(part) - 1
+        text = np.repeat(np.arange(count), np.diff(part))
+        bit = (hashes[part[0] : part[-1]] & np.uint64(511)).astype(np.int64)
+        odd = np.bincount(text * 512 + bit, minlength=512 * count).astype(np.uint8) & 1
+        found[start : start + TEXTS] = np.packbits(odd, bitorder="little").view("<u8").reshape(count, 8)
     return found
 
 
 def jaccard(a: Hashes, b: Hashes) -> float:
     """Size of the intersection over size of the union of two sorted sets of hashes."""
-    shared = shared_by(a, b)
+    shared = len(np.intersect1d(a, b, assume_unique=True))
     return shared / (len(a) + len(b) - shared)
 
 
-def shared_by(a: Hashes, b: Hashes) -> int:
-    """Size of the intersection of two sorted sets of hashes."""
-    if len(a) > len(b):
-        a, b = b, a
-    return int(np.count_nonzero(b.take(b.searchsorted(a), mode="clip") == a))
+def shared_of_pairs(
+    left: Hashes, left_offsets: Offsets, one: Offsets, right: Hashes, right_offsets: Offsets, two: Offsets
+) -> Offsets:
+    """Number of common elements of sets, of 54 bits: of set ``one[k]`` on the left and ``two[k]`` on the right."""
+    found = np.zeros(len(one), dtype=np.int64)
+    for start in range(0, len(one), TEXTS):
+        part = slice(start, start + TEXTS)
+        # Numbered by pair, the sets are sorted as a whole: one search for many pairs.
+        mine, theirs = _numbered(left, left_offsets, one[part]), _numbered(right, right_offsets, two[part])
+        both = mine[theirs.take(theirs.searchsorted(mine), mode="clip") == mine]
+        found[part] = np.bincount((both >> HASH_BITS).astype(np.int64), minlength=len(one[part]))
+    return found
+
+
+def _numbered(hashes: Hashes, offsets: Offsets, sets: Offsets) -> Hashes:
+    """Some sets one after the other, their running numbers above the hashes."""
+    sizes = offsets[sets + 1] - offsets[sets]
+    ends = np.cumsum(sizes)
+    place = np.arange(ends[-1]) + np.repeat(offsets[sets] - ends + sizes, sizes)
+    found: Hashes = np.repeat(np.arange(len(sets), dtype=np.uint64), sizes) << HASH_BITS | hashes[place]
+    return found

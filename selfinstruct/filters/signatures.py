@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from selfinstruct.filters.compiled import kernels
+from selfinstruct.filters.engines import minhash_kernels
 from selfinstruct.filters.shingles import Hashes, Offsets
 
 __all__ = ["SEED", "SIGNATURE_SCHEME", "from_datasketch", "permutations", "signatures", "to_datasketch"]
@@ -53,7 +53,7 @@ def signatures(
     """
     mixed = _finalize(hashes.astype(np.uint32))
     if compiled:
-        least: Signatures = kernels().least_of_permutations(mixed, offsets, parameters)
+        least: Signatures = minhash_kernels().least_of_permutations(mixed, offsets, parameters)
         return least
     found = np.full((len(offsets) - 1, parameters.shape[1]), EMPTY, dtype=np.uint32)
     filled = np.flatnonzero(np.diff(offsets) > 0)

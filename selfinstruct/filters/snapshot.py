@@ -18,7 +18,7 @@ from selfinstruct.files import reason, write_atomic
 
 __all__ = ["FORMAT", "pack", "read", "unpack", "write"]
 
-FORMAT = 1  # raise it when the meaning of an array changes
+FORMAT = 2  # raise it when the meaning of an array changes
 
 Array = npt.NDArray[Any]
 

@@ -8,10 +8,16 @@ from datasketch import MinHash, MinHashLSH
 
 from selfinstruct.errors import UsageError
 from selfinstruct.filters import NearDuplicateIndex
-from selfinstruct.filters.shingles import char_shingles, jaccard, shingle_sets, word_shingles
+from selfinstruct.filters.shingles import char_shingles, jaccard, word_shingles
+from selfinstruct.filters.shingles import shingle_sets as joined_sets
 from selfinstruct.filters.signatures import from_datasketch, permutations, signatures, to_datasketch
 
 STORY = "The lighthouse keeper counted the ships that passed in the night and wrote each name in a blue book. " * 3
+
+
+def shingle_sets(hashes, offsets):
+    found, ends = joined_sets(hashes, offsets)
+    return np.split(found, ends[1:-1])
 
 
 def grams(text, n=5):
