@@ -28,6 +28,8 @@ Embed: TypeAlias = Callable[[list[str]], npt.ArrayLike]  # texts to vectors, sha
 
 BATCH = 512  # texts embedded and compared at once
 ROWS = 65_536  # vectors of the pool compared at once: 128 MB of similarities with a full batch
+# Written by sentence-transformers only; modules.json and the rest are written by model2vec as well.
+SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 MARGIN = 1e-4  # single precision is off by less in a cosine of up to 4,096 dimensions
 
 
@@ -41,7 +43,8 @@ class SemanticIndex:
     Args:
         threshold: Highest cosine that is still kept, -1 to 1. It belongs to the model: look at some pairs first.
         model: A function from a list of texts to their vectors, or the name or directory of a model: for
-            sentence-transformers where its directory has a ``modules.json``, otherwise for model2vec.
+            sentence-transformers where its directory has a ``config_sentence_transformers.json``, otherwise for
+            model2vec.
     """
 
     filter = "semantic"
@@ -200,7 +203,7 @@ def _load(model: str | Path) -> Embed:
         UsageError: The package that reads it is not installed.
     """
     encode: Any
-    if (Path(model) / "modules.json").exists():
+    if (Path(model) / SENTENCE_TRANSFORMERS).exists():
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:

@@ -102,8 +102,9 @@ def test_wrong_arguments_are_refused():
 def test_a_missing_package_is_answered_by_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "model2vec", None)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    (tmp_path / "modules.json").write_text("[]")  # both packages write it
     with pytest.raises(MissingExtraError, match=r"model2vec is not installed.*selfinstruct\[semantic\]"):
         SemanticIndex(0.8, tmp_path)
-    (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / "config_sentence_transformers.json").write_text("{}")
     with pytest.raises(UsageError, match="pip install sentence-transformers"):
         SemanticIndex(0.8, tmp_path)
