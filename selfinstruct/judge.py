@@ -20,6 +20,7 @@ from selfinstruct.filters import (
     WordCount,
     judge_instances,
 )
+from selfinstruct.filters.rouge import Explain
 from selfinstruct.pool import Pool, Row
 from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict, candidate_id
 
@@ -108,10 +109,16 @@ class Judged:
 
 
 class Judge:
-    """Judges candidates against a pool, and adds to the pool what is kept. Deterministic in the order of calls."""
+    """Judges candidates against a pool, and adds to the pool what is kept. Deterministic in the order of calls.
 
-    def __init__(self, options: FilterOptions, pool: Pool) -> None:
+    Args:
+        dense: Compare each instruction with the whole pool, so that its verdict tells the ten nearest and the mean, as
+            the logs of the original do. The decision is the same, and takes longer the larger the pool is.
+    """
+
+    def __init__(self, options: FilterOptions, pool: Pool, *, dense: bool = False) -> None:
         self._pool = pool
+        self._explain: Explain = "dense" if dense else "match"
         stateless = (options.word_count, options.keywords, options.punctuation, options.program)
         self._instruction_filters = tuple(one for one in stateless if one is not None)
         self._copied = options.copied
@@ -142,7 +149,7 @@ class Judge:
             if not verdicts[-1].kept:
                 return verdicts
         if self._novelty is not None:  # an empty index is falsy
-            verdicts.append(self._novelty.offer(candidate.instruction, name, explain="dense"))
+            verdicts.append(self._novelty.offer(candidate.instruction, name, explain=self._explain))
             if not verdicts[-1].kept:
                 return verdicts
         self._pool.tasks.append(Task(name, candidate.instruction))

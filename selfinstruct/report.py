@@ -73,7 +73,7 @@ def export_run(folder: Path, name: str, path: Path | None = None) -> Exported:
     judged: list[Judged] = []
     with Reader(folder) as reader:
         plan = recorded_plan(reader)
-        course = Course.of(plan, reader, lambda one, _: judged.append(one))
+        course = Course.of(plan, reader, lambda one, _: judged.append(one), dense=name == CANDIDATES)
     if path is None and name != CANDIDATES:
         return refresh(folder, plan, course, name)
     return export_course(course, name, path or folder / DATASET / f"{name}.jsonl", judged)

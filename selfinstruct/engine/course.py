@@ -27,6 +27,7 @@ class Course:
         target: Rows after which nothing more is judged (N).
         recorded: Digest of every request that the ledger holds, by number: what is rebuilt must equal it.
         on_judged: Called with each judged request and its outcome.
+        dense: See ``Judge``.
 
     Attributes:
         barren: Judged requests since the last row that brought nothing at all: no row, no draft kept, no follow-up.
@@ -41,6 +42,8 @@ class Course:
         target: int,
         recorded: Mapping[int, str] | None = None,
         on_judged: Callable[[Judged, Outcome], None] | None = None,
+        *,
+        dense: bool = False,
     ) -> None:
         self.target = target
         self.tally = Tally()
@@ -50,13 +53,20 @@ class Course:
         self._on_judged = on_judged
         self._checked = 0
         settings = plan.settings
-        self.line = Line(plan.strategy, plan.seeds, settings.filters, seed=settings.seed, lag=settings.lag)
+        self.line = Line(plan.strategy, plan.seeds, settings.filters, seed=settings.seed, lag=settings.lag, dense=dense)
         self._check()
 
     @classmethod
-    def of(cls, plan: Plan, reader: Reader, on_judged: Callable[[Judged, Outcome], None] | None = None) -> Course:
+    def of(
+        cls,
+        plan: Plan,
+        reader: Reader,
+        on_judged: Callable[[Judged, Outcome], None] | None = None,
+        *,
+        dense: bool = False,
+    ) -> Course:
         """The course as far as the ledger's outcomes take it."""
-        course = cls(plan, plan.settings.n, reader.request_digests(), on_judged)
+        course = cls(plan, plan.settings.n, reader.request_digests(), on_judged, dense=dense)
         for recorded in reader.outcomes():
             course.receive(recorded.number, recorded.outcome)
         return course

@@ -34,6 +34,7 @@ class Line:
     Args:
         seed: The run's seed: generators of proposals and sampling seeds of requests derive from it.
         lag: Most requests between the last judged and the last numbered one; part of the run's identity.
+        dense: See ``Judge``.
 
     Attributes:
         pool: What has been accepted.
@@ -41,12 +42,19 @@ class Line:
     """
 
     def __init__(
-        self, strategy: Strategy, seeds: Sequence[Task], filters: FilterOptions, *, seed: int, lag: int
+        self,
+        strategy: Strategy,
+        seeds: Sequence[Task],
+        filters: FilterOptions,
+        *,
+        seed: int,
+        lag: int,
+        dense: bool = False,
     ) -> None:
         self.pool = Pool(seeds)
         self.open: dict[int, Request] = {}
         self._strategy = strategy
-        self._judge = Judge(filters, self.pool)
+        self._judge = Judge(filters, self.pool, dense=dense)
         self._seed = seed
         self._lag = lag
         self._follow_ups: deque[Request] = deque()

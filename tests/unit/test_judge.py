@@ -16,7 +16,7 @@ def judge(*candidates: Candidate, options: FilterOptions | None = None) -> tuple
     """The candidates of one completion (number 7), judged with nothing but the seeds before them."""
     pool = Pool(SEEDS)
     request = Request("s", (), Sampling(1), number=7)
-    return pool, Judge(options or FilterOptions(), pool).judge(request, Received(candidates))
+    return pool, Judge(options or FilterOptions(), pool, dense=True).judge(request, Received(candidates))
 
 
 @pytest.mark.parametrize(
