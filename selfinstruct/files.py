@@ -13,7 +13,7 @@ from typing import Any
 from selfinstruct.codec import loads
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
-__all__ = ["read_jsonl_lines", "reason", "write_atomic"]
+__all__ = ["parse_jsonl", "read_jsonl_lines", "reason", "write_atomic"]
 
 
 def reason(error: OSError) -> str:
@@ -80,12 +80,18 @@ def read_jsonl_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """
     try:
         with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                if line.strip():
-                    yield number, _parse(line, f"{path}:{number}")
+            for number, _, value in parse_jsonl(file, path):
+                yield number, value
     except OSError as error:
         raise UsageError(f"can't read {path}: {reason(error)}") from None
+
+
+def parse_jsonl(lines: Iterable[bytes], name: object) -> Iterator[tuple[int, bytes, Any]]:
+    """As ``read_jsonl_lines``, of lines of whatever origin: number, bytes (without a byte order mark) and value."""
+    for number, raw in enumerate(lines, start=1):
+        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+        if line.strip():
+            yield number, line, _parse(line, f"{name}:{number}")
 
 
 def _parse(line: bytes, where: str) -> Any:

@@ -17,6 +17,7 @@ _COMMANDS = {
     "generate": "Generate a dataset into RUN_DIR, or go on with the run that is there.",
     "status": "Show how far a run is, and why candidates were rejected.",
     "export": "Write a run's dataset in a training format.",
+    "filter": "Filter the rows of a file, JSONL or Parquet, into another one.",
     "seeds": "Check a file of seed tasks.",
     "doctor": "Show what is installed and which backends would work.",
 }
@@ -59,6 +60,7 @@ def cli() -> None:
       selfinstruct generate runs/gpt --backend openai --model gpt-5-mini -n 1000
       selfinstruct status runs/demo
       selfinstruct export runs/demo --format messages -o demo.jsonl
+      selfinstruct filter demo.jsonl -o new.jsonl --rouge 0.7 --minhash 0.8
     """
 
 

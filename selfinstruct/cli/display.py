@@ -1,10 +1,10 @@
-"""The live view of a run: a panel on a terminal, a plain line every few seconds elsewhere."""
+"""The live view of a run, or of a pass over a file: a panel on a terminal, a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from selfinstruct.engine.progress import Progress
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["plain_line", "plural", "show_progress"]
+__all__ = ["plain_line", "plural", "show_lines", "show_panel", "show_progress"]
 
 _PLAIN_EVERY_S = 5.0
 
@@ -29,23 +29,24 @@ def plural(count: int, noun: str) -> str:
 def show_progress(progress: Progress) -> Iterator[None]:
     """Show ``progress`` on standard error while the context is open."""
     if sys.stderr.isatty():
-        with _panel(progress):
+        with show_panel(lambda: _render(progress)):
             yield
     else:
-        with _lines(progress):
+        with show_lines(lambda: plain_line(progress)):
             yield
 
 
 @contextmanager
-def _lines(progress: Progress) -> Iterator[None]:
+def show_lines(line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
+    """Print a line every few seconds when it has changed, and, with ``last``, once at the end."""
     stopped = threading.Event()
 
     def tell() -> None:
-        last = ""
+        before = ""
         while not stopped.wait(_PLAIN_EVERY_S):
-            if (line := plain_line(progress)) != last:
-                click.echo(line, err=True)
-                last = line
+            if (now := line()) != before:
+                click.echo(now, err=True)
+                before = now
 
     thread = threading.Thread(target=tell, name="display", daemon=True)
     thread.start()
@@ -54,7 +55,8 @@ def _lines(progress: Progress) -> Iterator[None]:
     finally:
         stopped.set()
         thread.join()
-        click.echo(plain_line(progress), err=True)
+        if last:
+            click.echo(line(), err=True)
 
 
 def plain_line(progress: Progress) -> str:
@@ -86,11 +88,12 @@ def _clock(seconds: float | None) -> str:
 
 
 @contextmanager
-def _panel(progress: Progress) -> Iterator[None]:
+def show_panel(render: Callable[[], RenderableType]) -> Iterator[None]:
+    """Draw what ``render`` gives, again and again, on a terminal."""
     from rich.console import Console
     from rich.live import Live
 
-    with Live(get_renderable=lambda: _render(progress), console=Console(stderr=True), refresh_per_second=4):
+    with Live(get_renderable=render, console=Console(stderr=True), refresh_per_second=4):
         yield
 
 

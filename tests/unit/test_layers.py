@@ -18,7 +18,7 @@ LAYERS = (
     {"config", "resources", "rng", "files", "formats"},
     {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge"},
     {"ledger", "lock", "backends", "budget", "retry"},
-    {"engine", "session", "export", "report", "doctor"},
+    {"engine", "session", "export", "report", "doctor", "filtering"},
     {"cli", "__main__"},
 )
 HEAVY = {"torch", "vllm", "transformers", "datasets", "pandas", "scipy", "openai", "xllamacpp", "rouge_score", "nltk"}

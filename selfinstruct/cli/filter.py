@@ -1,0 +1,147 @@
+"""``selfinstruct filter``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from selfinstruct.cli.display import show_lines, show_panel
+from selfinstruct.filtering import Options, Outcome, Progress, filter_file
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_SHOWN = 20  # malformed rows told one by one: enough to see the pattern
+
+
+class _Words(click.ParamType[tuple[int, int]]):
+    name = "MIN:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        least, _, most = str(value).partition(":")
+        if not (least.isdecimal() and most.isdecimal()) or int(least) > int(most):
+            self.fail(f"{value!r} is no range of words, such as 4:150", param, ctx)
+        return int(least), int(most)
+
+
+@click.command("filter")
+@click.argument("source", metavar="IN")
+@click.option("-o", "--output", required=True, metavar="OUT", help="Where the kept rows go; its name tells the kind.")
+@click.option("--rouge", type=click.FloatRange(0, 1), is_flag=False, flag_value=0.7, metavar="[F1]",
+              help="Drop rows whose instruction has a higher ROUGE-L with a kept one; alone: 0.7.")  # fmt: skip
+@click.option("--minhash", type=click.FloatRange(0, 1, min_open=True), is_flag=False, flag_value=0.8,
+              metavar="[JACCARD]", help="Drop near-duplicates of whole kept rows; alone: 0.8.")  # fmt: skip
+@click.option("--words", type=_Words(), is_flag=False, flag_value="4:150", metavar="[MIN:MAX]",
+              help="Drop instructions with fewer or more words; alone: 4:150.")  # fmt: skip
+@click.option("--keywords/--no-keywords", help="Drop instructions about images, files and what else is no text.")
+@click.option("--repetition", is_flag=True, help="Drop answers that repeat themselves (Gopher's rules).")
+@click.option("--refusals", is_flag=True, help="Drop answers that are refusals or speak of a language model.")
+@click.option("--language", metavar="CODE", multiple=True, help="Keep instructions in this language; may be repeated.")
+@click.option("--pii", type=click.Choice(["flag", "redact", "drop"]),
+              help="What becomes of personal data and secrets, and the rows with them.")  # fmt: skip
+@click.option("--decontaminate", metavar="FILE", multiple=True,
+              help="Drop rows that give away items of this benchmark; may be repeated.")  # fmt: skip
+@click.option("--column", metavar="NAME", help="Field that every filter judges.  [default: by the row's layout]")
+@click.option("--output-column", metavar="NAME", help="Field with the answer, for --repetition and --refusals.")
+@click.option("--tokenizer", type=click.Choice(["auto", "rouge"]), default="auto", show_default=True,
+              help="Of ROUGE-L: every script, or rouge_score's own.")  # fmt: skip
+@click.option("--report", metavar="FILE", help="JSONL: each dropped row with filter, reason, score, nearest row.")
+@click.option("--skip-malformed", is_flag=True, help="Exit with 0 although rows could not be read.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress and no summary.")
+@click.pass_context
+def command(ctx: click.Context, /, source: str, output: str, **options: Any) -> None:
+    """Filter the rows of IN into OUT.
+
+    Both are JSONL (.jsonl, .jsonl.gz), Parquet, a datasets directory (no ending, or a slash), or - for the standard
+    streams. Rows are read one after the other, so that IN may be larger than memory; OUT appears when it is whole.
+    Without any filter: --rouge 0.7.
+
+    Layouts: instruction with input and output; messages; conversations; prompt, question; text. Filters judge in this
+    order: words, keywords, repetition, refusals, language, pii, decontaminate, rouge, minhash.
+
+    Malformed rows are told and left out, and the exit code is then 1.
+
+    \b
+    Examples:
+      selfinstruct filter rows.jsonl -o new.jsonl
+      selfinstruct filter rows.jsonl.gz -o clean.jsonl --words 4:150 --keywords --rouge 0.7 --minhash 0.8
+      selfinstruct filter chats.parquet -o clean.parquet --minhash --refusals --report dropped.jsonl
+      selfinstruct filter rows.jsonl -o safe.jsonl --pii redact --decontaminate benchmark.jsonl
+      selfinstruct filter - -o - --column question --language en --quiet
+    """
+    report, quiet, skip = options.pop("report"), options.pop("quiet"), options.pop("skip_malformed")
+    told = 0
+
+    def tell(what: str) -> None:
+        nonlocal told
+        told += 1
+        if told <= _SHOWN:
+            click.echo(what, err=True)
+
+    try:
+        show = None if quiet else _show
+        outcome = filter_file(source, output, Options(**options), report=report, tell=tell, show=show)
+    except KeyboardInterrupt:
+        click.echo("stopped; nothing was written", err=True)
+        ctx.exit(130)
+    if told > _SHOWN:
+        click.echo(f"... and {told - _SHOWN:,} more malformed rows", err=True)
+    if not quiet:
+        for line in _summary(outcome, options["pii"]):
+            click.echo(line, err=True)
+    if outcome.progress.malformed and not skip:
+        ctx.exit(1)
+
+
+def _summary(outcome: Outcome, pii: str | None) -> Iterator[str]:
+    progress = outcome.progress
+    many = len(progress.fields) > 1
+    fields = [f"{name} ({count:,})" if many else name for name, count in progress.fields.most_common()]
+    yield f"judged: {', '.join(fields) or 'nothing'}, by {'; '.join(outcome.judged) or 'pii'}"
+    rows = {"in": progress.read + progress.malformed, "kept": progress.kept, "dropped": progress.dropped.total()}
+    for (name, reason), count in progress.dropped.most_common():
+        rows[f"  {name}: {reason}"] = count
+    if pii in ("flag", "redact"):
+        rows["flagged" if pii == "flag" else "redacted"] = progress.marked
+    if progress.malformed:
+        rows["malformed"] = progress.malformed
+    width, figures = max(map(len, rows)) + 2, max(len(f"{count:,}") for count in rows.values())
+    for name, count in rows.items():
+        yield f"{name:<{width}}{count:>{figures},}"
+    for notice in outcome.notices:
+        yield f"note: {notice}"
+
+
+@contextmanager
+def _show(progress: Progress) -> Iterator[None]:
+    if sys.stderr.isatty():
+        with show_panel(lambda: _bar(progress)):
+            yield
+    else:
+        with show_lines(lambda: _line(progress), last=False):  # the summary comes
+            yield
+
+
+def _line(progress: Progress) -> str:
+    share = f"{progress.done / progress.total:.0%} of {_size(progress)}, " if progress.total else ""
+    return f"{share}{progress.read:,} rows read, {progress.kept:,} kept"
+
+
+def _size(progress: Progress) -> str:
+    total = progress.total or 0
+    return f"{total:,} rows" if progress.unit == "rows" else f"{total / 1e6:.1f} MB"
+
+
+def _bar(progress: Progress) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(ProgressBar(total=progress.total, completed=progress.done, width=40), _line(progress))
+    return grid

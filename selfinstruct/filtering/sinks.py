@@ -1,0 +1,215 @@
+"""Rows into a file, by its name: JSONL, gzipped JSONL, Parquet, a ``datasets`` directory, standard output.
+
+A file appears whole or not at all. Rows that nothing changed keep their bytes (JSON to JSON) or their Arrow values.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import io
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from selfinstruct.codec import dumps, loads
+from selfinstruct.errors import DataError, MissingExtraError, SelfInstructError, UsageError
+from selfinstruct.files import reason, write_atomic
+from selfinstruct.filtering.sources import STDIO, Row
+
+__all__ = ["check_sink", "write_rows"]
+
+GROUP = 8192  # rows of a Parquet row group, and of an Arrow batch
+
+
+def check_sink(name: str) -> str:
+    """The kind of an output: ``stdout``, ``jsonl``, ``gzip``, ``parquet`` or ``datasets``.
+
+    Raises:
+        UsageError: Its name tells no kind, or something is there that can't be replaced.
+        MissingExtraError: Its kind needs the extra ``data``.
+    """
+    if name == STDIO:
+        return "stdout"
+    path = Path(name)
+    endings = {".jsonl": "jsonl", ".json": "jsonl", ".gz": "gzip", ".parquet": "parquet", "": "datasets"}
+    kind = "datasets" if name.endswith("/") else endings.get(path.suffix)
+    if kind is None:
+        raise UsageError(f"{name}: the name tells no kind of file; end it in .jsonl, .jsonl.gz or .parquet, or in / "
+                         "for a datasets directory")  # fmt: skip
+    if kind == "datasets" and path.exists():
+        raise UsageError(f"{path} exists already; a datasets directory is not replaced: remove it or name another")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no regular file")
+    if kind in ("parquet", "datasets"):
+        try:
+            import pyarrow  # noqa: F401  (asked before the work, not after it)
+
+            if kind == "datasets":
+                import datasets  # noqa: F401
+        except ImportError:
+            raise MissingExtraError(kind if kind == "datasets" else "pyarrow", "data") from None
+    return kind
+
+
+def write_rows(name: str, rows: Iterator[Row], schema: Any = None) -> None:
+    """Write rows as they come.
+
+    Args:
+        name: As ``check_sink`` accepts it.
+        schema: The Arrow schema that the rows came with, if they did.
+
+    Raises:
+        DataError: A row can't be written in this kind of file.
+        SelfInstructError: The file can't be written; an old one is as it was.
+    """
+    kind, path = check_sink(name), Path(name)
+    if kind == "stdout":
+        for row in rows:
+            sys.stdout.buffer.write(_line(row))
+        sys.stdout.buffer.flush()
+    elif kind == "jsonl":
+        write_atomic(path, map(_line, rows))
+    elif kind == "gzip":
+        write_atomic(path, _zipped(map(_line, rows)))
+    elif kind == "parquet":
+        write_atomic(path, _parquet(rows, schema))
+    else:
+        _write_dataset(path, rows, schema)
+
+
+def _line(row: Row) -> bytes:
+    if row.raw is not None:
+        return row.raw + b"\n"
+    try:
+        return dumps(_plain(row.value)).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise DataError(f"row {row.number} can't be written as JSON: {error}; write Parquet instead") from None
+
+
+def _plain(value: Any) -> Any:
+    """Arrow's values as JSON knows them."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value) if isinstance(value, decimal.Decimal) else value
+
+
+def _zipped(lines: Iterable[bytes]) -> Iterator[bytes]:
+    squeeze = zlib.compressobj(wbits=31)  # gzip, with no time in its header
+    for line in lines:
+        yield squeeze.compress(line)
+    yield squeeze.flush()
+
+
+def _tables(rows: Iterator[Row], schema: Any) -> Iterator[Any]:
+    """Rows as Arrow tables of one schema, which comes first."""
+    import pyarrow
+
+    if schema is None:
+        with tempfile.TemporaryFile() as spool:
+            schema = _spooled(rows, spool)
+            yield schema
+            spool.seek(0)
+            while lines := list(islice(spool, GROUP)):
+                yield pyarrow.Table.from_pylist([loads(line) for line in lines], schema=schema)
+        return
+    yield schema
+    while group := list(islice(rows, GROUP)):
+        parts = []
+        for table, run in groupby(group, key=lambda row: row.origin[0] if row.origin else None):
+            if table is None:
+                parts.append(pyarrow.Table.from_pylist([row.value for row in run], schema=schema))
+            else:
+                parts.append(table.take([row.origin[1] for row in run if row.origin]))
+        yield pyarrow.concat_tables(parts)
+
+
+def _spooled(rows: Iterator[Row], spool: Any) -> Any:
+    """Put rows of JSON aside, and find the schema that holds all of them: a type may show itself in the last row."""
+    import pyarrow
+
+    schema = pyarrow.schema([])
+    while group := list(islice(rows, GROUP)):
+        spool.writelines(map(_line, group))
+        names = dict.fromkeys(name for row in group for name in row.value)
+        for name in names:
+            try:
+                column = pyarrow.array([row.value.get(name) for row in group])
+                field = pyarrow.schema([(name, column.type)])
+                schema = pyarrow.unify_schemas([schema, field], promote_options="permissive")
+            except (pyarrow.ArrowException, OverflowError) as error:
+                what = str(error).splitlines()[0]
+                raise DataError(f"field {name!r} fits no column of one type ({what}); write JSONL instead") from None
+    return schema
+
+
+class _Buffer(io.RawIOBase):
+    """Takes what a writer writes, and hands it on in pieces."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        piece = bytes(data)
+        self._pieces.append(piece)
+        self._size += len(piece)
+        return len(piece)
+
+    def tell(self) -> int:
+        return self._size
+
+    def take(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+
+def _parquet(rows: Iterator[Row], schema: Any) -> Iterator[bytes]:
+    import pyarrow.parquet
+
+    tables, buffer = _tables(rows, schema), _Buffer()
+    with pyarrow.parquet.ParquetWriter(buffer, next(tables)) as writer:
+        for table in tables:
+            writer.write_table(table)
+            yield buffer.take()
+    yield buffer.take()
+
+
+def _write_dataset(path: Path, rows: Iterator[Row], schema: Any) -> None:
+    import datasets
+    import pyarrow
+
+    folder = ""
+    shown = not datasets.are_progress_bars_disabled()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        tables, rough, fine = _tables(rows, schema), f"{folder}/rows.arrow", f"{folder}/dataset"
+        schema = next(tables)
+        with pyarrow.OSFile(rough, "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+        datasets.disable_progress_bars()
+        datasets.Dataset.from_file(rough).save_to_disk(fine)
+        Path(fine).rename(path)
+    except OSError as error:
+        raise SelfInstructError(f"can't write {path}: {reason(error)}") from error
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+        if folder:
+            with suppress(OSError):
+                shutil.rmtree(folder)
