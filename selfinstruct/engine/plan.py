@@ -155,8 +155,11 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> Plan:
         values = merge(source, {**given, "replay": replay})
     else:
         values = merge(_preset(given), given)
+    # A replay asks what was asked before: from the seeds and templates of the time, unless others are given.
+    replays = values.get("backend") == "replay" and base is not None
+    recorded = frozenset({"seeds", "prompts"} - given.keys()) if replays else frozenset()
     try:
-        return _plan(values, base)
+        return _plan(values, base, recorded)
     finally:
         if base is not None:
             base.close()
@@ -168,7 +171,7 @@ def recorded_plan(reader: Reader) -> Plan:
     Raises:
         RunChangedError: This version of selfinstruct reads ledgers differently.
     """
-    return _plan(reader.meta("config"), reader, only_recorded=True)
+    return _plan(reader.meta("config"), reader, frozenset({"seeds", "prompts"}))
 
 
 def _preset(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +197,8 @@ def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section
 
 
-def _plan(values: Mapping[str, Any], base: Reader | None, *, only_recorded: bool = False) -> Plan:
+def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> Plan:
+    """A plan of these settings; ``recorded`` names what is taken from the ledger of ``base`` and not from files."""
     own = {field.name for field in dataclasses.fields(Settings)}
     sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, **OPTIONS}
     for key in values:
@@ -218,28 +222,31 @@ def _plan(values: Mapping[str, Any], base: Reader | None, *, only_recorded: bool
     }
     chosen: Any = STRATEGIES[settings.strategy]  # each class goes with its own Options
     backend_options = options[settings.backend]
-    if only_recorded and base is not None:
-        seeds, prompts = _recorded_seeds(base), Prompts(base.templates(), base.meta("api"))
-    else:
-        seeds = _load_seeds(settings, base)
-        prompts = _load_prompts(settings, chosen.templates, backend_options.api, base)
+    seeds = _load_seeds(settings, base, recorded="seeds" in recorded)
+    prompts = _load_prompts(settings, chosen.templates, backend_options.api, base, recorded="prompts" in recorded)
     strategy = chosen(options[settings.strategy], prompts)
     return Plan(settings, options[settings.strategy], backend_options, tuple(seeds), prompts, strategy)
 
 
-def _load_seeds(settings: Settings, base: Reader | None) -> list[Task]:
-    """From the file; or from the ledger, when the run's own file has gone."""
+def _load_seeds(settings: Settings, base: Reader | None, *, recorded: bool) -> list[Task]:
+    """From the file; or from the ledger, when that is wanted or the run's own file has gone."""
     path = builtin_seeds() if settings.seeds == "builtin" else Path(settings.seeds)
-    if base is not None and not path.exists() and settings.seeds == base.meta("config")["seeds"]:
+    gone = base is not None and not path.exists() and settings.seeds == base.meta("config")["seeds"]
+    if base is not None and (recorded or gone):
         return _recorded_seeds(base)
     return load_seeds(path)
 
 
-def _load_prompts(settings: Settings, names: Mapping[str, frozenset[str]], api: Api, base: Reader | None) -> Prompts:
+def _load_prompts(
+    settings: Settings, names: Mapping[str, frozenset[str]], api: Api, base: Reader | None, *, recorded: bool
+) -> Prompts:
+    """From the folders; or from the ledger, likewise."""
     folder = Path(settings.prompts) if settings.prompts else None
-    if folder is not None and not folder.is_dir():
-        if base is not None and settings.prompts == base.meta("config")["prompts"]:
-            return Prompts(base.templates(), api)
+    missing = folder is not None and not folder.is_dir()
+    gone = base is not None and missing and settings.prompts == base.meta("config")["prompts"]
+    if base is not None and (recorded or gone) and names.keys() <= base.meta("templates").keys():
+        return Prompts(base.templates(), api)
+    if missing:
         raise UsageError(f"no folder of prompts at {folder}")
     return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
 
