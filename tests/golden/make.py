@@ -30,9 +30,9 @@ def make(name: str, api: str, rows: int) -> None:
         generate(run, {"strategy": name, "backend": "openai", "openai": section, "n": rows, "concurrency": 1})
         export_run(run, "candidates")
         target.mkdir()
-        with sqlite3.connect(run / "run.sqlite") as ledger:
-            ledger.execute("UPDATE outcomes SET seconds = 0")  # a duration is no part of what a ledger means
-            ledger.execute("VACUUM INTO ?", (str(target / "run.sqlite"),))
+        ledger = sqlite3.connect(run / "run.sqlite", isolation_level=None)
+        ledger.execute("UPDATE outcomes SET seconds = 0")  # a duration is no part of what a ledger means
+        ledger.execute("VACUUM INTO ?", (str(target / "run.sqlite"),))
         ledger.close()
         for file in ("alpaca.jsonl", "candidates.jsonl", "manifest.json"):
             shutil.copy(run / "dataset" / file, target / file)
