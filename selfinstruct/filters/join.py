@@ -7,11 +7,10 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from rapidfuzz.distance import LCSseq
 
 from selfinstruct.filters.compiled import CompiledJoin
 from selfinstruct.filters.engines import MANY, Engine, available
-from selfinstruct.filters.lcs import f1, strings
+from selfinstruct.filters.lcs import common, f1, strings
 from selfinstruct.filters.prefix import Order, Postings, Prefix, PrefixIndex, candidates, least_of_pairs
 from selfinstruct.filters.store import Block, Ints, Longs, Matches, Store, distinct
 
@@ -77,7 +76,7 @@ class ArrayJoin:
         pool = [-1] * len(block)  # row of the best match in the pool
         pairs = self._index.candidates(block, prefix)
         for text, row, least, m, n in _sized(threshold, block, pairs, store.sizes):
-            length = LCSseq.similarity(texts[text], self._texts[row], score_cutoff=least)
+            length = common(texts[text], self._texts[row], least)
             if length >= least and (score := f1(length, m, n)) > best[text]:
                 best[text], pool[text] = score, row
         rows[:] = pool
@@ -106,7 +105,7 @@ class ArrayJoin:
         # In order of the later text: whether the earlier one is kept has been decided by then.
         for text, place, least, m, n in _sized(threshold, block, pairs, block.sizes):
             if kept[place]:
-                length = LCSseq.similarity(texts[text], texts[place], score_cutoff=least)
+                length = common(texts[text], texts[place], least)
                 if length >= least and (score := f1(length, m, n)) > best[text]:
                     best[text], within[text], kept[text] = score, place, False
         match = np.array(within, dtype=np.int64)

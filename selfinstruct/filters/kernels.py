@@ -92,10 +92,11 @@ def _zeros(m: int, v: Words) -> int:
 
 
 @_compiled
-def _lcs_chain(m: int, other: Ints, slot: Ints, chain: Ints, v: Words, line: Words) -> int:
+def _lcs_chain(m: int, other: Ints, least: int, slot: Ints, chain: Ints, v: Words, line: Words) -> int:
     """As ``_lcs_table`` for a long text, without a table.
 
     Args:
+        least: A length below this need not be exact, only below.
         slot: The last place of each token in the text, plus one; 0 for one that it lacks.
         chain: The place before each place with the same token, plus one.
         line: Work space like ``v``, all 0, and left so.
@@ -104,7 +105,14 @@ def _lcs_chain(m: int, other: Ints, slot: Ints, chain: Ints, v: Words, line: Wor
     dense_of, dense = _dense_masks(m, chain)
     for w in range(words):
         v[w] = FULL
-    for token in other:
+    # Ukkonen's band: with so few tokens of either left out, no match lies further from the diagonal.
+    left, right = m - least, len(other) - least
+    first = 0
+    for row in range(len(other)):
+        if row > right:
+            first = (row - right) >> 6
+        end = min(words, (row + left + 64) >> 6)
+        token = other[row]
         last = slot[token]
         if last == 0:
             continue
@@ -116,7 +124,7 @@ def _lcs_chain(m: int, other: Ints, slot: Ints, chain: Ints, v: Words, line: Wor
                 line[(place - 1) >> 6] |= ONE << np.uint64((place - 1) & 63)
                 place = chain[place - 1]
         carry = ZERO
-        for w in range(words):
+        for w in range(first, end):
             u = v[w] & mask[w]
             total = v[w] + u
             overflow = ONE if total < u else ZERO
@@ -168,14 +176,9 @@ def _dense_masks(m: int, chain: Ints) -> tuple[Ints, Words]:
 
 
 @_compiled
-def _prepare(tokens: Ints, slot: Ints, masks: Words, chain: Ints) -> None:
-    """Fill ``slot`` and what goes with it for a text; whoever calls sets ``slot`` back to 0."""
+def _prepare(tokens: Ints, slot: Ints, masks: Words) -> None:
+    """Fill ``slot`` and ``masks`` for ``_lcs_table``; whoever calls sets ``slot`` back to 0."""
     words = (len(tokens) + 63) >> 6
-    if words > SHORT:
-        for place in range(len(tokens)):
-            chain[place] = slot[tokens[place]]
-            slot[tokens[place]] = place + 1
-        return
     distinct = 0
     for place in range(len(tokens)):
         row = slot[tokens[place]]
@@ -243,11 +246,36 @@ def add_rows(start: int, sizes: Ints, tags: Longs, offsets: Longs, lists: Ints, 
 
 
 @_compiled
-def _lcs(m: int, other: Ints, slot: Ints, masks: Words, chain: Ints, v: Words, line: Words) -> int:
-    """Longest common subsequence of the text that ``_prepare`` took and another."""
-    if (m + 63) >> 6 <= SHORT:
-        return _lcs_table(m, other, slot, masks, v)
-    return _lcs_chain(m, other, slot, chain, v, line)
+def _lcs_long(own: Ints, other: Ints, least: int, slot: Ints, chain: Ints, v: Words, line: Words) -> int:
+    """As ``_lcs_chain``; what both texts begin and end with takes time in proportion to its length only."""
+    shorter, head, tail = min(len(own), len(other)), 0, 0
+    while head < shorter and own[head] == other[head]:
+        head += 1
+    while tail < shorter - head and own[len(own) - 1 - tail] == other[len(other) - 1 - tail]:
+        tail += 1
+    own, other = own[head : len(own) - tail], other[head : len(other) - tail]
+    least = max(least - head - tail, 0)
+    if min(len(own), len(other)) < max(least, 1):
+        return head + tail
+    for place in range(len(own)):
+        chain[place] = slot[own[place]]
+        slot[own[place]] = place + 1
+    length = _lcs_chain(len(own), other, least, slot, chain, v, line)
+    for token in own:
+        slot[token] = 0
+    return head + tail + length
+
+
+@_compiled
+def _lcs(
+    own: Ints, other: Ints, least: int, prepared: bool, slot: Ints, masks: Words, chain: Ints, v: Words, line: Words
+) -> int:
+    """Longest common subsequence of two texts; ``prepared`` if the same first text was met before."""
+    if len(own) > 64 * SHORT:
+        return _lcs_long(own, other, least, slot, chain, v, line)
+    if not prepared:
+        _prepare(own, slot, masks)
+    return _lcs_table(len(own), other, slot, masks, v)
 
 
 @_compiled
@@ -313,11 +341,9 @@ def join_block(
                 seen[row] = stamp + text
                 if _ones(low ^ store_bits[row, 0]) + _ones(high ^ store_bits[row, 1]) > m + n - 2 * least:
                     continue
-                if not prepared:
-                    _prepare(own, slot, masks, chain)
-                    prepared = True
                 other = store_tokens[store_offsets[row] : store_offsets[row + 1]]
-                length = _lcs(m, other, slot, masks, chain, v, line)
+                length = _lcs(own, other, least, prepared, slot, masks, chain, v, line)
+                prepared = True
                 score = _f1(length, m, n) if length >= least else 0.0
                 if score > top or (score == top and row < top_row):
                     top, top_row = score, row

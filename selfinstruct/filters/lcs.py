@@ -11,8 +11,9 @@ from rapidfuzz.distance import LCSseq
 
 from selfinstruct.filters.text import Tokenizer, tokenize
 
-__all__ = ["f1", "f1_array", "lcs_length", "least_lcs", "least_match", "rouge_l"]
+__all__ = ["common", "f1", "f1_array", "lcs_length", "least_lcs", "least_match", "rouge_l"]
 
+LONG = 512  # tokens from which on it pays to look first for what two texts begin and end with
 MAX_CODE = 0x10FFFF  # the last code point of a Python string
 
 
@@ -62,7 +63,31 @@ def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
     first = [codes.setdefault(token, len(codes)) for token in a]
     known = len(codes)
     second = [codes.get(token, known) for token in b]
-    return int(LCSseq.similarity(_string(first), _string(second)))
+    return common(_string(first), _string(second))
+
+
+def common(a: Sequence[int] | str, b: Sequence[int] | str, least: int = 0) -> int:
+    """Longest common subsequence of two texts as ``strings`` gives them; below ``least`` it need only be below."""
+    if min(len(a), len(b)) <= LONG:
+        return int(LCSseq.similarity(a, b, score_cutoff=least))
+    head = _beginning(a, b)
+    a, b = a[head:], b[head:]
+    tail = _beginning(a[::-1], b[::-1])
+    a, b = a[: len(a) - tail], b[: len(b) - tail]
+    if not len(a) or not len(b):
+        return head + tail
+    return head + tail + int(LCSseq.similarity(a, b, score_cutoff=max(least - head - tail, 0)))
+
+
+def _beginning(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
+    """Length of what both begin with, by comparisons of whole slices."""
+    low, step = 0, min(len(a), len(b))
+    while step:
+        if low + step <= min(len(a), len(b)) and a[low : low + step] == b[low : low + step]:
+            low += step
+        else:
+            step //= 2
+    return low
 
 
 def _string(codes: Sequence[int]) -> Sequence[int] | str:

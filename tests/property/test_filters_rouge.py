@@ -6,6 +6,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import LCSseq
 from rouge_score.rouge_scorer import RougeScorer
 
 from selfinstruct.filters import NoveltyIndex, rouge_l
@@ -126,6 +127,41 @@ def test_a_long_text_of_one_word_or_two(engine):
         assert index.offer(word * 20_000).kept
         verdict = index.offer(word * 20_000 + "c")
         assert (verdict.kept, verdict.score) == (False, reference_of(len(word) * 10_000))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 0.9])
+def test_long_texts_with_common_ends_and_shifts(engine, threshold):
+    """What is not compared token by token, because it is common or too far from the diagonal, changes nothing."""
+    rng = random.Random(threshold)
+    base = [f"w{rng.randrange(3)}" for _ in range(1400)]
+    texts = [" ".join(base)]
+    for head, tail in ((0, 0), (700, 100), (690, 690)):
+        for change in (1, 400):
+            middle = base[head : len(base) - tail]
+            texts.append(" ".join(base[:head] + middle[change:] + base[len(base) - tail :]))
+            texts.append(" ".join(base[:head] + ["x"] * change + middle + base[len(base) - tail :]))
+    for text in texts:
+        index = NoveltyIndex(threshold, "rouge", engine=engine).fit([text])
+        expected = [rapid(text, other, threshold) for other in texts]
+        assert [index.query(other).score for other in texts] == expected
+
+
+def rapid(a: str, b: str, threshold: float) -> float | None:
+    """The score of what is not kept; by rapidfuzz alone, since rouge_score takes seconds for such texts."""
+    first, second = a.split(), b.split()
+    length = LCSseq.similarity(first, second)
+    precision, recall = length / len(first), length / len(second)
+    score = 2 * precision * recall / (precision + recall)
+    return score if score > threshold else None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_of_a_text_beyond_the_longest_its_beginning_is_compared(engine):
+    index = NoveltyIndex(0.7, longest=100, engine=engine)
+    verdicts = index.offer_many(["a b " * 250_000, "a b " * 50 + "c d " * 100_000, "b c d"])
+    assert [(verdict.kept, verdict.score) for verdict in verdicts] == [(True, None), (False, 1.0), (True, None)]
+    assert len(index._store.block.tokens) == 103  # nothing that is compared is longer
 
 
 def reference_of(tokens: int) -> float:

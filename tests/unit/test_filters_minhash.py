@@ -7,10 +7,12 @@ import pytest
 from datasketch import MinHash, MinHashLSH
 
 from selfinstruct.errors import UsageError
-from selfinstruct.filters import NearDuplicateIndex
+from selfinstruct.filters import NearDuplicateIndex, minhash
+from selfinstruct.filters.bands import pairs_of as all_of
 from selfinstruct.filters.shingles import char_shingles, jaccard, word_shingles
 from selfinstruct.filters.shingles import shingle_sets as joined_sets
 from selfinstruct.filters.signatures import from_datasketch, permutations, signatures, to_datasketch
+from selfinstruct.filters.sketches import Sketcher
 
 STORY = "The lighthouse keeper counted the ships that passed in the night and wrote each name in a blue book. " * 3
 
@@ -36,6 +38,32 @@ def test_char_shingles_are_the_set_of_five_grams():
     for text, found in zip(texts, sets, strict=True):
         alone = shingle_sets(*char_shingles([text]))[0]
         assert np.array_equal(found, alone)  # neighbours in a batch make no difference
+
+
+@pytest.mark.parametrize("shingles", ["char5", "char2", "word3", "char20"])
+def test_sketches_of_both_engines_are_equal(shingles):
+    pytest.importorskip("numba")
+    texts = [
+        "",
+        " ",
+        "a",
+        "abcde",
+        "aaaaaaaa",
+        "Ünï  cödé\u3000写诗\t🎉",
+        "\ud800 x",
+        "ẞ ΣΑΣ\x1f\x85ok",
+        STORY,
+        STORY * 30,
+    ]
+    texts += ["".join(map(chr, range(start, start + 300))) for start in (1, 0x1F00, 0x2000, 0x3000, 0x10FF00 - 300)]
+    sketcher = Sketcher(shingles, 64, 7)
+    one, two = sketcher.sketch(texts, compiled=False), sketcher.sketch(texts, compiled=True)
+    for a, b in ((one.keys, two.keys), (one.sizes, two.sizes), (one.parities, two.parities)):
+        assert np.array_equal(a, b)
+    signed = [sketcher.signatures(texts, compiled=compiled) for compiled in (False, True)]
+    assert np.array_equal(*signed)
+    if shingles == "char5":
+        assert one.sizes.tolist() == [len(grams(text)) for text in texts]
 
 
 def test_case_and_white_space_make_no_difference():
@@ -154,7 +182,42 @@ def test_most_pairs_above_the_threshold_are_found():
     assert all(found[place] is None for place in range(200) if place not in true)
 
 
+@pytest.mark.parametrize("engine", ["numpy", "numba"])
+def test_shingles_of_words_or_of_any_number_of_characters(engine):
+    if engine == "numba":
+        pytest.importorskip("numba")
+    index = NearDuplicateIndex(0.5, 128, 64, shingles="word2", engine=engine).fit(["one two three four", "写 诗", ""])
+    verdicts = [index.query(text) for text in ("ONE, two: three five", "four three two one", "写 诗", "", "two")]
+    assert [verdict.score for verdict in verdicts] == [0.5, None, 1.0, 1.0, None]
+    for n in (1, 2, 3, 4, 7, 12):
+        index = NearDuplicateIndex(0.1, 128, 128, shingles=f"char{n}", engine=engine).fit(["the blue lighthouse"])
+        verdict = index.query("The  blue light!")
+        a, b = grams("the blue lighthouse", n), grams("the blue light!", n)
+        assert verdict.score == len(a & b) / len(a | b)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "numba"])
+def test_thousands_of_texts_alike_are_compared_in_small_portions(engine, monkeypatch):
+    if engine == "numba":
+        pytest.importorskip("numba")
+    written = []
+    monkeypatch.setattr(minhash, "HITS", 5000)
+    monkeypatch.setattr(
+        minhash, "pairs_of", lambda found: written.append(sum(one.count for one in found)) or all_of(found)
+    )
+    texts = [f"{STORY} {place // 50}" if place % 3 else f"{place} is the number of this row" for place in range(900)]
+    small = NearDuplicateIndex(engine=engine)
+    verdicts = small.offer_many(texts)
+    assert max(written) <= 5000
+    monkeypatch.undo()
+    assert NearDuplicateIndex(engine=engine).offer_many(texts) == verdicts
+    one = NearDuplicateIndex(engine=engine)
+    assert [one.offer(text) for text in texts] == verdicts
+
+
 def test_arguments_are_checked():
+    with pytest.raises(UsageError, match="unknown shingles 'char'; use char5, word3"):
+        NearDuplicateIndex(shingles="char")
     with pytest.raises(UsageError, match="threshold 80"):
         NearDuplicateIndex(80)
     with pytest.raises(UsageError, match="200 bands"):

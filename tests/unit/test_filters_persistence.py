@@ -137,3 +137,19 @@ def test_merging_offers_the_texts_of_the_other(kind):
         one.merge(kind(0.75).fit(["x"], ["E"]))
     with pytest.raises(UsageError, match="differ"):
         one.merge(kind(0.5))
+
+
+def test_what_decides_is_saved_and_compared(tmp_path):
+    path = tmp_path / "index.npz"
+    NoveltyIndex(longest=3).fit(["a b c d e"]).save(path)
+    loaded = NoveltyIndex.load(path)
+    assert loaded.query("a b c x y").score == 1.0
+    assert loaded.empty(0.5).longest == 3
+    with pytest.raises(UsageError, match="longest"):
+        loaded.merge(NoveltyIndex())
+    NearDuplicateIndex(0.5, shingles="word2").fit(["one two three four"]).save(path)
+    words = NearDuplicateIndex.load(path)
+    assert words.query("Four! One, two three").score == 0.5
+    assert words.empty(0.5).shingles == "word2"
+    with pytest.raises(UsageError, match="char5"):
+        words.merge(NearDuplicateIndex(0.5))
