@@ -28,6 +28,7 @@ from selfinstruct.filters.patterns import Boilerplate, Refusals
 from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.pipeline import BATCH
 from selfinstruct.filters.repetition import Repetition
+from selfinstruct.filters.semantic import SemanticIndex
 
 ROWS = [
     {"id": "a", "instruction": "Write a poem about the sea in winter", "output": "Grey waves, cold foam."},
@@ -184,6 +185,16 @@ def test_a_filter_of_ones_own():
     assert Pipeline([Questions()]).run(["Why?", "So."]).counts == {"kept": 1, "no_question": 1}
 
 
+def test_any_index_that_offers_many_is_welcome():
+    def embed(texts):
+        return [[float(text.startswith(letter)) for letter in "WLDE"] for text in texts]
+
+    result = Pipeline([WordCount(), SemanticIndex(0.9, embed)]).run(ROWS)
+    assert result.counts == {"kept": 4, "same_meaning": 1, "too_short": 1}
+    assert result.dropped[0].nearest == "0"
+    assert result.reports == {}
+
+
 def test_a_large_group_is_worth_a_warning():
     with pytest.warns(UserWarning, match="199 of 200 rows were dropped for resembling row '0'"):
         Pipeline([NoveltyIndex()]).run(["Write a poem about the sea"] * 200)
@@ -297,6 +308,7 @@ class TestProcesses:
         with monkeypatch.context() as patch:
             patch.setattr(WordCount, "verdict", None)  # whoever judged again would fail
             again = self.filtered(on_disk, WordCount())
+            assert self.filtered(on_disk, WordCount(), num_proc=2).to_list() == alone.to_list()
         assert again.cache_files == once.cache_files
         assert again.to_list() == once.to_list() == alone.to_list()
         assert self.filtered(on_disk, WordCount(1))._fingerprint != once._fingerprint
