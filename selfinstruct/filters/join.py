@@ -59,6 +59,9 @@ class ArrayJoin:
         """See ``Join``."""
         rows = np.full(len(block), -1, dtype=np.int64)
         scores = np.zeros(len(block))
+        if len(block) == 1:
+            rows[0], scores[0] = self._judge_one(block, insert)
+            return rows, scores
         start = 0
         while start < len(block):
             size = min(max(FIRST, len(self._store) // 4), LARGEST)
@@ -66,6 +69,20 @@ class ArrayJoin:
             self._judge(block.part(start, end), rows[start:end], scores[start:end], insert)
             start = end
         return rows, scores
+
+    def _judge_one(self, block: Block, insert: bool) -> tuple[int, float]:
+        """``judge`` for a single text, where each array costs more than what it holds."""
+        m = len(block.tokens)
+        text = strings(block.tokens, block.offsets)
+        prefix = self._index.order.prefixes(block, self._threshold)
+        best, top = -1, 0.0
+        for row, least, n in self._index.near(block, prefix):
+            length = common(text[0], self._texts[row], least)
+            if length >= least and (score := f1(length, m, n)) > top:
+                best, top = row, score
+        if insert and best < 0:
+            self._insert(block, text, prefix)
+        return best, top
 
     def _judge(self, block: Block, rows: Longs, scores: npt.NDArray[np.float64], insert: bool) -> None:
         """Judge one block and write the matches into ``rows`` and ``scores``."""

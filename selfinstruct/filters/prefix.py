@@ -44,7 +44,7 @@ def least_of_pairs(threshold: float, m: Ints, n: Ints) -> npt.NDArray[np.integer
 class Prefix:
     """The prefixes of some texts: parallel arrays of text, tag, and place of the tag in the text's order."""
 
-    text: Longs
+    text: Longs | Ints
     tag: Longs
     place: Ints
 
@@ -110,7 +110,8 @@ class Postings:
 
     def __init__(self, prefix: Prefix) -> None:
         order = np.argsort(prefix.tag, kind="stable")
-        self.prefix = Prefix(prefix.text[order].astype(np.int32), prefix.tag[order], prefix.place[order])
+        text: Ints = prefix.text[order].astype(np.int32)
+        self.prefix = Prefix(text, prefix.tag[order], prefix.place[order])
         self._tags, first = np.unique(self.prefix.tag, return_index=True)
         self._starts = np.append(first, len(order))
 
@@ -209,6 +210,45 @@ class PrefixIndex:
         while self._runs and len(self._runs[-1]) < 4 * len(run):
             run = Postings(joined([self._runs.pop().prefix, run.prefix]))
         self._runs.append(run)
+
+    def near(self, block: Block, prefix: Prefix) -> list[tuple[int, int, int]]:
+        """As ``candidates`` for a block of one text, in fewer steps: row, least LCS and size of each, in order."""
+        m = len(block.tokens)
+        rows: list[Longs | Ints] = []
+        places: list[Ints] = []
+        room, counts = [], []
+        for run in self._runs:
+            start, count = run.ranges(prefix.tag)
+            hit = np.flatnonzero(count)
+            for at, many, place in zip(
+                start[hit].tolist(), count[hit].tolist(), prefix.place[hit].tolist(), strict=True
+            ):
+                rows.append(run.prefix.text[at : at + many])
+                places.append(run.prefix.place[at : at + many])
+                room.append(m - place)
+                counts.append(many)
+        if self._recent:
+            for tag, place in zip(prefix.tag.tolist(), prefix.place.tolist(), strict=True):
+                if found := self._recent.get(tag):
+                    latest = np.array(found, dtype=np.int32)
+                    rows.append(latest[:, 0])
+                    places.append(latest[:, 1])
+                    room.append(m - place)
+                    counts.append(len(found))
+        if not rows:
+            return []
+        row = np.concatenate(rows)
+        n = self.store.sizes[row]
+        if m < TABLE and int(n.max()) < TABLE:
+            least = least_table(self.threshold)[m].take(n)
+        else:
+            least = least_lcs_array(self.threshold, m, n)
+        most = np.minimum(np.repeat(np.array(room), counts), n - np.concatenate(places))
+        keep = np.flatnonzero(most >= least)
+        row, n, least = row[keep], n[keep], least[keep]
+        differ = np.bitwise_count(self.store.bits[row] ^ block.bits).sum(axis=1, dtype=np.int32)
+        close = np.flatnonzero(differ <= m + n - 2 * least)
+        return sorted(set(zip(row[close].tolist(), least[close].tolist(), n[close].tolist(), strict=True)))
 
     def candidates(self, block: Block, prefix: Prefix) -> Longs:
         """Sorted distinct pairs (text of the block << 32 | row) that can exceed the threshold."""

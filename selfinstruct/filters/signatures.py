@@ -20,6 +20,7 @@ SIGNATURE_SCHEME = "affine32"
 SEED = 1  # datasketch's own default
 
 Signatures = npt.NDArray[np.uint32]
+FEW = 1024  # hashes of which all permutations are worked out at once
 EMPTY = np.uint32(0xFFFFFFFF)
 
 
@@ -55,6 +56,9 @@ def signatures(
     if compiled:
         least: Signatures = minhash_kernels().least_of_permutations(mixed, offsets, parameters)
         return least
+    if len(offsets) == 2 and 0 < len(mixed) <= FEW:  # of one short text in one step
+        one: Signatures = (mixed[:, None] * parameters[0] + parameters[1]).min(axis=0)[None]
+        return one
     found = np.full((len(offsets) - 1, parameters.shape[1]), EMPTY, dtype=np.uint32)
     filled = np.flatnonzero(np.diff(offsets) > 0)
     if len(filled):
