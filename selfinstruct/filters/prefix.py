@@ -44,7 +44,7 @@ def least_of_pairs(threshold: float, m: Ints, n: Ints) -> npt.NDArray[np.integer
 class Prefix:
     """The prefixes of some texts: parallel arrays of text, tag, and place of the tag in the text's order."""
 
-    text: Longs | Ints
+    text: Longs
     tag: Longs
     place: Ints
 
@@ -110,8 +110,7 @@ class Postings:
 
     def __init__(self, prefix: Prefix) -> None:
         order = np.argsort(prefix.tag, kind="stable")
-        text: Ints = prefix.text[order].astype(np.int32)
-        self.prefix = Prefix(text, prefix.tag[order], prefix.place[order])
+        self.prefix = Prefix(prefix.text[order].astype(np.int32), prefix.tag[order], prefix.place[order])
         self._tags, first = np.unique(self.prefix.tag, return_index=True)
         self._starts = np.append(first, len(order))
 
@@ -214,7 +213,7 @@ class PrefixIndex:
     def near(self, block: Block, prefix: Prefix) -> list[tuple[int, int, int]]:
         """As ``candidates`` for a block of one text, in fewer steps: row, least LCS and size of each, in order."""
         m = len(block.tokens)
-        rows: list[Longs | Ints] = []
+        rows: list[npt.NDArray[np.signedinteger]] = []
         places: list[Ints] = []
         room, counts = [], []
         for run in self._runs:
