@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from selfinstruct.filters.engines import minhash_kernels
-from selfinstruct.filters.shingles import Hashes, mix
+from selfinstruct.filters.hashing import Hashes, mix
 from selfinstruct.filters.signatures import Signatures
 from selfinstruct.filters.store import Longs
 

@@ -18,8 +18,8 @@ from selfinstruct.errors import UsageError
 from selfinstruct.filters import snapshot
 from selfinstruct.filters.bands import Bands, Hits, packed, pairs_of, renumbered
 from selfinstruct.filters.engines import MANY, Engine, available
+from selfinstruct.filters.hashing import Hashes
 from selfinstruct.filters.ids import NO_PICKLE, Ids, paired
-from selfinstruct.filters.shingles import Hashes
 from selfinstruct.filters.signatures import Signatures
 from selfinstruct.filters.sketches import Columns, Sketcher, Sketches
 from selfinstruct.filters.store import Longs

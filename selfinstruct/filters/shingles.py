@@ -22,15 +22,14 @@ import xxhash
 
 from selfinstruct.errors import UsageError
 from selfinstruct.filters.engines import minhash_kernels
+from selfinstruct.filters.hashing import Hashes, mix
 
 __all__ = [
-    "Hashes",
     "Offsets",
     "Units",
     "char_shingles",
     "char_units",
     "jaccard",
-    "mix",
     "parity",
     "shared_of_pairs",
     "shingle_sets",
@@ -39,7 +38,6 @@ __all__ = [
     "word_units",
 ]
 
-Hashes = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
 
 _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
@@ -56,13 +54,6 @@ _FOLDED = np.array(
     ],
     dtype=np.uint32,
 )
-
-
-def mix(values: Hashes) -> Hashes:
-    """The finalizer of splitmix64, a bijection on 64 bits (Steele, Lea, Flood 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def _windows(offsets: Offsets, n: int) -> tuple[npt.NDArray[np.int64], Offsets]:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinstruct.filters.engines import minhash_kernels
-from selfinstruct.filters.shingles import Hashes, Offsets
+from selfinstruct.filters.hashing import Hashes
+from selfinstruct.filters.shingles import Offsets
 
 __all__ = ["SEED", "SIGNATURE_SCHEME", "from_datasketch", "permutations", "signatures", "to_datasketch"]
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from selfinstruct.filters.bands import band_keys
 from selfinstruct.filters.engines import minhash_kernels
-from selfinstruct.filters.shingles import HASH_MASK, Hashes, parity, shared_of_pairs, shingle_sets, units_function
+from selfinstruct.filters.hashing import Hashes
+from selfinstruct.filters.shingles import HASH_MASK, parity, shared_of_pairs, shingle_sets, units_function
 from selfinstruct.filters.signatures import Signatures, permutations, signatures
 from selfinstruct.filters.store import Ints, Longs, distinct, grown
 

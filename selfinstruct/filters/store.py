@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from selfinstruct.filters.shingles import mix
+from selfinstruct.filters.hashing import mix
 
 __all__ = ["Block", "Ints", "Longs", "Matches", "Store", "Vocabulary", "Words"]
 
