@@ -7,6 +7,7 @@ tags first, so that few texts meet in any of them. Every test here keeps each pa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -111,19 +112,28 @@ class Postings:
     def __init__(self, prefix: Prefix) -> None:
         order = np.argsort(prefix.tag, kind="stable")
         self.prefix = Prefix(prefix.text[order].astype(np.int32), prefix.tag[order], prefix.place[order])
-        self._tags, first = np.unique(self.prefix.tag, return_index=True)
-        self._starts = np.append(first, len(order))
+        tags, first = np.unique(self.prefix.tag, return_index=True)
+        self._tags = np.append(tags, np.iinfo(np.int64).max)  # no tag is that; every search ends before it
+        self._starts = np.append(first, (len(order), len(order)))
 
     def __len__(self) -> int:
         return len(self.prefix.tag)
 
     def ranges(self, tags: Longs) -> tuple[Longs, Longs]:
         """Start and number of the postings of each tag."""
-        at = np.searchsorted(self._tags, tags)
-        at[at == len(self._tags)] = 0
-        found = self._tags[at] == tags
+        at = self._tags.searchsorted(tags)
         start = self._starts[at]
-        return start, np.where(found, self._starts[at + 1] - start, 0)
+        return start, np.where(self._tags[at] == tags, self._starts[at + 1] - start, 0)
+
+    def lists(self, prefix: Prefix) -> Iterator[tuple[int, npt.NDArray[np.signedinteger], Ints]]:
+        """For each tag of one prefix that is here its place, and the texts and places that have it."""
+        at = self._tags.searchsorted(prefix.tag)
+        hit = (self._tags[at] == prefix.tag).nonzero()[0]
+        at = at[hit]
+        text, place = self.prefix.text, self.prefix.place
+        bounds = zip(prefix.place[hit].tolist(), self._starts[at].tolist(), self._starts[at + 1].tolist(), strict=True)
+        for own, start, end in bounds:
+            yield own, text[start:end], place[start:end]
 
 
 def candidates(
@@ -217,15 +227,11 @@ class PrefixIndex:
         places: list[Ints] = []
         room, counts = [], []
         for run in self._runs:
-            start, count = run.ranges(prefix.tag)
-            hit = np.flatnonzero(count)
-            for at, many, place in zip(
-                start[hit].tolist(), count[hit].tolist(), prefix.place[hit].tolist(), strict=True
-            ):
-                rows.append(run.prefix.text[at : at + many])
-                places.append(run.prefix.place[at : at + many])
+            for place, texts, others in run.lists(prefix):
+                rows.append(texts)
+                places.append(others)
                 room.append(m - place)
-                counts.append(many)
+                counts.append(len(texts))
         if self._recent:
             for tag, place in zip(prefix.tag.tolist(), prefix.place.tolist(), strict=True):
                 if found := self._recent.get(tag):
@@ -243,10 +249,12 @@ class PrefixIndex:
         else:
             least = least_lcs_array(self.threshold, m, n)
         most = np.minimum(np.repeat(np.array(room), counts), n - np.concatenate(places))
-        keep = np.flatnonzero(most >= least)
+        keep = (most >= least).nonzero()[0]
+        if not len(keep):
+            return []
         row, n, least = row[keep], n[keep], least[keep]
         differ = np.bitwise_count(self.store.bits[row] ^ block.bits).sum(axis=1, dtype=np.int32)
-        close = np.flatnonzero(differ <= m + n - 2 * least)
+        close = (differ <= m + n - 2 * least).nonzero()[0]
         return sorted(set(zip(row[close].tolist(), least[close].tolist(), n[close].tolist(), strict=True)))
 
     def candidates(self, block: Block, prefix: Prefix) -> Longs:
