@@ -82,11 +82,11 @@ class SelfInstructOptions:
     machine_demonstrations: int = 2
     list_length: int = 15  # bootstrap_instructions.py stops at "16."
     domains: tuple[str, ...] = ()
-    classify_yes: int = 12  # table 6 of the paper: 12 classification and 19 other instructions
+    classify_yes: int = 12  # section 2.2: 12 classification and 19 other instructions
     classify_no: int = 19
     input_first_examples: int = 11  # instance_gen_template.py: input_first_template_for_gen
     output_first_examples: int = 16  # instance_gen_template.py: output_first_template_for_clf
-    example_instances: int = 3  # the longest of those templates' tasks have 3 or 4
+    example_instances: int = 3  # those two templates show 1 to 4 of a task
     instances: int = 5  # generate_instances.py: max_instances_to_generate
     instructions: Stage = _INSTRUCTIONS
     classify: Stage = _CLASSIFY
