@@ -22,6 +22,7 @@ from selfinstruct.records import Choice, Completion, Usage
 __all__ = ["Peer", "read_answer", "read_refusal", "retry_after_s"]
 
 _EXCERPT = 300  # characters of a server's own words that a message repeats
+_MAX_COUNT = 2**31  # no request takes so many tokens: a server that says so does not count
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"})
 _SETTING = frozenset({"unsupported_parameter", "unsupported_value", "model_not_found", "invalid_api_key"})
 _CONTEXT = re.compile(
@@ -112,7 +113,8 @@ def _usage(value: Any) -> Usage:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    """A plausible number of tokens, else 0: sums of them must stay within SQLite's 64 bits."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MAX_COUNT else 0
 
 
 def _clean(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
@@ -192,6 +193,18 @@ def test_a_null_finish_reason_and_odd_usage() -> None:
         completion = complete(server, raw())
     assert completion.choices[0].finish_reason == "unknown"
     assert completion.usage == Usage()
+
+
+@pytest.mark.parametrize("count", [-1, 2**31, 2**63, 10**30, 7.0, 7.5, "7", None, True, [7]])
+def test_a_count_of_tokens_that_is_none_is_zero(count: Any) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": count, "prompt_tokens_details": {"cached_tokens": count}}
+    body = json.dumps({"choices": [{"text": "a"}], "usage": usage}).encode()
+    assert read_answer(PEER, body, chat=False).usage == Usage()
+
+
+def test_a_large_count_of_tokens_is_believed() -> None:
+    body = json.dumps({"choices": [{"text": "a"}], "usage": {"prompt_tokens": 2**31 - 1}}).encode()
+    assert read_answer(PEER, body, chat=False).usage == Usage(2**31 - 1, 0, 0)
 
 
 # Whose fault it is
