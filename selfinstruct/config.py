@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from selfinstruct.codec import MAX_DEPTH
 from selfinstruct.errors import ConfigError
 from selfinstruct.files import reason
 
@@ -35,7 +37,7 @@ T = TypeVar("T")
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'lag'?)`` or, where nothing is close, the known names."""
-    names = sorted(known)
+    names = sorted(str(name) for name in known)
     if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
         return f" (did you mean {close[0]!r}?)"
     return f" (known: {', '.join(names)})" if names else ""
@@ -48,8 +50,10 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         where: Dotted place of the section, for messages (``alpaca``).
 
     Raises:
-        ConfigError: An unknown key (with the nearest known one), a value of the wrong type or out of range.
+        ConfigError: An unknown key (with the nearest known one), a value of the wrong type or out of range, or
+            anything that JSON can't hold: a run's settings are recorded as JSON.
     """
+    _check_values(values, where)
     _check_keys(cls, values, where)
     try:
         return TypeAdapter(cls).validate_python(dict(values))
@@ -59,7 +63,40 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     place = _dotted(where, *[str(part) for part in first["loc"]])
     text = first["msg"].removeprefix("Value error, ")
     found = "" if isinstance(first["input"], Mapping) else f", found {first['input']!r}"
-    raise ConfigError(f"{place}: {text[:1].lower()}{text[1:]}{found}", key=place)
+    raise ConfigError(_at(place, f"{text[:1].lower()}{text[1:]}{found}"), key=place)
+
+
+def _at(place: str, text: str) -> str:
+    return f"{place}: {text}" if place else text
+
+
+def _check_values(value: Any, place: str, depth: int = 0) -> None:
+    """Refuse what JSON can't hold, with its dotted key; YAML has dates, infinities and keys of every kind."""
+    if depth > MAX_DEPTH:  # a YAML anchor may also hold itself
+        raise ConfigError(_at(place[:80], f"nested deeper than {MAX_DEPTH} levels"), key=place)
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(_at(place, f"the key {key!r} must be a string; write it in quotes"), key=place)
+            if not _is_text(key):
+                raise ConfigError(_at(place, f"the key {key!r} holds a lone surrogate"), key=place)
+            _check_values(inner, _dotted(place, key), depth + 1)
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            _check_values(inner, _dotted(place, str(number)), depth + 1)
+    elif isinstance(value, str):
+        if not _is_text(value):
+            raise ConfigError(_at(place, f"holds a lone surrogate, which no text has: {value!r}"), key=place)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ConfigError(_at(place, f"must be a finite number, found {value!r}"), key=place)
+    elif value is not None and not isinstance(value, bool | int):
+        kind = type(value).__name__
+        raise ConfigError(_at(place, f"{value!s} is a {kind}; for a string, write it in quotes"), key=place)
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
@@ -115,8 +152,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: {error.problem or 'not YAML'}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is that of a date like 2020-13-45
         raise ConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
     if node is None:
         return {}, {}
     if not isinstance(node, yaml.MappingNode):
@@ -126,7 +165,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     return values, lines
 
 
-def _walk(node: yaml.MappingNode, prefix: str, lines: dict[str, int], path: Path) -> None:
+def _walk(node: yaml.MappingNode, prefix: str, lines: dict[str, int], path: Path, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:  # an anchor may hold itself
+        raise ConfigError(f"{path}:{node.start_mark.line + 1}: nested deeper than {MAX_DEPTH} levels")
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         key = _dotted(prefix, str(key_node.value))
@@ -134,7 +175,7 @@ def _walk(node: yaml.MappingNode, prefix: str, lines: dict[str, int], path: Path
             raise ConfigError(f"{path}:{line}: key {key!r} is given twice (first on line {lines[key]})")
         lines[key] = line
         if isinstance(value_node, yaml.MappingNode):
-            _walk(value_node, key, lines, path)
+            _walk(value_node, key, lines, path, depth + 1)
 
 
 def assign(values: dict[str, Any], assignment: str) -> None:
@@ -148,7 +189,7 @@ def assign(values: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"--set {assignment!r}: write it as key=value, for example --set alpaca.demonstrations=4")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         value = text
     *path, last = key.strip().split(".")
     for part in path:

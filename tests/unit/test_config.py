@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from selfinstruct.config import assign, build, flatten, merge, read_yaml, to_plain, to_yaml
+from selfinstruct.config import assign, build, flatten, merge, nearest, read_yaml, to_plain, to_yaml
 from selfinstruct.errors import ConfigError
 
 
@@ -21,6 +24,7 @@ class Options:
     name: str | None = None
     inner: Inner = field(default_factory=Inner)
     off: Inner | None = field(default_factory=Inner)
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.threshold > 1:
@@ -47,6 +51,59 @@ def test_what_is_wrong_is_named(values: dict, says: str, key: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         build(Options, values, "a")
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("values", "says", "key"),
+    [
+        ({"threshold": float("inf")}, r"^a\.threshold: must be a finite number, found inf", "a.threshold"),
+        ({"threshold": float("nan")}, r"^a\.threshold: must be a finite number, found nan", "a.threshold"),
+        ({"more": {"x": [1, {"y": -float("inf")}]}}, r"^a\.more\.x\.1\.y: must be a finite", "a.more.x.1.y"),
+        ({"name": "x\ud800"}, r"^a\.name: holds a lone surrogate", "a.name"),
+        ({"more": {"\udfff": 1}}, r"^a\.more: the key '\\udfff' holds a lone surrogate", "a.more"),
+        ({1: 2}, r"^a: the key 1 must be a string", "a"),
+        ({"more": {None: 2}}, r"^a\.more: the key None must be a string", "a.more"),
+        ({"name": date(2020, 1, 2)}, r"^a\.name: 2020-01-02 is a date; for a string", "a.name"),
+        ({"more": {"x": {"y": (b"z",)}}}, r"^a\.more\.x\.y\.0: .* is a bytes", "a.more.x.y.0"),
+        ({"inner": {"stop": {"x"}}}, r"^a\.inner\.stop: .* is a set", "a.inner.stop"),
+    ],
+)  # fmt: skip
+def test_what_json_cannot_hold_is_refused(values: dict, says: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        build(Options, values, "a")
+    assert caught.value.key == key
+
+
+def test_top_level_errors_have_no_place_before_them() -> None:
+    with pytest.raises(ConfigError, match=r"^threshold must be at most 1$"):
+        build(Options, {"threshold": 2})
+    with pytest.raises(ConfigError, match=r"^the key 1 must be a string"):
+        build(Options, {1: 2})
+    with pytest.raises(ConfigError, match=r"^threshold: must be a finite number"):
+        build(Options, {"threshold": float("nan")})
+
+
+def test_names_of_any_type_can_be_near() -> None:
+    assert nearest("lagg", [1, None, "lag"]) == " (did you mean 'lag'?)"  # type: ignore[list-item]  # YAML gives such
+    assert nearest("zzz", [2, "a"]) == " (known: 2, a)"  # type: ignore[list-item]
+
+
+def test_yaml_that_holds_itself_or_is_no_date(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    for text, says in (
+        ("a: &x\n  b: *x\n", "nested deeper"),
+        ("a: 2020-13-45\n", "month must be in"),
+        ("a: " + "[" * 5000 + "\n", "nested too deeply"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            read_yaml(path)
+    path.write_text("a: &x [1, *x]\n")
+    with pytest.raises(ConfigError, match="nested deeper"):
+        build(Options, {"more": read_yaml(path)[0]})
+    values: dict = {}
+    assign(values, "a=2020-13-45")
+    assert values == {"a": "2020-13-45"}
 
 
 def test_set_reads_yaml_values() -> None:
