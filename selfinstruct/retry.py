@@ -17,6 +17,8 @@ from selfinstruct.records import Completion, Request
 
 __all__ = ["BeforeAttempt", "OnWait", "Retry", "RetryOptions"]
 
+_LEAST_S = 0.01  # between two sends of a request that meets one 429 after another, whatever the options say
+
 BeforeAttempt = Callable[[Request, int], Awaitable[None]]
 """Awaited before each send, with the attempt's number from 1: the ledger commits the send there."""
 
@@ -33,6 +35,7 @@ class RetryOptions:
             not about the request, and only ``total_s`` ends the patience with it.
         base_s: Longest first wait, in seconds; it doubles with each attempt. Each wait is drawn evenly from 0 to that
             ("full jitter": https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+            After a 429 it is drawn from the upper half, so that a server's "Retry-After: 0" makes no hot loop.
         cap_s: Longest of these waits. A server's own Retry-After is kept to the second, above the cap too.
         total_s: Seconds after the first send beyond which no further one begins.
     """
@@ -44,9 +47,9 @@ class RetryOptions:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise ValueError("retry.attempts must be at least 1")
+            raise ValueError("attempts must be at least 1")
         if min(self.base_s, self.cap_s, self.total_s) < 0:
-            raise ValueError("retry.base_s, cap_s and total_s are seconds, 0 or more")
+            raise ValueError("base_s, cap_s and total_s are seconds, 0 or more")
 
 
 class Retry:
@@ -96,10 +99,12 @@ class Retry:
         raise _counted(failure, attempt, wait if tried < options.attempts else 0.0, options)
 
     def _wait_s(self, failure: TransientError, attempt: int) -> float:
-        if failure.retry_after is not None:
-            return max(0.0, failure.retry_after)
         options = self._options
-        return random.random() * min(options.cap_s, options.base_s * 2.0 ** min(attempt - 1, 60))
+        longest = min(options.cap_s, options.base_s * 2.0 ** min(attempt - 1, 60))
+        asked = max(0.0, failure.retry_after or 0.0)
+        if failure.throttled:  # uses up no attempt: without a least wait nothing but the total would end it
+            return max(asked, max(_LEAST_S, longest) * (0.5 + 0.5 * random.random()))
+        return asked if failure.retry_after is not None else random.random() * longest
 
     async def _gate(self) -> None:
         """Wait until nobody is asked to wait; the gate may move on meanwhile."""

@@ -9,7 +9,8 @@ from typing import ClassVar
 import pytest
 
 from selfinstruct.backends.base import Backend
-from selfinstruct.errors import BackendError, RequestError, TransientError
+from selfinstruct.config import build
+from selfinstruct.errors import BackendError, ConfigError, RequestError, TransientError
 from selfinstruct.records import Choice, Completion, Request, Sampling, Turn, Usage
 from selfinstruct.retry import Retry, RetryOptions
 
@@ -138,6 +139,26 @@ def test_waits_double_up_to_the_cap() -> None:
         assert longest <= min(30.0, 2.0 ** min(number - 1, 10))
 
 
+@pytest.mark.parametrize("asked", [0.0, -5.0, None])
+def test_a_throttle_that_asks_for_no_wait_still_backs_off(asked: float | None) -> None:
+    retry = Retry(RetryOptions(base_s=1.0, cap_s=30.0))
+    failure = TransientError("slow down", retry_after=asked, throttled=True)
+    for number in (*range(1, 8), 1000):
+        longest = min(30.0, 2.0 ** min(number - 1, 10))
+        assert all(longest / 2 <= retry._wait_s(failure, number) <= longest for _ in range(20))
+    assert Retry(RetryOptions(base_s=0.0, cap_s=0.0))._wait_s(failure, 1) >= 0.005
+    assert retry._wait_s(TransientError("", retry_after=50.0, throttled=True), 1) == 50.0
+
+
+def test_a_server_that_throttles_for_ever_is_sent_little_until_the_total() -> None:
+    options = RetryOptions(attempts=2, base_s=0.02, total_s=0.2)
+    outcome, backend, log = attempt(lambda *_: TransientError("slow", retry_after=0.0, throttled=True), options)
+    assert isinstance(outcome, TransientError)
+    assert "would be past the total of 0.2 s" in str(outcome)
+    assert 2 < backend.calls <= 6, "waits of at least 10, 20, 40 and 80 ms fit in 200 ms"
+    assert min(log.waits) >= 0.009
+
+
 def test_what_stops_an_attempt_before_it_is_sent_passes_through() -> None:
     backend = Scripted(lambda *_: None)
 
@@ -194,5 +215,7 @@ def test_an_error_that_is_no_throttle_pauses_nobody_else() -> None:
 
 @pytest.mark.parametrize("wrong", [{"attempts": 0}, {"base_s": -1.0}, {"total_s": -0.1}])
 def test_options_out_of_range_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="retry"):
+    with pytest.raises(ValueError, match=r"^(attempts must be|base_s, cap_s and total_s are)"):
         RetryOptions(**wrong)
+    with pytest.raises(ConfigError, match=r"^retry: (attempts|base_s)"):
+        build(RetryOptions, wrong, "retry")
