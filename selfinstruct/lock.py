@@ -20,7 +20,7 @@ class RunLock:
 
     Raises:
         RunLockedError: Another process holds it; the message names its pid.
-        LedgerError: The directory can't be written.
+        LedgerError: The directory can't be written, or its file system has no locks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,13 +31,20 @@ class RunLock:
             raise LedgerError(f"can't write {path}: {reason(error)}") from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.read(self._descriptor, 32).decode("ascii", "replace").strip()
             os.close(self._descriptor)
             who = f"process {holder}" if holder else "another process"
             raise RunLockedError(f"{folder} is in use by {who}; wait for it, or stop it") from None
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"{os.getpid()}\n".encode("ascii"))
+        except OSError as error:
+            os.close(self._descriptor)
+            raise LedgerError(f"can't lock {path}: {reason(error)}; some network file systems can't") from None
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, f"{os.getpid()}\n".encode("ascii"))
+        except OSError as error:
+            os.close(self._descriptor)
+            raise LedgerError(f"can't write {path}: {reason(error)}") from None
 
     def release(self) -> None:
         """Let go. The file stays: removing it would race with the next holder."""
