@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ from selfinstruct.engine.progress import Progress
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["plain_line", "plural", "show_lines", "show_panel", "show_progress"]
+__all__ = ["plain_line", "plural", "say", "show_lines", "show_panel", "show_progress"]
 
 _PLAIN_EVERY_S = 5.0
 
@@ -25,10 +26,28 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line; that nobody reads it any more (``| head -1``, a terminal that is gone) is no reason to stop.
+
+    Raises:
+        OSError: Standard output can't take it for another reason: a full disk, say.
+    """
+    try:
+        click.echo(text, err=err)
+    except OSError as error:
+        if not err and not isinstance(error, BrokenPipeError):
+            raise
+        # What is still in the buffer would fail again when Python ends, and change the exit code.
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, (sys.stderr if err else sys.stdout).fileno())
+            os.close(nowhere)
+
+
 @contextmanager
 def show_progress(progress: Progress) -> Iterator[None]:
     """Show ``progress`` on standard error while the context is open."""
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():
         with show_panel(lambda: _render(progress)):
             yield
     else:
@@ -45,7 +64,7 @@ def show_lines(line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
         before = ""
         while not stopped.wait(_PLAIN_EVERY_S):
             if (now := line()) != before:
-                click.echo(now, err=True)
+                say(now, err=True)
                 before = now
 
     thread = threading.Thread(target=tell, name="display", daemon=True)
@@ -56,7 +75,7 @@ def show_lines(line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
         stopped.set()
         thread.join()
         if last:
-            click.echo(line(), err=True)
+            say(line(), err=True)
 
 
 def plain_line(progress: Progress) -> str:
