@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from selfinstruct.cli.display import plural, show_progress
+from selfinstruct.backends import OPTIONS
+from selfinstruct.cli.display import plural, say, show_progress
 from selfinstruct.config import assign, merge, read_yaml
 from selfinstruct.engine.plan import Settings
-from selfinstruct.errors import ConfigError
+from selfinstruct.errors import ConfigError, UsageError
 from selfinstruct.ledger import Reader, has_run
 from selfinstruct.session import Result, generate, preview
 
@@ -24,7 +26,7 @@ _ENDINGS = {
     "run, or go on with a larger --set patience=",
     "budget": "stopped at the budget; raise it and give the same command to go on",
     "time": "stopped at the time limit; give the same command to go on",
-    "interrupted": "stopped; nothing is lost, give the same command to go on",
+    "interrupted": "stopped; every answer that arrived is kept, give the same command to go on",
 }
 
 
@@ -47,7 +49,13 @@ _ENDINGS = {
 @click.option("--max-tokens", type=int, help="Stop before spending more tokens than this.")
 @click.option("--max-cost", type=float, help="Stop before spending more than this; needs budget.price_input/output.")
 @click.option("--time-limit", type=float, metavar="SECONDS", help="Stop after this time.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting; may be repeated.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting; an option of its own goes before it. May be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the first requests; send and write nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.pass_context
@@ -57,6 +65,9 @@ def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
     On an existing run, options not given are the run's own. Free to change are -n, concurrency, budgets, retry, base
     URL and key; all else belongs to the run for life. Ctrl-C stops cleanly: nothing new is sent, what is under way is
     stored; the same command goes on.
+
+    Exit codes: 0 the rows are made; 1 stopped before that, or failed; 2 something in the command, the settings or a
+    file must change first; 130 interrupted.
 
     \b
     Examples:
@@ -86,11 +97,17 @@ def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
 
 
 def _settings(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """The given settings, and the line of each key of the configuration file."""
+    """The given settings, and the line of each key of the configuration file.
+
+    An option goes before ``--set``, and that before the file. Only when all of them are in is it known whose options
+    ``--model`` and the like are.
+    """
     settings: dict[str, Any] = {}
     lines: dict[str, int] = {}
     if options["config"]:
         settings, lines = read_yaml(options["config"])
+    for assignment in options["assignments"]:
+        assign(settings, assignment)
     for key, name in (("strategy", "strategy"), ("backend", "backend"), ("seeds", "seeds"), ("prompts", "prompts"),
                       ("rows", "n"), ("seed", "seed"), ("concurrency", "concurrency")):  # fmt: skip
         if options[key] is not None:
@@ -100,16 +117,26 @@ def _settings(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any]
     limits = {"max_requests": "max_requests", "max_tokens": "max_tokens", "max_cost": "max_cost",
               "time_limit": "time_limit_s"}  # fmt: skip
     budget = {name: options[key] for key, name in limits.items() if options[key] is not None}
+    if budget:
+        settings = merge(settings, {"budget": budget})
     section = {key: options[key] for key in ("model", "base_url", "api_key_env", "api") if options[key] is not None}
     if options["source"]:
         section["source"] = str(options["source"])
-    if budget:
-        settings = merge(settings, {"budget": budget})
-    if section:
-        settings = merge(settings, {_backend(run_dir, settings): section})
-    for assignment in options["assignments"]:
-        assign(settings, assignment)
+    backend = _backend(run_dir, settings)
+    if section and backend in OPTIONS:  # any other is refused by name, whatever its options are
+        _check_flags(backend, section)
+        settings = merge(settings, {backend: section})
     return settings, lines
+
+
+def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
+    """Refuse an option of the command line that the backend does not have, in the words of the command line."""
+    has = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in OPTIONS.items()}
+    for key in section:
+        if key not in has[backend]:
+            flag = "--from" if key == "source" else f"--{key.replace('_', '-')}"
+            owners = " or ".join(name for name in sorted(has) if key in has[name])
+            raise UsageError(f"{flag} goes with --backend {owners}")
 
 
 def _backend(run_dir: Path, settings: Mapping[str, Any]) -> str:
@@ -136,7 +163,11 @@ def _print_preview(run_dir: Path, settings: Mapping[str, Any]) -> None:
 def _print_result(result: Result) -> None:
     tally, target = result.tally, result.plan.settings.n
     if result.already:
-        click.echo(f"{result.folder} is complete: {plural(len(result.rows), 'row')}. Ask for more with -n.")
+        with Reader(result.folder) as reader:
+            answers = len(reader.request_digests()) - len(reader.open_sends())
+        # After a smaller -n the dataset is shorter than it was: what it was made of is still there.
+        part = f", from {tally.requests} of the {answers} answers in its ledger" if tally.requests < answers else ""
+        say(f"{result.folder} is complete: {plural(len(result.rows), 'row')}{part}. Ask for more with -n.")
     else:
         if result.ending != "complete":
             for name, counts in (
@@ -145,10 +176,10 @@ def _print_result(result: Result) -> None:
                 ("failed", tally.failures),
             ):
                 if counts:
-                    click.echo(f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8)))
+                    say(f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8)))
         patience = result.plan.settings.patience
-        click.echo(f"{result.folder}: {_ENDINGS[result.ending].format(patience=patience)}")
+        say(f"{result.folder}: {_ENDINGS[result.ending].format(patience=patience)}")
         rate = f", {tally.acceptance:.0%} of {tally.instructions} instructions" if tally.acceptance is not None else ""
-        click.echo(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(tally.requests, 'request')}, "
+        say(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(tally.requests, 'request')}, "
                    f"{tally.completion_tokens:,} tokens generated")  # fmt: skip
-    click.echo(f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})")
+    say(f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})")
