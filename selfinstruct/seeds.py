@@ -10,16 +10,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+from rapidfuzz import process
+from rapidfuzz.distance import LCSseq
 
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.files import read_jsonl_lines
-from selfinstruct.filters import rouge_l
+from selfinstruct.filters import tokenize
+from selfinstruct.filters.lcs import f1_array, strings
+from selfinstruct.filters.store import Vocabulary
 from selfinstruct.records import Instance, Task
 
 __all__ = ["SeedReport", "check_seeds", "load_seeds", "read_seeds", "seeds_from_json", "seeds_to_json"]
 
 _SHOWN = 20  # errors in one message: enough to see the pattern
+
+_Pair: TypeAlias = tuple[float, int, int]  # ROUGE-L F1, line, and the earlier line
 
 
 def read_seeds(path: Path) -> tuple[list[Task], dict[str, int], list[str]]:
@@ -75,7 +83,7 @@ def _task(value: Mapping[str, Any], number: int) -> Task:
     else:
         raise ValueError("neither 'instances' nor 'output' is given")
     is_classification = value.get("is_classification")
-    if is_classification not in (None, True, False):
+    if not isinstance(is_classification, bool | None):  # 1 equals True, but is a number
         raise ValueError(f"'is_classification' is true or false, found {is_classification!r}")
     name = _text(value, "id") or f"seed_{number}"
     return Task(name, instruction, instances, is_classification, _text(value, "name"), _text(value, "domain"))
@@ -167,16 +175,9 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
     if not tasks and not errors:
         raise UsageError(f"{path}: no seed task in it; each line is one JSON object with an instruction")
     warnings = [f"{path}:{lines[task.id]}: {what}" for task in tasks for what in _doubts(task)]
-    closest = (0.0, 0, 0)
-    for place, task in enumerate(tasks):
-        for other in tasks[:place]:
-            score = rouge_l(task.instruction, other.instruction, tokenizer="auto")
-            closest = max(closest, (score, lines[task.id], lines[other.id]))
-            if score >= threshold:
-                where = f"{path}:{lines[task.id]}"
-                warnings.append(
-                    f"{where}: the instruction is like that of line {lines[other.id]} (ROUGE-L {score:.2f})"
-                )
+    closest, alike = _compare([task.instruction for task in tasks], [lines[task.id] for task in tasks], threshold)
+    for score, line, other in alike:
+        warnings.append(f"{path}:{line}: the instruction is like that of line {other} (ROUGE-L {score:.2f})")
     words = sorted(len(task.instruction.split()) for task in tasks)
     return SeedReport(
         tasks=len(tasks),
@@ -189,6 +190,29 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
         errors=tuple(errors),
         warnings=tuple(warnings),
     )
+
+
+def _compare(texts: Sequence[str], lines: Sequence[int], threshold: float) -> tuple[_Pair, list[_Pair]]:
+    """Every text with all before it; the scores are those of ``rouge_l`` with the tokenizer ``auto``.
+
+    Args:
+        lines: Those of the texts, ascending.
+
+    Returns:
+        The closest pair, the last one of equals; and, in the order of the texts, all of ``threshold`` or more.
+    """
+    block = Vocabulary().learn(tokenize(text, "auto") for text in texts)
+    rows, sizes = strings(block.tokens, block.offsets), block.sizes
+    closest: _Pair = (0.0, 0, 0)
+    alike: list[_Pair] = []
+    for place in range(1, len(rows)):
+        lengths = process.cdist([rows[place]], rows[:place], scorer=LCSseq.similarity, dtype=np.int32)[0]
+        scores = f1_array(lengths, np.maximum(sizes[place], 1), np.maximum(sizes[:place], 1))
+        best = place - 1 - int(scores[::-1].argmax())
+        closest = max(closest, (float(scores[best]), lines[place], lines[best]))
+        found = np.flatnonzero(scores >= threshold).tolist()
+        alike += [(float(scores[other]), lines[place], lines[other]) for other in found]
+    return closest, alike
 
 
 def _doubts(task: Task) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,8 @@ def test_every_bad_line_is_listed_in_one_error(tmp_path: Path) -> None:
         '{"instruction": "x", "instances": ["y"]}',
         '{"instruction": 5, "output": "x"}',
         '{"instruction": "x", "output": "x", "is_classification": "maybe"}',
+        '{"instruction": "x", "output": "x", "is_classification": 1}',
+        '{"instruction": "x", "output": "x", "is_classification": 0.0}',
         '{"instruction": "x", "output": "x", "id": "a"}',
         "nonsense",
     ]
@@ -56,9 +59,10 @@ def test_every_bad_line_is_listed_in_one_error(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_seeds(path)
     errors = str(caught.value).splitlines()
-    assert [error.split(":")[1] for error in errors] == ["2", "3", "4", "5", "6", "7", "8", "9"]
+    assert [error.split(":")[1] for error in errors] == ["2", "3", "4", "5", "6", "7", "8", "9", "10", "11"]
     for error, says in zip(errors, ("'instruction' is missing", "neither", "at least one", "instance 1", "found int",
-                                    "true or false", "already that of line 1", "not JSON"), strict=True):  # fmt: skip
+                                    "true or false", "found 1", "found 0.0",
+                                    "already that of line 1", "not JSON"), strict=True):  # fmt: skip
         assert says in error
 
 
@@ -88,3 +92,30 @@ def test_doubts_are_told_with_their_line(tmp_path: Path) -> None:
                        (4, "different outputs"), (5, "151 words")):  # fmt: skip
         assert any(w.startswith(f"{path}:{line}: ") and says in w for w in report.warnings), (told, says)
     assert not report.ok
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.7])
+def test_pairs_are_those_of_a_plain_double_loop(tmp_path: Path, seed: int, threshold: float) -> None:
+    draw = random.Random(seed)
+    words = ["a", "B", "c7", "\u00fcber", "\u6c34", "!", "?!", "\u0645\u0627"][: draw.randint(2, 8)]
+    texts = [" ".join(draw.choices(words, k=draw.randint(1, 9))) for _ in range(40)]
+    path = tmp_path / "seeds.jsonl"
+    path.write_text("".join(json.dumps({"instruction": text, "output": "x"}) + "\n\n" for text in texts))
+    closest, alike = (0.0, 0, 0), []
+    for place, text in enumerate(texts):
+        for before, other in enumerate(texts[:place]):
+            score = rouge_l(text, other, tokenizer="auto")
+            closest = max(closest, (score, 2 * place + 1, 2 * before + 1))
+            if score >= threshold:
+                where = f"{path}:{2 * place + 1}: the instruction is like that of line {2 * before + 1}"
+                alike.append(f"{where} (ROUGE-L {score:.2f})")
+    report = check_seeds(path, threshold=threshold)
+    assert report.closest == closest
+    assert list(report.warnings) == alike
+
+
+def test_one_task_has_no_closest_pair(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    path.write_text('{"instruction": "Alone here.", "output": "x"}\n')
+    assert check_seeds(path).closest == (0.0, 0, 0)
