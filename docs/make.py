@@ -67,8 +67,12 @@ def _section(title: str, options: type, values: Any) -> str:
 def _entries(options: Any, prefix: str) -> list[str]:
     """What the docstring says of each option, those of sections inside it included."""
     found = re.search(r"Attributes:\n(.*)", inspect.getdoc(type(options)) or "", re.DOTALL)
-    told = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", found[1] if found else "", re.DOTALL | re.MULTILINE)
-    lines = [f"- `{prefix}{name}`: {' '.join(text.split())}" for name, text in told]
+    names = r"^    (\w+(?:, \w+)*): "  # one entry may tell of several
+    parts = re.split(names, found[1] if found else "", flags=re.MULTILINE)[1:]
+    lines = []
+    for several, text in zip(parts[::2], parts[1::2], strict=True):
+        listed = ", ".join(f"`{prefix}{name}`" for name in several.split(", "))
+        lines.append(f"- {listed}: {' '.join(text.split())}")
     for field in dataclasses.fields(options):
         if dataclasses.is_dataclass(value := getattr(options, field.name)):
             lines += _entries(value, f"{prefix}{field.name}.")

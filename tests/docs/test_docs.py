@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -34,6 +35,31 @@ def maker():
 @pytest.mark.parametrize("page", ["commands", "configuration"])
 def test_generated_pages_are_fresh(page: str) -> None:
     assert (ROOT / "docs" / f"{page}.md").read_text() == getattr(maker(), page)(), "run: make docs"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Some.
+
+    Attributes:
+        one: The first,
+            on two lines: yes.
+        two, three: Told together.
+        four: The last.
+    """
+
+    one: int = 1
+    two: int = 2
+    three: int = 3
+    four: int = 4
+
+
+def test_an_entry_may_tell_of_several_options() -> None:
+    assert maker()._entries(Options(), "x.") == [
+        "- `x.one`: The first, on two lines: yes.",
+        "- `x.two`, `x.three`: Told together.",
+        "- `x.four`: The last.",
+    ]
 
 
 def test_every_command_has_help_with_an_example() -> None:
