@@ -118,8 +118,11 @@ class RequestError(SelfInstructError):
 
     Attributes:
         code: A short word for reports: ``bad_request``, ``context_length``, ``content_filter``, ``attempts``.
+        certain: No doubt about whose fault it is: a content filter, or a recorded failure. Before anything was ever
+            answered, other refusals may be due to the settings.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, certain: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.certain = certain or code == "content_filter"

@@ -8,11 +8,15 @@ from pathlib import Path
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan, recorded_plan
 from selfinstruct.engine.tally import Tally
+from selfinstruct.errors import RunLockedError, UsageError
 from selfinstruct.export import CANDIDATES, DATASET, Exported, export_course, refresh
 from selfinstruct.judge import Judged
-from selfinstruct.ledger import Reader, Spending
+from selfinstruct.ledger import LEDGER_FILE, Reader, Spending
+from selfinstruct.lock import RunLock
 
 __all__ = ["Status", "export_run", "status"]
+
+_OWN = (LEDGER_FILE, "run.lock", "config.yaml")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def status(folder: Path) -> Status:
         LedgerError: There is no readable run in ``folder``.
     """
     with Reader(folder) as reader:
+        reader.freeze()
         plan = recorded_plan(reader)
         course = Course.of(plan, reader)
         answered = course.tally.requests + len(course.waiting)
@@ -70,10 +75,28 @@ def export_run(folder: Path, name: str, path: Path | None = None) -> Exported:
         LedgerError: There is no readable run in ``folder``.
         UsageError: There is no such format.
     """
+    if path is not None and path.absolute().parent == folder.absolute() and path.name.startswith(_OWN):
+        raise UsageError(f"{path} is a file of the run itself; write elsewhere with -o")
+    if path is None and name != CANDIDATES:
+        return _export_own(folder, name)
     judged: list[Judged] = []
     with Reader(folder) as reader:
         plan = recorded_plan(reader)
         course = Course.of(plan, reader, lambda one, _: judged.append(one), dense=name == CANDIDATES)
-    if path is None and name != CANDIDATES:
-        return refresh(folder, plan, course, name)
     return export_course(course, name, path or folder / DATASET / f"{name}.jsonl", judged)
+
+
+def _export_own(folder: Path, name: str) -> Exported:
+    """Under the run's lock: a run at work may finish meanwhile, and its newer dataset must not be replaced."""
+    with Reader(folder):
+        pass  # no lock file in a directory that holds no run
+    try:
+        lock = RunLock(folder)
+    except RunLockedError as error:
+        raise RunLockedError(f"{error}; or write elsewhere with -o") from None
+    try:
+        with Reader(folder) as reader:
+            plan = recorded_plan(reader)
+            return refresh(folder, plan, Course.of(plan, reader), name)
+    finally:
+        lock.release()

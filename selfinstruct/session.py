@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,8 @@ def generate(folder: str | Path, settings: Mapping[str, Any] | None = None, *, s
     folder = Path(folder)
     plan = make_plan(settings or {}, folder)
     with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
-        if not reader.has_outcomes() and canonical(reader.meta("identity")) != canonical(plan.identity):
-            ledger.begin_again(plan.meta(), plan.texts())  # a first attempt with a wrong model name, say
+        if not reader.has_outcomes():
+            ledger.begin_again(plan.meta(), plan.texts())  # after a first attempt with a wrong model name, say
         require_same(plan, reader, folder)
         if canonical(reader.meta("config")) != canonical(plan.values()):
             ledger.set_meta("config", plan.values())
@@ -101,9 +102,12 @@ def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
     if not has_run(folder):
         return list(Course(plan, plan.settings.n).line.open.values())
     with Reader(folder) as reader:
-        require_same(plan, reader, folder)
-        course = Course.of(plan, reader)
-    return [request for number, request in course.line.open.items() if number not in course.waiting]
+        if reader.has_outcomes():
+            require_same(plan, reader, folder)
+        course = Course.of(plan, reader) if reader.has_outcomes() else Course(plan, plan.settings.n)
+    return (
+        [] if course.done else [request for number, request in course.line.open.items() if number not in course.waiting]
+    )
 
 
 def _run(plan: Plan, course: Course, ledger: Ledger, reader: Reader, show: Show) -> str:
@@ -111,8 +115,9 @@ def _run(plan: Plan, course: Course, ledger: Ledger, reader: Reader, show: Show)
     backend = open_backend(plan.settings.backend, plan.backend_options)
     progress = Progress(plan.settings.n, course.tally, rows=course.count, rows_before=course.count)
 
+    engine = Engine(plan, course, ledger, reader, backend, budget, progress)
+
     async def main() -> str:
-        engine = Engine(plan, course, ledger, backend, budget, progress)
         loop = asyncio.get_running_loop()
         # Outside the main thread (a notebook's worker, a test) there are no signal handlers to set.
         with contextlib.suppress(ValueError, RuntimeError):
@@ -124,4 +129,9 @@ def _run(plan: Plan, course: Course, ledger: Ledger, reader: Reader, show: Show)
             await backend.close()
 
     with show(progress):
-        return asyncio.run(main())
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(main())
+        with ThreadPoolExecutor(1) as pool:  # called from a loop, as in a notebook: this thread has no room for another
+            return pool.submit(lambda: asyncio.run(main())).result()

@@ -72,7 +72,7 @@ class ReplayBackend:
         pace = recorded.seconds if self._options.pace == "recorded" else float(self._options.pace)
         await asyncio.sleep(pace)
         if isinstance(recorded.outcome, Failure):
-            raise RequestError(recorded.outcome.code, recorded.outcome.message)
+            raise RequestError(recorded.outcome.code, recorded.outcome.message, certain=True)
         return recorded.outcome
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -67,6 +68,19 @@ def cli() -> None:
 def main() -> None:
     """Entry point of ``selfinstruct``."""
     try:
-        cli(prog_name="selfinstruct")
-    except KeyboardInterrupt:
+        sys.exit(cli(prog_name="selfinstruct", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("SELFINSTRUCT_TRACEBACK"):
+            raise
+        click.echo(
+            f"Error: {type(error).__name__}: {error}\nThis should not happen; what was acknowledged is stored. "
+            "Set SELFINSTRUCT_TRACEBACK=1 to see where it came from.",
+            err=True,
+        )
+        sys.exit(1)

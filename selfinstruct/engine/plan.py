@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run is made of, checked and loaded."""
+    """All that a run is made of, checked and loaded.
+
+    Attributes:
+        given: The settings that were given, before presets and defaults.
+    """
 
     settings: Settings
     strategy_options: Any
@@ -84,6 +89,7 @@ class Plan:
     seeds: tuple[Task, ...]
     prompts: Prompts
     strategy: Strategy
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
         """The whole configuration as resolved, in the form of a configuration file."""
@@ -119,6 +125,7 @@ class Plan:
         """What the ledger of a new run records about it."""
         return {
             "config": self.values(),
+            "given": self.given,
             "identity": self.identity,
             "templates": self.prompts.digests(),
             "seeds": self.recipe["seeds"],
@@ -146,6 +153,11 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> Plan:
     base: Reader | None = None
     if run is not None and has_run(run):
         base = Reader(run)
+        if not base.has_outcomes():  # nothing is decided yet: begin anew with what was given then and now
+            given = merge(base.meta("given"), given)
+            base.close()
+            base = None
+    if base is not None:
         values = merge(base.meta("config"), given)
     elif given.get("backend") == "replay":
         base = Reader(_replay_source(given))
@@ -159,7 +171,7 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> Plan:
     replays = values.get("backend") == "replay" and base is not None
     recorded = frozenset({"seeds", "prompts"} - given.keys()) if replays else frozenset()
     try:
-        return _plan(values, base, recorded)
+        return replace(_plan(values, base, recorded), given=dict(given))
     finally:
         if base is not None:
             base.close()
@@ -203,7 +215,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, **OPTIONS}
     for key in values:
         if key not in own and key not in sections:
-            raise ConfigError(f"unknown key {key!r}{nearest(key, own | set(sections))}", key=key)
+            hint = _NOT_YET.get(str(key)) or f"unknown key {key!r}{nearest(str(key), own | set(sections))}"
+            raise ConfigError(hint, key=str(key))
     if base is not None and (semantics := base.meta("identity")["semantics"]) != SEMANTICS:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
@@ -231,7 +244,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
 def _load_seeds(settings: Settings, base: Reader | None, *, recorded: bool) -> list[Task]:
     """From the file; or from the ledger, when that is wanted or the run's own file has gone."""
     path = builtin_seeds() if settings.seeds == "builtin" else Path(settings.seeds)
-    gone = base is not None and not path.exists() and settings.seeds == base.meta("config")["seeds"]
+    gone = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
     if base is not None and (recorded or gone):
         return _recorded_seeds(base)
     return load_seeds(path)
@@ -242,12 +255,15 @@ def _load_prompts(
 ) -> Prompts:
     """From the folders; or from the ledger, likewise."""
     folder = Path(settings.prompts) if settings.prompts else None
-    missing = folder is not None and not folder.is_dir()
+    missing = folder is not None and not os.path.isdir(folder)
     gone = base is not None and missing and settings.prompts == base.meta("config")["prompts"]
     if base is not None and (recorded or gone) and names.keys() <= base.meta("templates").keys():
         return Prompts(base.templates(), api)
     if missing:
         raise UsageError(f"no folder of prompts at {folder}")
+    if folder is not None and not any(os.path.isfile(folder / f"{name}.txt") for name in names):
+        wanted = ", ".join(f"{name}.txt" for name in sorted(names))
+        raise UsageError(f"{folder} replaces no template of this strategy; it may hold {wanted}")
     return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
 
 

@@ -18,7 +18,7 @@ from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan
 from selfinstruct.engine.progress import Progress
 from selfinstruct.errors import ReplayError, RequestError, SelfInstructError, TransientError
-from selfinstruct.ledger import Ledger, acknowledged
+from selfinstruct.ledger import Ledger, Reader, acknowledged
 from selfinstruct.records import Completion, Failure, Outcome, Request
 from selfinstruct.retry import Retry
 
@@ -27,8 +27,8 @@ __all__ = ["Engine"]
 _SUSPECTS = 3  # requests that used up their attempts with no success between them: the server is at fault, not they
 
 
-class _OverBudgetError(SelfInstructError):
-    """A repeated attempt that the budget does not cover: the request stays open, the run ends."""
+class _HeldBackError(SelfInstructError):
+    """Another attempt that the budget does not cover, or that the end of the run forbids: the request stays open."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,14 @@ class Engine:
     """
 
     def __init__(
-        self, plan: Plan, course: Course, ledger: Ledger, backend: Backend, budget: Budget, progress: Progress
+        self,
+        plan: Plan,
+        course: Course,
+        ledger: Ledger,
+        reader: Reader,
+        backend: Backend,
+        budget: Budget,
+        progress: Progress,
     ) -> None:
         self._course = course
         self._ledger = ledger
@@ -71,11 +78,13 @@ class Engine:
         self._patience = plan.settings.patience
         self._time_limit = plan.settings.budget.time_limit_s
         self._flight: dict[asyncio.Task[Outcome], _Sent] = {}
-        self._suspects: dict[int, tuple[_Sent, TransientError]] = {}
+        self._suspects: dict[int, tuple[_Sent, TransientError | RequestError]] = {}
         self._missing: dict[int, ReplayError] = {}
         self._next_to_send = course.line.judged
         self._newest_send = 0
-        self._newest_answered = 0
+        self._newest_answered = reader.newest_answered()
+        self._before = reader.open_sends()
+        self._attempts = plan.settings.retry.attempts
         self._ending = ""
         self._fault: SelfInstructError | None = None
         self._interrupts = 0
@@ -136,6 +145,7 @@ class Engine:
         if self._time_limit is not None and self._progress.elapsed >= self._time_limit:
             self._end("time")
         line = self._course.line
+        self._next_to_send = max(self._next_to_send, line.judged)
         while not self._ending and not self._fault and len(self._flight) < self._window:
             while self._next_to_send in self._course.waiting:
                 self._next_to_send += 1
@@ -183,12 +193,12 @@ class Engine:
             if isinstance(task.result(), Completion):
                 self._newest_answered = max(self._newest_answered, sent.latest)
             self._take(number, task.result())
-        elif isinstance(error, TransientError):
+        elif isinstance(error, TransientError | RequestError):
             self._suspects[number] = sent, error
         elif isinstance(error, ReplayError):
             self._missing[number] = error  # an error only once the line reaches it
-        elif isinstance(error, _OverBudgetError):
-            self._end("budget")
+        elif isinstance(error, _HeldBackError):
+            self._end("budget")  # unless it is ending anyhow
         elif isinstance(error, SelfInstructError):
             self._fault = self._fault or error
         else:
@@ -211,13 +221,24 @@ class Engine:
         """
         found = False
         for number, (sent, error) in sorted(self._suspects.items()):
-            if not error.throttled and self._newest_answered > (sent.first if thorough else sent.failed):
-                failure = Failure("attempts", str(error))
+            if self._is_own_fault(number, sent, error, thorough=thorough):
+                failure = Failure(error.code if isinstance(error, RequestError) else "attempts", str(error))
                 await acknowledged(self._ledger.outcome(number, sent.latest, failure, 0.0))
                 del self._suspects[number]
                 self._take(number, failure)
                 found = True
         return found
+
+    def _is_own_fault(self, number: int, sent: _Sent, error: TransientError | RequestError, *, thorough: bool) -> bool:
+        if isinstance(error, RequestError):
+            return self._newest_answered > 0
+        if error.throttled:
+            return False
+        if self._newest_answered > (sent.first if thorough else sent.failed):
+            return True
+        # It used up its attempts in an earlier invocation too, while later requests were answered.
+        count, first = self._before.get(number, (0, 0))
+        return thorough and count >= self._attempts and self._newest_answered > first
 
     def _take(self, number: int, outcome: Outcome) -> None:
         self._progress.received += 1
@@ -234,8 +255,8 @@ class Engine:
             sent.idle = False
             if attempt > 1:
                 sent.failed = sent.failed or self._newest_send
-                if not self._budget.fits(request):
-                    raise _OverBudgetError("no budget for another attempt")
+                if self._ending or self._fault or not self._budget.fits(request):
+                    raise _HeldBackError("no other attempt now")
                 self._budget.reserve(request)
             new = request.number not in self._known
             self._known.add(request.number)
@@ -248,6 +269,8 @@ class Engine:
         try:
             outcome = await self._retry.complete(self._backend, sent.request, before_attempt)
         except RequestError as error:
+            if not (error.certain or self._newest_answered):
+                raise
             outcome = Failure(error.code, str(error))
         except TransientError:
             sent.failed = sent.failed or self._newest_send
@@ -261,6 +284,7 @@ class Engine:
 
     def _on_wait(self, request: Request, error: TransientError, seconds: float) -> None:
         next(sent for sent in self._flight.values() if sent.request is request).idle = True
+        self._wake.set()  # if the run is ending, it lets go of this one now
         self._progress.notice = f"request {request.number}: {error}; next attempt in {seconds:.1f} s"
 
     async def _cancel(self) -> None:

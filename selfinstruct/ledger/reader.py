@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from selfinstruct.codec import loads
 from selfinstruct.errors import LedgerError
+from selfinstruct.files import reason
 from selfinstruct.ledger.schema import LEDGER_FILE, is_empty, trouble
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Completion, Failure, Outcome, Request, Sampling, Turn
@@ -107,6 +109,21 @@ class Reader:
         }
         return self._prompts.turn(turn["role"], turn["template"], variables)
 
+    def open_sends(self) -> dict[int, tuple[int, int]]:
+        """Of each request without an outcome: how often it was sent, and the id of its first send."""
+        rows = self._all("SELECT k, COUNT(*), MIN(id) FROM sends WHERE k NOT IN (SELECT k FROM outcomes) GROUP BY k")
+        return {number: (count, first) for number, count, first in rows}
+
+    def newest_answered(self) -> int:
+        """The highest id of a send that brought a completion; 0 before the first."""
+        row = self._one("SELECT MAX(send) FROM outcomes WHERE kind = 'completion'")
+        return (row[0] if row else 0) or 0
+
+    def freeze(self) -> None:
+        """See the run as it is now until the reader is closed, also while it is being written."""
+        self._one("SELECT 1 FROM meta LIMIT 1")
+        self._connection.execute("BEGIN")
+
     def has_outcomes(self) -> bool:
         """True once anything was answered."""
         return self._one("SELECT 1 FROM outcomes LIMIT 1") is not None
@@ -175,8 +192,13 @@ def has_run(folder: Path) -> bool:
         LedgerError: The file there is damaged, somebody else's, or of another schema.
     """
     path = folder / LEDGER_FILE
-    if not path.is_file():
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:  # no permission, a name too long
+        raise LedgerError(f"can't look into {folder}: {reason(error)}") from None
     connection = _connect_to_read(path)
     try:
         return not is_empty(connection, path)

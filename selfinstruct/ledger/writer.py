@@ -149,9 +149,12 @@ class Ledger:
                     for statement, values in operations:
                         self._connection.execute(statement, values)
                 self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
+            except Exception as error:  # whatever it is, those who wait must be told
                 # After a failed write nothing later may be acknowledged: its order in the file would have a hole.
-                self._broken = trouble(self.path, error)
+                if isinstance(error, sqlite3.Error):
+                    self._broken = trouble(self.path, error)
+                else:
+                    self._broken = LedgerError(f"{self.path}: {error}")
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
         for _, future in batch:

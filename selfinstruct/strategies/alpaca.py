@@ -15,7 +15,7 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Received, Request, Task
 from selfinstruct.rng import Rng
 from selfinstruct.strategies.base import View
-from selfinstruct.strategies.demonstrations import ids, longest_field, named
+from selfinstruct.strategies.demonstrations import ids, longest_field, named, preferred
 from selfinstruct.strategies.stage import Stage
 
 __all__ = ["Alpaca", "AlpacaOptions"]
@@ -124,10 +124,13 @@ class Alpaca:
         return Received(candidates=rows, discards=found.discards)
 
     def _seeds(self, view: View) -> list[Task]:
-        """Seeds that can be shown."""
+        """Seeds that can be shown, those that should be if there are any."""
         most, domains = self.options.demonstration_chars, self.options.domains
-        fits = (seed for seed in view.seeds if seed.instances and (not domains or seed.domain in domains))
-        return [seed for seed in fits if not most or longest_field(seed) <= most]
+        return preferred(
+            [seed for seed in view.seeds if seed.instances],
+            lambda seed: not domains or seed.domain in domains,
+            lambda seed: not most or longest_field(seed) <= most,
+        )
 
 
 def _block(number: int, task: Task) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "is_paired",
     "longest_field",
     "named",
+    "preferred",
     "shortest",
 ]
 
@@ -51,6 +52,14 @@ def is_other(task: Task) -> bool:
 def instruction_length(task: Task) -> int:
     """Characters of the instruction."""
     return len(task.instruction)
+
+
+def preferred(tasks: Sequence[Task], *wishes: Callable[[Task], bool]) -> list[Task]:
+    """The tasks that meet every wish; a wish that would leave none is passed over (seeds without domains, say)."""
+    chosen = list(tasks)
+    for wish in wishes:
+        chosen = [task for task in chosen if wish(task)] or chosen
+    return chosen
 
 
 def shortest(tasks: Sequence[Task], count: int, size: Callable[[Task], int]) -> list[Task]:

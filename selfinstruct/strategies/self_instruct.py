@@ -34,6 +34,7 @@ from selfinstruct.strategies.demonstrations import (
     is_other,
     is_paired,
     named,
+    preferred,
     shortest,
 )
 from selfinstruct.strategies.stage import Stage
@@ -131,7 +132,7 @@ class SelfInstruct:
         """Ask for the rest of a list that begins with drawn tasks, 6 human and 2 machine ones; None without seeds."""
         options = self.options
         machine = rng.sample(view.tasks, options.machine_demonstrations)
-        human = [seed for seed in self._known(view) if options.input_first_examples or is_alone(seed)]
+        human = preferred(view.seeds, self._is_known, lambda seed: bool(options.input_first_examples) or is_alone(seed))
         places = options.human_demonstrations + options.machine_demonstrations
         shown = rng.shuffled([*rng.sample(human, places - len(machine)), *machine])
         if not shown:
@@ -157,10 +158,9 @@ class SelfInstruct:
             return _answered(request, completion)
         return self._rows(request, completion, view)
 
-    def _known(self, view: View) -> list[Task]:
-        """The seeds of the domains that may be shown."""
-        domains = self.options.domains
-        return [seed for seed in view.seeds if not domains or seed.domain in domains]
+    def _is_known(self, seed: Task) -> bool:
+        """True for a seed of the domains that should be shown."""
+        return not self.options.domains or seed.domain in self.options.domains
 
     def _drafts(self, request: Request, completion: Completion, view: View) -> Received:
         found = numbered(
