@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -42,12 +42,14 @@ class Peer:
         model: Name of the model that was asked for.
         key_env: Name of the environment variable that the key is read from, or "".
         has_key: True when that variable was set.
+        hide: Takes secrets out of a text of the server's, before any of it is repeated.
     """
 
     url: str
     model: str
     key_env: str
     has_key: bool
+    hide: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
 
 def read_answer(peer: Peer, body: bytes, *, chat: bool, now: datetime | None = None) -> Completion:
@@ -66,14 +68,14 @@ def read_answer(peer: Peer, body: bytes, *, chat: bool, now: datetime | None = N
     if value is None:
         raise TransientError(_not_json(peer, body))
     if not isinstance(value, Mapping):
-        raise TransientError(f"{peer.url} answered JSON, but no object: {_excerpt(body)}")
+        raise TransientError(f"{peer.url} answered JSON, but no object: {_excerpt(peer, body)}")
     found = value.get("choices")
     if not found and value.get("error"):
         code = value["error"].get("code") if isinstance(value["error"], Mapping) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
         raise read_refusal(peer, status, {}, body, now)
     if not isinstance(found, Sequence) or isinstance(found, str) or not found:
-        raise TransientError(f"{peer.url} answered without any choice: {_excerpt(body)}")
+        raise TransientError(f"{peer.url} answered without any choice: {_excerpt(peer, body)}")
     choices = tuple(_choice(peer, item, chat, body) for item in found)
     if all(choice.finish_reason == "content_filter" and not choice.text for choice in choices):
         raise RequestError("content_filter", f"{peer.url} withheld the text: its content filter stopped the request")
@@ -83,13 +85,13 @@ def read_answer(peer: Peer, body: bytes, *, chat: bool, now: datetime | None = N
 
 def _choice(peer: Peer, item: Any, chat: bool, body: bytes) -> Choice:
     if not isinstance(item, Mapping):
-        raise TransientError(f"{peer.url} answered a choice that is no object: {_excerpt(body)}")
+        raise TransientError(f"{peer.url} answered a choice that is no object: {_excerpt(peer, body)}")
     reason = item.get("finish_reason")
     text: Any = item.get("text")
     if chat:
         message = item.get("message")
         if not isinstance(message, Mapping):
-            raise TransientError(f"{peer.url} answered a choice without a message: {_excerpt(body)}")
+            raise TransientError(f"{peer.url} answered a choice without a message: {_excerpt(peer, body)}")
         # Content is null or absent where a model refused, or spent all its tokens on reasoning: an empty answer.
         text = message.get("content")
         if text is None:
@@ -99,8 +101,8 @@ def _choice(peer: Peer, item: Any, chat: bool, body: bytes) -> Choice:
     elif text is None and reason == "content_filter":
         text = ""
     if not isinstance(text, str):
-        raise TransientError(f"{peer.url} answered a choice without text: {_excerpt(body)}")
-    return Choice(_clean(text), reason if isinstance(reason, str) else "unknown")
+        raise TransientError(f"{peer.url} answered a choice without text: {_excerpt(peer, body)}")
+    return Choice(_clean(text), _clean(reason) if isinstance(reason, str) else "unknown")
 
 
 def _usage(value: Any) -> Usage:
@@ -134,7 +136,7 @@ def read_refusal(
         headers: Response headers with lower-case names.
         now: For tests; see ``retry_after_s``.
     """
-    codes, said = _own_words(body)
+    codes, said = _own_words(peer, body)
     what = f"{peer.url} answered {status}{_phrase(status)}" + (f": {said}" if said else "")
     wait = retry_after_s(headers, now)
     if codes & _QUOTA or status == 402:
@@ -178,20 +180,20 @@ def _remedy(peer: Peer, status: int) -> str:
     return "Check the base URL and the account"
 
 
-def _own_words(body: bytes) -> tuple[set[str], str]:
+def _own_words(peer: Peer, body: bytes) -> tuple[set[str], str]:
     """Codes and message of an error body, in any of the shapes that servers use."""
     value = _decoded(body)
     if value is None:
-        return set(), _excerpt(body)
+        return set(), _excerpt(peer, body)
     found = value[0] if isinstance(value, list) and value else value  # Google's gateway wraps the object in a list
     error = found.get("error", found) if isinstance(found, Mapping) else found
     if not isinstance(error, Mapping):
-        return set(), _excerpt(str(error).encode("utf-8", "replace"))
+        return set(), _excerpt(peer, str(error).encode("utf-8", "replace"))
     inner = error.get("innererror")
     places = [error, inner if isinstance(inner, Mapping) else {}]
     codes = {text for place in places for key in ("code", "type") if isinstance(text := place.get(key), str)}
     said = error.get("message") or error.get("detail") or ""
-    return codes, _excerpt((said if isinstance(said, str) else json.dumps(said)).encode("utf-8", "replace"))
+    return codes, _excerpt(peer, (said if isinstance(said, str) else json.dumps(said)).encode("utf-8", "replace"))
 
 
 def _decoded(body: bytes) -> Any:
@@ -217,12 +219,15 @@ def _not_json(peer: Peer, body: bytes) -> str:
         return f"{peer.url} answered with a web page, not JSON (is the base URL right? it usually ends in /v1)"
     if not body.strip():
         return f"{peer.url} answered with an empty body"
-    return f"{peer.url} answered with broken JSON ({len(body)} bytes): {_excerpt(body)}"
+    return f"{peer.url} answered with broken JSON ({len(body)} bytes): {_excerpt(peer, body)}"
 
 
-def _excerpt(body: bytes) -> str:
-    """The beginning of a body on one printable line."""
-    text = body[: 4 * _EXCERPT].decode("utf-8", "replace")
+def _excerpt(peer: Peer, body: bytes) -> str:
+    """The beginning of a body on one printable line.
+
+    Secrets are hidden before anything is cut off: half a key would no longer be found.
+    """
+    text = peer.hide(body.decode("utf-8", "replace"))[: 4 * _EXCERPT]
     if text.lstrip().startswith("<"):
         text = re.sub(r"<[^>]*>?", " ", text)
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())

@@ -7,13 +7,15 @@ guesses from the environment: the key comes from the one variable that the optio
 from __future__ import annotations
 
 import asyncio
+import html
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from selfinstruct.backends.answers import Peer, read_answer, read_refusal
 from selfinstruct.errors import BackendError, ConfigError, SelfInstructError, TransientError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenAIBackend", "OpenAIOptions", "redacted"]
 
 _OPENAI = "https://api.openai.com/v1"
+_KEY_START = 8  # characters of a key that many keys share ("sk-proj-"): what is longer gives it away
 _CONNECT_S = 15.0  # a host that does not answer at all is known as such long before a long completion is
 
 
@@ -91,7 +94,7 @@ class OpenAIBackend:
         self._key = key
         self._client: AsyncOpenAI | None = None
         self._peer = Peer(redacted(options.base_url or _OPENAI), options.model or "", "", False)
-        self._secrets: tuple[str, ...] = ()
+        self._secret = ""
 
     async def start(self) -> None:
         """Check the options and make the client. Sends nothing.
@@ -106,8 +109,8 @@ class OpenAIBackend:
         key = self._key or _read_key(options.key_variable)
         if key is None and _is_openai(host):
             raise ConfigError(f"no API key: set the environment variable {options.key_variable}")
-        self._peer = Peer(redacted(url), options.model, options.key_variable, key is not None)
-        self._secrets = (key,) if key else ()
+        self._peer = Peer(redacted(url), options.model, options.key_variable, key is not None, self._hide)
+        self._secret = key or ""
         self._client = _open_client(url, host, key or "none", options.timeout_s)
 
     async def complete(self, request: Request) -> Completion:
@@ -121,7 +124,7 @@ class OpenAIBackend:
             failure = read_refusal(self._peer, status, headers, body)
         except SelfInstructError as error:
             failure = error
-        failure.args = tuple(self._scrubbed(str(text)) for text in failure.args)  # servers have echoed keys before
+        failure.args = tuple(self._hide(str(text)) for text in failure.args)  # servers have echoed keys before
         raise failure
 
     async def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
@@ -180,10 +183,8 @@ class OpenAIBackend:
             body["seed"] = sampling.seed
         return {name: value for name, value in body.items() if name not in options.omit} | dict(options.extra_body)
 
-    def _scrubbed(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        return text
+    def _hide(self, text: str) -> str:
+        return without_key(text, self._secret)
 
     async def close(self) -> None:
         """Close every connection, those with a request under way too."""
@@ -196,6 +197,29 @@ def redacted(url: str) -> str:
     """The URL without user, password, query and fragment: what may be printed. Takes any text, well-formed or not."""
     scheme, separator, rest = url.rpartition("://")
     return scheme + separator + re.split("[?#]", rest.rpartition("@")[2], maxsplit=1)[0]
+
+
+def without_key(text: str, key: str) -> str:
+    """The text with each occurrence of the key, also as JSON, HTML or a URL would write it, as ``[key]``.
+
+    Of a key of 16 characters or more, its beginning alone (8 characters or more) is hidden too: a server may have cut
+    its own text. A shorter key is hidden whole only; such keys are passwords of local servers, often ordinary words.
+    """
+    if not key:
+        return text
+    forms = {key, key.replace("/", "\\/"), json.dumps(key)[1:-1], html.escape(key), quote(key, safe="")}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "[key]")
+    if len(key) < 2 * _KEY_START:
+        return text
+    first, *parts = text.split(key[:_KEY_START])
+    return first + "".join("[key]" + part[_common(part, key[_KEY_START:]) :] for part in parts)
+
+
+def _common(one: str, other: str) -> int:
+    """Length of the common beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _check_url(url: str) -> str:

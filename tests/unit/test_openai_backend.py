@@ -15,7 +15,8 @@ import pytest
 
 from selfinstruct.backends import OPTIONS, open_backend
 from selfinstruct.backends.answers import Peer, read_answer, read_refusal, retry_after_s
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions, redacted
+from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions, redacted, without_key
+from selfinstruct.codec import canonical
 from selfinstruct.config import build
 from selfinstruct.errors import BackendError, ConfigError, RequestError, SelfInstructError, TransientError
 from selfinstruct.records import Completion, Request, Sampling, Turn, Usage
@@ -205,6 +206,13 @@ def test_a_count_of_tokens_that_is_none_is_zero(count: Any) -> None:
 def test_a_large_count_of_tokens_is_believed() -> None:
     body = json.dumps({"choices": [{"text": "a"}], "usage": {"prompt_tokens": 2**31 - 1}}).encode()
     assert read_answer(PEER, body, chat=False).usage == Usage(2**31 - 1, 0, 0)
+
+
+def test_half_an_emoji_in_the_other_words_of_an_answer() -> None:
+    body = b'{"model": "m\\udc00", "choices": [{"text": "a", "finish_reason": "end \\ud83d"}]}'
+    completion = read_answer(PEER, body, chat=False)
+    assert (completion.model, completion.choices[0].finish_reason) == ("m\ufffd", "end \ufffd")
+    canonical(completion.to_json())
 
 
 # Whose fault it is
@@ -473,6 +481,59 @@ def test_the_key_is_in_no_error(monkeypatch: pytest.MonkeyPatch, fault: Fault) -
         assert CANARY in server.arrived[0].headers["authorization"]
     assert CANARY not in chain(caught.value)
     assert caught.value.__context__ is None, "nothing that holds the request and its headers hangs on to the error"
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 429, 500])
+@pytest.mark.parametrize(
+    "shape", ["{}", '{{"error": {{"message": "{}"}}}}', '{{"choices": [], "x": "{}"}}', "<p>{}</p>"]
+)
+def test_no_part_of_the_key_survives_where_a_text_is_cut(status: int, shape: str) -> None:
+    """The excerpt ends at 300 characters, and looked at 1,200: the key lies across both, at every offset."""
+
+    async def go() -> list[str]:
+        backend = OpenAIBackend(OpenAIOptions(base_url="http://h/v1", model="m"), key=CANARY)
+        await backend.start()
+        messages = []
+        for before in (*range(240, 310), *range(1150, 1210)):
+            body = shape.format("x" * before + CANARY + "y" * 900).encode()
+            backend.post = answer(status, body)  # type: ignore[method-assign]  # the network alone is replaced
+            with pytest.raises(SelfInstructError) as caught:
+                await backend.complete(raw())
+            messages.append(str(caught.value))
+        await backend.close()
+        return messages
+
+    def answer(status: int, body: bytes) -> Any:
+        async def post(path: str, sent: Any) -> tuple[int, dict[str, str], bytes]:
+            return status, {}, body
+
+        return post
+
+    for message in asyncio.run(go()):
+        assert CANARY[:4] not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"a {CANARY} b {CANARY}", "a [key] b [key]"),
+        (f"ends in {CANARY[:-3]}", "ends in [key]"),
+        (f"{CANARY[:9]}... is wrong", "[key]... is wrong"),
+        (f"{CANARY[:8]}{CANARY[:12]}", "[key][key]"),
+        (CANARY[:7], CANARY[:7]),
+        ("nothing here", "nothing here"),
+    ],
+)
+def test_a_key_and_its_beginning_are_hidden(text: str, shown: str) -> None:
+    assert without_key(text, CANARY) == shown
+
+
+def test_a_key_is_hidden_however_it_is_written() -> None:
+    key = 'p/q&r"s+t'
+    for form in (key, 'p\\/q&r"s+t', 'p/q&r\\"s+t', "p/q&amp;r&quot;s+t", "p%2Fq%26r%22s%2Bt"):
+        assert without_key(f"<{form}>", key) == "<[key]>"
+    assert without_key("the key is none", "") == "the key is none"
+    assert without_key("now or never", "none") == "now or never"
 
 
 def test_an_address_with_a_password_is_refused_before_it_is_stored_anywhere() -> None:
