@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 
 from selfinstruct.errors import UsageError
+from selfinstruct.files import reason
 
 __all__ = ["ModelFileError", "check"]
 
@@ -33,11 +34,11 @@ def check(path: Path) -> None:
     Raises:
         ModelFileError: The file is absent, a directory, unreadable, not GGUF, of an unknown version, or truncated.
     """
-    if not path.exists():
-        raise ModelFileError(f"{path}: no such file")
-    if path.is_dir():
-        raise ModelFileError(f"{path}: a directory; name the .gguf file in it")
-    try:
+    try:  # the questions too: they raise for a name that is too long, or in a folder that may not be entered
+        if not path.exists():
+            raise ModelFileError(f"{path}: no such file")
+        if path.is_dir():
+            raise ModelFileError(f"{path}: a directory; name the .gguf file in it")
         with path.open("rb") as file:
             magic = file.read(4)
             if magic != _MAGIC:
@@ -45,7 +46,7 @@ def check(path: Path) -> None:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 _walk(path, view)
     except OSError as error:
-        raise ModelFileError(f"{path}: {error.strerror}") from None
+        raise ModelFileError(f"{path}: {reason(error)}") from None
     except (struct.error, IndexError):
         raise ModelFileError(f"{path}: truncated in its header ({path.stat().st_size} bytes): fetch it again") from None
 

@@ -136,7 +136,7 @@ class LlamaCppBackend:
                 raise RequestError(
                     "context_length",
                     f"{prompt} tokens of prompt and {wanted} of answer exceed the context of {limit} tokens: "
-                    "raise backend.context, or shorten prompt or answer",
+                    "begin a new run with a larger --set llamacpp.context=, or shorten prompt or answer",
                 )
         return await self._client.complete(request)
 
@@ -189,7 +189,10 @@ def _import() -> Any:
 def _model_file(model: str | None) -> Path:
     if model is None:
         return embedded.path()
-    path = Path(model).expanduser()
+    try:
+        path = Path(model).expanduser()
+    except RuntimeError:  # "~nobody": no such user
+        raise gguf.ModelFileError(f"{model}: the home directory it begins with is not known") from None
     gguf.check(path)
     return path
 

@@ -102,6 +102,40 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         gguf.check(tmp_path)
 
 
+def test_paths_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="too long"):
+        gguf.check(tmp_path / ("x" * 5000 + ".gguf"))
+    with pytest.raises(ModelFileError, match="no such file"):
+        gguf.check(Path("a\0b.gguf"))
+    with pytest.raises(ModelFileError, match=r"~nosuchuser/x\.gguf: the home directory"):
+        asyncio.run(LlamaCppBackend(LlamaCppOptions(model="~nosuchuser/x.gguf")).start())
+
+
+CLOSED = """
+import os, sys
+from pathlib import Path
+from selfinstruct.backends import gguf
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    gguf.check(Path(sys.argv[1]))
+except gguf.ModelFileError as error:
+    print(error)
+"""
+
+
+def test_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(0)
+    try:
+        arguments = [sys.executable, "-c", CLOSED, folder / "m.gguf"]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    finally:
+        folder.chmod(0o700)
+    assert done.stdout.endswith("m.gguf: Permission denied\n")
+
+
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'selfinstruct\[llamacpp\]'"):
@@ -196,7 +230,7 @@ def test_a_common_beginning_is_read_once(ask: Ask) -> None:
     "request_", [raw("x " * 252), raw("x", max_tokens=256), chat("x " * 225), raw("x " * 3000), raw("日本" * 200)]
 )
 def test_what_does_not_fit_a_slot_is_the_requests_own_fault(ask: Ask, request_: Request) -> None:
-    with pytest.raises(RequestError, match="exceed the context of 256 tokens") as caught:
+    with pytest.raises(RequestError, match=r"exceed the context of 256 tokens: .* --set llamacpp\.context=") as caught:
         ask(request_)
     assert caught.value.code == "context_length"
 
