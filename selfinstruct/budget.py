@@ -1,8 +1,9 @@
 """Limits on what a run may spend, kept by reservation.
 
-Before a request goes out its worst case is reserved: one token for each UTF-8 byte of the prompt, and all of
-``max_tokens``. It goes out only if what was spent, what is reserved and that worst case stay within every limit, so
-that spending can't pass a limit at any concurrency. A send whose outcome is unknown counts at its worst for ever.
+Before a request goes out its worst case is reserved: one token for each UTF-8 byte of the prompt, what a chat template
+may add, and all of ``max_tokens``. It goes out only if what was spent, what is reserved and that worst case stay within
+every limit, so that spending can't pass a limit at any concurrency. A send whose outcome is unknown counts at its worst
+for ever.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from selfinstruct.ledger import Spending
 from selfinstruct.records import Request, Usage
 
 __all__ = ["Budget", "BudgetOptions", "worst_case"]
+
+# What a server's chat template adds to the messages, which no byte of theirs stands for: a system prompt of the model's
+# own and the date once, the marks of role and end around each message. An assumption, with room to spare.
+_CHAT_TOKENS = 256
+_TURN_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class BudgetOptions:
 
 def worst_case(request: Request) -> tuple[int, int]:
     """Most tokens of prompt and completion that a request can cost: no token is shorter than a byte."""
-    return request.text_bytes, request.sampling.max_tokens * request.sampling.n
+    template = 0 if request.is_raw else _CHAT_TOKENS + _TURN_TOKENS * len(request.turns)
+    return request.text_bytes + template, request.sampling.max_tokens * request.sampling.n
 
 
 class Budget:
@@ -83,9 +90,18 @@ class Budget:
         self.prompt_tokens += prompt
         self.completion_tokens += completion
 
-    def settle(self, request: Request, usage: Usage) -> None:
-        """Replace the worst case of the send that was answered by what it took; a server that doesn't say took all."""
-        if usage == Usage():
+    def settle(self, request: Request, usage: Usage | None) -> None:
+        """Replace the worst case of the send that brought the outcome by what it took.
+
+        The rule is that of ``Reader.spending``, so that a resumed run goes on with the same figures.
+
+        Args:
+            usage: As the server reported it. One that counts no token of the prompt does not count (no prompt is
+                empty), and the worst case stays. None is a failure, which costs nothing.
+        """
+        if usage is None:
+            usage = Usage()
+        elif usage.prompt_tokens == 0:
             return
         prompt, completion = worst_case(request)
         self.prompt_tokens += usage.prompt_tokens - prompt

@@ -139,12 +139,20 @@ class Reader:
         return None if row is None else Recorded(number, _outcome(row[0], row[1]), row[2])
 
     def spending(self) -> Spending:
-        """What was spent so far."""
+        """What was spent so far.
+
+        A completion without a token of prompt was not counted by its server (no prompt is empty): its send counts at
+        its worst, and its other figures don't. A failure costs nothing. ``Budget.settle`` has the same rule.
+        """
         (sends,) = self._all("SELECT COUNT(*) FROM sends")
-        (used,) = self._all("SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM outcomes")
+        (used,) = self._all(
+            "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM outcomes"
+            " WHERE kind = 'completion' AND prompt_tokens > 0"
+        )
         (lost,) = self._all(
             "SELECT COALESCE(SUM(worst_prompt), 0), COALESCE(SUM(worst_completion), 0) FROM sends WHERE NOT EXISTS"
-            " (SELECT 1 FROM outcomes WHERE outcomes.k = sends.k AND outcomes.send = sends.id AND prompt_tokens > 0)"
+            " (SELECT 1 FROM outcomes WHERE outcomes.k = sends.k AND outcomes.send = sends.id"
+            " AND (kind = 'failure' OR prompt_tokens > 0))"
         )
         return Spending(sends[0], *used, *lost)
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfinstruct.budget import Budget, BudgetOptions, worst_case
 from selfinstruct.errors import LedgerError, RunLockedError
-from selfinstruct.ledger import Ledger, Reader, has_run
+from selfinstruct.ledger import Ledger, Reader, Spending, has_run
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Choice, Completion, Failure, Outcome, Request, Sampling, Usage
+from selfinstruct.records import Choice, Completion, Failure, Outcome, Request, Sampling, Turn, Usage
 
 PROMPTS = Prompts({"t": "Say $a and $b"}, "completion")
 META = {"templates": PROMPTS.digests(), "identity": {"x": 1}}
@@ -96,6 +97,34 @@ def test_what_is_unknown_counts_at_its_worst(tmp_path: Path) -> None:
         spent = reader.spending()
     assert (spent.sends, spent.prompt_tokens, spent.completion_tokens) == (4, 7, 7)
     assert (spent.lost_prompt_tokens, spent.lost_completion_tokens) == (200, 100)
+
+
+def test_a_resumed_run_knows_the_same_spending(tmp_path: Path) -> None:
+    """One rule for each sort of outcome, live and from the ledger."""
+    usages = [Usage(3, 2), Usage(0, 2), Usage(3, 0), Usage(0, 0), None]
+    budget = Budget(BudgetOptions(), Spending(0, 0, 0, 0, 0))
+    with Ledger(tmp_path, META, TEXTS) as ledger:
+        for number, usage in enumerate(usages):
+            for first in (True, False):  # the first send brings nothing
+                budget.reserve(request(number))
+                send, _ = ledger.send(request(number), worst_case(request(number)), first=first)
+            outcome: Outcome = Failure("bad_request", "no") if usage is None else Completion((), usage, "m")
+            ledger.outcome(number, send, outcome, 0).result()
+            budget.settle(request(number), usage)
+    with Reader(tmp_path) as reader:
+        spent = reader.spending()
+    prompt, answer = worst_case(request(0))
+    assert spent == Spending(10, 6, 2, 7 * prompt, 7 * answer), "five lost sends, and two that nobody counted"
+    resumed = Budget(BudgetOptions(), spent)
+    assert (budget.sends, budget.prompt_tokens, budget.completion_tokens) == (10, 6 + 7 * prompt, 2 + 7 * answer)
+    assert vars(resumed) == vars(budget)
+
+
+def test_a_chat_costs_more_than_its_bytes_and_a_raw_prompt_does_not() -> None:
+    turns = (Turn("system", "t", {}, "é"), Turn("user", "t", {}, "abc"))
+    assert worst_case(Request("s", turns, Sampling(7, n=2))) == (2 + 3 + 256 + 2 * 16, 14)
+    assert worst_case(Request("s", turns[1:], Sampling(7))) == (3 + 256 + 16, 7)
+    assert worst_case(Request("s", (Turn("prompt", "t", {}, "é"),), Sampling(7))) == (2, 7)
 
 
 def test_other_files_are_refused_untouched(tmp_path: Path) -> None:
