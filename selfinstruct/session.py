@@ -71,7 +71,9 @@ def generate(folder: str | Path, settings: Mapping[str, Any] | None = None, *, s
     folder = Path(folder)
     plan = make_plan(settings or {}, folder)
     with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
-        if not reader.has_outcomes():
+        if not reader.has_outcomes() and any(
+            canonical(reader.meta(key)) != canonical(value) for key, value in plan.meta().items()
+        ):
             ledger.begin_again(plan.meta(), plan.texts())  # after a first attempt with a wrong model name, say
         require_same(plan, reader, folder)
         if canonical(reader.meta("config")) != canonical(plan.values()):
