@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from selfinstruct.backends import embedded, gguf, load
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions, check_fields
 from selfinstruct.errors import BackendError, MissingExtraError, RequestError, TransientError
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
@@ -66,6 +66,7 @@ class LlamaCppOptions:
             raise ValueError("context, slots and threads must be at least 1")
         if self.timeout_s <= 0:
             raise ValueError("timeout_s must be above 0")
+        check_fields("extra_body", self.extra_body)
 
 
 class LlamaCppBackend:

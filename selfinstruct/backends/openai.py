@@ -10,9 +10,10 @@ import asyncio
 import html
 import ipaddress
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlsplit
@@ -25,10 +26,15 @@ from selfinstruct.records import Completion, Request
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-__all__ = ["OpenAIBackend", "OpenAIOptions", "redacted"]
+__all__ = ["OpenAIBackend", "OpenAIOptions", "check_fields", "redacted", "without_key"]
 
 _OPENAI = "https://api.openai.com/v1"
 _KEY_START = 8  # characters of a key that many keys share ("sk-proj-"): what is longer gives it away
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FIXED = frozenset(
+    {"max_tokens", "max_completion_tokens", "n", "best_of", "stream", "prompt", "messages", "model"}
+)  # the budget's worst case, and the reading of answers, rest on these
+_MAX_DEPTH = 16  # of extra_body's values: YAML's anchors can make one that holds itself
 _CONNECT_S = 15.0  # a host that does not answer at all is known as such long before a long completion is
 
 
@@ -48,7 +54,8 @@ class OpenAIOptions:
         max_tokens_name: How the server calls the token limit in chat requests: newer OpenAI models insist on
             ``max_completion_tokens``, most other servers know ``max_tokens`` only. None chooses by the base URL.
         omit: Sampling parameters not to send (``temperature`` for a model that refuses it).
-        extra_body: Further fields of each request's body; they win over the computed ones.
+        extra_body: Further fields of each request's body, any JSON; they win over the computed ones. Neither these nor
+            ``omit`` can name what a request's cost rests on (``max_tokens``, ``n``, ``model`` and the like).
     """
 
     FREE: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "concurrency"})
@@ -69,6 +76,14 @@ class OpenAIOptions:
             raise ValueError("concurrency must be at least 1 and timeout_s above 0")
         if "@" in (self.base_url or ""):  # a run keeps its settings on disk
             raise ValueError("base_url can't hold a user and password; name a key's variable with api_key_env")
+        if re.search("[?#]", self.base_url or ""):  # where keys are put, too
+            raise ValueError("base_url can't hold a query or fragment; name a key's variable with api_key_env")
+        if self.api_key_env is not None and not _VARIABLE.fullmatch(self.api_key_env):
+            raise ValueError("api_key_env must be the name of an environment variable, not the key itself")
+        check_fields("omit", self.omit)
+        check_fields("extra_body", self.extra_body)
+        if self.max_tokens_name in self.extra_body or self.max_tokens_name in self.omit:
+            raise ValueError(f"extra_body and omit can't name {self.max_tokens_name!r}: it limits what a request costs")
 
     @property
     def key_variable(self) -> str:
@@ -197,6 +212,38 @@ def redacted(url: str) -> str:
     """The URL without user, password, query and fragment: what may be printed. Takes any text, well-formed or not."""
     scheme, separator, rest = url.rpartition("://")
     return scheme + separator + re.split("[?#]", rest.rpartition("@")[2], maxsplit=1)[0]
+
+
+def check_fields(option: str, fields: Mapping[str, Any] | Sequence[str]) -> None:
+    """Refuse what ``extra_body`` or ``omit`` may not hold.
+
+    Args:
+        option: Its name, for messages.
+        fields: Names of fields of a request's body, with values where there are any.
+
+    Raises:
+        ValueError: A field that the budget rests on, or a value that is no JSON; named, but not repeated.
+    """
+    for name in fields:
+        if name in _FIXED:
+            raise ValueError(f"{option} can't name {name!r}: the run's own settings decide it, and budgets rest on it")
+    if isinstance(fields, Mapping):
+        _check_json(option, dict(fields), _MAX_DEPTH)
+
+
+def _check_json(place: str, value: Any, depth: int) -> None:
+    if depth == 0:
+        raise ValueError(f"{place} is nested too deeply")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{place} must have text as its keys")
+            _check_json(f"{place}.{key}", inner, depth - 1)
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            _check_json(f"{place}.{at}", inner, depth - 1)
+    elif not (value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))):
+        raise ValueError(f"{place} must be plain JSON, not {type(value).__name__}")
 
 
 def without_key(text: str, key: str) -> str:

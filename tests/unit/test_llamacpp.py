@@ -148,6 +148,15 @@ def test_options_out_of_range(wrong: dict[str, Any]) -> None:
         build(LlamaCppOptions, wrong, "llamacpp")
 
 
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [({"max_tokens": 9}, "'max_tokens'"), ({"n": 2}, "'n'"), ({"a": {"b": [float("nan")]}}, r"extra_body\.a\.b\.0")],
+)
+def test_further_fields_that_are_refused(extra: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build(LlamaCppOptions, {"extra_body": extra}, "llamacpp")
+
+
 # Threads
 
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -389,7 +389,7 @@ def test_every_status_has_an_error_and_no_message_is_long() -> None:
         (OpenAIOptions(base_url="http://localhost:1/v1"), "--model NAME"),
         (OpenAIOptions(model="m"), "environment variable OPENAI_API_KEY"),
         (OpenAIOptions(model="m", base_url="localhost:8000"), "http://localhost:8000/v1"),
-        (OpenAIOptions(model="m", base_url="ftp://host/v1?key=secret"), "'ftp://host/v1' is none"),
+        (OpenAIOptions(model="m", base_url="ftp://host/v1"), "'ftp://host/v1' is none"),
         (OpenAIOptions(model="m", base_url="http://host:port/v1"), "is none"),
         (OpenAIOptions(model="m", base_url="http://[::1/v1"), "is none"),
         (OpenAIOptions(model="m", base_url=""), "environment variable OPENAI_API_KEY"),
@@ -416,6 +416,64 @@ def test_options_come_from_a_configuration() -> None:
     for wrong in ({"concurrency": 0}, {"timeout_s": 0.0}):
         with pytest.raises(ConfigError):
             build(OpenAIOptions, wrong, "openai")
+
+
+FIXED = ["max_tokens", "max_completion_tokens", "n", "best_of", "stream", "prompt", "messages", "model"]
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_the_budget_rests_on_cannot_be_replaced_or_left_out(name: str) -> None:
+    for wrong in ({"extra_body": {name: 1}}, {"omit": ["top_p", name]}):
+        with pytest.raises(ConfigError, match=f"'{name}'"):
+            build(OpenAIOptions, wrong, "openai")
+
+
+def test_nor_can_a_limit_of_another_name() -> None:
+    for wrong in ({"extra_body": {"max_new": 1}}, {"omit": ["max_new"]}):
+        with pytest.raises(ConfigError, match="'max_new'"):
+            build(OpenAIOptions, {"max_tokens_name": "max_new", **wrong}, "openai")
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (date(2026, 1, 1), "a must be plain JSON, not date"),
+        (b"x", "a must be plain JSON, not bytes"),
+        ({1, 2}, "a must be plain JSON, not set"),
+        (float("nan"), "a must be plain JSON, not float"),
+        ({"b": [1, {"c": float("inf")}]}, r"a\.b\.1\.c must be plain JSON"),
+        ({"b": {3: 4}}, r"a\.b must have text as its keys"),
+    ],
+)
+def test_further_fields_are_plain_json(value: Any, place: str) -> None:
+    fine = {"fine": [1, 1.5, "x", True, None, {"y": []}]}
+    assert OpenAIOptions(extra_body=fine).extra_body == fine
+    with pytest.raises(ValueError, match=rf"^extra_body\.{place}"):
+        OpenAIOptions(extra_body={**fine, "a": value})
+
+
+def test_a_field_that_holds_itself_is_refused() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        OpenAIOptions(extra_body={"a": loop})
+
+
+@pytest.mark.parametrize("start", ["sk-", "0", "a b", "a=", "\n", ""])
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(start: str) -> None:
+    secret = "hunter" + "2" if start else ""
+    with pytest.raises(ConfigError, match="must be the name of an environment variable") as caught:
+        build(OpenAIOptions, {"api_key_env": start + secret}, "openai")
+    assert not secret or secret not in chain(caught.value)
+    assert OpenAIOptions(api_key_env="_My_KEY2").key_variable == "_My_KEY2"
+
+
+@pytest.mark.parametrize("mark", ["?api-key=", "#", "/?"])
+def test_an_address_with_a_query_is_refused_and_not_repeated(mark: str) -> None:
+    secret = "hunter" + "2"
+    with pytest.raises(ConfigError, match="can't hold a query or fragment") as caught:
+        build(OpenAIOptions, {"base_url": f"http://h/v1{mark}{secret}"}, "openai")
+    assert secret not in chain(caught.value)
 
 
 def test_the_registry() -> None:
