@@ -261,7 +261,7 @@ def _load_prompts(
         return Prompts(base.templates(), api)
     if missing:
         raise UsageError(f"no folder of prompts at {folder}")
-    if folder is not None and not any(os.path.isfile(folder / f"{name}.txt") for name in names):
+    if folder is not None and base is None and not any(os.path.isfile(folder / f"{name}.txt") for name in names):
         wanted = ", ".join(f"{name}.txt" for name in sorted(names))
         raise UsageError(f"{folder} replaces no template of this strategy; it may hold {wanted}")
     return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
