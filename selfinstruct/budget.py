@@ -90,18 +90,16 @@ class Budget:
         self.prompt_tokens += prompt
         self.completion_tokens += completion
 
-    def settle(self, request: Request, usage: Usage | None) -> None:
-        """Replace the worst case of the send that brought the outcome by what it took.
+    def settle(self, request: Request, usage: Usage) -> None:
+        """Replace the worst case of the send that brought a completion by what it took; a failure stays at its worst.
 
         The rule is that of ``Reader.spending``, so that a resumed run goes on with the same figures.
 
         Args:
             usage: As the server reported it. One that counts no token of the prompt does not count (no prompt is
-                empty), and the worst case stays. None is a failure, which costs nothing.
+                empty), and the worst case stays.
         """
-        if usage is None:
-            usage = Usage()
-        elif usage.prompt_tokens == 0:
+        if usage.prompt_tokens == 0:
             return
         prompt, completion = worst_case(request)
         self.prompt_tokens += usage.prompt_tokens - prompt

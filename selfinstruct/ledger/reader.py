@@ -142,7 +142,8 @@ class Reader:
         """What was spent so far.
 
         A completion without a token of prompt was not counted by its server (no prompt is empty): its send counts at
-        its worst, and its other figures don't. A failure costs nothing. ``Budget.settle`` has the same rule.
+        its worst, and its other figures don't. So does a failure: its last attempt may have been billed before it
+        timed out or met a content filter. ``Budget.settle`` has the same rule.
         """
         (sends,) = self._all("SELECT COUNT(*) FROM sends")
         (used,) = self._all(
@@ -152,7 +153,7 @@ class Reader:
         (lost,) = self._all(
             "SELECT COALESCE(SUM(worst_prompt), 0), COALESCE(SUM(worst_completion), 0) FROM sends WHERE NOT EXISTS"
             " (SELECT 1 FROM outcomes WHERE outcomes.k = sends.k AND outcomes.send = sends.id"
-            " AND (kind = 'failure' OR prompt_tokens > 0))"
+            " AND prompt_tokens > 0)"
         )
         return Spending(sends[0], *used, *lost)
 

@@ -110,13 +110,14 @@ def test_a_resumed_run_knows_the_same_spending(tmp_path: Path) -> None:
                 send, _ = ledger.send(request(number), worst_case(request(number)), first=first)
             outcome: Outcome = Failure("bad_request", "no") if usage is None else Completion((), usage, "m")
             ledger.outcome(number, send, outcome, 0).result()
-            budget.settle(request(number), usage)
+            if usage is not None:
+                budget.settle(request(number), usage)
     with Reader(tmp_path) as reader:
         spent = reader.spending()
     prompt, answer = worst_case(request(0))
-    assert spent == Spending(10, 6, 2, 7 * prompt, 7 * answer), "five lost sends, and two that nobody counted"
+    assert spent == Spending(10, 6, 2, 8 * prompt, 8 * answer), "five lost sends, two uncounted ones, a failure"
     resumed = Budget(BudgetOptions(), spent)
-    assert (budget.sends, budget.prompt_tokens, budget.completion_tokens) == (10, 6 + 7 * prompt, 2 + 7 * answer)
+    assert (budget.sends, budget.prompt_tokens, budget.completion_tokens) == (10, 6 + 8 * prompt, 2 + 8 * answer)
     assert vars(resumed) == vars(budget)
 
 
