@@ -176,8 +176,9 @@ class LlamaCppBackend:
 def _import() -> Any:
     """The ``xllamacpp`` module.
 
-    Its threads are told not to spin while they wait for each other: beside one other busy process, two spinning threads
-    on two cores make 1 token/s, two waiting ones 45. The OpenMP runtime reads this once, when it is loaded.
+    Its threads are told not to spin while they wait for each other: beside another busy process, spinning threads take
+    the cores from the one that they wait for, and next to nothing is decoded. The OpenMP runtime reads this once, when
+    it is loaded.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
