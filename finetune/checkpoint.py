@@ -1,0 +1,126 @@
+"""Checkpoints: a folder each, whole or not there, of safetensors and JSON."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from selfinstruct.codec import dumps, loads
+from selfinstruct.errors import SelfInstructError
+from selfinstruct.files import reason, write_atomic
+
+__all__ = ["Checkpoint", "generators", "latest", "restore_generators", "save"]
+
+_PART = ".part"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk.
+
+    Attributes:
+        folder: Where it lies.
+        step: Optimizer steps made.
+        facts: Whatever JSON was saved with it.
+    """
+
+    folder: Path
+    step: int
+    facts: dict[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its arrays, on the CPU.
+
+        Raises:
+            SelfInstructError: The file is damaged.
+        """
+        try:
+            return load_file(self.folder / "state.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise SelfInstructError(
+                f"{self.folder}: the checkpoint can't be read ({error}); remove this folder to go on from the one before"
+            ) from None
+
+
+def save(root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], *, keep: int) -> None:
+    """Write ``root/step-NNNNNNNN``, then remove all but the last ``keep`` checkpoints.
+
+    It is written under another name and renamed when it is on disk: a kill at any moment leaves the one before.
+
+    Raises:
+        SelfInstructError: It can't be written; those before it are untouched.
+    """
+    folder = root / f"step-{step:08}"
+    part = folder.with_name(f".{folder.name}{_PART}")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for old in root.glob(f".step-*{_PART}"):
+            shutil.rmtree(old, ignore_errors=True)
+        part.mkdir()
+        on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+        save_file(on_cpu, part / "state.safetensors")
+        _sync(part / "state.safetensors")
+        write_atomic(part / "state.json", [dumps({"step": step, **facts}).encode()])
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+        _sync(root)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        what = reason(error) if isinstance(error, OSError) else str(error)
+        raise SelfInstructError(f"can't write the checkpoint {folder}: {what}; earlier ones are untouched") from None
+    for old in _found(root)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def latest(root: Path) -> Checkpoint | None:
+    """The last whole checkpoint below ``root``, if there is one.
+
+    Raises:
+        SelfInstructError: Its record can't be read.
+    """
+    found = _found(root)
+    if not found:
+        return None
+    try:
+        facts = loads((found[-1] / "state.json").read_bytes())
+        return Checkpoint(found[-1], int(facts.pop("step")), facts)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise SelfInstructError(
+            f"{found[-1]}: the checkpoint can't be read ({error}); remove this folder to go on from the one before"
+        ) from None
+
+
+def generators() -> dict[str, Tensor]:
+    """The states of PyTorch's random generators (uint8), as ``restore_generators`` takes them."""
+    states = {"generator.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["generator.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_generators(tensors: dict[str, Tensor]) -> None:
+    """Put the random generators where a checkpoint found them."""
+    torch.set_rng_state(tensors["generator.cpu"])
+    if "generator.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["generator.cuda"])
+
+
+def _found(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("step-*") if path.is_dir()) if root.is_dir() else []
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
