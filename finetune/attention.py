@@ -62,7 +62,7 @@ def install(model: Any, name: str) -> None:
 @contextmanager
 def unpacked(model: Any) -> Iterator[None]:
     """The model's ordinary attention, for generation; the packed one is back afterwards."""
-    before = model.config._attn_implementation  # noqa: SLF001 there is a setter, but no public getter
+    before = model.config._attn_implementation
     if not str(before).startswith(_PREFIX):
         yield
         return
@@ -99,7 +99,7 @@ def _sdpa(
     if groups > 1:  # repeated once for all documents, rather than in each call
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     found = []
-    for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True):
+    for q, k, v in zip(*(torch.split(one, lengths, 2) for one in (query, key, value)), strict=True):
         narrow = _band(q.shape[2], window, q.device) if window and q.shape[2] > window else None
         one = scaled_dot_product_attention(
             q, k, v, attn_mask=narrow, is_causal=narrow is None, scale=scaling, dropout_p=dropout
@@ -139,7 +139,8 @@ def _varlen_call() -> Callable[..., Tensor]:
 
     def call(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, longest: int, scale: float | None, left: int) -> Tensor:
         how: dict[str, Any] = {"window_size": (left, 0)} if windowed else {"is_causal": True}
-        found: Tensor = varlen_attn(q, k, v, borders, borders, longest, longest, scale=scale, **how)
+        found = varlen_attn(q, k, v, borders, borders, longest, longest, scale=scale, **how)
+        assert isinstance(found, Tensor)
         return found
 
     return call
@@ -154,12 +155,12 @@ def _flex(
         raise UsageError("flex attention is not used with dropout or a sliding window; use attention=sdpa")
     mask = borders.block_mask or block_mask(borders, query.shape[2])
     groups = query.shape[1] > key.shape[1]
-    found = _flex_call(query.device.type)(query, key, value, block_mask=mask, scale=scaling, enable_gqa=groups)
+    found: Tensor = _flex_call(query.device.type)(query, key, value, block_mask=mask, scale=scaling, enable_gqa=groups)
     return found.transpose(1, 2), None
 
 
 @cache
-def _flex_call(device: str) -> Callable[..., Tensor]:
+def _flex_call(device: str) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
@@ -170,7 +171,9 @@ def _checked(module: Any, packed: Packed | None, more: dict[str, Any]) -> Packed
         raise UsageError("packed attention was called without borders; generate within finetune.attention.unpacked")
     kind = type(module).__name__
     if more.get("softcap") is not None or more.get("s_aux") is not None:
-        raise UsageError(f"{kind} caps its attention scores or has attention sinks, which packing leaves out; {_REMEDY}")
+        raise UsageError(
+            f"{kind} caps its attention scores or has attention sinks, which packing leaves out; {_REMEDY}"
+        )
     if not getattr(module, "is_causal", True) or more.get("is_causal") is False:
         raise UsageError(f"{kind} is not causal; only causal language models are trained")
     return packed

@@ -110,6 +110,8 @@ def collate(corpus: Corpus, indices: Sequence[int], *, longest: int, pad_to: int
         positions=torch.from_numpy(positions),
         packed=packed,
         predict=torch.from_numpy(predict),
-        labels=torch.from_numpy(ids[predict + 1].astype(np.int64)) if len(predict) else torch.zeros(0, dtype=torch.int64),
+        labels=torch.from_numpy(ids[predict + 1].astype(np.int64))
+        if len(predict)
+        else torch.zeros(0, dtype=torch.int64),
         tokens=tokens,
     )

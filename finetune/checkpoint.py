@@ -68,7 +68,7 @@ def save(root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any
         on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         save_file(on_cpu, part / "state.safetensors")
         _sync(part / "state.safetensors")
-        write_atomic(part / "state.json", [dumps({"step": step, **facts}).encode()])
+        write_atomic(part / "state.json", [dumps({"step": step, **facts}).encode("utf-8")])
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(part, folder)

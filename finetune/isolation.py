@@ -33,7 +33,9 @@ def check_isolation(trainee: Trainee, device: torch.device | str = "cpu") -> Non
             together = trainee.hidden(_batch(corpus, (0, 1), device)).float()
             alone = torch.cat([trainee.hidden(_batch(corpus, (one,), device)).float() for one in (0, 1)])
     except TypeError as error:
-        raise UsageError(f"a model of type {kind!r} does not say where packed documents end ({error}); {_REMEDY}") from None
+        raise UsageError(
+            f"a model of type {kind!r} does not say where packed documents end ({error}); {_REMEDY}"
+        ) from None
     size = alone.abs().max().clamp(min=1e-6)
     off = float((together - alone).abs().max() / size)
     allowed = 1e-3 if next(trainee.model.parameters()).dtype == torch.float32 else 0.1

@@ -154,6 +154,7 @@ class Loop:
         mfu: From tokens per second to the share of the device's peak, where that is known.
         flex: Whether block masks are wanted.
         fixed: Whether micro-batches are filled up to few fixed shapes (for compiled layers).
+        seconds: Spent in ``run``, up to the last look at the device.
     """
 
     trainee: Any
@@ -168,6 +169,7 @@ class Loop:
     mfu: Callable[[float], float | None] = lambda _rate: None
     flex: bool = False
     fixed: bool = False
+    seconds: float = 0.0
 
     def run(self, start: int = 0) -> None:
         """Make the steps from ``start`` (those made so far) to the end.
@@ -238,7 +240,9 @@ class Loop:
     def _too_large(self, step: int, batch: Batch) -> OutOfMemoryError:
         half = max(len(batch.ids) // 2, self.plan.longest)
         what = f"a micro-batch of {batch.tokens:,} tokens (longest document {self.plan.longest:,}) at step {step + 1}"
-        how = f"--set micro_batch_tokens={half}" if half < len(batch.ids) else "--set max_length=... (shorter documents)"
+        how = (
+            f"--set micro_batch_tokens={half}" if half < len(batch.ids) else "--set max_length=... (shorter documents)"
+        )
         return OutOfMemoryError(f"out of memory: {what}; try {how}, or --set recompute=on")
 
     def diverged(self, step: int, loss: float, norm: float) -> DivergedError:
@@ -249,7 +253,7 @@ class Loop:
             self.optimizer.clear()
             part = self.trainee(batch, 1.0)
             part.backward()
-            if not (math.isfinite(float(part)) and math.isfinite(float(self.optimizer.norm()))):
+            if not (math.isfinite(float(part.detach())) and math.isfinite(float(self.optimizer.norm()))):
                 guilty.append(self.plan.corpus.names[index])
         self.optimizer.clear()
         rows = ", ".join(guilty[:10]) + (f" and {len(guilty) - 10} more" if len(guilty) > 10 else "")
@@ -290,9 +294,10 @@ class _Watch:
             self._losses.append(float(loss))
             self._norm = float(norm)
         self._kept.clear()
+        now, tokens = time.perf_counter(), self._seen(made)
+        self.loop.seconds = now - self._started
         if not log:
             return
-        now, tokens = time.perf_counter(), self._seen(made)
         speed = (tokens - self._since) / max(now - self._time, 1e-9)
         progress, plan = self.loop.progress, self.loop.plan
         progress.step, progress.epoch = made, made / plan.steps_per_epoch

@@ -41,7 +41,7 @@ def linear_cross_entropy(
         bias: (V,), or None.
     """
     rows = chunk or _rows(weight)
-    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, scale, rows)  # type: ignore[no-any-return,no-untyped-call]
+    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, scale, rows)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -62,14 +62,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, scale: float | Tensor, rows: int
     ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        wants_bias = bias is not None and ctx.needs_input_grad[2]
         total = _wide(hidden.new_zeros(()))
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
         parts = list(_parts(len(hidden), rows))
         # Sums over several chunks are kept in float32: in bfloat16, the small ones would be lost in the large.
         several = total.dtype if len(parts) > 1 else weight.dtype
         d_weight = torch.zeros_like(weight, dtype=several) if wants_weight else None
-        d_bias = torch.zeros_like(bias, dtype=total.dtype) if wants_bias else None
+        d_bias = torch.zeros_like(bias, dtype=total.dtype) if bias is not None and ctx.needs_input_grad[2] else None
         for part in parts:
             logits = _logits(hidden[part], weight, bias)
             loss = _differentiate(logits)(logits, labels[part], scale)
@@ -91,7 +90,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         # Usually the upstream gradient is 1. Asking would make the host wait for the device, so that a GPU multiplies.
         gradients = ctx.gradients
         if upstream.device.type != "cpu" or upstream.item() != 1:

@@ -35,7 +35,7 @@ def join(upper: Tensor, rest: Tensor) -> Tensor:
     return ((upper.view(torch.int16).to(torch.int32) << 16) + rest.to(torch.int32)).view(torch.float32)
 
 
-def _moved(  # noqa: PLR0917 one pass over every array of the optimizer: what it needs is what there is
+def _moved(
     exact: Tensor, gradient: Tensor, first: Tensor, second: Tensor, factor: Tensor, sound: Tensor, rates: Tensor,
     decay: float, beta1: float, beta2: float, epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
@@ -96,9 +96,9 @@ class _Group:
             weight[part].copy_(parameter.data.reshape(-1))
             parameter.data = weight[part].view_as(parameter)
             parameter.grad = gradient[part].view_as(parameter)
-        moments = [torch.zeros(size, dtype=torch.float32, device=device) for _ in range(2)]
+        first, second = (torch.zeros(size, dtype=torch.float32, device=device) for _ in range(2))
         rest = torch.zeros(size, dtype=torch.int16, device=device) if kind == torch.bfloat16 else None
-        return cls(weight, gradient, *moments, rest, decay)
+        return cls(weight, gradient, first, second, rest, decay)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from (("weight", self.weight), ("first", self.first), ("second", self.second))
@@ -133,7 +133,8 @@ class FlatAdamW:
     def norm(self) -> Tensor:
         """0-d float32: the L2 norm of all gradients together."""
         norms = [torch.linalg.vector_norm(group.gradient, dtype=torch.float32) for group in self.groups]
-        return torch.linalg.vector_norm(torch.stack(norms))
+        whole: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return whole
 
     def step(self, step: int, rate: float, factor: Tensor, sound: Tensor) -> None:
         """Move the weights.
@@ -175,15 +176,17 @@ class FlatAdamW:
         options = self._options
         if factor != 1:
             group.gradient.mul_(factor)
-        torch._fused_adamw_(  # type: ignore[attr-defined]  # noqa: SLF001 torch.optim.AdamW's own, without its bookkeeping
-            [group.weight], [group.gradient], [group.first], [group.second], [], [torch.tensor(float(step - 1))],
+        torch._fused_adamw_(  # the kernel below torch.optim.AdamW(fused=True), without its bookkeeping
+            [group.weight], [group.gradient], [group.first], [group.second], [], [torch.tensor(float(step))],
             lr=rate, beta1=options.beta1, beta2=options.beta2, weight_decay=group.decay, eps=options.epsilon,
             amsgrad=False, maximize=False,
         )  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: weights, moments and remainders; the tensors themselves, not copies."""
-        return {f"{number}.{name}": tensor for number, group in enumerate(self.groups) for name, tensor in group.tensors()}
+        return {
+            f"{number}.{name}": tensor for number, group in enumerate(self.groups) for name, tensor in group.tensors()
+        }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:

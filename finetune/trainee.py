@@ -48,12 +48,13 @@ class Trainee(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """(M, hidden): the last hidden states at the places that are predicted from."""
-        states = self.decoder(**_inputs(batch)).last_hidden_state[0]
-        return states.index_select(0, batch.predict)
+        states: Tensor = self.decoder(**_inputs(batch)).last_hidden_state
+        return states[0].index_select(0, batch.predict)
 
     def logits(self, batch: Batch) -> Tensor:
         """(M, vocabulary) by the model's own head, in float32."""
-        return self.causal(**_inputs(batch)).logits[0].index_select(0, batch.predict).float()
+        logits: Tensor = self.causal(**_inputs(batch)).logits
+        return logits[0].index_select(0, batch.predict).float()
 
     def forward(self, batch: Batch, scale: float | Tensor) -> Tensor:
         """``scale`` times the sum of the cross entropies of the M supervised tokens, a float32 scalar."""

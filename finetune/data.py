@@ -1,0 +1,298 @@
+"""Rows of a file as examples: which layout each has, and what is asked and answered in it.
+
+Layouts, told by the first of these fields that a row has:
+
+- ``instruction`` with ``output`` and, where it has one, ``input`` (Alpaca), or with ``instances`` (seed tasks: each
+  instance is an example of its own);
+- ``messages`` (role and content) or ``conversations`` (ShareGPT: from and value);
+- ``prompt`` with ``completion``; ``question`` with ``answer``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfinstruct.codec import loads
+from selfinstruct.errors import DataError, MissingExtraError, UsageError
+from selfinstruct.files import parse_jsonl, reason
+from selfinstruct.formats import user_text
+
+__all__ = ["Example", "Examples", "Turn", "examples_of", "read_examples"]
+
+_BATCH = 1024  # rows of a columnar file read at once
+_SHOWN = 5  # bad rows that a message quotes
+_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+_ANSWERS = {
+    "instruction": ("output", "response", "completion"),
+    "prompt": ("completion", "response", "output"),
+    "question": ("answer", "response", "output"),
+}
+_LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message: ``system``, ``user``, ``assistant`` (or the row's own word for a role) and its text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, as a conversation and as it was laid out.
+
+    Attributes:
+        name: Where it came from: ``file:line``; with ``#2`` for the second instance of a seed task.
+        turns: The conversation. Of an Alpaca row: the instruction with its input, and the output.
+        instruction, input, output: Of an Alpaca row or a seed task; else None.
+        prompt, completion: Of a row with a prompt or a question; else None.
+    """
+
+    name: str
+    turns: tuple[Turn, ...]
+    instruction: str | None = None
+    input: str | None = None
+    output: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What was read.
+
+    Attributes:
+        examples: In the order of the file.
+        skipped: A message for each row that couldn't be used, each beginning with its place.
+    """
+
+    examples: list[Example] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def read_examples(path_or_name: str | Path) -> Examples:
+    """Read rows from wherever they are.
+
+    Args:
+        path_or_name: A file (``.jsonl``, gzipped or not, ``.json`` with an array, ``.parquet``), a run's directory (its
+            ``dataset/alpaca.jsonl``), a directory saved by ``datasets``, or the name of a dataset on the hub.
+
+    Raises:
+        UsageError: Nothing there, it can't be read, or none of its rows can be used.
+        MissingExtraError: Its kind needs the extra ``data``.
+    """
+    name = str(path_or_name)
+    found = Examples()
+    for where, row in _rows(name):
+        if isinstance(row, DataError):
+            found.skipped.append(str(row))
+            continue
+        try:
+            found.examples.extend(examples_of(row, where))
+        except ValueError as error:
+            found.skipped.append(f"{where}: {error}")
+    if not found.examples:
+        shown = "".join(f"\n  {message}" for message in found.skipped[:_SHOWN])
+        raise UsageError(f"{name} holds no row to train on{':' if shown else ' (it is empty)'}{shown}")
+    return found
+
+
+def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:
+    """The examples of a row: one, or one for each instance of a seed task.
+
+    Raises:
+        ValueError: Its layout is unknown, or a field is missing or no text; without the row's name.
+    """
+    layout = next((key for key in _LAYOUTS if row.get(key) is not None), None)
+    if layout is None:
+        keys = ", ".join(repr(key) for key in list(row)[:8]) or "no field"
+        raise ValueError(f"unknown layout: none of {', '.join(_LAYOUTS)}; it has {keys}")
+    if layout in ("messages", "conversations"):
+        return [Example(name, _turns(layout, row[layout]))]
+    asked = _text(row, layout)
+    if layout == "instruction":
+        if row.get("instances") is not None:
+            return _instances(asked, row["instances"], name)
+        given = _text(row, "input") if row.get("input") is not None else ""
+        return [_alpaca(name, asked, given, _answer(row, layout))]
+    answer = _answer(row, layout)
+    return [Example(name, _exchange(asked, answer), prompt=asked, completion=answer)]
+
+
+def _alpaca(name: str, instruction: str, given: str, output: str) -> Example:
+    turns = _exchange(user_text(instruction, given), output)
+    return Example(name, turns, instruction=instruction, input=given, output=output)
+
+
+def _exchange(asked: str, answered: str) -> tuple[Turn, ...]:
+    return Turn("user", asked), Turn("assistant", answered)
+
+
+def _instances(instruction: str, instances: Any, name: str) -> list[Example]:
+    if not isinstance(instances, list) or not instances:
+        raise ValueError("'instances' is no list with an instance in it")
+    found = []
+    for number, instance in enumerate(instances, start=1):
+        if not isinstance(instance, Mapping):
+            raise ValueError("'instances' is no list of objects")
+        given = _text(instance, "input") if instance.get("input") is not None else ""
+        place = name if len(instances) == 1 else f"{name}#{number}"
+        found.append(_alpaca(place, instruction, given, _text(instance, "output")))
+    return found
+
+
+def _turns(layout: str, messages: Any) -> tuple[Turn, ...]:
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f"{layout!r} is no list with a message in it")
+    turns = tuple(_turn(layout, message) for message in messages)
+    if not any(turn.role == "assistant" for turn in turns):
+        raise ValueError(f"{layout!r} has no message of an assistant")
+    return turns
+
+
+def _turn(layout: str, message: Any) -> Turn:
+    if not isinstance(message, Mapping):
+        raise ValueError(f"{layout!r} is no list of messages")
+    role = message.get("role", message.get("from"))
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list):  # parts, as the OpenAI API takes them
+        kinds = {part.get("type") if isinstance(part, Mapping) else type(part).__name__ for part in content}
+        if kinds - {"text"}:
+            raise ValueError(f"a message of {layout!r} holds more than text: {', '.join(sorted(map(str, kinds)))}")
+        content = "\n".join(_text(part, "text") for part in content)
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise ValueError(f"a message of {layout!r} has no role and content")
+    if message.get("tool_calls"):
+        raise ValueError(f"a message of {layout!r} holds tool calls, which can't be trained on")
+    return Turn(_ROLES.get(role, role), content)
+
+
+def _answer(row: Mapping[str, Any], layout: str) -> str:
+    names = _ANSWERS[layout]
+    return _text(row, next((name for name in names if row.get(name) is not None), names[0]))
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if value is None:
+        raise ValueError(f"no field {key!r}")
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} is a {type(value).__name__}, not a string")
+    return value
+
+
+Rows = Iterator[tuple[str, "dict[str, Any] | DataError"]]
+
+
+def _rows(name: str) -> Rows:
+    path = Path(name)
+    if path.is_dir():
+        return _directory(path)
+    if not path.exists():
+        if path.suffix or len(path.parts) > 2 or name.startswith((".", "~")):
+            raise UsageError(f"there is no file {name}")
+        return _hub(name)
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    if path.suffix == ".json":
+        return _array(path)
+    return _lines(path)
+
+
+def _directory(path: Path) -> Rows:
+    dataset = path / "dataset" / "alpaca.jsonl"
+    if dataset.is_file():
+        return _lines(dataset)
+    if (path / "run.sqlite").exists() or (path / "dataset").is_dir():
+        raise UsageError(f"{path} has no dataset/alpaca.jsonl; write it by: selfinstruct export {path} --format alpaca")
+    if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+        return _saved(path)
+    raise UsageError(f"{path} is neither a run of selfinstruct nor a datasets directory; give a file in it")
+
+
+def _lines(path: Path) -> Rows:
+    number = 0
+    try:
+        with path.open("rb") as file:
+            zipped = file.peek(2)[:2] == b"\x1f\x8b"
+            lines: Iterable[bytes] = io.BufferedReader(gzip.GzipFile(fileobj=file)) if zipped else file
+            for number, _, value in parse_jsonl(lines, path):
+                yield f"{path}:{number}", value
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise UsageError(f"{path} is damaged after line {number}: its gzip stream is cut or wrong") from None
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {reason(error)}") from None
+
+
+def _array(path: Path) -> Rows:
+    """A JSON array of rows, or, under the same ending, JSON lines."""
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {reason(error)}") from None
+    if content.lstrip()[:1] != b"[":
+        yield from _lines(path)
+        return
+    try:
+        values = loads(content)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    for number, value in enumerate(values, start=1):
+        where = f"{path}: row {number}"
+        yield where, value if isinstance(value, dict) else DataError(f"{where}: {type(value).__name__}, no object")
+
+
+def _parquet(path: Path) -> Rows:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError("pyarrow", "data") from None
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", value
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UsageError(f"can't read {path}: {_first_line(error)}") from None
+
+
+def _saved(path: Path) -> Rows:
+    found = _with_datasets(lambda datasets: datasets.load_from_disk(str(path)), f"{path} is no datasets directory")
+    if isinstance(found, dict):
+        raise UsageError(f"{path} holds several splits; give one: {', '.join(str(path / name) for name in found)}")
+    return _numbered(found, str(path))
+
+
+def _hub(name: str) -> Rows:
+    what = f"there is no file {name}, and no dataset of that name could be loaded"
+    return _numbered(_with_datasets(lambda datasets: datasets.load_dataset(name, split="train"), what), name)
+
+
+def _numbered(found: Any, name: str) -> Rows:
+    for number, value in enumerate(found, start=1):
+        yield f"{name}: row {number}", value
+
+
+def _with_datasets(load: Callable[[Any], Any], failed: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError("datasets", "data") from None
+    try:
+        return load(datasets)
+    except Exception as error:  # of many libraries: the hub's, Arrow's, the operating system's
+        raise UsageError(f"{failed} ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

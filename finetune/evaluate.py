@@ -1,0 +1,100 @@
+"""Held-out loss, with how sure one can be of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.batch import collate
+from finetune.corpus import Corpus
+from finetune.trainee import Trainee
+
+__all__ = ["Losses", "difference", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The summed loss of each held-out document.
+
+    Attributes:
+        sums: (D,) float64, nats.
+        counts: (D,) int64, supervised tokens.
+    """
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sums: Sequence[float], counts: Sequence[int]) -> Losses:
+        """From plain numbers."""
+        return cls(np.array(sums, dtype=np.float64), np.array(counts, dtype=np.int64))
+
+    @property
+    def mean(self) -> float:
+        """Mean loss of a supervised token, in nats."""
+        return float(self.sums.sum() / self.counts.sum())
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of ``mean``, taking documents as drawn at random, not tokens; None for a single document.
+
+        The mean is a ratio R = sum(s) / sum(n) over D documents. Its error, by linearisation (Cochran 1977, chapter
+        6): sqrt(D / (D - 1) * sum((s - R n)^2)) / sum(n).
+        """
+        return _error(self.sums - self.mean * self.counts, self.counts)
+
+
+def difference(before: Losses, after: Losses) -> tuple[float, float | None]:
+    """``after.mean - before.mean`` over the same documents, and its standard error.
+
+    Documents are compared with themselves, so that the error is mostly far below that of either mean.
+    """
+    assert (before.counts == after.counts).all(), "the losses are of different documents"
+    change = after.mean - before.mean
+    return change, _error(after.sums - before.sums - change * after.counts, after.counts)
+
+
+def _error(residuals: NDArray[np.float64], counts: NDArray[np.int64]) -> float | None:
+    count = len(counts)
+    if count < 2:
+        return None
+    return math.sqrt(count / (count - 1) * float((residuals**2).sum())) / float(counts.sum())
+
+
+def evaluate(trainee: Trainee, corpus: Corpus, *, budget: int, device: torch.device | str = "cpu") -> Losses:
+    """The loss of each document, in evaluation mode (no dropout); the mode is put back.
+
+    Args:
+        budget: Most tokens that go through the model at once; a longer document goes alone.
+    """
+    together = getattr(trainee.causal.config, "_attn_implementation", "").startswith("finetune_")
+    sums = np.zeros(len(corpus))
+    training = trainee.training
+    trainee.eval()
+    try:
+        for indices in _parts(corpus, budget if together else 0):
+            batch = collate(corpus, indices, longest=int(corpus.lengths.max())).to(device)
+            losses = trainee.token_losses(batch).double().cpu().numpy()
+            borders = np.cumsum(corpus.targets[indices])[:-1]
+            sums[indices] = [part.sum() for part in np.split(losses, borders)]
+    finally:
+        trainee.train(training)
+    return Losses(sums, corpus.targets)
+
+
+def _parts(corpus: Corpus, budget: int) -> Iterator[list[int]]:
+    part: list[int] = []
+    tokens = 0
+    for index, length in enumerate(corpus.lengths.tolist()):
+        if part and tokens + length > budget:
+            yield part
+            part, tokens = [], 0
+        part.append(index)
+        tokens += length
+    if part:
+        yield part
