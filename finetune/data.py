@@ -63,6 +63,12 @@ class Example:
     prompt: str | None = None
     completion: str | None = None
 
+    @property
+    def prompt_text(self) -> str:
+        """What the last response answers: the text of the turn before it."""
+        last = max((place for place, turn in enumerate(self.turns) if turn.role == "assistant"), default=0)
+        return self.turns[last - 1].content if last else ""
+
 
 @dataclass(frozen=True)
 class Examples:

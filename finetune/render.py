@@ -106,8 +106,9 @@ class Renderer:
         if tokenizer.eos_token_id is None:
             raise UsageError("the tokenizer names no end of text token: set eos_token in its tokenizer_config.json")
         self.tokenizer, self.format, self.max_length = tokenizer, format, max_length
-        specials = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, specials)))
+        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        specials = sorted(added.union(tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, specials)) or "(?!)")
         self._ids = {text: tokenizer.convert_tokens_to_ids(text) for text in specials}
         first = tokenizer("a").input_ids[:1]
         self._bos = first if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else []
