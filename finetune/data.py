@@ -87,8 +87,8 @@ def read_examples(path_or_name: str | Path) -> Examples:
     """Read rows from wherever they are.
 
     Args:
-        path_or_name: A file (``.jsonl``, gzipped or not, ``.json`` with an array, ``.parquet``), a run's directory (its
-            ``dataset/alpaca.jsonl``), a directory saved by ``datasets``, or the name of a dataset on the hub.
+        path_or_name: A file (``.jsonl``, gzipped or not, ``.json`` with an array, ``.parquet``), a run's directory or
+            its ``dataset`` (``alpaca.jsonl``), a directory saved by ``datasets``, or the name of a dataset on the hub.
 
     Raises:
         UsageError: Nothing there, it can't be read, or none of its rows can be used.
@@ -202,7 +202,8 @@ def _rows(name: str) -> Rows:
     if path.is_dir():
         return _directory(path)
     if not path.exists():
-        if path.suffix or len(path.parts) > 2 or name.startswith((".", "~")):
+        here = path.parent.name != "" and path.parent.is_dir()
+        if here or path.suffix or len(path.parts) > 2 or name.startswith((".", "~")):  # else: owner/name, or name
             raise UsageError(f"there is no file {name}")
         return _hub(name)
     if path.suffix == ".parquet":
@@ -213,9 +214,9 @@ def _rows(name: str) -> Rows:
 
 
 def _directory(path: Path) -> Rows:
-    dataset = path / "dataset" / "alpaca.jsonl"
-    if dataset.is_file():
-        return _lines(dataset)
+    for dataset in (path / "dataset" / "alpaca.jsonl", path / "alpaca.jsonl"):
+        if dataset.is_file():
+            return _lines(dataset)
     if (path / "run.sqlite").exists() or (path / "dataset").is_dir():
         raise UsageError(f"{path} has no dataset/alpaca.jsonl; write it by: selfinstruct export {path} --format alpaca")
     if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
@@ -273,7 +274,8 @@ def _parquet(path: Path) -> Rows:
 
 
 def _saved(path: Path) -> Rows:
-    found = _with_datasets(lambda datasets: datasets.load_from_disk(str(path)), f"{path} is no datasets directory")
+    failed = f"{path} is no datasets directory"
+    found = _with_datasets(lambda datasets: datasets.load_from_disk(str(path)), failed, "datasets")
     if isinstance(found, dict):
         raise UsageError(f"{path} holds several splits; give one: {', '.join(str(path / name) for name in found)}")
     return _numbered(found, str(path))
@@ -281,7 +283,9 @@ def _saved(path: Path) -> Rows:
 
 def _hub(name: str) -> Rows:
     what = f"there is no file {name}, and no dataset of that name could be loaded"
-    return _numbered(_with_datasets(lambda datasets: datasets.load_dataset(name, split="train"), what), name)
+    missing = f"{name} is no file here, and datasets, which would look for it on the hub,"
+    found = _with_datasets(lambda datasets: datasets.load_dataset(name, split="train"), what, missing)
+    return _numbered(found, name)
 
 
 def _numbered(found: Any, name: str) -> Rows:
@@ -289,11 +293,11 @@ def _numbered(found: Any, name: str) -> Rows:
         yield f"{name}: row {number}", value
 
 
-def _with_datasets(load: Callable[[Any], Any], failed: str) -> Any:
+def _with_datasets(load: Callable[[Any], Any], failed: str, missing: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise MissingExtraError("datasets", "data") from None
+        raise MissingExtraError(missing, "data") from None
     try:
         return load(datasets)
     except Exception as error:  # of many libraries: the hub's, Arrow's, the operating system's
