@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from typing import Any
-
 import click
 
-from selfinstruct.errors import SelfInstructError
+from selfinstruct.console import LazyGroup, run
 from selfinstruct.version import __version__
 
 __all__ = ["cli", "main"]
@@ -24,29 +19,13 @@ _COMMANDS = {
 }
 
 
-class _Group(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"selfinstruct.cli.{cmd_name}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SelfInstructError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    package="selfinstruct.cli",
+    summaries=_COMMANDS,
+    extras={},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Bootstrap instruction-tuning data with any language model.
@@ -67,20 +46,4 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of ``selfinstruct``."""
-    try:
-        sys.exit(cli(prog_name="selfinstruct", standalone_mode=False) or 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        sys.exit(130)
-    except Exception as error:
-        if os.environ.get("SELFINSTRUCT_TRACEBACK"):
-            raise
-        click.echo(
-            f"Error: {type(error).__name__}: {error}\nThis should not happen; what was acknowledged is stored. "
-            "Set SELFINSTRUCT_TRACEBACK=1 to see where it came from.",
-            err=True,
-        )
-        sys.exit(1)
+    run(cli, "selfinstruct", "what was acknowledged is stored")

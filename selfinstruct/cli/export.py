@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.cli.display import plural
+from selfinstruct.console import plural
 from selfinstruct.export import export_formats
 from selfinstruct.report import export_run
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfinstruct.cli.display import show_lines, show_panel
+from selfinstruct.console import show
 from selfinstruct.filtering import Options, Outcome, Progress, filter_file
 
 if TYPE_CHECKING:
@@ -118,14 +117,8 @@ def _summary(outcome: Outcome, pii: str | None) -> Iterator[str]:
         yield f"note: {notice}"
 
 
-@contextmanager
-def _show(progress: Progress) -> Iterator[None]:
-    if sys.stderr.isatty():
-        with show_panel(lambda: _bar(progress)):
-            yield
-    else:
-        with show_lines(lambda: _line(progress), last=False):  # the summary comes
-            yield
+def _show(progress: Progress) -> AbstractContextManager[None]:
+    return show(lambda: _bar(progress), lambda: _line(progress), last=False)  # the summary comes
 
 
 def _line(progress: Progress) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from selfinstruct.backends import OPTIONS
-from selfinstruct.cli.display import plural, say, show_progress
+from selfinstruct.cli.display import show_progress
 from selfinstruct.config import assign, merge, read_yaml
+from selfinstruct.console import plural, say
 from selfinstruct.engine.plan import Settings
 from selfinstruct.errors import ConfigError, UsageError
 from selfinstruct.ledger import Reader, has_run

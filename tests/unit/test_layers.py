@@ -15,7 +15,7 @@ PACKAGE = Path(selfinstruct.__file__).parent
 
 LAYERS = (
     {"errors", "codec", "records", "version"},
-    {"config", "resources", "rng", "files", "formats"},
+    {"config", "resources", "rng", "files", "formats", "console", "embedded"},
     {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge"},
     {"ledger", "lock", "backends", "budget", "retry"},
     {"engine", "session", "export", "report", "doctor", "filtering"},
