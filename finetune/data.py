@@ -36,12 +36,24 @@ _ANSWERS = {
 _LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question")
 
 
+_KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message: ``system``, ``user``, ``assistant`` (or the row's own word for a role) and its text."""
+    """One message: who speaks, and the text.
+
+    Raises:
+        ValueError: The role is none of those that chat templates know. Templates write roles as they are, some as a
+            part of a special token, so that a free choice of words would let a row write its own special tokens.
+    """
 
     role: str
     content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in _KNOWN_ROLES:
+            raise ValueError(f"unknown role {self.role[:40]!r}; known: {', '.join(_KNOWN_ROLES)}")
 
 
 @dataclass(frozen=True, slots=True)
