@@ -187,7 +187,7 @@ class _Run:
         plan = Plan.of(texts.train, options, budget=self.budget)
         identity = _identity(self.name, options, texts, renderer)
         record = _read_record(self.out, identity)
-        prompts = [example.prompt_text for example in texts.samples]
+        prompts = [example.turns[-2].content if len(example.turns) > 1 else "" for example in texts.samples]
         if record.get("complete"):
             return _finished(self.out, record, prompts, already=True)
         if plan.steps < 10:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from selfinstruct.backends import embedded, load
+from selfinstruct import embedded
+from selfinstruct.backends import load
 from selfinstruct.errors import UsageError
 
 __all__ = ["Check", "check"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct.backends import embedded
-from selfinstruct.backends.embedded import FILE, INSTALL, EmbeddedModelError
+from selfinstruct import embedded
+from selfinstruct.embedded import FILE, INSTALL, EmbeddedModelError
 from selfinstruct.errors import UsageError
 
 

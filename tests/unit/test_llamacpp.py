@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.backends import embedded, gguf, load, open_backend
+from selfinstruct import embedded
+from selfinstruct.backends import gguf, load, open_backend
 from selfinstruct.backends.gguf import ModelFileError
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.config import build
