@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 from transformers.utils import logging
 
 from finetune.options import Lora
 from selfinstruct import embedded
 from selfinstruct.errors import MissingExtraError, UsageError
 
-__all__ = ["EMBEDDED", "Base", "Loaded", "load", "load_tokenizer", "save"]
+__all__ = ["EMBEDDED", "Base", "Loaded", "load", "load_config", "load_tokenizer", "save"]
 
 EMBEDDED = "embedded"
 
@@ -92,6 +93,17 @@ def load_tokenizer(name: str | None) -> Any:
         return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
 
 
+def load_config(name: str | None) -> Any:
+    """The configuration of a model: its shape.
+
+    Raises:
+        UsageError: As ``load``.
+    """
+    where, options = _source(name)
+    with _quiet(), _explained(name):
+        return AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+
+
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a checkpoint that ``AutoModelForCausalLM.from_pretrained`` loads: safetensors, configuration, tokenizer.
 
@@ -102,6 +114,8 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     with _quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else may read
 
 
 def _source(name: str | None) -> tuple[str, dict[str, Any]]:
@@ -159,17 +173,26 @@ def _digest(name: str | None, model: Any) -> str:
     return sha.hexdigest() if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the bars and notes of transformers."""
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    plain = modeling_gguf_pytorch_utils.tqdm  # the one bar that does not ask whether bars are wanted
+    modeling_gguf_pytorch_utils.tqdm = lambda items, **_: items
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        modeling_gguf_pytorch_utils.tqdm = plain
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()

@@ -22,15 +22,17 @@ from finetune.adapters import save_adapters
 from finetune.attention import choose, install
 from finetune.corpus import Corpus
 from finetune.data import Example, read_examples
+from finetune.estimate import flops_per_token, memory, mfu, parameters
 from finetune.evaluate import Losses, evaluate
 from finetune.isolation import check_head, check_isolation
 from finetune.loop import Loop, Plan, Stopped
 from finetune.metrics import Metrics
-from finetune.model import Loaded, load, load_tokenizer, save
+from finetune.model import Loaded, load, load_config, load_tokenizer, save
 from finetune.optim import FlatAdamW
 from finetune.options import Options
 from finetune.progress import Progress
 from finetune.render import Rendered, Renderer, render_all
+from finetune.report import preview_lines, result_lines
 from finetune.sample import sample
 from finetune.trainee import Trainee
 from selfinstruct.codec import dumps, loads
@@ -99,6 +101,10 @@ class Result:
     complete: bool = True
     already: bool = False
 
+    def lines(self) -> list[str]:
+        """What to say of it."""
+        return list(result_lines(self))
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -108,13 +114,19 @@ class Preview:
         rendered: The documents, and the rows that were dropped.
         renderer: Shows a document in pieces.
         plan: Its steps.
-        loaded_config: The model's configuration.
+        skipped: Rows that could not be read, with the reason.
+        memory: Predicted bytes by part; empty where the model's shape is unknown.
     """
 
     rendered: Rendered
     renderer: Renderer
     plan: Plan
     skipped: list[str]
+    memory: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """What to show of it."""
+        return list(preview_lines(self))
 
 
 @dataclass(frozen=True)
@@ -137,9 +149,19 @@ def plan(model: str | None, data: str, options: Options) -> Preview:
     renderer = Renderer(load_tokenizer(model), options.format, max_length=options.max_length)
     texts = _texts(data, renderer, options)
     device = _device()
-    return Preview(
-        texts.rendered, renderer, Plan.of(texts.train, options, budget=_budget(options, device)), texts.skipped
-    )
+    steps = Plan.of(texts.train, options, budget=_budget(options, device))
+    return Preview(texts.rendered, renderer, steps, texts.skipped, _memory(model, options, steps, device))
+
+
+def _memory(model: str | None, options: Options, steps: Plan, device: torch.device) -> dict[str, int]:
+    config = load_config(model)
+    trained = None
+    if options.lora is not None:  # an adapter of rank r beside an (m, n) matrix has r (m + n) parameters
+        layers, _ = parameters(config)
+        trained = round(2 * options.lora.rank * layers / config.hidden_size)
+    size = 4 if _dtype(options, device) == torch.float32 else 2
+    tokens = steps.packing.budget
+    return memory(config, tokens=tokens, bytes_each=size, trained=trained, recompute=options.recompute == "on")
 
 
 def train(
@@ -205,7 +227,7 @@ class _Run:
             _write_record(self.out, record)
         elif record["model_digest"] != loaded.base.digest:
             raise RunChangedError(f"{self.out}: the weights of the model are not those that this run began with")
-        seconds = self._fit(trainee, loaded, plan, record, attention)
+        seconds = self._fit(trainee, plan, attention)
         if seconds is None:
             return Result(self.out, self.progress.step, complete=False)
         record["after"] = self._measure(trainee, loaded, renderer, texts).plain()
@@ -241,9 +263,7 @@ class _Run:
         answers = sample(trainee, loaded.tokenizer, renderer, texts.samples, evaluation.sample_tokens)
         return Measured(losses, answers)
 
-    def _fit(
-        self, trainee: Trainee, loaded: Loaded, plan: Plan, record: dict[str, Any], attention: str
-    ) -> float | None:
+    def _fit(self, trainee: Trainee, plan: Plan, attention: str) -> float | None:
         """Train; the seconds it took over all calls, or None after Ctrl-C."""
         options = self.options
         optimizer = FlatAdamW(trainee.parameters(), options)
@@ -263,7 +283,7 @@ class _Run:
         before = float(found.facts["seconds"]) if found else 0.0
         loop = Loop(
             trainee, optimizer, plan, self.device, progress=self.progress,
-            log=metrics.log, flex=attention == "flex" and options.packing,
+            log=metrics.log, flex=attention == "flex" and options.packing, mfu=_share(trainee, plan, self.device),
         )  # fmt: skip
 
         def keep(step: int) -> None:
@@ -280,7 +300,6 @@ class _Run:
             return None
         finally:
             metrics.close()
-        del record, loaded
         return before + loop.seconds
 
     def _save(self, loaded: Loaded) -> None:
@@ -384,6 +403,20 @@ def _dtype(options: Options, device: torch.device) -> torch.dtype:
 
 def _budget(options: Options, device: torch.device) -> int:
     return options.micro_batch_tokens or _BUDGET[device.type]
+
+
+def _share(trainee: Trainee, plan: Plan, device: torch.device) -> Callable[[float], float | None]:
+    """From tokens per second to the share of the GPU's peak, where that is known."""
+    if device.type != "cuda":
+        return lambda _speed: None
+    corpus = plan.corpus
+    supervised = float(corpus.supervised.mean())
+    # A token attends to its own document: long documents weigh by their tokens.
+    length = float((corpus.lengths**2).sum() / corpus.lengths.sum())
+    frozen = plan.options.lora is not None
+    flops = flops_per_token(trainee.causal.config, length, supervised=supervised, frozen=frozen)
+    name = torch.cuda.get_device_name(device)
+    return lambda speed: mfu(speed, flops, name)
 
 
 def _compile(trainee: Trainee) -> None:
