@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import finetune
 import selfinstruct
 
-PACKAGE = Path(selfinstruct.__file__).parent
+PACKAGES = [Path(package.__file__).parent for package in (selfinstruct, finetune)]
 
 LAYERS = (
     {"errors", "codec", "records", "version"},
@@ -21,19 +22,24 @@ LAYERS = (
     {"engine", "session", "export", "report", "doctor", "filtering"},
     {"cli", "__main__"},
 )
-HEAVY = {"torch", "vllm", "transformers", "datasets", "pandas", "scipy", "openai", "xllamacpp", "rouge_score", "nltk"}
+FOR_FINETUNE = LAYERS[0] | LAYERS[1]
+HEAVY = {
+    "torch", "vllm", "transformers", "tokenizers", "peft", "matplotlib", "datasets", "pandas", "scipy", "openai",
+    "xllamacpp", "rouge_score", "nltk",
+}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
     found = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    for package in PACKAGES:
+        for path in package.rglob("*.py"):
+            parts = path.relative_to(package.parent).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
 def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
-    """Modules of this package that a module imports anywhere in its text."""
+    """Modules of ours that a module imports anywhere in its text."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -58,12 +64,21 @@ def graph() -> dict[str, set[str]]:
 
 def test_every_module_has_a_layer() -> None:
     placed = set().union(*LAYERS)
-    assert {name.split(".")[1] for name in modules() if "." in name} <= placed
+    assert {name.split(".")[1] for name in modules() if name.startswith("selfinstruct.")} <= placed
 
 
 def test_imports_point_down() -> None:
-    edges = {(a, b) for a, others in graph().items() if "." in a for b in others if "." in b}
-    assert [edge for edge in edges if layer(edge[0]) < layer(edge[1])] == []
+    edges = {(a, b) for a, others in graph().items() for b in others if "." in b}
+    inner = [(a, b) for a, b in edges if a.startswith("selfinstruct.")]
+    assert [(a, b) for a, b in inner if b.startswith("finetune")] == []
+    assert [(a, b) for a, b in inner if layer(a) < layer(b)] == []
+
+
+def test_the_trainer_stands_on_the_two_lowest_layers_of_the_toolkit() -> None:
+    edges = {(a, b) for a, others in graph().items() if a.startswith("finetune") for b in others}
+    used = {(a, b) for a, b in edges if b.startswith("selfinstruct")}
+    assert used
+    assert [(a, b) for a, b in used if "." not in b or b.split(".")[1] not in FOR_FINETUNE] == []
 
 
 def test_no_import_cycle() -> None:
@@ -95,10 +110,22 @@ def test_pydantic_stays_in_config_and_pickle_nowhere() -> None:
         assert not tops & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}, name
 
 
+def test_nothing_is_unpickled_and_no_code_of_a_model_is_run() -> None:
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in {"torch.load", "torch.save", "joblib.load", "np.save"}, name
+                allowed = [ast.unparse(word.value) for word in node.keywords if word.arg == "trust_remote_code"]
+                assert allowed in ([], ["False"]), name
+
+
 @pytest.mark.parametrize(
     ("code", "allowed"),
     [
         ("from selfinstruct.cli import main; import sys; sys.argv[1:] = ['--help']; main()", set()),
+        ("from finetune.cli import main; import sys; sys.argv[1:] = ['--help']; main()", set()),
+        ("from finetune.cli import main; import sys; sys.argv[1:] = ['train', '--help']; main()", set()),
+        ("import finetune.options, finetune.corpus, finetune.pack, finetune.data, finetune.display", set()),
         ("import selfinstruct.filters", set()),
         ("import selfinstruct", {"nothing"}),
         ("import selfinstruct.session, selfinstruct.report", set()),

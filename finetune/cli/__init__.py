@@ -1,0 +1,49 @@
+"""The command line of the trainer. Commands are loaded when they are called, so that help is instant."""
+
+from __future__ import annotations
+
+import click
+
+from selfinstruct.console import LazyGroup, run
+from selfinstruct.version import __version__
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "train": "Fine-tune a model on a dataset, or go on with the run that is there.",
+    "chat": "Talk to a model.",
+    "merge": "Merge adapters into the model that they were trained on.",
+    "export": "Write a model for other programs: a folder, or a GGUF file.",
+}
+_EXTRAS = dict.fromkeys(
+    ["torch", "transformers", "tokenizers", "safetensors", "accelerate", "gguf", "peft", "tensorboard", "matplotlib"],
+    "train",
+) | {"bitsandbytes": "qlora"}
+
+
+@click.group(
+    cls=LazyGroup,
+    package="finetune.cli",
+    summaries=_COMMANDS,
+    extras=_EXTRAS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Fine-tune language models on instructions and answers.
+
+    A training run is a directory: the model that comes out, what was measured on the way, and, until it is complete,
+    checkpoints. Every command can be stopped at any moment and given again.
+
+    \b
+    Examples:
+      finetune train --data runs/demo --recipe quickstart -o runs/demo/model
+      finetune train --model Qwen/Qwen3-0.6B --data rows.jsonl --recipe chat -o runs/qwen
+      finetune chat runs/qwen
+      finetune export runs/qwen --format gguf -o qwen.gguf
+    """
+
+
+def main() -> None:
+    """Entry point of ``finetune``."""
+    run(cli, "finetune", "the last checkpoint is whole")

@@ -1,0 +1,72 @@
+"""``finetune train``."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import click
+
+from finetune.recipes import names, read
+from selfinstruct.console import say
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("train")
+@click.option("--model", metavar="NAME", help="Model to begin with: a folder, a .gguf file or a name on the hub.  "
+              "[default: the embedded SmolLM2-135M]")  # fmt: skip
+@click.option("--data", required=True, metavar="PATH",
+              help="Rows: a file (.jsonl, .jsonl.gz, .json, .parquet), a run directory, a datasets directory, a name "
+              "on the hub.")  # fmt: skip
+@click.option("--recipe", metavar="NAME", default="alpaca", show_default=True,
+              help=f"Settings to start from: {', '.join(names())}.")  # fmt: skip
+@click.option("--config", type=_PATH, help="YAML file of settings, laid on the recipe.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+              help="Any setting; goes before the file. May be repeated.")  # fmt: skip
+@click.option("-o", "--output", type=_PATH, metavar="OUT", help="Directory of the run and of the model. Not needed "
+              "with --dry-run.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Show what would be trained on, and how; train and write nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.pass_context
+def command(
+    ctx: click.Context, /, model: str | None, data: str, recipe: str, config: Path | None,
+    assignments: tuple[str, ...], output: Path | None, dry_run: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Fine-tune a model on the rows of a dataset, or go on with the run that is in OUT.
+
+    Rows may have any usual layout: instruction, input and output; messages; conversations; prompt and completion. Only
+    the answers are learnt. Ctrl-C stops cleanly, after the step under way: the same command goes on.
+
+    OUT then holds a model that transformers and vLLM load, metrics.jsonl, loss.png and events for TensorBoard.
+
+    Exit codes: 0 the model is trained; 1 it failed; 2 something in the command, the settings or the data must change
+    first; 130 interrupted.
+
+    \b
+    Examples:
+      finetune train --data runs/demo --recipe quickstart -o runs/demo/model
+      finetune train --data rows.jsonl --recipe chat --dry-run
+      finetune train --model Qwen/Qwen3-0.6B --data rows.jsonl --recipe chat -o runs/qwen
+      finetune train --model /models/llama --data rows.parquet --recipe qlora --set lora.rank=32 -o runs/llama
+    """
+    options = read(recipe, config, assignments)
+    if output is None and not dry_run:
+        raise click.UsageError("Missing option '-o' / '--output'.", ctx)
+    from finetune.display import show_preview, show_progress
+    from finetune.report import result_lines
+    from finetune.session import plan, train
+
+    if output is None or dry_run:
+        show_preview(plan(model, data, options))
+        return
+    show = _nothing if quiet else show_progress
+    result = train(model, data, output, options, show=show, tell=lambda line: say(line, err=True))
+    for line in result_lines(result):
+        say(line)
+    if not result.complete:
+        ctx.exit(130)
+
+
+def _nothing(_: object) -> AbstractContextManager[None]:
+    return nullcontext()
