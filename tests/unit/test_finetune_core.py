@@ -1,0 +1,390 @@
+"""The trainer's promises about packing, loss, resuming and stopping, each named after the fault it excludes."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from finetune import checkpoint
+from finetune.attention import block_mask, install, unpacked
+from finetune.batch import collate
+from finetune.corpus import Corpus, Document
+from finetune.evaluate import Losses, difference, evaluate
+from finetune.isolation import check_head, check_isolation
+from finetune.loop import DivergedError, Loop, Plan
+from finetune.loss import linear_cross_entropy, token_losses
+from finetune.optim import FlatAdamW
+from finetune.options import Lora, Options
+from finetune.trainee import Trainee
+from selfinstruct.errors import SelfInstructError, UsageError
+
+WORDS = 97
+SHAPE: dict[str, Any] = {
+    "vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny matrices: threads only wait for each other
+    yield
+    torch.set_num_threads(before)
+
+
+def llama(seed: int = 0, **more: Any) -> Any:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(**{**SHAPE, "tie_word_embeddings": True, **more}))
+
+
+def qwen() -> Any:
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(Qwen3Config(**SHAPE))
+
+
+def mistral() -> Any:
+    torch.manual_seed(0)
+    return MistralForCausalLM(MistralConfig(**{**SHAPE, "sliding_window": 5}))
+
+
+def corpus(count: int = 24, longest: int = 30, seed: int = 0) -> Corpus:
+    rng = np.random.default_rng(seed)
+    documents = []
+    for number in range(count):
+        size = int(rng.integers(4, longest + 1))
+        supervised = np.zeros(size, dtype=np.bool_)
+        supervised[size // 2 :] = True
+        documents.append(
+            Document(rng.integers(0, WORDS, size).astype(np.int32), supervised, f"rows.jsonl:{number + 1}")
+        )
+    return Corpus.of(documents)
+
+
+def trainee(model: Any = None, attention: str = "sdpa") -> Trainee:
+    model = model or llama()
+    install(model, attention)
+    return Trainee(model)
+
+
+# Documents packed together do not see each other.
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("make", [llama, qwen, mistral])
+@pytest.mark.parametrize("way", ["sdpa", "flex"])
+def test_packed_logits_are_those_of_each_document_alone(make, way) -> None:
+    plain, documents = make(), corpus(5, 16)
+    if way == "flex" and make is mistral:
+        pytest.skip("flex refuses windows")
+    ours = trainee(copy.deepcopy(plain), way)
+    batch = collate(documents, range(5), longest=16)
+    if way == "flex":
+        object.__setattr__(batch.packed, "block_mask", block_mask(batch.packed, len(batch.ids)))
+    with torch.no_grad():
+        packed = ours.logits(batch)
+        alone = []
+        for index in range(5):
+            logits = plain(torch.from_numpy(documents[index].ids.astype(np.int64))[None]).logits[0, :-1]
+            alone.append(logits[torch.from_numpy(documents[index].supervised[1:])])
+    torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_a_change_in_one_document_changes_nothing_in_another() -> None:
+    ours, documents = trainee(), corpus(3, 12)
+    changed = Corpus(documents.ids.copy(), documents.supervised, documents.offsets, documents.names)
+    changed.ids[2] = (changed.ids[2] + 1) % WORDS
+    first, second = (ours.token_losses(collate(one, (0, 1, 2), longest=12)) for one in (documents, changed))
+    border = int(documents.targets[0])
+    assert not torch.equal(first[:border], second[:border])
+    assert torch.equal(first[border:], second[border:])
+
+
+def test_a_model_whose_layers_leak_across_documents_is_refused() -> None:
+    ours = trainee()
+    layer = ours.decoder.layers[0]
+    straight = layer.forward
+
+    def leak(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return straight(hidden + hidden.roll(1, 1), *args, **kwargs)  # a convolution over two places
+
+    layer.forward = leak
+    with pytest.raises(UsageError, match="packing=false"):
+        check_isolation(ours)
+
+
+def test_packed_attention_never_generates_without_borders() -> None:
+    plain = llama()
+    ours = trainee(copy.deepcopy(plain)).model
+    ids = torch.tensor([[5, 6, 7]])
+    with pytest.raises(UsageError, match="borders"):
+        ours(ids)
+    with unpacked(ours):
+        found = ours.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
+    expected = plain.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
+    assert torch.equal(found, expected)
+    assert ours.config._attn_implementation == "finetune_sdpa"
+
+
+# The loss.
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_chunked_head_agrees_with_float64(chunk, biased) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(10, 8), torch.randn(WORDS, 8)
+    bias = torch.randn(WORDS) if biased else None
+    labels = torch.randint(0, WORDS, (10,))
+    mine = [one.clone().requires_grad_() if one is not None else None for one in (hidden, weight, bias)]
+    exact = [one.double().requires_grad_() if one is not None else None for one in (hidden, weight, bias)]
+    loss = linear_cross_entropy(mine[0], mine[1], labels, scale=0.25, chunk=chunk, bias=mine[2])
+    (loss * 2).backward()
+    reference = functional.cross_entropy(functional.linear(*exact), labels, reduction="sum") * 0.25
+    (reference * 2).backward()
+    torch.testing.assert_close(loss.double(), reference, rtol=1e-6, atol=1e-6)
+    for one, other in zip(mine, exact, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        every = token_losses(hidden, weight, labels, chunk=chunk, bias=bias)
+    torch.testing.assert_close(
+        every, functional.cross_entropy(functional.linear(hidden, weight, bias), labels, reduction="none")
+    )
+
+
+def test_bfloat16_logits_are_normalised_in_float32() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(6, 16).bfloat16(), torch.randn(WORDS, 16).bfloat16()
+    labels = torch.randint(0, WORDS, (6,))
+    loss = linear_cross_entropy(hidden.requires_grad_(), weight.requires_grad_(), labels, chunk=2)
+    loss.backward()
+    exact = [one.detach().double().requires_grad_() for one in (hidden, weight)]
+    reference = functional.cross_entropy(exact[0] @ exact[1].T, labels, reduction="sum")
+    reference.backward()
+    assert float(loss.detach()) == pytest.approx(float(reference.detach()), rel=1e-2)
+    for one, other in zip((hidden, weight), exact, strict=True):
+        assert float((one.grad.double() - other.grad).norm() / other.grad.norm()) < 2e-2
+
+
+def test_extreme_logits_stay_finite() -> None:
+    hidden, weight = torch.full((2, 1), 1e4), torch.tensor([[1.0], [-1.0], [0.0]])
+    loss = linear_cross_entropy(hidden.requires_grad_(), weight.requires_grad_(), torch.tensor([1, 0]))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(2e4)
+    assert hidden.grad.isfinite().all()
+    assert weight.grad.isfinite().all()
+
+
+def test_a_fully_masked_micro_batch_adds_exactly_nothing() -> None:
+    ours = trainee()
+    found = corpus(2)
+    masked = Corpus(found.ids, np.zeros_like(found.supervised), found.offsets, found.names)
+    loss = ours(collate(masked, (0, 1), longest=30), 0.1)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(float(one.grad.abs().max()) == 0 for one in ours.parameters() if one.grad is not None)
+
+
+def gradient_of(splits: list[list[int]], found: Corpus) -> torch.Tensor:
+    ours = trainee()
+    optimizer = FlatAdamW(ours.parameters(), Options())
+    for part in splits:
+        ours(collate(found, part, longest=30), 1 / int(found.targets.sum())).backward()
+    return torch.cat([group.gradient for group in optimizer.groups])
+
+
+@pytest.mark.parametrize("splits", [[[0], [1], [2, 3, 4], [5]], [[5, 4, 3], [2, 1, 0]], [[0, 5], [1, 4], [], [2, 3]]])
+def test_the_gradient_does_not_depend_on_how_the_batch_is_split(splits) -> None:
+    found = corpus(6)
+    torch.testing.assert_close(gradient_of(splits, found), gradient_of([list(range(6))], found), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_scales_its_logits_goes_through_its_own_head() -> None:
+    from transformers import CohereConfig, CohereForCausalLM
+
+    torch.manual_seed(0)
+    more = {key: value for key, value in SHAPE.items() if key != "head_dim"}
+    scaled = CohereForCausalLM(CohereConfig(**more, logit_scale=0.25))
+    assert not check_head(trainee(scaled))
+    assert check_head(trainee())
+
+
+# Held-out losses.
+
+
+def test_held_out_losses_are_those_of_each_document_alone() -> None:
+    plain, found = llama(), corpus(7)
+    losses = evaluate(trainee(copy.deepcopy(plain)), found, budget=64)
+    for index in range(7):
+        ids = torch.from_numpy(found[index].ids.astype(np.int64))
+        labels = torch.where(torch.from_numpy(found[index].supervised), ids, -100)
+        with torch.no_grad():
+            mean = plain(ids[None], labels=labels[None]).loss
+        assert losses.sums[index] == pytest.approx(float(mean) * found.targets[index], rel=1e-5)
+
+
+def test_the_standard_error_is_that_of_drawing_documents() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(5, 50, 200)
+    losses = Losses(counts * rng.normal(2, 0.5, 200), counts)
+    drawn = [rng.integers(0, 200, 200) for _ in range(2000)]
+    bootstrap = np.std([losses.sums[one].sum() / counts[one].sum() for one in drawn])
+    assert losses.standard_error == pytest.approx(bootstrap, rel=0.1)
+    after = Losses(losses.sums - 0.1 * counts + rng.normal(0, 0.1, 200), counts)
+    change, error = difference(losses, after)
+    assert change == pytest.approx(-0.1, abs=4 * error)
+    assert error < losses.standard_error / 5
+
+
+# Resuming and stopping.
+
+
+class Killed(Exception):
+    pass
+
+
+def run(folder: Path, options: Options, *, stop: int | None = None, model: Any = None) -> tuple[FlatAdamW, list[float]]:
+    """Train from the last checkpoint; a run that reaches ``stop`` dies right after saving it."""
+    torch.manual_seed(options.seed)
+    ours = trainee(model or llama(attention_dropout=0.1))
+    optimizer = FlatAdamW(ours.parameters(), options)
+    start = 0
+    if (found := checkpoint.latest(folder)) is not None:
+        tensors = found.tensors()
+        optimizer.restore(tensors)
+        checkpoint.restore_generators(tensors)
+        start = found.step
+    losses: list[float] = []
+
+    def save(step: int) -> None:
+        checkpoint.save(folder, step, {**optimizer.state(), **checkpoint.generators()}, {}, keep=options.keep)
+        if step == stop:
+            raise Killed
+
+    plan = Plan.of(corpus(), options, budget=64)
+    loop = Loop(
+        ours, optimizer, plan, torch.device("cpu"), log=lambda _, values: losses.append(values["loss"]), save=save
+    )
+    try:
+        loop.run(start)
+    except Killed:
+        pass
+    return optimizer, losses
+
+
+@pytest.mark.parametrize("stop", [2, 5, 8])
+def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tmp_path, stop) -> None:
+    """Six steps an epoch, so that 2, 5 and 8 are in the middle of one; attention has dropout, which draws numbers."""
+    options = Options(batch_size=4, epochs=2, learning_rate=1e-2, checkpoint_every=1)
+    whole, all_losses = run(tmp_path / "whole", options)
+    _, first = run(tmp_path / "cut", options, stop=stop)
+    resumed, second = run(tmp_path / "cut", options)
+    assert first + second == all_losses
+    assert len(all_losses) == 12
+    for name, tensor in whole.state().items():
+        assert torch.equal(tensor, resumed.state()[name]), name
+
+
+def test_a_kill_during_a_checkpoint_leaves_the_one_before(tmp_path) -> None:
+    checkpoint.save(tmp_path, 1, {"a": torch.ones(3)}, {"fact": 1}, keep=2)
+    torn = tmp_path / ".step-00000002.part"
+    shutil.copytree(tmp_path / "step-00000001", torn)
+    (torn / "state.safetensors").write_bytes(b"half")
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    assert (found.step, found.facts) == (1, {"fact": 1})
+    checkpoint.save(tmp_path, 2, {"a": torch.zeros(3)}, {}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_a_damaged_checkpoint_is_told_not_trained_on(tmp_path) -> None:
+    checkpoint.save(tmp_path, 1, {"a": torch.ones(3)}, {}, keep=2)
+    (tmp_path / "step-00000001" / "state.safetensors").write_bytes(b"half")
+    with pytest.raises(SelfInstructError, match="remove this folder"):
+        checkpoint.latest(tmp_path).tensors()
+
+
+def test_checkpoints_hold_no_pickle(tmp_path) -> None:
+    run(tmp_path, Options(batch_size=8, epochs=1, checkpoint_every=1))
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors", ".json"}
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the_row() -> None:
+    """The embedding of one token, which one row alone has, makes it infinite."""
+    documents = [
+        Document(np.array([3, 4, 5, 6], np.int32), np.array([0, 0, 1, 1], bool), f"rows.jsonl:{n}") for n in (1, 2, 3)
+    ]
+    documents[1] = Document(np.array([3, 96, 5, 6], np.int32), np.array([0, 0, 1, 1], bool), "rows.jsonl:2")
+    model = llama(tie_word_embeddings=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[96] = math.inf
+    ours = trainee(model)
+    options = Options(batch_size=3, epochs=1, warmup=0.0)
+    optimizer = FlatAdamW(ours.parameters(), options)
+    before = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+    loop = Loop(ours, optimizer, Plan.of(Corpus.of(documents), options, budget=64), torch.device("cpu"))
+    with pytest.raises(DivergedError, match=r"step 1: .*rows at fault: rows\.jsonl:2$"):
+        loop.run()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.state().items())
+
+
+def test_a_dataset_with_nothing_to_supervise_is_an_error() -> None:
+    found = corpus(2)
+    masked = Corpus(found.ids, np.zeros_like(found.supervised), found.offsets, found.names)
+    with pytest.raises(UsageError, match="nothing to train on"):
+        Plan.of(masked, Options(), budget=64)
+
+
+def test_running_out_of_memory_names_the_batch_and_the_setting() -> None:
+    class Hungry(torch.nn.Module):
+        def forward(self, batch: Any, scale: float) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    options = Options(batch_size=8, epochs=1)
+    ours = trainee()
+    loop = Loop(
+        Hungry(), FlatAdamW(ours.parameters(), options), Plan.of(corpus(), options, budget=64), torch.device("cpu")
+    )
+    with pytest.raises(
+        SelfInstructError, match=r"micro-batch of \d+ tokens \(longest document 3\d\) at step 1; try --set"
+    ):
+        loop.run()
+
+
+def test_memorising_a_few_rows_brings_the_loss_down(tmp_path) -> None:
+    options = Options(batch_size=8, epochs=60, learning_rate=1e-2, checkpoint_every=0, weight_decay=0.0)
+    _, losses = run(tmp_path, options, model=llama())
+    assert losses[-1] < 0.5 < 4 < losses[0]
+
+
+def test_adapters_learn_and_the_base_stays() -> None:
+    from finetune.adapters import attach
+
+    base = llama()
+    before = {name: one.clone() for name, one in base.named_parameters()}
+    ours = trainee(base)
+    ours.model = attach(ours.model, Lora(rank=4))
+    options = Options(batch_size=8, epochs=4, learning_rate=1e-2, lora=Lora(rank=4))
+    losses: list[float] = []
+    optimizer = FlatAdamW(ours.parameters(), options)
+    Loop(
+        ours,
+        optimizer,
+        Plan.of(corpus(), options, budget=64),
+        torch.device("cpu"),
+        log=lambda _, v: losses.append(v["loss"]),
+    ).run()
+    assert losses[-1] < losses[0]
+    for name, one in ours.model.named_parameters():
+        plain = name.replace("base_model.model.", "").replace(".base_layer", "")
+        assert "lora_" in name or torch.equal(one, before[plain]), name
