@@ -11,33 +11,42 @@ from typing import Any
 import click
 import yaml
 
+from finetune.cli import cli as finetune
+from finetune.options import Lora, Options
+from finetune.recipes import names, path_of
 from selfinstruct.backends import OPTIONS
-from selfinstruct.cli import cli
+from selfinstruct.cli import cli as selfinstruct
 from selfinstruct.config import build, to_plain
 from selfinstruct.engine.plan import Settings
 from selfinstruct.strategies import STRATEGIES
 
 DOCS = Path(__file__).resolve().parent
+COMMANDS = {"selfinstruct": selfinstruct, "finetune": finetune}
 NOTE = "<!-- Written by docs/make.py: change the source of what it says, then run `make docs`. -->\n"
 
 
 def commands() -> str:
     """Every command's help."""
     parts = ["# Commands\n", NOTE]
-    context = click.Context(cli, info_name="selfinstruct", terminal_width=100)
-    for names, command, inner in _walk(("selfinstruct",), cli, context):
-        parts += [f"## {' '.join(names)}\n", "```text", command.get_help(inner), "```\n"]
+    for path, command, inner in walk():
+        parts += [f"## {' '.join(path)}\n", "```text", command.get_help(inner), "```\n"]
     return "\n".join(parts)
 
 
-def _walk(names: tuple[str, ...], command: click.Command, context: click.Context) -> Any:
-    yield names, command, context
+def walk() -> Any:
+    """Every command of both command lines: its words, itself, its context."""
+    for name, cli in COMMANDS.items():
+        yield from _walk((name,), cli, click.Context(cli, info_name=name, terminal_width=100))
+
+
+def _walk(path: tuple[str, ...], command: click.Command, context: click.Context) -> Any:
+    yield path, command, context
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             if inner is not None:
                 child = click.Context(inner, parent=context, info_name=name, terminal_width=100)
-                yield from _walk((*names, name), inner, child)
+                yield from _walk((*path, name), inner, child)
 
 
 def configuration() -> str:
@@ -51,17 +60,26 @@ def configuration() -> str:
         "A run keeps its settings in its `config.yaml`, every default spelled out.\n",
         "With the embedded model, what is not given is taken from `selfinstruct/presets/embedded.yaml` first: it is "
         "too small and too slow for the published numbers, which are the defaults below.\n",
-        _section("Settings of a run", Settings, to_plain(Settings())),
+        _section("Settings of a run", Settings(), to_plain(Settings())),
     ]
     for title, known in (("Strategy", {name: one.Options for name, one in STRATEGIES.items()}), ("Backend", OPTIONS)):
         for name, options in sorted(known.items()):
-            parts.append(_section(f"{title} `{name}`", options, {name: to_plain(build(options, {}))}))
+            parts.append(_section(f"{title} `{name}`", build(options, {}), {name: to_plain(build(options, {}))}))
+    parts += [
+        "# Training\n",
+        "`finetune train` takes its settings from a recipe, then from `--config FILE` (YAML, these keys), then from "
+        "`--set key=value`.\n",
+        _section("Settings of a training run", Options(lora=Lora()), to_plain(Options())),
+    ]
+    for name in names():
+        parts += [f"## Recipe `{name}`\n", "```yaml", path_of(name).read_text(encoding="utf-8") + "```\n"]
     return "\n".join(parts)
 
 
-def _section(title: str, options: type, values: Any) -> str:
+def _section(title: str, options: Any, values: Any) -> str:
+    """The default values, and an entry for each option of ``options``."""
     text = yaml.safe_dump(values, sort_keys=False, width=110, allow_unicode=True)
-    return "\n".join([f"## {title}\n", "```yaml", text + "```\n", *_entries(build(options, {}), "")]) + "\n"
+    return "\n".join([f"## {title}\n", "```yaml", text + "```\n", *_entries(options, "")]) + "\n"
 
 
 def _entries(options: Any, prefix: str) -> list[str]:

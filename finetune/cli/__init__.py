@@ -46,4 +46,4 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of ``finetune``."""
-    run(cli, "finetune", "the last checkpoint is whole")
+    run(cli, "finetune", "what was saved is whole")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -10,18 +11,21 @@ from selfinstruct.console import say
 
 
 @click.command("export")
-@click.argument("run", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--format", "kind", type=click.Choice(["hf", "gguf"]), default="hf", show_default=True,
-              help="A folder as transformers and vLLM read it, or one file for llama.cpp.")  # fmt: skip
+              help="A folder as transformers and vLLM read it, or a file for llama.cpp (Llama models only).")  # fmt: skip
+@click.option("--dtype", type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+              help="Of the weights; q8_0 in GGUF only.  [default: as they are; f16 in GGUF]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", required=True, help="Where it goes.")
-def command(run: Path, kind: str, output: Path) -> None:
-    """Write the model in OUT for other programs; adapters are merged first.
+def command(folder: Path, kind: Literal["hf", "gguf"], dtype: str | None, output: Path) -> None:
+    """Write the model in OUT, the directory of a training run, for other programs; adapters are merged first.
 
     \b
     Examples:
-      finetune export runs/llama --format hf -o llama
+      finetune export runs/llama --format hf --dtype bf16 -o llama
       finetune export runs/llama --format gguf -o llama.gguf
     """
-    from finetune.gguf import export_gguf
+    from finetune.export import export
 
-    say(str(export_gguf(run, output)) + kind)
+    export(folder, output, kind, dtype=dtype)
+    say(f"model: {output}")

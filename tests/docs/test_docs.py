@@ -13,9 +13,11 @@ from pathlib import Path
 import click
 import pytest
 
-from selfinstruct.cli import cli
+from finetune.cli import cli as finetune
+from selfinstruct.cli import cli as selfinstruct
 from tests.cli import ROOT, environment
 
+COMMANDS = {"selfinstruct": selfinstruct, "finetune": finetune}
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
@@ -63,8 +65,7 @@ def test_an_entry_may_tell_of_several_options() -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    context = click.Context(cli, info_name="selfinstruct")
-    for names, command, inner in maker()._walk(("selfinstruct",), cli, context):
+    for names, command, inner in maker().walk():
         text = command.get_help(inner)
         assert isinstance(command, click.Group) or "Example" in text, names
         assert all(param.help for param in command.params if isinstance(param, click.Option)), names
@@ -73,15 +74,15 @@ def test_every_command_has_help_with_an_example() -> None:
 def examples() -> list[str]:
     lines = [line for page in PAGES for block in blocks(page, "console") for line in block.splitlines()]
     helps = [line for block in blocks(ROOT / "docs" / "commands.md", "text") for line in block.splitlines()]
-    lines += [f"$ {line.strip()}" for line in helps if line.startswith("    selfinstruct ")]
+    lines += [f"$ {line.strip()}" for line in helps if line.startswith(("    selfinstruct ", "    finetune "))]
     return sorted({line[2:].split("  #")[0].strip() for line in lines if line.startswith("$ ")})
 
 
-@pytest.mark.parametrize("example", [line for line in examples() if line.startswith("selfinstruct")])
+@pytest.mark.parametrize("example", [line for line in examples() if line.split()[0] in COMMANDS])
 def test_the_commands_in_the_docs_exist_with_these_options(example: str) -> None:
     """Parsed by click itself, without running them."""
-    words = shlex.split(example)[1:]
-    command, context = cli, click.Context(cli, info_name="selfinstruct")
+    program, *words = shlex.split(example)
+    command, context = COMMANDS[program], click.Context(COMMANDS[program], info_name=program)
     while isinstance(command, click.Group):
         name, *words = words
         found = command.get_command(context, name)
@@ -96,7 +97,7 @@ def test_the_make_targets_in_the_docs_exist(example: str) -> None:
     done = subprocess.run(["make", "-n", *shlex.split(example)[1:]], cwd=ROOT, env=environ, capture_output=True,
                           text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    if example.startswith("make data "):
+    if example.startswith(("make data ", "make train ")):
         call = done.stdout.splitlines()[-1]
         for word in shlex.split(example)[2:]:
             assert word.split("=", 1)[1] in call, call

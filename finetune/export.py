@@ -1,0 +1,71 @@
+"""A trained model for other programs: a folder of transformers or a GGUF file, adapters merged first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from finetune.adapters import BASE
+from finetune.gguf import DTYPES, export_gguf
+from finetune.merge import merge
+from finetune.model import load, load_config, save
+from selfinstruct.errors import UsageError
+
+__all__ = ["export"]
+
+_TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def export(folder: Path, out: Path, kind: Literal["hf", "gguf"], *, dtype: str | None = None) -> None:
+    """Write the model in ``folder`` to ``out``, in one step.
+
+    Args:
+        folder: A training run, a folder of transformers, or a .gguf file.
+        kind: ``hf`` makes a folder with safetensors, configuration and tokenizer; ``gguf`` one file.
+        dtype: Of the matrices: ``f32``, ``f16``, ``bf16``, or ``q8_0`` (GGUF only). Default: as they are in a folder,
+            ``f16`` in a file.
+
+    Raises:
+        UsageError: There is no such model, it can't be written in this way, or something is at ``out`` already.
+    """
+    if kind == "hf" and dtype not in (None, *_TORCH):
+        raise UsageError(f"a folder's weights can't be {dtype}; give one of {', '.join(_TORCH)}")
+    if kind == "gguf" and dtype not in (None, *DTYPES):
+        raise UsageError(f"a GGUF file's weights can't be {dtype}; give one of {', '.join(DTYPES)}")
+    if out.exists() and not (kind == "hf" and out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out}: there is something here already; give another place with -o")
+    with _whole(folder, out) as whole:
+        if kind == "gguf":
+            export_gguf(whole, out, dtype=dtype or "f16")
+        else:
+            _folder(whole, out, _TORCH[dtype] if dtype else None)
+
+
+@contextmanager
+def _whole(folder: Path, out: Path) -> Iterator[str]:
+    """A model without adapters: the folder itself, or, beside ``out`` for as long as it is needed, a merged one."""
+    if not (folder / BASE).is_file():
+        yield str(folder)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+        merged = Path(beside) / "merged"
+        merge(folder, merged)
+        yield str(merged)
+
+
+def _folder(name: str, out: Path, dtype: torch.dtype | None) -> None:
+    loaded = load(name, dtype=dtype or load_config(name).dtype or torch.float32)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    save(loaded.model, loaded.tokenizer, part)
+    if out.exists():
+        out.rmdir()
+    os.replace(part, out)
