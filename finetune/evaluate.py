@@ -23,7 +23,7 @@ class Losses:
 
     Attributes:
         sums: (D,) float64, nats.
-        counts: (D,) int64, supervised tokens.
+        counts: (D,) int64, supervised tokens; some in all.
     """
 
     sums: NDArray[np.float64]
@@ -40,6 +40,11 @@ class Losses:
         return float(self.sums.sum() / self.counts.sum())
 
     @property
+    def perplexity(self) -> float:
+        """``exp(mean)``; infinite where that is beyond a float."""
+        return math.exp(self.mean) if self.mean < 700 else math.inf
+
+    @property
     def standard_error(self) -> float | None:
         """Of ``mean``, taking documents as drawn at random, not tokens; None for a single document.
 
@@ -52,7 +57,8 @@ class Losses:
 def difference(before: Losses, after: Losses) -> tuple[float, float | None]:
     """``after.mean - before.mean`` over the same documents, and its standard error.
 
-    Documents are compared with themselves, so that the error is mostly far below that of either mean.
+    Documents are compared with themselves: the error is that of a ratio again, of s_after - s_before to n, and mostly
+    far below that of either mean.
     """
     assert (before.counts == after.counts).all(), "the losses are of different documents"
     change = after.mean - before.mean
@@ -60,34 +66,40 @@ def difference(before: Losses, after: Losses) -> tuple[float, float | None]:
 
 
 def _error(residuals: NDArray[np.float64], counts: NDArray[np.int64]) -> float | None:
-    count = len(counts)
-    if count < 2:
+    documents = len(counts)
+    if documents < 2:
         return None
-    return math.sqrt(count / (count - 1) * float((residuals**2).sum())) / float(counts.sum())
+    return math.sqrt(documents / (documents - 1) * float((residuals**2).sum())) / float(counts.sum())
 
 
 def evaluate(trainee: Trainee, corpus: Corpus, *, budget: int, device: torch.device | str = "cpu") -> Losses:
     """The loss of each document, in evaluation mode (no dropout); the mode is put back.
+
+    Compiled layers are run as they were written: every batch has a shape of its own, and each would be compiled anew.
 
     Args:
         budget: Most tokens that go through the model at once; a longer document goes alone.
     """
     together = getattr(trainee.causal.config, "_attn_implementation", "").startswith("finetune_")
     sums = np.zeros(len(corpus))
+    targets = corpus.targets
+    longest = int(corpus.lengths.max(initial=0))
     training = trainee.training
     trainee.eval()
     try:
-        for indices in _parts(corpus, budget if together else 0):
-            batch = collate(corpus, indices, longest=int(corpus.lengths.max())).to(device)
-            losses = trainee.token_losses(batch).double().cpu().numpy()
-            borders = np.cumsum(corpus.targets[indices])[:-1]
-            sums[indices] = [part.sum() for part in np.split(losses, borders)]
+        with torch.compiler.set_stance("force_eager"):
+            for indices in _parts(corpus, budget if together else 0):
+                batch = collate(corpus, indices, longest=longest).to(device)
+                losses = trainee.token_losses(batch).double().cpu().numpy()
+                borders = np.cumsum(targets[indices])[:-1]
+                sums[indices] = [part.sum() for part in np.split(losses, borders)]
     finally:
         trainee.train(training)
-    return Losses(sums, corpus.targets)
+    return Losses(sums, targets)
 
 
 def _parts(corpus: Corpus, budget: int) -> Iterator[list[int]]:
+    """Documents in their order, at most ``budget`` tokens of them at a time, but at least one."""
     part: list[int] = []
     tokens = 0
     for index, length in enumerate(corpus.lengths.tolist()):
