@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 from transformers.utils import logging
 
@@ -90,7 +93,25 @@ def load_tokenizer(name: str | None) -> Any:
     """
     where, options = _source(name)
     with _quiet(), _explained(name):
-        return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+    if "gguf_file" in options and _splitting(Path(where) / options["gguf_file"]) == "smollm":
+        # transformers knows one way of cutting text for all GGUF files of this kind; this one cuts digits apart first.
+        backend = tokenizer.backend_tokenizer
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    return tokenizer
+
+
+def _splitting(path: Path) -> str:
+    """What a GGUF file says of how its tokenizer cuts text: the string under ``tokenizer.ggml.pre``."""
+    key = b"tokenizer.ggml.pre"
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        at = view.find(key) + len(key) + 4  # the key, then the type of the value
+        if at < len(key) + 4:
+            return ""
+        (length,) = struct.unpack_from("<Q", view, at)
+        return view[at + 8 : at + 8 + min(length, 64)].decode("utf-8", "replace")
 
 
 def load_config(name: str | None) -> Any:
@@ -128,6 +149,10 @@ def _source(name: str | None) -> tuple[str, dict[str, Any]]:
             raise UsageError(f"{name}: no such file")
     else:
         if Path(name).exists() and not (Path(name) / "config.json").is_file():
+            if (Path(name) / "adapter_config.json").is_file():
+                raise UsageError(
+                    f"{name} holds adapters, no whole model; merge them first: finetune merge {name} -o DIR"
+                )
             raise UsageError(
                 f"{name}: no config.json in it; give the folder of a model of transformers, or a .gguf file"
             )
