@@ -1,86 +1,240 @@
-"""Rows of every layout become the examples that they say, and bad rows are told with their place."""
+"""Reading rows: every layout, every kind of file, and what is said when a row or a file is wrong."""
 
 from __future__ import annotations
 
+import builtins
 import gzip
 import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from finetune.data import Turn, examples_of, read_examples
-from selfinstruct.errors import UsageError
+from finetune.data import Example, Turn, examples_of, read_examples
+from selfinstruct.errors import MissingExtraError, UsageError
+from selfinstruct.formats import FORMATS
+from selfinstruct.resources import builtin_seeds
 
-PAIR = (Turn("user", "q"), Turn("assistant", "a"))
+ROW = {"instruction": "Sort.", "input": "b a", "output": "a b"}
+TURNS = (Turn("user", "Sort.\n\nb a"), Turn("assistant", "a b"))
 
 
-def write(path, rows, opened=open):
-    with opened(path, "wb") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-    return str(path)
+def lines(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def only(row: dict[str, Any]) -> Example:
+    (example,) = examples_of(row, "f:1")
+    return example
+
+
+def wrong(row: dict[str, Any]) -> str:
+    with pytest.raises(ValueError, match=r".") as caught:
+        examples_of(row, "f:1")
+    return str(caught.value)
+
+
+# Layouts
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+def test_every_layout_that_is_exported_is_read_as_the_same_conversation(layout: str) -> None:
+    assert only(FORMATS[layout]("Sort.", "b a", "a b")).turns == TURNS
+
+
+def test_an_alpaca_row_keeps_its_fields() -> None:
+    assert only(ROW) == Example("f:1", TURNS, instruction="Sort.", input="b a", output="a b")
+    assert only({"instruction": "Hi.", "output": "Hello."}).turns == (Turn("user", "Hi."), Turn("assistant", "Hello."))
+    assert only({"instruction": "Hi.", "input": None, "response": "Hello."}).input == ""
+
+
+def test_a_prompt_keeps_its_completion_and_a_question_its_answer() -> None:
+    assert only({"prompt": "2+2=", "completion": "4"}).completion == "4"
+    assert only({"prompt": "", "completion": "4"}).prompt == ""
+    assert only({"question": "2+2?", "answer": "4"}).turns == (Turn("user", "2+2?"), Turn("assistant", "4"))
+
+
+def test_each_instance_of_a_seed_task_is_an_example() -> None:
+    task = {"instruction": "Sort.", "instances": [{"input": "b a", "output": "a b"}, {"input": "", "output": "none"}]}
+    found = examples_of(task, "seeds.jsonl:3")
+    assert [(one.name, one.input, one.output) for one in found] == [
+        ("seeds.jsonl:3#1", "b a", "a b"),
+        ("seeds.jsonl:3#2", "", "none"),
+    ]
+    assert found[0].turns == TURNS
+
+
+def test_the_built_in_seed_tasks_are_read_whole() -> None:
+    found = read_examples(builtin_seeds())
+    tasks = [json.loads(line) for line in builtin_seeds().read_text().splitlines()]
+    assert found.skipped == []
+    assert [one.output for one in found.examples] == [one["output"] for task in tasks for one in task["instances"]]
+
+
+def test_messages_keep_their_order_and_parts_of_text_are_joined() -> None:
+    parts = [{"type": "text", "text": "Red"}, {"type": "text", "text": "Blue"}]
+    said = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Name colours."},
+        {"role": "assistant", "content": parts},
+    ]
+    assert only({"messages": said}).turns[::2] == (Turn("system", "Be kind."), Turn("assistant", "Red\nBlue"))
+    shared = [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
+    assert [turn.role for turn in only({"conversations": shared}).turns] == ["system", "user", "assistant"]
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("row", "said"),
     [
-        {"instruction": "q", "input": "", "output": "a"},
-        {"instruction": "q", "instances": [{"input": "", "output": "a"}]},
-        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
-        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
-        {"prompt": "q", "completion": "a"},
-        {"question": "q", "answer": "a"},
+        ({}, "it has no field"),
+        ({"text": "x", "id": 1}, "it has 'text', 'id'"),
+        ({"instruction": "x"}, "no field 'output'"),
+        ({"instruction": "x", "output": 3}, "'output' is a int, not a string"),
+        ({"instruction": ["x"], "output": "y"}, "'instruction' is a list, not a string"),
+        ({"instruction": "x", "instances": []}, "no list with an instance"),
+        ({"instruction": "x", "instances": [{"input": ""}]}, "no field 'output'"),
+        ({"messages": []}, "no list with a message"),
+        ({"messages": "x"}, "no list with a message"),
+        ({"messages": ["x"]}, "no list of messages"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "no message of an assistant"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "has no role and content"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}, "tool calls"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "more than text: image"),
+        ({"messages": [{"role": "im_end|>", "content": "x"}]}, "unknown role 'im_end|>'"),
+        ({"prompt": "x", "completion": None}, "no field 'completion'"),
     ],
 )
-def test_every_layout_is_the_same_conversation(row):
-    [example] = examples_of(row, "rows.jsonl:1")
-    assert example.turns == PAIR
+def test_what_is_wrong_with_a_row_is_said(row: dict[str, Any], said: str) -> None:
+    assert said in wrong(row)
 
 
-def test_an_input_stays_apart_from_its_instruction():
-    [example] = examples_of({"instruction": "q", "input": "i", "output": "a"}, "rows.jsonl:1")
-    assert (example.instruction, example.input, example.output) == ("q", "i", "a")
-    assert example.turns[0].content == "q\n\ni"
+# Files
 
 
-def test_each_instance_of_a_seed_task_is_an_example():
-    instances = [{"input": "1", "output": "x"}, {"input": "2", "output": "y"}]
-    found = examples_of({"instruction": "q", "instances": instances}, "seeds:3")
-    assert [(one.input, one.output) for one in found] == [("1", "x"), ("2", "y")]
-    assert len({one.name for one in found}) == 2
+def test_bad_lines_are_skipped_and_told_with_their_place(tmp_path: Path) -> None:
+    path = lines(tmp_path / "rows.jsonl", ROW, "{", "", {"instruction": "x"}, "[1]", '{"a": NaN}', ROW)
+    found = read_examples(str(path))
+    assert [one.name for one in found.examples] == [f"{path}:1", f"{path}:7"]
+    assert [message.split(": ")[0] for message in found.skipped] == [f"{path}:{number}" for number in (2, 4, 5, 6)]
 
 
-@pytest.mark.parametrize(
-    "row",
-    [{}, {"text": "x"}, {"instruction": "q"}, {"instruction": 1, "output": "a"}, {"messages": []},
-     {"messages": [{"role": "user", "content": "q"}]}, {"prompt": "q"}],
-)  # fmt: skip
-def test_a_row_without_an_answer_is_told_with_its_line(tmp_path, row):
-    path = write(tmp_path / "rows.jsonl", [{"prompt": "q", "completion": "a"}, row])
-    found = read_examples(path)
-    assert len(found.examples) == 1
-    assert len(found.skipped) == 1
-    assert found.skipped[0].startswith(f"{path}:2:")
+@pytest.mark.parametrize("content", ["", "\n\n", "{\n", '{"a": 1}\n'])
+def test_a_file_without_a_single_row_is_an_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="holds no row to train on") as caught:
+        read_examples(path)
+    assert (f"{path}:1: " in str(caught.value)) == bool(content.strip())
 
 
-def test_gzip_arrays_and_run_directories_are_read_alike(tmp_path):
-    rows = [{"prompt": "q", "completion": "a"}] * 2
-    (tmp_path / "run" / "dataset").mkdir(parents=True)
-    write(tmp_path / "run" / "dataset" / "alpaca.jsonl", rows)
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    for path in (write(tmp_path / "rows.jsonl.gz", rows, gzip.open), tmp_path / "rows.json", tmp_path / "run"):
-        assert [one.turns for one in read_examples(path).examples] == [PAIR, PAIR]
+def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({**ROW, "output": "a\u2028b\u0085c 🟦"}, ensure_ascii=False) + "\r\n", "utf-8-sig")
+    assert read_examples(path).examples[0].output == "a\u2028b\u0085c 🟦"
 
 
-def test_a_cut_gzip_stream_is_told(tmp_path):
-    path = write(tmp_path / "rows.jsonl.gz", [{"prompt": f"q{n}", "completion": "a"} for n in range(999)], gzip.open)
-    whole = (tmp_path / "rows.jsonl.gz").read_bytes()
-    (tmp_path / "rows.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UsageError, match="damaged"):
+def test_gzipped_lines_are_read_and_a_cut_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    whole = gzip.compress("".join(json.dumps({**ROW, "output": f"{n}"}) + "\n" for n in range(3000)).encode())
+    path.write_bytes(whole)
+    assert len(read_examples(path).examples) == 3000
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="is damaged after line"):
         read_examples(path)
 
 
-def test_nothing_to_train_on_is_an_error(tmp_path):
-    for rows in ([], [{"text": "x"}]):
-        with pytest.raises(UsageError, match="no row"):
-            read_examples(write(tmp_path / "rows.jsonl", rows))
-    with pytest.raises(UsageError, match="no file"):
-        read_examples(str(tmp_path / "missing.jsonl"))
+def test_a_json_array_is_read_and_its_rows_are_numbered(tmp_path: Path) -> None:
+    path = tmp_path / "alpaca_data.json"
+    path.write_text(json.dumps([ROW, 3, {"a": 1}, ROW], indent=1))
+    found = read_examples(path)
+    assert [one.name for one in found.examples] == [f"{path}: row 1", f"{path}: row 4"]
+    assert [message.split(":")[1] for message in found.skipped] == [" row 2", " row 3"]
+    path.write_text("[{,")
+    with pytest.raises(UsageError, match="not JSON"):
+        read_examples(path)
+    assert len(read_examples(lines(tmp_path / "lines.json", ROW, ROW)).examples) == 2
+
+
+def test_a_run_of_selfinstruct_is_its_alpaca_file(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "run.sqlite").touch()
+    with pytest.raises(UsageError, match=r"has no dataset/alpaca\.jsonl.*selfinstruct export .* --format alpaca"):
+        read_examples(tmp_path)
+    path = lines(tmp_path / "dataset" / "alpaca.jsonl", ROW)
+    for folder in (tmp_path, tmp_path / "dataset"):
+        assert [one.name for one in read_examples(folder).examples] == [f"{path}:1"]
+
+
+def test_a_directory_of_something_else_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither a run of selfinstruct nor a datasets directory"):
+        read_examples(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "nowhere/rows.jsonl", "a/b/c", "./rows", "~/rows"])
+def test_a_missing_file_is_told_and_not_looked_for_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)  # whoever looks on the hub meets another error
+    with pytest.raises(UsageError, match="there is no file"):
+        read_examples(name)
+
+
+def test_a_missing_file_in_a_folder_that_is_there_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UsageError, match="there is no file runs/quikstart"):
+        read_examples("runs/quikstart")
+
+
+def test_parquet_is_read_by_rows(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    parquet.write_table(arrow.Table.from_pylist([{"messages": messages}, {"messages": None}]), path)
+    found = read_examples(path)
+    assert [(one.name, one.turns[1].content) for one in found.examples] == [(f"{path}: row 1", "Yo")]
+    assert found.skipped[0].startswith(f"{path}: row 2: unknown layout")
+    path.write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match="can't read"):
+        read_examples(path)
+
+
+def test_a_datasets_directory_is_read_and_one_of_several_splits_asks_for_one(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    one = datasets.Dataset.from_list([ROW, ROW])
+    one.save_to_disk(tmp_path / "one")
+    assert [example.turns for example in read_examples(tmp_path / "one").examples] == [TURNS, TURNS]
+    datasets.DatasetDict({"train": one, "test": one}).save_to_disk(tmp_path / "two")
+    with pytest.raises(UsageError, match=r"several splits; give one: .*two/train, .*two/test"):
+        read_examples(tmp_path / "two")
+    assert len(read_examples(tmp_path / "two" / "test").examples) == 2
+
+
+@pytest.mark.parametrize(("name", "package"), [("rows.parquet", "pyarrow"), ("saved", "datasets"), ("a/b", "datasets")])
+def test_a_missing_extra_is_named(name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.parquet").touch()
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "dataset_info.json").touch()
+    real = builtins.__import__
+
+    def without(module: str, *rest: Any) -> Any:
+        if module.split(".", maxsplit=1)[0] == package:
+            raise ImportError(module)
+        return real(module, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(
+        MissingExtraError, match=rf"{package}.* is not installed; run: pip install 'selfinstruct\[data\]'"
+    ):
+        read_examples(name)
+
+
+def test_reading_rows_loads_nothing_heavy() -> None:
+    code = "import sys, finetune.data; print({'torch', 'transformers', 'datasets', 'pyarrow'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
