@@ -40,12 +40,18 @@ def attach(model: Any, lora: Lora) -> Any:
                 f"lora.targets: no linear layer is called {', '.join(missing)}; there are {', '.join(known)}"
             )
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type] # peft divides it, and takes any number
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if lora.base == "nf4":
-            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+            model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
+                model, use_gradient_checkpointing=False
+            )
         return get_peft_model(model, config)
 
 
@@ -60,7 +66,7 @@ def nf4(dtype: torch.dtype) -> dict[str, Any]:
         from transformers import BitsAndBytesConfig
     except ImportError:
         raise MissingExtraError("bitsandbytes", "qlora") from None
-    quantization = BitsAndBytesConfig(
+    quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     return {"quantization_config": quantization}

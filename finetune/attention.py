@@ -132,7 +132,7 @@ def _varlen(
 
 @cache
 def _varlen_call() -> Callable[..., Tensor]:
-    """PyTorch's function with the arguments of its release: 2.11 knows ``is_causal`` or ``window_size``, 2.13 the latter."""
+    """PyTorch's function with the arguments of its release: older ones know ``is_causal``, newer ``window_size``."""
     from torch.nn.attention.varlen import varlen_attn
 
     windowed = "window_size" in inspect.signature(varlen_attn).parameters
@@ -163,7 +163,11 @@ def _flex(
 def _flex_call(device: str) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
+    found: Any = flex_attention
+    if device == "cuda":
+        found = torch.compile(flex_attention, dynamic=False)
+    call: Callable[..., Any] = found
+    return call
 
 
 def _checked(module: Any, packed: Packed | None, more: dict[str, Any]) -> Packed:

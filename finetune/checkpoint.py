@@ -46,7 +46,7 @@ class Checkpoint:
             return load_file(self.folder / "state.safetensors")
         except (OSError, SafetensorError) as error:
             raise SelfInstructError(
-                f"{self.folder}: the checkpoint can't be read ({error}); remove this folder to go on from the one before"
+                f"{self.folder}: can't be read ({error}); remove this folder to go on from the one before"
             ) from None
 
 

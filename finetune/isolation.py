@@ -41,7 +41,7 @@ def check_isolation(trainee: Trainee, device: torch.device | str = "cpu") -> Non
     allowed = 1e-3 if next(trainee.model.parameters()).dtype == torch.float32 else 0.1
     if not off <= allowed:
         raise UsageError(
-            f"packed documents see each other in a model of type {kind!r} (hidden states differ by {off:.1%}); {_REMEDY}"
+            f"packed documents see each other in a model of type {kind!r} (states differ by {off:.1%}); {_REMEDY}"
         )
 
 

@@ -336,9 +336,10 @@ def _ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Iterator[
     def put(item: Batch | BaseException | None) -> None:
         while not over.is_set():
             try:
-                return ready.put(item, timeout=0.1)
+                ready.put(item, timeout=0.1)
             except queue.Full:
                 continue
+            return
 
     def work() -> None:
         try:

@@ -41,7 +41,7 @@ def linear_cross_entropy(
         bias: (V,), or None.
     """
     rows = chunk or _rows(weight)
-    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, scale, rows)  # type: ignore[no-any-return]
+    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, scale, rows)  # type: ignore[no-any-return,no-untyped-call]
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def token_losses(
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, scale: float | Tensor, rows: int
     ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]

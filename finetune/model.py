@@ -1,8 +1,9 @@
-"""Models of every kind that is trained: the embedded one, GGUF files, folders and hub names; and saving what came out."""
+"""Models of every kind: the embedded one, GGUF files, folders and hub names; and saving what came out."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import mmap
 import os
 import struct
@@ -76,7 +77,7 @@ def load(
         model = _plain(model, dtype)
     tokenizer = load_tokenizer(name)
     if lora is None or lora.base == "full":
-        model.to(device)
+        model = model.to(device)  # type: ignore[arg-type] # the stubs of transformers' wrapper lose ``self``
     base = Base(name or EMBEDDED, _digest(name, model))
     if lora is not None:
         from finetune.adapters import attach
@@ -158,8 +159,8 @@ def _source(name: str | None) -> tuple[str, dict[str, Any]]:
             )
         return name, {}
     try:
-        import accelerate  # noqa: F401 transformers needs both for GGUF
-        import gguf  # noqa: F401
+        for needed in ("accelerate", "gguf"):  # by transformers, to read GGUF
+            importlib.import_module(needed)
     except ImportError as error:
         raise MissingExtraError(str(error.name), "train") from None
     return str(path.parent), {"gguf_file": path.name}
@@ -171,7 +172,9 @@ def _plain(loaded: Any, dtype: torch.dtype) -> Any:
     del config.quantization_config
     state = loaded.state_dict()
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=dtype, attn_implementation="sdpa"
+        )
     model.load_state_dict(state, assign=True)
     model.tie_weights()
     for name, buffer in loaded.named_buffers():  # those that no state dict holds, such as rotary frequencies
@@ -208,19 +211,20 @@ def _umask() -> int:
 def _quiet() -> Iterator[None]:
     """Without the bars and notes of transformers."""
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    plain = modeling_gguf_pytorch_utils.tqdm  # the one bar that does not ask whether bars are wanted
-    modeling_gguf_pytorch_utils.tqdm = lambda items, **_: items
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    reading: Any = modeling_gguf_pytorch_utils
+    plain = reading.tqdm  # the one bar that does not ask whether bars are wanted
+    reading.tqdm = lambda items, **_: items
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        modeling_gguf_pytorch_utils.tqdm = plain
+        reading.tqdm = plain
         logging.set_verbosity(before)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -230,6 +234,6 @@ def _explained(name: str | None) -> Iterator[None]:
     except (OSError, ValueError, KeyError) as error:
         what = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"can't load the model {name or EMBEDDED!r}: {what}; give a folder of transformers with safetensors, a .gguf "
-            "file, or a hub name (which needs a network)"
+            f"can't load the model {name or EMBEDDED!r}: {what}; give a folder of transformers with safetensors, a "
+            ".gguf file, or a hub name (which needs a network)"
         ) from None

@@ -68,7 +68,7 @@ def preview_lines(preview: Preview) -> Iterator[str]:
         yield "".join(f"⟦{_clean(text)}⟧" if supervised else _clean(text) for text, supervised in pieces)
         yield ""
     tokens, targets = int(corpus.lengths.sum()), int(corpus.supervised.sum())
-    yield f"{len(corpus):,} documents, {tokens:,} tokens, {targets:,} of them supervised; format {preview.renderer.format}"
+    yield f"{len(corpus):,} documents, {tokens:,} tokens, {targets:,} supervised; format {preview.renderer.format}"
     for reason, count in Counter(reason for _, reason, _ in preview.rendered.dropped).most_common():
         yield f"dropped, {reason}: {count:,}"
     if preview.skipped:

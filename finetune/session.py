@@ -32,7 +32,6 @@ from finetune.optim import FlatAdamW
 from finetune.options import Options
 from finetune.progress import Progress
 from finetune.render import Rendered, Renderer, render_all
-from finetune.report import preview_lines, result_lines
 from finetune.sample import sample
 from finetune.trainee import Trainee
 from selfinstruct.codec import dumps, loads
@@ -101,10 +100,6 @@ class Result:
     complete: bool = True
     already: bool = False
 
-    def lines(self) -> list[str]:
-        """What to say of it."""
-        return list(result_lines(self))
-
 
 @dataclass(frozen=True)
 class Preview:
@@ -123,10 +118,6 @@ class Preview:
     plan: Plan
     skipped: list[str]
     memory: dict[str, int]
-
-    def lines(self) -> list[str]:
-        """What to show of it."""
-        return list(preview_lines(self))
 
 
 @dataclass(frozen=True)

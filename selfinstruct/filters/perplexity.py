@@ -166,7 +166,7 @@ def _loaded(model: str) -> Scorer:
     except ImportError:
         raise MissingExtraError("torch or transformers", "train") from None
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    network = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, use_safetensors=True)
+    network: Any = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, use_safetensors=True)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return lambda pairs: _score(torch, tokenizer, network, pairs)
 

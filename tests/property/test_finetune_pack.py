@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_every_supervised_token_is_predicted_once_from_the_token_before_it(found
                 assert place + 1 < borders[document + 1], "predicted across a border"
                 assert batch.ids[place + 1] == label
                 seen[micro[document], place + 1 - borders[document]] += 1
-            for document, (start, end) in enumerate(zip(borders, borders[1:], strict=False)):
+            for document, (start, end) in enumerate(pairwise(borders)):
                 assert batch.positions[start:end].tolist() == list(range(end - start))
                 if document < len(micro):
                     assert batch.ids[start:end].tolist() == corpus[micro[document]].ids.tolist()

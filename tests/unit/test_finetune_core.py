@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import shutil
@@ -249,7 +250,7 @@ def test_the_standard_error_is_that_of_drawing_documents() -> None:
 # Resuming and stopping.
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -269,16 +270,14 @@ def run(folder: Path, options: Options, *, stop: int | None = None, model: Any =
     def save(step: int) -> None:
         checkpoint.save(folder, step, {**optimizer.state(), **checkpoint.generators()}, {}, keep=options.keep)
         if step == stop:
-            raise Killed
+            raise KilledError
 
     plan = Plan.of(corpus(), options, budget=64)
     loop = Loop(
         ours, optimizer, plan, torch.device("cpu"), log=lambda _, values: losses.append(values["loss"]), save=save
     )
-    try:
+    with contextlib.suppress(KilledError):
         loop.run(start)
-    except Killed:
-        pass
     return optimizer, losses
 
 

@@ -55,10 +55,9 @@ def tiny(tmp_path: Path) -> Path:
 def llama(embedded_folder: Path, tmp_path: Path) -> LlamaCppBackend:
     """llama.cpp with what we exported."""
     export_gguf(str(embedded_folder), tmp_path / "model.gguf", dtype="f32")
-    backend = LlamaCppBackend(
+    return LlamaCppBackend(
         LlamaCppOptions(model=str(tmp_path / "model.gguf"), slots=1, cache_prompt=False, context=512)
     )
-    return backend
 
 
 def test_the_embedded_model_becomes_a_checkpoint_like_any_other(embedded_folder) -> None:
@@ -158,7 +157,7 @@ def test_adapters_are_not_merged_onto_another_base(tiny, tmp_path) -> None:
 
 
 def test_targets_that_are_no_layers_are_told_with_those_that_are(tiny) -> None:
-    with pytest.raises(UsageError, match="no linear layer is called nothing; there are .*q_proj"):
+    with pytest.raises(UsageError, match=r"no linear layer is called nothing; there are .*q_proj"):
         attach(load(str(tiny), dtype=torch.float32).model, Lora(targets="q_proj,nothing"))
 
 
