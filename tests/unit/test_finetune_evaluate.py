@@ -1,0 +1,163 @@
+"""Held-out loss and its error."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.attention import install
+from finetune.corpus import Corpus, Document
+from finetune.evaluate import Losses, difference, evaluate
+from finetune.trainee import Trainee
+from tests.finetune_fixtures import make_model
+
+WORDS = 300
+
+
+def corpus(lengths: list[int]) -> Corpus:
+    rng = np.random.default_rng(1)
+    found = []
+    for number, length in enumerate(lengths):
+        supervised = rng.random(length) < 0.5
+        supervised[0], supervised[-1] = False, True
+        found.append(Document(rng.integers(0, WORDS, length, dtype=np.int32), supervised, f"x:{number}"))
+    return Corpus.of(found)
+
+
+def packed(**options: Any) -> Trainee:
+    model = make_model(WORDS, **options)
+    install(model, "sdpa")
+    return Trainee(model)
+
+
+def alone(documents: Corpus, **options: Any) -> list[float]:
+    """Each document by itself through transformers, the loss by its own logits."""
+    model = make_model(WORDS, **options)
+    found = []
+    for document in (documents[index] for index in range(len(documents))):
+        ids = torch.tensor(document.ids, dtype=torch.int64)
+        with torch.no_grad():
+            losses = torch.nn.functional.cross_entropy(
+                model(input_ids=ids[None]).logits[0, :-1].double(), ids[1:], reduction="none"
+            )
+        found.append(float(losses[torch.tensor(document.supervised[1:])].sum()))
+    return found
+
+
+@pytest.mark.parametrize("budget", [1, 20, 50, 10_000])
+def test_packed_documents_have_the_losses_that_they_have_alone(budget: int) -> None:
+    documents = corpus([5, 17, 2, 40, 9, 9, 30])
+    losses = evaluate(packed(), documents, budget=budget)
+    assert losses.counts.tolist() == documents.targets.tolist()
+    np.testing.assert_allclose(losses.sums, alone(documents), rtol=1e-5)
+
+
+def test_a_model_that_can_not_be_packed_is_measured_one_document_at_a_time() -> None:
+    documents = corpus([5, 17, 8])
+    losses = evaluate(Trainee(make_model(WORDS)), documents, budget=1000)
+    np.testing.assert_allclose(losses.sums, alone(documents), rtol=1e-5)
+
+
+def test_dropout_and_gradients_stay_out_and_the_mode_comes_back() -> None:
+    documents = corpus([12, 20])
+    trainee = packed(attention_dropout=0.5)
+    trainee.train()
+    first, second = (evaluate(trainee, documents, budget=100) for _ in range(2))
+    assert trainee.training
+    assert trainee.model.training
+    assert all(one.grad is None for one in trainee.parameters())
+    np.testing.assert_array_equal(first.sums, second.sums)
+    np.testing.assert_allclose(first.sums, alone(documents), rtol=1e-5)
+    trainee.eval()
+    evaluate(trainee, documents, budget=100)
+    assert not trainee.training
+
+
+def test_the_mode_comes_back_after_an_error() -> None:
+    trainee = packed()
+    trainee.train()
+    broken = corpus([4])
+    broken.ids[0] = WORDS + 1
+    with pytest.raises(IndexError):
+        evaluate(trainee, broken, budget=100)
+    assert trainee.training
+
+
+def test_compiled_layers_are_not_compiled_again_for_each_shape() -> None:
+    compiled: list[int] = []
+
+    def count(graph: Any, _inputs: Any) -> Any:
+        compiled.append(1)
+        return graph.forward
+
+    trainee = packed()
+    for layer in trainee.decoder.layers:
+        layer.compile(backend=count, dynamic=False)
+    documents = corpus([5, 17, 8])
+    losses = evaluate(trainee, documents, budget=10)
+    assert compiled == []
+    np.testing.assert_allclose(losses.sums, alone(documents), rtol=1e-5)
+
+
+def test_nothing_held_out_is_no_error() -> None:
+    assert len(evaluate(packed(), Corpus.of([]), budget=10).sums) == 0
+
+
+def test_the_mean_weighs_tokens_not_documents() -> None:
+    losses = Losses.of([10.0, 2.0], [1, 9])
+    assert losses.mean == 1.2
+    assert losses.perplexity == pytest.approx(math.exp(1.2))
+    assert Losses.of([1e6], [1]).perplexity == math.inf
+
+
+def drawn(documents: int, seed: int) -> tuple[Losses, Losses]:
+    """Losses with a level for each document, shared by both; the second lie 0.2 a token lower."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(5, 200, documents)
+    level = rng.normal(2.0, 0.5, documents)
+    sums = [counts * (level - shift + rng.normal(0, 0.05, documents)) for shift in (0.0, 0.2)]
+    before, after = (Losses(one, counts) for one in sums)
+    return before, after
+
+
+def test_the_standard_error_is_that_of_resampled_documents() -> None:
+    before, after = drawn(200, seed=0)
+    rng = np.random.default_rng(1)
+    picks = [rng.integers(0, 200, 200) for _ in range(4000)]
+    means = [before.sums[pick].sum() / before.counts[pick].sum() for pick in picks]
+    changes = [(after.sums - before.sums)[pick].sum() / before.counts[pick].sum() for pick in picks]
+    assert before.standard_error == pytest.approx(np.std(means), rel=0.05)
+    assert difference(before, after)[1] == pytest.approx(np.std(changes), rel=0.05)
+
+
+def test_the_standard_error_covers_the_truth_as_often_as_it_says() -> None:
+    inside = 0
+    for seed in range(300):
+        change, error = difference(*drawn(50, seed=seed))
+        assert error is not None
+        inside += abs(change + 0.2) < 1.96 * error
+    assert 0.9 <= inside / 300 <= 0.98
+
+
+def test_comparing_documents_with_themselves_is_surer_than_comparing_means() -> None:
+    before, after = drawn(100, seed=3)
+    change, error = difference(before, after)
+    assert change == pytest.approx(after.mean - before.mean)
+    assert before.standard_error is not None
+    assert after.standard_error is not None
+    assert error is not None
+    assert error < math.hypot(before.standard_error, after.standard_error) / 4
+
+
+def test_one_document_has_no_standard_error() -> None:
+    assert Losses.of([3.0], [2]).standard_error is None
+    assert difference(Losses.of([3.0], [2]), Losses.of([2.0], [2])) == (-0.5, None)
+
+
+def test_losses_of_other_documents_are_not_compared() -> None:
+    with pytest.raises(AssertionError, match="different documents"):
+        difference(Losses.of([1.0, 1.0], [2, 3]), Losses.of([1.0, 1.0], [3, 2]))
