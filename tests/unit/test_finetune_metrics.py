@@ -120,7 +120,7 @@ def size(path: Path) -> Any:
 @pytest.mark.parametrize("steps", [1, 2, 40])
 def test_the_picture_is_drawn_of_any_number_of_steps(tmp_path: Path, steps: int) -> None:
     write(tmp_path, 1, steps)
-    title = r"$\undefined{ 模型 <b> _x^ \n"
+    title = r"$\undefined{$ 模型 <b> _x^ \n"
     assert Metrics(tmp_path).plot(title, {r"rows $\x$": (2.5, 2.0), "seed tasks": (2.4, 2.6)})
     assert size(tmp_path / "loss.png") == (960, 600)
 

@@ -1,0 +1,122 @@
+"""Sample answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from finetune.attention import install
+from finetune.data import Example, Turn
+from finetune.render import Renderer, RenderError
+from finetune.sample import generate, sample
+from finetune.trainee import Trainee
+from tests.finetune_fixtures import make_model, tiny_tokenizer  # noqa: F401
+
+PROMPTS = [[7, 8, 9], [250], [30, 31, 32, 33, 34, 35, 36, 37, 38], [9, 8], [101, 55, 3, 77]]
+NOWHERE = frozenset({299})
+
+
+def continued(model: Any, prompt: list[int], stop_ids: frozenset[int], most: int) -> list[int]:
+    """One prompt alone, the likeliest token each time, without a cache."""
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(most):
+            token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            if token in stop_ids:
+                break
+            ids.append(token)
+    return ids[len(prompt) :]
+
+
+def test_a_batch_gives_what_each_prompt_gives_alone() -> None:
+    model = make_model(300)
+    alone = [continued(model, prompt, NOWHERE, 12) for prompt in PROMPTS]
+    assert all(len(answer) == 12 for answer in alone)
+    assert len(set(map(tuple, alone))) == len(PROMPTS)
+    assert generate(model, PROMPTS, NOWHERE, 12) == alone
+
+
+def test_more_prompts_than_a_batch_holds_keep_their_order() -> None:
+    model = make_model(300)
+    prompts = [[number, number + 1] for number in range(3, 40)]
+    assert generate(model, prompts, NOWHERE, 2) == [continued(model, prompt, NOWHERE, 2) for prompt in prompts]
+    assert generate(model, [], NOWHERE, 2) == []
+
+
+def test_an_answer_ends_before_any_stop_token_and_not_at_the_filler() -> None:
+    model = make_model(300)
+    free = [continued(model, prompt, NOWHERE, 12) for prompt in PROMPTS]
+    stops = frozenset({free[0][5], free[2][3]})
+    expected = [continued(model, prompt, stops, 12) for prompt in PROMPTS]
+    assert len({len(answer) for answer in expected}) > 1
+    assert generate(model, PROMPTS, stops, 12) == expected
+
+
+def test_settings_that_a_model_brings_do_not_change_the_answers() -> None:
+    model = make_model(300)
+    expected = generate(model, PROMPTS, NOWHERE, 12)
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.no_repeat_ngram_size = 1
+    model.generation_config.do_sample = True
+    model.generation_config.temperature = 3.0
+    brought = model.generation_config
+    assert generate(model, PROMPTS, NOWHERE, 12) == expected
+    assert model.generation_config is brought
+
+
+def test_a_context_that_is_almost_full_is_not_overrun() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=12)).eval()
+    assert [len(answer) for answer in generate(model, [[5] * 10], NOWHERE, 50)] == [2]
+
+
+def test_a_model_with_packed_attention_answers_by_its_own_and_takes_the_packed_one_again(
+    tiny_tokenizer: Any,  # noqa: F811
+) -> None:
+    model = make_model(len(tiny_tokenizer))
+    renderer = Renderer(tiny_tokenizer, "chat", max_length=128)
+    examples = [
+        Example("x:1", (Turn("user", "Name three colours."), Turn("assistant", "red, green, blue"))),
+        Example("x:2", (Turn("user", "The fox?"), Turn("assistant", "jumps"))),
+    ]
+    expected = [
+        tiny_tokenizer.decode(
+            continued(model, renderer.prompt(example), renderer.stop_ids, 8), skip_special_tokens=True
+        ).strip()
+        for example in examples
+    ]
+    install(model, "sdpa")
+    trainee = Trainee(model).train()
+    assert sample(trainee, tiny_tokenizer, renderer, examples, 8) == expected
+    assert any(expected)
+    assert trainee.training
+    assert model.config._attn_implementation == "finetune_sdpa"
+    assert sample(trainee, tiny_tokenizer, renderer, [], 8) == []
+
+
+def test_compiled_layers_are_not_compiled_again_for_each_token() -> None:
+    compiled: list[int] = []
+
+    def count(graph: Any, _inputs: Any) -> Any:
+        compiled.append(1)
+        return graph.forward
+
+    model = make_model(300)
+    expected = generate(model, PROMPTS, NOWHERE, 4)
+    for layer in model.model.layers:
+        layer.compile(backend=count, dynamic=False)
+    assert generate(model, PROMPTS, NOWHERE, 4) == expected
+    assert compiled == []
+
+
+def test_an_example_without_a_prompt_leaves_the_mode_as_it_was(tiny_tokenizer: Any) -> None:  # noqa: F811
+    trainee = Trainee(make_model(len(tiny_tokenizer))).train()
+    renderer = Renderer(tiny_tokenizer, "alpaca", max_length=128)
+    turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d"))
+    with pytest.raises(RenderError):
+        sample(trainee, tiny_tokenizer, renderer, [Example("x:1", turns)], 8)
+    assert trainee.training
