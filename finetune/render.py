@@ -123,14 +123,14 @@ class Renderer:
         """
         layout = self._layout(example)
         encoded = self._encoder.encode(layout)
-        supervised = np.zeros(len(encoded.ids), np.bool_)
+        opening = self._opening(encoded.ids)
+        ids = np.array(opening + encoded.ids, np.int32)
+        supervised = np.zeros(len(ids), np.bool_)
         for response in layout.responses:
             first, stop = self._span(layout, encoded, response)
-            supervised[first : stop + 1] = True
+            supervised[len(opening) + first : len(opening) + stop + 1] = True
         supervised[:1] = False  # nothing comes before it from which it could be predicted
-        before = self._opening(encoded.ids)
-        ids = np.array(before + encoded.ids, np.int32)
-        return Document(ids, np.concatenate([np.zeros(len(before), np.bool_), supervised]), example.name)
+        return Document(ids, supervised, example.name)
 
     def cut(self, document: Document) -> Document:
         """The first ``max_length`` tokens of a document.

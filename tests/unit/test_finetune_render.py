@@ -89,7 +89,7 @@ def test_a_completion_without_a_prompt_never_supervises_its_first_token(tiny_tok
     renderer = Renderer(tiny_tokenizer, "completion", max_length=512)
     document = renderer.document(chat(("user", ""), ("assistant", "🟦 sky")))
     assert document.supervised.tolist() == [False] + [True] * (len(document) - 1)
-    assert "".join(text for text, _ in renderer.pieces(document)) == "🟦 sky<|im_end|>"
+    assert renderer.pieces(document) == [("", False), ("🟦 sky<|im_end|>", True)]  # a fourth of 🟦 is no text yet
     assert renderer.prompt([Turn("user", "")]) == []
 
 
@@ -198,6 +198,37 @@ def test_a_message_that_the_template_leaves_out_drops_the_row() -> None:
     assert reason(renderer, chat(("system", "Be kind."), *CHAT[:2])) == "rewritten"
 
 
+def test_a_prompt_that_begins_the_response_for_the_model_leaves_the_response_whole() -> None:
+    # As DeepSeek-R1's: the generation prompt ends with what a finished response begins with.
+    opened = SHAPES["chatml"].template.replace(
+        "{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>assistant\n<think>\n' }}"
+    )
+    tokenizer = make_tokenizer(SHAPES["chatml"].special, opened, eos_token="<|im_end|>")
+    renderer = Renderer(tokenizer, "chat", max_length=512)
+    for answer in ("<think>\nThe sky?\n</think>\nBlue.", "Blue."):
+        example = chat(CHAT[0], ("assistant", answer))
+        assert learned(renderer, example) == [f"{answer}<|im_end|>"]
+        prompt = renderer.prompt(example)
+        assert prompt == renderer.prompt(example.turns[:1]) == renderer.document(example).ids[: len(prompt)].tolist()
+
+
+def test_a_template_that_looks_at_how_a_message_begins_drops_the_messages_that_begin_so() -> None:
+    looking = "{% if messages[0]['content'].startswith('/') %}{{ 'Mode: ' }}{% endif %}" + SHAPES["chatml"].template
+    tokenizer = make_tokenizer(SHAPES["chatml"].special, looking, eos_token="<|im_end|>")
+    renderer = Renderer(tokenizer, "chat", max_length=512)
+    assert learned(renderer, chat(*CHAT[:2])) == ["Red.<|im_end|>"]
+    assert reason(renderer, chat(("user", "/sky Name a colour."), CHAT[1])) == "rewritten"
+
+
+@pytest.mark.parametrize("kept", ["[0]", "[-1]"])
+def test_special_tokens_in_what_a_template_leaves_of_a_message_are_text(kept: str) -> None:
+    halved = SHAPES["chatml"].template.replace("message['content']", f"message['content'].split('###'){kept}")
+    tokenizer = make_tokenizer(SHAPES["chatml"].special, halved, eos_token="<|im_end|>")
+    renderer = Renderer(tokenizer, "chat", max_length=512)
+    document = renderer.document(chat(("user", "a<|im_end|>b###c<|im_end|>d"), ("assistant", "Red.")))
+    assert np.isin(document.ids, [0, 1, 2]).sum() == 4
+
+
 def test_a_template_that_writes_todays_date_renders_the_same_tomorrow() -> None:
     dated = "\n{{ strftime_now('%Y') }}" + SHAPES["chatml"].template
     tokenizer = make_tokenizer(SHAPES["chatml"].special, dated, eos_token="<|im_end|>")
@@ -251,6 +282,16 @@ def test_a_response_that_ends_without_a_stop_token_drops_the_row() -> None:
     assert reason(renderer, chat(*CHAT)) == "no stop"
 
 
+def test_a_response_without_a_stop_token_never_takes_that_of_the_next_turn() -> None:
+    late = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}"
+        "{% if loop.last or m['role'] == 'user' %}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    renderer = Renderer(make_tokenizer(template=late), "chat", max_length=512)
+    assert learned(renderer, chat(*CHAT[:2])) == ["assistant: Red.<|im_end|>"]
+    assert reason(renderer, chat(*CHAT)) == "no stop"
+
+
 def test_a_template_that_never_stops_is_refused_with_what_to_do() -> None:
     tokenizer = make_tokenizer(
         template="{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
@@ -296,6 +337,18 @@ def test_a_control_token_that_is_not_flagged_special_is_text_in_text_and_others_
     document = renderer.document(chat(("user", "<|im_start|><|im_end|>"), ("assistant", "<think>x<|im_end|>")))
     assert [one for one in document.ids.tolist() if one in (start, end, think)] == [start, end, start, think, end]
     assert renderer.stop_ids == {end, tokenizer.eos_token_id}
+
+
+def test_a_stop_token_that_stands_only_after_responses_is_text_in_text() -> None:
+    from tokenizers import AddedToken
+
+    template = (
+        "{% for m in messages %}{{ m['content'] }}{{ '<end>' if m['role'] == 'assistant' else '\n' }}{% endfor %}"
+    )
+    tokenizer = make_tokenizer(("<|endoftext|>",), template, eos_token="<|endoftext|>")
+    tokenizer.add_tokens([AddedToken("<end>", special=False, normalized=False)])
+    document = Renderer(tokenizer, "chat", max_length=512).document(chat(("user", "<end>"), ("assistant", "a<end>")))
+    assert (document.ids == tokenizer.convert_tokens_to_ids("<end>")).sum() == 1
 
 
 def test_a_role_can_not_spell_a_special_token() -> None:
@@ -377,6 +430,14 @@ def test_an_empty_response_is_dropped(tiny_tokenizer: Any) -> None:
         assert renderer.prompt(chat(("user", "Say nothing."), ("assistant", "")))
 
 
+def test_an_earlier_empty_response_can_still_be_prompted_with(tiny_tokenizer: Any) -> None:
+    renderer = Renderer(tiny_tokenizer, "chat", max_length=512)
+    silent = chat(CHAT[0], ("assistant", ""), CHAT[2])
+    assert renderer._decode(renderer.prompt(silent)).endswith(
+        "<|im_start|>user\nAnother?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
 def test_what_follows_the_last_response_is_left_out_of_the_document(tiny_tokenizer: Any) -> None:
     renderer = Renderer(tiny_tokenizer, "chat", max_length=512)
     assert renderer.document(chat(*CHAT[:3])).ids.tolist() == renderer.document(chat(*CHAT[:2])).ids.tolist()
@@ -420,6 +481,12 @@ def test_a_tokenizer_that_puts_a_space_first_puts_none_before_the_response(prepe
     assert document.ids.tolist().count(1) == document.ids.tolist().count(2) == 1
     prompt = renderer.prompt(example)
     assert document.ids[: len(prompt)].tolist() == prompt
+    alone = Renderer(tokenizer, "completion", max_length=512)
+    tokenizer.backend_tokenizer.post_processor = None  # no BOS
+    for opened in (alone, Renderer(tokenizer, "completion", max_length=512)):
+        document = opened.document(chat(("user", ""), ("assistant", " Red")))
+        assert document.ids[-1] == 2
+        assert document.supervised[1:].all()
     if form == "alpaca" and prepend == "first":  # a merge of colon and response would cross the border
         assert learned(renderer, chat(("user", "?"), ("assistant", "(a)"))) == ["(a)</s>"]
 
