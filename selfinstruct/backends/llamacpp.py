@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from selfinstruct import embedded
-from selfinstruct.backends import gguf, load
+from selfinstruct import embedded, gguf
+from selfinstruct.backends import load
 from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions, check_fields
 from selfinstruct.errors import BackendError, MissingExtraError, RequestError, TransientError
 from selfinstruct.prompts import Api

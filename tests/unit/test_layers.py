@@ -16,7 +16,7 @@ PACKAGES = [Path(package.__file__).parent for package in (selfinstruct, finetune
 
 LAYERS = (
     {"errors", "codec", "records", "version"},
-    {"config", "resources", "rng", "files", "formats", "console", "embedded"},
+    {"config", "resources", "rng", "files", "formats", "console", "embedded", "gguf"},
     {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge"},
     {"ledger", "lock", "backends", "budget", "retry"},
     {"engine", "session", "export", "report", "doctor", "filtering"},

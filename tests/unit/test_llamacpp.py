@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-from selfinstruct import embedded
-from selfinstruct.backends import gguf, load, open_backend
-from selfinstruct.backends.gguf import ModelFileError
+from selfinstruct import embedded, gguf
+from selfinstruct.backends import load, open_backend
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.config import build
 from selfinstruct.errors import BackendError, ConfigError, MissingExtraError, RequestError
+from selfinstruct.gguf import ModelFileError
 from selfinstruct.records import Completion, Request, Sampling, Turn
 
 
@@ -61,7 +61,7 @@ def make_gguf(*, version: int = 3, data: int = 256) -> bytes:
 def test_a_well_formed_file_passes(tmp_path: Path) -> None:
     model = tmp_path / "m.gguf"
     model.write_bytes(make_gguf())
-    gguf.check(model)
+    assert gguf.check(model) == {"general.architecture": "no-such-thing"}
 
 
 def test_every_truncation_before_the_last_tensor_is_seen(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_paths_that_cannot_be_looked_at(tmp_path: Path) -> None:
 CLOSED = """
 import os, sys
 from pathlib import Path
-from selfinstruct.backends import gguf
+from selfinstruct import gguf
 if os.geteuid() == 0:
     os.setuid(65534)
 try:

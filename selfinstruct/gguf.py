@@ -1,4 +1,4 @@
-"""A look into a GGUF file before llama.cpp gets it, which says no more than that it failed.
+"""A look into a GGUF file before it is loaded: what is wrong with it, and what it says of itself.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -25,11 +25,14 @@ class ModelFileError(UsageError):
     """A model file that is absent, unreadable, cut short or of another format."""
 
 
-def check(path: Path) -> None:
-    """Refuse what llama.cpp could not load, with the reason.
+def check(path: Path) -> dict[str, str]:
+    """Refuse what can't be loaded, with the reason: llama.cpp says no more than that it failed.
 
     Walks the header (keys and tensor table, tens of milliseconds) and compares where the last tensor begins with the
     file's length. Reads no weights.
+
+    Returns:
+        The keys of the header whose values are texts, such as ``general.architecture``.
 
     Raises:
         ModelFileError: The file is absent, a directory, unreadable, not GGUF, of an unknown version, or truncated.
@@ -42,9 +45,9 @@ def check(path: Path) -> None:
         with path.open("rb") as file:
             magic = file.read(4)
             if magic != _MAGIC:
-                raise ModelFileError(f"{path}: not a GGUF model ({_looks_like(magic)}); llama.cpp loads nothing else")
+                raise ModelFileError(f"{path}: not a GGUF model ({_looks_like(magic)})")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                _walk(path, view)
+                return _walk(path, view)
     except OSError as error:
         raise ModelFileError(f"{path}: {reason(error)}") from None
     except (struct.error, IndexError):
@@ -63,7 +66,7 @@ def _looks_like(magic: bytes) -> str:
     return f"it begins with {magic!r}"
 
 
-def _walk(path: Path, view: mmap.mmap) -> None:
+def _walk(path: Path, view: mmap.mmap) -> dict[str, str]:
     (version,) = struct.unpack_from("<I", view, 4)
     if version not in _VERSIONS:
         raise ModelFileError(f"{path}: GGUF version {version}; versions 2 and 3 are known")
@@ -71,12 +74,16 @@ def _walk(path: Path, view: mmap.mmap) -> None:
     if max(tensors, keys) > _MAX_COUNT:
         raise ModelFileError(f"{path}: a damaged header ({tensors} tensors, {keys} keys): fetch it again")
     at, alignment = 24, 32
+    texts = {}
     for _ in range(keys):
         start, at = at + 8, _after_string(view, at)
         (kind,) = struct.unpack_from("<I", view, at)
-        if kind == 4 and view[start:at] == b"general.alignment":
-            (alignment,) = struct.unpack_from("<I", view, at + 4)
-        at = _after_value(path, view, at + 4, kind)
+        key, value = view[start:at], at + 4
+        at = _after_value(path, view, value, kind)
+        if kind == _STRING:
+            texts[key.decode("utf-8", "replace")] = view[value + 8 : at].decode("utf-8", "replace")
+        elif kind == 4 and key == b"general.alignment":
+            (alignment,) = struct.unpack_from("<I", view, value)
     last = 0
     for _ in range(tensors):
         at = _after_string(view, at)
@@ -89,6 +96,7 @@ def _walk(path: Path, view: mmap.mmap) -> None:
         raise ModelFileError(
             f"{path}: truncated: {len(view)} bytes, but its last tensor begins at byte {data + last}: fetch it again"
         )
+    return texts
 
 
 def _after_string(view: mmap.mmap, at: int) -> int:
