@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
 
+from finetune.adapters import BASE
 from finetune.data import Turn
 from finetune.model import load
-from finetune.render import Renderer
+from finetune.render import Renderer, RenderError
+from finetune.report import harmless
+from finetune.sample import generating
 from selfinstruct.codec import loads
+from selfinstruct.errors import RunChangedError, UsageError
 
 __all__ = ["talk"]
 
-_HELP = "/reset forgets the conversation, /quit (or Ctrl-D) ends; Ctrl-C stops an answer"
+_HELP = "/reset forgets the conversation, /quit or Ctrl-D ends, Ctrl-C stops an answer"
+_RECORD = "finetune.json"
+_PARTIAL = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
+
+Write = Callable[[str], None]
 
 
 def talk(
@@ -28,91 +40,189 @@ def talk(
     max_tokens: int = 512,
     seed: int = 0,
     read: Callable[[str], str] = input,
-    write: Callable[[str], None] = lambda text: print(text, end="", flush=True),  # noqa: T201
+    write: Write = lambda text: print(text, end="", flush=True),  # noqa: T201
 ) -> None:
     """Answer what ``read`` gives, until it raises EOFError.
 
     Args:
-        folder: What ``finetune.model.load`` takes; a folder that was trained here has its format in ``finetune.json``.
+        folder: What ``finetune.model.load`` takes, or adapters trained here; a folder that was trained here has its
+            format in ``finetune.json``.
         prompt: Answer this alone, and return.
+        system: What the conversation begins with, in the place of the system.
         temperature: 0 takes the likeliest token each time.
-        top_p: Sample among the likeliest tokens that have this much probability together.
+        top_p: Sample among the likeliest tokens that have this much probability together (Holtzman et al. 2019,
+            arXiv:1904.09751).
 
     Raises:
-        UsageError: There is no such model.
+        UsageError: There is no such model; the format has no place for ``system``.
+        RenderError: The format can't hold ``prompt``.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    loaded = load(folder, dtype=dtype, device=device)
-    loaded.model.eval()
-    renderer = Renderer(loaded.tokenizer, _format(folder), max_length=1 << 20)
+    wanted = _format(folder)
+    model, tokenizer = _load(folder)
+    renderer = Renderer(tokenizer, wanted, max_length=1 << 20)
+    if system and renderer.format != "chat":
+        raise UsageError(f"the format {renderer.format} has no place for a system's words; leave --system out")
     torch.manual_seed(seed)
-    first = [Turn("system", system)] if system else []
-    turns = list(first)
-    if prompt is None:
-        write(f"{_HELP}\n")
-    while True:
-        try:
-            asked = prompt if prompt is not None else read("> ")
-        except EOFError:
-            write("\n")
-            return
-        if asked.strip() == "/quit":
-            return
-        if asked.strip() == "/reset":
-            turns = list(first)
-            continue
-        if not asked.strip():
-            continue
-        # Alpaca's prompt has room for one instruction: each is answered by itself.
-        turns = [*(turns if renderer.format == "chat" else []), Turn("user", asked)]
-        answer = ""
-        try:
-            for piece in _answer(loaded.model, loaded.tokenizer, renderer, turns, temperature, top_p, max_tokens):
-                answer += piece
-                write(piece)
-        except KeyboardInterrupt:
-            if prompt is not None:
-                raise
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=temperature > 0,
+        temperature=temperature or None,
+        top_p=top_p if temperature > 0 else None,
+        top_k=0 if temperature > 0 else None,  # no other bound on what is sampled from
+        eos_token_id=sorted(renderer.stop_ids),
+        pad_token_id=min(renderer.stop_ids),
+    )
+    chat = _Chat(model, tokenizer, renderer, config, max_tokens, [Turn("system", system)] if system else [], write)
+    if prompt is not None:
+        chat.answer(prompt)
+        return
+    write(f"{_HELP}\n")
+    while (asked := _read(read, write)) != "/quit":
+        if asked == "/reset":
+            chat.turns = list(chat.first)
+        elif asked.startswith("/") and asked[1:].isalpha():
+            write(f"{_HELP}\n")
+        elif asked:
+            _answered(chat, asked, write)
+
+
+def _read(read: Callable[[str], str], write: Write) -> str:
+    try:
+        return read("> ").strip()
+    except EOFError:
         write("\n")
-        if prompt is not None:
+        return "/quit"
+    except KeyboardInterrupt:  # there is no answer to stop: whoever typed it began a line and gave it up
+        write("\n")
+        return ""
+
+
+def _answered(chat: _Chat, asked: str, write: Write) -> None:
+    try:
+        chat.answer(asked)
+    except KeyboardInterrupt:
+        write("\n")
+    except (RenderError, UsageError) as error:
+        write(f"{error}\n")
+
+
+@dataclass
+class _Chat:
+    """A conversation; ``first`` is what it begins with, ``longest`` the most tokens of an answer."""
+
+    model: Any
+    tokenizer: Any
+    renderer: Renderer
+    config: Any
+    longest: int
+    first: list[Turn]
+    write: Write
+
+    def __post_init__(self) -> None:
+        self.turns = list(self.first)
+
+    def answer(self, asked: str) -> None:
+        """Write the answer as it comes; both are remembered, where the format holds a conversation.
+
+        Raises:
+            UsageError: The conversation has become too long for the model.
+            RenderError: The format can't hold it.
+            KeyboardInterrupt: The answer was stopped; what there was of it is remembered.
+        """
+        # Alpaca's prompt has room for one instruction: each is answered by itself.
+        turns = [*(self.turns if self.renderer.format == "chat" else []), Turn("user", asked)]
+        ids = self.renderer.prompt(turns)
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        left = self.longest if room is None else min(self.longest, room - len(ids))
+        if left < 1:
+            raise UsageError(f"the conversation has {len(ids):,} tokens, the model takes {room:,}: /reset begins anew")
+        stream = _Stream(self.tokenizer, self.renderer.stop_ids, self.write)
+        try:
+            self._generate(ids, left, stream)
+        finally:
+            if stream.text.strip():
+                self.turns = [*turns, Turn("assistant", stream.text)]
+        self.write("\n")
+
+    @torch.no_grad()
+    def _generate(self, ids: list[int], left: int, stream: _Stream) -> None:
+        prompt = torch.tensor([ids], device=next(self.model.parameters()).device)
+        self.config.max_new_tokens = left
+        with generating(self.model, self.config):
+            self.model.generate(
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=self.config, streamer=stream
+            )
+
+
+class _Stream(BaseStreamer):
+    """Writes tokens as they come, in whole characters.
+
+    Attributes:
+        text: What was written so far.
+    """
+
+    def __init__(self, tokenizer: Any, stop_ids: frozenset[int], write: Write) -> None:
+        self.text = ""
+        self._tokenizer, self._stop_ids, self._write = tokenizer, stop_ids, write
+        self._ids: list[int] = []
+        self._begun = False
+        self._from = self._shown = 0  # decoded is from the tokens written last: their text decides on a space between
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take tokens; the first that come are the prompt."""
+        if self._begun:
+            self._ids += [one for one in value.flatten().tolist() if one not in self._stop_ids]
+            self._flush()
+        self._begun = True
+
+    def end(self) -> None:
+        """Write also what is no whole character."""
+        self._flush(last=True)
+
+    def _flush(self, *, last: bool = False) -> None:
+        before, now = (self._decode(self._ids[self._from : end]) for end in (self._shown, len(self._ids)))
+        if len(now) <= len(before) or (now.endswith(_PARTIAL) and not last):
             return
-        turns.append(Turn("assistant", answer))
+        self._from, self._shown = self._shown, len(self._ids)
+        self.text += now[len(before) :]
+        self._write(harmless(now[len(before) :]))
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
 
 
 def _format(folder: str | None) -> str:
-    record = Path(folder or ".") / "finetune.json"
+    """The format that the run in ``folder`` recorded; else what suits the tokenizer."""
+    record = Path(folder or ".") / _RECORD
     if folder is None or not record.is_file():
         return "auto"
-    return str(loads(record.read_bytes()).get("format", "auto"))
+    try:
+        return str(loads(record.read_bytes())["format"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{record}: no record of a training run; remove it to talk to the model without") from None
 
 
-@torch.no_grad()
-def _answer(
-    model: Any, tokenizer: Any, renderer: Renderer, turns: list[Turn], temperature: float, top_p: float, most: int
-) -> Iterator[str]:
-    """The answer in pieces of whole characters, as they come."""
-    device = next(model.parameters()).device
-    ids = torch.tensor([renderer.prompt(turns)], device=device)
-    cache, found, shown = None, [], ""
-    for _ in range(most):
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        token = _choose(output.logits[0, -1].float(), temperature, top_p)
-        if token in renderer.stop_ids:
-            break
-        found.append(token)
-        ids = torch.tensor([[token]], device=device)
-        text = tokenizer.decode(found, skip_special_tokens=True)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else: half of a character
-            yield text[len(shown) :]
-            shown = text
+def _load(folder: str | None) -> tuple[Any, Any]:
+    """A model, with its adapters if ``folder`` holds such, and its tokenizer."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    record = Path(folder or ".") / BASE
+    if folder is None or not record.is_file():
+        _check_complete(folder)
+        loaded = load(folder, dtype=dtype, device=device)
+        return loaded.model.eval(), loaded.tokenizer
+    from peft import PeftModel
+
+    base = loads(record.read_bytes())
+    loaded = load(base["name"], dtype=dtype, device=device)
+    if loaded.base.digest != base["digest"]:
+        raise RunChangedError(f"{base['name']} does not have the weights that {folder} was trained beside")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(loaded.model, folder).eval(), loaded.tokenizer
 
 
-def _choose(logits: torch.Tensor, temperature: float, top_p: float) -> int:
-    """A token by nucleus sampling (Holtzman et al. 2019, arXiv:1904.09751)."""
-    if temperature == 0:
-        return int(logits.argmax())
-    chances, order = torch.softmax(logits / temperature, -1).sort(descending=True)
-    chances[chances.cumsum(-1) - chances >= top_p] = 0
-    return int(order[torch.multinomial(chances, 1)])
+def _check_complete(folder: str | None) -> None:
+    """Raise UsageError where a training run has not written its model yet."""
+    if folder and (Path(folder) / _RECORD).is_file() and not (Path(folder) / "config.json").is_file():
+        raise UsageError(f"{folder}: the training run is not complete; give its command again, and it goes on")

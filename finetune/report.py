@@ -1,47 +1,52 @@
-"""What a run says at its end, and what a dry run shows: plain lines, and the same in colour."""
+"""What a run says at its end, and what a dry run shows: plain lines, which a terminal may colour.
+
+Text of rows and models is data: it is shown as it is, but for control characters, which could drive the terminal.
+"""
 
 from __future__ import annotations
 
-import math
+import io
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from finetune.estimate import fits
 from finetune.evaluate import Losses, difference
+from selfinstruct.console import plural
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from finetune.session import Preview, Result
 
-__all__ = ["coloured", "preview_lines", "result_lines"]
+__all__ = ["coloured", "harmless", "memory_line", "preview_lines", "result_lines"]
 
 _FEW = 10  # steps: below, little is learnt, and the schedule is hardly one
 _SHOWN = 3  # documents of a dry run
-_WIDTH = 300  # characters of a sample answer
+_LONGEST = 300  # characters of a text in the table of answers
+_WIDTH = 100  # of that table
+_OPEN, _CLOSE = "⟦", "⟧"  # around what is supervised
+# Control characters but tab and newline, those that turn the writing direction, and halves of surrogate pairs.
+_DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def result_lines(result: Result) -> Iterator[str]:
     """A run's last screen."""
     if not result.complete:
-        yield f"{result.folder}: stopped after step {result.steps}; the same command goes on"
+        yield f"{result.folder}: stopped after {plural(result.steps, 'step')}; the same command goes on"
         return
-    done = "is complete" if result.already else "complete"
-    yield f"{result.folder}{'' if result.already else ':'} {done}: {result.steps} steps in {_time(result.seconds)}"
+    done = "was complete already" if result.already else "complete"
+    yield f"{result.folder}: {done}, {plural(result.steps, 'step')} in {_time(result.seconds)}"
     if result.before and result.after:
         for name, before in result.before.losses.items():
             yield f"held-out loss, {name}: {_change(before, result.after.losses[name])}"
-        for prompt, before_text, after_text in zip(
-            result.prompts, result.before.answers, result.after.answers, strict=True
-        ):
+        rows = list(zip(result.prompts, result.before.answers, result.after.answers, strict=True))
+        if rows:
             yield ""
-            yield f"asked:  {_flat(prompt)}"
-            yield f"before: {_flat(before_text)}"
-            yield f"after:  {_flat(after_text)}"
-        if result.prompts:
-            yield ""
+            yield from _table(("asked", "answer before", "answer after"), rows)
     if result.steps < _FEW:
-        yield f"only {result.steps} steps: too few to judge the training by"
+        yield f"only {plural(result.steps, 'step')}: too few to judge the training by"
     yield f"model: {result.folder}   loss: {result.folder / 'loss.png'}   figures: {result.folder / 'metrics.jsonl'}"
 
 
@@ -49,13 +54,33 @@ def _change(before: Losses, after: Losses) -> str:
     change, error = difference(before, after)
     figures = f"{_figure(before.mean, before.standard_error)} -> {_figure(after.mean, after.standard_error)}"
     what = "a rise" if change > 0 else "a fall"
-    if error is not None and abs(change) < 2 * error:
-        what = f"{what}, but within two standard errors: no clear change"
-    return f"{figures}, change {_figure(change, error, '+')} ({what}; {len(before.counts)} documents)"
+    if change == 0:
+        what = "no change"
+    elif error is not None and abs(change) <= 2 * error:
+        what += " within two standard errors: no clear change"
+    return f"{figures}, change {_figure(change, error, '+')} ({what}; {plural(len(before.counts), 'document')})"
 
 
 def _figure(value: float, error: float | None, sign: str = "") -> str:
-    return f"{value:{sign}.3f}" + ("" if error is None or math.isnan(error) else f" ± {error:.3f}")
+    return f"{value:{sign}.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of wrapped text."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*head, box=box.SIMPLE_HEAD, show_edge=False, width=_WIDTH, show_lines=True)
+    for column in table.columns:
+        column.ratio = 1
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*(Text(_short(one)) for one in row))
+    file = io.StringIO()
+    Console(file=file, width=_WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(table)
+    return [line.rstrip() for line in file.getvalue().split("\n")]
 
 
 def preview_lines(preview: Preview) -> Iterator[str]:
@@ -63,25 +88,39 @@ def preview_lines(preview: Preview) -> Iterator[str]:
     corpus, plan = preview.rendered.corpus, preview.plan
     for index in range(min(_SHOWN, len(corpus))):
         document = corpus[index]
-        yield f"{document.name}: {len(document)} tokens, {int(document.supervised.sum())} supervised"
+        yield f"{document.name}: {plural(len(document), 'token')}, {int(document.supervised.sum()):,} supervised"
         pieces = preview.renderer.pieces(document)
-        yield "".join(f"⟦{_clean(text)}⟧" if supervised else _clean(text) for text, supervised in pieces)
+        yield "".join(f"{_OPEN}{_unmarked(text)}{_CLOSE}" if one else _unmarked(text) for text, one in pieces)
         yield ""
     tokens, targets = int(corpus.lengths.sum()), int(corpus.supervised.sum())
-    yield f"{len(corpus):,} documents, {tokens:,} tokens, {targets:,} supervised; format {preview.renderer.format}"
+    yield (
+        f"{plural(len(corpus), 'document')}, {plural(tokens, 'token')}, {targets:,} supervised; "
+        f"format {preview.renderer.format}"
+    )
     for reason, count in Counter(reason for _, reason, _ in preview.rendered.dropped).most_common():
         yield f"dropped, {reason}: {count:,}"
     if preview.skipped:
-        yield f"not read: {len(preview.skipped):,} rows"
+        yield f"not read: {plural(len(preview.skipped), 'row')}"
     if preview.rendered.truncated:
         yield f"cut to the longest length: {preview.rendered.truncated:,}"
     yield (
-        f"{plan.steps:,} steps, {plan.steps_per_epoch:,} an epoch; trained on {len(plan.corpus):,} documents; "
-        f"micro-batches of at most {plan.packing.budget:,} tokens, {plan.efficiency:.0%} full"
+        f"{plural(plan.steps, 'step')}, {plan.steps_per_epoch:,} an epoch; trained on "
+        f"{plural(len(plan.corpus), 'document')}; micro-batches of at most {plural(plan.packing.budget, 'token')}, "
+        f"{plan.efficiency:.0%} full"
     )
+    if plan.steps < _FEW:
+        yield f"only {plural(plan.steps, 'step')}: too few to learn much"
     if preview.memory:
-        parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in preview.memory.items())
-        yield f"predicted memory: {sum(preview.memory.values()) / 2**30:.2f} GiB ({parts})"
+        yield memory_line(preview.memory)
+
+
+def memory_line(parts: dict[str, int], room: int | None = None) -> str:
+    """Predicted memory, by part, and what to do where there is less: ``room`` bytes."""
+    shown = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+    line = f"predicted memory: {sum(parts.values()) / 2**30:.2f} GiB ({shown})"
+    if not fits(parts, room):
+        line += f"; of {(room or 0) / 2**30:.2f} GiB: try --set recompute=on, or a smaller micro_batch_tokens"
+    return line
 
 
 def coloured(line: str) -> Text:
@@ -89,21 +128,25 @@ def coloured(line: str) -> Text:
     from rich.text import Text
 
     text = Text()
-    for number, part in enumerate(line.replace("⟧", "⟦").split("⟦")):
+    for number, part in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", line)):
         text.append(part, style="bold green" if number % 2 else "")
     return text
 
 
-def _flat(text: str) -> str:
-    """One line of a text."""
-    flat = _clean(" ".join(text.split()))
-    return flat if len(flat) <= _WIDTH else flat[: _WIDTH - 3] + "..."
+def harmless(text: str) -> str:
+    """Without control characters but newline and tab: each becomes U+FFFD."""
+    return _DRIVING.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def _clean(text: str) -> str:
-    """Without control characters, which could drive the terminal, and without our own marks."""
-    shown = text.replace("⟦", "[[").replace("⟧", "]]")
-    return "".join(one if one in "\n\t" or one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in shown)
+def _unmarked(text: str) -> str:
+    """Without our own marks."""
+    return harmless(text).replace(_OPEN, "[[").replace(_CLOSE, "]]")
+
+
+def _short(text: str) -> str:
+    """One line of a text, and not too long."""
+    flat = harmless(" ".join(text.split()))
+    return flat if len(flat) <= _LONGEST else flat[: _LONGEST - 3] + "..."
 
 
 def _time(seconds: float) -> str:

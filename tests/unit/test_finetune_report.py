@@ -1,0 +1,143 @@
+"""What a run says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.data import Example, Turn
+from finetune.evaluate import Losses
+from finetune.loop import Plan
+from finetune.options import Options
+from finetune.render import Renderer, render_all
+from finetune.report import coloured, harmless, memory_line, preview_lines, result_lines
+from finetune.session import Measured, Preview, Result
+from tests.finetune_fixtures import tiny_tokenizer  # noqa: F401
+
+SURE = ([10.0, 20.0, 30.0], [10, 10, 10])
+
+
+def shifted(by: list[float]) -> Losses:
+    sums, counts = SURE
+    return Losses.of([one + more for one, more in zip(sums, by, strict=True)], counts)
+
+
+def result(after: Losses, **options: Any) -> Result:
+    fields: dict[str, Any] = {"steps": 20, "seconds": 75.4, **options}
+    before = Measured({"rows": Losses.of(*SURE)}, fields.pop("answers_before", []))
+    return Result(Path("out"), before=before, after=Measured({"rows": after}, fields.pop("answers", [])), **fields)
+
+
+def line(after: Losses) -> str:
+    return next(one for one in result_lines(result(after)) if one.startswith("held-out loss, rows"))
+
+
+def test_losses_are_shown_with_their_errors_and_the_paired_change() -> None:
+    assert line(shifted([-2.0, -2.1, -1.9])) == (
+        "held-out loss, rows: 2.000 ± 0.577 -> 1.800 ± 0.580, change -0.200 ± 0.006 (a fall; 3 documents)"
+    )
+
+
+def test_a_rise_is_called_a_rise() -> None:
+    assert "change +0.200 ± 0.006 (a rise; 3 documents)" in line(shifted([2.0, 2.1, 1.9]))
+
+
+@pytest.mark.parametrize(("by", "word"), [([5.0, -5.0, 1.0], "rise"), ([5.0, -5.0, -1.0], "fall")])
+def test_a_change_within_two_standard_errors_is_no_clear_one(by: list[float], word: str) -> None:
+    assert f"(a {word} within two standard errors: no clear change; 3 documents)" in line(shifted(by))
+
+
+def test_no_change_is_neither() -> None:
+    assert "change +0.000 ± 0.000 (no change; 3 documents)" in line(shifted([0.0, 0.0, 0.0]))
+
+
+def test_a_single_document_has_no_error_to_show() -> None:
+    before, after = (Measured({"rows": Losses.of([sums], [10])}, []) for sums in (20.0, 18.0))
+    lines = list(result_lines(Result(Path("out"), 20, before, after)))
+    assert lines[1] == "held-out loss, rows: 2.000 -> 1.800, change -0.200 (a fall; 1 document)"
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(1, True), (9, True), (10, False)])
+def test_fewer_than_ten_steps_warn(steps: int, warned: bool) -> None:
+    lines = "\n".join(result_lines(result(shifted([1.0, 1.0, 1.0]), steps=steps)))
+    assert ("too few to judge the training by" in lines) == warned
+    assert f"{steps} step{'' if steps == 1 else 's'} in 1 min 15 s" in lines
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on() -> None:
+    assert list(result_lines(Result(Path("out"), 3, complete=False))) == [
+        "out: stopped after 3 steps; the same command goes on"
+    ]
+    assert "was complete already" in next(iter(result_lines(Result(Path("out"), 30, already=True))))
+
+
+def test_answers_stand_beside_each_other_and_are_text() -> None:
+    shown = result(
+        shifted([1.0, 1.0, 1.0]),
+        prompts=["Name [bold]three[/bold] rivers.\nAny.", "x" * 1000],
+        answers_before=["\x1b[31mred", ""],
+        answers=["the [/] Loire, the Seine and the Rhône, which all of them flow to a sea", "日本語" * 30],
+    )
+    lines = list(result_lines(shown))
+    text = "\n".join(lines)
+    assert "asked" in text
+    assert "[bold]three[/bold]" in text
+    assert "[/] Loire" in text
+    assert "\x1b" not in text
+    assert "�[31mred" in text
+    assert "..." in text
+    assert max(map(len, lines)) <= 100
+
+
+def test_control_characters_are_replaced_and_letters_are_not() -> None:
+    assert harmless("a\tb\nc\x00\x07\x1b\x9b\r\u202e\u2066\ud800") == "a\tb\nc" + "�" * 8
+    for text in ("👩‍👩‍👧", "क्‍ष", "می‌خواهم", "é", "日本"):
+        assert harmless(text) == text
+
+
+def dry(tokenizer: Any, answers: list[str], **options: Any) -> Preview:
+    renderer = Renderer(tokenizer, "chat", max_length=64)
+    examples = [
+        Example(f"x:{number}", (Turn("user", "Say [b]it[/b]."), Turn("assistant", answer)))
+        for number, answer in enumerate(answers, start=1)
+    ]
+    rendered = render_all(examples, renderer)
+    plan = Plan.of(rendered.corpus, Options(batch_size=2, epochs=1), budget=128)
+    return Preview(rendered, renderer, plan, **{"skipped": [], "memory": {}, **options})
+
+
+def test_a_dry_run_marks_what_is_supervised_and_nothing_else(tiny_tokenizer: Any) -> None:  # noqa: F811
+    lines = list(preview_lines(dry(tiny_tokenizer, ["It is ⟦done⟧\x1b[2J.", "no"])))
+    first = next(one for one in lines if one.startswith("<|im_start|>user"))
+    assert first.count("⟦") == first.count("⟧") == 1
+    before, inside = first.split("⟦")
+    assert before.endswith("<|im_start|>assistant\n")
+    assert inside.startswith("It is [[done]]�[2J.<|im_end|>⟧")
+    shown = coloured(first)
+    assert shown.plain == first.replace("⟦", "").replace("⟧", "")
+    green = [shown.plain[span.start : span.end] for span in shown.spans if "green" in str(span.style)]
+    assert green == ["It is [[done]]�[2J.<|im_end|>"]
+    assert "[b]it[/b]" in shown.plain
+
+
+def test_a_dry_run_tells_what_is_left_out(tiny_tokenizer: Any) -> None:  # noqa: F811
+    preview = dry(
+        tiny_tokenizer, ["a", "", "word " * 60, "b", "c"], skipped=["x:9: bad"], memory={"weights": 3 << 29, "head": 0}
+    )
+    text = "\n".join(preview_lines(preview))
+    assert "4 documents" in text
+    assert "dropped, empty: 1" in text
+    assert "not read: 1 row\n" in text
+    assert "cut to the longest length: 1" in text
+    assert "2 steps, 2 an epoch; trained on 4 documents; micro-batches of at most 128 tokens" in text
+    assert "only 2 steps" in text
+    assert "predicted memory: 1.50 GiB (weights 1.50, head 0.00)" in text
+
+
+def test_memory_that_is_not_there_brings_a_remedy() -> None:
+    parts = {"weights": 1 << 30, "activations": 3 << 30}
+    assert "recompute" not in memory_line(parts)
+    assert "recompute" not in memory_line(parts, 5 << 30)
+    assert memory_line(parts, 4 << 30).endswith("of 4.00 GiB: try --set recompute=on, or a smaller micro_batch_tokens")
