@@ -95,6 +95,10 @@ def _vocabulary(writer: Any, tokenizer: Any, size: int, folder: str | None) -> N
     model = json.loads(tokenizer.backend_tokenizer.to_str())
     if model["model"]["type"] != "BPE":
         raise UsageError(f"{folder}: a tokenizer of type {model['model']['type']}; only byte-level BPE can be written")
+    if model.get("normalizer") is not None or len(tokenizer) > size:
+        raise UsageError(
+            f"{folder}: a tokenizer that rewrites text, or has more tokens than the model, can't be written"
+        )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_splitting(model.get("pre_tokenizer"), folder))
     added = {one["id"]: one for one in model["added_tokens"]}
@@ -120,6 +124,8 @@ def _splitting(pre: Any, folder: str | None) -> str:
     """llama.cpp's name for how a tokenizer cuts text before the merges."""
     steps = pre["pretokenizers"] if pre and pre["type"] == "Sequence" else [pre] if pre else []
     shape = [(one["type"], one.get("individual_digits"), one.get("use_regex")) for one in steps]
+    if any(one.get("add_prefix_space") for one in steps):
+        raise UsageError(f"{folder}: a tokenizer that puts a space before the text, unknown here")
     if shape == [("Digits", True, None), ("ByteLevel", None, True)]:
         return "smollm"
     if shape == [("ByteLevel", None, True)]:
@@ -138,10 +144,10 @@ def _name(name: str) -> str:
 def _permuted(name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
     """Queries and keys in llama.cpp's order: it rotates neighbours, transformers the halves of a head."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    count = next((many for part, many in heads.items() if f"{part}.weight" in name), None)
+    count = next((many for part, many in heads.items() if f"{part}." in name), None)
     if count is None:
         return tensor.contiguous()
-    return tensor.view(count, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape).contiguous()
+    return tensor.view(count, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape).contiguous()
 
 
 def _tensor(writer: Any, gguf: Any, name: str, values: np.ndarray[Any, Any], dtype: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 from transformers.utils import logging
@@ -231,7 +232,7 @@ def _quiet() -> Iterator[None]:
 def _explained(name: str | None) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         what = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"can't load the model {name or EMBEDDED!r}: {what}; give a folder of transformers with safetensors, a "
