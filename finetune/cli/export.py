@@ -13,7 +13,7 @@ from selfinstruct.console import say
 @click.command("export")
 @click.argument("folder", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--format", "kind", type=click.Choice(["hf", "gguf"]), default="hf", show_default=True,
-              help="A folder as transformers and vLLM read it, or a file for llama.cpp (Llama models only).")  # fmt: skip
+              help="A folder as transformers and vLLM read it, or a file for llama.cpp (Llama only).")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
               help="Of the weights; q8_0 in GGUF only.  [default: as they are; f16 in GGUF]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", required=True, help="Where it goes.")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import finetune_fixtures
 from tests.cli import environment
+
+tiny_tokenizer = finetune_fixtures.tiny_tokenizer
+tiny_model_folder = finetune_fixtures.tiny_model_folder
 
 
 def run(*args: object, code: int = 0, cwd: Path | None = None) -> str:
@@ -33,7 +40,7 @@ def test_help_tells_what_a_command_does(command: str) -> None:
         (["train"], "Missing option '--data'"),
         (["train", "--data", "rows.jsonl"], "Missing option '-o' / '--output'"),
         (["train", "--data", "rows.jsonl", "-o", "out", "--recipe", "quikstart"], "did you mean 'quickstart'?"),
-        (["train", "--data", "rows.jsonl", "-o", "out", "--set", "epoch=2"], "unknown key 'epoch' (did you mean 'epochs'"),
+        (["train", "--data", "rows.jsonl", "-o", "out", "--set", "epoch=2"], "unknown key 'epoch' (did you mean"),
         (["train", "--data", "rows.jsonl", "-o", "out", "--set", "epochs"], "write it as key=value"),
         (["train", "--data", "rows.jsonl", "-o", "out", "--set", "warmup=2"], "warmup: from 0 to 1"),
         (["train", "--data", "rows.jsonl", "-o", "out", "--config", "no.yaml"], "can't read no.yaml"),
@@ -57,3 +64,126 @@ def test_a_wrong_setting_is_shown_with_its_file_and_line(tmp_path: Path) -> None
     (tmp_path / "mine.yaml").write_text("epochs: 2\nlora:\n  rang: 4\n")
     said = run("train", "--data", "rows.jsonl", "-o", "out", "--config", "mine.yaml", code=2, cwd=tmp_path)
     assert said == "Error: mine.yaml:3: unknown key 'lora.rang' (did you mean 'rank'?)\n"
+
+
+ROWS = [
+    {"instruction": f"Name {count} colours of the rainbow.", "input": "", "output": f"Red, green and {count} more."}
+    for count in range(40)
+]
+SETTINGS = [
+    "--set=format=chat", "--set=batch_size=4", "--set=learning_rate=1e-3", "--set=epochs=4", "--set=checkpoint_every=3",
+    "--set=evaluation={fraction: 0.25, seed_tasks: 2, samples: 2, sample_tokens: 8}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory, as far as training looks at it."""
+    folder = tmp_path_factory.mktemp("rows") / "run"
+    (folder / "dataset").mkdir(parents=True)
+    (folder / "dataset" / "alpaca.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(rows: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that was never stopped, and what it said."""
+    out = tmp_path_factory.mktemp("trained") / "model"
+    said = run("train", "--model", tiny_model_folder, "--data", rows, *SETTINGS, "-o", out)
+    return out, said
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def ended(process: subprocess.Popen[str]) -> bool:
+    try:
+        process.wait(timeout=0.02)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def test_a_run_leaves_a_model_that_transformers_loads_and_says_what_it_measured(trained: tuple[Path, str]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out, said = trained
+    assert re.search(r"held-out loss, rows: \d\.\d{3} ± \d\.\d{3} -> \d\.\d{3} ± .* \(a fall", said), said
+    assert "held-out loss, seed tasks: " in said
+    assert re.search(r"asked +answer before +answer after", said)
+    lines = metrics(out)
+    assert [line["step"] for line in lines] == list(range(1, 33))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert {"loss.png", "config.json", "tokenizer.json", "events"} <= {path.name for path in out.iterdir()}
+    assert not (out / "checkpoints").exists()
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    assert model.generate(**tokenizer("Name", return_tensors="pt"), max_new_tokens=2).shape[1] > 1
+
+
+def test_a_run_that_is_complete_says_so_and_changes_nothing(
+    trained: tuple[Path, str], rows: Path, tiny_model_folder: Path
+) -> None:
+    out, said = trained
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    again = run("train", "--model", tiny_model_folder, "--data", rows, *SETTINGS, "-o", out)
+    assert "was complete already, 32 steps" in again
+    assert re.findall(r"held-out loss.*", again) == re.findall(r"held-out loss.*", said)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    args = ["--model", tiny_model_folder, "--data", rows, *SETTINGS, "--set=epochs=9"]
+    other = run("train", *args, "-o", out, code=1)
+    assert "another epochs" in other
+
+
+def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
+    trained: tuple[Path, str], rows: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model"
+    args = ["train", "--model", tiny_model_folder, "--data", rows, *SETTINGS, "-o", out]
+    call = [sys.executable, "-m", "finetune", *map(str, args)]
+    process = subprocess.Popen(call, env=environment(), stderr=subprocess.PIPE, text=True)
+    while not (out / "metrics.jsonl").exists() and not ended(process):
+        pass
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert not (out / "model.safetensors").exists()
+    run(*args)
+    assert weights(out) == weights(trained[0])
+    steps, whole = ([(line["step"], line["loss"]) for line in metrics(one)] for one in (out, trained[0]))
+    assert steps == whole
+
+
+def test_a_dry_run_marks_what_is_learnt_and_writes_nothing(rows: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    said = run("train", "--model", tiny_model_folder, "--data", rows, *SETTINGS, "--dry-run", cwd=tmp_path)
+    assert "⟦Red, green and 0 more.<|im_end|>⟧" in said
+    assert "40 documents" in said
+    assert re.search(r"\d+ steps, .*% full", said)
+    assert "predicted memory" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_answers_in_the_format_that_it_was_trained_on(trained: tuple[Path, str]) -> None:
+    said = run("chat", trained[0], "--prompt", ROWS[0]["instruction"], "--temperature", 0, "--max-tokens", 8)
+    assert said.strip()
+
+
+def test_adapters_are_merged_and_exported(rows: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    settings = ["--recipe", "lora", "--set", "batch_size=8", "--set", "epochs=1", "--set", "lora.rank=2"]
+    run("train", "-q", "--model", tiny_model_folder, "--data", rows, *settings, "-o", tmp_path / "run")
+    assert (tmp_path / "run" / "adapter_model.safetensors").exists()
+    said = run("merge", tmp_path / "run", "-o", tmp_path / "whole")
+    assert "the same likeliest token at 100.0%" in said
+    run("export", tmp_path / "run", "--format", "hf", "--dtype", "bf16", "-o", tmp_path / "half")
+    whole, half = (AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto") for name in ("whole", "half"))
+    assert (str(whole.dtype), str(half.dtype)) == ("torch.float32", "torch.bfloat16")
+    assert whole.lm_head.weight.bfloat16().equal(half.lm_head.weight)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "run", "whole"]
+    said = run("export", tmp_path / "whole", "--format", "hf", "-o", tmp_path / "half", code=2)
+    assert "there is something here already" in said
