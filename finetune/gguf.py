@@ -96,9 +96,7 @@ def _vocabulary(writer: Any, tokenizer: Any, size: int, folder: str | None) -> N
     if model["model"]["type"] != "BPE":
         raise UsageError(f"{folder}: a tokenizer of type {model['model']['type']}; only byte-level BPE can be written")
     if model.get("normalizer") is not None or len(tokenizer) > size:
-        raise UsageError(
-            f"{folder}: its tokenizer rewrites text, or has more tokens than the model: no GGUF"
-        )
+        raise UsageError(f"{folder}: its tokenizer rewrites text, or has more tokens than the model: no GGUF")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_splitting(model.get("pre_tokenizer"), folder))
     added = {one["id"]: one for one in model["added_tokens"]}
