@@ -90,8 +90,8 @@ def preview_lines(preview: Preview) -> Iterator[str]:
         document = corpus[index]
         yield f"{document.name}: {plural(len(document), 'token')}, {int(document.supervised.sum()):,} supervised"
         pieces = preview.renderer.pieces(document)
-        yield "".join(f"{_OPEN}{_unmarked(text)}{_CLOSE}" if one else _unmarked(text) for text, one in pieces)
-        yield ""
+        text = "".join(f"{_OPEN}{_unmarked(text)}{_CLOSE}" if one else _unmarked(text) for text, one in pieces)
+        yield text if text.endswith("\n") else text + "\n"
     tokens, targets = int(corpus.lengths.sum()), int(corpus.supervised.sum())
     yield (
         f"{plural(len(corpus), 'document')}, {plural(tokens, 'token')}, {targets:,} supervised; "

@@ -114,7 +114,7 @@ def test_a_dry_run_marks_what_is_supervised_and_nothing_else(tiny_tokenizer: Any
     assert first.count("⟦") == first.count("⟧") == 1
     before, inside = first.split("⟦")
     assert before.endswith("<|im_start|>assistant\n")
-    assert inside.startswith("It is [[done]]�[2J.<|im_end|>⟧")
+    assert inside == "It is [[done]]�[2J.<|im_end|>⟧\n"
     shown = coloured(first)
     assert shown.plain == first.replace("⟦", "").replace("⟧", "")
     green = [shown.plain[span.start : span.end] for span in shown.spans if "green" in str(span.style)]
