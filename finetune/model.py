@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import mmap
-import os
-import struct
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from tokenizers import pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    modeling_gguf_pytorch_utils,
+)
 from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
 from finetune.options import Lora
-from selfinstruct import embedded
-from selfinstruct.errors import MissingExtraError, UsageError
+from finetune.splitting import by_name
+from selfinstruct import embedded, gguf
+from selfinstruct.errors import MissingExtraError, SelfInstructError, UsageError
+from selfinstruct.files import write_folder
 
 __all__ = ["EMBEDDED", "Base", "Loaded", "load", "load_config", "load_tokenizer", "save"]
 
@@ -63,57 +70,58 @@ def load(
         lora: Put adapters around it, and freeze the rest.
 
     Raises:
-        UsageError: There is no such model, or it is of a kind that can't be loaded.
+        UsageError: There is no such model, it is of a kind that can't be loaded, or weights are missing in its files.
+        MissingExtraError: A package that this model needs is not installed.
     """
-    where, options = _source(name)
     if lora is not None and lora.base == "nf4":
-        from finetune.adapters import nf4
-
-        options = {**options, **nf4(dtype)}
-    with _quiet(), _explained(name):
-        model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False, **options
-        )
-    if "gguf_file" in options:
-        model = _plain(model, dtype)
-    tokenizer = load_tokenizer(name)
-    if lora is None or lora.base == "full":
-        model = model.to(device)  # type: ignore[arg-type] # the stubs of transformers' wrapper lose ``self``
-    base = Base(name or EMBEDDED, _digest(name, model))
+        model = _in_four_bits(name, dtype, device)
+    else:
+        model = _whole(name, dtype).to(device)
+    base = Base(name or EMBEDDED, _digest(name))
     if lora is not None:
         from finetune.adapters import attach
 
         model = attach(model, lora)
-    return Loaded(model, tokenizer, base)
+    return Loaded(model, load_tokenizer(name), base)
 
 
 def load_tokenizer(name: str | None) -> Any:
     """The tokenizer of a model.
 
     Raises:
-        UsageError: As ``load``.
+        UsageError: As ``load``, or a GGUF file cuts text in a way that is not known.
     """
     where, options = _source(name)
     with _quiet(), _explained(name):
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
-    if "gguf_file" in options and _splitting(Path(where) / options["gguf_file"]) == "smollm":
-        # transformers knows one way of cutting text for all GGUF files of this kind; this one cuts digits apart first.
-        backend = tokenizer.backend_tokenizer
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
+        if not options:
+            return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        # AutoTokenizer would come to the same, after seconds of reading the header in its own way.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
+    _cut_as_told(tokenizer.backend_tokenizer, Path(where) / options["gguf_file"])
     return tokenizer
 
 
-def _splitting(path: Path) -> str:
-    """What a GGUF file says of how its tokenizer cuts text: the string under ``tokenizer.ggml.pre``."""
-    key = b"tokenizer.ggml.pre"
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        at = view.find(key) + len(key) + 4  # the key, then the type of the value
-        if at < len(key) + 4:
-            return ""
-        (length,) = struct.unpack_from("<Q", view, at)
-        return view[at + 8 : at + 8 + min(length, 64)].decode("utf-8", "replace")
+def _cut_as_told(backend: Any, path: Path) -> None:
+    """Make a tokenizer cut text as its GGUF file tells: transformers knows some of the ways, and takes GPT-2's else."""
+    told = gguf.check(path)
+    if told.get("tokenizer.ggml.model") != "gpt2":
+        return  # no byte-level one: there is nothing to cut
+    name = told.get("tokenizer.ggml.pre", "")
+    if (known := by_name(name)) is not None:
+        backend.pre_tokenizer, backend.model.ignore_merges = known
+    elif name not in _known_to_transformers():
+        raise UsageError(
+            f"{path}: its tokenizer cuts text in a way called {name!r}, which is not known here; give the model as a "
+            "folder of transformers"
+        )
+
+
+def _known_to_transformers() -> Mapping[str, str]:
+    try:
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    except ImportError:  # transformers before 5.20
+        return {}
+    return GGUF_PRE_TOKENIZER_SPLITS
 
 
 def load_config(name: str | None) -> Any:
@@ -127,18 +135,36 @@ def load_config(name: str | None) -> Any:
         return AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> None:
+def save(model: Any, tokenizer: Any, folder: Path, *, extra: Mapping[str, bytes] | None = None) -> None:
     """Write a checkpoint that ``AutoModelForCausalLM.from_pretrained`` loads: safetensors, configuration, tokenizer.
 
+    ``folder`` appears in one step, when all is on disk.
+
+    Args:
+        extra: More files, by name.
+
     Raises:
-        OSError: It can't be written.
+        UsageError: There is something at ``folder`` already.
+        SelfInstructError: It can't be written.
     """
     model.config.name_or_path = ""  # a path of this machine tells nobody else anything
-    with _quiet():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    for path in folder.glob("*.safetensors"):
-        path.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else may read
+    settings = model.generation_config
+    if settings is not None and not settings.do_sample:
+        with _quiet():
+            try:
+                settings.validate(strict=True)
+            except (
+                ValueError
+            ):  # a temperature without sampling: published models have that, and transformers won't save it
+                settings.do_sample = True
+    with write_folder(folder) as part, _quiet():
+        try:
+            model.save_pretrained(part)
+        except SafetensorError as error:
+            raise SelfInstructError(f"can't write {folder}: {error}") from None
+        tokenizer.save_pretrained(part)
+        for name, content in (extra or {}).items():
+            (part / name).write_bytes(content)
 
 
 def _source(name: str | None) -> tuple[str, dict[str, Any]]:
@@ -147,14 +173,12 @@ def _source(name: str | None) -> tuple[str, dict[str, Any]]:
         path = embedded.path()
     elif name.endswith(".gguf"):
         path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"{name}: no such file")
+        gguf.check(path)
     else:
-        if Path(name).exists() and not (Path(name) / "config.json").is_file():
-            if (Path(name) / "adapter_config.json").is_file():
-                raise UsageError(
-                    f"{name} holds adapters, no whole model; merge them first: finetune merge {name} -o DIR"
-                )
+        folder = Path(name)
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise UsageError(f"{name}: adapters, and no model; finetune merge {name} -o FOLDER makes one of them")
+        if folder.exists() and not (folder / "config.json").is_file():
             raise UsageError(
                 f"{name}: no config.json in it; give the folder of a model of transformers, or a .gguf file"
             )
@@ -167,15 +191,47 @@ def _source(name: str | None) -> tuple[str, dict[str, Any]]:
     return str(path.parent), {"gguf_file": path.name}
 
 
+def _whole(name: str | None, dtype: torch.dtype) -> Any:
+    where, options = _source(name)
+    if not options:
+        return _pretrained(name, where, dtype, {})
+    with _reading_gguf():
+        return _plain(_pretrained(name, where, dtype, options), dtype)
+
+
+def _in_four_bits(name: str | None, dtype: torch.dtype, device: torch.device | str) -> Any:
+    from finetune.adapters import nf4
+
+    options = {**nf4(dtype), "device_map": {"": str(device)}}
+    where, of_gguf = _source(name)
+    if not of_gguf:
+        return _pretrained(name, where, dtype, options)
+    with tempfile.TemporaryDirectory() as folder:  # transformers quantises only what it reads from safetensors
+        save(_whole(name, dtype), load_tokenizer(name), Path(folder))
+        return _pretrained(name, folder, dtype, options)
+
+
+def _pretrained(name: str | None, where: str, dtype: torch.dtype, options: dict[str, Any]) -> Any:
+    with _quiet(), _explained(name):
+        auto: Any = AutoModelForCausalLM
+        model, found = auto.from_pretrained(
+            where, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True, **options,
+        )  # fmt: skip
+    if missing := sorted(found["missing_keys"]):  # transformers would go on with random ones
+        raise UsageError(f"{name}: {len(missing)} of its weights are not there, such as {missing[0]}: fetch it again")
+    return model
+
+
 def _plain(loaded: Any, dtype: torch.dtype) -> Any:
     """The same weights in a model that knows nothing of GGUF: one with that record can't be saved."""
-    config = AutoConfig.for_model(**{**loaded.config.to_dict(), "quantization_config": None})
+    known = {key: value for key, value in loaded.config.to_dict().items() if not key.startswith("_")}
+    config = AutoConfig.for_model(**{**known, "quantization_config": None})
     del config.quantization_config
     state = loaded.state_dict()
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=dtype, attn_implementation="sdpa"
-        )
+        auto: Any = AutoModelForCausalLM
+        model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.load_state_dict(state, assign=True)
     model.tie_weights()
     for name, buffer in loaded.named_buffers():  # those that no state dict holds, such as rotary frequencies
@@ -187,25 +243,19 @@ def _plain(loaded: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def _digest(name: str | None, model: Any) -> str:
-    """SHA-256 of the weight files, or, of a hub name, of the weights' revision."""
+def _digest(name: str | None) -> str:
+    """SHA-256 of the weights' file, or, where there are several, of their digests in the order of their names."""
     if name is None or name == EMBEDDED:
         return embedded.SHA256
     path = Path(name)
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not files:
-        return hashlib.sha256(str(getattr(model.config, "_commit_hash", None) or name).encode()).hexdigest()
-    sha = hashlib.sha256()
+    if not path.exists():  # a hub name: the folder where its files were put
+        path = Path(str(cached_file(name, "config.json"))).parent
+    files = [path] if path.is_file() else sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
+    digests = []
     for file in files:
         with file.open("rb") as opened:
-            sha.update(hashlib.file_digest(opened, "sha256").digest())
-    return sha.hexdigest() if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @contextmanager
@@ -214,18 +264,30 @@ def _quiet() -> Iterator[None]:
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    reading: Any = modeling_gguf_pytorch_utils
-    plain = reading.tqdm  # the one bar that does not ask whether bars are wanted
-    reading.tqdm = lambda items, **_: items
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        reading.tqdm = plain
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _reading_gguf() -> Iterator[None]:
+    """Without the one bar that doesn't ask whether bars are wanted; and a table of names that is made once.
+
+    transformers makes that table anew for each of a model's modules, which takes longer than reading the weights.
+    """
+    package: Any = importlib.import_module("gguf")
+    reading: Any = modeling_gguf_pytorch_utils
+    bar, table = reading.tqdm, package.get_tensor_name_map
+    reading.tqdm, package.get_tensor_name_map = (lambda items, **_: items), cache(table)
+    try:
+        yield
+    finally:
+        reading.tqdm, package.get_tensor_name_map = bar, table
 
 
 @contextmanager

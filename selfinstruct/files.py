@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from selfinstruct.codec import loads
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
-__all__ = ["parse_jsonl", "read_jsonl_lines", "reason", "write_atomic"]
+__all__ = ["parse_jsonl", "read_jsonl_lines", "reason", "write_atomic", "write_folder"]
 
 
 def reason(error: OSError) -> str:
@@ -46,7 +47,7 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = ""
-        _fsync_folder(path.parent)
+        _fsync(path.parent)
     except OSError as error:
         raise SelfInstructError(f"can't write {path}: {reason(error)}; the old file, if any, is untouched") from error
     finally:
@@ -56,14 +57,46 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
     return sha.hexdigest()
 
 
+@contextlib.contextmanager
+def write_folder(folder: Path) -> Iterator[Path]:
+    """Make ``folder`` in one step: what the block writes into the folder it is given lies there when the block ends.
+
+    An error in the block, or a kill, leaves nothing at ``folder``.
+
+    Raises:
+        UsageError: There is something at ``folder``; an empty folder gives way.
+        SelfInstructError: It can't be written.
+    """
+    part = None
+    try:
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UsageError(f"{folder}: there is something here already; name another folder")
+        part = folder.absolute().with_name(f".{folder.absolute().name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        for path in sorted(part.rglob("*")):
+            if path.is_file():
+                path.chmod(0o666 & ~_umask())  # some libraries make files that nobody else may read
+            _fsync(path)
+        _fsync(part)
+        os.replace(part, folder)
+        _fsync(folder.parent)
+    except OSError as error:
+        raise SelfInstructError(f"can't write {folder}: {reason(error)}") from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

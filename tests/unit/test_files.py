@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
-from selfinstruct.files import read_jsonl_lines, write_atomic
+from selfinstruct.files import read_jsonl_lines, write_atomic, write_folder
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -31,6 +31,34 @@ def test_a_written_file_has_the_usual_mode(tmp_path: Path) -> None:
         os.umask(old)
     assert (tmp_path / "a" / "b.txt").read_bytes() == b"xy"
     assert (tmp_path / "a" / "b.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with write_folder(out) as part:
+        (part / "weights").mkdir()
+        (part / "weights" / "a").write_bytes(b"x")
+        (part / "weights" / "a").chmod(0o600)
+        assert not out.exists()
+    assert (out / "weights" / "a").read_bytes() == b"x"
+    assert (out / "weights" / "a").stat().st_mode & 0o777 == 0o644
+    with pytest.raises(UsageError, match="something here already"), write_folder(out) as part:
+        raise AssertionError
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(SelfInstructError, match="Is a directory"), write_folder(other) as part:
+        (part / "a").write_bytes(tmp_path.joinpath("deep").read_bytes())
+    assert list(other.iterdir()) == []
+    with write_folder(other) as part:
+        (part / "b").write_bytes(b"y")
+    assert [path.name for path in other.iterdir()] == ["b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "other"]
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(SelfInstructError, match=r"can't write .*Not a directory"),
+        write_folder(tmp_path / "file" / "a"),
+    ):
+        pass
 
 
 def test_lines_end_only_at_line_feeds(tmp_path: Path) -> None:
