@@ -92,7 +92,7 @@ class Renderer:
         self._chat = ChatTemplate(tokenizer) if format == "chat" else None
         if self._chat:
             probe = self._chat.probe(added.values())
-            stops, control = stops | probe.stops, control | probe.stops | probe.headers
+            stops, control = stops | probe.stops, control | probe.control
         elif not stops:
             raise UsageError(
                 f"the tokenizer has no eos token, so that a response in the format {format} could not end; "
@@ -203,7 +203,7 @@ class Renderer:
         stop = bisect_left(encoded.ends, response.end + 1, lo=first)
         while stop < len(ids) and ids[stop] not in self._control_ids and encoded.starts[stop] < limit:
             stop += 1
-        if stop == len(ids) or ids[stop] not in self.stop_ids or encoded.starts[stop] >= limit:
+        if stop == len(ids) or ids[stop] not in self.stop_ids:
             raise RenderError("no stop", f"{where}: no stop token follows the response")
         expected = layout.text[response.start : encoded.starts[stop]]
         found = self._decode(ids[:stop])[len(self._decode(ids[:first])) :]

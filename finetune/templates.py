@@ -122,11 +122,11 @@ class Probe:
 
     Attributes:
         stops: Tokens that end a response.
-        headers: Tokens outside of what the model writes.
+        control: Those, and all outside of what the model writes: they open turns, and no text may spell them.
     """
 
     stops: frozenset[str]
-    headers: frozenset[str]
+    control: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class ChatTemplate:
         """
         pair = [Turn("user", "q"), Turn("assistant", "a")]
         stops: set[str] = set()
-        headers: set[str] = set()
+        control: set[str] = set()
         refused: RenderError | None = None
         rendered = 0
         for turns in (pair, pair * 2, [Turn("system", "s"), *pair]):
@@ -202,12 +202,12 @@ class ChatTemplate:
             rendered += 1
             written, end = _written(layout, tokens), 0
             for response in layout.responses:
-                headers |= {token for place, token in written if end <= place < response.start}
+                control |= {token for place, token in written if end <= place < response.start}
                 after = [(place, token) for place, token in written if place >= response.end]
                 end = after[0][0] if after else len(layout.text)
             # After an earlier response may come the next turn's first token; after the last, only its own end.
             stops |= {token for _, token in after[:1]}
-            headers |= {token for place, token in written if place >= end}
+            control |= {token for place, token in written if place >= end}
         if not rendered:
             raise UsageError(f"the chat template can't be rendered: {refused}")
         if not stops:
@@ -215,7 +215,7 @@ class ChatTemplate:
                 "the chat template ends a response with no special token, so the model would never learn to stop; "
                 "write {{ eos_token }} after the response in the template, or use --set format=alpaca"
             )
-        return Probe(frozenset(stops), frozenset(headers))
+        return Probe(frozenset(stops), frozenset(control))
 
     def _render(self, turns: Sequence[Turn], *, generation: bool = False) -> str:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]

@@ -212,8 +212,9 @@ def test_a_prompt_that_begins_the_response_for_the_model_leaves_the_response_who
         assert prompt == renderer.prompt(example.turns[:1]) == renderer.document(example).ids[: len(prompt)].tolist()
 
 
-def test_a_template_that_looks_at_how_a_message_begins_drops_the_messages_that_begin_so() -> None:
-    looking = "{% if messages[0]['content'].startswith('/') %}{{ 'Mode: ' }}{% endif %}" + SHAPES["chatml"].template
+@pytest.mark.parametrize("written", ["{{ 'Mode: ' if mode }}", "{{ 'A' if mode else 'B' }}"])
+def test_a_template_that_looks_at_how_a_message_begins_drops_the_messages_that_begin_so(written: str) -> None:
+    looking = "{% set mode = messages[0]['content'].startswith('/') %}" + written + SHAPES["chatml"].template
     tokenizer = make_tokenizer(SHAPES["chatml"].special, looking, eos_token="<|im_end|>")
     renderer = Renderer(tokenizer, "chat", max_length=512)
     assert learned(renderer, chat(*CHAT[:2])) == ["Red.<|im_end|>"]
@@ -349,6 +350,19 @@ def test_a_stop_token_that_stands_only_after_responses_is_text_in_text() -> None
     tokenizer.add_tokens([AddedToken("<end>", special=False, normalized=False)])
     document = Renderer(tokenizer, "chat", max_length=512).document(chat(("user", "<end>"), ("assistant", "a<end>")))
     assert (document.ids == tokenizer.convert_tokens_to_ids("<end>")).sum() == 1
+
+
+def test_a_control_token_that_only_some_conversations_show_is_text_in_text() -> None:
+    from tokenizers import AddedToken
+
+    single = (  # as many, it takes one exchange only, here with a token of its own for a system turn
+        "{% if messages | length > 3 %}{{ raise_exception('One exchange, please') }}{% endif %}"
+        "{% for m in messages %}{{ '<|sys|>' if m['role'] == 'system' }}{{ m['content'] + eos_token }}{% endfor %}"
+    )
+    tokenizer = make_tokenizer(template=single)
+    tokenizer.add_tokens([AddedToken("<|sys|>", special=False, normalized=False)])
+    document = Renderer(tokenizer, "chat", max_length=512).document(chat(("user", "<|sys|>"), ("assistant", "a")))
+    assert tokenizer.convert_tokens_to_ids("<|sys|>") not in document.ids.tolist()
 
 
 def test_a_role_can_not_spell_a_special_token() -> None:
@@ -541,6 +555,15 @@ def test_special_tokens_that_take_the_space_around_them_leave_the_response_right
     assert learned(renderer, example) == [f"{taken}<|im_end|>"]
     prompt = renderer.prompt(example)
     assert renderer.document(example).ids[: len(prompt)].tolist() == prompt
+
+
+def test_a_tokenizer_that_trims_its_offsets_moves_no_border() -> None:
+    from tokenizers.processors import ByteLevel
+
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = ByteLevel(trim_offsets=True)
+    renderer = Renderer(tokenizer, "completion", max_length=512)
+    assert learned(renderer, chat(("user", "2+2= "), ("assistant", " 4 "))) == [" 4 <|im_end|>"]
 
 
 def test_a_slow_tokenizer_is_refused_with_what_to_do() -> None:
