@@ -22,7 +22,18 @@ from finetune.loss import _CHUNK_BYTES
 from finetune.options import Lora
 from selfinstruct.errors import SelfInstructError
 
-__all__ = ["Anatomy", "capacity", "examine", "fits", "flops_per_token", "memory", "mfu", "parameters", "peak"]
+__all__ = [
+    "Anatomy",
+    "capacity",
+    "examine",
+    "fits",
+    "flops_per_token",
+    "in_words",
+    "memory",
+    "mfu",
+    "parameters",
+    "peak",
+]
 
 # Dense bfloat16 peak in FLOP/s, from the makers' data sheets (of GeForce: with float32 accumulation), by what the
 # device calls itself. The first that matches counts. Parts of a GPU (MIG) and laptops' have other peaks.
@@ -269,6 +280,15 @@ def capacity(device: torch.device) -> int | None:
 def fits(parts: dict[str, int], room: int | None) -> bool:
     """Whether what ``memory`` predicts fits into ``room`` bytes (of ``capacity``); where that is unknown, it may."""
     return room is None or sum(parts.values()) <= _USABLE * room
+
+
+def in_words(parts: dict[str, int], room: int | None = None) -> str:
+    """Predicted memory by part, and what to do where it does not fit into ``room`` bytes."""
+    gib = {name: size / 2**30 for name, size in parts.items()}
+    text = f"{sum(gib.values()):.2f} GiB ({', '.join(f'{name} {size:.2f}' for name, size in gib.items())})"
+    if not fits(parts, room):
+        text += f" of {(room or 0) / 2**30:.2f} GiB: try --set recompute=on, or a smaller micro_batch_tokens"
+    return text
 
 
 def parameters(config: Any) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from finetune.estimate import fits
+from finetune.estimate import in_words
 from finetune.evaluate import Losses, difference
 from selfinstruct.console import plural
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from finetune.session import Preview, Result
 
-__all__ = ["coloured", "harmless", "memory_line", "preview_lines", "result_lines"]
+__all__ = ["coloured", "harmless", "preview_lines", "result_lines"]
 
 _FEW = 10  # steps: below, little is learnt, and the schedule is hardly one
 _SHOWN = 3  # documents of a dry run
@@ -111,16 +111,7 @@ def preview_lines(preview: Preview) -> Iterator[str]:
     if plan.steps < _FEW:
         yield f"only {plural(plan.steps, 'step')}: too few to learn much"
     if preview.memory:
-        yield memory_line(preview.memory)
-
-
-def memory_line(parts: dict[str, int], room: int | None = None) -> str:
-    """Predicted memory, by part, and what to do where there is less: ``room`` bytes."""
-    shown = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
-    line = f"predicted memory: {sum(parts.values()) / 2**30:.2f} GiB ({shown})"
-    if not fits(parts, room):
-        line += f"; of {(room or 0) / 2**30:.2f} GiB: try --set recompute=on, or a smaller micro_batch_tokens"
-    return line
+        yield f"predicted memory: {in_words(preview.memory)}"
 
 
 def coloured(line: str) -> Text:

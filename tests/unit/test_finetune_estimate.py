@@ -17,7 +17,7 @@ from finetune.adapters import attach
 from finetune.attention import install
 from finetune.batch import Batch, collate
 from finetune.corpus import Corpus, Document
-from finetune.estimate import Anatomy, capacity, examine, fits, mfu, peak
+from finetune.estimate import Anatomy, capacity, examine, fits, in_words, mfu, peak
 from finetune.optim import FlatAdamW
 from finetune.options import Lora, Options
 from finetune.trainee import Trainee
@@ -255,3 +255,9 @@ def test_what_does_not_fit_is_said_not_to() -> None:
     assert not fits({"weights": 50, "activations": 45}, 100)
     assert fits({"weights": 1 << 50}, None)
     assert (capacity(torch.device("cpu")) or 0) > 1 << 28
+
+
+def test_memory_that_is_not_there_brings_a_remedy() -> None:
+    parts = {"weights": 1 << 30, "activations": 3 << 30}
+    assert in_words(parts) == in_words(parts, 5 << 30) == "4.00 GiB (weights 1.00, activations 3.00)"
+    assert in_words(parts, 4 << 30).endswith("of 4.00 GiB: try --set recompute=on, or a smaller micro_batch_tokens")

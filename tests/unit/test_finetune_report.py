@@ -12,7 +12,7 @@ from finetune.evaluate import Losses
 from finetune.loop import Plan
 from finetune.options import Options
 from finetune.render import Renderer, render_all
-from finetune.report import coloured, harmless, memory_line, preview_lines, result_lines
+from finetune.report import coloured, harmless, preview_lines, result_lines
 from finetune.session import Measured, Preview, Result
 from tests.finetune_fixtures import tiny_tokenizer  # noqa: F401
 
@@ -134,10 +134,3 @@ def test_a_dry_run_tells_what_is_left_out(tiny_tokenizer: Any) -> None:  # noqa:
     assert "2 steps, 2 an epoch; trained on 4 documents; micro-batches of at most 128 tokens" in text
     assert "only 2 steps" in text
     assert "predicted memory: 1.50 GiB (weights 1.50, head 0.00)" in text
-
-
-def test_memory_that_is_not_there_brings_a_remedy() -> None:
-    parts = {"weights": 1 << 30, "activations": 3 << 30}
-    assert "recompute" not in memory_line(parts)
-    assert "recompute" not in memory_line(parts, 5 << 30)
-    assert memory_line(parts, 4 << 30).endswith("of 4.00 GiB: try --set recompute=on, or a smaller micro_batch_tokens")
