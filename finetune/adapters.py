@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from torch import nn
 from finetune.options import Lora
 from selfinstruct.codec import dumps
 from selfinstruct.errors import MissingExtraError, UsageError
-from selfinstruct.files import write_atomic
+from selfinstruct.files import write_folder
 
-__all__ = ["BASE", "attach", "nf4", "save_adapters"]
+__all__ = ["BASE", "apply", "attach", "nf4", "save_adapters"]
 
-BASE = "base.json"  # beside the adapters: the model that they belong to, by name and digest
+BASE = "base.json"  # beside the adapters: the model that they belong to, by name and digest, and how it was held
 
 
 def attach(model: Any, lora: Lora) -> Any:
@@ -27,15 +28,16 @@ def attach(model: Any, lora: Lora) -> Any:
         MissingExtraError: peft is not installed.
     """
     try:
-        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+        from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingExtraError("peft", "train") from None
     targets: Any = lora.targets.strip()
     if targets != "all-linear":
         targets = [part.strip() for part in targets.split(",")]
-        known = sorted({name.rpartition(".")[2] for name, one in model.named_modules() if isinstance(one, nn.Linear)})
-        missing = [one for one in targets if one not in known]
+        names = _linear_layers(model)
+        missing = [one for one in targets if not any(f".{name}".endswith(f".{one}") for name in names)]
         if missing:
+            known = sorted({name.rpartition(".")[2] for name in names})
             raise UsageError(
                 f"lora.targets: no linear layer is called {', '.join(missing)}; there are {', '.join(known)}"
             )
@@ -48,11 +50,22 @@ def attach(model: Any, lora: Lora) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if lora.base == "nf4":
-            model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
-                model, use_gradient_checkpointing=False
-            )
         return get_peft_model(model, config)
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """Those that may get adapters: not the head, whose weights the loss takes without asking the layer."""
+    head = model.get_output_embeddings()
+    return [name for name, one in model.named_modules() if isinstance(one, nn.Linear) and one is not head]
+
+
+def apply(model: Any, folder: Path) -> Any:
+    """``model`` with the adapters in ``folder`` beside its layers."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(model, str(folder)).eval()
 
 
 def nf4(dtype: torch.dtype) -> dict[str, Any]:
@@ -61,11 +74,16 @@ def nf4(dtype: torch.dtype) -> dict[str, Any]:
     Raises:
         MissingExtraError: bitsandbytes is not installed.
     """
+    talk = logging.getLogger("bitsandbytes")
+    level = talk.level
+    talk.setLevel(logging.ERROR)  # on some CPUs it recommends a package, which would run code from the hub
     try:
         import bitsandbytes  # noqa: F401
         from transformers import BitsAndBytesConfig
     except ImportError:
         raise MissingExtraError("bitsandbytes", "qlora") from None
+    finally:
+        talk.setLevel(level)
     quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
@@ -73,14 +91,19 @@ def nf4(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def save_adapters(model: Any, tokenizer: Any, folder: Path, base: Any) -> None:
-    """Write the adapters in peft's layout, the tokenizer, and which model they belong to.
+    """Write the adapters in peft's layout, the tokenizer, and which model they belong to, in one step.
 
     Raises:
-        OSError: It can't be written.
+        UsageError: There is something at ``folder`` already.
+        SelfInstructError: It can't be written.
     """
-    with warnings.catch_warnings():
+    held = "nf4" if getattr(model.get_base_model(), "is_loaded_in_4bit", False) else "full"
+    record = {"name": base.name, "digest": base.digest, "held": held}
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = base.name
+    with write_folder(folder) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft looks for the base model's configuration on the hub
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # a form that nobody filled in
-    tokenizer.save_pretrained(folder)
-    write_atomic(folder / BASE, [dumps({"name": base.name, "digest": base.digest}).encode("utf-8")])
+        model.save_pretrained(part, safe_serialization=True, save_embedding_layers=False)
+        (part / "README.md").unlink(missing_ok=True)  # a form that nobody filled in
+        tokenizer.save_pretrained(part)
+        (part / BASE).write_bytes(dumps(record).encode("utf-8"))

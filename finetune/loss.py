@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["linear_cross_entropy", "token_losses"]
 
-_CHUNK_BYTES = 256 << 20  # of logits at once: large enough for full speed of the matrix products
+# Of logits at once. Each chunk's share of the weights' gradient, (V, H), is added to a float32 sum: with few rows to a
+# chunk, these passes over the memory take longer than the matrix products.
+_CHUNK_BYTES = 512 << 20
 
 
 def linear_cross_entropy(
@@ -31,13 +35,14 @@ def linear_cross_entropy(
     """``scale * cross_entropy(hidden @ weight.T + bias, labels, reduction="sum")`` as a float32 scalar.
 
     Differentiable once, in ``hidden``, ``weight`` and ``bias``. Logits are computed in the weights' dtype and
-    normalised in float32 (float64 stays float64). No rows at all give a loss and gradients of exactly zero.
+    normalised in float32 (float64 stays float64). No rows at all give a loss and gradients of exactly zero. A label
+    outside [0, V), -100 too, is an error of ``gather``: rows without a target have no place here.
 
     Args:
         hidden: (M, H).
         weight: (V, H), the output embedding.
         labels: (M,) int64, each in [0, V).
-        chunk: Rows at a time; by default what makes 256 MB of logits.
+        chunk: Rows at a time; by default what makes 512 MB of logits.
         bias: (V,), or None.
     """
     rows = chunk or _rows(weight)
@@ -49,11 +54,11 @@ def token_losses(
     hidden: Tensor, weight: Tensor, labels: Tensor, *, chunk: int | None = None, bias: Tensor | None = None
 ) -> Tensor:
     """(M,) the cross entropy of each row, in float32 or wider; no gradients. Arguments as ``linear_cross_entropy``."""
-    found = [
-        torch.nn.functional.cross_entropy(_wide(_logits(hidden[part], weight, bias)), labels[part], reduction="none")
-        for part in _parts(len(hidden), chunk or _rows(weight))
-    ]
-    return torch.cat(found) if found else _wide(hidden.new_zeros(0))
+    found = [_wide(hidden.new_zeros(0))]
+    for part in _parts(len(hidden), chunk or _rows(weight)):
+        logits = _wide(_logits(hidden[part], weight, bias))
+        found.append(torch.logsumexp(logits, 1) - logits.gather(1, labels[part, None])[:, 0])
+    return torch.cat(found)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -63,6 +68,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         total = _wide(hidden.new_zeros(()))
+        # As a tensor of the device (a copy from the host would wait for it): compiled code is not made for one number.
+        scale = scale.to(total) if isinstance(scale, Tensor) else total.new_full((), scale)
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
         parts = list(_parts(len(hidden), rows))
         # Sums over several chunks are kept in float32: in bfloat16, the small ones would be lost in the large.
@@ -71,8 +78,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_bias = torch.zeros_like(bias, dtype=total.dtype) if bias is not None and ctx.needs_input_grad[2] else None
         for part in parts:
             logits = _logits(hidden[part], weight, bias)
-            loss = _differentiate(logits)(logits, labels[part], scale)
-            total += loss
+            total += _differentiate(logits)(logits, labels[part], scale)
             if d_hidden is not None:
                 torch.mm(logits, weight, out=d_hidden[part])
             if d_weight is not None:
@@ -82,7 +88,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     d_weight += logits.T @ hidden[part]
             if d_bias is not None:
                 d_bias += logits.sum(0, dtype=d_bias.dtype)
-        ctx.gradients = (
+        ctx.save_for_backward(  # given free as soon as they are used, where an attribute lives as long as the loss
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None or bias is None else d_bias.to(bias.dtype),
@@ -90,9 +96,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         # Usually the upstream gradient is 1. Asking would make the host wait for the device, so that a GPU multiplies.
-        gradients = ctx.gradients
+        gradients = ctx.saved_tensors
         if upstream.device.type != "cpu" or upstream.item() != 1:
             gradients = tuple(None if one is None else one * upstream.to(one.dtype) for one in gradients)
         return (*gradients, None, None, None)
@@ -102,7 +109,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
 
 
-def _into_gradient(logits: Tensor, labels: Tensor, scale: float | Tensor) -> Tensor:
+def _into_gradient(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
     """Overwrite (C, V) logits by the gradient of ``scale`` times their summed cross entropy, which is returned."""
     places = labels[:, None]
     if logits.dtype in (torch.float32, torch.float64):  # as few passes over the memory as there can be
@@ -122,14 +129,14 @@ def _into_gradient(logits: Tensor, labels: Tensor, scale: float | Tensor) -> Ten
     return loss
 
 
-def _differentiate(logits: Tensor) -> Callable[[Tensor, Tensor, float | Tensor], Tensor]:
+def _differentiate(logits: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return _compiled() if logits.device.type == "cuda" else _into_gradient
 
 
 @cache
-def _compiled() -> Callable[[Tensor, Tensor, float | Tensor], Tensor]:
+def _compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """On a GPU the passes over the logits are fused into two; the number of rows may change without compiling anew."""
-    return torch.compile(_into_gradient, dynamic=True)
+    return torch.compile(_into_gradient, dynamic=True) if find_spec("triton") else _into_gradient
 
 
 def _rows(weight: Tensor) -> int:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from finetune.adapters import BASE
-from finetune.model import Loaded, load, save
+from finetune.adapters import BASE, apply
+from finetune.model import in_four_bits, load, load_config, save
 from selfinstruct.codec import loads
 from selfinstruct.errors import RunChangedError, UsageError
+from selfinstruct.files import require_vacant
 
 __all__ = ["Parity", "merge"]
 
@@ -23,73 +22,92 @@ _TEXTS = (
     "Write a short poem about the sea.\n",
     "def add(a, b):\n    return",
     "Question: What is 12 times 3?\nAnswer:",
+    "Once upon a time there was a girl who lived by the river with her grandmother, and every morning she",
+    "### Instruction:\nName three colours of the rainbow.\n\n### Response:\n",
+    "Water boils at 100 degrees Celsius at sea level, because",
+    "Dear Sir or Madam,\n\nI am writing to",
 )
 
 
 @dataclass(frozen=True)
 class Parity:
-    """A merged model beside the one with adapters, over a few texts.
+    """A merged model beside the one that was trained, over a few texts.
 
     Attributes:
         largest: Largest difference of two logits.
+        divergence: Kullback-Leibler divergence of the merged model's next token from the trained one's: mean, in nats.
         agreement: Share of places at which both hold the same token for the likeliest.
         places: How many places were compared.
     """
 
     largest: float
+    divergence: float
     agreement: float
     places: int
 
+    @classmethod
+    def of(cls, trained: list[Tensor], merged: list[Tensor]) -> Parity:
+        """Compare logits: one (places, vocabulary) array for each text."""
+        one, other = torch.cat(trained).double(), torch.cat(merged).double()
+        log_one, log_other = one.log_softmax(-1), other.log_softmax(-1)
+        return cls(
+            largest=float((one - other).abs().max()),
+            divergence=max(0.0, float((log_one.exp() * (log_one - log_other)).sum(-1).mean())),
+            agreement=float((one.argmax(-1) == other.argmax(-1)).double().mean()),
+            places=len(one),
+        )
 
-def merge(folder: Path, out: Path, *, base: str | None = None) -> Parity:
-    """Write the whole model that the adapters in ``folder`` make of their base, into ``out``.
+
+def merge(folder: Path, out: Path, *, base: str | None = None, dtype: torch.dtype | None = None) -> Parity:
+    """Write the whole model that the adapters in ``folder`` make of their base, into ``out``, in one step.
+
+    Adapters of QLoRA were trained beside weights in 4 bits, and are merged into those weights as they were before: the
+    parity then tells how far the two models are apart.
 
     Args:
         base: Where the base model lies now, if not where it lay. It must have the weights that were recorded.
+        dtype: Of the merged weights; those of the base, if not given. The sums are made in float32.
 
     Raises:
         UsageError: There are no adapters in ``folder``, or something in ``out``.
         RunChangedError: The base is another one.
+        MissingExtraError: The adapters are of QLoRA, and bitsandbytes is not installed.
+        SelfInstructError: The model can't be written.
     """
-    record = folder / BASE
-    if not record.is_file():
-        raise UsageError(
-            f"{folder}: no {BASE} in it; only adapters trained here (--recipe lora or qlora) can be merged"
-        )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: there is something here already; name another folder with -o")
-    recorded = loads(record.read_bytes())
+    recorded = _recorded(folder)
+    require_vacant(out)
     name = base or recorded["name"]
     loaded = load(name, dtype=torch.float32)
     if loaded.base.digest != recorded["digest"]:
         raise RunChangedError(
             f"{name} does not have the weights that {folder} was trained beside; name the folder that has with --base"
         )
-    merged, parity = _merged(loaded, folder)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    save(merged, loaded.tokenizer, part)
-    trained = folder / "finetune.json"
-    if trained.is_file():
-        shutil.copy(trained, part / trained.name)
-    if out.exists():
-        out.rmdir()
-    os.replace(part, out)
+    texts = [loaded.tokenizer(text, return_tensors="pt").input_ids for text in _TEXTS]
+    trained = None
+    if recorded.get("held") == "nf4":
+        trained = _logits(apply(in_four_bits(name, torch.float32, "cpu"), folder), texts)
+    adapted = apply(loaded.model, folder)
+    trained = trained or _logits(adapted, texts)
+    merged = adapted.merge_and_unload().to(dtype or load_config(name).dtype or torch.float32)
+    parity = Parity.of(trained, _logits(merged, texts))
+    kept = folder / "finetune.json"
+    save(merged, loaded.tokenizer, out, extra={kept.name: kept.read_bytes()} if kept.is_file() else None)
     return parity
 
 
-def _merged(loaded: Loaded, folder: Path) -> tuple[Any, Parity]:
-    from peft import PeftModel
+def _recorded(folder: Path) -> dict[str, str]:
+    path = folder / BASE
+    if not path.is_file():
+        raise UsageError(
+            f"{folder}: no {BASE} in it; only adapters trained here (--recipe lora or qlora) can be merged"
+        )
+    try:
+        found = loads(path.read_bytes())
+        return {"name": found["name"], "digest": found["digest"], "held": found.get("held", "full")}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path}: damaged; it named the model that the adapters belong to") from None
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        adapted = PeftModel.from_pretrained(loaded.model, str(folder)).eval()
-    texts = [loaded.tokenizer(text, return_tensors="pt").input_ids for text in _TEXTS]
-    with torch.no_grad():
-        before = [adapted(ids).logits[0].float() for ids in texts]
-        merged = adapted.merge_and_unload()
-        after = [merged(ids).logits[0].float() for ids in texts]
-    places = sum(len(one) for one in before)
-    same = sum(int((one.argmax(-1) == other.argmax(-1)).sum()) for one, other in zip(before, after, strict=True))
-    largest = max(float((one - other).abs().max()) for one, other in zip(before, after, strict=True))
-    return merged, Parity(largest, same / places, places)
+
+@torch.no_grad()
+def _logits(model: Any, texts: list[Tensor]) -> list[Tensor]:
+    return [model(ids).logits[0].float() for ids in texts]

@@ -7,7 +7,7 @@ import importlib
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,7 +31,7 @@ from selfinstruct import embedded, gguf
 from selfinstruct.errors import MissingExtraError, SelfInstructError, UsageError
 from selfinstruct.files import write_folder
 
-__all__ = ["EMBEDDED", "Base", "Loaded", "load", "load_config", "load_tokenizer", "save"]
+__all__ = ["EMBEDDED", "Base", "Loaded", "in_four_bits", "load", "load_config", "load_tokenizer", "save"]
 
 EMBEDDED = "embedded"
 
@@ -74,7 +74,7 @@ def load(
         MissingExtraError: A package that this model needs is not installed.
     """
     if lora is not None and lora.base == "nf4":
-        model = _in_four_bits(name, dtype, device)
+        model = in_four_bits(name, dtype, device)
     else:
         model = _whole(name, dtype).to(device)
     base = Base(name or EMBEDDED, _digest(name))
@@ -199,16 +199,28 @@ def _whole(name: str | None, dtype: torch.dtype) -> Any:
         return _plain(_pretrained(name, where, dtype, options), dtype)
 
 
-def _in_four_bits(name: str | None, dtype: torch.dtype, device: torch.device | str) -> Any:
+def in_four_bits(name: str | None, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """The frozen base of QLoRA: linear layers but the head in NF4, the rest in ``dtype``.
+
+    Raises:
+        MissingExtraError: bitsandbytes is not installed.
+        UsageError: As ``load``.
+    """
     from finetune.adapters import nf4
 
     options = {**nf4(dtype), "device_map": {"": str(device)}}
     where, of_gguf = _source(name)
-    if not of_gguf:
-        return _pretrained(name, where, dtype, options)
-    with tempfile.TemporaryDirectory() as folder:  # transformers quantises only what it reads from safetensors
-        save(_whole(name, dtype), load_tokenizer(name), Path(folder))
-        return _pretrained(name, folder, dtype, options)
+    with ExitStack() as stack:
+        if of_gguf:  # transformers quantises only what it reads from safetensors
+            where = stack.enter_context(tempfile.TemporaryDirectory())
+            save(_whole(name, dtype), load_tokenizer(name), Path(where))
+        model = _pretrained(name, where, dtype, options)
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            # Where a CPU has such instructions, evaluating would repack the weights for them, and compute in bfloat16:
+            # the same run would give other figures on another machine.
+            layer.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _pretrained(name: str | None, where: str, dtype: torch.dtype, options: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from selfinstruct.codec import loads
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
-__all__ = ["parse_jsonl", "read_jsonl_lines", "reason", "write_atomic", "write_folder"]
+__all__ = ["parse_jsonl", "read_jsonl_lines", "reason", "require_vacant", "write_atomic", "write_folder"]
 
 
 def reason(error: OSError) -> str:
@@ -57,6 +57,16 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
     return sha.hexdigest()
 
 
+def require_vacant(folder: Path) -> None:
+    """Refuse to write where something lies; an empty folder is nothing.
+
+    Raises:
+        UsageError: There is something.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder}: there is something here already; name another folder")
+
+
 @contextlib.contextmanager
 def write_folder(folder: Path) -> Iterator[Path]:
     """Make ``folder`` in one step: what the block writes into the folder it is given lies there when the block ends.
@@ -69,8 +79,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
     """
     part = None
     try:
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise UsageError(f"{folder}: there is something here already; name another folder")
+        require_vacant(folder)
         part = folder.absolute().with_name(f".{folder.absolute().name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)

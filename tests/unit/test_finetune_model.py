@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from finetune.adapters import attach, save_adapters
 from finetune.gguf import export_gguf
-from finetune.merge import merge
 from finetune.model import load, load_tokenizer, save
-from finetune.options import Lora
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
-from selfinstruct.errors import RunChangedError, UsageError
+from selfinstruct.errors import UsageError
 from selfinstruct.records import Request, Sampling, Turn
 from tests.finetune_fixtures import make_model, make_tokenizer
 
@@ -123,62 +119,9 @@ def test_an_architecture_that_gguf_export_does_not_know_is_refused(tmp_path) -> 
     assert not list(tmp_path.glob("*.gguf"))
 
 
-def adapted(folder: Path, tiny: Path) -> Any:
-    loaded = load(str(tiny), dtype=torch.float32, lora=Lora(rank=4))
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, one in loaded.model.named_parameters():
-            if "lora_B" in name:
-                one.normal_(std=0.1)
-    save_adapters(loaded.model, loaded.tokenizer, folder, loaded.base)
-    return loaded.model
-
-
-def test_merged_adapters_say_what_the_adapted_model_said(tiny, tmp_path) -> None:
-    model = adapted(tmp_path / "adapters", tiny)
-    parity = merge(tmp_path / "adapters", tmp_path / "merged")
-    assert parity.largest < 1e-4
-    assert parity.agreement == 1.0
-    merged = load(str(tmp_path / "merged"), dtype=torch.float32).model
-    ids = torch.tensor([[5, 6, 7, 8]])
-    with torch.no_grad():
-        torch.testing.assert_close(merged(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
-        plain = load(str(tiny), dtype=torch.float32).model
-        assert not torch.allclose(merged(ids).logits, plain(ids).logits, atol=1e-3)
-
-
-def test_adapters_are_not_merged_onto_another_base(tiny, tmp_path) -> None:
-    adapted(tmp_path / "adapters", tiny)
-    tokenizer = make_tokenizer()
-    save(make_model(len(tokenizer), seed=5), tokenizer, tmp_path / "other")
-    with pytest.raises(RunChangedError, match="--base"):
-        merge(tmp_path / "adapters", tmp_path / "merged", base=str(tmp_path / "other"))
-    assert not (tmp_path / "merged").exists()
-
-
-def test_targets_that_are_no_layers_are_told_with_those_that_are(tiny) -> None:
-    with pytest.raises(UsageError, match=r"no linear layer is called nothing; there are .*q_proj"):
-        attach(load(str(tiny), dtype=torch.float32).model, Lora(targets="q_proj,nothing"))
-
-
 @pytest.mark.parametrize("name", ["no/such-model", "./nothing", "nothing.gguf"])
 def test_a_model_that_is_not_there_is_told_in_a_line(name, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"no such file|can't load the model") as caught:
         load(name, dtype=torch.float32)
     assert "\n" not in str(caught.value)
-
-
-def test_qlora_trains_adapters_beside_weights_in_four_bits(tmp_path) -> None:
-    pytest.importorskip("bitsandbytes")
-    tokenizer = make_tokenizer()
-    wide = make_model(len(tokenizer), hidden_size=128, intermediate_size=128)  # blocks of 64 weights
-    save(wide, tokenizer, tmp_path / "wide")
-    loaded = load(str(tmp_path / "wide"), dtype=torch.float32, lora=Lora(rank=4, base="nf4"))
-    kinds = {type(one).__name__ for one in loaded.model.modules()}
-    assert "Linear4bit" in kinds
-    ids = torch.tensor([[5, 6, 7, 8]])
-    loaded.model(ids, labels=ids).loss.backward()
-    gradients = [one.grad for name, one in loaded.model.named_parameters() if "lora_B" in name]
-    assert gradients
-    assert all(one is not None and float(one.abs().sum()) > 0 for one in gradients)
