@@ -17,6 +17,7 @@ N        ?=
 RUN      ?= runs/$(if $(BACKEND)$(MODEL),$(or $(notdir $(MODEL)),$(BACKEND)),quickstart)
 ARGS     ?=
 RECIPE   ?= quickstart
+GPUS     ?=
 DATA     ?= $(FROM)/dataset
 OUT      ?= $(if $(filter file,$(origin DATA)),$(FROM),runs/$(basename $(notdir $(DATA:/dataset=))))/model$(NAMED)
 
@@ -27,6 +28,8 @@ GIVEN    = $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL))
 
 # What is trained on, unless it is named, is the quickstart or the given RUN: MODEL is here what is trained.
 FROM     = $(if $(filter file,$(origin RUN)),runs/quickstart,$(RUN))
+# One process a GPU, and the model spread over them.
+TRAIN    = $(BIN)/$(if $(GPUS),torchrun --nproc-per-node $(GPUS) -m finetune,finetune)
 NAMED    = $(if $(MODEL),-$(notdir $(MODEL:/=)))$(if $(filter-out quickstart,$(RECIPE)),-$(RECIPE))
 
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
@@ -36,8 +39,8 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c c
 data: $(VENV)/.run  ## generate a dataset (N=60, MODEL=, BACKEND=, BASE_URL=, SEEDS=, RUN=, ARGS=)
 	@$(BIN)/selfinstruct generate $(RUN) $(GIVEN)
 
-train: dataset $(VENV)/.train  ## fine-tune a model on the dataset (MODEL=, RUN=, DATA=, RECIPE=, OUT=, ARGS=)
-	@$(BIN)/finetune train --data $(DATA) --recipe $(RECIPE) $(if $(MODEL),--model $(MODEL)) -o $(OUT) $(ARGS)
+train: dataset $(VENV)/.train  ## fine-tune a model on the dataset (MODEL=, RUN=, DATA=, RECIPE=, OUT=, GPUS=, ARGS=)
+	@$(TRAIN) train --data $(DATA) --recipe $(RECIPE) $(if $(MODEL),--model $(MODEL)) -o $(OUT) $(ARGS)
 
 dataset:
 	@$(if $(filter file,$(origin DATA)),test -e $(DATA) || { echo "there is no $(DATA): run make data first" >&2; exit 1; })

@@ -36,7 +36,12 @@ def commands() -> str:
 def walk() -> Any:
     """Every command of both command lines: its words, itself, its context."""
     for name, cli in COMMANDS.items():
-        yield from _walk((name,), cli, click.Context(cli, info_name=name, terminal_width=100))
+        yield from _walk((name,), cli, _context(name, cli))
+
+
+def _context(name: str, command: click.Command, parent: click.Context | None = None) -> click.Context:
+    """As when the command is called: with the settings that it has for its help."""
+    return click.Context(command, parent, info_name=name, terminal_width=100, **command.context_settings)
 
 
 def _walk(path: tuple[str, ...], command: click.Command, context: click.Context) -> Any:
@@ -45,8 +50,7 @@ def _walk(path: tuple[str, ...], command: click.Command, context: click.Context)
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             if inner is not None:
-                child = click.Context(inner, parent=context, info_name=name, terminal_width=100)
-                yield from _walk((*path, name), inner, child)
+                yield from _walk((*path, name), inner, _context(name, inner, context))
 
 
 def configuration() -> str:

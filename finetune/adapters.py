@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from finetune.options import Lora
-from selfinstruct.codec import dumps
+from selfinstruct.codec import dumps, loads
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.files import write_folder
 
-__all__ = ["BASE", "apply", "attach", "nf4", "save_adapters"]
+__all__ = ["BASE", "apply", "attach", "nf4", "recorded", "save_adapters"]
 
 BASE = "base.json"  # beside the adapters: the model that they belong to, by name and digest, and how it was held
 
@@ -28,7 +32,8 @@ def attach(model: Any, lora: Lora) -> Any:
         MissingExtraError: peft is not installed.
     """
     try:
-        from peft import LoraConfig, get_peft_model
+        with _without_advice():
+            from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingExtraError("peft", "train") from None
     targets: Any = lora.targets.strip()
@@ -48,8 +53,7 @@ def attach(model: Any, lora: Lora) -> Any:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _without_advice():
         return get_peft_model(model, config)
 
 
@@ -60,12 +64,40 @@ def _linear_layers(model: Any) -> list[str]:
 
 
 def apply(model: Any, folder: Path) -> Any:
-    """``model`` with the adapters in ``folder`` beside its layers."""
-    from peft import PeftModel
+    """``model`` with the adapters in ``folder`` beside its layers.
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(model, str(folder)).eval()
+    Raises:
+        MissingExtraError: peft is not installed.
+        UsageError: The adapters are damaged, or for another model.
+    """
+    try:
+        with _without_advice():
+            from peft import PeftModel
+
+            adapted = PeftModel.from_pretrained(model, str(folder))
+    except ImportError:
+        raise MissingExtraError("peft", "train") from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"{folder}: can't read the adapters: {str(error).splitlines()[0]}") from None
+    return adapted.eval()
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    """Of the model that the adapters in ``folder`` belong to: ``name``, ``digest``, and how it was ``held``.
+
+    Raises:
+        UsageError: There is no such record.
+    """
+    path = folder / BASE
+    if not path.is_file():
+        raise UsageError(
+            f"{folder}: no {BASE} in it; only adapters trained here (--recipe lora or qlora) are known to fit a model"
+        )
+    try:
+        found = loads(path.read_bytes())
+        return {name: str(found[name]) for name in ("name", "digest", "held")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{path}: damaged; it named the model that the adapters belong to") from None
 
 
 def nf4(dtype: torch.dtype) -> dict[str, Any]:
@@ -74,24 +106,41 @@ def nf4(dtype: torch.dtype) -> dict[str, Any]:
     Raises:
         MissingExtraError: bitsandbytes is not installed.
     """
-    talk = logging.getLogger("bitsandbytes")
-    level = talk.level
-    talk.setLevel(logging.ERROR)  # on some CPUs it recommends a package, which would run code from the hub
+    from transformers import BitsAndBytesConfig
+
     try:
-        import bitsandbytes  # noqa: F401
-        from transformers import BitsAndBytesConfig
+        with _without_advice():
+            importlib.import_module("bitsandbytes")
     except ImportError:
         raise MissingExtraError("bitsandbytes", "qlora") from None
-    finally:
-        talk.setLevel(level)
     quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     return {"quantization_config": quantization}
 
 
-def save_adapters(model: Any, tokenizer: Any, folder: Path, base: Any) -> None:
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without what peft warns of, and bitsandbytes, which it imports: a package that would run code from the hub."""
+    talk = logging.getLogger("bitsandbytes")
+    level = talk.level
+    talk.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        talk.setLevel(level)
+
+
+def save_adapters(
+    model: Any, tokenizer: Any, folder: Path, base: Any, *, state: dict[str, Tensor] | None = None
+) -> None:  # fmt: skip
     """Write the adapters in peft's layout, the tokenizer, and which model they belong to, in one step.
+
+    Args:
+        base: A ``finetune.model.Base``.
+        state: All weights, where the model does not hold them whole (``finetune.distributed.gathered``).
 
     Raises:
         UsageError: There is something at ``folder`` already.
@@ -103,7 +152,7 @@ def save_adapters(model: Any, tokenizer: Any, folder: Path, base: Any) -> None:
         config.base_model_name_or_path = base.name
     with write_folder(folder) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft looks for the base model's configuration on the hub
-        model.save_pretrained(part, safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(part, safe_serialization=True, save_embedding_layers=False, state_dict=state)
         (part / "README.md").unlink(missing_ok=True)  # a form that nobody filled in
         tokenizer.save_pretrained(part)
         (part / BASE).write_bytes(dumps(record).encode("utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,17 @@ from transformers.generation.streamers import BaseStreamer
 
 from finetune.adapters import BASE
 from finetune.data import Turn
-from finetune.model import load
+from finetune.model import load, load_adapted
+from finetune.record import RECORD
 from finetune.render import Renderer, RenderError
 from finetune.report import harmless
 from finetune.sample import generating
 from selfinstruct.codec import loads
-from selfinstruct.errors import RunChangedError, UsageError
+from selfinstruct.errors import UsageError
 
 __all__ = ["talk"]
 
 _HELP = "/reset forgets the conversation, /quit or Ctrl-D ends, Ctrl-C stops an answer"
-_RECORD = "finetune.json"
 _PARTIAL = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
 
 Write = Callable[[str], None]
@@ -193,7 +192,7 @@ class _Stream(BaseStreamer):
 
 def _format(folder: str | None) -> str:
     """The format that the run in ``folder`` recorded; else what suits the tokenizer."""
-    record = Path(folder or ".") / _RECORD
+    record = Path(folder or ".") / RECORD
     if folder is None or not record.is_file():
         return "auto"
     try:
@@ -211,18 +210,11 @@ def _load(folder: str | None) -> tuple[Any, Any]:
         _check_complete(folder)
         loaded = load(folder, dtype=dtype, device=device)
         return loaded.model.eval(), loaded.tokenizer
-    from peft import PeftModel
-
-    base = loads(record.read_bytes())
-    loaded = load(base["name"], dtype=dtype, device=device)
-    if loaded.base.digest != base["digest"]:
-        raise RunChangedError(f"{base['name']} does not have the weights that {folder} was trained beside")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(loaded.model, folder).eval(), loaded.tokenizer
+    loaded = load_adapted(Path(folder), dtype=dtype, device=device)
+    return loaded.model, loaded.tokenizer
 
 
 def _check_complete(folder: str | None) -> None:
     """Raise UsageError where a training run has not written its model yet."""
-    if folder and (Path(folder) / _RECORD).is_file() and not (Path(folder) / "config.json").is_file():
+    if folder and (Path(folder) / RECORD).is_file() and not (Path(folder) / "config.json").is_file():
         raise UsageError(f"{folder}: the training run is not complete; give its command again, and it goes on")

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder each, whole or not there, of safetensors and JSON."""
+"""Checkpoints: a folder each, whole or not there, of safetensors and JSON; of several processes, a file for each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from finetune.distributed import ALONE, World
 from selfinstruct.codec import dumps, loads
-from selfinstruct.errors import SelfInstructError
+from selfinstruct.errors import SelfInstructError, UsageError
 from selfinstruct.files import reason, write_atomic
 
 __all__ = ["Checkpoint", "generators", "latest", "restore_generators", "save"]
@@ -29,31 +30,43 @@ class Checkpoint:
     Attributes:
         folder: Where it lies.
         step: Optimizer steps made.
+        ranks: Processes that saved it.
         facts: Whatever JSON was saved with it.
     """
 
     folder: Path
     step: int
+    ranks: int
     facts: dict[str, Any]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Its arrays, on the CPU.
+    def tensors(self, world: World = ALONE) -> dict[str, Tensor]:
+        """Its arrays for this process, on the CPU.
 
         Raises:
+            UsageError: It was saved by another number of processes.
             SelfInstructError: The file is damaged.
         """
+        if self.ranks != world.ranks:
+            raise UsageError(
+                f"{self.folder}: saved by {self.ranks} processes, and now there are {world.ranks}: go on with as many "
+                f"(torchrun --nproc-per-node {self.ranks} -m finetune train ...)"
+            )
         try:
-            return load_file(self.folder / "state.safetensors")
+            return load_file(self.folder / _file(world))
         except (OSError, SafetensorError) as error:
             raise SelfInstructError(
                 f"{self.folder}: can't be read ({error}); remove this folder to go on from the one before"
             ) from None
 
 
-def save(root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], *, keep: int) -> None:
+def save(
+    root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], *, keep: int,
+    world: World = ALONE,
+) -> None:  # fmt: skip
     """Write ``root/step-NNNNNNNN``, then remove all but the last ``keep`` checkpoints.
 
-    It is written under another name and renamed when it is on disk: a kill at any moment leaves the one before.
+    It is written under another name and renamed when it is on disk: a kill at any moment leaves the one before. All
+    processes call this, each with its own tensors.
 
     Raises:
         SelfInstructError: It can't be written; those before it are untouched.
@@ -61,24 +74,30 @@ def save(root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any
     folder = root / f"step-{step:08}"
     part = folder.with_name(f".{folder.name}{_PART}")
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        for old in root.glob(f".step-*{_PART}"):
-            shutil.rmtree(old, ignore_errors=True)
-        part.mkdir()
+        if world.main:
+            root.mkdir(parents=True, exist_ok=True)
+            for old in root.glob(f".step-*{_PART}"):
+                shutil.rmtree(old, ignore_errors=True)
+            part.mkdir()
+        world.wait()
         on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-        save_file(on_cpu, part / "state.safetensors")
-        _sync(part / "state.safetensors")
-        write_atomic(part / "state.json", [dumps({"step": step, **facts}).encode("utf-8")])
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
-        _sync(root)
+        save_file(on_cpu, part / _file(world))
+        _sync(part / _file(world))
+        world.wait()
+        if world.main:
+            record = {"step": step, "ranks": world.ranks, **facts}
+            write_atomic(part / "state.json", [dumps(record).encode("utf-8")])
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(part, folder)
+            _sync(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         what = reason(error) if isinstance(error, OSError) else str(error)
         raise SelfInstructError(f"can't write the checkpoint {folder}: {what}; earlier ones are untouched") from None
-    for old in _found(root)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    if world.main:
+        for old in _found(root)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def latest(root: Path) -> Checkpoint | None:
@@ -92,7 +111,7 @@ def latest(root: Path) -> Checkpoint | None:
         return None
     try:
         facts = loads((found[-1] / "state.json").read_bytes())
-        return Checkpoint(found[-1], int(facts.pop("step")), facts)
+        return Checkpoint(found[-1], int(facts.pop("step")), int(facts.pop("ranks")), facts)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise SelfInstructError(
             f"{found[-1]}: the checkpoint can't be read ({error}); remove this folder to go on from the one before"
@@ -103,7 +122,7 @@ def generators() -> dict[str, Tensor]:
     """The states of PyTorch's random generators (uint8), as ``restore_generators`` takes them."""
     states = {"generator.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states["generator.cuda"] = torch.cuda.get_rng_state()
+        states["generator.cuda"] = torch.cuda.get_rng_state()  # of this process's GPU
     return states
 
 
@@ -112,6 +131,10 @@ def restore_generators(tensors: dict[str, Tensor]) -> None:
     torch.set_rng_state(tensors["generator.cpu"])
     if "generator.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["generator.cuda"])
+
+
+def _file(world: World) -> str:
+    return f"state-{world.rank}.safetensors"
 
 
 def _found(root: Path) -> list[Path]:

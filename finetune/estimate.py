@@ -27,11 +27,8 @@ __all__ = [
     "capacity",
     "examine",
     "fits",
-    "flops_per_token",
     "in_words",
-    "memory",
     "mfu",
-    "parameters",
     "peak",
 ]
 
@@ -282,36 +279,15 @@ def fits(parts: dict[str, int], room: int | None) -> bool:
     return room is None or sum(parts.values()) <= _USABLE * room
 
 
-def in_words(parts: dict[str, int], room: int | None = None) -> str:
-    """Predicted memory by part, and what to do where it does not fit into ``room`` bytes."""
+def in_words(parts: dict[str, int], room: int | None = None, *, recompute: bool = False) -> str:
+    """Predicted memory by part, and what to do where it does not fit into ``room`` bytes.
+
+    Args:
+        recompute: Whether activations are computed again already.
+    """
     gib = {name: size / 2**30 for name, size in parts.items()}
     text = f"{sum(gib.values()):.2f} GiB ({', '.join(f'{name} {size:.2f}' for name, size in gib.items())})"
     if not fits(parts, room):
-        text += f" of {(room or 0) / 2**30:.2f} GiB: try --set recompute=on, or a smaller micro_batch_tokens"
+        remedies = ["a smaller micro_batch_tokens", "--recipe lora", *([] if recompute else ["--set recompute=on"])]
+        text += f" of {(room or 0) / 2**30:.2f} GiB: try {', or '.join(remedies)}"
     return text
-
-
-def parameters(config: Any) -> tuple[int, int]:
-    """Numbers in the matrices of the layers, and in the head."""
-    found = examine(config, dtype=torch.bfloat16)
-    return (0, 0) if found is None else (round(found.trained_matrices), found.vocabulary * found.width)
-
-
-def flops_per_token(config: Any, length: float, *, supervised: float = 1.0, frozen: bool = False) -> float | None:
-    """``Anatomy.flops_per_token`` of a configuration."""
-    found = examine(config, dtype=torch.bfloat16)
-    if found is not None and frozen:
-        held = {"frozen_matrices": found.trained_matrices, "trained_matrices": 0.0, "head_trained": False}
-        found = replace(found, **held)  # type: ignore[arg-type]
-    return None if found is None else found.flops_per_token(length, supervised=supervised)
-
-
-def memory(
-    config: Any, *, tokens: int, bytes_each: int, trained: int | None = None, recompute: bool = False
-) -> dict[str, int]:
-    """``Anatomy.memory`` of a configuration."""
-    found = examine(config, dtype=torch.bfloat16 if bytes_each == 2 else torch.float32)
-    if found is not None and trained is not None:
-        weights = found.weights + 4 * trained
-        found = replace(found, weights=weights, gradients=4 * trained, optimizer=8 * trained, head_trained=False)
-    return {} if found is None else found.memory(tokens=tokens, recompute=recompute)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from finetune.batch import collate
 from finetune.corpus import Corpus
+from finetune.distributed import ALONE, World
 from finetune.trainee import Trainee
 
 __all__ = ["Losses", "difference", "evaluate"]
@@ -72,13 +73,14 @@ def _error(residuals: NDArray[np.float64], counts: NDArray[np.int64]) -> float |
     return math.sqrt(documents / (documents - 1) * float((residuals**2).sum())) / float(counts.sum())
 
 
-def evaluate(trainee: Trainee, corpus: Corpus, *, budget: int, device: torch.device | str = "cpu") -> Losses:
+def evaluate(trainee: Trainee, corpus: Corpus, *, budget: int, world: World = ALONE) -> Losses:
     """The loss of each document, in evaluation mode (no dropout); the mode is put back.
 
     Compiled layers are run as they were written: every batch has a shape of its own, and each would be compiled anew.
 
     Args:
         budget: Most tokens that go through the model at once; a longer document goes alone.
+        world: The processes that share the work; each returns the same.
     """
     together = getattr(trainee.causal.config, "_attn_implementation", "").startswith("finetune_")
     sums = np.zeros(len(corpus))
@@ -88,14 +90,21 @@ def evaluate(trainee: Trainee, corpus: Corpus, *, budget: int, device: torch.dev
     trainee.eval()
     try:
         with torch.compiler.set_stance("force_eager"):
-            for indices in _parts(corpus, budget if together else 0):
-                batch = collate(corpus, indices, longest=longest).to(device)
+            for indices in _share(list(_parts(corpus, budget if together else 0)), world):
+                batch = collate(corpus, indices, longest=longest).to(world.device)
                 losses = trainee.token_losses(batch).double().cpu().numpy()
                 borders = np.cumsum(targets[indices])[:-1]
                 sums[indices] = [part.sum() for part in np.split(losses, borders)]
     finally:
         trainee.train(training)
-    return Losses(sums, targets)
+    # A document is measured by one process: for the others it is 0.
+    return Losses(world.total(torch.from_numpy(sums)).numpy(), targets)
+
+
+def _share(parts: list[list[int]], world: World) -> list[list[int]]:
+    """This process's, and empty ones, so that all have as many: none waits for weights that nobody gathers."""
+    whole = [*parts, *([] for _ in range(-len(parts) % world.ranks))]
+    return whole[world.rank :: world.ranks]
 
 
 def _parts(corpus: Corpus, budget: int) -> Iterator[list[int]]:

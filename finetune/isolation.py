@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from finetune.attention import block_mask
 from finetune.batch import collate
@@ -62,14 +63,16 @@ def check_isolation(trainee: Trainee, device: torch.device | str = "cpu") -> Non
 
 @torch.no_grad()
 def check_head(trainee: Trainee, device: torch.device | str = "cpu") -> bool:
-    """Whether the model's logits are ``hidden @ lm_head.weight.T`` and nothing more."""
+    """Whether the model's losses are those of logits ``hidden @ lm_head.weight.T`` and nothing more."""
     head = trainee.causal.get_output_embeddings()
     if head is None or type(head) is not torch.nn.Linear:
         return False
-    batch = collate(_random(trainee, (7,)), (0,), longest=7).to(device)
+    batch = collate(_random(trainee, (16,)), (0,), longest=16).to(device)
     with _evaluating(trainee):
-        ours = torch.nn.functional.linear(trainee.hidden(batch), head.weight, head.bias).float()
-        theirs = trainee.logits(batch)
+        before, trainee.own_head = trainee.own_head, True
+        ours = trainee.token_losses(batch)
+        trainee.own_head = before
+        theirs = functional.cross_entropy(trainee.logits(batch), batch.labels, reduction="none")
     exact = head.weight.dtype == torch.float32
     return bool(torch.allclose(ours, theirs, rtol=1e-4 if exact else 2e-2, atol=1e-4 if exact else 2e-2))
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from finetune.attention import block_mask
 from finetune.batch import Batch, collate
 from finetune.corpus import Corpus
+from finetune.distributed import ALONE, World
 from finetune.options import Options
 from finetune.pack import Packing, Step, plan_epoch
 from finetune.progress import Progress
@@ -145,9 +146,7 @@ class Loop:
         trainee: Called as ``trainee(batch, scale)``; gives the scaled sum of the losses.
         optimizer: Moves its parameters.
         plan: What is trained on, in which steps.
-        device: Where.
-        rank: This process's place among ``plan.packing.ranks``; each takes every so-many-th micro-batch.
-        total: Adds up a number over the ranks; the identity for one.
+        world: The processes that share the work; each takes every so-many-th micro-batch.
         log: Called with (step, values) after every ``log_every`` steps.
         save: Called with the number of steps made, every ``checkpoint_every`` steps, and when stopped.
         progress: Kept up to date.
@@ -160,9 +159,7 @@ class Loop:
     trainee: Any
     optimizer: Optimizer
     plan: Plan
-    device: torch.device
-    rank: int = 0
-    total: Callable[[Tensor], Tensor] = lambda value: value
+    world: World = ALONE
     log: Callable[[int, dict[str, float | int | None]], None] = lambda _step, _values: None
     save: Callable[[int], None] = lambda _step: None
     progress: Progress = field(default_factory=Progress)
@@ -170,6 +167,11 @@ class Loop:
     flex: bool = False
     fixed: bool = False
     seconds: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where."""
+        return self.world.device
 
     def run(self, start: int = 0) -> None:
         """Make the steps from ``start`` (those made so far) to the end.
@@ -191,16 +193,18 @@ class Loop:
                 if made % options.log_every == 0 or made == steps or self.device.type == "cpu":
                     watch.look(made, rate, log=made % options.log_every == 0 or made == steps)
                 due = options.checkpoint_every and made % options.checkpoint_every == 0
-                if made < steps and (due or interrupted.is_set()):
+                stop = self.world.agreed(interrupted.is_set())
+                if made < steps and (due or stop):
                     watch.look(made, rate, log=False)  # never save what has gone wrong since the last look
                     self.save(made)
-                if interrupted.is_set() and made < steps:
-                    raise Stopped
+                    if stop:
+                        raise Stopped
 
     def _one(self, step: int, rate: float, batches: Iterator[Batch], sound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One optimizer step: (loss, gradient norm, whether all is finite), on the device."""
-        mine = self.plan.step(step)[self.rank :: self.plan.packing.ranks]
-        scale = 1.0 / self._targets(step)
+        mine = self._mine(step)
+        # Gradients are averaged over the processes, where their sum is wanted.
+        scale = self.world.ranks / self._targets(step)
         loss = torch.zeros((), device=self.device)
         for _ in mine:
             batch = next(batches)
@@ -210,7 +214,7 @@ class Loop:
             except torch.OutOfMemoryError:
                 raise self._too_large(step, batch) from None
             loss += part.detach()
-        loss = self.total(loss)
+        loss = self.world.total(loss) / self.world.ranks
         norm = self.optimizer.norm()
         sound = sound & torch.isfinite(loss) & torch.isfinite(norm)
         limit = self.plan.options.max_grad_norm
@@ -218,6 +222,9 @@ class Loop:
         self.optimizer.step(step + 1, rate, factor, sound)
         self.optimizer.clear()
         return loss, norm, sound
+
+    def _mine(self, step: int) -> Step:
+        return self.plan.step(step)[self.world.rank :: self.world.ranks]
 
     def _targets(self, step: int) -> int:
         """Supervised tokens of a step, over all ranks."""
@@ -228,7 +235,7 @@ class Loop:
         budget = self.plan.packing.budget
         bucket = max(1, budget // _BUCKETS)
         for step in range(start, steps):
-            for micro in self.plan.step(step)[self.rank :: self.plan.packing.ranks]:
+            for micro in self._mine(step):
                 tokens = int(sum(self.plan.corpus.lengths[list(micro)])) if micro else 1
                 whole = -(-tokens // bucket) * bucket if self.fixed else None
                 batch = collate(self.plan.corpus, micro, longest=self.plan.longest, pad_to=whole)
@@ -368,14 +375,14 @@ def _ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Iterator[
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """The first Ctrl-C (or SIGTERM) sets the event; the second stops at once."""
+    """Ctrl-C or SIGTERM sets the event; another Ctrl-C stops at once (SIGTERM comes beside the first from torchrun)."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
-    def on_signal(_number: int, _frame: object) -> None:
-        if asked.is_set():
+    def on_signal(number: int, _frame: object) -> None:
+        if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.set()
 

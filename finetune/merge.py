@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.adapters import BASE, apply
-from finetune.model import in_four_bits, load, load_config, save
-from selfinstruct.codec import loads
-from selfinstruct.errors import RunChangedError, UsageError
+from finetune.adapters import recorded
+from finetune.model import load_adapted, load_config, save
 from selfinstruct.files import require_vacant
 
 __all__ = ["Parity", "merge"]
@@ -74,38 +72,18 @@ def merge(folder: Path, out: Path, *, base: str | None = None, dtype: torch.dtyp
         MissingExtraError: The adapters are of QLoRA, and bitsandbytes is not installed.
         SelfInstructError: The model can't be written.
     """
-    recorded = _recorded(folder)
     require_vacant(out)
-    name = base or recorded["name"]
-    loaded = load(name, dtype=torch.float32)
-    if loaded.base.digest != recorded["digest"]:
-        raise RunChangedError(
-            f"{name} does not have the weights that {folder} was trained beside; name the folder that has with --base"
-        )
+    loaded = load_adapted(folder, base=base, dtype=torch.float32, whole=True)
     texts = [loaded.tokenizer(text, return_tensors="pt").input_ids for text in _TEXTS]
-    trained = None
-    if recorded.get("held") == "nf4":
-        trained = _logits(apply(in_four_bits(name, torch.float32, "cpu"), folder), texts)
-    adapted = apply(loaded.model, folder)
-    trained = trained or _logits(adapted, texts)
-    merged = adapted.merge_and_unload().to(dtype or load_config(name).dtype or torch.float32)
+    if recorded(folder)["held"] == "nf4":
+        trained = _logits(load_adapted(folder, base=base, dtype=torch.float32).model, texts)
+    else:
+        trained = _logits(loaded.model, texts)
+    merged = loaded.model.merge_and_unload().to(dtype or load_config(loaded.base.name).dtype or torch.float32)
     parity = Parity.of(trained, _logits(merged, texts))
     kept = folder / "finetune.json"
     save(merged, loaded.tokenizer, out, extra={kept.name: kept.read_bytes()} if kept.is_file() else None)
     return parity
-
-
-def _recorded(folder: Path) -> dict[str, str]:
-    path = folder / BASE
-    if not path.is_file():
-        raise UsageError(
-            f"{folder}: no {BASE} in it; only adapters trained here (--recipe lora or qlora) can be merged"
-        )
-    try:
-        found = loads(path.read_bytes())
-        return {"name": found["name"], "digest": found["digest"], "held": found.get("held", "full")}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{path}: damaged; it named the model that the adapters belong to") from None
 
 
 @torch.no_grad()

@@ -28,10 +28,10 @@ from transformers.utils.hub import cached_file
 from finetune.options import Lora
 from finetune.splitting import by_name
 from selfinstruct import embedded, gguf
-from selfinstruct.errors import MissingExtraError, SelfInstructError, UsageError
+from selfinstruct.errors import MissingExtraError, RunChangedError, SelfInstructError, UsageError
 from selfinstruct.files import write_folder
 
-__all__ = ["EMBEDDED", "Base", "Loaded", "in_four_bits", "load", "load_config", "load_tokenizer", "save"]
+__all__ = ["EMBEDDED", "Base", "Loaded", "load", "load_adapted", "load_config", "load_tokenizer", "save"]
 
 EMBEDDED = "embedded"
 
@@ -74,7 +74,7 @@ def load(
         MissingExtraError: A package that this model needs is not installed.
     """
     if lora is not None and lora.base == "nf4":
-        model = in_four_bits(name, dtype, device)
+        model = _in_four_bits(name, dtype, device)
     else:
         model = _whole(name, dtype).to(device)
     base = Base(name or EMBEDDED, _digest(name))
@@ -83,6 +83,43 @@ def load(
 
         model = attach(model, lora)
     return Loaded(model, load_tokenizer(name), base)
+
+
+def load_adapted(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    base: str | None = None,
+    whole: bool = False,
+) -> Loaded:
+    """Adapters that were trained here, beside the model that they were trained beside.
+
+    Args:
+        base: Where that model lies now, if not where it lay.
+        whole: Hold it in ``dtype``, though it was held in 4 bits.
+
+    Raises:
+        UsageError: There are no adapters in ``folder``; as ``load``.
+        RunChangedError: The model has other weights than those recorded.
+        MissingExtraError: As ``load``.
+    """
+    from finetune.adapters import apply, recorded
+
+    known = recorded(folder)
+    name = base or known["name"]
+    _source(name)
+    with _explained(name):
+        digest = _digest(name)
+    if digest != known["digest"]:
+        raise RunChangedError(
+            f"{name} does not have the weights that {folder} was trained beside; name the folder that has with --base"
+        )
+    if known["held"] == "nf4" and not whole:
+        model = _in_four_bits(name, dtype, device)
+    else:
+        model = _whole(name, dtype).to(device)
+    return Loaded(apply(model, folder), load_tokenizer(name), Base(name, digest))
 
 
 def load_tokenizer(name: str | None) -> Any:
@@ -135,12 +172,16 @@ def load_config(name: str | None) -> Any:
         return AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
 
 
-def save(model: Any, tokenizer: Any, folder: Path, *, extra: Mapping[str, bytes] | None = None) -> None:
+def save(
+    model: Any, tokenizer: Any, folder: Path,
+    *, state: Mapping[str, torch.Tensor] | None = None, extra: Mapping[str, bytes] | None = None,
+) -> None:  # fmt: skip
     """Write a checkpoint that ``AutoModelForCausalLM.from_pretrained`` loads: safetensors, configuration, tokenizer.
 
     ``folder`` appears in one step, when all is on disk.
 
     Args:
+        state: The weights, where the model does not hold them whole (``finetune.distributed.gathered``).
         extra: More files, by name.
 
     Raises:
@@ -159,12 +200,20 @@ def save(model: Any, tokenizer: Any, folder: Path, *, extra: Mapping[str, bytes]
                 settings.do_sample = True
     with write_folder(folder) as part, _quiet():
         try:
-            model.save_pretrained(part)
+            model.save_pretrained(part, state_dict=_untied(model, state))
         except SafetensorError as error:
             raise SelfInstructError(f"can't write {folder}: {error}") from None
         tokenizer.save_pretrained(part)
         for name, content in (extra or {}).items():
             (part / name).write_bytes(content)
+
+
+def _untied(model: Any, state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
+    """Without the second names of tied weights, which a gathered state holds as copies."""
+    if state is None:
+        return None
+    tied = model.all_tied_weights_keys
+    return {name: tensor for name, tensor in state.items() if name not in tied}
 
 
 def _source(name: str | None) -> tuple[str, dict[str, Any]]:
@@ -199,7 +248,7 @@ def _whole(name: str | None, dtype: torch.dtype) -> Any:
         return _plain(_pretrained(name, where, dtype, options), dtype)
 
 
-def in_four_bits(name: str | None, dtype: torch.dtype, device: torch.device | str) -> Any:
+def _in_four_bits(name: str | None, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The frozen base of QLoRA: linear layers but the head in NF4, the rest in ``dtype``.
 
     Raises:

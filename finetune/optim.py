@@ -1,7 +1,8 @@
 """AdamW over one flat buffer of parameters, with exact float32 weights behind bfloat16 ones.
 
 All trainable parameters of a kind become views of one buffer, and so do their gradients: clearing, the norm and the
-update are one pass each, and a checkpoint is a handful of arrays.
+update are one pass each, and a checkpoint is a handful of arrays. Of a model that is spread over processes
+(``finetune.distributed``), each parameter's part is a buffer of its own.
 
 A bfloat16 weight is the upper half of a float32 one, rounded to nearest; the difference fits 16 bits. Keeping those
 bits beside the weight is the same as keeping float32 master weights, to the last bit, in half the room.
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from finetune.options import Options
 
@@ -73,14 +75,15 @@ def _step_float32(weight: Tensor, first: Tensor, second: Tensor, *more: Tensor |
 
 @dataclass
 class _Group:
-    """Parameters of one dtype and one decay, after each other in flat buffers."""
+    """Parameters of one dtype and one decay, after each other in flat buffers; or this process's part of one."""
 
     weight: Tensor
-    gradient: Tensor
     first: Tensor
     second: Tensor
     rest: Tensor | None
     decay: float
+    whole: Tensor | None = None  # all gradients; of a part, they are where FSDP leaves them
+    parameter: nn.Parameter | None = None  # whose part it is
 
     @classmethod
     def of(cls, parameters: list[nn.Parameter], decay: float) -> _Group:
@@ -96,14 +99,42 @@ class _Group:
             weight[part].copy_(parameter.data.reshape(-1))
             parameter.data = weight[part].view_as(parameter)
             parameter.grad = gradient[part].view_as(parameter)
-        first, second = (torch.zeros(size, dtype=torch.float32, device=device) for _ in range(2))
-        rest = torch.zeros(size, dtype=torch.int16, device=device) if kind == torch.bfloat16 else None
-        return cls(weight, gradient, first, second, rest, decay)
+        return cls(weight, *_moments(weight), decay, whole=gradient)
+
+    @classmethod
+    def of_part(cls, parameter: nn.Parameter, decay: float) -> _Group:
+        weight = _local(parameter.detach())
+        return cls(weight, *_moments(weight), decay, parameter=parameter)
+
+    @property
+    def gradient(self) -> Tensor:
+        if self.whole is not None:
+            return self.whole
+        assert self.parameter is not None
+        found = self.parameter.grad
+        return torch.zeros_like(self.weight) if found is None else _local(found)
+
+    def clear(self) -> None:
+        if self.whole is not None:
+            self.whole.zero_()
+        elif self.parameter is not None:
+            self.parameter.grad = None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from (("weight", self.weight), ("first", self.first), ("second", self.second))
         if self.rest is not None:
             yield "rest", self.rest
+
+
+def _moments(weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    first, second = (torch.zeros_like(weight, dtype=torch.float32) for _ in range(2))
+    return first, second, torch.zeros_like(weight, dtype=torch.int16) if weight.dtype == torch.bfloat16 else None
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, flat; a view."""
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local().view(-1)
 
 
 class FlatAdamW:
@@ -113,28 +144,38 @@ class FlatAdamW:
 
     Args:
         parameters: Those of a model; the frozen ones are passed over. Matrices decay, vectors do not.
+        total: Adds up a tensor over the processes that a model is spread over; the identity for one.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], options: Options) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], options: Options, total: Callable[[Tensor], Tensor] = lambda one: one
+    ) -> None:
         kinds: dict[tuple[torch.dtype, bool], list[nn.Parameter]] = {}
+        decay = {True: options.weight_decay, False: 0.0}
+        self.groups: list[_Group] = []
         for parameter in parameters:
-            if parameter.requires_grad:
-                kinds.setdefault((parameter.dtype, parameter.ndim >= 2), []).append(parameter)
-        self.groups = [
-            _Group.of(found, options.weight_decay if matrix else 0.0) for (_, matrix), found in kinds.items()
-        ]
+            matrix = parameter.ndim >= 2
+            if parameter.requires_grad and isinstance(parameter, DTensor):
+                self.groups.append(_Group.of_part(parameter, decay[matrix]))
+            elif parameter.requires_grad:
+                kinds.setdefault((parameter.dtype, matrix), []).append(parameter)
+        self._parts = bool(self.groups)
+        self.groups += [_Group.of(found, decay[matrix]) for (_, matrix), found in kinds.items()]
         self._options = options
+        self._total = total
 
     def clear(self) -> None:
         """Set all gradients to zero."""
         for group in self.groups:
-            group.gradient.zero_()
+            group.clear()
 
     def norm(self) -> Tensor:
-        """0-d float32: the L2 norm of all gradients together."""
-        norms = [torch.linalg.vector_norm(group.gradient, dtype=torch.float32) for group in self.groups]
-        whole: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-        return whole
+        """0-d float32: the L2 norm of all gradients together, over all processes."""
+        norms = torch.stack([torch.linalg.vector_norm(group.gradient, dtype=torch.float32) for group in self.groups])
+        if not self._parts:
+            whole: Tensor = torch.linalg.vector_norm(norms)
+            return whole
+        return self._total((norms**2).sum()).sqrt()
 
     def step(self, step: int, rate: float, factor: Tensor, sound: Tensor) -> None:
         """Move the weights.
@@ -167,17 +208,19 @@ class FlatAdamW:
     @cached_property
     def _kernels(self) -> tuple[Callable[..., None], Callable[..., None]]:
         if any(group.weight.device.type == "cuda" for group in self.groups):
-            return torch.compile(_step_float32, dynamic=False), torch.compile(_step_bfloat16, dynamic=False)
+            # Flat buffers have few sizes, parts of parameters many.
+            compiled = partial(torch.compile, dynamic=self._parts)
+            return compiled(_step_float32), compiled(_step_bfloat16)
         return _step_float32, _step_bfloat16
 
     def _step_fused(self, group: _Group, step: int, rate: float, factor: Tensor, sound: Tensor) -> None:
         if not sound:  # on a CPU, asking costs nothing
             return
-        options = self._options
+        options, gradient = self._options, group.gradient
         if factor != 1:
-            group.gradient.mul_(factor)
+            gradient.mul_(factor)
         torch._fused_adamw_(  # the kernel below torch.optim.AdamW(fused=True), without its bookkeeping
-            [group.weight], [group.gradient], [group.first], [group.second], [], [torch.tensor(float(step))],
+            [group.weight], [gradient], [group.first], [group.second], [], [torch.tensor(float(step))],
             lr=rate, beta1=options.beta1, beta2=options.beta2, weight_decay=group.decay, eps=options.epsilon,
             amsgrad=False, maximize=False,
         )  # fmt: skip

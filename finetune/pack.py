@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def plan_epoch(lengths: NDArray[np.int64], packing: Packing, *, seed: int, epoch
     if packing.batch_tokens is None:
         size = packing.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        return [_whole(_bins(batch, lengths, packing.budget, packing.together), packing.ranks) for batch in batches]
+        return [_evenly(_bins(batch, lengths, packing.budget, packing.together), lengths, packing) for batch in batches]
     rows = _bins(order, lengths, packing.row, packing.together)
     rows = Rng("rows", seed, epoch).shuffled(rows)
     beside = max(1, packing.budget // packing.row) if packing.together else 1
@@ -103,6 +104,21 @@ def best_fit_decreasing(order: Sequence[int], lengths: NDArray[np.int64], capaci
         of_space[space - length].append(chosen)
         spaces |= 1 << (space - length)
     return [tuple(one) for one in bins]
+
+
+def _evenly(bins: Sequence[Bin], lengths: NDArray[np.int64], packing: Packing) -> Step:
+    """A step whose ranks have about as much to do: the longest document first, each into the emptiest micro-batch."""
+    whole = _whole(bins, packing.ranks)
+    if packing.ranks == 1 or not packing.together:
+        return whole
+    spread: list[list[int]] = [[] for _ in whole]
+    heap = [(0, place) for place in range(len(whole))]
+    for document in sorted((one for micro in whole for one in micro), key=lambda one: -int(lengths[one])):
+        tokens, place = heappop(heap)
+        spread[place].append(document)
+        heappush(heap, (tokens + int(lengths[document]), place))
+    fits = all(tokens <= packing.budget for tokens, _ in heap)
+    return tuple(map(tuple, spread)) if fits else whole
 
 
 def _whole(bins: Sequence[Bin], ranks: int) -> Step:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from finetune.estimate import in_words
 from finetune.evaluate import Losses, difference
 from selfinstruct.console import plural
 
@@ -110,8 +109,8 @@ def preview_lines(preview: Preview) -> Iterator[str]:
     )
     if plan.steps < _FEW:
         yield f"only {plural(plan.steps, 'step')}: too few to learn much"
-    if preview.memory:
-        yield f"predicted memory: {in_words(preview.memory)}"
+    if preview.costs.memory:
+        yield preview.costs.words
 
 
 def coloured(line: str) -> Text:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from finetune.attention import unpacked
@@ -32,28 +33,35 @@ def sample(
     trainee.eval()
     try:
         with unpacked(trainee.causal):
-            answers = generate(trainee.model, prompts, renderer.stop_ids, max_tokens)
+            answers = generate(trainee.model, prompts, renderer.stop_ids, max_tokens, through=trainee.generate)
     finally:
         trainee.train(training)
     return [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
 
 
 def generate(
-    model: Any, prompts: Sequence[Sequence[int]], stop_ids: frozenset[int], max_tokens: int
-) -> list[list[int]]:
+    model: Any, prompts: Sequence[Sequence[int]], stop_ids: frozenset[int], max_tokens: int,
+    *, through: Callable[..., Tensor] | None = None,
+) -> list[list[int]]:  # fmt: skip
     """Greedy continuations: the new ids of each prompt, before the first stop id.
 
     Prompts go through the model in batches, filled up on the left; the filler is masked, so that each answer is the
     one that the prompt has alone.
+
+    Args:
+        through: What is called in the place of ``model.generate``.
     """
     found: list[list[int]] = []
     for start in range(0, len(prompts), _TOGETHER):
-        found += _batch(model, prompts[start : start + _TOGETHER], stop_ids, max_tokens)
+        part = prompts[start : start + _TOGETHER]
+        found += _batch(model, through or model.generate, part, stop_ids, max_tokens)
     return found
 
 
 @torch.no_grad()
-def _batch(model: Any, prompts: Sequence[Sequence[int]], stop_ids: frozenset[int], max_tokens: int) -> list[list[int]]:
+def _batch(
+    model: Any, call: Callable[..., Tensor], prompts: Sequence[Sequence[int]], stop_ids: frozenset[int], max_tokens: int
+) -> list[list[int]]:
     device = next(model.parameters()).device
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), min(stop_ids), dtype=torch.int64)
@@ -69,7 +77,7 @@ def _batch(model: Any, prompts: Sequence[Sequence[int]], stop_ids: frozenset[int
         pad_token_id=min(stop_ids),
     )
     with generating(model, config):
-        rows = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
+        rows = call(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
     return [_until(row[width:].tolist(), stop_ids) for row in rows]
 
 

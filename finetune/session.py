@@ -1,12 +1,12 @@
 """One training run from end to end: read, render, measure, train, measure again, save.
 
 A run is a folder. ``finetune.json`` in it says what the run is, and, at its end, that it is complete; checkpoints lie
-below ``checkpoints/`` until then. The same call goes on where the last one stopped.
+below ``checkpoints/`` until then. The same call goes on where the last one stopped. Below torchrun it is made by
+several processes together (``finetune.distributed``); the first one writes and talks.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -19,62 +19,26 @@ import torch
 
 from finetune import checkpoint
 from finetune.adapters import save_adapters
-from finetune.attention import choose, install
-from finetune.corpus import Corpus
-from finetune.data import Example, read_examples
-from finetune.estimate import flops_per_token, memory, mfu, parameters
+from finetune.distributed import World, gathered, joined
 from finetune.evaluate import Losses, evaluate
-from finetune.isolation import check_head, check_isolation
 from finetune.loop import Loop, Plan, Stopped
 from finetune.metrics import Metrics
-from finetune.model import Loaded, load, load_config, load_tokenizer, save
+from finetune.model import EMBEDDED, Loaded, load, load_config, load_tokenizer, save
 from finetune.optim import FlatAdamW
 from finetune.options import Options
 from finetune.progress import Progress
-from finetune.render import Rendered, Renderer, render_all
+from finetune.record import Measured, identity, locked, read_record, write_record
+from finetune.render import Rendered, Renderer
 from finetune.sample import sample
+from finetune.setup import Costs, Setup, compile_layers, prepare
+from finetune.texts import Texts, read_texts
 from finetune.trainee import Trainee
-from selfinstruct.codec import dumps, loads
-from selfinstruct.errors import RunChangedError, UsageError
-from selfinstruct.files import write_atomic
-from selfinstruct.resources import builtin_seeds
-from selfinstruct.rng import Rng
+from selfinstruct.errors import RunChangedError
 
 __all__ = ["Preview", "Result", "plan", "train"]
 
-_RECORD = "finetune.json"
-_FREE = ("checkpoint_every", "keep", "log_every", "micro_batch_tokens", "recompute", "compile")  # may change on the way
-_BUDGET = {"cuda": 32_768, "cpu": 2_048}
-
 Show = Callable[[Progress], AbstractContextManager[None]]
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Held-out losses and sample answers at one moment.
-
-    Attributes:
-        losses: By name of the held-out set: ``rows``, ``seed tasks``.
-        answers: One for each sample instruction.
-    """
-
-    losses: dict[str, Losses]
-    answers: list[str]
-
-    def plain(self) -> dict[str, Any]:
-        return {
-            "losses": {
-                name: {"sums": list(map(float, one.sums)), "counts": list(map(int, one.counts))}
-                for name, one in self.losses.items()
-            },
-            "answers": self.answers,
-        }
-
-    @classmethod
-    def of(cls, plain: dict[str, Any]) -> Measured:
-        losses = {name: Losses.of(one["sums"], one["counts"]) for name, one in plain["losses"].items()}
-        return cls(losses, list(plain["answers"]))
 
 
 @dataclass(frozen=True)
@@ -84,7 +48,7 @@ class Result:
     Attributes:
         folder: Where the model lies.
         steps: Optimizer steps of the run.
-        before, after: Measured on held-out text; None where the options ask for nothing.
+        before, after: Measured on held-out text; None where the run is not complete.
         prompts: Of the sample answers.
         seconds: Spent on training steps.
         complete: False after Ctrl-C: the same call goes on.
@@ -100,6 +64,12 @@ class Result:
     complete: bool = True
     already: bool = False
 
+    @classmethod
+    def of(cls, out: Path, record: dict[str, Any], prompts: list[str], *, already: bool = False) -> Result:
+        """Of a complete run."""
+        before, after = Measured.of(record["before"]), Measured.of(record["after"])
+        return cls(out, record["steps"], before, after, prompts, record["seconds"], already=already)
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -110,25 +80,14 @@ class Preview:
         renderer: Shows a document in pieces.
         plan: Its steps.
         skipped: Rows that could not be read, with the reason.
-        memory: Predicted bytes by part; empty where the model's shape is unknown.
+        costs: What it would take.
     """
 
     rendered: Rendered
     renderer: Renderer
     plan: Plan
     skipped: list[str]
-    memory: dict[str, int]
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """The documents of a run."""
-
-    rendered: Rendered
-    skipped: list[str]
-    train: Corpus
-    held_out: dict[str, Corpus]
-    samples: list[Example]
+    costs: Costs
 
 
 def plan(model: str | None, data: str, options: Options) -> Preview:
@@ -137,22 +96,12 @@ def plan(model: str | None, data: str, options: Options) -> Preview:
     Raises:
         SelfInstructError: Whatever ``train`` would refuse of the dataset and the tokenizer.
     """
-    renderer = Renderer(load_tokenizer(model), options.format, max_length=options.max_length)
-    texts = _texts(data, renderer, options)
-    device = _device()
-    steps = Plan.of(texts.train, options, budget=_budget(options, device))
-    return Preview(texts.rendered, renderer, steps, texts.skipped, _memory(model, options, steps, device))
-
-
-def _memory(model: str | None, options: Options, steps: Plan, device: torch.device) -> dict[str, int]:
-    config = load_config(model)
-    trained = None
-    if options.lora is not None:  # an adapter of rank r beside an (m, n) matrix has r (m + n) parameters
-        layers, _ = parameters(config)
-        trained = round(2 * options.lora.rank * layers / config.hidden_size)
-    size = 4 if _dtype(options, device) == torch.float32 else 2
-    tokens = steps.packing.budget
-    return memory(config, tokens=tokens, bytes_each=size, trained=trained, recompute=options.recompute == "on")
+    with joined() as world:
+        renderer = Renderer(load_tokenizer(model), options.format, max_length=options.max_length)
+        texts = read_texts(data, renderer, options)
+        setup = Setup.of(options, world.device)
+        steps = Plan.of(texts.train, options, budget=setup.budget, ranks=world.ranks)
+        return Preview(texts.rendered, renderer, steps, texts.skipped, Costs.of(load_config(model), steps, setup))
 
 
 def train(
@@ -175,116 +124,122 @@ def train(
     Raises:
         SelfInstructError: Bad data or settings; a run of other settings in ``out``; a loss that is not finite; ...
     """
-    device = _device()
     progress = Progress()
-    with show(progress):
-        run = _Run(model, out, options, device, progress, tell)
-        return run.go(data)
+    with joined() as world:
+        if not world.main:
+            return _Run(model, out, options, world, progress, lambda _what: None).go(data)
+        with show(progress):
+            return _Run(model, out, options, world, progress, tell).go(data)
 
 
 class _Run:
     def __init__(
-        self, model: str | None, out: Path, options: Options, device: torch.device, progress: Progress, tell: Tell
+        self, model: str | None, out: Path, options: Options, world: World, progress: Progress, tell: Tell
     ) -> None:
-        self.name, self.out, self.options, self.device = model, out, options, device
+        self.name, self.out, self.options, self.world = model, out, options, world
         self.progress, self.tell = progress, tell
-        self.budget = _budget(options, device)
+        self.setup = Setup.of(options, world.device)
 
     def go(self, data: str) -> Result:
-        options, progress = self.options, self.progress
-        progress.phase = "reading"
+        options = self.options
+        self.progress.phase = "reading"
         renderer = Renderer(load_tokenizer(self.name), options.format, max_length=options.max_length)
-        texts = _texts(data, renderer, options)
-        for line in _told(texts):
-            self.tell(line)
-        plan = Plan.of(texts.train, options, budget=self.budget)
-        identity = _identity(self.name, options, texts, renderer)
-        record = _read_record(self.out, identity)
-        prompts = [example.turns[-2].content if len(example.turns) > 1 else "" for example in texts.samples]
+        texts = read_texts(data, renderer, options)
+        plan = Plan.of(texts.train, options, budget=self.setup.budget, ranks=self.world.ranks)
+        same = identity(self.name or EMBEDDED, options, texts, renderer.format)
+        record = read_record(self.out, same)
         if record.get("complete"):
-            return _finished(self.out, record, prompts, already=True)
-        if plan.steps < 10:
-            self.tell(
-                f"only {plan.steps} steps: too few to learn much; more rows, more epochs or a smaller batch give more"
-            )
+            return Result.of(self.out, record, texts.prompts, already=True)
+        with locked(self.out) if self.world.main else nullcontext():
+            return self._go(renderer, texts, plan, same)
+
+    def _go(self, renderer: Renderer, texts: Texts, plan: Plan, same: dict[str, Any]) -> Result:
+        options, progress = self.options, self.progress
+        record = read_record(self.out, same)
+        costs = Costs.of(load_config(self.name), plan, self.setup)
+        self._warn(texts, plan, costs)
         progress.phase = "loading"
         torch.manual_seed(options.seed)
-        loaded = load(self.name, dtype=_dtype(options, self.device), device=self.device, lora=options.lora)
-        attention = choose(options.attention, self.device)
-        trainee = self._trainee(loaded, attention)
+        # What is spread over processes is moved to their devices part by part.
+        device = self.world.device if self.world.ranks == 1 else "cpu"
+        loaded = load(self.name, dtype=self.setup.dtype, device=device, lora=options.lora)
+        trainee = prepare(loaded.model, self.setup, self.world, recompute=costs.recompute)
         if "before" not in record:
-            record = {**identity, "model_digest": loaded.base.digest, "format": renderer.format, "complete": False}
+            record = {**same, "model_digest": loaded.base.digest, "complete": False}
             record["before"] = self._measure(trainee, loaded, renderer, texts).plain()
-            _write_record(self.out, record)
+            self._write(record)
         elif record["model_digest"] != loaded.base.digest:
             raise RunChangedError(f"{self.out}: the weights of the model are not those that this run began with")
-        seconds = self._fit(trainee, plan, attention)
+        seconds = self._fit(trainee, plan, costs)
         if seconds is None:
             return Result(self.out, self.progress.step, complete=False)
         record["after"] = self._measure(trainee, loaded, renderer, texts).plain()
         progress.phase = "saving"
         self._save(loaded)
         record.update(steps=plan.steps, seconds=round(seconds, 3), complete=True)
-        _write_record(self.out, record)
-        self._draw(record)
-        shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
+        self._write(record)
+        if self.world.main:
+            self._draw(record)
+            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
         progress.phase = "done"
-        return _finished(self.out, record, prompts)
+        return Result.of(self.out, record, texts.prompts)
 
-    def _trainee(self, loaded: Loaded, attention: str) -> Trainee:
-        trainee = Trainee(loaded.model)
-        # Alone in its micro-batch, a document sees nothing but itself, whatever the layers.
-        if self.options.packing:
-            install(trainee.causal, attention)
-            check_isolation(trainee, self.device)
-        trainee.own_head = check_head(trainee, self.device)
-        if self.options.recompute == "on":
-            trainee.causal.gradient_checkpointing_enable({"use_reentrant": False})
-        return trainee
+    def _warn(self, texts: Texts, plan: Plan, costs: Costs) -> None:
+        for line in texts.told():
+            self.tell(line)
+        if plan.steps < 10:
+            self.tell(
+                f"only {plan.steps} steps: too few to learn much; more rows, more epochs or a smaller batch give more"
+            )
+        if not costs.fit or (costs.recompute and self.options.recompute == "auto"):
+            self.tell(costs.words)
+        if self.world.ranks == 1 and torch.cuda.device_count() > 1:
+            count = torch.cuda.device_count()
+            self.tell(f"one of {count} GPUs is used; all by: torchrun --nproc-per-node {count} -m finetune train ...")
 
-    def _measure(self, trainee: Trainee, loaded: Loaded, renderer: Renderer, texts: _Texts) -> Measured:
+    def _measure(self, trainee: Trainee, loaded: Loaded, renderer: Renderer, texts: Texts) -> Measured:
         self.progress.phase = "evaluating"
         losses = {
-            name: evaluate(trainee, corpus, budget=self.budget, device=self.device)
+            name: evaluate(trainee, corpus, budget=self.setup.budget, world=self.world)
             for name, corpus in texts.held_out.items()
-            if len(corpus)
         }
         self.progress.phase = "answering"
         evaluation = self.options.evaluation
         answers = sample(trainee, loaded.tokenizer, renderer, texts.samples, evaluation.sample_tokens)
         return Measured(losses, answers)
 
-    def _fit(self, trainee: Trainee, plan: Plan, attention: str) -> float | None:
+    def _fit(self, trainee: Trainee, plan: Plan, costs: Costs) -> float | None:
         """Train; the seconds it took over all calls, or None after Ctrl-C."""
-        options = self.options
-        optimizer = FlatAdamW(trainee.parameters(), options)
+        options, world = self.options, self.world
+        optimizer = FlatAdamW(trainee.parameters(), options, world.total)
         root = self.out / "checkpoints"
         found = checkpoint.latest(root)
-        start = 0
+        start, before = 0, 0.0
         if found is not None:
-            tensors = found.tensors()
+            tensors = found.tensors(world)
             optimizer.restore(tensors)
             checkpoint.restore_generators(tensors)
-            start = found.step
+            start, before = found.step, float(found.facts["seconds"])
             self.tell(f"going on after step {start} of {plan.steps}")
         else:
             torch.manual_seed(options.seed)
-        metrics = Metrics(self.out)
-        metrics.rewind(start)
-        before = float(found.facts["seconds"]) if found else 0.0
+        metrics = Metrics(self.out, self.tell)
         loop = Loop(
-            trainee, optimizer, plan, self.device, progress=self.progress,
-            log=metrics.log, flex=attention == "flex" and options.packing, mfu=_share(trainee, plan, self.device),
+            trainee, optimizer, plan, world, progress=self.progress, mfu=costs.mfu,
+            flex=self.setup.attention == "flex", fixed=self.setup.fixed,
         )  # fmt: skip
 
         def keep(step: int) -> None:
+            tensors = {**optimizer.state(), **checkpoint.generators()}
             facts = {"seconds": before + loop.seconds}
-            checkpoint.save(root, step, {**optimizer.state(), **checkpoint.generators()}, facts, keep=options.keep)
+            checkpoint.save(root, step, tensors, facts, keep=options.keep, world=world)
 
         loop.save = keep
-        if self.device.type == "cuda" and options.compile is not False:
-            loop.fixed = attention == "varlen" and options.packing
-            _compile(trainee)
+        if world.main:
+            metrics.rewind(start)
+            loop.log = metrics.log
+        if self.setup.compile:
+            compile_layers(trainee)
         try:
             loop.run(start)
         except Stopped:
@@ -293,15 +248,23 @@ class _Run:
             metrics.close()
         return before + loop.seconds
 
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.world.main:
+            write_record(self.out, record)
+
     def _save(self, loaded: Loaded) -> None:
         """The model's files into the folder, each moved there when all are written."""
+        state = gathered(loaded.model)  # by all processes together
+        if not self.world.main:
+            return
         part = self.out / ".model.part"
         shutil.rmtree(part, ignore_errors=True)
         if self.options.lora is None:
-            save(loaded.model, loaded.tokenizer, part)
+            save(loaded.model, loaded.tokenizer, part, state=state)
         else:
-            save_adapters(loaded.model, loaded.tokenizer, part, loaded.base)
-        for path in sorted(part.iterdir()):
+            save_adapters(loaded.model, loaded.tokenizer, part, loaded.base, state=state)
+        # The configuration last: who finds it finds the rest.
+        for path in sorted(part.iterdir(), key=lambda path: (path.name.endswith("config.json"), path.name)):
             os.replace(path, self.out / path.name)
         part.rmdir()
 
@@ -310,107 +273,4 @@ class _Run:
             name: (Losses.of(**one).mean, Losses.of(**record["after"]["losses"][name]).mean)
             for name, one in record["before"]["losses"].items()
         }
-        Metrics(self.out).plot(self.out.name, held_out)
-
-
-def _texts(data: str, renderer: Renderer, options: Options) -> _Texts:
-    found = read_examples(data)
-    rendered = render_all(found.examples, renderer)
-    evaluation = options.evaluation
-    training, rows = rendered.corpus.split(evaluation.fraction, options.seed)
-    held_out = {"rows": rows} if len(rows) else {}
-    samples = [example for example in found.examples if example.name in set(rows.names)]
-    if evaluation.seed_tasks:
-        seeds = read_examples(str(builtin_seeds())).examples
-        chosen = Rng("seed tasks", options.seed).sample(seeds, evaluation.seed_tasks)
-        held_out["seed tasks"] = render_all(chosen, renderer).corpus
-        samples += chosen
-    return _Texts(rendered, found.skipped, training, held_out, samples[: evaluation.samples])
-
-
-def _told(texts: _Texts) -> list[str]:
-    lines = [f"skipped {line}" for line in texts.skipped[:20]]
-    lines += [f"dropped {name}: {reason} ({detail})" for name, reason, detail in texts.rendered.dropped[:20]]
-    more = len(texts.skipped) + len(texts.rendered.dropped) - len(lines)
-    if more > 0:
-        lines.append(f"and {more:,} more rows")
-    if texts.rendered.truncated:
-        lines.append(f"{texts.rendered.truncated:,} documents are longer than max_length and were cut")
-    return lines
-
-
-def _identity(model: str | None, options: Options, texts: _Texts, renderer: Renderer) -> dict[str, Any]:
-    """What a run may not change on the way."""
-    from dataclasses import asdict
-
-    settings = {name: value for name, value in asdict(options).items() if name not in _FREE}
-    held = hashlib.sha256("".join(one.digest for one in texts.held_out.values()).encode()).hexdigest()
-    return {
-        "model": model or "embedded", "options": settings, "format": renderer.format,
-        "documents": texts.train.digest, "held_out": held,
-    }  # fmt: skip
-
-
-def _read_record(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    path = out / _RECORD
-    if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"{out}: there is something else here already; name another folder with -o")
-        return {}
-    try:
-        record = loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: can't be read ({error}); remove {out} to begin again") from None
-    changed = [name for name in identity if record.get(name) != identity[name]]
-    if "options" in changed:
-        old = record.get("options") or {}
-        changed.remove("options")
-        changed += [name for name, value in identity["options"].items() if old.get(name) != value]
-    if changed:
-        raise RunChangedError(
-            f"{out} holds a run with another {', '.join(changed)}; name another folder with -o, or remove this one"
-        )
-    return dict(record)
-
-
-def _write_record(out: Path, record: dict[str, Any]) -> None:
-    write_atomic(out / _RECORD, [dumps(record).encode("utf-8")])
-
-
-def _finished(out: Path, record: dict[str, Any], prompts: list[str], *, already: bool = False) -> Result:
-    before, after = Measured.of(record["before"]), Measured.of(record["after"])
-    return Result(out, record["steps"], before, after, prompts, record["seconds"], already=already)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _dtype(options: Options, device: torch.device) -> torch.dtype:
-    if options.dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.dtype]
-
-
-def _budget(options: Options, device: torch.device) -> int:
-    return options.micro_batch_tokens or _BUDGET[device.type]
-
-
-def _share(trainee: Trainee, plan: Plan, device: torch.device) -> Callable[[float], float | None]:
-    """From tokens per second to the share of the GPU's peak, where that is known."""
-    if device.type != "cuda":
-        return lambda _speed: None
-    corpus = plan.corpus
-    supervised = float(corpus.supervised.mean())
-    # A token attends to its own document: long documents weigh by their tokens.
-    length = float((corpus.lengths**2).sum() / corpus.lengths.sum())
-    frozen = plan.options.lora is not None
-    flops = flops_per_token(trainee.causal.config, length, supervised=supervised, frozen=frozen)
-    name = torch.cuda.get_device_name(device)
-    return lambda speed: mfu(speed, flops, name)
-
-
-def _compile(trainee: Trainee) -> None:
-    """Compile each layer by itself: they share their code, so that one is compiled and the others reuse it."""
-    for layer in trainee.decoder.layers:
-        layer.compile(dynamic=False)
+        Metrics(self.out, self.tell).plot(self.out.name, held_out)

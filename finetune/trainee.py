@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from finetune.batch import Batch
@@ -46,13 +46,22 @@ class Trainee(nn.Module):
         """The output embedding: (vocabulary, hidden)."""
         return self.causal.get_output_embeddings()  # type: ignore[no-any-return]
 
+    # Of a model that is spread over processes, what is called from outside gathers weights first
+    # (``finetune.distributed``); it calls nothing else that does.
+
     def hidden(self, batch: Batch) -> Tensor:
         """(M, hidden): the last hidden states at the places that are predicted from."""
+        return self._hidden(batch)
+
+    def _hidden(self, batch: Batch) -> Tensor:
         states: Tensor = self.decoder(**_inputs(batch)).last_hidden_state
         return states[0].index_select(0, batch.predict)
 
     def logits(self, batch: Batch) -> Tensor:
         """(M, vocabulary) by the model's own head, in float32."""
+        return self._logits(batch)
+
+    def _logits(self, batch: Batch) -> Tensor:
         logits: Tensor = self.causal(**_inputs(batch)).logits
         return logits[0].index_select(0, batch.predict).float()
 
@@ -60,15 +69,20 @@ class Trainee(nn.Module):
         """``scale`` times the sum of the cross entropies of the M supervised tokens, a float32 scalar."""
         if self.own_head:
             head = self.head
-            return linear_cross_entropy(self.hidden(batch), head.weight, batch.labels, scale=scale, bias=head.bias)
-        return functional.cross_entropy(self.logits(batch), batch.labels, reduction="sum") * scale
+            return linear_cross_entropy(self._hidden(batch), head.weight, batch.labels, scale=scale, bias=head.bias)
+        return functional.cross_entropy(self._logits(batch), batch.labels, reduction="sum") * scale
 
     @torch.no_grad()
     def token_losses(self, batch: Batch) -> Tensor:
         """(M,) float32: the cross entropy of each supervised token."""
         if self.own_head:
-            return token_losses(self.hidden(batch), self.head.weight, batch.labels, bias=self.head.bias)
-        return functional.cross_entropy(self.logits(batch), batch.labels, reduction="none")
+            return token_losses(self._hidden(batch), self.head.weight, batch.labels, bias=self.head.bias)
+        return functional.cross_entropy(self._logits(batch), batch.labels, reduction="none")
+
+    def generate(self, **options: Any) -> Tensor:
+        """As ``generate`` of transformers; of several processes, each goes on until all have done."""
+        several = distributed.is_initialized() and distributed.get_world_size() > 1
+        return self.model.generate(**options, synced_gpus=several)  # type: ignore[no-any-return]
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:

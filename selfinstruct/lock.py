@@ -1,4 +1,4 @@
-"""One writer for a run directory: ``run.lock``, held for life by flock.
+"""One writer for a run directory: a lock file, held for life by flock.
 
 The operating system lets go of it when the process ends, however it ends: a stale lock file blocks nobody.
 """
@@ -23,8 +23,8 @@ class RunLock:
         LedgerError: The directory can't be written, or its file system has no locks.
     """
 
-    def __init__(self, folder: Path) -> None:
-        path = folder / "run.lock"
+    def __init__(self, folder: Path, name: str = "run.lock") -> None:
+        path = folder / name
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:

@@ -133,8 +133,12 @@ def documents(cell: Cell) -> Corpus:
 
 def flops(cell: Cell, corpus: Corpus) -> float | None:
     """Of a training step, for each token."""
-    from finetune.estimate import flops_per_token
+    import torch
 
+    from finetune.estimate import examine
+    from finetune.options import Lora
+
+    lora = Lora(rank=16, alpha=32) if cell.shape.lora else None
+    anatomy = examine(config(cell.shape), dtype=torch.bfloat16, lora=lora)
     length = float((corpus.lengths**2).sum() / corpus.lengths.sum())
-    supervised = float(corpus.supervised.mean())
-    return flops_per_token(config(cell.shape), length, supervised=supervised, frozen=cell.shape.lora)
+    return anatomy and anatomy.flops_per_token(length, supervised=float(corpus.supervised.mean()))

@@ -38,6 +38,8 @@ def command(
     Rows may have any usual layout: instruction, input and output; messages; conversations; prompt and completion. Only
     the answers are learnt. Ctrl-C stops cleanly, after the step under way: the same command goes on.
 
+    Several GPUs share the work, and the memory, when torchrun starts a process for each (FSDP2).
+
     OUT then holds a model that transformers and vLLM load, metrics.jsonl, loss.png and events for TensorBoard.
 
     Exit codes: 0 the model is trained; 1 it failed; 2 something in the command, the settings or the data must change
@@ -49,11 +51,13 @@ def command(
       finetune train --data rows.jsonl --recipe chat --dry-run
       finetune train --model Qwen/Qwen3-0.6B --data rows.jsonl --recipe chat -o runs/qwen
       finetune train --model /models/llama --data rows.parquet --recipe qlora --set lora.rank=32 -o runs/llama
+      torchrun --nproc-per-node 8 -m finetune train --model /models/llama --data rows.parquet -o runs/llama8
     """
     options = read(recipe, config, assignments)
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output'.", ctx)
     from finetune.display import show_preview, show_progress
+    from finetune.distributed import leads
     from finetune.report import result_lines
     from finetune.session import plan, train
 
@@ -62,7 +66,7 @@ def command(
         return
     show = _nothing if quiet else show_progress
     result = train(model, data, output, options, show=show, tell=lambda line: say(line, err=True))
-    for line in result_lines(result):
+    for line in result_lines(result) if leads() else ():
         say(line)
     if not result.complete:
         ctx.exit(130)

@@ -22,8 +22,10 @@ tiny_model_folder = finetune_fixtures.tiny_model_folder
 
 def run(*args: object, code: int = 0, cwd: Path | None = None) -> str:
     """Run ``finetune ARGS``, expect an exit code, return both outputs; a traceback is never right."""
-    done = subprocess.run([sys.executable, "-m", "finetune", *map(str, args)], cwd=cwd, env=environment(),
-                          capture_output=True, text=True, check=False, timeout=280)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune", *map(str, args)], cwd=cwd, capture_output=True, text=True, check=False,
+        timeout=280, env=environment(HF_HUB_OFFLINE="1"),  # where there is no hub, nobody waits for it
+    )  # fmt: skip
     output = done.stdout + done.stderr
     assert "Traceback" not in output, output
     assert done.returncode == code, f"exit {done.returncode}, expected {code}:\n{output}"

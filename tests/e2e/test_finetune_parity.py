@@ -68,7 +68,7 @@ def ours(model: Any, plan: Plan) -> tuple[list[dict[str, Any]], Observed]:
     trainee = Trainee(model)
     optimizer = Observed(trainee.parameters(), plan.options)
     lines: list[dict[str, Any]] = []
-    Loop(trainee, optimizer, plan, torch.device("cpu"), log=lambda _step, values: lines.append(dict(values))).run()
+    Loop(trainee, optimizer, plan, log=lambda _step, values: lines.append(dict(values))).run()
     return lines, optimizer
 
 

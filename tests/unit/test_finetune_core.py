@@ -273,9 +273,7 @@ def run(folder: Path, options: Options, *, stop: int | None = None, model: Any =
             raise KilledError
 
     plan = Plan.of(corpus(), options, budget=64)
-    loop = Loop(
-        ours, optimizer, plan, torch.device("cpu"), log=lambda _, values: losses.append(values["loss"]), save=save
-    )
+    loop = Loop(ours, optimizer, plan, log=lambda _, values: losses.append(values["loss"]), save=save)
     with contextlib.suppress(KilledError):
         loop.run(start)
     return optimizer, losses
@@ -298,7 +296,7 @@ def test_a_kill_during_a_checkpoint_leaves_the_one_before(tmp_path) -> None:
     checkpoint.save(tmp_path, 1, {"a": torch.ones(3)}, {"fact": 1}, keep=2)
     torn = tmp_path / ".step-00000002.part"
     shutil.copytree(tmp_path / "step-00000001", torn)
-    (torn / "state.safetensors").write_bytes(b"half")
+    (torn / "state-0.safetensors").write_bytes(b"half")
     found = checkpoint.latest(tmp_path)
     assert found is not None
     assert (found.step, found.facts) == (1, {"fact": 1})
@@ -308,7 +306,7 @@ def test_a_kill_during_a_checkpoint_leaves_the_one_before(tmp_path) -> None:
 
 def test_a_damaged_checkpoint_is_told_not_trained_on(tmp_path) -> None:
     checkpoint.save(tmp_path, 1, {"a": torch.ones(3)}, {}, keep=2)
-    (tmp_path / "step-00000001" / "state.safetensors").write_bytes(b"half")
+    (tmp_path / "step-00000001" / "state-0.safetensors").write_bytes(b"half")
     with pytest.raises(SelfInstructError, match="remove this folder"):
         checkpoint.latest(tmp_path).tensors()
 
@@ -331,7 +329,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the
     options = Options(batch_size=3, epochs=1, warmup=0.0)
     optimizer = FlatAdamW(ours.parameters(), options)
     before = {name: tensor.clone() for name, tensor in optimizer.state().items()}
-    loop = Loop(ours, optimizer, Plan.of(Corpus.of(documents), options, budget=64), torch.device("cpu"))
+    loop = Loop(ours, optimizer, Plan.of(Corpus.of(documents), options, budget=64))
     with pytest.raises(DivergedError, match=r"step 1: .*rows at fault: rows\.jsonl:2$"):
         loop.run()
     assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.state().items())
@@ -351,9 +349,7 @@ def test_running_out_of_memory_names_the_batch_and_the_setting() -> None:
 
     options = Options(batch_size=8, epochs=1)
     ours = trainee()
-    loop = Loop(
-        Hungry(), FlatAdamW(ours.parameters(), options), Plan.of(corpus(), options, budget=64), torch.device("cpu")
-    )
+    loop = Loop(Hungry(), FlatAdamW(ours.parameters(), options), Plan.of(corpus(), options, budget=64))
     with pytest.raises(
         SelfInstructError, match=r"micro-batch of \d+ tokens \(longest document 3\d\) at step 1; try --set"
     ):
@@ -380,7 +376,6 @@ def test_adapters_learn_and_the_base_stays() -> None:
         ours,
         optimizer,
         Plan.of(corpus(), options, budget=64),
-        torch.device("cpu"),
         log=lambda _, v: losses.append(v["loss"]),
     ).run()
     assert losses[-1] < losses[0]

@@ -260,4 +260,6 @@ def test_what_does_not_fit_is_said_not_to() -> None:
 def test_memory_that_is_not_there_brings_a_remedy() -> None:
     parts = {"weights": 1 << 30, "activations": 3 << 30}
     assert in_words(parts) == in_words(parts, 5 << 30) == "4.00 GiB (weights 1.00, activations 3.00)"
-    assert in_words(parts, 4 << 30).endswith("of 4.00 GiB: try --set recompute=on, or a smaller micro_batch_tokens")
+    said = in_words(parts, 4 << 30)
+    assert said.endswith("of 4.00 GiB: try a smaller micro_batch_tokens, or --recipe lora, or --set recompute=on")
+    assert "recompute" not in in_words(parts, 4 << 30, recompute=True)

@@ -11,9 +11,11 @@ from finetune.data import Example, Turn
 from finetune.evaluate import Losses
 from finetune.loop import Plan
 from finetune.options import Options
+from finetune.record import Measured
 from finetune.render import Renderer, render_all
 from finetune.report import coloured, harmless, preview_lines, result_lines
-from finetune.session import Measured, Preview, Result
+from finetune.session import Preview, Result
+from finetune.setup import Costs
 from tests.finetune_fixtures import tiny_tokenizer  # noqa: F401
 
 SURE = ([10.0, 20.0, 30.0], [10, 10, 10])
@@ -97,7 +99,7 @@ def test_control_characters_are_replaced_and_letters_are_not() -> None:
         assert harmless(text) == text
 
 
-def dry(tokenizer: Any, answers: list[str], **options: Any) -> Preview:
+def dry(tokenizer: Any, answers: list[str], *, skipped: list[str], memory: dict[str, int]) -> Preview:
     renderer = Renderer(tokenizer, "chat", max_length=64)
     examples = [
         Example(f"x:{number}", (Turn("user", "Say [b]it[/b]."), Turn("assistant", answer)))
@@ -105,11 +107,12 @@ def dry(tokenizer: Any, answers: list[str], **options: Any) -> Preview:
     ]
     rendered = render_all(examples, renderer)
     plan = Plan.of(rendered.corpus, Options(batch_size=2, epochs=1), budget=128)
-    return Preview(rendered, renderer, plan, **{"skipped": [], "memory": {}, **options})
+    costs = Costs(memory, room=None, recompute=False, flops=None, device="cpu", ranks=1)
+    return Preview(rendered, renderer, plan, skipped, costs)
 
 
 def test_a_dry_run_marks_what_is_supervised_and_nothing_else(tiny_tokenizer: Any) -> None:  # noqa: F811
-    lines = list(preview_lines(dry(tiny_tokenizer, ["It is ⟦done⟧\x1b[2J.", "no"])))
+    lines = list(preview_lines(dry(tiny_tokenizer, ["It is ⟦done⟧\x1b[2J.", "no"], skipped=[], memory={})))
     first = next(one for one in lines if one.startswith("<|im_start|>user"))
     assert first.count("⟦") == first.count("⟧") == 1
     before, inside = first.split("⟦")

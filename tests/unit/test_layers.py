@@ -16,9 +16,9 @@ PACKAGES = [Path(package.__file__).parent for package in (selfinstruct, finetune
 
 LAYERS = (
     {"errors", "codec", "records", "version"},
-    {"config", "resources", "rng", "files", "formats", "console", "embedded", "gguf"},
+    {"config", "resources", "rng", "files", "lock", "formats", "console", "embedded", "gguf"},
     {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge"},
-    {"ledger", "lock", "backends", "budget", "retry"},
+    {"ledger", "backends", "budget", "retry"},
     {"engine", "session", "export", "report", "doctor", "filtering"},
     {"cli", "__main__"},
 )

@@ -1,0 +1,113 @@
+"""Two processes on one model, through torchrun and FSDP2: what they make is what one makes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import finetune_fixtures
+from tests.cli import environment
+
+tiny_model_folder, tiny_tokenizer = finetune_fixtures.tiny_model_folder, finetune_fixtures.tiny_tokenizer
+
+ROWS = [
+    {"instruction": f"Count to {count}.", "input": "", "output": " ".join(map(str, range(1, count + 1)))}
+    for count in range(1, 25)
+]
+SETTINGS = [
+    "format=chat", "batch_size=6", "micro_batch_tokens=128", "learning_rate=1e-2", "epochs=2", "weight_decay=0.1",
+    "checkpoint_every=1", "evaluation={fraction: 0.2, samples: 2, sample_tokens: 6}",
+]  # fmt: skip
+
+
+def command(processes: int, *args: object) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *(launcher if processes > 1 else []), "-m", "finetune", "train", *map(str, args)]
+
+
+def start(processes: int, *args: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(processes, *args), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=environment(OMP_NUM_THREADS="1"),
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], code: int = 0) -> str:
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == code, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def arguments(model: Path, rows: Path, out: Path, *more: str) -> list[object]:
+    return ["--model", model, "--data", rows, *(f"--set={one}" for one in [*SETTINGS, *more]), "-o", out]
+
+
+def figures(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in ("step", "loss", "gradient_norm", "tokens")} for line in lines]
+
+
+def close(out: Path, other: Path, file: str) -> None:
+    """The same run, as far as the order of a few sums allows."""
+    for one, two in zip(figures(out), figures(other), strict=True):
+        assert one == pytest.approx(two, rel=1e-4), (one, two)
+    first, second = (load_file(folder / file) for folder in (out, other))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-4)
+    before, after = (json.loads((folder / "finetune.json").read_text()) for folder in (out, other))
+    for moment in ("before", "after"):
+        losses = [record[moment]["losses"]["rows"]["sums"] for record in (before, after)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        assert before[moment]["answers"] == after[moment]["answers"]
+
+
+def test_two_processes_make_what_one_makes_and_go_on_after_being_stopped(
+    rows: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    alone = start(1, *arguments(tiny_model_folder, rows, tmp_path / "alone"))
+    ended(alone)
+    said = ended(start(2, *arguments(tiny_model_folder, rows, tmp_path / "two")))
+    assert said.count("held-out loss, rows:") == 1, "one process talks"
+    close(tmp_path / "two", tmp_path / "alone", "model.safetensors")
+
+    cut = tmp_path / "cut"
+    process = start(2, *arguments(tiny_model_folder, rows, cut))
+    while process.poll() is None and not list(cut.glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)  # to torchrun, which tells its processes
+    process.communicate(timeout=240)
+    saved = sorted(path.name for path in cut.glob("checkpoints/step-*"))
+    assert saved
+    assert json.loads((cut / "finetune.json").read_text())["complete"] is False
+    files = {path.name for path in (cut / "checkpoints" / saved[-1]).iterdir()}
+    assert files == {"state.json", "state-0.safetensors", "state-1.safetensors"}
+    other = ended(start(1, *arguments(tiny_model_folder, rows, cut)), code=2)
+    assert "saved by 2 processes" in other
+    assert "going on after step" in ended(start(2, *arguments(tiny_model_folder, rows, cut)))
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "two", cut))
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+    assert figures(cut) == figures(tmp_path / "two")
+
+
+def test_two_processes_train_adapters(rows: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    for count, name in ((1, "alone"), (2, "two")):
+        ended(start(count, *arguments(tiny_model_folder, rows, tmp_path / name, "lora.rank=4")))
+    close(tmp_path / "two", tmp_path / "alone", "adapter_model.safetensors")
