@@ -140,7 +140,7 @@ def prepare(model: Any, setup: Setup, world: World, *, recompute: bool) -> Train
     if setup.attention:
         install(trainee.causal, setup.attention)
     if recompute:
-        trainee.causal.gradient_checkpointing_enable({"use_reentrant": False})
+        _recompute(trainee.causal)
     if world.ranks > 1:
         if getattr(trainee.causal, "is_loaded_in_4bit", False):
             raise UsageError("weights in 4 bits are not spread over processes; start one, or use lora.base=full")
@@ -149,6 +149,15 @@ def prepare(model: Any, setup: Setup, world: World, *, recompute: bool) -> Train
         check_isolation(trainee, setup.device)
     trainee.own_head = check_head(trainee, setup.device)
     return trainee
+
+
+def _recompute(causal: Any) -> None:
+    # Within transformers 5 the method got another name, and the old one warns.
+    enable = getattr(causal, "activation_checkpointing_enable", None) or causal.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UsageError(f"recompute=on: {error}") from None
 
 
 def compile_layers(trainee: Trainee) -> None:

@@ -39,6 +39,17 @@ def test_generated_pages_are_fresh(page: str) -> None:
     assert (ROOT / "docs" / f"{page}.md").read_text() == getattr(maker(), page)(), "run: make docs"
 
 
+def test_the_tests_that_the_docs_name_are_there() -> None:
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert named
+    assert not named - there
+
+
 @dataclass(frozen=True)
 class Options:
     """Some.
