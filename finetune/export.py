@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,8 @@ from finetune.adapters import BASE
 from finetune.gguf import DTYPES, export_gguf
 from finetune.merge import merge
 from finetune.model import load, load_config, save
-from selfinstruct.errors import UsageError
+from selfinstruct.errors import SelfInstructError, UsageError
+from selfinstruct.files import reason, require_vacant
 
 __all__ = ["export"]
 
@@ -34,18 +33,19 @@ def export(folder: Path, out: Path, kind: Literal["hf", "gguf"], *, dtype: str |
 
     Raises:
         UsageError: There is no such model, it can't be written in this way, or something is at ``out`` already.
+        SelfInstructError: The disk refuses.
     """
     if kind == "hf" and dtype not in (None, *_TORCH):
         raise UsageError(f"a folder's weights can't be {dtype}; give one of {', '.join(_TORCH)}")
     if kind == "gguf" and dtype not in (None, *DTYPES):
         raise UsageError(f"a GGUF file's weights can't be {dtype}; give one of {', '.join(DTYPES)}")
-    if out.exists() and not (kind == "hf" and out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out}: there is something here already; give another place with -o")
+    require_vacant(out)  # before adapters are merged, which takes long
     with _whole(folder, out) as whole:
         if kind == "gguf":
             export_gguf(whole, out, dtype=dtype or "f16")
-        else:
-            _folder(whole, out, _TORCH[dtype] if dtype else None)
+            return
+        loaded = load(whole, dtype=_TORCH[dtype] if dtype else load_config(whole).dtype or torch.float32)
+        save(loaded.model, loaded.tokenizer, out)
 
 
 @contextmanager
@@ -54,18 +54,12 @@ def _whole(folder: Path, out: Path) -> Iterator[str]:
     if not (folder / BASE).is_file():
         yield str(folder)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
-        merged = Path(beside) / "merged"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+    except OSError as error:
+        raise SelfInstructError(f"can't write {out}: {reason(error)}") from error
+    with beside:
+        merged = Path(beside.name) / "merged"
         merge(folder, merged)
         yield str(merged)
-
-
-def _folder(name: str, out: Path, dtype: torch.dtype | None) -> None:
-    loaded = load(name, dtype=dtype or load_config(name).dtype or torch.float32)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    save(loaded.model, loaded.tokenizer, part)
-    if out.exists():
-        out.rmdir()
-    os.replace(part, out)

@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
 
-__all__ = ["by_name", "name_of"]
+__all__ = ["NAMES", "by_name", "name_of"]
 
 _GPT2 = ByteLevel(add_prefix_space=False)
 _DIGITS = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
@@ -28,12 +28,16 @@ _LLAMA3 = Sequence(
         ByteLevel(add_prefix_space=False, use_regex=False),
     ]
 )
-# Of names that mean the same, the first is the one that is written.
-_WAYS: dict[tuple[str, ...], PreTokenizer] = {
-    ("gpt-2",): _GPT2,
-    ("smollm", "starcoder", "refact", "command-r"): _DIGITS,
-    ("llama-bpe", "llama3", "llama-v3"): _LLAMA3,
+# What llama.cpp does at each name (src/llama-vocab.cpp), as ``by_name`` returns it. Of names that mean the same, the
+# first is the one that is written.
+_WAYS: dict[tuple[str, ...], tuple[PreTokenizer, bool]] = {
+    ("gpt-2", "phi-2", "olmo", "mpt", "mellum", "exaone4", "trillion", "granite-docling"): (_GPT2, False),
+    ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"): (_DIGITS, False),
+    ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"): (_LLAMA3, True),
+    ("smaug-bpe", "dbrx"): (_LLAMA3, False),
 }
+NAMES = tuple(name for names in _WAYS for name in names)
+"""The names that ``by_name`` knows."""
 
 
 def by_name(name: str) -> tuple[PreTokenizer, bool] | None:
@@ -41,17 +45,15 @@ def by_name(name: str) -> tuple[PreTokenizer, bool] | None:
 
     The second value: whether a word that is in the vocabulary is taken as it stands, before any merges are tried.
     """
-    found = next(((names[0], way) for names, way in _WAYS.items() if name in names), None)
-    return None if found is None else (found[1], found[0] == "llama-bpe")
+    return next((way for names, way in _WAYS.items() if name in names), None)
 
 
 def name_of(cutter: PreTokenizer | None, *, whole_words: bool) -> str | None:
     """llama.cpp's name for what a tokenizer does; None if it has none here. Arguments as ``by_name`` returns them."""
     if cutter is None:
         return None
-    steps = _steps(cutter)
-    name = next((names[0] for names, known in _WAYS.items() if _steps(known) == steps), None)
-    return name if whole_words == (name == "llama-bpe") else None
+    wanted = (_steps(cutter), whole_words)
+    return next((names[0] for names, (known, whole) in _WAYS.items() if (_steps(known), whole) == wanted), None)
 
 
 def _steps(cutter: PreTokenizer) -> list[dict[str, Any]]:

@@ -1,0 +1,533 @@
+"""GGUF files: llama.cpp reads the same tokens and computes the same logits as transformers, or nothing is written."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import xllamacpp
+from gguf import GGUFReader
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from finetune import splitting
+from finetune.adapters import BASE, save_adapters
+from finetune.export import export
+from finetune.gguf import DTYPES, export_gguf
+from finetune.model import load, load_tokenizer, save
+from finetune.options import Lora
+from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
+from selfinstruct.errors import SelfInstructError, UsageError
+from selfinstruct.records import Request, Sampling, Turn
+from tests.finetune_fixtures import make_model, make_tokenizer
+
+HARD = (
+    "In 2024, I paid $1,234.50; the 7th of 12 parts  cost 3x100, 1000000 in all.",
+    "x  12\n\n  345   6789\t0 a1b2c3 \r\n\r\n end\r",
+    "def f(x):\n    return x ** 2  # Größe, naïve café\n\n\nclass A:\n\tpass\n",
+    "日本語のテキスト 123 和中文、한국어 ไทย हिन्दी العربية ١٢٣",
+    "😀🚀👩‍👩‍👧 ½ ² ⅷ ①é ﬁ ẞ İ",
+    "don't we'll I'M it'S THEY'RE 'tis   spaces   \n\n\n end ",
+    "    \t\t \n \n\n   ",
+    "a\u00a0b\u3000c\u2028d\u0085e\u200bf\ufeffg\u00adh\x0bi\x0cj",
+    "<|im_start|>user\nHi<|im_end|>\n<|endoftext|> <|im_start |> <|im_|im_end|>",
+    "https://example.com/a?b=1&c=%20#d_e-f {\"k\": [1, 2.5e-3, null]} \\n \\u0041 ``` === -> != ...?!",
+)  # fmt: skip
+PROMPTS = (
+    "The capital of France is", "Once upon a time", "def add(a, b):", "1. Write a story about", "The sky is",
+    "Water boils at", "My name is", "The best way to learn is", "In 1969, men", "A recipe for bread:", "Dear Sir,",
+    "Question: What is a cat?\nAnswer:", "The sun", "List three colours:", "How do I", "import numpy as np\n",
+    "Roses are red,", "The largest planet", "She said that", "2 + 2 =",
+)  # fmt: skip
+IDS = [5, 6, 7, 8, 90, 91, 200, 12, 300, 44, 45, 46] * 4
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Llama:
+    """llama.cpp with a file, computing in float32 throughout. Ends with its last reference."""
+
+    def __init__(self, path: Path) -> None:
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx, params.n_parallel, params.port = 512, 1, 0
+        params.hostnames, params.ui, params.warmup, params.verbosity = ["127.0.0.1"], False, False, -1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+        params.n_gpu_layers, params.fit_params = 0, False
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self.server = xllamacpp.Server(params)
+        # A server that ends before its loop has begun waits for ever; an answer out of the loop shows that it has.
+        self.ask("/completion", prompt=[5], n_predict=0)
+
+    def ask(self, path: str, **body: Any) -> Any:
+        data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(self.server.listening_address + path, data, kind)) as answer:
+            return json.load(answer)
+
+    def tokens(self, text: str) -> list[int]:
+        return self.ask("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
+
+    def next(self, ids: list[int], size: int) -> torch.Tensor:
+        """(size,): log-probabilities of the token that follows, before any bias."""
+        # The server tells them only beside whole characters: it is made to take a letter.
+        body = {"n_predict": 1, "n_probs": size, "cache_prompt": False, "logit_bias": [[self.tokens("a")[-1], 1000]]}
+        answer = self.ask("/completion", prompt=ids, **body)
+        found = torch.full((size,), float("nan"))
+        for one in answer["completion_probabilities"][0]["top_logprobs"]:
+            found[one["id"]] = one["logprob"]
+        return found
+
+
+@torch.no_grad()
+def logits(model: Any, ids: list[int] = IDS) -> torch.Tensor:
+    return model.eval()(torch.tensor([ids])).logits[0].float()
+
+
+def saved(folder: Path, tokenizer: Any = None, size: int | None = None, **options: Any) -> Path:
+    """A random model with weights everywhere, biases and norms too, in a folder of transformers."""
+    tokenizer = tokenizer or make_tokenizer()
+    model = make_model(size or len(tokenizer), **{"eos_token_id": tokenizer.eos_token_id, **options})
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for one in model.parameters():
+            if one.ndim == 1:
+                one.add_(torch.randn_like(one), alpha=0.3)
+    save(model, tokenizer, folder)
+    return folder
+
+
+def cutting(name: str, *, bos: bool = False, eos: bool = False) -> Any:
+    """A tokenizer that cuts in llama.cpp's way ``name``, with merges across every cut, so that each cut shows.
+
+    "Ġunreachable" is in its vocabulary, and no merge makes it.
+    """
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(HARD, trainer)
+    way = splitting.by_name(name)
+    assert way is not None
+    plain = json.loads(backend.to_str())
+    plain["model"]["vocab"]["Ġunreachable"] = len(plain["model"]["vocab"])
+    plain["model"]["ignore_merges"] = way[1]
+    backend = Tokenizer.from_str(json.dumps(plain))
+    backend.pre_tokenizer, backend.decoder = way[0], decoders.ByteLevel()
+    around = f"{'<|im_start|> ' * bos}$A{' <|im_end|>' * eos}"
+    backend.post_processor = processors.TemplateProcessing(
+        single=around, special_tokens=[(one, number) for number, one in enumerate(special)]
+    )
+    backend.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """The embedded model, and the GGUF file that becomes of its folder."""
+    folder = tmp_path_factory.mktemp("embedded")
+    loaded = load(None, dtype=torch.float32)
+    save(loaded.model, loaded.tokenizer, folder / "model")
+    export_gguf(str(folder / "model"), folder / "model.gguf", dtype="f32")
+    yield loaded, folder / "model.gguf"
+    shutil.rmtree(folder)  # a gigabyte, which pytest would keep
+
+
+@pytest.mark.model
+def test_llama_cpp_reads_the_same_tokens(embedded) -> None:
+    loaded, path = embedded
+    llama, again = Llama(path), load_tokenizer(str(path))
+    for text in (*HARD, *PROMPTS):
+        ids = loaded.tokenizer(text).input_ids
+        assert llama.tokens(text) == ids, text
+        assert again(text).input_ids == ids, text
+    assert again.chat_template == loaded.tokenizer.chat_template
+
+
+@pytest.mark.model
+def test_llama_cpp_goes_on_with_the_same_words(embedded) -> None:
+    """16 tokens for each of 20 prompts, the likeliest each time."""
+    loaded, path = embedded
+    options = LlamaCppOptions(model=str(path), slots=len(PROMPTS), threads=1, cache_prompt=False, context=128)
+    backend, sampling = LlamaCppBackend(options), Sampling(max_tokens=16, temperature=0.0)
+
+    async def answers() -> list[str]:
+        await backend.start()
+        try:
+            requests = [Request("s", (Turn("prompt", "t", {}, prompt),), sampling) for prompt in PROMPTS]
+            found = await asyncio.gather(*(backend.complete(request) for request in requests))
+            return [one.choices[0].text for one in found]
+        finally:
+            await backend.close()
+
+    tokenizer = loaded.tokenizer
+    asked = tokenizer(list(PROMPTS), return_tensors="pt", padding=True, padding_side="left")
+    new = loaded.model.generate(**asked, do_sample=False, max_new_tokens=16)[:, asked.input_ids.shape[1] :]
+    assert asyncio.run(answers()) == tokenizer.batch_decode(new, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("name", splitting.NAMES)
+def test_each_way_of_cutting_is_that_of_llama_cpp(name, tmp_path, monkeypatch) -> None:
+    cutter, whole_words = splitting.by_name(name)
+    written = splitting.name_of(cutter, whole_words=whole_words)
+    assert splitting.by_name(written) == (cutter, whole_words)
+    tokenizer = cutting(name)
+    saved(tmp_path / "model", tokenizer)
+    monkeypatch.setattr("finetune.gguf.name_of", lambda *_, **__: name)
+    export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="f32")
+    llama, again = Llama(tmp_path / "m.gguf"), load_tokenizer(str(tmp_path / "m.gguf"))
+    for text in (*HARD, "an unreachable word", "<tool>1<tool> <tool >"):
+        ids = tokenizer(text).input_ids
+        assert llama.tokens(text) == ids, text
+        assert again(text).input_ids == ids, text
+        assert again.decode(ids) == tokenizer.decode(ids)
+    assert (tokenizer.vocab["Ġunreachable"] in tokenizer("an unreachable word").input_ids) == whole_words
+
+
+def test_each_way_of_cutting_is_another() -> None:
+    """Else the test above could not tell them apart."""
+    ways = ["gpt-2", "smollm", "llama-bpe", "smaug-bpe"]
+    found = {json.dumps([cutting(name)(text).input_ids for text in (*HARD, " unreachable")]) for name in ways}
+    assert len(found) == len(ways)
+    assert {splitting.name_of(way, whole_words=whole) for way, whole in map(splitting.by_name, splitting.NAMES)} == {
+        *ways
+    }
+
+
+@pytest.mark.parametrize(("bos", "eos"), [(False, False), (True, False), (False, True), (True, True)])
+def test_what_is_put_around_a_text_is_the_same(bos, eos, tmp_path) -> None:
+    """As in Llama 3: a template of the tokenizer puts BOS before each text."""
+    tokenizer = cutting("llama-bpe", bos=bos, eos=eos)
+    folder = saved(tmp_path / "model", tokenizer)
+    export_gguf(str(folder), tmp_path / "m.gguf")
+    ids = Llama(tmp_path / "m.gguf").tokens("Hi 2024")
+    assert ids == tokenizer("Hi 2024").input_ids == load_tokenizer(str(folder))("Hi 2024").input_ids
+    assert ids == load_tokenizer(str(tmp_path / "m.gguf"))("Hi 2024").input_ids
+    assert ((ids[0] == tokenizer.bos_token_id), (ids[-1] == tokenizer.eos_token_id)) == (bos, eos)
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "tied": {},
+    "untied": {"tie_word_embeddings": False},
+    "a head for each": {"num_key_value_heads": 4},
+    "one head for all": {"num_key_value_heads": 1},
+    "wide heads": {"head_dim": 12},
+    "another base": {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "rms_norm_eps": 0.1},
+    "more rows than tokens": {"size": 400},
+    "as Llama 3": {"tokenizer": lambda: cutting("llama-bpe", bos=True), "tie_word_embeddings": False},
+}
+
+
+def made(folder: Path, options: dict[str, Any]) -> Path:
+    tokenizer = options.get("tokenizer", make_tokenizer)()
+    return saved(folder, tokenizer, **{key: value for key, value in options.items() if key != "tokenizer"})
+
+
+@pytest.mark.parametrize("what", MODELS)
+def test_a_file_holds_the_same_model(what, tmp_path) -> None:
+    folder = made(tmp_path / "model", MODELS[what])
+    export_gguf(str(folder), tmp_path / "m.gguf", dtype="f32")
+    one, other = (load(str(path), dtype=torch.float32) for path in (folder, tmp_path / "m.gguf"))
+    state = other.model.state_dict()
+    assert one.model.state_dict().keys() == state.keys()
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    assert torch.equal(logits(one.model), logits(other.model))
+    assert one.tokenizer.chat_template == other.tokenizer.chat_template
+    for text in HARD:
+        assert one.tokenizer(text).input_ids == other.tokenizer(text).input_ids
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *MODELS.values(),
+        {"attention_bias": True},
+        {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1, "tie_word_embeddings": False},
+        {"rope_parameters": LLAMA3},
+        {"rope_parameters": LLAMA3, "head_dim": 16, "attention_bias": True},
+    ],
+)
+def test_llama_cpp_computes_the_same_logits(options, tmp_path) -> None:
+    folder = made(tmp_path / "model", options)
+    export_gguf(str(folder), tmp_path / "m.gguf", dtype="f32")
+    wanted = logits(load(str(folder), dtype=torch.float32).model, IDS * 3).log_softmax(-1)
+    llama = Llama(tmp_path / "m.gguf")
+    for count in (3, len(IDS), len(IDS) * 3):
+        found = llama.next((IDS * 3)[:count], wanted.shape[1])
+        torch.testing.assert_close(found, wanted[count - 1], atol=1e-4, rtol=1e-4)
+
+
+def test_scaled_positions_make_a_difference(tmp_path) -> None:
+    """Else the test above could not tell that they are written."""
+    scaled = load(str(saved(tmp_path / "scaled", rope_parameters=LLAMA3)), dtype=torch.float32).model
+    plain = {"rope_type": "default", "rope_theta": LLAMA3["rope_theta"]}
+    unscaled = load(str(saved(tmp_path / "plain", rope_parameters=plain)), dtype=torch.float32).model
+    assert (logits(scaled) - logits(unscaled))[-1].abs().max() > 0.05
+    factors = scaled.model.rotary_emb.inv_freq / unscaled.model.rotary_emb.inv_freq
+    assert factors[0] == 1, "the fastest frequency is kept"
+    assert torch.any((factors < 0.99) & (factors > 0.13)), "one is between"
+    assert factors[-1] == 1 / 8
+
+
+def test_rows_beyond_the_tokenizer_are_tokens_that_no_text_has(tmp_path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["[PAD390]"])
+    size = len(tokenizer)
+    export_gguf(str(saved(tmp_path / "model", tokenizer, size=400)), tmp_path / "m.gguf")
+    fields = GGUFReader(tmp_path / "m.gguf").fields
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    assert kinds == [3] * 3 + [1] * (size - 4) + [4] + [5] * (400 - size)
+    assert len(set(tokens)) == len(tokens) == 400
+    assert tokens[-1] == "[PAD399]"
+    assert Llama(tmp_path / "m.gguf").tokens("[PAD399]") == tokenizer("[PAD399]").input_ids
+
+
+ROUNDED = {"f16": torch.float16, "bf16": torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fewer_bits_are_near_the_same_model(dtype, tmp_path) -> None:
+    folder = saved(tmp_path / "model", hidden_size=64, intermediate_size=96, tie_word_embeddings=False)
+    export_gguf(str(folder), tmp_path / "m.gguf", dtype=dtype)
+    reader = GGUFReader(tmp_path / "m.gguf")
+    kinds = {one.name: one.tensor_type.name for one in reader.tensors}
+    assert {kind for name, kind in kinds.items() if "norm" not in name} == {dtype.upper()}
+    assert {kind for name, kind in kinds.items() if "norm" in name} == {"F32"}
+    one, other = (load(str(path), dtype=torch.float32).model for path in (folder, tmp_path / "m.gguf"))
+    for name, exact in one.state_dict().items():
+        held, blocks = other.state_dict()[name], exact.view(-1, 32)
+        if dtype == "q8_0" and exact.ndim == 2:  # 8 bits of the largest in 32, which is rounded to 11 bits itself
+            off, largest = (held.view(-1, 32) - blocks).abs(), blocks.abs().amax(1, keepdim=True)
+            assert (off <= largest * (0.5 / 127 + 2**-11)).all(), name
+        else:
+            assert torch.equal(held, exact.to(ROUNDED.get(dtype) if exact.ndim == 2 else None).float()), name
+    wanted, again = (logits(model).log_softmax(-1) for model in (one, other))
+    found = Llama(tmp_path / "m.gguf").next(IDS, wanted.shape[1])
+    near = {"f32": 1e-5, "f16": 0.004, "bf16": 0.03, "q8_0": 0.1}[dtype]
+    assert (again - wanted).abs().mean() <= near
+    assert (found - wanted[-1]).abs().mean() <= 2 * near, "llama.cpp rounds what it multiplies, too"
+
+
+def test_a_model_in_bf16_is_written_from_its_own_weights(tmp_path) -> None:
+    tokenizer = make_tokenizer()
+    save(make_model(len(tokenizer)).bfloat16(), tokenizer, tmp_path / "model")
+    export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="bf16")
+    one, other = (load(str(path), dtype=torch.float32).model for path in (tmp_path / "model", tmp_path / "m.gguf"))
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_rows_that_blocks_do_not_fit_stay_as_they_are(tmp_path) -> None:
+    folder = saved(tmp_path / "model", hidden_size=48, intermediate_size=64)
+    export_gguf(str(folder), tmp_path / "m.gguf", dtype="q8_0")
+    kinds = {one.name: one.tensor_type.name for one in GGUFReader(tmp_path / "m.gguf").tensors}
+    assert kinds["blk.0.ffn_down.weight"] == "Q8_0"
+    assert kinds["blk.0.attn_q.weight"] == "F32"
+    assert not Llama(tmp_path / "m.gguf").next(IDS, 384).isnan().any()
+
+
+def refused(folder: Path, tmp_path: Path, words: str, **options: Any) -> None:
+    """It is told in one sentence that has ``words`` and the model's name, and nothing is written."""
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=words) as caught:
+        export_gguf(str(folder), tmp_path / "new" / "m.gguf", **options)
+    assert str(caught.value).startswith(f"{folder}: ")
+    assert "\n" not in str(caught.value)
+    assert [path for path in sorted(tmp_path.rglob("*")) if path != tmp_path / "new"] == before
+
+
+def test_another_architecture_is_refused(tmp_path) -> None:
+    tokenizer = make_tokenizer()
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    save(GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), **shape)), tokenizer, tmp_path / "model")
+    refused(tmp_path / "model", tmp_path, "'gpt_neox'; only llama")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, "of type 'yarn' can't be"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}, "of type 'linear' can't be"),
+        ({"rope_parameters": {**LLAMA3, "partial_rotary_factor": 0.5}}, "only a part of each head"),
+        ({"hidden_act": "gelu"}, "with silu, and this one has 'gelu'"),
+    ],
+)
+def test_what_llama_cpp_computes_in_another_way_is_refused(options, words, tmp_path) -> None:
+    folder = saved(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | options))
+    refused(folder, tmp_path, words)
+
+
+def test_weights_that_are_quantised_already_are_refused(tmp_path) -> None:
+    folder = saved(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (folder / "config.json").write_text(json.dumps(config | quantised))
+    refused(folder, tmp_path, "its weights are quantised")
+
+
+def with_backend(**parts: Any) -> Any:
+    tokenizer = make_tokenizer()
+    for name, part in parts.items():
+        setattr(tokenizer.backend_tokenizer, name, part)
+    return tokenizer
+
+
+def with_token(**options: Any) -> Any:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken("<mask>", **options)])
+    return tokenizer
+
+
+def without_end() -> Any:
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = None
+    return tokenizer
+
+
+def of_words() -> Any:
+    backend = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="[UNK]")
+
+
+BYTES = pre_tokenizers.ByteLevel
+AROUND = processors.TemplateProcessing(single="<|im_start|> <|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "words"),
+    [
+        (of_words, "of type WordPiece; only byte-level BPE"),
+        (lambda: with_backend(normalizer=normalizers.NFC()), "rewrites text first .NFC."),
+        (lambda: with_backend(pre_tokenizer=BYTES(add_prefix_space=True)), "no name of llama.cpp is known"),
+        (lambda: with_backend(pre_tokenizer=pre_tokenizers.Metaspace()), "no name of llama.cpp is known"),
+        (lambda: with_backend(pre_tokenizer=None), "no name of llama.cpp is known"),
+        (lambda: with_backend(post_processor=AROUND), "puts more around a text than BOS and EOS"),
+        (lambda: with_token(lstrip=True, special=True), "'<mask>' is found by what stands beside it"),
+        (lambda: with_token(rstrip=True), "'<mask>' is found by what stands beside it"),
+        (lambda: with_token(single_word=True), "'<mask>' is found by what stands beside it"),
+        (without_end, "set eos_token in its tokenizer_config.json"),
+    ],
+)
+def test_a_tokenizer_that_a_file_can_not_hold_is_refused(tokenizer, words, tmp_path) -> None:
+    folder = saved(tmp_path / "model", tokenizer(), size=400, eos_token_id=2)
+    refused(folder, tmp_path, words)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path) -> None:
+    refused(saved(tmp_path / "model", size=380), tmp_path, "tokens that the model has no embedding for")
+
+
+def test_weights_beyond_f16_are_refused_in_the_middle_of_the_file(tmp_path) -> None:
+    tokenizer = make_tokenizer()
+    model = make_model(len(tokenizer))
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = -70_000
+    save(model, tokenizer, tmp_path / "model")
+    refused(tmp_path / "model", tmp_path, "ffn_up.weight has values beyond the range of f16; write it as bf16 or f32")
+    export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="bf16")
+
+
+def test_nothing_is_overwritten(tmp_path) -> None:
+    folder = saved(tmp_path / "model")
+    (tmp_path / "old").write_text("old")
+    (tmp_path / "empty").mkdir()
+    for kind in ("gguf", "hf"):
+        with pytest.raises(UsageError, match="something here already"):
+            export(folder, tmp_path / "old", kind)
+        with pytest.raises(UsageError, match="something here already"):
+            export(folder, folder, kind)
+    with pytest.raises(UsageError, match=r"a folder; a GGUF model is one file, such as .*model\.gguf"):
+        export(folder, tmp_path / "empty", "gguf")
+    with pytest.raises(UsageError, match="something here already"):
+        export_gguf(str(folder), tmp_path / "old")
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / BASE).write_text("not read")
+    with pytest.raises(UsageError, match="something here already"):
+        export(tmp_path / "adapters", tmp_path / "old", "gguf")
+    assert (tmp_path / "old").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapters", "empty", "model", "old"]
+    export(folder, tmp_path / "empty", "hf")
+    assert (tmp_path / "empty" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["gguf", "hf"])
+def test_a_full_disk_is_told_in_a_sentence(kind, tmp_path) -> None:
+    folder = saved(tmp_path / "model")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
+    try:
+        with pytest.raises(SelfInstructError, match=r"can't write .*: File too large") as caught:
+            export(folder, tmp_path / "new" / "out", kind)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_place_that_can_not_be_made_is_told_in_a_sentence(tmp_path) -> None:
+    folder = saved(tmp_path / "model")
+    adapted(tmp_path / "adapters", folder)
+    (tmp_path / "file").write_text("")
+    for one in (folder, tmp_path / "adapters"):
+        for kind in ("gguf", "hf"):
+            with pytest.raises(SelfInstructError, match=r"can't write .*: (Not a directory|File exists)"):
+                export(one, tmp_path / "file" / "out", kind)
+
+
+def adapted(folder: Path, beside: Path) -> Any:
+    """Adapters as if trained, saved in ``folder``; returns the model with them."""
+    loaded = load(str(beside), dtype=torch.float32, lora=Lora(rank=4))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, one in loaded.model.named_parameters():
+            if "lora_B" in name:
+                one.normal_(std=0.1)
+    save_adapters(loaded.model, loaded.tokenizer, folder, loaded.base)
+    return loaded.model
+
+
+@pytest.mark.parametrize("kind", ["gguf", "hf"])
+def test_adapters_are_merged_first(kind, tmp_path) -> None:
+    base = saved(tmp_path / "base")
+    wanted = adapted(tmp_path / "adapters", base)
+    out = tmp_path / "new" / ("m.gguf" if kind == "gguf" else "m")
+    export(tmp_path / "adapters", out, kind, dtype="f32")
+    assert list((tmp_path / "new").iterdir()) == [out]
+    plain, whole = (load(str(path), dtype=torch.float32).model for path in (base, out))
+    torch.testing.assert_close(logits(whole), logits(wanted), rtol=1e-4, atol=1e-4)
+    assert (logits(whole) - logits(plain)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "says"), [("hf", "q8_0", "a folder's weights can't be q8_0"), ("gguf", "q4", "can't be q4")]
+)
+def test_a_kind_of_weight_that_does_not_exist_is_told(kind, dtype, says, tmp_path) -> None:
+    with pytest.raises(UsageError, match=says):
+        export(tmp_path, tmp_path / "out", kind, dtype=dtype)
