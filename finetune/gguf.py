@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from finetune.model import EMBEDDED, load, load_config
+from finetune.rotary import SCALES, scales
 from finetune.splitting import name_of
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.files import require_vacant, write_atomic
@@ -208,10 +208,7 @@ def _tensors(model: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     config = model.config
     rope = _rope(config)
     if rope["rope_type"] == "llama3":
-        # What each frequency is divided by. llama.cpp has no formula of its own for it.
-        half = torch.arange(0, _head_size(config), 2, dtype=torch.float32)
-        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config)
-        yield "rope_freqs.weight", rope["rope_theta"] ** (-half / _head_size(config)) / scaled
+        yield SCALES, scales(config)  # llama.cpp has no formula of its own for it
     for label, tensor in model.state_dict().items():
         if label != "lm_head.weight" or not config.tie_word_embeddings:
             yield _name(label, name), _permuted(label, tensor, config)

@@ -26,6 +26,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from finetune.options import Lora
+from finetune.rotary import SCALES, read_scales
 from finetune.splitting import by_name
 from selfinstruct import embedded, gguf
 from selfinstruct.errors import MissingExtraError, RunChangedError, SelfInstructError, UsageError
@@ -140,7 +141,7 @@ def load_tokenizer(name: str | None) -> Any:
 
 def _cut_as_told(backend: Any, path: Path) -> None:
     """Make a tokenizer cut text as its GGUF file tells: transformers knows some of the ways, and takes GPT-2's else."""
-    told = gguf.check(path)
+    told = gguf.check(path).texts
     if told.get("tokenizer.ggml.model") != "gpt2":
         return  # no byte-level one: there is nothing to cut
     name = told.get("tokenizer.ggml.pre", "")
@@ -169,7 +170,7 @@ def load_config(name: str | None) -> Any:
     """
     where, options = _source(name)
     with _quiet(), _explained(name):
-        return AutoConfig.from_pretrained(where, trust_remote_code=False, **options)
+        return AutoConfig.from_pretrained(where, trust_remote_code=False, **options, **_told_by_tensors(where, options))
 
 
 def save(
@@ -240,6 +241,26 @@ def _source(name: str | None) -> tuple[str, dict[str, Any]]:
     return str(path.parent), {"gguf_file": path.name}
 
 
+def _told_by_tensors(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What only the presence of some tensors tells of a GGUF file's model; transformers would leave them out.
+
+    Raises:
+        UsageError: Its rotary positions are scaled in a way that is not known here.
+    """
+    if "gguf_file" not in options:
+        return {}
+    path = Path(where) / options["gguf_file"]
+    header = gguf.check(path)
+    found: dict[str, Any] = {}
+    if header.texts.get("general.architecture") == "llama":
+        # Of other architectures, the configuration itself says whether there are any.
+        biases = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
+        found = {key: True for key, tensor in biases.items() if tensor in header.tensors}
+    if SCALES in header.tensors:
+        found["rope_parameters"] = read_scales(path)
+    return found
+
+
 def _whole(name: str | None, dtype: torch.dtype) -> Any:
     where, options = _source(name)
     if not options:
@@ -277,7 +298,7 @@ def _pretrained(name: str | None, where: str, dtype: torch.dtype, options: dict[
         auto: Any = AutoModelForCausalLM
         model, found = auto.from_pretrained(
             where, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True, **options,
+            output_loading_info=True, **options, **_told_by_tensors(where, options),
         )  # fmt: skip
     if missing := sorted(found["missing_keys"]):  # transformers would go on with random ones
         raise UsageError(f"{name}: {len(missing)} of its weights are not there, such as {missing[0]}: fetch it again")

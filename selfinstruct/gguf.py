@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import mmap
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from selfinstruct.errors import UsageError
 from selfinstruct.files import reason
 
-__all__ = ["ModelFileError", "check"]
+__all__ = ["Header", "ModelFileError", "check"]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -25,14 +26,24 @@ class ModelFileError(UsageError):
     """A model file that is absent, unreadable, cut short or of another format."""
 
 
-def check(path: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF file says of itself.
+
+    Attributes:
+        texts: The keys whose values are texts, such as ``general.architecture``.
+        tensors: Names of all tensors.
+    """
+
+    texts: dict[str, str]
+    tensors: frozenset[str]
+
+
+def check(path: Path) -> Header:
     """Refuse what can't be loaded, with the reason: llama.cpp says no more than that it failed.
 
     Walks the header (keys and tensor table, tens of milliseconds) and compares where the last tensor begins with the
     file's length. Reads no weights.
-
-    Returns:
-        The keys of the header whose values are texts, such as ``general.architecture``.
 
     Raises:
         ModelFileError: The file is absent, a directory, unreadable, not GGUF, of an unknown version, or truncated.
@@ -66,7 +77,7 @@ def _looks_like(magic: bytes) -> str:
     return f"it begins with {magic!r}"
 
 
-def _walk(path: Path, view: mmap.mmap) -> dict[str, str]:
+def _walk(path: Path, view: mmap.mmap) -> Header:
     (version,) = struct.unpack_from("<I", view, 4)
     if version not in _VERSIONS:
         raise ModelFileError(f"{path}: GGUF version {version}; versions 2 and 3 are known")
@@ -84,9 +95,10 @@ def _walk(path: Path, view: mmap.mmap) -> dict[str, str]:
             texts[key.decode("utf-8", "replace")] = view[value + 8 : at].decode("utf-8", "replace")
         elif kind == 4 and key == b"general.alignment":
             (alignment,) = struct.unpack_from("<I", view, value)
-    last = 0
+    last, names = 0, set()
     for _ in range(tensors):
-        at = _after_string(view, at)
+        start, at = at + 8, _after_string(view, at)
+        names.add(view[start:at].decode("utf-8", "replace"))
         (dimensions,) = struct.unpack_from("<I", view, at)
         at += 4 + 8 * min(dimensions, 8) + 4
         (offset,) = struct.unpack_from("<Q", view, at)
@@ -96,7 +108,7 @@ def _walk(path: Path, view: mmap.mmap) -> dict[str, str]:
         raise ModelFileError(
             f"{path}: truncated: {len(view)} bytes, but its last tensor begins at byte {data + last}: fetch it again"
         )
-    return texts
+    return Header(texts, frozenset(names))
 
 
 def _after_string(view: mmap.mmap, at: int) -> int:

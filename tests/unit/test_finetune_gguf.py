@@ -238,6 +238,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "another base": {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "rms_norm_eps": 0.1},
     "more rows than tokens": {"size": 400},
     "as Llama 3": {"tokenizer": lambda: cutting("llama-bpe", bos=True), "tie_word_embeddings": False},
+    "as Llama 3.1": {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 8192}},
+    "biases": {"attention_bias": True},
+    "biases everywhere": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1},
 }
 
 
@@ -265,7 +268,6 @@ def test_a_file_holds_the_same_model(what, tmp_path) -> None:
     "options",
     [
         *MODELS.values(),
-        {"attention_bias": True},
         {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1, "tie_word_embeddings": False},
         {"rope_parameters": LLAMA3},
         {"rope_parameters": LLAMA3, "head_dim": 16, "attention_bias": True},
@@ -279,6 +281,12 @@ def test_llama_cpp_computes_the_same_logits(options, tmp_path) -> None:
     for count in (3, len(IDS), len(IDS) * 3):
         found = llama.next((IDS * 3)[:count], wanted.shape[1])
         torch.testing.assert_close(found, wanted[count - 1], atol=1e-4, rtol=1e-4)
+
+
+def test_positions_scaled_in_another_way_are_not_read_as_plain_ones(tmp_path) -> None:
+    export_gguf(str(saved(tmp_path / "scaled", rope_parameters=LLAMA3)), tmp_path / "m.gguf", dtype="f32")
+    with pytest.raises(UsageError, match="rotary positions are scaled, and not as those of Llama 3"):
+        load(str(tmp_path / "m.gguf"), dtype=torch.float32)
 
 
 def test_scaled_positions_make_a_difference(tmp_path) -> None:
