@@ -6,7 +6,7 @@ whose instruction passes stays in the novelty pool even if its instances fail: a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from selfinstruct.filters import (
@@ -24,7 +24,30 @@ from selfinstruct.filters.rouge import Explain
 from selfinstruct.pool import Pool, Row
 from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict, candidate_id
 
-__all__ = ["FilterOptions", "Judge", "Judged", "JudgedCandidate", "NearDuplicateOptions", "NoveltyOptions"]
+__all__ = [
+    "Dense",
+    "FilterOptions",
+    "Judge",
+    "Judged",
+    "JudgedCandidate",
+    "NearDuplicateOptions",
+    "NoveltyOptions",
+    "everything",
+    "nothing",
+]
+
+
+Dense = Callable[[int], bool]
+
+
+def everything(_number: int) -> bool:
+    """Every request is judged densely."""
+    return True
+
+
+def nothing(_number: int) -> bool:
+    """No request is."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -112,13 +135,15 @@ class Judge:
     """Judges candidates against a pool, and adds to the pool what is kept. Deterministic in the order of calls.
 
     Args:
-        dense: Compare each instruction with the whole pool, so that its verdict tells the ten nearest and the mean, as
-            the logs of the original do. The decision is the same, and takes longer the larger the pool is.
+        dense: Of which requests (by number) to compare each instruction with the whole pool, so that its verdict tells
+            the ten nearest and the mean, as the logs of the original do. The decision is the same, and takes longer the
+            larger the pool is.
     """
 
-    def __init__(self, options: FilterOptions, pool: Pool, *, dense: bool = False) -> None:
+    def __init__(self, options: FilterOptions, pool: Pool, *, dense: Dense = nothing) -> None:
         self._pool = pool
-        self._explain: Explain = "dense" if dense else "match"
+        self._dense = dense
+        self._explain: Explain = "match"
         stateless = (options.word_count, options.keywords, options.punctuation, options.program)
         self._instruction_filters = tuple(one for one in stateless if one is not None)
         self._copied = options.copied
@@ -131,6 +156,7 @@ class Judge:
 
     def judge(self, request: Request, received: Received) -> Judged:
         """Judge the candidates of one completion, in their order."""
+        self._explain = "dense" if self._dense(request.number) else "match"
         instance_verdicts = _instance_rules(received.candidates)
         judged = []
         for index, candidate in enumerate(received.candidates):

@@ -10,7 +10,7 @@ from selfinstruct.engine.plan import Plan, recorded_plan
 from selfinstruct.engine.tally import Tally
 from selfinstruct.errors import RunLockedError, UsageError
 from selfinstruct.export import CANDIDATES, DATASET, Exported, export_course, refresh
-from selfinstruct.judge import Judged
+from selfinstruct.judge import Judged, everything, nothing
 from selfinstruct.ledger import LEDGER_FILE, Reader, Spending
 from selfinstruct.lock import RunLock
 
@@ -82,7 +82,9 @@ def export_run(folder: Path, name: str, path: Path | None = None) -> Exported:
     judged: list[Judged] = []
     with Reader(folder) as reader:
         plan = recorded_plan(reader)
-        course = Course.of(plan, reader, lambda one, _: judged.append(one), dense=name == CANDIDATES)
+        course = Course.of(
+            plan, reader, lambda one, _: judged.append(one), dense=everything if name == CANDIDATES else nothing
+        )
     return export_course(course, name, path or folder / DATASET / f"{name}.jsonl", judged)
 
 

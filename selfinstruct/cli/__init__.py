@@ -12,6 +12,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "generate": "Generate a dataset into RUN_DIR, or go on with the run that is there.",
     "status": "Show how far a run is, and why candidates were rejected.",
+    "explain": "Show how a row came to be, or why a candidate was rejected.",
     "export": "Write a run's dataset in a training format.",
     "filter": "Filter the rows of a file, JSONL or Parquet, into another one.",
     "seeds": "Check a file of seed tasks.",
@@ -39,6 +40,7 @@ def cli() -> None:
       selfinstruct generate runs/demo -n 30
       selfinstruct generate runs/gpt --backend openai --model gpt-5-mini -n 1000
       selfinstruct status runs/demo
+      selfinstruct explain runs/demo 5
       selfinstruct export runs/demo --format messages -o demo.jsonl
       selfinstruct filter demo.jsonl -o new.jsonl --rouge 0.7 --minhash 0.8
     """

@@ -12,7 +12,7 @@ from selfinstruct.engine.line import Line
 from selfinstruct.engine.plan import Plan
 from selfinstruct.engine.tally import Tally
 from selfinstruct.errors import RunChangedError
-from selfinstruct.judge import Judged
+from selfinstruct.judge import Dense, Judged, nothing
 from selfinstruct.ledger import Reader
 from selfinstruct.pool import Row
 from selfinstruct.records import Outcome
@@ -43,7 +43,7 @@ class Course:
         recorded: Mapping[int, str] | None = None,
         on_judged: Callable[[Judged, Outcome], None] | None = None,
         *,
-        dense: bool = False,
+        dense: Dense = nothing,
     ) -> None:
         self.target = target
         self.tally = Tally()
@@ -63,7 +63,7 @@ class Course:
         reader: Reader,
         on_judged: Callable[[Judged, Outcome], None] | None = None,
         *,
-        dense: bool = False,
+        dense: Dense = nothing,
     ) -> Course:
         """The course as far as the ledger's outcomes take it."""
         course = cls(plan, plan.settings.n, reader.request_digests(), on_judged, dense=dense)

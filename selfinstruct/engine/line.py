@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from selfinstruct.judge import FilterOptions, Judge, Judged
+from selfinstruct.judge import Dense, FilterOptions, Judge, Judged, nothing
 from selfinstruct.pool import Pool
 from selfinstruct.records import Failure, Outcome, Received, Request, Task
 from selfinstruct.rng import Rng, derive
@@ -49,7 +49,7 @@ class Line:
         *,
         seed: int,
         lag: int,
-        dense: bool = False,
+        dense: Dense = nothing,
     ) -> None:
         self.pool = Pool(seeds)
         self.open: dict[int, Request] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfinstruct.judge import FilterOptions, Judge, Judged
+from selfinstruct.judge import FilterOptions, Judge, Judged, everything
 from selfinstruct.pool import Pool
 from selfinstruct.records import Candidate, Received, Request, Sampling, Task
 
@@ -16,7 +16,7 @@ def judge(*candidates: Candidate, options: FilterOptions | None = None) -> tuple
     """The candidates of one completion (number 7), judged with nothing but the seeds before them."""
     pool = Pool(SEEDS)
     request = Request("s", (), Sampling(1), number=7)
-    return pool, Judge(options or FilterOptions(), pool, dense=True).judge(request, Received(candidates))
+    return pool, Judge(options or FilterOptions(), pool, dense=everything).judge(request, Received(candidates))
 
 
 @pytest.mark.parametrize(

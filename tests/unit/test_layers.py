@@ -19,7 +19,7 @@ LAYERS = (
     {"config", "resources", "rng", "files", "lock", "formats", "console", "embedded", "gguf"},
     {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge"},
     {"ledger", "backends", "budget", "retry"},
-    {"engine", "session", "export", "report", "doctor", "filtering"},
+    {"engine", "session", "export", "explain", "report", "doctor", "filtering"},
     {"cli", "__main__"},
 )
 FOR_FINETUNE = LAYERS[0] | LAYERS[1]

@@ -1,0 +1,195 @@
+"""How a row came to be, or why a candidate is none: everything about it that the ledger knows, judged again.
+
+A candidate has an id, ``17.2``: the third that request 17 offered. A row is named by its place in the dataset, from 1,
+and is the candidate that it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rapidfuzz.distance import LCSseq
+
+from selfinstruct.codec import Json
+from selfinstruct.engine.course import Course
+from selfinstruct.engine.plan import Plan, recorded_plan
+from selfinstruct.errors import UsageError
+from selfinstruct.judge import Judged, JudgedCandidate
+from selfinstruct.ledger import Reader
+from selfinstruct.records import Outcome, Request, Task, Verdict
+
+__all__ = ["Explanation", "Neighbour", "Step", "explain"]
+
+_ID = re.compile(r"(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """The text that a verdict's score refers to.
+
+    Attributes:
+        id: Of a seed or of a candidate.
+        text: Its instruction; of a near-duplicate, the whole row.
+        common: Which of its words the two have in common, in their order: (start, end) in characters.
+    """
+
+    id: str
+    text: str
+    common: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One request on the way to a candidate, and what it brought.
+
+    Attributes:
+        shown: Ids and instructions of the tasks that the prompt displays.
+        candidate: The candidate of this request that lies on the way: a draft, or the candidate itself.
+        neighbours: By filter, of the verdicts that have one.
+    """
+
+    request: Request
+    outcome: Outcome
+    shown: tuple[tuple[str, str], ...]
+    candidate: JudgedCandidate
+    neighbours: Mapping[str, Neighbour]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A candidate's way.
+
+    Attributes:
+        id: Of the candidate.
+        row: Its place in the dataset, from 1; None if it is no row.
+        steps: From the first request to the one that brought it.
+        seed: The run's, from which every choice of demonstrations follows.
+    """
+
+    id: str
+    row: int | None
+    steps: tuple[Step, ...]
+    seed: int
+
+    @property
+    def candidate(self) -> JudgedCandidate:
+        """The one that is explained."""
+        return self.steps[-1].candidate
+
+
+def explain(folder: Path, name: str) -> Explanation:
+    """Explain a candidate by its id, or a row by its place in the dataset.
+
+    Raises:
+        LedgerError: There is no readable run in ``folder``.
+        UsageError: There is no such candidate or row, or it is not judged yet.
+    """
+    with Reader(folder) as reader:
+        reader.freeze()
+        plan = recorded_plan(reader)
+        place = int(name) if name.isascii() and name.isdigit() else None
+        if place is not None:
+            name = _id_of_row(folder, plan, reader, place)
+        elif not _ID.fullmatch(name):
+            raise UsageError(f"{name!r} is neither a row's number (5) nor a candidate's id (17.2)")
+        way = _Way(plan, reader, name)
+        course = Course.of(plan, reader, way.take, dense=way.wants)
+        if name not in way.found:
+            raise UsageError(
+                f"{folder}: {way.absence(course)}; selfinstruct export {folder} --format candidates lists all"
+            )
+        rows = [row.id for row in course.rows]
+        return Explanation(name, rows.index(name) + 1 if name in rows else None, way.steps(course), plan.settings.seed)
+
+
+def _id_of_row(folder: Path, plan: Plan, reader: Reader, place: int) -> str:
+    rows = Course.of(plan, reader).rows
+    if not 1 <= place <= len(rows):
+        raise UsageError(f"{folder} has no row {place}: its rows are 1 to {len(rows)}")
+    return rows[place - 1].id
+
+
+class _Way:
+    """The requests from the first to the one that offered a candidate, kept while the run is judged again."""
+
+    def __init__(self, plan: Plan, reader: Reader, name: str) -> None:
+        self.name = name
+        self.found: dict[str, JudgedCandidate] = {}
+        self._plan = plan
+        self._last = int(name.partition(".")[0])
+        self._chain: list[int] = []
+        self._judged: dict[int, tuple[Judged, Outcome]] = {}
+        number: int | None = self._last
+        while number is not None and (request := reader.request(number)) is not None:
+            self._chain.insert(0, number)
+            number = request.parent
+
+    def wants(self, number: int) -> bool:
+        """Whether the verdicts of a request are to tell all: the nearest of what was kept, too."""
+        return number in self._chain
+
+    def take(self, judged: Judged, outcome: Outcome) -> None:
+        if judged.request.number in self._chain:
+            self._judged[judged.request.number] = judged, outcome
+            self.found.update((one.id, one) for one in judged.candidates)
+
+    def absence(self, course: Course) -> str:
+        if self._last >= course.line.judged:
+            return f"request {self._last} is not judged" + (" yet" if self._chain else ", nor was it ever sent")
+        count = len(self._judged[self._last][0].candidates)
+        return f"request {self._last} offered {count} candidates, and {self.name} is none of them"
+
+    def steps(self, course: Course) -> tuple[Step, ...]:
+        # The task of a row is the draft that its request followed; of a chain, each request has its own.
+        target = self.found[self.name]
+        wanted = {self._last: target}
+        if (task := target.candidate.task) is not None and task in self.found:
+            wanted[int(task.partition(".")[0])] = self.found[task]
+        texts = self._texts(course)
+        steps = []
+        for number in self._chain:
+            judged, outcome = self._judged[number]
+            one = wanted.get(number)
+            if one is None:  # a request between them, which offers nothing of its own
+                one = JudgedCandidate("", target.candidate, ())
+            steps.append(Step(judged.request, outcome, _shown(judged.request, texts), one, _neighbours(one, texts)))
+        return tuple(steps)
+
+    def _texts(self, course: Course) -> dict[str, str]:
+        pool = course.line.pool
+        tasks: list[Task] = [*pool.seeds, *pool.tasks]
+        return {task.id: task.instruction for task in tasks} | {
+            f"row {row.id}": f"{row.candidate.instruction}\n{row.candidate.input}\n{row.candidate.output}"
+            for row in pool.rows
+        }
+
+
+def _shown(request: Request, texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    names: Json = request.context.get("demonstrations", [])
+    found = [str(name) for name in names] if isinstance(names, list | tuple) else []
+    return tuple((name, texts.get(name, "")) for name in found)
+
+
+def _neighbours(one: JudgedCandidate, texts: Mapping[str, str]) -> dict[str, Neighbour]:
+    return {verdict.filter: _neighbour(verdict, one, texts) for verdict in one.verdicts if verdict.nearest is not None}
+
+
+def _neighbour(verdict: Verdict, one: JudgedCandidate, texts: Mapping[str, str]) -> Neighbour:
+    name, candidate = str(verdict.nearest), one.candidate
+    if verdict.filter == "rouge":
+        ours, text = candidate.instruction, texts.get(name, "")
+    else:
+        ours, text = f"{candidate.instruction}\n{candidate.input}\n{candidate.output}", texts.get(f"row {name}", "")
+    return Neighbour(name, text, _common(ours, text))
+
+
+def _common(ours: str, theirs: str) -> tuple[tuple[int, int], ...]:
+    """Where in ``theirs`` the words stand that both have, in one order."""
+    first = [word.lower() for word in re.findall(r"\w+", ours)]
+    places = [(match.start(), match.end()) for match in re.finditer(r"\w+", theirs)]
+    second = [theirs[start:end].lower() for start, end in places]
+    same = [step for step in LCSseq.opcodes(first, second) if step.tag == "equal"]
+    return tuple(places[at] for step in same for at in range(step.dest_start, step.dest_end))
