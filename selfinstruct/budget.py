@@ -49,6 +49,12 @@ class BudgetOptions:
         if self.max_cost is not None and None in (self.price_input, self.price_output):
             raise ValueError("max_cost needs price_input and price_output (per million tokens)")
 
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """What tokens cost; None without prices."""
+        if self.price_input is None or self.price_output is None:
+            return None
+        return (prompt_tokens * self.price_input + completion_tokens * self.price_output) / 1_000_000
+
 
 def worst_case(request: Request) -> tuple[int, int]:
     """Most tokens of prompt and completion that a request can cost: no token is shorter than a byte."""
@@ -68,7 +74,7 @@ class Budget:
     @property
     def cost(self) -> float | None:
         """What was spent or is reserved, in the currency of the prices; None without prices."""
-        return self._cost(self.prompt_tokens, self.completion_tokens)
+        return self._options.cost(self.prompt_tokens, self.completion_tokens)
 
     def fits(self, request: Request) -> bool:
         """True when the request's worst case stays within every limit."""
@@ -76,7 +82,7 @@ class Budget:
         prompt += self.prompt_tokens
         completion += self.completion_tokens
         options = self._options
-        cost = self._cost(prompt, completion)
+        cost = options.cost(prompt, completion)
         return (
             (options.max_requests is None or self.sends + 1 <= options.max_requests)
             and (options.max_tokens is None or prompt + completion <= options.max_tokens)
@@ -104,8 +110,3 @@ class Budget:
         prompt, completion = worst_case(request)
         self.prompt_tokens += usage.prompt_tokens - prompt
         self.completion_tokens += usage.completion_tokens - completion
-
-    def _cost(self, prompt: int, completion: int) -> float | None:
-        if self._options.price_input is None or self._options.price_output is None:
-            return None
-        return (prompt * self._options.price_input + completion * self._options.price_output) / 1_000_000

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfinstruct.engine.course import Course
+from selfinstruct.engine.forecast import Forecast
 from selfinstruct.engine.plan import Plan, recorded_plan
 from selfinstruct.engine.tally import Tally
 from selfinstruct.errors import RunLockedError, UsageError
@@ -26,6 +27,7 @@ class Status:
     Attributes:
         open: Requests that were sent and have no outcome.
         unjudged: Outcomes stored and not judged yet: after the target, or waiting for an earlier request.
+        novelty: Share of the last instructions that were new; None before the first.
     """
 
     folder: Path
@@ -36,10 +38,16 @@ class Status:
     spending: Spending
     open: int
     unjudged: int
+    novelty: float | None
 
     @property
     def complete(self) -> bool:
         return self.rows >= self.target
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """What is still to come; None before there is a row to judge by."""
+        return Forecast.of(self.tally, self.target, self.plan.settings.budget)
 
 
 def status(folder: Path) -> Status:
@@ -62,6 +70,7 @@ def status(folder: Path) -> Status:
             spending=reader.spending(),
             open=len(course.recorded) - answered,
             unjudged=len(course.waiting),
+            novelty=course.saturation.novelty,
         )
 
 

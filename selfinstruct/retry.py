@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from selfinstruct.backends.base import Backend
 from selfinstruct.errors import TransientError
+from selfinstruct.pace import Pace
 from selfinstruct.records import Completion, Request
 
 __all__ = ["BeforeAttempt", "OnWait", "Retry", "RetryOptions"]
 
+_ANY = 1 << 30  # places at the server: no bound
 _LEAST_S = 0.01  # between two sends of a request that meets one 429 after another, whatever the options say
 
 BeforeAttempt = Callable[[Request, int], Awaitable[None]]
@@ -57,11 +59,13 @@ class Retry:
 
     Args:
         options: Bounds and waits.
+        pace: How many may be at the server at once; it narrows with each 429. Default: any number.
         on_wait: See ``OnWait``.
     """
 
-    def __init__(self, options: RetryOptions, *, on_wait: OnWait | None = None) -> None:
+    def __init__(self, options: RetryOptions, pace: Pace | None = None, *, on_wait: OnWait | None = None) -> None:
         self._options = options
+        self._pace = pace or Pace(_ANY)
         self._on_wait = on_wait
         self._open_at = 0.0  # on the event loop's clock: nobody sends before, after a 429 to anybody
 
@@ -77,16 +81,21 @@ class Retry:
         first = 0.0
         attempt = tried = 0
         while True:
-            await self._gate()
-            attempt += 1
-            first = first or clock()
-            await before_attempt(request, attempt)
-            try:
-                return await backend.complete(request)
-            except TransientError as error:
-                failure = error
+            async with self._pace.place(request.number) as ticket:
+                await self._gate()
+                attempt += 1
+                first = first or clock()
+                await before_attempt(request, attempt)
+                try:
+                    completion = await backend.complete(request)
+                except TransientError as error:
+                    failure = error
+                else:
+                    self._pace.answered()
+                    return completion
             wait = self._wait_s(failure, attempt)
             if failure.throttled:
+                self._pace.throttled(ticket)
                 self._open_at = max(self._open_at, clock() + wait)
             else:
                 tried += 1

@@ -20,6 +20,7 @@ from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan, make_plan, require_same
 from selfinstruct.engine.progress import Progress
 from selfinstruct.engine.run import Engine
+from selfinstruct.engine.saturation import Saturation
 from selfinstruct.engine.tally import Tally
 from selfinstruct.errors import SelfInstructError
 from selfinstruct.export import Exported, refresh
@@ -39,7 +40,7 @@ class Result:
     """How an invocation ended.
 
     Attributes:
-        ending: ``complete``, ``exhausted``, ``stalled``, ``budget``, ``time`` or ``interrupted``.
+        ending: ``complete``, ``exhausted``, ``stalled``, ``saturated``, ``budget``, ``time`` or ``interrupted``.
         already: The run was complete before: nothing was sent.
         rows: The dataset.
         exported: The dataset's file.
@@ -51,6 +52,7 @@ class Result:
     plan: Plan
     rows: list[Row]
     tally: Tally
+    saturation: Saturation
     exported: Exported
 
 
@@ -89,7 +91,7 @@ def generate(folder: str | Path, settings: Mapping[str, Any] | None = None, *, s
                 refresh(folder, plan, course)
             raise
         exported = refresh(folder, plan, course)
-    return Result(folder, ending, already, plan, course.rows, course.tally, exported)
+    return Result(folder, ending, already, plan, course.rows, course.tally, course.saturation, exported)
 
 
 def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
@@ -115,7 +117,9 @@ def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
 def _run(plan: Plan, course: Course, ledger: Ledger, reader: Reader, show: Show) -> str:
     budget = Budget(plan.settings.budget, reader.spending())
     backend = open_backend(plan.settings.backend, plan.backend_options)
-    progress = Progress(plan.settings.n, course.tally, rows=course.count, rows_before=course.count)
+    progress = Progress(
+        plan.settings.n, course.tally, plan.settings.budget, rows=course.count, rows_before=course.count
+    )
 
     engine = Engine(plan, course, ledger, reader, backend, budget, progress)
 

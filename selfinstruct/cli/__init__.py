@@ -13,6 +13,8 @@ _COMMANDS = {
     "generate": "Generate a dataset into RUN_DIR, or go on with the run that is there.",
     "status": "Show how far a run is, and why candidates were rejected.",
     "explain": "Show how a row came to be, or why a candidate was rejected.",
+    "diff": "Compare the datasets of two runs.",
+    "runs": "List the runs below a directory.",
     "export": "Write a run's dataset in a training format.",
     "filter": "Filter the rows of a file, JSONL or Parquet, into another one.",
     "seeds": "Check a file of seed tasks.",

@@ -34,6 +34,8 @@ def plain_line(progress: Progress) -> str:
         parts.append(f"{progress.tokens_per_second:.0f} tokens/s")
         left = clock(progress.seconds_left)
         parts.append(f"{left} left" if progress.phase == "running" else progress.phase)
+        if progress.phase == "running" and (forecast := progress.forecast):
+            parts.append(forecast.in_words())
     if progress.notice:
         parts.append(progress.notice)
     return " | ".join(parts)
@@ -59,6 +61,8 @@ def _render(progress: Progress) -> RenderableType:
     speed = "-" if progress.phase == "loading" else f"{progress.tokens_per_second:.0f} tokens/s"
     figures.add_row("speed", f"{speed}, {progress.in_flight} in flight, {progress.received} answers")
     figures.add_row("time left", clock(progress.seconds_left))
+    if forecast := progress.forecast:
+        figures.add_row("to go", forecast.in_words())
     if progress.notice:
         figures.add_row("notice", Text(progress.notice, style="yellow"))
     return Group(head, figures)

@@ -25,10 +25,15 @@ _ENDINGS = {
     "exhausted": "stopped: the strategy has nothing more to ask",
     "stalled": "stopped: {patience} requests brought nothing, for the reasons above; change model or sampling in a new "
     "run, or go on with a larger --set patience=",
+    "saturated": "novelty exhausted: of the last {window} instructions, {repeated:.0%} resemble what is there already",
     "budget": "stopped at the budget; raise it and give the same command to go on",
     "time": "stopped at the time limit; give the same command to go on",
     "interrupted": "stopped; every answer that arrived is kept, give the same command to go on",
 }
+_SATURATED = (
+    "In a new run, a higher temperature, a larger model, more seeds (--seeds) or a higher filters.novelty.threshold "
+    "bring more; this one goes on with --set saturation.novelty=0"
+)
 
 
 @click.command("generate")
@@ -178,8 +183,15 @@ def _print_result(result: Result) -> None:
             ):
                 if counts:
                     say(f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8)))
-        patience = result.plan.settings.patience
-        say(f"{result.folder}: {_ENDINGS[result.ending].format(patience=patience)}")
+        settings, novelty = result.plan.settings, result.saturation.novelty
+        ending = _ENDINGS[result.ending].format(
+            patience=settings.patience, window=settings.saturation.window, repeated=1 - (novelty or 0)
+        )
+        say(f"{result.folder}: {ending}")
+        if result.ending == "saturated":
+            for text in result.saturation.samples:
+                say(f"  such as: {' '.join(text.split())[:100]}")
+            say(_SATURATED)
         rate = f", {tally.acceptance:.0%} of {tally.instructions} instructions" if tally.acceptance is not None else ""
         say(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(tally.requests, 'request')}, "
                    f"{tally.completion_tokens:,} tokens generated")  # fmt: skip

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections import Counter
 from pathlib import Path
 
 import click
 
 from selfinstruct.codec import dumps
+from selfinstruct.console import say
 from selfinstruct.report import Status, status
+
+_LEAST_S = 2.0  # between two looks of --watch
+_SHARE = 4.0  # and this many times what a look took: a large run is not kept busy with being looked at
 
 
 @click.command("status")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run_dir: Path, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Show it again and again, until the run is complete or Ctrl-C.")
+def command(run_dir: Path, as_json: bool, watch: bool) -> None:
     """Show how far a run is, and why candidates were rejected.
 
     Everything is recomputed from the ledger, also while the run is at work.
@@ -22,15 +29,27 @@ def command(run_dir: Path, as_json: bool) -> None:
     \b
     Examples:
       selfinstruct status runs/demo
-      selfinstruct status runs/demo --json
+      selfinstruct status runs/demo --watch
     """
-    found = status(run_dir)
+    while True:
+        began = time.monotonic()
+        found = status(run_dir)
+        took = time.monotonic() - began
+        if watch and not as_json:
+            click.clear()
+        _show(found, as_json=as_json)
+        if not watch or found.complete:
+            return
+        time.sleep(max(_LEAST_S, _SHARE * took))
+
+
+def _show(found: Status, *, as_json: bool) -> None:
     if as_json:
-        click.echo(dumps(_values(found)))
+        say(dumps(_values(found)))
         return
     tally, settings = found.tally, found.plan.settings
     state = "complete" if found.complete else "not complete"
-    click.secho(f"{run_dir}: {found.rows} of {found.target} rows, {state}", bold=True)
+    click.secho(f"{found.folder}: {found.rows} of {found.target} rows, {state}", bold=True)
     rows = [
         ("strategy", settings.strategy),
         ("backend", settings.backend),
@@ -43,6 +62,8 @@ def command(run_dir: Path, as_json: bool) -> None:
         ("discarded text", _counts(tally.discarded)),
         ("failed requests", _counts(tally.failures)),
         ("tokens", f"{tally.prompt_tokens:,} in ({tally.cached_tokens:,} cached), {tally.completion_tokens:,} out"),
+        ("novelty", "-" if found.novelty is None else f"{found.novelty:.0%} of the last instructions were new"),
+        ("to go", found.forecast.in_words() if found.forecast and not found.complete else "-"),
         ("sends", f"{found.spending.sends}, worst case of the unanswered: {_lost(found):,} tokens"),
     ]
     for name, value in rows:
@@ -71,6 +92,8 @@ def _values(found: Status) -> dict[str, object]:
         "open": found.open,
         "instructions": tally.instructions,
         "acceptance": tally.acceptance,
+        "novelty": found.novelty,
+        "forecast": None if found.forecast is None else dataclasses.asdict(found.forecast),
         "stages": dict(tally.stages),
         "rejected": dict(tally.rejected),
         "discarded": dict(tally.discarded),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from selfinstruct.engine.line import Line
 from selfinstruct.engine.plan import Plan
+from selfinstruct.engine.saturation import Saturation
 from selfinstruct.engine.tally import Tally
 from selfinstruct.errors import RunChangedError
 from selfinstruct.judge import Dense, Judged, nothing
@@ -30,6 +31,7 @@ class Course:
         dense: See ``Judge``.
 
     Attributes:
+        saturation: Whether the model repeats itself.
         barren: Judged requests since the last row that brought nothing at all: no row, no draft kept, no follow-up.
 
     Raises:
@@ -48,6 +50,7 @@ class Course:
         self.target = target
         self.tally = Tally()
         self.barren = 0
+        self.saturation = Saturation(plan.settings.saturation)
         self.waiting: dict[int, Outcome] = {}
         self.recorded = recorded or {}
         self._on_judged = on_judged
@@ -98,6 +101,7 @@ class Course:
             elif not judged.fruitful:
                 self.barren += 1
             self.tally.add(judged, due)
+            self.saturation.add(judged)
             self._check()
             if self._on_judged:
                 self._on_judged(judged, due)

@@ -19,6 +19,7 @@ from selfinstruct.backends import OPTIONS
 from selfinstruct.budget import BudgetOptions
 from selfinstruct.codec import canonical, digest, loads
 from selfinstruct.config import build, flatten, merge, nearest, read_yaml, to_plain
+from selfinstruct.engine.saturation import SaturationOptions
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.judge import FilterOptions
 from selfinstruct.ledger import Reader, has_run
@@ -51,6 +52,7 @@ class Settings:
         lag: Most requests between the last judged and the last numbered one.
         n: Rows to make.
         concurrency: Requests in flight; null takes what suits the backend.
+        saturation: When to stop because the model repeats itself.
         patience: Requests in a row that bring nothing (no row, no task, no follow-up) after which the run stops, rather
             than spend for ever.
     """
@@ -64,6 +66,7 @@ class Settings:
     n: int = 100
     concurrency: int | None = None
     patience: int = 200
+    saturation: SaturationOptions = field(default_factory=SaturationOptions)
     filters: FilterOptions = field(default_factory=FilterOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
     budget: BudgetOptions = field(default_factory=BudgetOptions)

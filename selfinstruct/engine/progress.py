@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from selfinstruct.budget import BudgetOptions
+from selfinstruct.engine.forecast import Forecast
 from selfinstruct.engine.tally import Tally
 
 __all__ = ["Progress"]
@@ -25,6 +27,7 @@ class Progress:
 
     target: int
     tally: Tally
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
     phase: str = "loading"
     rows: int = 0
     rows_before: int = 0
@@ -33,6 +36,11 @@ class Progress:
     generated: int = 0
     notice: str = ""
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """What is still to come; None before there is a row to judge by."""
+        return Forecast.of(self.tally, self.target, self.budget)
 
     @property
     def elapsed(self) -> float:

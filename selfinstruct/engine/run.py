@@ -19,6 +19,7 @@ from selfinstruct.engine.plan import Plan
 from selfinstruct.engine.progress import Progress
 from selfinstruct.errors import ReplayError, RequestError, SelfInstructError, TransientError
 from selfinstruct.ledger import Ledger, Reader, acknowledged
+from selfinstruct.pace import Pace
 from selfinstruct.records import Completion, Failure, Outcome, Request
 from selfinstruct.retry import Retry
 
@@ -73,8 +74,9 @@ class Engine:
         self._budget = budget
         self._progress = progress
         self._known = set(course.recorded)
-        self._retry = Retry(plan.settings.retry, on_wait=self._on_wait)
         self._window = min(plan.settings.concurrency or backend.concurrency, plan.settings.lag)
+        self._pace = Pace(self._window)
+        self._retry = Retry(plan.settings.retry, self._pace, on_wait=self._on_wait)
         self._patience = plan.settings.patience
         self._time_limit = plan.settings.budget.time_limit_s
         self._flight: dict[asyncio.Task[Outcome], _Sent] = {}
@@ -94,7 +96,7 @@ class Engine:
         """Run until something ends it.
 
         Returns:
-            ``complete``, ``exhausted``, ``stalled``, ``budget``, ``time`` or ``interrupted``.
+            ``complete``, ``exhausted``, ``stalled``, ``saturated``, ``budget``, ``time`` or ``interrupted``.
 
         Raises:
             BackendError: The server or the account is at fault; everything received is stored.
@@ -142,6 +144,8 @@ class Engine:
             self._end("complete")
         elif self._course.barren >= self._patience:
             self._end("stalled")
+        elif self._course.saturation.reached:
+            self._end("saturated")
         if self._time_limit is not None and self._progress.elapsed >= self._time_limit:
             self._end("time")
         line = self._course.line
@@ -285,7 +289,8 @@ class Engine:
     def _on_wait(self, request: Request, error: TransientError, seconds: float) -> None:
         next(sent for sent in self._flight.values() if sent.request is request).idle = True
         self._wake.set()  # if the run is ending, it lets go of this one now
-        self._progress.notice = f"request {request.number}: {error}; next attempt in {seconds:.1f} s"
+        narrowed = f", {self._pace.width} at a time" if self._pace.width < self._window else ""
+        self._progress.notice = f"request {request.number}: {error}; next attempt in {seconds:.1f} s{narrowed}"
 
     async def _cancel(self) -> None:
         for task in self._flight:

@@ -6,7 +6,10 @@ import json
 import resource
 import socket
 import subprocess
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -195,3 +198,73 @@ def test_other_bad_starts(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     assert str(file) in run_cli("generate", file / "run", code=1)
+
+
+def test_a_server_that_takes_eight_at_a_time_is_soon_asked_for_no_more(tmp_path: Path) -> None:
+    """Of 64 at once most are refused; then the pace is its own, and the dataset that of a patient server."""
+    inside, lock, refused = [0], threading.Lock(), []
+
+    def answer(body: Any) -> Any:
+        try:
+            time.sleep(0.01)  # the server at work
+            return reply(body)
+        finally:
+            with lock:
+                inside[0] -= 1
+
+    def busy(number: int, _body: Any) -> Fault | None:
+        with lock:
+            if inside[0] >= 8:
+                refused.append(number)
+                return Fault(429, {"retry-after-ms": "20"})
+            inside[0] += 1
+        return None
+
+    args = ("--backend", "openai", "--model", "scripted", "--api", "completion", "--strategy", "alpaca", "-n", 150,
+            "-q", "--concurrency", 64)  # fmt: skip
+    with Loopback(reply) as server:
+        run_cli("generate", tmp_path / "patient", *args, "--base-url", server.url)
+    with Loopback(answer, busy) as server:
+        run_cli("generate", tmp_path / "busy", *args, "--base-url", server.url, "--set", "retry.base_s=0.02")
+        sent = len(server.arrived)
+    assert dataset(tmp_path / "busy") == dataset(tmp_path / "patient")
+    assert refused
+    late = [number for number in refused if number > sent // 2]
+    assert len(late) < sent // 2 // 4, f"{len(late)} of the last {sent // 2} sends were refused"
+
+
+def test_a_model_that_repeats_itself_ends_the_run_with_samples_and_what_would_help(tmp_path: Path) -> None:
+    """The same list each time: novelty falls to nothing, long before the budget would end it."""
+    texts = [f"Explain how {what} is made in a small workshop" for what in ("cheese", "paper", "glass", "rope")]
+    blocks = [f"### Task {number}\nInstruction: {text}\nInput: none\nOutput: Slowly, {number}."
+              for number, text in enumerate(texts, start=4)]  # fmt: skip
+    with Loopback(lambda _body: "\n\n".join(["", *blocks, "### Task 8"])) as server:
+        more = ("-n", 100, "--set", "saturation.window=40", "--set", "patience=100000")
+        said = run_cli(*args(tmp_path / "a", server.url, *more), code=1)
+        sent = len(server.arrived)
+        again = run_cli(*args(tmp_path / "a", server.url, *more), code=1)
+        assert len(server.arrived) == sent
+        on = ("--set", "saturation.novelty=0", "--max-requests", sent + 20)
+        assert "stopped at the budget" in run_cli(*args(tmp_path / "a", server.url, *more, *on), code=1)
+        assert len(server.arrived) == sent + 20
+    for text in (said, again):
+        assert "novelty exhausted: of the last 40 instructions, 100% resemble what is there already" in text
+        assert text.count("  such as: Explain how ") == 3
+        assert "saturation.novelty=0" in text
+    assert sent < 80
+    status = run_cli("status", tmp_path / "a")
+    assert "0% of the last instructions were new" in status
+
+
+def test_what_is_to_come_is_told_in_proportion_to_what_came(tmp_path: Path) -> None:
+    with Loopback(reply) as server:
+        run_cli(*args(tmp_path / "a", server.url, "-n", 40, "--max-requests", 12, "--set", "budget.price_input=1000",
+                      "--set", "budget.price_output=0"), code=1)  # fmt: skip
+    found = outcomes(tmp_path / "a")
+    times = (40 - found["rows"]) / found["rows"]
+    assert found["rows"] > 0
+    assert found["forecast"]["requests"] == round(found["requests"] * times)
+    assert found["forecast"]["prompt_tokens"] == round(found["prompt_tokens"] * times)
+    assert found["forecast"]["cost"] == pytest.approx(found["forecast"]["prompt_tokens"] / 1000)
+    said = run_cli("status", tmp_path / "a")
+    assert f"about {found['forecast']['requests']:,} requests" in said

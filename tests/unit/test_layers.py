@@ -18,8 +18,8 @@ LAYERS = (
     {"errors", "codec", "records", "version"},
     {"config", "resources", "rng", "files", "lock", "formats", "console", "embedded", "gguf"},
     {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge"},
-    {"ledger", "backends", "budget", "retry"},
-    {"engine", "session", "export", "explain", "report", "doctor", "filtering"},
+    {"ledger", "backends", "budget", "pace", "retry"},
+    {"engine", "session", "export", "explain", "compare", "report", "doctor", "filtering"},
     {"cli", "__main__"},
 )
 FOR_FINETUNE = LAYERS[0] | LAYERS[1]

@@ -1,0 +1,52 @@
+"""``selfinstruct runs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from selfinstruct.console import say
+from selfinstruct.errors import SelfInstructError, UsageError
+from selfinstruct.ledger import LEDGER_FILE
+from selfinstruct.report import status
+
+
+@click.command("runs")
+@click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("runs"))
+def command(folder: Path) -> None:
+    """List the runs below DIR (default: runs), with what each came to.
+
+    \b
+    Examples:
+      selfinstruct runs
+      selfinstruct runs /data/runs
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no directory {folder}")
+    found = sorted(path.parent for path in (*folder.glob(LEDGER_FILE), *folder.glob(f"*/{LEDGER_FILE}")))
+    if not found:
+        say(f"no run in {folder}")
+        return
+    head: tuple[str, ...] = ("run", "rows", "kept", "strategy", "backend", "models", "tokens out")
+    lines = [head, *map(_line, found)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    for line in lines:
+        say("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _line(path: Path) -> tuple[str, ...]:
+    try:
+        found = status(path)
+    except SelfInstructError as error:
+        return str(path), "-", "-", f"can't be read: {' '.join(str(error).split())[:90]}", "", "", ""
+    tally, settings = found.tally, found.plan.settings
+    return (
+        str(path),
+        f"{found.rows}/{found.target}",
+        "-" if tally.acceptance is None else f"{tally.acceptance:.0%}",
+        settings.strategy,
+        settings.backend,
+        ", ".join(sorted(tally.models)) or "-",
+        f"{tally.completion_tokens:,}",
+    )

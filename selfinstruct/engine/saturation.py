@@ -1,0 +1,69 @@
+"""Whether the model repeats itself: most of what it writes resembles what is there already."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from selfinstruct.judge import Judged
+
+__all__ = ["Saturation", "SaturationOptions"]
+
+_REPEATED = frozenset({"similar", "near_duplicate"})
+_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class SaturationOptions:
+    """When a run stops because its model repeats itself. It may change at any time.
+
+    Attributes:
+        window: Instructions looked back on: the last so many that were judged.
+        novelty: Least share of them that were new, by the ROUGE-L and MinHash filters; below it the run stops. 0 never
+            stops.
+    """
+
+    window: int = 200
+    novelty: float = 0.03
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError("window must be at least 1")
+        if not 0 <= self.novelty <= 1:
+            raise ValueError("novelty must be from 0 to 1")
+
+
+class Saturation:
+    """Looks at instructions as they are judged, in their order."""
+
+    def __init__(self, options: SaturationOptions) -> None:
+        self._options = options
+        self._recent: deque[tuple[bool, str]] = deque(maxlen=options.window)
+        self._new = 0
+
+    def add(self, judged: Judged) -> None:
+        """Take in what one completion came to."""
+        for one in judged.candidates:
+            if one.candidate.task is not None:  # the row of a task that was judged before
+                continue
+            if len(self._recent) == self._recent.maxlen:
+                self._new -= self._recent[0][0]
+            new = one.reason not in _REPEATED
+            self._recent.append((new, one.candidate.instruction))
+            self._new += new
+
+    @property
+    def novelty(self) -> float | None:
+        """Share of the last instructions that were new; None before the first."""
+        return self._new / len(self._recent) if self._recent else None
+
+    @property
+    def reached(self) -> bool:
+        """Whether the window is full, and too little in it new."""
+        return len(self._recent) == self._recent.maxlen and self._new < self._options.novelty * len(self._recent)
+
+    @property
+    def samples(self) -> list[str]:
+        """The last few instructions that were not new, the newest first."""
+        repeated = [text for new, text in reversed(self._recent) if not new]
+        return repeated[:_SAMPLES]
