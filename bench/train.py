@@ -4,8 +4,8 @@
 
 Every cell (a trainer on a model in one setting) is a process of its own; a failure is a line of the table. A turn is
 the training on all documents once; the first (loading, compiling, warming up) is not counted. On a CPU each of
-TRL's settings has one turn, then ours and the fastest of them alternate; on a GPU one cell runs after the other. The
-table is rewritten after each cell.
+TRL's settings has one turn, then ours and the two fastest of them alternate; on a GPU one cell runs after the other.
+The table is rewritten after each cell.
 """
 
 from __future__ import annotations
@@ -166,15 +166,15 @@ class Bench:
         return self.until - time.monotonic()
 
     def in_turns(self) -> None:
-        """First one turn of each of TRL's settings alone; then ours and the fastest of those, one working at a time."""
+        """First one turn of each of TRL's settings alone; then ours and the two fastest, one working at a time."""
         for model in dict.fromkeys(one.cell.model for one in self.measured):
             here = [one for one in self.measured if one.cell.model == model]
             theirs = [one for one in here if one.cell.trainer == "trl"]
             for one in theirs if len(theirs) > 1 else ():
                 self._alone(one, turns=1)
                 self.write()
-            best = max(theirs, key=lambda one: one.median, default=None)
-            together = [one for one in here if one.cell.trainer == "ours" or (one is best and not one.failure)]
+            fastest = sorted((one for one in theirs if not one.failure), key=lambda one: -one.median)[:2]
+            together = [one for one in here if one.cell.trainer == "ours" or one in fastest]
             workers = [(one, Worker(one.cell.plain())) for one in together]
             for one in together:
                 one.speeds.clear()
@@ -274,7 +274,8 @@ class Bench:
             ]
             if ours is None or not ours.speeds or not others:
                 continue
-            best = max(others, key=lambda one: one.median)
+            # One turn alone decides who takes part in the rest, no more.
+            best = max(others, key=lambda one: (len(one.speeds), one.median))
             ratios = [mine / theirs for mine, theirs in zip(ours.speeds, best.speeds, strict=False)]
             found.append(
                 f"- {model}: ours is **{statistics.median(ratios):.2f}x** TRL's best ({best.cell.setting}); "
@@ -307,8 +308,8 @@ def _what(gpu: bool, arguments: argparse.Namespace) -> str:
     return common + (
         f"Float32. {arguments.documents} documents with the lengths of instructions (mean 133 tokens, of which 60 are "
         f"supervised: log-normal, see bench/training/shapes.py), about {arguments.batch} of them in a step. "
-        "Each of TRL's settings had one turn, then ours and the fastest of them alternated: a ratio is that of two "
-        "neighbouring turns."
+        "Each of TRL's settings had one turn, then ours and the two fastest of them took turns: a ratio is that of two "
+        "turns of one round."
     )
 
 

@@ -70,6 +70,9 @@ def apply(model: Any, folder: Path) -> Any:
         MissingExtraError: peft is not installed.
         UsageError: The adapters are damaged, or for another model.
     """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():  # peft would look for it on the hub, and take a pickle
+            raise UsageError(f"{folder}: no {name} in it; adapters are that, {BASE} and what is beside them")
     try:
         with _without_advice():
             from peft import PeftModel
@@ -77,7 +80,7 @@ def apply(model: Any, folder: Path) -> Any:
             adapted = PeftModel.from_pretrained(model, str(folder))
     except ImportError:
         raise MissingExtraError("peft", "train") from None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{folder}: can't read the adapters: {str(error).splitlines()[0]}") from None
     return adapted.eval()
 
@@ -150,6 +153,7 @@ def save_adapters(
     record = {"name": base.name, "digest": base.digest, "held": held}
     for config in model.peft_config.values():
         config.base_model_name_or_path = base.name
+        config.target_modules = sorted(config.target_modules)  # a set: each process has an order of its own
     with write_folder(folder) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft looks for the base model's configuration on the hub
         model.save_pretrained(part, safe_serialization=True, save_embedding_layers=False, state_dict=state)

@@ -14,7 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from finetune.adapters import BASE
 from finetune.data import Turn
 from finetune.model import load, load_adapted
-from finetune.record import RECORD
+from finetune.record import RECORD, require_complete
 from finetune.render import Renderer, RenderError
 from finetune.report import harmless
 from finetune.sample import generating
@@ -38,6 +38,7 @@ def talk(
     top_p: float = 0.9,
     max_tokens: int = 512,
     seed: int = 0,
+    base: str | None = None,
     read: Callable[[str], str] = input,
     write: Write = lambda text: print(text, end="", flush=True),  # noqa: T201
 ) -> None:
@@ -49,6 +50,7 @@ def talk(
         prompt: Answer this alone, and return.
         system: What the conversation begins with, in the place of the system.
         temperature: 0 takes the likeliest token each time.
+        base: Where the model lies that adapters in ``folder`` were trained beside, if not where it lay.
         top_p: Sample among the likeliest tokens that have this much probability together (Holtzman et al. 2019,
             arXiv:1904.09751).
 
@@ -56,8 +58,10 @@ def talk(
         UsageError: There is no such model; the format has no place for ``system``.
         RenderError: The format can't hold ``prompt``.
     """
+    if folder is not None:
+        require_complete(Path(folder))
     wanted = _format(folder)
-    model, tokenizer = _load(folder)
+    model, tokenizer = _load(folder, base)
     renderer = Renderer(tokenizer, wanted, max_length=1 << 20)
     if system and renderer.format != "chat":
         raise UsageError(f"the format {renderer.format} has no place for a system's words; leave --system out")
@@ -201,20 +205,13 @@ def _format(folder: str | None) -> str:
         raise UsageError(f"{record}: no record of a training run; remove it to talk to the model without") from None
 
 
-def _load(folder: str | None) -> tuple[Any, Any]:
+def _load(folder: str | None, base: str | None) -> tuple[Any, Any]:
     """A model, with its adapters if ``folder`` holds such, and its tokenizer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     record = Path(folder or ".") / BASE
     if folder is None or not record.is_file():
-        _check_complete(folder)
         loaded = load(folder, dtype=dtype, device=device)
         return loaded.model.eval(), loaded.tokenizer
-    loaded = load_adapted(Path(folder), dtype=dtype, device=device)
+    loaded = load_adapted(Path(folder), dtype=dtype, device=device, base=base)
     return loaded.model, loaded.tokenizer
-
-
-def _check_complete(folder: str | None) -> None:
-    """Raise UsageError where a training run has not written its model yet."""
-    if folder and (Path(folder) / RECORD).is_file() and not (Path(folder) / "config.json").is_file():
-        raise UsageError(f"{folder}: the training run is not complete; give its command again, and it goes on")

@@ -54,9 +54,11 @@ class Checkpoint:
         try:
             return load_file(self.folder / _file(world))
         except (OSError, SafetensorError) as error:
-            raise SelfInstructError(
-                f"{self.folder}: can't be read ({error}); remove this folder to go on from the one before"
-            ) from None
+            raise self.damaged(error) from None
+
+    def damaged(self, error: Exception) -> SelfInstructError:
+        """What to say of it."""
+        return _damaged(self.folder, error)
 
 
 def save(
@@ -109,13 +111,15 @@ def latest(root: Path) -> Checkpoint | None:
     found = _found(root)
     if not found:
         return None
+    folder = found[-1]
     try:
-        facts = loads((found[-1] / "state.json").read_bytes())
-        return Checkpoint(found[-1], int(facts.pop("step")), int(facts.pop("ranks")), facts)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise SelfInstructError(
-            f"{found[-1]}: the checkpoint can't be read ({error}); remove this folder to go on from the one before"
-        ) from None
+        facts = dict(loads((folder / "state.json").read_bytes()))
+        step, ranks = int(facts.pop("step")), int(facts.pop("ranks"))
+        if folder.name != f"step-{step:08}":
+            raise ValueError(f"its record is of step {step}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from None
+    return Checkpoint(folder, step, ranks, facts)
 
 
 def generators() -> dict[str, Tensor]:
@@ -131,6 +135,13 @@ def restore_generators(tensors: dict[str, Tensor]) -> None:
     torch.set_rng_state(tensors["generator.cpu"])
     if "generator.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["generator.cuda"])
+
+
+def _damaged(folder: Path, error: Exception) -> SelfInstructError:
+    what = f"{error.args[0]!r} is not in it" if isinstance(error, KeyError) else str(error)
+    return SelfInstructError(
+        f"{folder}: can't go on from this checkpoint ({what}); remove this folder to go on from the one before"
+    )
 
 
 def _file(world: World) -> str:

@@ -14,6 +14,7 @@ from finetune.adapters import BASE
 from finetune.gguf import DTYPES, export_gguf
 from finetune.merge import merge
 from finetune.model import load, load_config, save
+from finetune.record import require_complete
 from selfinstruct.errors import SelfInstructError, UsageError
 from selfinstruct.files import reason, require_vacant
 
@@ -39,6 +40,7 @@ def export(folder: Path, out: Path, kind: Literal["hf", "gguf"], *, dtype: str |
         raise UsageError(f"a folder's weights can't be {dtype}; give one of {', '.join(_TORCH)}")
     if kind == "gguf" and dtype not in (None, *DTYPES):
         raise UsageError(f"a GGUF file's weights can't be {dtype}; give one of {', '.join(DTYPES)}")
+    require_complete(folder)
     require_vacant(out)  # before adapters are merged, which takes long
     with _whole(folder, out) as whole:
         if kind == "gguf":

@@ -154,6 +154,7 @@ class Loop:
         flex: Whether block masks are wanted.
         fixed: Whether micro-batches are filled up to few fixed shapes (for compiled layers).
         seconds: Spent in ``run``, up to the last look at the device.
+        unlogged: Losses of steps since the last log: those of a resumed run begin it.
     """
 
     trainee: Any
@@ -167,6 +168,7 @@ class Loop:
     flex: bool = False
     fixed: bool = False
     seconds: float = 0.0
+    unlogged: list[float] = field(default_factory=list)
 
     @property
     def device(self) -> torch.device:
@@ -282,7 +284,6 @@ class _Watch:
         self.loop = loop
         self.sound = torch.ones((), dtype=torch.bool, device=loop.device)
         self._kept: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        self._losses: list[float] = []
         self._norm = 0.0
         self._tokens_at = self._since = self._seen(start)
         self._started = self._time = time.perf_counter()
@@ -298,17 +299,18 @@ class _Watch:
         for step, loss, norm, sound in self._kept:
             if not sound:
                 raise self.loop.diverged(step, float(loss), float(norm))
-            self._losses.append(float(loss))
+            self.loop.unlogged.append(float(loss))
             self._norm = float(norm)
         self._kept.clear()
         now, tokens = time.perf_counter(), self._seen(made)
         self.loop.seconds = now - self._started
+        self.loop.progress.step = made
         if not log:
             return
         speed = (tokens - self._since) / max(now - self._time, 1e-9)
         progress, plan = self.loop.progress, self.loop.plan
-        progress.step, progress.epoch = made, made / plan.steps_per_epoch
-        progress.loss = sum(self._losses) / len(self._losses)
+        progress.epoch = made / plan.steps_per_epoch
+        progress.loss = sum(self.loop.unlogged) / len(self.loop.unlogged)
         progress.tokens_per_second, progress.mfu = speed, self.loop.mfu(speed)
         progress.seconds_left = (now - self._started) / (made - self._first) * (plan.steps - made)
         self.loop.log(
@@ -319,7 +321,7 @@ class _Watch:
                 "tokens_per_second": round(speed, 1), "mfu": progress.mfu,
             },
         )  # fmt: skip
-        self._losses.clear()
+        self.loop.unlogged.clear()
         self._since, self._time = tokens, now
 
     def _seen(self, made: int) -> int:

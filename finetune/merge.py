@@ -11,6 +11,7 @@ from torch import Tensor
 
 from finetune.adapters import recorded
 from finetune.model import load_adapted, load_config, save
+from finetune.record import require_complete
 from selfinstruct.files import require_vacant
 
 __all__ = ["Parity", "merge"]
@@ -72,6 +73,7 @@ def merge(folder: Path, out: Path, *, base: str | None = None, dtype: torch.dtyp
         MissingExtraError: The adapters are of QLoRA, and bitsandbytes is not installed.
         SelfInstructError: The model can't be written.
     """
+    require_complete(folder)
     require_vacant(out)
     loaded = load_adapted(folder, base=base, dtype=torch.float32, whole=True)
     texts = [loaded.tokenizer(text, return_tensors="pt").input_ids for text in _TEXTS]

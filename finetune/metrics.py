@@ -112,7 +112,9 @@ class Metrics:
             found = loads(line)
         except ValueError as error:
             found = error
-        if isinstance(found, dict) and isinstance(found.get("step"), int):
+        if isinstance(found, dict) and all(
+            isinstance(found.get(name), int | float) for name in ("step", "loss", "learning_rate")
+        ):
             return found
         raise DataError(
             f"{self.path}:{number}: no figures of a training step; remove the file to go on without those so far"
@@ -131,7 +133,11 @@ class Metrics:
                     self._tell("no events for TensorBoard: it is not installed")
                     return
                 # What an earlier process wrote of steps that are made again is hidden by the first event of this one.
-                self._writer = SummaryWriter(str(self._folder / "events"), purge_step=self._purge)
+                events = self._folder / "events"
+                try:
+                    self._writer = SummaryWriter(str(events), purge_step=self._purge)
+                except OSError as error:
+                    raise SelfInstructError(f"can't write {events}: {reason(error)}; mend that and go on") from None
             for name, value in values.items():
                 self._writer.add_scalar(f"train/{name}", value, step)
 

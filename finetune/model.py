@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging as stdlib_logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -342,7 +343,10 @@ def _digest(name: str | None) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars and notes of transformers."""
+    """Without the bars and notes of transformers, and the hub's, one for each time that it asked in vain."""
+    hub = stdlib_logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(stdlib_logging.ERROR)
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -351,6 +355,7 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        hub.setLevel(level)
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -239,4 +239,6 @@ class FlatAdamW:
             KeyError, RuntimeError: It is that of another model.
         """
         for name, tensor in self.state().items():
+            if state[name].shape != tensor.shape:  # copy_ would spread a smaller one
+                raise RuntimeError(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}")
             tensor.copy_(state[name])

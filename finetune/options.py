@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -83,8 +84,8 @@ class Options:
         attention: How documents are isolated: ``varlen`` (GPU), ``flex``, ``sdpa`` (one call for each document), or
             ``auto``: varlen on a GPU, sdpa on a CPU.
         compile: Compile the layers. Default: on a GPU only.
-        recompute: Recompute activations in the backward pass to save memory: ``on``, ``off``, or ``auto``: if the
-            predicted memory does not fit.
+        recompute: Recompute activations in the backward pass to save memory. Default: if the predicted memory does not
+            fit.
         lora: Train adapters instead of the weights.
         evaluation: What is measured before and after.
         checkpoint_every: Steps between checkpoints; 0 saves none.
@@ -113,7 +114,7 @@ class Options:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: Literal["auto", "varlen", "flex", "sdpa"] = "auto"
     compile: bool | None = None
-    recompute: Literal["auto", "on", "off"] = "auto"
+    recompute: bool | None = None
     lora: Lora | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoint_every: int = 100
@@ -129,6 +130,9 @@ class Options:
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name}: at least 1, or null")
         _require(self.learning_rate > 0, "learning_rate: above 0")
+        _require(-(2**63) <= self.seed < 2**63, "seed: within 64 bits")
+        for name in ("learning_rate", "epsilon", "weight_decay", "max_grad_norm"):
+            _require(math.isfinite(getattr(self, name)), f"{name}: a finite number")
         for name in ("warmup", "min_rate"):
             _require(0 <= getattr(self, name) <= 1, f"{name}: from 0 to 1")
         for name in ("beta1", "beta2"):

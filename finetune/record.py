@@ -18,7 +18,7 @@ from selfinstruct.errors import RunChangedError, UsageError
 from selfinstruct.files import reason, write_atomic
 from selfinstruct.lock import RunLock
 
-__all__ = ["RECORD", "Measured", "identity", "locked", "read_record", "write_record"]
+__all__ = ["RECORD", "Measured", "identity", "locked", "read_record", "require_complete", "write_record"]
 
 RECORD = "finetune.json"
 _LOCK = ".lock"
@@ -73,11 +73,32 @@ def locked(out: Path) -> Iterator[None]:
         raise UsageError(f"can't write {out}: {reason(error)}; name another folder with -o") from None
     lock = RunLock(out, _LOCK)
     try:
+        _sweep(out)
         yield
     finally:
         lock.release()
         if made and [path.name for path in out.iterdir()] == [_LOCK]:
             shutil.rmtree(out)
+
+
+def require_complete(folder: Path) -> None:
+    """Refuse the folder of a run whose model isn't all there yet: its files come one by one, and its record last.
+
+    Raises:
+        UsageError: The run is not complete.
+    """
+    try:
+        complete = dict(loads((folder / RECORD).read_bytes())).get("complete")
+    except (OSError, ValueError, TypeError):
+        return  # no record, or none that tells; who needs it says so
+    if complete is False:
+        raise UsageError(f"{folder}: the training run is not complete; give its command again, and it goes on")
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a kill left half written: nobody else writes here now."""
+    for path in out.glob(".*.part"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _require_free(out: Path) -> None:
@@ -120,9 +141,11 @@ def read_record(out: Path, same: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{path}: {reason(error)}") from None
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path}: can't be read ({error}); remove {out} to begin again") from None
+    if not _whole(record):
+        raise UsageError(f"{path}: no record of a training run; remove {out} to begin again")
     changed = [name for name in same if record.get(name) != same[name]]
     if "options" in changed:
-        old = record.get("options") or {}
+        old = record["options"]
         changed.remove("options")
         changed += [name for name, value in same["options"].items() if old.get(name) != value]
     if changed:
@@ -130,6 +153,20 @@ def read_record(out: Path, same: dict[str, Any]) -> dict[str, Any]:
             f"{out} holds a run with another {', '.join(changed)}; name another folder with -o, or remove this one"
         )
     return record
+
+
+def _whole(record: dict[str, Any]) -> bool:
+    """Whether a record has all that is asked of it later."""
+    try:
+        for name in ("before", "after"):
+            if name in record or record["complete"]:
+                Measured.of(record[name])
+        found: Any = (record["options"], record["model_digest"], record["complete"])
+        if record["complete"]:
+            found = (*found, record["steps"], float(record["seconds"]))
+    except (KeyError, TypeError, ValueError):
+        return False
+    return all(isinstance(*pair) for pair in zip(found, (dict, str, bool, int, float), strict=False))
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:

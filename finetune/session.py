@@ -33,6 +33,7 @@ from finetune.sample import sample
 from finetune.setup import Costs, Setup, compile_layers, prepare
 from finetune.texts import Texts, read_texts
 from finetune.trainee import Trainee
+from selfinstruct.console import plural
 from selfinstruct.errors import RunChangedError
 
 __all__ = ["Preview", "Result", "plan", "train"]
@@ -149,6 +150,7 @@ class _Run:
         same = identity(self.name or EMBEDDED, options, texts, renderer.format)
         record = read_record(self.out, same)
         if record.get("complete"):
+            self._clear()  # a kill may have come before
             return Result.of(self.out, record, texts.prompts, already=True)
         with locked(self.out) if self.world.main else nullcontext():
             return self._go(renderer, texts, plan, same)
@@ -177,10 +179,10 @@ class _Run:
         progress.phase = "saving"
         self._save(loaded)
         record.update(steps=plan.steps, seconds=round(seconds, 3), complete=True)
-        self._write(record)
         if self.world.main:
             self._draw(record)
-            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
+        self._write(record)  # last: who finds it complete finds all the rest
+        self._clear()
         progress.phase = "done"
         return Result.of(self.out, record, texts.prompts)
 
@@ -188,10 +190,9 @@ class _Run:
         for line in texts.told():
             self.tell(line)
         if plan.steps < 10:
-            self.tell(
-                f"only {plan.steps} steps: too few to learn much; more rows, more epochs or a smaller batch give more"
-            )
-        if not costs.fit or (costs.recompute and self.options.recompute == "auto"):
+            few = f"only {plural(plan.steps, 'step')}: too few to learn much"
+            self.tell(f"{few}; more rows, more epochs or a smaller batch give more")
+        if not costs.fit or (costs.recompute and self.options.recompute is None):
             self.tell(costs.words)
         if self.world.ranks == 1 and torch.cuda.device_count() > 1:
             count = torch.cuda.device_count()
@@ -215,23 +216,28 @@ class _Run:
         root = self.out / "checkpoints"
         found = checkpoint.latest(root)
         start, before = 0, 0.0
+        unlogged: list[float] = []
         if found is not None:
             tensors = found.tensors(world)
-            optimizer.restore(tensors)
-            checkpoint.restore_generators(tensors)
-            start, before = found.step, float(found.facts["seconds"])
+            try:
+                optimizer.restore(tensors)
+                checkpoint.restore_generators(tensors)
+                before, unlogged = float(found.facts["seconds"]), list(map(float, found.facts["unlogged"]))
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise found.damaged(error) from None
+            start = found.step
             self.tell(f"going on after step {start} of {plan.steps}")
         else:
             torch.manual_seed(options.seed)
         metrics = Metrics(self.out, self.tell)
         loop = Loop(
             trainee, optimizer, plan, world, progress=self.progress, mfu=costs.mfu,
-            flex=self.setup.attention == "flex", fixed=self.setup.fixed,
+            flex=self.setup.attention == "flex", fixed=self.setup.fixed, unlogged=unlogged,
         )  # fmt: skip
 
         def keep(step: int) -> None:
             tensors = {**optimizer.state(), **checkpoint.generators()}
-            facts = {"seconds": before + loop.seconds}
+            facts = {"seconds": before + loop.seconds, "unlogged": loop.unlogged}
             checkpoint.save(root, step, tensors, facts, keep=options.keep, world=world)
 
         loop.save = keep
@@ -247,6 +253,10 @@ class _Run:
         finally:
             metrics.close()
         return before + loop.seconds
+
+    def _clear(self) -> None:
+        if self.world.main:
+            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.world.main:

@@ -95,9 +95,9 @@ class Costs:
             room //= ranks  # processes share the memory of the machine
         anatomy = examine(config, dtype=setup.dtype, lora=options.lora)
         if anatomy is None:
-            return cls({}, room, options.recompute == "on", None, name, ranks)
+            return cls({}, room, bool(options.recompute), None, name, ranks)
         usual, saving = (_memory(anatomy, plan, again) for again in (False, True))
-        again = options.recompute == "on" or (options.recompute == "auto" and not fits(usual, room))
+        again = not fits(usual, room) if options.recompute is None else options.recompute
         # A token attends to its own document: long documents weigh by their tokens.
         length = float((corpus.lengths**2).sum() / corpus.lengths.sum())
         flops = anatomy.flops_per_token(length, supervised=float(corpus.supervised.mean()))

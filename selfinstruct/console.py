@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -75,12 +76,17 @@ class LazyGroup(click.Group):
 
 def run(cli: click.Group, name: str, kept: str) -> None:
     """Call a command line and end the process with its exit code; ``kept`` tells what an unknown error leaves."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(cli(prog_name=name, standalone_mode=False) or 0)
+        code = cli(prog_name=name, standalone_mode=False) or 0
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience would make a traceback of Python's own end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         click.echo("stopped", err=True)
         sys.exit(130)
     except Exception as error:
@@ -92,6 +98,10 @@ def run(cli: click.Group, name: str, kept: str) -> None:
             err=True,
         )
         sys.exit(1)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def plural(count: int, noun: str) -> str:

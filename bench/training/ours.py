@@ -31,8 +31,9 @@ def prepare(cell: Cell, turns: Turns) -> Any:
     setup = Setup.of(options, world.device)
     plan = Plan.of(corpus, options, budget=setup.budget)
     model = make(cell)
-    recompute = options.recompute == "on"
-    trainee = ready(model if lora is None else attach(model, lora), setup, world, recompute=recompute)
+    trainee = ready(
+        model if lora is None else attach(model, lora), setup, world, recompute=bool(options.recompute)
+    )  # fmt: skip
 
     def log(_step: int, values: dict[str, Any]) -> None:
         turns.done(loss=values["loss"], tokens=int(corpus.lengths.sum()))

@@ -53,7 +53,7 @@ SHAPES = {
     "llama-3.2-1b": Shape("LlamaConfig", _decoder(128256, 2048, 8192, 16, 32, 8), 62_000),
     "llama-3.1-8b": Shape(
         "LlamaConfig", _8B, 10_500, batch=64, documents=64, rows=8,
-        ours={"micro_batch_tokens": 16_384, "recompute": "on"},
+        ours={"micro_batch_tokens": 16_384, "recompute": True},
     ),
     "llama-3.1-8b-lora": Shape(
         "LlamaConfig", _8B, 15_500, batch=64, documents=64, rows=16, ours={"micro_batch_tokens": 8_192}, lora=True

@@ -16,7 +16,8 @@ import click
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True,
               help="Sample among the likeliest tokens that have this much probability together.")  # fmt: skip
 @click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Longest answer.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@click.option("--seed", type=click.IntRange(-(2**63), 2**63 - 1), default=0, show_default=True, help="Of the sampling.")
+@click.option("--base", metavar="NAME", help="The model that adapters were trained on, if it lies elsewhere now.")
 def command(folder: str | None, **options: Any) -> None:
     """Talk to the model in OUT: the directory of a training run, or any model that train takes.
 

@@ -106,7 +106,7 @@ def test_filler_adds_nothing_to_loss_or_gradient() -> None:
 def train(options: Options, **more: Any) -> tuple[list[dict[str, Any]], FlatAdamW]:
     setup = Setup.of(options, WORLD.device)
     plan = Plan.of(corpus(), options, budget=1024)
-    trainee = prepare(llama().to(setup.dtype).to(WORLD.device), setup, WORLD, recompute=options.recompute == "on")
+    trainee = prepare(llama().to(setup.dtype).to(WORLD.device), setup, WORLD, recompute=bool(options.recompute))
     optimizer = FlatAdamW(trainee.parameters(), options)
     if setup.compile:
         compile_layers(trainee)
@@ -120,7 +120,7 @@ def train(options: Options, **more: Any) -> tuple[list[dict[str, Any]], FlatAdam
 
 @pytest.mark.parametrize(
     "options",
-    [{"compile": True}, {"compile": True, "recompute": "on"}, {"attention": "flex"}, {"attention": "sdpa"}],
+    [{"compile": True}, {"compile": True, "recompute": True}, {"attention": "flex"}, {"attention": "sdpa"}],
 )
 def test_every_way_of_training_has_the_same_losses(options: dict[str, Any]) -> None:
     usual = {"batch_size": 8, "epochs": 3, "learning_rate": 1e-3, "warmup": 0.0, "checkpoint_every": 0}
@@ -211,8 +211,8 @@ def test_too_large_a_micro_batch_names_the_setting() -> None:
     assert "longest document" in str(caught.value)
 
 
-@pytest.mark.parametrize("recompute", ["off", "on"])
-def test_predicted_memory_is_near_what_is_taken(recompute: Any) -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_predicted_memory_is_near_what_is_taken(recompute: bool) -> None:
     model = llama(hidden_size=1024, intermediate_size=4096, num_hidden_layers=8, vocab_size=32_000, head_dim=128)
     options = Options(batch_size=64, epochs=1, compile=False, checkpoint_every=0, recompute=recompute)
     found = Corpus.of([corpus(1, 512)[0]] * 64)
@@ -222,7 +222,7 @@ def test_predicted_memory_is_near_what_is_taken(recompute: Any) -> None:
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    trainee = prepare(model.to(setup.dtype).to(WORLD.device), setup, WORLD, recompute=recompute == "on")
+    trainee = prepare(model.to(setup.dtype).to(WORLD.device), setup, WORLD, recompute=recompute)
     Loop(trainee, FlatAdamW(trainee.parameters(), options), plan, WORLD).run()
     taken = torch.cuda.max_memory_allocated() - before
     assert sum(costs.memory.values()) == pytest.approx(taken, rel=0.35), (costs.memory, taken)
