@@ -16,8 +16,9 @@ from rapidfuzz.distance import LCSseq
 from selfinstruct.codec import Json
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan, recorded_plan
+from selfinstruct.engine.verdicts import Verdicts
 from selfinstruct.errors import UsageError
-from selfinstruct.judge import Judged, JudgedCandidate
+from selfinstruct.judge import Judged, JudgedCandidate, whole
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Outcome, Request, Task, Verdict
 
@@ -106,7 +107,7 @@ def explain(folder: Path, name: str) -> Explanation:
 
 
 def _id_of_row(folder: Path, plan: Plan, reader: Reader, place: int) -> str:
-    rows = Course.of(plan, reader).rows
+    rows = Course.of(plan, reader, snapshot=Verdicts(folder, plan).load(reader)).rows
     if not 1 <= place <= len(rows):
         raise UsageError(f"{folder} has no row {place}: its rows are 1 to {len(rows)}")
     return rows[place - 1].id
@@ -162,8 +163,7 @@ class _Way:
         pool = course.line.pool
         tasks: list[Task] = [*pool.seeds, *pool.tasks]
         return {task.id: task.instruction for task in tasks} | {
-            f"row {row.id}": f"{row.candidate.instruction}\n{row.candidate.input}\n{row.candidate.output}"
-            for row in pool.rows
+            f"row {row.id}": whole(row.candidate) for row in pool.rows
         }
 
 
@@ -182,7 +182,7 @@ def _neighbour(verdict: Verdict, one: JudgedCandidate, texts: Mapping[str, str])
     if verdict.filter == "rouge":
         ours, text = candidate.instruction, texts.get(name, "")
     else:
-        ours, text = f"{candidate.instruction}\n{candidate.input}\n{candidate.output}", texts.get(f"row {name}", "")
+        ours, text = whole(candidate), texts.get(f"row {name}", "")
     return Neighbour(name, text, _common(ours, text))
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "NoveltyOptions",
     "everything",
     "nothing",
+    "whole",
 ]
 
 
@@ -143,7 +144,6 @@ class Judge:
     def __init__(self, options: FilterOptions, pool: Pool, *, dense: Dense = nothing) -> None:
         self._pool = pool
         self._dense = dense
-        self._explain: Explain = "match"
         stateless = (options.word_count, options.keywords, options.punctuation, options.program)
         self._instruction_filters = tuple(one for one in stateless if one is not None)
         self._copied = options.copied
@@ -154,44 +154,79 @@ class Judge:
         if near := options.near_duplicate:
             self._near_duplicate = NearDuplicateIndex(near.threshold, num_perm=near.num_perm, bands=near.bands)
 
+    def know_pool(self) -> None:
+        """Take in what the pool holds as if it had been judged here: what was kept is all that a filter remembers."""
+        if self._novelty is not None:
+            self._novelty.fit([task.instruction for task in self._pool.tasks], [task.id for task in self._pool.tasks])
+        if self._near_duplicate is not None:
+            rows = self._pool.rows
+            self._near_duplicate.fit(
+                [whole(row.candidate) for row in rows], [row.id for row in rows], groups=[row.task for row in rows]
+            )
+
     def judge(self, request: Request, received: Received) -> Judged:
-        """Judge the candidates of one completion, in their order."""
-        self._explain = "dense" if self._dense(request.number) else "match"
-        instance_verdicts = _instance_rules(received.candidates)
-        judged = []
-        for index, candidate in enumerate(received.candidates):
-            name = candidate_id(request.number, index)
-            verdicts = self._judge_task(candidate, name) if candidate.task is None else []
-            if candidate.then is None and all(verdict.kept for verdict in verdicts):
-                verdicts += self._judge_row(candidate, name, instance_verdicts[index])
-            judged.append(JudgedCandidate(name, candidate, tuple(verdicts)))
-        return Judged(request, received, tuple(judged))
+        """Judge the candidates of one completion, in their order.
 
-    def _judge_task(self, candidate: Candidate, name: str) -> list[Verdict]:
+        Filter by filter, since an index judges many texts at once far faster than one by one. The verdicts are the
+        same: what a filter says of a candidate depends on those before it that passed this filter, and on no later one.
+        """
+        verdicts = _Verdicts(received.candidates, request.number)
+        self._judge_tasks(verdicts, "dense" if self._dense(request.number) else "match")
+        self._judge_rows(verdicts)
+        judged = zip(verdicts.names, received.candidates, map(tuple, verdicts.found), strict=True)
+        return Judged(request, received, tuple(JudgedCandidate(*one) for one in judged))
+
+    def _judge_tasks(self, verdicts: _Verdicts, explain: Explain) -> None:
         """The instruction filters, cheapest first; what passes enters the novelty pool and the view."""
-        verdicts = []
+        texts, names = verdicts.instructions, verdicts.names
+        places = [place for place, one in enumerate(verdicts.candidates) if one.task is None]
         for one in self._instruction_filters:
-            verdicts += one.judge([candidate.instruction])
-            if not verdicts[-1].kept:
-                return verdicts
-        if self._novelty is not None:  # an empty index is falsy
-            verdicts.append(self._novelty.offer(candidate.instruction, name, explain=self._explain))
-            if not verdicts[-1].kept:
-                return verdicts
-        self._pool.tasks.append(Task(name, candidate.instruction))
-        return verdicts
+            places = verdicts.passed(places, one.judge([texts[place] for place in places]))
+        if self._novelty is not None and places:  # an empty index is falsy
+            offered = [texts[place] for place in places], [names[place] for place in places]
+            places = verdicts.passed(places, self._novelty.offer_many(*offered, explain=explain))
+        self._pool.tasks.extend(Task(names[place], texts[place]) for place in places)
 
-    def _judge_row(self, candidate: Candidate, name: str, by_rules: Verdict) -> list[Verdict]:
-        verdicts = [by_rules]
-        if by_rules.kept and self._copied is not None:
-            verdicts.append(self._copied.judge(candidate.output, candidate.input, candidate.shown))
-        task = candidate.task or name
-        if verdicts[-1].kept and self._near_duplicate is not None:
-            text = f"{candidate.instruction}\n{candidate.input}\n{candidate.output}"
-            verdicts.append(self._near_duplicate.offer(text, name, group=task))
-        if verdicts[-1].kept:
-            self._pool.rows.append(Row(name, task, candidate))
-        return verdicts
+    def _judge_rows(self, verdicts: _Verdicts) -> None:
+        """The filters of rows, over those whose own instruction passed or was judged before."""
+        candidates, names = verdicts.candidates, verdicts.names
+        places = [place for place, one in enumerate(candidates) if one.then is None and verdicts.kept(place)]
+        by_rules = _instance_rules(candidates)
+        places = verdicts.passed(places, [by_rules[place] for place in places])
+        if self._copied is not None:
+            rows = [candidates[place] for place in places]
+            places = verdicts.passed(places, [self._copied.judge(row.output, row.input, row.shown) for row in rows])
+        tasks = {place: candidates[place].task or names[place] for place in places}
+        if self._near_duplicate is not None and places:
+            texts = [whole(candidates[place]) for place in places]
+            offered = self._near_duplicate.offer_many(texts, [names[place] for place in places], groups=tasks.values())
+            places = verdicts.passed(places, offered)
+        self._pool.rows.extend(Row(names[place], tasks[place], candidates[place]) for place in places)
+
+
+class _Verdicts:
+    """The verdicts on the candidates of one completion, as they are reached; candidates are told by their place."""
+
+    def __init__(self, candidates: Sequence[Candidate], number: int) -> None:
+        self.candidates = candidates
+        self.instructions = [one.instruction for one in candidates]
+        self.names = [candidate_id(number, place) for place in range(len(candidates))]
+        self.found: list[list[Verdict]] = [[] for _ in candidates]
+
+    def kept(self, place: int) -> bool:
+        """Whether no filter rejected it so far."""
+        return all(verdict.kept for verdict in self.found[place])
+
+    def passed(self, places: Sequence[int], verdicts: Sequence[Verdict]) -> list[int]:
+        """Note one filter's verdicts on some of them, and give the places of those that it keeps."""
+        for place, verdict in zip(places, verdicts, strict=True):
+            self.found[place].append(verdict)
+        return [place for place, verdict in zip(places, verdicts, strict=True) if verdict.kept]
+
+
+def whole(candidate: Candidate) -> str:
+    """A row as one text: what near-duplicates are looked for in."""
+    return f"{candidate.instruction}\n{candidate.input}\n{candidate.output}"
 
 
 def _instance_rules(candidates: Sequence[Candidate]) -> dict[int, Verdict]:

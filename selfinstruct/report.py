@@ -9,15 +9,16 @@ from selfinstruct.engine.course import Course
 from selfinstruct.engine.forecast import Forecast
 from selfinstruct.engine.plan import Plan, recorded_plan
 from selfinstruct.engine.tally import Tally
-from selfinstruct.errors import RunLockedError, UsageError
+from selfinstruct.engine.verdicts import VERDICTS_FILE, Verdicts
+from selfinstruct.errors import LedgerError, RunLockedError, UsageError
 from selfinstruct.export import CANDIDATES, DATASET, Exported, export_course, refresh
-from selfinstruct.judge import Judged, everything, nothing
+from selfinstruct.judge import Judged, everything
 from selfinstruct.ledger import LEDGER_FILE, Reader, Spending
 from selfinstruct.lock import RunLock
 
 __all__ = ["Status", "export_run", "status"]
 
-_OWN = (LEDGER_FILE, "run.lock", "config.yaml")
+_OWN = (LEDGER_FILE, VERDICTS_FILE, "run.lock", "config.yaml")
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,29 @@ class Status:
         return Forecast.of(self.tally, self.target, self.plan.settings.budget)
 
 
-def status(folder: Path) -> Status:
-    """Judge a run's ledger and sum it up. Needs no lock: the run may be at work.
+def status(folder: Path, *, verify: bool = False) -> Status:
+    """Sum up a run. Needs no lock: the run may be at work.
+
+    Args:
+        verify: Judge everything again, and compare with the verdicts that were kept.
 
     Raises:
-        LedgerError: There is no readable run in ``folder``.
+        LedgerError: There is no readable run in ``folder``, or the verdicts that were kept are not those reached now.
     """
     with Reader(folder) as reader:
-        reader.freeze()
         plan = recorded_plan(reader)
-        course = Course.of(plan, reader)
-        answered = course.tally.requests + len(course.waiting)
+        verdicts = Verdicts(folder, plan)
+        snapshot = verdicts.load(reader)
+        reader.freeze()
+        course = Course.of(plan, reader, snapshot=snapshot)
+        if verify:
+            again = Course.of(plan, reader)
+            if not course.same(again):
+                raise LedgerError(
+                    f"{folder}: the verdicts that were kept are not those reached now: {VERDICTS_FILE} is wrong, or "
+                    "the code was changed since; delete that file, and all is judged again"
+                )
+            course = again
         return Status(
             folder=folder,
             plan=plan,
@@ -68,7 +81,7 @@ def status(folder: Path) -> Status:
             target=course.target,
             tally=course.tally,
             spending=reader.spending(),
-            open=len(course.recorded) - answered,
+            open=reader.open(),
             unjudged=len(course.waiting),
             novelty=course.saturation.novelty,
         )
@@ -91,9 +104,10 @@ def export_run(folder: Path, name: str, path: Path | None = None) -> Exported:
     judged: list[Judged] = []
     with Reader(folder) as reader:
         plan = recorded_plan(reader)
-        course = Course.of(
-            plan, reader, lambda one, _: judged.append(one), dense=everything if name == CANDIDATES else nothing
-        )
+        if name == CANDIDATES:
+            course = Course.of(plan, reader, lambda one, _: judged.append(one), dense=everything)
+        else:
+            course = Course.of(plan, reader, snapshot=Verdicts(folder, plan).load(reader))
     return export_course(course, name, path or folder / DATASET / f"{name}.jsonl", judged)
 
 
@@ -108,6 +122,6 @@ def _export_own(folder: Path, name: str) -> Exported:
     try:
         with Reader(folder) as reader:
             plan = recorded_plan(reader)
-            return refresh(folder, plan, Course.of(plan, reader), name)
+            return refresh(folder, plan, Course.of(plan, reader, snapshot=Verdicts(folder, plan).load(reader)), name)
     finally:
         lock.release()

@@ -22,6 +22,7 @@ from selfinstruct.engine.progress import Progress
 from selfinstruct.engine.run import Engine
 from selfinstruct.engine.saturation import Saturation
 from selfinstruct.engine.tally import Tally
+from selfinstruct.engine.verdicts import Verdicts
 from selfinstruct.errors import SelfInstructError
 from selfinstruct.export import Exported, refresh
 from selfinstruct.files import write_atomic
@@ -56,7 +57,13 @@ class Result:
     exported: Exported
 
 
-def generate(folder: str | Path, settings: Mapping[str, Any] | None = None, *, show: Show | None = None) -> Result:
+def generate(
+    folder: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    show: Show | None = None,
+    verify: bool = False,
+) -> Result:
     """Begin a run, or go on with it, until it has N rows or something else ends it.
 
     Args:
@@ -64,6 +71,7 @@ def generate(folder: str | Path, settings: Mapping[str, Any] | None = None, *, s
         settings: As in a configuration file (``{"strategy": "alpaca", "n": 30}``); what an existing run's settings
             leave out is the run's own.
         show: Shows progress; nothing is shown without it.
+        verify: Judge everything again that the run was answered, instead of going on from the verdicts that were kept.
 
     Raises:
         UsageError: A setting, seed file or template is wrong; nothing was sent.
@@ -81,7 +89,8 @@ def generate(folder: str | Path, settings: Mapping[str, Any] | None = None, *, s
         if canonical(reader.meta("config")) != canonical(plan.values()):
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
-        course = Course.of(plan, reader)
+        verdicts = Verdicts(folder, plan)
+        course = Course.of(plan, reader, snapshot=None if verify else verdicts.load(reader), keep=verdicts.save)
         already, ending = course.done, "complete"
         try:
             if not already:
@@ -91,6 +100,7 @@ def generate(folder: str | Path, settings: Mapping[str, Any] | None = None, *, s
                 refresh(folder, plan, course)
             raise
         exported = refresh(folder, plan, course)
+        verdicts.save(course)
     return Result(folder, ending, already, plan, course.rows, course.tally, course.saturation, exported)
 
 

@@ -1,4 +1,4 @@
-"""Fixtures for every test."""
+"""Fixtures for every test, and the table of promises at the end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import pytest
 
 from tests.loopback import Loopback
 
+Promise = Callable[[str, str], None]
+_PROMISES = pytest.StashKey[list[tuple[str, str, str]]]()
+
 
 @pytest.fixture
 def loopback() -> Iterator[Callable[..., Loopback]]:
@@ -20,3 +23,22 @@ def loopback() -> Iterator[Callable[..., Loopback]]:
             return stack.enter_context(Loopback(*arguments, **options))
 
         yield start
+
+
+@pytest.fixture
+def promise(request: pytest.FixtureRequest) -> Promise:
+    """Call it with a promise (``"crashes"``) and the figure found; ``make prove`` prints all of them as a table."""
+    found = request.config.stash.setdefault(_PROMISES, [])
+    return lambda kept, figure: found.append((kept, figure, request.node.name))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table: only where the proofs were asked for, since their short forms say less."""
+    found = config.stash.get(_PROMISES, [])
+    if not found or "not prove" in str(config.option.markexpr):
+        return
+    terminalreporter.section("promises")
+    terminalreporter.write_line("| promise | found | by |")
+    terminalreporter.write_line("|---|---|---|")
+    for kept, figure, name in sorted(found):
+        terminalreporter.write_line(f"| {kept} | {figure} | `{name}` |")

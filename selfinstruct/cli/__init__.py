@@ -13,6 +13,9 @@ _COMMANDS = {
     "generate": "Generate a dataset into RUN_DIR, or go on with the run that is there.",
     "status": "Show how far a run is, and why candidates were rejected.",
     "explain": "Show how a row came to be, or why a candidate was rejected.",
+    "refilter": "Judge a run's answers again under other settings, and send nothing.",
+    "fork": "Begin a run with another run's answers, under other settings, and go on.",
+    "tune": "Show what a run's answers come to under a grid of filter settings.",
     "diff": "Compare the datasets of two runs.",
     "runs": "List the runs below a directory.",
     "export": "Write a run's dataset in a training format.",
@@ -43,6 +46,7 @@ def cli() -> None:
       selfinstruct generate runs/gpt --backend openai --model gpt-5-mini -n 1000
       selfinstruct status runs/demo
       selfinstruct explain runs/demo 5
+      selfinstruct refilter runs/demo -o runs/strict --set filters.novelty.threshold=0.5
       selfinstruct export runs/demo --format messages -o demo.jsonl
       selfinstruct filter demo.jsonl -o new.jsonl --rouge 0.7 --minhash 0.8
     """

@@ -21,10 +21,9 @@ _SHARE = 4.0  # and this many times what a look took: a large run is not kept bu
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--watch", is_flag=True, help="Show it again and again, until the run is complete or Ctrl-C.")
-def command(run_dir: Path, as_json: bool, watch: bool) -> None:
-    """Show how far a run is, and why candidates were rejected.
-
-    Everything is recomputed from the ledger, also while the run is at work.
+@click.option("--verify", is_flag=True, help="Judge all answers again, and compare with the verdicts that were kept.")
+def command(run_dir: Path, as_json: bool, watch: bool, verify: bool) -> None:
+    """Show how far a run is, and why candidates were rejected, also while it is at work.
 
     \b
     Examples:
@@ -33,7 +32,7 @@ def command(run_dir: Path, as_json: bool, watch: bool) -> None:
     """
     while True:
         began = time.monotonic()
-        found = status(run_dir)
+        found = status(run_dir, verify=verify)
         took = time.monotonic() - began
         if watch and not as_json:
             click.clear()

@@ -7,18 +7,43 @@ second reading of a run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from selfinstruct.engine.line import Line
+from selfinstruct.engine.history import NONE, History
+from selfinstruct.engine.line import Line, Standing
 from selfinstruct.engine.plan import Plan
 from selfinstruct.engine.saturation import Saturation
 from selfinstruct.engine.tally import Tally
 from selfinstruct.errors import RunChangedError
-from selfinstruct.judge import Dense, Judged, nothing
+from selfinstruct.judge import Dense, Judged, nothing, whole
 from selfinstruct.ledger import Reader
 from selfinstruct.pool import Row
-from selfinstruct.records import Outcome
+from selfinstruct.records import Outcome, Task
 
-__all__ = ["Course"]
+__all__ = ["Course", "Snapshot"]
+
+_KEEP_EVERY = 256  # judged requests between two snapshots that are kept
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A course between two judgements: all that it takes to go on from there.
+
+    Attributes:
+        standing: Of the line.
+        tasks, rows: Of its pool.
+        rows_before: Rows before the last judged request: a target that this reaches was reached earlier.
+        recent: Of the saturation.
+    """
+
+    standing: Standing
+    tasks: list[Task]
+    rows: list[Row]
+    rows_before: int
+    tally: Tally
+    barren: int
+    recent: list[tuple[bool, str]]
 
 
 class Course:
@@ -29,8 +54,11 @@ class Course:
         recorded: Digest of every request that the ledger holds, by number: what is rebuilt must equal it.
         on_judged: Called with each judged request and its outcome.
         dense: See ``Judge``.
+        history: What a fork begins with.
 
     Attributes:
+        keep: Called now and then between two judgements, to keep the snapshot.
+        last: The request judged last and its outcome; None before the first.
         saturation: Whether the model repeats itself.
         barren: Judged requests since the last row that brought nothing at all: no row, no draft kept, no follow-up.
 
@@ -46,17 +74,24 @@ class Course:
         on_judged: Callable[[Judged, Outcome], None] | None = None,
         *,
         dense: Dense = nothing,
+        history: History = NONE,
     ) -> None:
         self.target = target
+        self.keep: Callable[[Course], None] | None = None
+        self.last: tuple[int, Outcome] | None = None
         self.tally = Tally()
         self.barren = 0
         self.saturation = Saturation(plan.settings.saturation)
         self.waiting: dict[int, Outcome] = {}
         self.recorded = recorded or {}
         self._on_judged = on_judged
-        self._checked = 0
+        self._checked = history.until
+        self._kept = self._rows_before = 0
         settings = plan.settings
-        self.line = Line(plan.strategy, plan.seeds, settings.filters, seed=settings.seed, lag=settings.lag, dense=dense)
+        self.line = Line(
+            plan.strategy, plan.seeds, settings.filters, seed=settings.seed, lag=settings.lag, dense=dense,
+            history=history,
+        )  # fmt: skip
         self._check()
 
     @classmethod
@@ -67,12 +102,65 @@ class Course:
         on_judged: Callable[[Judged, Outcome], None] | None = None,
         *,
         dense: Dense = nothing,
+        snapshot: Snapshot | None = None,
+        keep: Callable[[Course], None] | None = None,
     ) -> Course:
-        """The course as far as the ledger's outcomes take it."""
-        course = cls(plan, plan.settings.n, reader.request_digests(), on_judged, dense=dense)
-        for recorded in reader.outcomes():
-            course.receive(recorded.number, recorded.outcome)
+        """The course as far as the ledger's outcomes take it.
+
+        Args:
+            snapshot: One of this run to go on from, instead of judging all again.
+            keep: See ``Course.keep``.
+        """
+        start = snapshot.standing.judged if snapshot else 0
+        history = History(plan.inherited, reader)
+        digests = reader.request_digests(max(start, history.until))
+        course = cls(plan, plan.settings.n, digests, on_judged, dense=dense, history=history)
+        course.keep = keep
+        if snapshot is not None:
+            course.restore(snapshot)
+        course.drive(reader)
         return course
+
+    def drive(self, reader: Reader) -> None:
+        """Take in the ledger's outcomes, from where the line stands."""
+        for recorded in reader.outcomes(self.line.judged):
+            self.receive(recorded.number, recorded.outcome)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Where it stands now."""
+        pool = self.line.pool
+        return Snapshot(
+            self.line.standing, pool.tasks, pool.rows, self._rows_before, self.tally, self.barren,
+            self.saturation.recent,
+        )  # fmt: skip
+
+    def same(self, other: Course) -> bool:
+        """Whether both stand at the same place, with the same pool and counts."""
+        return self._known == other._known
+
+    @property
+    def _known(self) -> tuple[Any, ...]:
+        now = self.snapshot
+        standing = now.standing
+        open_ = {number: request.digest for number, request in standing.open.items()}
+        queue = [request.digest for request in standing.follow_ups]
+        rows = [(row.id, row.task, whole(row.candidate)) for row in now.rows]
+        place = standing.judged, standing.numbered, open_, queue, standing.claimed
+        return place, now.tasks, rows, now.rows_before, now.tally, now.barren, now.recent
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Stand where another course of the same run stood.
+
+        Raises:
+            RunChangedError: Its open requests differ from the recorded ones.
+        """
+        self.line.restore(snapshot.standing, snapshot.tasks, snapshot.rows)
+        self.tally, self.barren, self.saturation.recent = snapshot.tally, snapshot.barren, snapshot.recent
+        self._rows_before = snapshot.rows_before
+        self._kept = snapshot.standing.judged
+        self._checked = max(snapshot.standing.judged, self._checked)
+        self._check()
 
     @property
     def done(self) -> bool:
@@ -91,12 +179,15 @@ class Course:
 
     def receive(self, number: int, outcome: Outcome) -> None:
         """Take in an outcome, and judge all that has become due."""
+        if number < self.line.judged:  # passed over in a fork's history
+            return
         self.waiting[number] = outcome
         while not self.done and self.line.judged in self.waiting:
             due = self.waiting.pop(self.line.judged)
-            rows = len(self.line.pool.rows)
+            self.last = self.line.judged, due
+            self._rows_before = len(self.line.pool.rows)
             judged = self.line.judge(due)
-            if len(self.line.pool.rows) > rows:
+            if len(self.line.pool.rows) > self._rows_before:
                 self.barren = 0
             elif not judged.fruitful:
                 self.barren += 1
@@ -105,6 +196,9 @@ class Course:
             self._check()
             if self._on_judged:
                 self._on_judged(judged, due)
+            if self.keep is not None and self.line.judged - self._kept >= _KEEP_EVERY:
+                self._kept = self.line.judged
+                self.keep(self)
 
     def _check(self) -> None:
         for number in range(self._checked, self.line.numbered):

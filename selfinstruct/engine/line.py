@@ -9,23 +9,47 @@ concurrency, the target and budgets can have no influence, requests are numbered
   start: a small run does not pay for a window of 256.
 - Judging lets the strategy read the completion and the filters decide; a kept draft queues its own follow-up.
 
+A fork begins with another run's requests (``history.py``): those are judged first, as they were asked, and only then
+is anything numbered.
+
 Nothing here waits, sends or stores: the same outcomes give the same line, in one process or in twenty.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from selfinstruct.engine.history import NONE, History
 from selfinstruct.judge import Dense, FilterOptions, Judge, Judged, nothing
-from selfinstruct.pool import Pool
+from selfinstruct.pool import Pool, Row
 from selfinstruct.records import Failure, Outcome, Received, Request, Task
 from selfinstruct.rng import Rng, derive
 from selfinstruct.strategies.base import Strategy
 
-__all__ = ["Line"]
+__all__ = ["Line", "Standing"]
 
 _SLOW_START = 8  # requests that may be open before the first is judged
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a line stands between two judgements: with what the pool holds, all that decides how it goes on.
+
+    Attributes:
+        judged: j.
+        numbered: k.
+        open: Requests numbered and not judged; those of a fork's history are not among them.
+        follow_ups: The queue, oldest first.
+        claimed: Recorded follow-ups of what a fork kept, not judged yet.
+    """
+
+    judged: int
+    numbered: int
+    open: Mapping[int, Request]
+    follow_ups: tuple[Request, ...]
+    claimed: frozenset[int]
 
 
 class Line:
@@ -35,10 +59,11 @@ class Line:
         seed: The run's seed: generators of proposals and sampling seeds of requests derive from it.
         lag: Most requests between the last judged and the last numbered one; part of the run's identity.
         dense: See ``Judge``.
+        history: What a fork begins with.
 
     Attributes:
         pool: What has been accepted.
-        open: Requests numbered and not yet judged, by number, in order.
+        open: Requests numbered and not yet judged, by number, in order; without those of the history.
     """
 
     def __init__(
@@ -50,6 +75,7 @@ class Line:
         seed: int,
         lag: int,
         dense: Dense = nothing,
+        history: History = NONE,
     ) -> None:
         self.pool = Pool(seeds)
         self.open: dict[int, Request] = {}
@@ -58,8 +84,10 @@ class Line:
         self._seed = seed
         self._lag = lag
         self._follow_ups: deque[Request] = deque()
-        self._next = 0
-        self._judged = 0
+        self._history = history
+        self._claimed: set[int] = set()
+        self._next = history.until
+        self._judged = history.next(0, self._claimed)
         self._top_up()
 
     @property
@@ -77,22 +105,55 @@ class Line:
         """True when everything is judged and the strategy has nothing to propose."""
         return self._judged == self._next
 
+    @property
+    def queued(self) -> int:
+        """Follow-ups that wait for a number."""
+        return len(self._follow_ups)
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands now."""
+        return Standing(self._judged, self._next, dict(self.open), tuple(self._follow_ups), frozenset(self._claimed))
+
+    def restore(self, standing: Standing, tasks: Sequence[Task], rows: Sequence[Row]) -> None:
+        """Stand where another line of the same run stood: with what its pool held, this one goes on as that did."""
+        self.pool.tasks.extend(tasks)
+        self.pool.rows.extend(rows)
+        self._judge.know_pool()
+        self.open = dict(standing.open)
+        self._follow_ups = deque(standing.follow_ups)
+        self._claimed = set(standing.claimed)
+        self._judged, self._next = standing.judged, standing.numbered
+
     def judge(self, outcome: Outcome) -> Judged:
         """Judge the outcome of request ``judged``, then number whatever has become due."""
-        request = self.open.pop(self._judged)
+        number = self._judged
+        request = self.open.pop(number) if number >= self._history.until else self._history.request(number)
+        self._claimed.discard(number)
         received = Received()
         if not isinstance(outcome, Failure):
             received = self._strategy.receive(request, outcome, self.pool)
         judged = self._judge.judge(request, received)
-        self._follow_ups.extend(received.follow_ups)
+        for follow_up in received.follow_ups:
+            self._queue(follow_up)
         for candidate in judged.candidates:
             if candidate.kept and candidate.candidate.then is not None:
-                self._follow_ups.append(candidate.candidate.then)
+                self._queue(candidate.candidate.then)
         self._judged += 1
+        if self._judged < self._history.until:
+            self._judged = self._history.next(self._judged, self._claimed)
         self._top_up()
         return judged
 
+    def _queue(self, follow_up: Request) -> None:
+        if (recorded := self._history.child(follow_up, self._claimed)) is None:
+            self._follow_ups.append(follow_up)
+        else:
+            self._claimed.add(recorded)
+
     def _top_up(self) -> None:
+        if self._judged < self._history.until:
+            return
         while self._next - self._judged < min(self._lag, _SLOW_START + self._judged):
             number = self._next
             if self._follow_ups:

@@ -22,7 +22,7 @@ from selfinstruct.config import build, flatten, merge, nearest, read_yaml, to_pl
 from selfinstruct.engine.saturation import SaturationOptions
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.judge import FilterOptions
-from selfinstruct.ledger import Reader, has_run
+from selfinstruct.ledger import Heritage, Reader, has_run
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
 from selfinstruct.resources import builtin_prompts, builtin_seeds, preset
@@ -32,7 +32,7 @@ from selfinstruct.strategies import STRATEGIES
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.version import SEMANTICS, __version__
 
-__all__ = ["Plan", "Settings", "make_plan", "recorded_plan", "require_same"]
+__all__ = ["Plan", "Settings", "forked_plan", "make_plan", "recorded_plan", "require_same"]
 
 
 _NOT_YET = {
@@ -84,6 +84,8 @@ class Plan:
 
     Attributes:
         given: The settings that were given, before presets and defaults.
+        history: Of a fork, as its ledger records it: ``until``, the first number of its own; ``digest`` of what it
+            inherited; ``eras``, see ``Reader.eras``.
     """
 
     settings: Settings
@@ -93,6 +95,12 @@ class Plan:
     prompts: Prompts
     strategy: Strategy
     given: Mapping[str, Any] = field(default_factory=dict)
+    history: Mapping[str, Any] | None = None
+
+    @property
+    def inherited(self) -> int:
+        """Requests with numbers below this were another run's."""
+        return int(self.history["until"]) if self.history else 0
 
     def values(self) -> dict[str, Any]:
         """The whole configuration as resolved, in the form of a configuration file."""
@@ -115,6 +123,7 @@ class Plan:
             "seeds": digest(seeds_to_json(self.seeds)),
             "prompts": self.prompts.digests(),
             "semantics": SEMANTICS,
+            **({"history": self.history["digest"]} if self.history else {}),
         }
 
     @cached_property
@@ -134,6 +143,7 @@ class Plan:
             "seeds": self.recipe["seeds"],
             "api": self.prompts.api,
             "version": __version__,
+            **({"history": dict(self.history)} if self.history else {}),
         }
 
     def texts(self) -> dict[str, bytes]:
@@ -174,10 +184,17 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> Plan:
     replays = values.get("backend") == "replay" and base is not None
     recorded = frozenset({"seeds", "prompts"} - given.keys()) if replays else frozenset()
     try:
-        return replace(_plan(values, base, recorded), given=dict(given))
+        history = base.meta("history", None) if base is not None else None
+        if replays and history is not None and base is not None and not _is_in(run, base):
+            raise UsageError(f"{base.path.parent} is a fork: its first requests were another run's; fork it instead")
+        return replace(_plan(values, base, recorded), given=dict(given), history=history)
     finally:
         if base is not None:
             base.close()
+
+
+def _is_in(run: Path | None, base: Reader) -> bool:
+    return run is not None and base.path.parent == run
 
 
 def recorded_plan(reader: Reader) -> Plan:
@@ -186,7 +203,29 @@ def recorded_plan(reader: Reader) -> Plan:
     Raises:
         RunChangedError: This version of selfinstruct reads ledgers differently.
     """
-    return _plan(reader.meta("config"), reader, frozenset({"seeds", "prompts"}))
+    plan = _plan(reader.meta("config"), reader, frozenset({"seeds", "prompts"}))
+    return replace(plan, history=reader.meta("history", None))
+
+
+def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: Heritage) -> Plan:
+    """The plan of a run that inherits what another one was answered.
+
+    Args:
+        given: Settings that are to differ from the other's. Seeds and prompts stay, unless they are given, as they were
+            recorded.
+
+    Raises:
+        UsageError: A setting is wrong, or the strategy another.
+        RunChangedError: This version of selfinstruct reads ledgers differently.
+    """
+    values = merge(reader.meta("config"), given)
+    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - given.keys()))
+    before = reader.meta("identity")["strategy"]
+    if plan.settings.strategy != before:
+        raise UsageError(f"only {before} can read what {reader.path.parent} was answered; leave the strategy as it is")
+    era = {"until": heritage.until, "templates": reader.meta("templates")}
+    history = {"until": heritage.until, "digest": heritage.digest, "eras": [*reader.eras(), era]}
+    return replace(plan, given=dict(given), history=history)
 
 
 def _preset(given: Mapping[str, Any]) -> dict[str, Any]:

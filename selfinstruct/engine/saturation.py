@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from selfinstruct.judge import Judged
@@ -51,6 +52,17 @@ class Saturation:
             new = one.reason not in _REPEATED
             self._recent.append((new, one.candidate.instruction))
             self._new += new
+
+    @property
+    def recent(self) -> list[tuple[bool, str]]:
+        """The window: whether each instruction was new, and its text, the oldest first."""
+        return list(self._recent)
+
+    @recent.setter
+    def recent(self, window: Iterable[tuple[bool, str]]) -> None:
+        self._recent.clear()
+        self._recent.extend(window)
+        self._new = sum(new for new, _ in self._recent)
 
     @property
     def novelty(self) -> float | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from selfinstruct.codec import Json
 from selfinstruct.judge import Judged
 from selfinstruct.records import Completion, Outcome
 
@@ -55,6 +58,16 @@ class Tally:
             self.rows += one.kept and one.candidate.then is None
             if not one.kept:
                 self.rejected[one.reason] += 1
+
+    def to_json(self) -> dict[str, Json]:
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Tally:
+        fields: dict[str, Any] = {
+            name: Counter(one) if isinstance(one, Mapping) else one for name, one in value.items()
+        }
+        return cls(**fields)
 
     @property
     def acceptance(self) -> float | None:

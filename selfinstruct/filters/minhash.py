@@ -7,8 +7,8 @@ Greedy: a text is compared with those that were kept, so that no chain of small 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, repeat
 from pathlib import Path
 from typing import NoReturn
 
@@ -139,11 +139,9 @@ class NearDuplicateIndex:
         """
         verdicts: list[Verdict] = []
         pairs = iter(paired(texts, ids))
-        belonging = None if groups is None else iter(groups)
+        belonging = repeat(None) if groups is None else iter(groups)
         while batch := list(islice(pairs, min(max(FIRST, len(self) // 4), BATCH))):
-            of = [None] * len(batch) if belonging is None else list(islice(belonging, len(batch)))
-            if len(of) != len(batch):
-                raise UsageError("there are fewer groups than texts")
+            of = _as_many(belonging, len(batch))
             names = self._ids.take(given for _, given in batch)
             own = [text for text, _ in batch]
             verdicts += self._offer(own, self._sketch(own), names, of)
@@ -157,16 +155,19 @@ class NearDuplicateIndex:
         """
         self._append([text], self._ids.take([id]), [group])
 
-    def fit(self, texts: Iterable[str], ids: Iterable[str] | None = None) -> NearDuplicateIndex:
+    def fit(
+        self, texts: Iterable[str], ids: Iterable[str] | None = None, *, groups: Iterable[str | None] | None = None
+    ) -> NearDuplicateIndex:
         """Add texts unjudged. Returns the index itself.
 
         Raises:
             UsageError: An id is given twice or is in the pool already.
         """
         pairs = iter(paired(texts, ids))
+        belonging = repeat(None) if groups is None else iter(groups)
         while batch := list(islice(pairs, BATCH)):
             names = self._ids.take(given for _, given in batch)
-            self._append([text for text, _ in batch], names, [None] * len(batch))
+            self._append([text for text, _ in batch], names, _as_many(belonging, len(batch)))
         return self
 
     def remove(self, ids: Iterable[str]) -> None:
@@ -358,6 +359,14 @@ class NearDuplicateIndex:
 
     def _verdict(self, score: float, nearest: str) -> Verdict:
         return Verdict(self.filter, False, self.reason, score, nearest)
+
+
+def _as_many(groups: Iterator[str | None], count: int) -> list[str | None]:
+    """The next so many groups."""
+    found = list(islice(groups, count))
+    if len(found) != count:
+        raise UsageError("there are fewer groups than texts")
+    return found
 
 
 KEPT = Verdict(NearDuplicateIndex.filter, True)

@@ -6,8 +6,20 @@ renders it again. Templates, seeds and long variables (the examples at the head 
 digest, so that a run stays small, and explainable when its files have moved.
 """
 
-from selfinstruct.ledger.reader import Reader, Recorded, Spending, has_run
+from selfinstruct.ledger.packing import pack, unpack
+from selfinstruct.ledger.reader import Heritage, Reader, Recorded, Spending, has_run
 from selfinstruct.ledger.schema import LEDGER_FILE
 from selfinstruct.ledger.writer import Ledger, acknowledged
 
-__all__ = ["LEDGER_FILE", "Ledger", "Reader", "Recorded", "Spending", "acknowledged", "has_run"]
+__all__ = [
+    "LEDGER_FILE",
+    "Heritage",
+    "Ledger",
+    "Reader",
+    "Recorded",
+    "Spending",
+    "acknowledged",
+    "has_run",
+    "pack",
+    "unpack",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import stat
 from collections.abc import Iterator, Mapping
@@ -9,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.codec import loads
+from selfinstruct.codec import digest, loads
 from selfinstruct.errors import LedgerError
 from selfinstruct.files import reason
+from selfinstruct.ledger.packing import unpack
 from selfinstruct.ledger.schema import LEDGER_FILE, is_empty, trouble
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Completion, Failure, Outcome, Request, Sampling, Turn
+from selfinstruct.records import Completion, Failure, Outcome, Request
 
-__all__ = ["Reader", "Recorded", "Spending", "has_run"]
+__all__ = ["Heritage", "Reader", "Recorded", "Spending", "has_run"]
+
+
+_REQUIRED = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,40 @@ class Recorded:
     number: int
     outcome: Outcome
     seconds: float
+
+
+class Heritage:
+    """Every answered request of a run, with its outcome and the texts that it names, as another ledger takes them in.
+
+    Sends are not among it: what another run spent counts there.
+
+    Attributes:
+        until: Numbers below this are the heritage; 0 where nothing was answered.
+        digest: SHA-256 over all of it, in order of number.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.until = reader.newest_outcome() + 1
+        sha = hashlib.sha256()
+        for number, request, body in reader._all(
+            "SELECT k, requests.digest, outcomes.body FROM outcomes JOIN requests USING (k) ORDER BY k"
+        ):
+            sha.update(f"{number} {request} {digest(body)}\n".encode())
+        self.digest = sha.hexdigest()
+
+    def statements(self) -> Iterator[tuple[str, Iterator[tuple[Any, ...]]]]:
+        """Statements to insert it, each with its rows."""
+        rows = self._reader._all
+        yield "INSERT OR IGNORE INTO texts VALUES (?, ?)", rows("SELECT digest, body FROM texts")
+        yield (
+            "INSERT INTO requests VALUES (?, ?, ?)",
+            rows("SELECT k, digest, requests.body FROM requests JOIN outcomes USING (k)"),
+        )
+        yield (
+            "INSERT INTO outcomes VALUES (?, ?, ?, 0, ?, ?, ?)",  # send 0: bought by another run
+            rows("SELECT k, kind, body, prompt_tokens, completion_tokens, seconds FROM outcomes"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +93,21 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LEDGER_FILE
-        self._prompts: Prompts | None = None
+        self._prompts: dict[int, Prompts] = {}  # by the place of their era
+        self._eras: list[dict[str, Any]] | None = None
         if not has_run(folder):
             raise LedgerError(f"{folder} holds no run; begin one with: selfinstruct generate {folder}")
         self._connection = _connect_to_read(self.path)
 
-    def meta(self, key: str) -> Any:
+    def meta(self, key: str, default: Any = _REQUIRED) -> Any:
         """One entry of the metadata.
 
         Raises:
-            LedgerError: There is no such entry.
+            LedgerError: There is no such entry, and no default.
         """
         row = self._one("SELECT value FROM meta WHERE key = ?", key)
+        if row is None and default is not _REQUIRED:
+            return default
         if row is None:
             raise LedgerError(f"{self.path}: no {key!r} in its metadata; the file is not whole")
         return loads(row[0])
@@ -77,9 +119,9 @@ class Reader:
             raise LedgerError(f"{self.path}: the text {name[:12]} is missing; the file is not whole")
         return bytes(row[0])
 
-    def request_digests(self) -> dict[int, str]:
-        """Number to digest of every request that was ever sent."""
-        return dict(self._all("SELECT k, digest FROM requests"))
+    def request_digests(self, start: int = 0) -> dict[int, str]:
+        """Number to digest of every request, from ``start`` on, that was ever sent."""
+        return dict(self._all("SELECT k, digest FROM requests WHERE k >= ?", start))
 
     def request_digest(self, number: int) -> str | None:
         """The digest of one request."""
@@ -87,27 +129,41 @@ class Reader:
         return None if row is None else str(row[0])
 
     def request(self, number: int) -> Request | None:
-        """One request as it was sent, its text rendered again from the run's own templates."""
+        """One request as it was sent, its text rendered again from the templates of its time."""
         row = self._one("SELECT body FROM requests WHERE k = ?", number)
         if row is None:
             return None
-        body = loads(row[0])
-        turns = tuple(self._turn(turn) for turn in body["turns"])
-        sampling = Sampling.from_json(body["sampling"])
-        return Request(body["stage"], turns, sampling, body["context"], body["parent"], number)
+        return unpack(loads(row[0]), number, self._prompts_of(number), lambda name: self.text(name).decode("utf-8"))
+
+    def parents(self) -> Iterator[tuple[int, int | None]]:
+        """Number and parent of every request that has an outcome, in order of number."""
+        return self._all(
+            "SELECT k, json_extract(CAST(requests.body AS TEXT), '$.parent') FROM requests JOIN outcomes USING (k)"
+            " ORDER BY k"
+        )
 
     def templates(self) -> dict[str, str]:
         """The run's templates: name to text."""
-        return {name: self.text(digest).decode("utf-8") for name, digest in self.meta("templates").items()}
+        return self._texts(self.meta("templates"))
 
-    def _turn(self, turn: Mapping[str, Any]) -> Turn:
-        if self._prompts is None:
-            self._prompts = Prompts(self.templates(), "completion")
-        variables = {
-            name: value if isinstance(value, str) else self.text(value["text"]).decode("utf-8")
-            for name, value in turn["variables"].items()
-        }
-        return self._prompts.turn(turn["role"], turn["template"], variables)
+    def eras(self) -> list[dict[str, Any]]:
+        """Of a fork: whose templates the inherited requests were made from, each with ``until``, a number, and
+        ``templates``, their digests by name.
+        """
+        if self._eras is None:
+            self._eras = list(self.meta("history", {"eras": []})["eras"])
+        return self._eras
+
+    def _prompts_of(self, number: int) -> Prompts:
+        eras = self.eras()
+        era = next((place for place, one in enumerate(eras) if number < one["until"]), len(eras))
+        if era not in self._prompts:
+            texts = self._texts(eras[era]["templates"]) if era < len(eras) else self.templates()
+            self._prompts[era] = Prompts(texts, "completion")
+        return self._prompts[era]
+
+    def _texts(self, digests: Mapping[str, str]) -> dict[str, str]:
+        return {name: self.text(one).decode("utf-8") for name, one in digests.items()}
 
     def open_sends(self) -> dict[int, tuple[int, int]]:
         """Of each request without an outcome: how often it was sent, and the id of its first send."""
@@ -128,10 +184,27 @@ class Reader:
         """True once anything was answered."""
         return self._one("SELECT 1 FROM outcomes LIMIT 1") is not None
 
-    def outcomes(self) -> Iterator[Recorded]:
-        """Every outcome, in order of number."""
-        for number, kind, body, seconds in self._all("SELECT k, kind, body, seconds FROM outcomes ORDER BY k"):
+    def outcomes(self, start: int = 0) -> Iterator[Recorded]:
+        """Every outcome from number ``start`` on, in order of number."""
+        for number, kind, body, seconds in self._all(
+            "SELECT k, kind, body, seconds FROM outcomes WHERE k >= ? ORDER BY k", start
+        ):
             yield Recorded(number, _outcome(kind, body), seconds)
+
+    def newest_outcome(self) -> int:
+        """The highest number that has an outcome; -1 before the first."""
+        row = self._one("SELECT MAX(k) FROM outcomes")
+        return -1 if row is None or row[0] is None else int(row[0])
+
+    def answers(self) -> int:
+        """How many requests have an outcome."""
+        row = self._one("SELECT COUNT(*) FROM outcomes")
+        return row[0] if row else 0
+
+    def open(self) -> int:
+        """How many requests were sent and have no outcome."""
+        row = self._one("SELECT COUNT(*) FROM requests WHERE k NOT IN (SELECT k FROM outcomes)")
+        return row[0] if row else 0
 
     def outcome(self, number: int) -> Recorded | None:
         """The outcome of one request."""
@@ -148,7 +221,7 @@ class Reader:
         (sends,) = self._all("SELECT COUNT(*) FROM sends")
         (used,) = self._all(
             "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM outcomes"
-            " WHERE kind = 'completion' AND prompt_tokens > 0"
+            " WHERE kind = 'completion' AND prompt_tokens > 0 AND send > 0"
         )
         (lost,) = self._all(
             "SELECT COALESCE(SUM(worst_prompt), 0), COALESCE(SUM(worst_completion), 0) FROM sends WHERE NOT EXISTS"
@@ -166,9 +239,9 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _all(self, statement: str) -> Iterator[tuple[Any, ...]]:
+    def _all(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
-            yield from self._connection.execute(statement)
+            yield from self._connection.execute(statement, values)
         except sqlite3.Error as error:
             raise trouble(self.path, error) from error
 

@@ -11,10 +11,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.codec import canonical, digest
+from selfinstruct.codec import canonical
 from selfinstruct.errors import LedgerError
 from selfinstruct.files import reason
-from selfinstruct.ledger.schema import LEDGER_FILE, LONG_TEXT, SCHEMA, is_empty, trouble
+from selfinstruct.ledger.packing import pack
+from selfinstruct.ledger.reader import Heritage
+from selfinstruct.ledger.schema import LEDGER_FILE, SCHEMA, is_empty, trouble
 from selfinstruct.lock import RunLock
 from selfinstruct.records import Completion, Outcome, Request
 
@@ -30,13 +32,16 @@ class Ledger:
         folder: The run directory; made if need be.
         meta: Written when the run is new; ignored otherwise (``Reader.meta`` has what was written then).
         texts: Templates and seeds by digest, written when the run is new.
+        heritage: Requests and outcomes of another run that a new one begins with, written in the same transaction.
 
     Raises:
         RunLockedError: Another process is at work in ``folder``.
         LedgerError: The file is no ledger of a schema that this version knows, or can't be written.
     """
 
-    def __init__(self, folder: Path, meta: Mapping[str, Any], texts: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, folder: Path, meta: Mapping[str, Any], texts: Mapping[str, bytes], heritage: Heritage | None = None
+    ) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -46,7 +51,7 @@ class Ledger:
         self._broken: LedgerError | None = None
         self._queue: queue.SimpleQueue[tuple[list[_Operation], Future[None]] | None] = queue.SimpleQueue()
         try:
-            self._connection = self._open(meta, texts)
+            self._connection = self._open(meta, texts, heritage)
         except BaseException:
             self._lock.release()
             raise
@@ -54,7 +59,9 @@ class Ledger:
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._thread.start()
 
-    def _open(self, meta: Mapping[str, Any], texts: Mapping[str, bytes]) -> sqlite3.Connection:
+    def _open(
+        self, meta: Mapping[str, Any], texts: Mapping[str, bytes], heritage: Heritage | None
+    ) -> sqlite3.Connection:
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA busy_timeout = 5000")
@@ -65,6 +72,8 @@ class Ledger:
                     connection.execute(statement)
                 for statement, values in _beginning(meta, texts):
                     connection.execute(statement, values)
+                for statement, rows in heritage.statements() if heritage else ():
+                    connection.executemany(statement, rows)
                 connection.execute("COMMIT")
             connection.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error as error:
@@ -83,8 +92,9 @@ class Ledger:
         """
         operations: list[_Operation] = []
         if first:
-            body, texts = _pack(request)
-            operations += [("INSERT OR IGNORE INTO texts VALUES (?, ?)", text) for text in texts]
+            value, texts = pack(request)
+            operations += [("INSERT OR IGNORE INTO texts VALUES (?, ?)", text) for text in texts.items()]
+            body = canonical(value)
             operations.append(("INSERT INTO requests VALUES (?, ?, ?)", (request.number, request.digest, body)))
         send = self._next_send
         self._next_send += 1
@@ -175,31 +185,3 @@ def _beginning(meta: Mapping[str, Any], texts: Mapping[str, bytes]) -> list[_Ope
         *(("INSERT INTO meta VALUES (?, ?)", (key, canonical(value))) for key, value in meta.items()),
         *(("INSERT INTO texts VALUES (?, ?)", text) for text in texts.items()),
     ]
-
-
-def _pack(request: Request) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """A request's stored form, and the long texts that it names by digest."""
-    texts: dict[str, bytes] = {}
-
-    def variable(value: str) -> Any:
-        body = value.encode("utf-8")
-        if len(body) <= LONG_TEXT:
-            return value
-        texts[name := digest(body)] = body
-        return {"text": name}
-
-    value = {
-        "stage": request.stage,
-        "turns": [
-            {
-                "role": turn.role,
-                "template": turn.template,
-                "variables": {name: variable(text) for name, text in turn.variables.items()},
-            }
-            for turn in request.turns
-        ],
-        "sampling": request.sampling.to_json(),
-        "context": dict(request.context),
-        "parent": request.parent,
-    }
-    return canonical(value), list(texts.items())

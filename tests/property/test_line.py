@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfinstruct.backends.replay import ReplayOptions
 from selfinstruct.codec import canonical
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan, Settings
+from selfinstruct.engine.verdicts import Verdicts
 from selfinstruct.errors import RunChangedError
+from selfinstruct.ledger import Recorded
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Failure, Outcome, Received, Request, Usage
 from selfinstruct.resources import builtin_prompts, builtin_seeds
@@ -28,7 +31,9 @@ def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> Plan:
     chosen = STRATEGIES[strategy]
     prompts = Prompts.load(chosen.templates, "completion", builtin_prompts())
     options = chosen.Options()
-    return Plan(Settings(strategy, lag=lag, n=n, seed=seed), options, None, SEEDS, prompts, chosen(options, prompts))
+    return Plan(
+        Settings(strategy, lag=lag, n=n, seed=seed), options, ReplayOptions(), SEEDS, prompts, chosen(options, prompts)
+    )
 
 
 @cache
@@ -108,6 +113,47 @@ def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
             course.receive(course.line.judged, reply(course.line.open[course.line.judged]))
     assert large.rows[:15] == small.rows
     assert len(large.rows) == 40
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["alpaca", "self-instruct"]), st.sampled_from([1, 8, 32]), st.integers(0, 2), st.integers())
+def test_a_line_that_stands_where_another_stood_goes_on_as_that_does(
+    tmp_path_factory: pytest.TempPathFactory, strategy: str, lag: int, seed: int, chaos: int
+) -> None:
+    """Kept in a file and read again at random moments, with outcomes waiting out of order."""
+    n, dice = 25, random.Random(chaos)
+    rows, digests = in_order(strategy, lag, n, seed)
+    the_plan, course = plan(strategy, lag, n, seed), Course(plan(strategy, lag, n, seed), n)
+    stored: dict[int, Outcome] = {}
+    folder = tmp_path_factory.mktemp("run")
+    verdicts = Verdicts(folder, the_plan)
+    while not course.done:
+        number = dice.choice([number for number in course.line.open if number not in stored])
+        stored[number] = reply(course.line.open[number])
+        course.receive(number, stored[number])
+        if dice.random() < 0.1:
+            verdicts.save(course)
+        if dice.random() < 0.1:
+            verdicts = Verdicts(folder, the_plan)
+            kept = verdicts.load(Answers(stored))
+            again = Course(the_plan, n, digests)
+            if kept is not None:
+                again.restore(kept)
+            for known in dice.sample(sorted(stored), len(stored)):
+                again.receive(known, stored[known])
+            assert again.same(course)
+            course = again
+    assert digest_of(course) == rows
+
+
+class Answers:
+    """As much of a ledger as the check of kept verdicts asks for."""
+
+    def __init__(self, stored: dict[int, Outcome]) -> None:
+        self.stored = stored
+
+    def outcome(self, number: int) -> Recorded | None:
+        return Recorded(number, self.stored[number], 0.0) if number in self.stored else None
 
 
 def test_the_window_opens_slowly_and_never_wider_than_the_lag() -> None:

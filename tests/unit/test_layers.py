@@ -19,7 +19,7 @@ LAYERS = (
     {"config", "resources", "rng", "files", "lock", "formats", "console", "embedded", "gguf"},
     {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge"},
     {"ledger", "backends", "budget", "pace", "retry"},
-    {"engine", "session", "export", "explain", "compare", "report", "doctor", "filtering"},
+    {"engine", "session", "export", "explain", "compare", "fork", "report", "doctor", "filtering"},
     {"cli", "__main__"},
 )
 FOR_FINETUNE = LAYERS[0] | LAYERS[1]

@@ -1,0 +1,122 @@
+"""The settings of a run as options of the command line: those that ``generate``, ``fork`` and ``refilter`` share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from selfinstruct.backends import OPTIONS
+from selfinstruct.config import assign, merge, read_yaml
+from selfinstruct.engine.plan import Settings
+from selfinstruct.errors import ConfigError, UsageError
+from selfinstruct.ledger import Reader, has_run
+
+__all__ = ["located", "run_options", "settings_of"]
+
+_PATH = click.Path(path_type=Path)
+_OPTIONS = (
+    click.option("--config", type=_PATH, help="YAML file of settings; options given here go before it."),
+    click.option("--backend", help="What completes text: llamacpp, openai or replay.  [default: llamacpp]"),
+    click.option("--model", help="Model name (openai) or GGUF file (llamacpp; default: the embedded model)."),
+    click.option("--base-url", help="Address of an OpenAI-compatible server, for --backend openai."),
+    click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),
+    click.option("--api", type=click.Choice(["completion", "chat"]), help="Kind of endpoint to use."),
+    click.option("--seeds", metavar="FILE", help="Seed tasks, JSONL.  [default: the built-in ones]"),
+    click.option("--prompts", metavar="DIR", help="Folder of templates that replace built-in ones of the same name."),
+    click.option("-n", "rows", type=int, help="Rows to make.  [default: 100]"),
+    click.option("--seed", type=int, help="Every random choice follows from it.  [default: 0]"),
+    click.option("--concurrency", type=int, help="Requests in flight.  [default: what suits the backend]"),
+    click.option("--max-requests", type=int, help="Stop before sending more requests than this, repeats included."),
+    click.option("--max-tokens", type=int, help="Stop before spending more tokens than this."),
+    click.option(
+        "--max-cost", type=float, help="Stop before spending more than this; needs budget.price_input/output."
+    ),
+    click.option("--time-limit", type=float, metavar="SECONDS", help="Stop after this time."),
+    click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any setting; an option of its own goes before it. May be repeated.",
+    ),
+)
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a run."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def located(path: Path | None, lines: Mapping[str, int]) -> Iterator[None]:
+    """Name file and line in an error about a setting that comes from the configuration file."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.key in lines:
+            raise ConfigError(f"{path}:{lines[error.key]}: {error}", key=error.key) from None
+        raise
+
+
+def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """The given settings, and the line of each key of the configuration file.
+
+    An option goes before ``--set``, and that before the file. Only when all of them are in is it known whose options
+    ``--model`` and the like are.
+
+    Args:
+        run_dir: The run that they are for, or come from: what is not given is its own.
+    """
+    settings: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    if options["config"]:
+        settings, lines = read_yaml(options["config"])
+    for assignment in options["assignments"]:
+        assign(settings, assignment)
+    for key, name in (("strategy", "strategy"), ("backend", "backend"), ("seeds", "seeds"), ("prompts", "prompts"),
+                      ("rows", "n"), ("seed", "seed"), ("concurrency", "concurrency")):  # fmt: skip
+        if options.get(key) is not None:
+            settings[name] = options[key]
+    source = options.get("source")
+    if source and not options["backend"]:
+        settings["backend"] = "replay"
+    limits = {"max_requests": "max_requests", "max_tokens": "max_tokens", "max_cost": "max_cost",
+              "time_limit": "time_limit_s"}  # fmt: skip
+    budget = {name: options[key] for key, name in limits.items() if options[key] is not None}
+    if budget:
+        settings = merge(settings, {"budget": budget})
+    section = {key: options[key] for key in ("model", "base_url", "api_key_env", "api") if options[key] is not None}
+    if source:
+        section["source"] = str(source)
+    backend = _backend(run_dir, settings)
+    if section and backend in OPTIONS:  # any other is refused by name, whatever its options are
+        _check_flags(backend, section)
+        settings = merge(settings, {backend: section})
+    return settings, lines
+
+
+def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
+    """Refuse an option of the command line that the backend does not have, in the words of the command line."""
+    has = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in OPTIONS.items()}
+    for key in section:
+        if key not in has[backend]:
+            flag = "--from" if key == "source" else f"--{key.replace('_', '-')}"
+            owners = " or ".join(name for name in sorted(has) if key in has[name])
+            raise UsageError(f"{flag} goes with --backend {owners}")
+
+
+def _backend(run_dir: Path, settings: Mapping[str, Any]) -> str:
+    """Whose options ``--model`` and the like are: the given backend's, else the run's, else the default one's."""
+    if "backend" in settings:
+        return str(settings["backend"])
+    if has_run(run_dir):
+        with Reader(run_dir) as reader:
+            return str(reader.meta("config")["backend"])
+    return Settings.backend

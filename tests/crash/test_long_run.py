@@ -1,0 +1,106 @@
+"""A run of a million requests starts again at once, in bounded memory."""
+
+from __future__ import annotations
+
+import random
+import resource
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from selfinstruct.budget import worst_case
+from selfinstruct.engine.course import Course
+from selfinstruct.engine.plan import make_plan
+from selfinstruct.engine.verdicts import Verdicts
+from selfinstruct.ledger import LEDGER_FILE, Ledger, Reader
+from selfinstruct.records import Choice, Completion, Usage
+from tests.cli import command, dataset, environment, run_cli
+from tests.conftest import Promise
+from tests.loopback import Loopback
+
+SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ha", "je", "ki", "lo", "mu", "na", "pe", "ri", "so", "tu", "va", "we", "zi")
+
+
+def invented(dice: random.Random, words: int) -> str:
+    return " ".join("".join(dice.choices(SYLLABLES, k=3)) for _ in range(words))
+
+
+def answer(number: int, keep: float) -> str:
+    """One task; a share of them are new, the others one of a few."""
+    dice = random.Random(number)
+    text = invented(dice, 12) if dice.random() < keep else invented(random.Random(-1 - number % 50), 12)
+    return f" {text}\nInput: <noinput>\nOutput: {invented(dice, 15)}"
+
+
+def make(folder: Path, settings: dict[str, object], requests: int, keep: float) -> int:
+    """A run as the engine leaves it, by the engine's own parts but without its loop.
+
+    Returns:
+        Rows.
+    """
+    plan = make_plan({**settings, "n": 10**9})
+    verdicts = Verdicts(folder, plan)
+    course = Course(plan, plan.settings.n)
+    course.keep = verdicts.save
+    with Ledger(folder, plan.meta(), plan.texts()) as ledger:
+        committed = None
+        for number in range(requests):
+            request = course.line.open[number]
+            text = answer(number, keep)
+            outcome = Completion((Choice(text, "stop"),), Usage(200, len(text) // 4), "invented")
+            send, _ = ledger.send(request, worst_case(request), first=True)
+            committed = ledger.outcome(number, send, outcome, 0.5)
+            course.receive(number, outcome)
+            if number % 1000 == 0:
+                committed.result()  # so that the writer's queue stays short
+        assert committed is not None
+        committed.result()
+    return len(course.rows)
+
+
+def check(tmp_path: Path, requests: int, keep: float, promise: Promise) -> None:
+    run, fresh = tmp_path / "run", tmp_path / "fresh"
+    with Loopback(lambda body: answer(-len(body["prompt"]), 1.0)) as server:
+        settings: dict[str, object] = {
+            "strategy": "alpaca", "backend": "openai", "alpaca": {"demonstrations": 1}, "patience": 10**9,
+            "saturation": {"novelty": 0},
+            "openai": {"model": "invented", "base_url": server.url, "api": "completion"},
+        }  # fmt: skip
+        began = time.monotonic()
+        rows = make(run, settings, requests, keep)
+        size = (run / LEDGER_FILE).stat().st_size / 2**30
+        print(f"  made {requests:,} requests and {rows:,} rows in {time.monotonic() - began:.0f} s, {size:.2f} GiB")
+        if requests < 10_000:
+            shutil.copytree(run, fresh, ignore=shutil.ignore_patterns("verdicts.*"))
+        args = command("generate", run, "-n", rows + 1, "--set", f"openai.base_url={server.url}", "-q")
+        began = time.monotonic()
+        done = subprocess.run(args, capture_output=True, text=True, check=False, env=environment())
+        seconds = time.monotonic() - began
+        assert done.returncode == 0, done.stderr
+        assert f"{rows + 1} of {rows + 1:,} rows" in done.stdout
+        with Reader(run) as reader:
+            assert reader.answers() > requests
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        began = time.monotonic()
+        assert f'"rows":{rows + 1}' in run_cli("status", run, "--json").replace(" ", "")
+        look = time.monotonic() - began
+        if fresh.exists():  # what judging all again comes to
+            run_cli("generate", fresh, "-n", rows + 1, "-q")
+            assert dataset(fresh) == dataset(run)
+    promise(
+        "long runs",
+        f"{requests:,} requests, {rows:,} rows: resume, one more row and export in {seconds:.1f} s, {memory:.2f} GiB; "
+        f"status in {look:.1f} s",
+    )
+
+
+def test_a_long_run_goes_on_without_judging_all_again(tmp_path: Path, promise: Promise) -> None:
+    check(tmp_path, 3_000, 0.2, promise)
+
+
+@pytest.mark.prove
+def test_a_million_requests(tmp_path: Path, promise: Promise) -> None:
+    check(tmp_path, 1_000_000, 0.052, promise)

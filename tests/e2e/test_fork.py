@@ -1,0 +1,203 @@
+"""``fork``, ``refilter`` and ``tune``: other settings for answers that were bought once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli import command, dataset, environment, run_cli
+from tests.loopback import Loopback
+from tests.scripted import reply
+
+LOOSE, STRICT = "filters.novelty.threshold=0.95", "filters.novelty.threshold=0.45"
+
+
+def ask(server: Loopback, strategy: str) -> list[object]:
+    return ["--backend", "openai", "--model", "scripted", "--base-url", server.url, "--api", "completion", "--strategy",
+            strategy, "-q"]  # fmt: skip
+
+
+@pytest.fixture(params=["alpaca", "self-instruct"])
+def source(request: pytest.FixtureRequest, tmp_path: Path, loopback: Callable[..., Loopback]) -> tuple[Path, Loopback]:
+    """A run with a strict filter, 25 rows, and the server that answered it."""
+    server = loopback(reply)
+    run_cli("generate", tmp_path / "a", *ask(server, request.param), "-n", 25, "--set", STRICT)
+    return tmp_path / "a", server
+
+
+def asked(server: Loopback, start: int = 0) -> list[Any]:
+    return [one.body for one in server.arrived[start:]]
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in dataset(run).splitlines()]
+
+
+def beyond(run: Path, *args: object) -> int:
+    """A number of rows that the run's answers do not come to under these settings."""
+    probe = run.with_name("probe")
+    run_cli("refilter", run, "-o", probe, "-n", 1000, *args)
+    count = len(rows(probe)) + 10
+    shutil.rmtree(probe)
+    return count
+
+
+def test_the_same_settings_give_the_same_rows_and_ask_nothing(source: tuple[Path, Loopback]) -> None:
+    run, server = source
+    before = len(server.arrived)
+    said = run_cli("fork", run, "-o", run.with_name("b"), "-q")
+    assert "is complete: 25 rows" in said
+    assert len(server.arrived) == before
+    assert dataset(run.with_name("b")) == dataset(run)
+
+
+def test_a_looser_filter_asks_for_the_follow_ups_that_are_missing_and_for_nothing_twice(
+    source: tuple[Path, Loopback],
+) -> None:
+    run, server = source
+    before = len(server.arrived)
+    n = beyond(run, "--set", LOOSE)
+    said = run_cli("refilter", run, "-o", run.with_name("b"), "--set", LOOSE, "-n", n)
+    assert len(server.arrived) == before
+    assert "nothing was sent" in said
+    run_cli("generate", run.with_name("b"), "-q")
+    more = asked(server, before)
+    assert more
+    assert not [body for body in more if body in asked(server)[:before]]
+    assert len(rows(run.with_name("b"))) == n
+    # In one go, or with a stop between: the same.
+    run_cli("fork", run, "-o", run.with_name("c"), "--set", LOOSE, "-n", n, "-q")
+    assert dataset(run.with_name("c")) == dataset(run.with_name("b"))
+
+
+def test_a_stricter_filter_passes_over_the_follow_ups_of_what_it_drops(
+    tmp_path: Path, loopback: Callable[..., Loopback]
+) -> None:
+    server = loopback(reply)
+    run = tmp_path / "a"
+    run_cli("generate", run, *ask(server, "self-instruct"), "-n", 30, "--set", LOOSE)
+    run_cli("refilter", run, "-o", tmp_path / "b", "--set", STRICT, "-n", 1000)
+    run_cli("refilter", run, "-o", tmp_path / "c", "-n", 1000)
+    status, all_answers = (json.loads(run_cli("status", tmp_path / name, "--json")) for name in "bc")
+    assert status["stages"]["instances"] < all_answers["stages"]["instances"]
+    assert status["open"] == 0
+    lost = json.loads(run_cli("diff", run, tmp_path / "b", "--json"))["lost"]
+    assert lost
+    # The tasks of the rows that went were dropped: for their likeness, each of them.
+    candidates = tmp_path / "candidates.jsonl"
+    run_cli("export", tmp_path / "b", "--format", "candidates", "-o", candidates)
+    reasons = {one["instruction"]: one["reason"] for one in map(json.loads, candidates.read_text().splitlines())}
+    assert {reasons[one["instruction"]] for one in lost} == {"similar"}
+
+
+def test_a_fork_goes_on_with_another_model_and_explains_rows_of_both(source: tuple[Path, Loopback]) -> None:
+    run, server = source
+    fork = run.with_name("b")
+    n = beyond(run)
+    run_cli("fork", run, "-o", fork, "--model", "another", "-n", n, "-q")
+    assert {body["model"] for body in asked(server)} == {"scripted", "another"}
+    assert dataset(fork).startswith(dataset(run))
+    first, last = (json.loads(run_cli("explain", fork, place, "--json")) for place in (1, n))
+    assert first["row"] == 1
+    assert last["row"] == n
+    assert set(json.loads((fork / "dataset/manifest.json").read_text())["models"]) == {"scripted", "another"}
+    # And a fork of the fork: three sets of requests, one after the other.
+    run_cli("fork", fork, "-o", run.with_name("c"), "--model", "a third", "-n", beyond(fork), "-q")
+    assert dataset(run.with_name("c")).startswith(dataset(fork))
+
+
+def test_spending_of_the_other_run_is_not_this_ones(source: tuple[Path, Loopback]) -> None:
+    run, server = source
+    before = len(server.arrived)
+    run_cli("fork", run, "-o", run.with_name("b"), "-n", 900, "--max-requests", 7, "-q", code=1)
+    assert len(server.arrived) == before + 7
+    status = json.loads(run_cli("status", run.with_name("b"), "--json"))
+    assert status["sends"] == 7
+
+
+def test_templates_and_seeds_may_change_and_the_old_requests_stay_what_they_were(
+    source: tuple[Path, Loopback], tmp_path: Path
+) -> None:
+    run, server = source
+    strategy = json.loads(run_cli("status", run, "--json"))["strategy"]
+    name = "alpaca/list" if strategy == "alpaca" else "self-instruct/instructions"
+    from selfinstruct.resources import builtin_prompts
+
+    new = tmp_path / "prompts" / f"{name}.txt"
+    new.parent.mkdir(parents=True)
+    new.write_text("A NEW HEAD\n" + (builtin_prompts() / f"{name}.txt").read_text())
+    before = len(server.arrived)
+    fork, n = run.with_name("b"), beyond(run)
+    run_cli("fork", run, "-o", fork, "--prompts", tmp_path / "prompts", "-n", n, "-q")
+    heads = [body["prompt"].startswith("A NEW HEAD") for body in asked(server, before)]
+    assert any(heads)
+    assert not any(body["prompt"].startswith("A NEW HEAD") for body in asked(server)[:before])
+    assert dataset(fork).startswith(dataset(run))
+    run_cli("generate", fork, "-n", n + 5, "-q")
+
+
+def test_a_kill_while_a_fork_is_made_leaves_all_of_it_or_none(source: tuple[Path, Loopback]) -> None:
+    run, _ = source
+    for number in range(6):
+        new = run.with_name(f"k{number}")
+        process = subprocess.Popen(
+            command("refilter", run, "-o", new), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and not (new / "run.sqlite").exists():
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with sqlite3.connect(new / "run.sqlite") as ledger:
+            tables = ledger.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+            if tables:
+                count = ledger.execute("SELECT COUNT(*) FROM outcomes").fetchone()
+        if tables:
+            with sqlite3.connect(run / "run.sqlite") as ledger:
+                assert ledger.execute("SELECT COUNT(*) FROM outcomes").fetchone() == count
+            run_cli("generate", new, "-q")
+        else:
+            run_cli("refilter", run, "-o", new)
+        assert dataset(new) == dataset(run)
+
+
+def test_what_can_not_be_forked_is_refused_with_the_reason(source: tuple[Path, Loopback], tmp_path: Path) -> None:
+    run, _ = source
+    strategy = json.loads(run_cli("status", run, "--json"))["strategy"]
+    other = "alpaca" if strategy == "self-instruct" else "self-instruct"
+    new = tmp_path / "new"
+    assert "can read what" in run_cli("fork", run, "-o", new, "--set", f"strategy={other}", code=2)
+    assert not (new / "run.sqlite").exists()
+    assert "threshold must be" in run_cli("refilter", run, "-o", new, "--set", "filters.novelty.threshold=7", code=2)
+    assert "holds a run" in run_cli("refilter", run, "-o", run, code=2)
+    assert "holds no run" in run_cli("refilter", tmp_path / "nothing", "-o", new, code=1)
+    run_cli("refilter", run, "-o", new)
+    assert "is a fork" in run_cli("generate", tmp_path / "replayed", "--from", new, "-q", code=2)
+
+
+def test_tune_tells_what_refilter_would_come_to(source: tuple[Path, Loopback]) -> None:
+    run, server = source
+    before = len(server.arrived)
+    grid = "filters.novelty.threshold=0.45,0.6,0.95"
+    found = [json.loads(line) for line in run_cli("tune", run, "--grid", grid, "--json").splitlines()]
+    assert len(server.arrived) == before
+    assert [one["filters.novelty.threshold"] for one in found] == [0.45, 0.6, 0.95]
+    assert found[0]["rejected"].get("similar", 0) > found[-1]["rejected"].get("similar", 0)
+    for one in found:
+        new = run.with_name(f"at {one['filters.novelty.threshold']}")
+        setting = f"filters.novelty.threshold={one['filters.novelty.threshold']}"
+        said = run_cli("refilter", run, "-o", new, "--set", setting, "-n", 1000)
+        assert len(rows(new)) == one["rows"]
+        assert (f"{one['waiting']} follow-up" in said) == bool(one["waiting"])
+    table = run_cli("tune", run, "--grid", "filters.novelty=null", "--grid", "filters.near_duplicate.threshold=0.7,0.9")
+    assert len(table.splitlines()) == 3
+    assert " off " in table
+    assert "no setting of a filter" in run_cli("tune", run, "--grid", "seed=1,2", code=2)
+    assert "key=value,value" in run_cli("tune", run, "--grid", "x", code=2)
