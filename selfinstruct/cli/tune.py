@@ -36,8 +36,7 @@ def command(run_dir: Path, grid: tuple[str, ...], as_json: bool) -> None:
     \b
     Examples:
       selfinstruct tune runs/demo
-      selfinstruct tune runs/demo --grid filters.novelty.threshold=0.6,0.7 \\
-          --grid filters.near_duplicate.threshold=0.7,0.8,0.9
+      selfinstruct tune runs/demo --grid filters.novelty.threshold=0.6,0.7 --grid filters.copied=null
     """
     wanted = dict(_read(one) for one in grid)
     names = [key.removeprefix("filters.").removesuffix(".threshold") for key in wanted]
