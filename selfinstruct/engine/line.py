@@ -107,8 +107,8 @@ class Line:
 
     @property
     def queued(self) -> int:
-        """Follow-ups that wait for a number."""
-        return len(self._follow_ups)
+        """Follow-ups that are not judged, with a number or without."""
+        return len(self._follow_ups) + sum(request.parent is not None for request in self.open.values())
 
     @property
     def standing(self) -> Standing:

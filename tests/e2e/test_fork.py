@@ -185,6 +185,7 @@ def test_what_can_not_be_forked_is_refused_with_the_reason(source: tuple[Path, L
 def test_tune_tells_what_refilter_would_come_to(source: tuple[Path, Loopback]) -> None:
     run, server = source
     before = len(server.arrived)
+    strategy = json.loads(run_cli("status", run, "--json"))["strategy"]
     grid = "filters.novelty.threshold=0.45,0.6,0.95"
     found = [json.loads(line) for line in run_cli("tune", run, "--grid", grid, "--json").splitlines()]
     assert len(server.arrived) == before
@@ -196,6 +197,10 @@ def test_tune_tells_what_refilter_would_come_to(source: tuple[Path, Loopback]) -
         said = run_cli("refilter", run, "-o", new, "--set", setting, "-n", 1000)
         assert len(rows(new)) == one["rows"]
         assert (f"{one['waiting']} follow-up" in said) == bool(one["waiting"])
+    if strategy == "self-instruct":  # of alpaca, each task comes with its answer
+        assert found[-1]["waiting"] > found[0]["waiting"]
+    else:
+        assert not any(one["waiting"] for one in found)
     table = run_cli("tune", run, "--grid", "filters.novelty=null", "--grid", "filters.near_duplicate.threshold=0.7,0.9")
     assert len(table.splitlines()) == 3
     assert " off " in table
