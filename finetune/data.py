@@ -130,7 +130,7 @@ def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:
     """
     layout = next((key for key in _LAYOUTS if row.get(key) is not None), None)
     if layout is None:
-        keys = ", ".join(repr(key) for key in list(row)[:8]) or "no field"
+        keys = ", ".join(repr(key)[:80] for key in list(row)[:8]) or "no field"
         raise ValueError(f"unknown layout: none of {', '.join(_LAYOUTS)}; it has {keys}")
     if layout in ("messages", "conversations"):
         return [Example(name, _turns(layout, row[layout]))]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from finetune.evaluate import Losses, difference
-from selfinstruct.console import plural
+from selfinstruct.console import harmless, plural
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -26,8 +26,6 @@ _SHOWN = 3  # documents of a dry run
 _LONGEST = 300  # characters of a text in the table of answers
 _WIDTH = 100  # of that table
 _OPEN, _CLOSE = "⟦", "⟧"  # around what is supervised
-# Control characters but tab and newline, those that turn the writing direction, and halves of surrogate pairs.
-_DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def result_lines(result: Result) -> Iterator[str]:
@@ -121,11 +119,6 @@ def coloured(line: str) -> Text:
     for number, part in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", line)):
         text.append(part, style="bold green" if number % 2 else "")
     return text
-
-
-def harmless(text: str) -> str:
-    """Without control characters but newline and tab: each becomes U+FFFD."""
-    return _DRIVING.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _unmarked(text: str) -> str:

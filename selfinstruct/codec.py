@@ -19,8 +19,9 @@ Json: TypeAlias = "str | int | float | bool | None | Sequence[Json] | Mapping[st
 JsonObject: TypeAlias = Mapping[str, Json]
 
 MAX_DEPTH = 200  # far above any real row, far below the C recursion limit of the parser
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)  # never goes back: a string may have no end
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_HALF = "a lone surrogate (half of a UTF-16 pair) is not text"
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice!r} is given twice")
+        raise ValueError(f"key {twice[:80]!r} is given twice")
     return found
 
 
@@ -67,6 +68,8 @@ def loads(text: str | bytes) -> Any:
             text = text.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"not UTF-8 at byte {error.start}") from None
+    elif _SURROGATE.search(text):
+        raise ValueError(_HALF)
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(text)
     try:
@@ -74,7 +77,7 @@ def loads(text: str | bytes) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
     if "\\u" in text and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
-        raise ValueError("a lone surrogate (half of a UTF-16 pair) is not text")
+        raise ValueError(_HALF)
     return value
 
 
@@ -86,7 +89,7 @@ def dumps(value: Any) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     if _SURROGATE.search(text):
-        raise ValueError("a lone surrogate (half of a UTF-16 pair) is not text")
+        raise ValueError(_HALF)
     return text
 
 

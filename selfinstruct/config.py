@@ -34,6 +34,9 @@ __all__ = ["assign", "build", "flatten", "merge", "nearest", "read_yaml", "to_pl
 
 T = TypeVar("T")
 
+_MOST = 100_000  # values of a configuration; YAML's anchors make billions of a few lines
+_SHOWN = 120  # characters of a value that a message repeats
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'lag'?)`` or, where nothing is close, the known names."""
@@ -62,7 +65,9 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     # Raised outside the handler: pydantic's error quotes every value, and would hang on to this one.
     place = _dotted(where, *[str(part) for part in first["loc"]])
     text = first["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(first["input"], Mapping) else f", found {first['input']!r}"
+    given = first["input"]  # told only where it is short: a list may hold what is too much, or a secret
+    short = isinstance(given, int | float | None) or (isinstance(given, str) and len(given) <= _SHOWN)
+    found = "" if isinstance(given, Mapping) else f", found {given!r}" if short else f", found a {type(given).__name__}"
     raise ConfigError(_at(place, f"{text[:1].lower()}{text[1:]}{found}"), key=place)
 
 
@@ -77,16 +82,20 @@ def _check_values(value: Any, place: str, depth: int = 0) -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ConfigError(_at(place, f"the key {key!r} must be a string; write it in quotes"), key=place)
+                key_place = _dotted(place, str(key))
+                raise ConfigError(_at(place, f"the key {key!r} must be a string; write it in quotes"), key=key_place)
             if not _is_text(key):
-                raise ConfigError(_at(place, f"the key {key!r} holds a lone surrogate"), key=place)
+                key_place = _dotted(place, key)
+                raise ConfigError(_at(place, f"the key {key!r} holds a lone surrogate or NUL"), key=key_place)
             _check_values(inner, _dotted(place, key), depth + 1)
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
             _check_values(inner, _dotted(place, str(number)), depth + 1)
     elif isinstance(value, str):
         if not _is_text(value):
-            raise ConfigError(_at(place, f"holds a lone surrogate, which no text has: {value!r}"), key=place)
+            raise ConfigError(
+                _at(place, f"holds a lone surrogate or NUL, which no text has: {value[:80]!r}"), key=place
+            )
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise ConfigError(_at(place, f"must be a finite number, found {value!r}"), key=place)
@@ -96,7 +105,7 @@ def _check_values(value: Any, place: str, depth: int = 0) -> None:
 
 
 def _is_text(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return not any("\ud800" <= character <= "\udfff" or character == "\0" for character in text)
 
 
 def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
@@ -160,6 +169,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         return {}, {}
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{path}:1: a mapping of keys to values is expected")
+    if _unfolded(values, {}) > _MOST:
+        raise ConfigError(f"{path}: its anchors unfold to more than {_MOST:,} values")
     lines: dict[str, int] = {}
     _walk(node, "", lines, path)
     return values, lines
@@ -178,6 +189,17 @@ def _walk(node: yaml.MappingNode, prefix: str, lines: dict[str, int], path: Path
             _walk(value_node, key, lines, path, depth + 1)
 
 
+def _unfolded(value: Any, known: dict[int, int]) -> int:
+    """How many values there are, each counted wherever an anchor repeats it."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 1  # of one that holds itself
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_unfolded(one, known) for one in inner)
+    return known[id(value)]
+
+
 def assign(values: dict[str, Any], assignment: str) -> None:
     """Carry out one ``--set key.sub=value`` on ``values``; the value is read as YAML.
 
@@ -191,6 +213,8 @@ def assign(values: dict[str, Any], assignment: str) -> None:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         value = text
+    if _unfolded(value, {}) > _MOST:
+        raise ConfigError(f"--set {key.strip()}: its anchors unfold to more than {_MOST:,} values")
     *path, last = key.strip().split(".")
     for part in path:
         inner = values.setdefault(part, {})

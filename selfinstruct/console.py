@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,8 +19,10 @@ from selfinstruct.errors import MissingExtraError, SelfInstructError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["LazyGroup", "clock", "plural", "run", "say", "show", "show_lines", "show_panel"]
+__all__ = ["LazyGroup", "clock", "harmless", "plural", "run", "say", "show", "show_lines", "show_panel"]
 
+# Control characters but tab and newline, those that turn the writing direction, and halves of surrogate pairs.
+_DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN_EVERY_S = 5.0
 
 
@@ -61,7 +64,7 @@ class LazyGroup(click.Group):
         try:
             return self._invoke(ctx)
         except SelfInstructError as error:
-            say(f"Error: {error}", err=True)
+            say(f"Error: {harmless(str(error))}", err=True)
             ctx.exit(error.exit_code)
 
     def _invoke(self, ctx: click.Context) -> Any:
@@ -102,6 +105,11 @@ def run(cli: click.Group, name: str, kept: str) -> None:
 
 def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def harmless(text: str) -> str:
+    """A text that is somebody else's, without what could drive a terminal: each such character becomes U+FFFD."""
+    return _DRIVING.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def plural(count: int, noun: str) -> str:

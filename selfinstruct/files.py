@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,16 +19,20 @@ from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
 __all__ = ["parse_jsonl", "read_jsonl_lines", "reason", "require_vacant", "write_atomic", "write_folder"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def reason(error: OSError) -> str:
-    """An operating system error in words, without the errno."""
-    return error.strerror or type(error).__name__
+    """An operating system error in words, without the errno; of a full disk, with what to do."""
+    words = error.strerror or type(error).__name__
+    return f"{words} (free some space, then run the same command again)" if error.errno in _FULL else words
 
 
 def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
     """Replace ``path`` in one step: temporary file, fsync, rename, fsync of the directory.
 
-    Whoever reads ``path`` finds the old content or the new, never a part. The folder is made if need be.
+    Whoever reads ``path`` finds the old content or the new, never a part. The folder is made if need be. Temporary
+    files of ``path`` that a killed process left behind are removed first; those of a process at work are not.
 
     Returns:
         The SHA-256 of what was written, in hexadecimal.
@@ -36,17 +43,20 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
     sha = hashlib.sha256()
     temporary = ""
     try:
+        if path.exists() and not path.is_file():  # a folder; or a device, whose place a file would take
+            raise SelfInstructError(f"can't write {path}: it is no regular file; name another")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
+        _sweep(path)
+        handle, temporary = _make_part(path)
+        with os.fdopen(handle, "wb") as file:  # open, and so locked, until it has its name
             for chunk in chunks:
                 sha.update(chunk)
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = ""
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            temporary = ""
         _fsync(path.parent)
     except OSError as error:
         raise SelfInstructError(f"can't write {path}: {reason(error)}; the old file, if any, is untouched") from error
@@ -55,6 +65,35 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
     return sha.hexdigest()
+
+
+def _make_part(path: Path) -> tuple[int, str]:
+    """An open temporary file beside ``path`` and its name; the lock on it says that somebody is at work on it."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # swept between its making and its lock
+            pass
+        except OSError:  # a file system without locks: nobody sweeps there either
+            return handle, name
+        else:
+            if os.fstat(handle).st_nlink:
+                return handle, name
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed writers of ``path`` left behind: temporary files that nobody holds the lock of."""
+    part = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.part")
+    for name in filter(part.fullmatch, os.listdir(path.parent)):
+        with contextlib.suppress(OSError):  # another's, at work, or gone meanwhile
+            handle = os.open(path.parent / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path.parent / name)
+            finally:
+                os.close(handle)
 
 
 def require_vacant(folder: Path) -> None:

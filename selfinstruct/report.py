@@ -11,7 +11,7 @@ from selfinstruct.engine.plan import Plan, recorded_plan
 from selfinstruct.engine.tally import Tally
 from selfinstruct.engine.verdicts import VERDICTS_FILE, Verdicts
 from selfinstruct.errors import LedgerError, RunLockedError, UsageError
-from selfinstruct.export import CANDIDATES, DATASET, Exported, export_course, refresh
+from selfinstruct.export import CANDIDATES, DATASET, Exported, export_course, export_formats, refresh
 from selfinstruct.judge import Judged, everything
 from selfinstruct.ledger import LEDGER_FILE, Reader, Spending
 from selfinstruct.lock import RunLock
@@ -97,7 +97,9 @@ def export_run(folder: Path, name: str, path: Path | None = None) -> Exported:
         LedgerError: There is no readable run in ``folder``.
         UsageError: There is no such format.
     """
-    if path is not None and path.absolute().parent == folder.absolute() and path.name.startswith(_OWN):
+    if name not in export_formats():
+        raise UsageError(f"no format {name!r}; known: {', '.join(export_formats())}")
+    if path is not None and path.parent.resolve() == folder.resolve() and path.name.startswith(_OWN):
         raise UsageError(f"{path} is a file of the run itself; write elsewhere with -o")
     if path is None and name != CANDIDATES:
         return _export_own(folder, name)

@@ -68,12 +68,14 @@ class Retry:
         self._pace = pace or Pace(_ANY)
         self._on_wait = on_wait
         self._open_at = 0.0  # on the event loop's clock: nobody sends before, after a 429 to anybody
+        self._closed_by = TransientError("")  # that 429
 
     async def complete(self, backend: Backend, request: Request, before_attempt: BeforeAttempt) -> Completion:
         """A completion, or the last error.
 
         Raises:
-            TransientError: The last attempt's, when attempts or time have run out; the message counts them.
+            TransientError: The last attempt's, when attempts or time have run out; the message counts them. Another
+                request's 429, where it asks everybody to wait for longer than ``total_s``.
             RequestError: At once, as the backend raised it.
             BackendError: Likewise.
         """
@@ -82,7 +84,8 @@ class Retry:
         attempt = tried = 0
         while True:
             async with self._pace.place(request.number) as ticket:
-                await self._gate()
+                if wait := await self._gate((first or clock()) + options.total_s):
+                    raise _counted(self._closed_by, attempt, wait, options)
                 attempt += 1
                 first = first or clock()
                 await before_attempt(request, attempt)
@@ -96,12 +99,17 @@ class Retry:
             wait = self._wait_s(failure, attempt)
             if failure.throttled:
                 self._pace.throttled(ticket)
-                self._open_at = max(self._open_at, clock() + wait)
+                if clock() + wait > self._open_at:
+                    self._open_at, self._closed_by = clock() + wait, failure
             else:
                 tried += 1
-            wait = max(wait, self._open_at - clock())
             if tried >= options.attempts or clock() + wait - first > options.total_s:
                 break
+            if (pause := self._open_at - clock()) > wait:
+                wait = pause
+                if clock() + wait - first > options.total_s:  # the 429 ends it, not what this request met
+                    failure = self._closed_by
+                    break
             if self._on_wait is not None:
                 self._on_wait(request, failure, wait)
             await asyncio.sleep(wait)
@@ -115,12 +123,19 @@ class Retry:
             return max(asked, max(_LEAST_S, longest) * (0.5 + 0.5 * random.random()))
         return asked if failure.retry_after is not None else random.random() * longest
 
-    async def _gate(self) -> None:
-        """Wait until nobody is asked to wait; the gate may move on meanwhile."""
+    async def _gate(self, until: float) -> float:
+        """Wait until nobody is asked to wait; the gate may move on meanwhile.
+
+        Returns:
+            0.0; or the seconds of a wait that would end after ``until``, and is not begun.
+        """
         clock = asyncio.get_running_loop().time
-        while (left := self._open_at - clock()) > 0:  # noqa: ASYNC110  (a time is waited for, not an event)
+        while (left := self._open_at - clock()) > 0:
+            if self._open_at > until:
+                return left
             # A little late, each by another bit: else all workers would meet the server in the same instant.
             await asyncio.sleep(left + random.random() * self._options.base_s)
+        return 0.0
 
 
 def _counted(failure: TransientError, attempts: int, refused_s: float, options: RetryOptions) -> TransientError:

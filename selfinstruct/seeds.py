@@ -6,6 +6,7 @@ Two layouts load, and may be mixed: the public one of 175 tasks (``id``, ``name`
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from selfinstruct.records import Instance, Task
 __all__ = ["SeedReport", "check_seeds", "load_seeds", "read_seeds", "seeds_from_json", "seeds_to_json"]
 
 _SHOWN = 20  # errors in one message: enough to see the pattern
+
+_CANDIDATE = re.compile(r"\d+\.\d+")  # as candidate_id makes them
 
 _Pair: TypeAlias = tuple[float, int, int]  # ROUGE-L F1, line, and the earlier line
 
@@ -49,7 +52,7 @@ def read_seeds(path: Path) -> tuple[list[Task], dict[str, int], list[str]]:
         try:
             task = _task(value, number)
             if task.id in lines:
-                raise ValueError(f"id {task.id!r} is already that of line {lines[task.id]}")
+                raise ValueError(f"id {task.id[:80]!r} is already that of line {lines[task.id]}")
         except ValueError as error:
             errors.append(f"{path}:{number}: {error}")
             continue
@@ -84,8 +87,12 @@ def _task(value: Mapping[str, Any], number: int) -> Task:
         raise ValueError("neither 'instances' nor 'output' is given")
     is_classification = value.get("is_classification")
     if not isinstance(is_classification, bool | None):  # 1 equals True, but is a number
-        raise ValueError(f"'is_classification' is true or false, found {is_classification!r}")
+        raise ValueError(f"'is_classification' is true or false, found {repr(is_classification)[:80]}")
     name = _text(value, "id") or f"seed_{number}"
+    if _CANDIDATE.fullmatch(name):
+        raise ValueError(
+            f"id {name[:80]!r} is one that a candidate will have; write it otherwise, for example s{name[:80]}"
+        )
     return Task(name, instruction, instances, is_classification, _text(value, "name"), _text(value, "domain"))
 
 

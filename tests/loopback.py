@@ -77,7 +77,8 @@ class Loopback:
     Args:
         answer: See ``Answer``.
         faults: By number of arrival (from 1); or a function of number and body, None meaning none.
-        delay: Seconds to think before each answer; interrupted when the server closes.
+        delay: Seconds to think before each answer, or a function of the body that says so; interrupted when the server
+            closes.
         port: 0 for any free one.
 
     Attributes:
@@ -89,7 +90,7 @@ class Loopback:
         answer: Answer = lambda body: "ok",
         faults: Mapping[int, Fault] | Callable[[int, Any], Fault | None] | None = None,
         *,
-        delay: float = 0.0,
+        delay: float | Callable[[Body], float] = 0.0,
         port: int = 0,
     ) -> None:
         self.arrived: list[Arrived] = []
@@ -185,11 +186,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         loopback = self.server.loopback
-        raw = self.rfile.read(int(self.headers.get("content-length", 0)))
+        announced = int(self.headers.get("content-length", 0))
+        raw = self.rfile.read(announced)
+        if len(raw) < announced:
+            raise ConnectionResetError("the client was gone before its request was whole")
         body = json.loads(raw)
         headers = {name.lower(): value for name, value in self.headers.items()}
         fault = loopback.take(self.path, headers, body)
-        if loopback.delay and loopback.closing.wait(loopback.delay):
+        delay = loopback.delay(body) if callable(loopback.delay) else loopback.delay
+        if delay and loopback.closing.wait(delay):
             return
         if fault is not None:
             self._fail(fault)

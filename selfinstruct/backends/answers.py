@@ -253,7 +253,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> fl
         return seconds
     try:
         until = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the year 10**20 is written in a date as well as any other
         return None
     if until.tzinfo is None:  # "-0000": a date without a zone is in UTC
         until = until.replace(tzinfo=UTC)

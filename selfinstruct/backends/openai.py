@@ -15,15 +15,17 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlsplit
 
 from selfinstruct.backends.answers import Peer, read_answer, read_refusal
 from selfinstruct.errors import BackendError, ConfigError, SelfInstructError, TransientError
 from selfinstruct.prompts import Api
-from selfinstruct.records import Completion, Request
+from selfinstruct.records import Choice, Completion, Request
 
 if TYPE_CHECKING:
+    import httpx2
     from openai import AsyncOpenAI
 
 __all__ = ["OpenAIBackend", "OpenAIOptions", "check_fields", "redacted", "without_key"]
@@ -35,6 +37,8 @@ _FIXED = frozenset(
     {"max_tokens", "max_completion_tokens", "n", "best_of", "stream", "prompt", "messages", "model"}
 )  # the budget's worst case, and the reading of answers, rest on these
 _MAX_DEPTH = 16  # of extra_body's values: YAML's anchors can make one that holds itself
+_MOST_BYTES = 16 << 20  # of an answer, once decompressed: ten choices of 128k tokens as JSON writes them at its longest
+_MOST_HOPS = 5  # redirections that one request follows
 _CONNECT_S = 15.0  # a host that does not answer at all is known as such long before a long completion is
 
 
@@ -135,7 +139,7 @@ class OpenAIBackend:
         failure: SelfInstructError
         try:
             if status == 200:
-                return read_answer(self._peer, body, chat=not request.is_raw)
+                return self._without_key(read_answer(self._peer, body, chat=not request.is_raw))
             failure = read_refusal(self._peer, status, headers, body)
         except SelfInstructError as error:
             failure = error
@@ -147,8 +151,8 @@ class OpenAIBackend:
 
         Raises:
             BackendError: The backend was not started, or is closed.
-            TransientError: It does not answer, not in time, or not to the end. Raised outside the handlers, so that
-                no exception that holds the request and its headers hangs on to it.
+            TransientError: It does not answer, not in time, not to the end, or without end. Raised outside the
+                handlers, so that no exception that holds the request and its headers hangs on to it.
         """
         import httpx2
         import openai
@@ -164,6 +168,8 @@ class OpenAIBackend:
             return error.status_code, _lowered(error.response.headers), error.response.content
         except TimeoutError:
             problem = f"no complete answer from {self._peer.url} within {self._options.timeout_s:g} s"
+        except _EndlessError:
+            problem = f"{self._peer.url} answered with more than {_MOST_BYTES >> 20} MiB: no completion is so long"
         except openai.APITimeoutError:
             problem = f"{self._peer.url} did not answer in time"
         except openai.APIConnectionError as error:
@@ -197,6 +203,17 @@ class OpenAIBackend:
         if sampling.seed is not None:
             body["seed"] = sampling.seed
         return {name: value for name, value in body.items() if name not in options.omit} | dict(options.extra_body)
+
+    def _without_key(self, completion: Completion) -> Completion:
+        """The completion; of one that repeats the key, which gateways for tests do, without it.
+
+        A short key is left: it may be a word. Of a long one only the whole is hidden, since its beginning may be text.
+        """
+        if len(self._secret) < 2 * _KEY_START:
+            return completion
+        hide = partial(_whole_key_hidden, key=self._secret)
+        choices = tuple(Choice(hide(one.text), hide(one.finish_reason)) for one in completion.choices)
+        return Completion(choices, completion.usage, hide(completion.model))
 
     def _hide(self, text: str) -> str:
         return without_key(text, self._secret)
@@ -254,13 +271,18 @@ def without_key(text: str, key: str) -> str:
     """
     if not key:
         return text
-    forms = {key, key.replace("/", "\\/"), json.dumps(key)[1:-1], html.escape(key), quote(key, safe="")}
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, "[key]")
+    text = _whole_key_hidden(text, key)
     if len(key) < 2 * _KEY_START:
         return text
     first, *parts = text.split(key[:_KEY_START])
     return first + "".join("[key]" + part[_common(part, key[_KEY_START:]) :] for part in parts)
+
+
+def _whole_key_hidden(text: str, key: str) -> str:
+    forms = {key, key.replace("/", "\\/"), json.dumps(key)[1:-1], html.escape(key), quote(key, safe="")}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "[key]")
+    return text
 
 
 def _common(one: str, other: str) -> int:
@@ -308,15 +330,56 @@ def _open_client(url: str, host: str, key: str, timeout_s: float) -> AsyncOpenAI
         base_url=url,
         api_key=key,
         admin_api_key="",  # nor from the environment
-        default_headers={"Authorization": f"Bearer {key}"},  # else OPENAI_CUSTOM_HEADERS could replace it
+        # The key too, else OPENAI_CUSTOM_HEADERS could replace it.
+        default_headers={"Authorization": f"Bearer {key}", "Accept-Encoding": "gzip"},
         max_retries=0,
         timeout=openai.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
         # A proxy of the environment can't reach this machine's own loopback.
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if _is_loopback(host) else None,
+        http_client=_bounded_client(trust_env=not _is_loopback(host)),
     )
     if not _is_openai(host):
         client.organization = client.project = None  # these name an OpenAI account: no other server's business
     return client
+
+
+class _EndlessError(Exception):
+    """An answer of more than ``_MOST_BYTES``."""
+
+
+def _bounded_client(*, trust_env: bool) -> httpx2.AsyncClient:
+    """A client that reads no body further than ``_MOST_BYTES``, errors' and redirections' included.
+
+    They are counted as they are decompressed, piece by piece: a few kilobytes may stand for gigabytes.
+    """
+    import httpx2
+    import openai
+
+    class Bounded(openai.DefaultAsyncHttpxClient):
+        async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:  # noqa: ARG002
+            response = await super().send(request, **options, stream=True, follow_redirects=False)
+            for _ in range(_MOST_HOPS):
+                if response.next_request is None:
+                    break
+                await response.aclose()
+                response = await super().send(response.next_request, **options, stream=True, follow_redirects=False)
+            try:
+                body = await _read(response)
+            finally:
+                await response.aclose()
+            encoded = ("content-encoding", "content-length", "transfer-encoding")
+            headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in encoded]
+            return httpx2.Response(response.status_code, headers=headers, content=body, request=response.request)
+
+    return Bounded(trust_env=trust_env)
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > _MOST_BYTES:
+            raise _EndlessError
+    return bytes(body)
 
 
 def _lowered(headers: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import click
 
 from selfinstruct.codec import Json, dumps
 from selfinstruct.compare import Comparison, Missing, compare
-from selfinstruct.console import plural, say
+from selfinstruct.console import harmless, plural, say
 
 _PATH = click.Path(path_type=Path)
 _SHOWN = 5  # rows of each kind
@@ -36,7 +36,7 @@ def command(run_a: Path, run_b: Path, as_json: bool) -> None:
     counts = f"{len(found.lost):,} in {run_a} alone, {len(found.gained):,} in {run_b} alone"
     say(f"{plural(found.common, 'row')} in both, {counts}")
     for line in (*_lines(found.lost, run_a, run_b), *_lines(found.gained, run_b, run_a)):
-        say(line)
+        say(harmless(line))
 
 
 def _lines(missing: tuple[Missing, ...], here: Path, there: Path) -> Iterator[str]:

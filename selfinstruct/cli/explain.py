@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from selfinstruct.codec import Json, dumps
-from selfinstruct.console import plural, say
+from selfinstruct.console import harmless, plural, say
 from selfinstruct.explain import Explanation, Neighbour, Step, explain
 from selfinstruct.records import Completion
 
@@ -38,7 +38,7 @@ def command(run_dir: Path, name: str, as_json: bool) -> None:
         say(dumps(_values(found)))
         return
     for line in _page(found):
-        say(line)
+        say(harmless(line))
 
 
 def _page(found: Explanation) -> Iterator[str]:

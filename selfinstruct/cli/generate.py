@@ -10,7 +10,7 @@ import click
 
 from selfinstruct.cli.display import show_progress
 from selfinstruct.cli.settings import located, run_options, settings_of
-from selfinstruct.console import plural, say
+from selfinstruct.console import harmless, plural, say
 from selfinstruct.ledger import Reader
 from selfinstruct.session import Result, generate, preview
 
@@ -86,7 +86,8 @@ def _print_preview(run_dir: Path, settings: Mapping[str, Any]) -> None:
         click.secho(f"--- request {request.number}: {request.stage}, up to {sampling.max_tokens} tokens, "
                     f"temperature {sampling.temperature}", bold=True)  # fmt: skip
         for turn in request.turns:
-            click.echo(turn.text if turn.role == "prompt" else f"[{turn.role}]\n{turn.text}")
+            text = harmless(turn.text)
+            click.echo(text if turn.role == "prompt" else f"[{turn.role}]\n{text}")
     click.secho(f"--- {len(requests)} requests would go out next; nothing was sent or written", bold=True)
 
 
@@ -114,7 +115,7 @@ def _print_result(result: Result) -> None:
         say(f"{result.folder}: {ending}")
         if result.ending == "saturated":
             for text in result.saturation.samples:
-                say(f"  such as: {' '.join(text.split())[:100]}")
+                say(f"  such as: {harmless(' '.join(text.split())[:100])}")
             say(_SATURATED)
         rate = f", {tally.acceptance:.0%} of {tally.instructions} instructions" if tally.acceptance is not None else ""
         say(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(tally.requests, 'request')}, "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.console import say
+from selfinstruct.console import harmless, say
 from selfinstruct.errors import SelfInstructError, UsageError
 from selfinstruct.ledger import LEDGER_FILE
 from selfinstruct.report import status
@@ -47,6 +47,6 @@ def _line(path: Path) -> tuple[str, ...]:
         "-" if tally.acceptance is None else f"{tally.acceptance:.0%}",
         settings.strategy,
         settings.backend,
-        ", ".join(sorted(tally.models)) or "-",
+        harmless(", ".join(sorted(tally.models))) or "-",
         f"{tally.completion_tokens:,}",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from selfinstruct.codec import dumps
-from selfinstruct.console import say
+from selfinstruct.console import harmless, say
 from selfinstruct.report import Status, status
 
 _LEAST_S = 2.0  # between two looks of --watch
@@ -66,7 +66,7 @@ def _show(found: Status, *, as_json: bool) -> None:
         ("sends", f"{found.spending.sends}, worst case of the unanswered: {_lost(found):,} tokens"),
     ]
     for name, value in rows:
-        click.echo(f"  {name:<16} {value}")
+        click.echo(f"  {name:<16} {harmless(value)}")
 
 
 def _lost(found: Status) -> int:

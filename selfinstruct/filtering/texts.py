@@ -111,7 +111,7 @@ def _string(row: Mapping[str, Any], field: str) -> str:
 
 
 def _names(row: Mapping[str, Any]) -> str:
-    names = [repr(name) for name in row]
+    names = [repr(name)[:80] for name in row]
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no field"
 
 

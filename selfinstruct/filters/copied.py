@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from selfinstruct.filters.lcs import f1, lcs_length
+from selfinstruct.filters.rouge import LONGEST
 from selfinstruct.filters.text import Tokenizer, count_words, tokenize
 from selfinstruct.records import Verdict
 
@@ -37,7 +38,7 @@ class Copied:
         """
         if count_words(output) < self.min_words:
             return Verdict(self.filter, True)
-        tokens = tokenize(output, self.tokenizer)
+        tokens = tokenize(output, self.tokenizer)[:LONGEST]  # as of NoveltyIndex: the time has a bound
         counts = Counter(tokens)
         score = self._score(tokens, counts, input)
         if score > self.threshold:
@@ -49,7 +50,7 @@ class Copied:
 
     def _score(self, tokens: Sequence[str], counts: Counter[str], other: str) -> float:
         """F1 of the output and another text; 0.0 where the tokens they share can't bring it above the threshold."""
-        others = tokenize(other, self.tokenizer)
+        others = tokenize(other, self.tokenizer)[:LONGEST]
         shared = (counts & Counter(others)).total()
         if f1(shared, len(tokens), len(others)) <= self.threshold:
             return 0.0

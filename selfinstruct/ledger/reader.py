@@ -22,6 +22,7 @@ __all__ = ["Heritage", "Reader", "Recorded", "Spending", "has_run"]
 
 
 _REQUIRED = object()
+_WORDS = ("seeds", "api", "version")  # metadata that is a string
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +111,26 @@ class Reader:
             return default
         if row is None:
             raise LedgerError(f"{self.path}: no {key!r} in its metadata; the file is not whole")
-        return loads(row[0])
+        try:
+            value = loads(row[0])
+        except ValueError as error:
+            raise self._damaged(f"its metadata {key!r}", error) from None
+        if value is not None and not isinstance(value, str if key in _WORDS else dict):
+            raise self._damaged(f"its metadata {key!r}", f"found {type(value).__name__}")
+        return value
+
+    def _damaged(self, what: str, why: object) -> LedgerError:
+        return LedgerError(f"{self.path}: {what} can't be read ({why}); the file is damaged: restore it from a backup")
 
     def text(self, name: str) -> bytes:
         """A template, the seeds or a long variable, by digest."""
         row = self._one("SELECT body FROM texts WHERE digest = ?", name)
         if row is None:
             raise LedgerError(f"{self.path}: the text {name[:12]} is missing; the file is not whole")
-        return bytes(row[0])
+        body = bytes(row[0])
+        if digest(body) != name:
+            raise self._damaged(f"the text {name[:12]}", "it is not what it was")
+        return body
 
     def request_digests(self, start: int = 0) -> dict[int, str]:
         """Number to digest of every request, from ``start`` on, that was ever sent."""
@@ -189,7 +202,7 @@ class Reader:
         for number, kind, body, seconds in self._all(
             "SELECT k, kind, body, seconds FROM outcomes WHERE k >= ? ORDER BY k", start
         ):
-            yield Recorded(number, _outcome(kind, body), seconds)
+            yield Recorded(number, self._outcome(number, kind, body), seconds)
 
     def newest_outcome(self) -> int:
         """The highest number that has an outcome; -1 before the first."""
@@ -209,7 +222,18 @@ class Reader:
     def outcome(self, number: int) -> Recorded | None:
         """The outcome of one request."""
         row = self._one("SELECT kind, body, seconds FROM outcomes WHERE k = ?", number)
-        return None if row is None else Recorded(number, _outcome(row[0], row[1]), row[2])
+        return None if row is None else Recorded(number, self._outcome(number, row[0], row[1]), row[2])
+
+    def _outcome(self, number: int, kind: str, body: bytes) -> Outcome:
+        try:
+            if kind != "completion":
+                return Failure.from_json(loads(body))
+            completion = Completion.from_json(loads(body))
+            if not completion.choices:
+                raise ValueError("no choice")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise self._damaged(f"the outcome of request {number}", error) from None
+        return completion
 
     def spending(self) -> Spending:
         """What was spent so far.
@@ -253,10 +277,6 @@ class Reader:
         return row
 
 
-def _outcome(kind: str, body: bytes) -> Outcome:
-    return Completion.from_json(loads(body)) if kind == "completion" else Failure.from_json(loads(body))
-
-
 def _connect_to_read(path: Path) -> sqlite3.Connection:
     try:
         # Not "immutable": a live run's newest commits are in the write-ahead log.
@@ -283,8 +303,12 @@ def has_run(folder: Path) -> bool:
         raise LedgerError(f"can't look into {folder}: {reason(error)}") from None
     connection = _connect_to_read(path)
     try:
-        return not is_empty(connection, path)
+        empty = is_empty(connection, path)
     except sqlite3.Error as error:
         raise trouble(path, error) from error
     finally:
         connection.close()
+    # A run's first commit comes long before its dataset: where there is one, the ledger was emptied later.
+    if empty and (folder / "dataset" / "manifest.json").exists():
+        raise LedgerError(f"{path} is empty, but a run was here; restore it from a backup, or remove it to begin again")
+    return not empty

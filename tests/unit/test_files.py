@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
-from selfinstruct.files import read_jsonl_lines, write_atomic, write_folder
+from selfinstruct.files import read_jsonl_lines, reason, write_atomic, write_folder
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -17,10 +19,91 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         yield b"new"
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(SelfInstructError, match="No space left on device; the old file"):
+    with pytest.raises(SelfInstructError, match=r"No space left on device \(free some space, .* again\); the old file"):
         write_atomic(target, chunks())
     assert target.read_bytes() == b"old\n"
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+def test_a_full_disk_is_told_with_what_to_do() -> None:
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        words = os.strerror(number)
+        assert reason(OSError(number, words)) == f"{words} (free some space, then run the same command again)"
+    assert reason(OSError(errno.EACCES, "Permission denied")) == "Permission denied"
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """A temporary file is locked while somebody is at work on it; other names are other people's."""
+    left, busy = tmp_path / ".a.jsonl.abcd_012.part", tmp_path / ".a.jsonl.at_work0.part"
+    others = [tmp_path / name for name in (".b.jsonl.abcd_012.part", ".a.jsonl.part", ".a.jsonl.abcd_0123.part",
+                                           ".axjsonl.abcd_012.part", "a.jsonl.abcd_012.part")]  # fmt: skip
+    elsewhere = tmp_path / "elsewhere"
+    link = tmp_path / ".a.jsonl.a_link_0.part"
+    folder = tmp_path / ".a.jsonl.a_folder.part"
+    for path in (left, busy, elsewhere, *others):
+        path.write_bytes(b"x")
+    link.symlink_to(elsewhere)
+    folder.mkdir()
+    with busy.open("rb") as work:
+        fcntl.flock(work, fcntl.LOCK_EX)
+        write_atomic(tmp_path / "a.jsonl", [b"new"])
+        kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"a.jsonl", *(path.name for path in (busy, link, folder, elsewhere, *others))}
+    assert elsewhere.read_bytes() == b"x"
+    write_atomic(tmp_path / "a.jsonl", [b"newer"])
+    assert not busy.exists(), "its writer is gone"
+
+
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Each begins before the other ends; the last one to end is what stays."""
+
+    def chunks(inner: bytes):
+        yield b"outer "
+        write_atomic(tmp_path / "a", [inner])
+        assert (tmp_path / "a").read_bytes() == inner
+        yield b"whole"
+
+    write_atomic(tmp_path / "a", chunks(b"inner"))
+    assert (tmp_path / "a").read_bytes() == b"outer whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_to_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    left = tmp_path / ".a.abcd_012.part"
+    left.touch()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_atomic(tmp_path / "a", [b"x"])
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert left.exists(), "it may be another's, at work"
+
+
+def test_a_temporary_file_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the making of a file and its lock another process may take it for a leftover."""
+    real, swept = fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if len(swept) < 2:
+            [part] = [path for path in tmp_path.iterdir() if path.suffix == ".part"]
+            swept.append(part)
+            part.unlink()
+            if len(swept) == 1:
+                raise BlockingIOError(errno.EWOULDBLOCK, "held by the sweeper")
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    before = len(os.listdir("/proc/self/fd"))
+    write_atomic(tmp_path / "a", [b"x"])
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert len(swept) == 2
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_written_file_has_the_usual_mode(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import subprocess
 import sys
 import traceback
+import zlib
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -131,6 +133,35 @@ def test_a_proxy_of_the_environment_is_not_asked_for_loopback(monkeypatch: pytes
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     with Loopback() as server:
         assert complete(server, raw()).text == "ok"
+
+
+def test_a_redirection_is_followed_and_one_without_end_is_not() -> None:
+    with Loopback(faults={1: Fault(307, {"location": "/v1/completions"})}) as server:
+        assert complete(server, raw("a")).text == "ok"
+        first, second = server.arrived
+    assert first.body == second.body
+    with Loopback(faults=lambda number, body: Fault(308, {"location": "/v1/completions"})) as server:
+        with pytest.raises(BackendError, match="answered 308"):
+            complete(server, raw())
+        assert len(server.arrived) == 6
+    with Loopback() as other, Loopback(faults={1: Fault(307, {"location": f"{other.url}/completions"})}) as server:
+        assert complete(server, raw(), api_key_env="UNSET_KEY").text == "ok"
+        assert "authorization" not in other.arrived[0].headers, "another server's business it is not"
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    body = b'{"choices": [{"text": "0123456789", "finish_reason": "stop"}]}'
+    monkeypatch.setattr("selfinstruct.backends.openai._MOST_BYTES", len(body))
+    for coding, packed in (("identity", body), ("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
+        fault = Fault(200, {"content-encoding": coding}, packed)
+        with Loopback(faults={1: fault}) as server:
+            assert complete(server, raw()).text == "0123456789"
+    for coding, packed in (("identity", body + b" "), ("gzip", gzip.compress(body + b" "))):
+        error = failure(Fault(status, {"content-encoding": coding}, packed))
+        assert isinstance(error, TransientError)
+        assert "answered with more than" in str(error)
+        assert error.__context__ is None
 
 
 def test_many_requests_at_once_share_one_client() -> None:

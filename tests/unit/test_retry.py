@@ -196,6 +196,48 @@ def test_a_429_to_one_pauses_everybody() -> None:
     asyncio.run(go())
 
 
+def test_a_pause_past_the_total_is_not_waited_for() -> None:
+    """Neither by who was told, nor by who was sent nothing yet: the 429 is what ends them."""
+
+    async def go() -> None:
+        retry, backend, log = (
+            Retry(QUICK),
+            Scripted(lambda *_: TransientError("", retry_after=1e6, throttled=True)),
+            Log(),
+        )
+        for tried in (1, 0, 0):
+            with pytest.raises(TransientError, match=f"after {tried} attempts?, and the next in 1e") as caught:
+                await retry.complete(backend, make(), log.before)
+            assert caught.value.throttled
+        assert (backend.calls, log.waits) == (1, [])
+
+    asyncio.run(go())
+
+
+def test_a_pause_that_others_caused_does_not_count_against_a_request() -> None:
+    """It met a passing fault; before its next attempt somebody was told to wait for long: not its own failure."""
+
+    async def go() -> None:
+        told = asyncio.Event()
+
+        class Mixed(Scripted):
+            async def complete(self, request: Request) -> Completion:
+                if request.number == 0:
+                    await told.wait()
+                    raise TransientError("down")
+                told.set()
+                raise TransientError("slow down", retry_after=1e6, throttled=True)
+
+        retry, log = Retry(QUICK), Log()
+        tasks = [retry.complete(Mixed(lambda *_: None), make(number), log.before) for number in (0, 1)]
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(error, TransientError)
+            assert error.throttled
+            assert "slow down (after 1 attempt, and the next in" in str(error)
+
+    asyncio.run(go())
+
+
 def test_an_error_that_is_no_throttle_pauses_nobody_else() -> None:
     async def go() -> None:
         def script(call: int, request: Request) -> Exception | None:

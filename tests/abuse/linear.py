@@ -1,0 +1,216 @@
+"""Every reader of text over hostile texts of one size, each bounded in CPU time; a process of its own.
+
+``python -m tests.abuse.linear SIZE SECONDS all|few SUBJECT,...`` prints a line before each case, and its CPU time after
+it. The kernel ends the process at a case that takes more than SECONDS of CPU time: the last line then names it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from selfinstruct.backends.answers import Peer, read_answer, read_refusal, retry_after_s
+from selfinstruct.backends.openai import redacted, without_key
+from selfinstruct.codec import loads
+from selfinstruct.filtering.texts import texts_of
+from selfinstruct.filters import (
+    Balance,
+    Boilerplate,
+    Copied,
+    Decontaminator,
+    Ifd,
+    Keywords,
+    Language,
+    LeadingPunctuation,
+    NearDuplicateIndex,
+    NoveltyIndex,
+    On,
+    Perplexity,
+    Pii,
+    Pipeline,
+    ProgramPrefix,
+    Refusals,
+    Repetition,
+    SemanticIndex,
+    WordCount,
+    dedup,
+    judge_instances,
+    tokenize,
+)
+from selfinstruct.filters.offsets import token_spans
+from selfinstruct.parse import blank_input, collapse, first_word, numbered, read_blocks, stripped
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Instance
+from selfinstruct.strategies.alpaca import FORM
+from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST
+
+ITEMS = (
+    "Write a poem about the sea in winter",
+    "a a a a a a a",
+    "a b a b a b a b a b a b a b a b a b a b",
+    "1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1. 1.",
+    "Task Task Task Task Task Task",
+    "Instruction: Input: Output: Instruction: Input: Output: Instruction: Input: Output: Instruction:",
+    "漢漢漢漢漢漢漢漢漢漢漢漢漢漢",
+)
+# Pieces, repeated up to the size; a text of each alone, and some that end differently than they go on.
+PIECES = (
+    "a", "ab", "a b ", "y", "\n", " ", "\t", "\r", "\r\n", "\n \n", "\u2028", "1", "1 ", "1.", "1. ", "1.\n",
+    "\n2. x", "4. a\n", "### Task", "### Task 4\n", "### Task 5\nInstruction: a\n", "Instruction:",
+    "Instruction: a\n", "Input: a\nOutput: b\n", "\n\nInstruction: a\nOutput: b\n", "Output:\n",
+    "Label: a\nInput: b\n", "Example 2\n", "#", "# ", "> ", "- ", "-", "*", "**", "_", "=", "`", "```\n",
+    "```a\n", "~~~\n", "[", "]", "[]", "(", "{", "}", "<", "<a", ">", '"', '\\"', "\\", "'", ".", ". ", "a.b",
+    "@", "a@", "a@a.", "a@a.aa ", "+", "+1", "+1 1", "(1) ", "2125551212 ", "212-555-", "1.1.1.1", "1.1.1.1 ",
+    "2001:", "2a:", "GB00", "GB00 ", "GB82WEST", "4111 ", "4111-", "eyJaaaaaaaa.",
+    "-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----" + "a" * 40, "sk-aaaaaaaaaaaaaaaaaaaa", "hf_a",
+    "AKIA", "xoxb-1", "v1.1.1.1", "go ", "go\n", "draw", "I am sorry ", "sorry, but i ", "I'm ", "as an ai ",
+    "hope this ", "Sure, ", "Write a program ", "\u0301", "a\u0301", "\u0301\u0323", "e\u034f",
+    "\u1112\u1161\u11ab", "\uac00\u11a8", "漢", "ก", "ｶﾞ", "\ufdfa", "\u0130", "\ufb01", "\u200d",
+    "\U0001f469\u200d", "\ue000", "\U0010ffff", "\x00", "\x1b[", "$x", "${x}", "{{", "{%", "<|im_end|>",
+    "null,", "no ",
+)  # fmt: skip
+
+
+def texts(size: int) -> dict[str, str]:
+    found = {repr(piece): (piece * (size // len(piece) + 1))[:size] for piece in PIECES}
+    half = size // 2
+    found |= {
+        "a...!": "a" * (size - 1) + "!",
+        "a... a": "a" * (size - 2) + " a",
+        "spaces, then a letter": " " * (size - 1) + "x",
+        "a letter, then spaces": "x" + " " * (size - 1),
+        "go, then spaces": "go" + " " * (size - 6) + "then",
+        "nested brackets": "[" * half + "]" * half,
+        "nested objects": '{"a":' * (size // 6) + "1" + "}" * (size // 6),
+        "brackets before strings without end": "[" * 300 + '"' + '\\"' * half,
+        "different words": " ".join(str(number) for number in range(size // 6)),
+        "different lines": "\n".join(f"{number}. a" for number in range(size // 9)),
+        "a list": "".join(f"\n{number}. a word or two" for number in range(4, size // 20)),
+        "blocks": "".join(f"\n### Task {number}\nInstruction: a\nOutput: b" for number in range(4, size // 40)),
+        "one rule": "-" * half + "x\n" + "-" * (half - 2),
+        "one fence": "```" + "`" * (size - 3),
+        "words, the last of them first": " ".join(str(number) for number in range(size // 6, 0, -1)),
+    }
+    return found
+
+
+FEW = (
+    *map(repr, ("a", "ab", "\n", "1. ", "### Task", "### Task 5\nInstruction: a\n", '"', "\u0301", "a@a.")),
+    *("a...!", "spaces, then a letter", "nested brackets", "brackets before strings without end", "different lines"),
+)
+
+
+def _scores(pairs: Any) -> list[list[float]]:
+    return [[-1.0] * len(text) for _, text in pairs]
+
+
+def _vectors(batch: list[str]) -> list[list[float]]:
+    return [[float(len(text)), 1.0] for text in batch]
+
+
+def _offered(make: Callable[[], Any], text: str) -> None:
+    """As new, as old, and turned round."""
+    index = make()
+    for one in (text, text, text[::-1]):
+        index.offer(one)
+
+
+def _copied(text: str) -> None:
+    for shown in (text, text[::-1], f"b {text}"):
+        Copied().judge(text, shown, (shown, "a"))
+
+
+def _blocks(text: str) -> None:
+    for form in (FORM, INPUT_FIRST, OUTPUT_FIRST):
+        for continued in (False, True):
+            for truncated in (False, True):
+                read_blocks(text, form, first=4, last=20, continued=continued, truncated=truncated)
+
+
+def _lists(text: str) -> None:
+    for first in (1, 4):
+        for continued in (False, True):
+            for truncated in (False, True):
+                numbered(text, first=first, last=9999, continued=continued, truncated=truncated)
+
+
+def _codec(text: str) -> None:
+    for document in (text, f'"{text}"', f"[{text}]", f'{{"a": "{text}', json.dumps({"instruction": text})):
+        try:
+            loads(document)
+        except ValueError:
+            continue
+    texts_of({"instruction": text, "output": text})
+    texts_of({"messages": [{"role": "user", "content": text}]})
+
+
+def _server(text: str) -> None:
+    key = "sk-" + "a" * 20
+    peer = Peer("http://h/v1", "m", "KEY", True, partial(without_key, key=key))
+    for body in (text.encode(), json.dumps({"error": {"message": text}}).encode(), f"<{text}".encode()):
+        read_refusal(peer, 400, {}, body)
+        read_refusal(peer, 500, {}, body)
+    read_answer(peer, json.dumps({"choices": [{"text": text, "finish_reason": text}]}).encode(), chat=False)
+    without_key(text, key[:12])
+    without_key(text, "aaaaaaaaaaaaaaaa")
+    redacted(text)
+    retry_after_s({"retry-after": text[:10_000]})  # longer headers are refused by HTTP libraries
+
+
+SUBJECTS: dict[str, Callable[[str], Any]] = {
+    "tokenize auto": tokenize,
+    "tokenize rouge": partial(tokenize, tokenizer="rouge"),
+    "tokenize rouge-stem": partial(tokenize, tokenizer="rouge-stem"),
+    "token_spans": token_spans,
+    "words": WordCount().verdict,
+    "keywords": Keywords().verdict,
+    "punctuation": LeadingPunctuation().verdict,
+    "program": ProgramPrefix().verdict,
+    "refusals": Refusals().verdict,
+    "boilerplate": Boilerplate().verdict,
+    "repetition": Repetition().verdict,
+    "pii": Pii().redact,
+    "language": Language(among=("en", "de")).verdict,
+    "contamination": Decontaminator(ITEMS).verdict,
+    "rouge": partial(_offered, partial(NoveltyIndex, engine="numpy")),
+    "minhash char5": partial(_offered, partial(NearDuplicateIndex, engine="numpy")),
+    "minhash word3": partial(_offered, partial(NearDuplicateIndex, shingles="word3", engine="numpy")),
+    "copied": _copied,
+    "semantic": partial(_offered, partial(SemanticIndex, 0.9, _vectors)),
+    "perplexity": Perplexity(_scores, max=9.0).verdict,
+    "ifd": lambda text: Ifd(_scores).judge([text], [text]),
+    "balance": lambda text: Balance(key="x", max_share=1.0).judge([{"x": text}, {"x": text}]),
+    "instances": lambda text: judge_instances([Instance(text, text), Instance("a", text)] * 3, truncated=False),
+    "dedup": lambda text: dedup([{"instruction": text}, {"instruction": f"{text} b"}], NoveltyIndex(engine="numpy")),
+    "pipeline": lambda text: list(Pipeline([On("x", WordCount()), On("x", Keywords())]).stream([{"x": text}], "x")),
+    "parse lists": _lists,
+    "parse blocks": _blocks,
+    "parse words": lambda text: (stripped(text), collapse(text), blank_input(text), first_word(text)),
+    "prompts": lambda text: Prompts({"a": "<$x>"}, "chat").turns("a", x=text),
+    "codec": _codec,
+    "server": _server,
+}
+
+
+def main() -> None:
+    size, seconds, which, subjects = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4].split(",")
+    given = {name: text for name, text in texts(size).items() if which == "all" or name in FEW}
+    assert which == "all" or len(given) == len(FEW)
+    for subject in subjects:
+        judge = SUBJECTS[subject]
+        judge("a text of some words, to load what is loaded once")
+        for name, text in given.items():
+            print(json.dumps([subject, name]), flush=True)
+            began = time.process_time()
+            resource.setrlimit(resource.RLIMIT_CPU, (int(began) + 1 + seconds, resource.RLIM_INFINITY))
+            judge(text)
+            print(json.dumps([subject, name, time.process_time() - began]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

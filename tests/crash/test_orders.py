@@ -1,0 +1,168 @@
+"""Answers in whatever order, at whatever concurrency: the same bytes."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfinstruct.strategies import STRATEGIES
+from tests.conftest import Promise
+from tests.crash.test_kill import Nursery, commits, made, number_of, options, out_of_order
+from tests.loopback import Body, Fault, Loopback
+from tests.scripted import reply
+
+WIDTHS = (1, 8, 64)
+QUIET_S = 0.02  # a server that heard nothing new for so long takes it that nothing more comes
+
+Pick = Callable[[Sequence[int]], Sequence[int]]
+"""Of the numbers of the held requests, lowest first, those to answer now, in that order."""
+
+PICKS: dict[str, Callable[[], Pick]] = {
+    "lowest last": lambda: lambda held: held[-1:],  # while the lowest is held, nothing at all can be judged
+    "all, backwards": lambda: lambda held: held[::-1],
+    "random": lambda: at_random(random.Random(5)),
+}
+ORDERS = ("as they come", "slow by digest", "after faults", *PICKS)
+
+
+def at_random(dice: random.Random) -> Pick:
+    return lambda held: [dice.choice(held)]
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as one:
+        yield one
+
+
+class Conductor:
+    """A model that holds its answers until it has as many as can come, and then gives those that ``pick`` names.
+
+    It does not know how many can come: ``width`` are enough, and fewer when nothing new was heard for a while. Too
+    short a while makes another order, never a wrong one.
+
+    Attributes:
+        overtaken: Most answers that had gone out before one to a lower number.
+    """
+
+    def __init__(self, pick: Pick, width: int) -> None:
+        self.overtaken = 0
+        self._pick, self._width = pick, width
+        self._held: dict[int, threading.Event] = {}
+        self._came, self._ended = 0, False
+        self._given: list[int] = []
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._conduct)
+
+    def __enter__(self) -> Conductor:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._news:
+            self._ended = True
+            self._news.notify()
+        self._thread.join()
+
+    def __call__(self, body: Body) -> str:
+        go = threading.Event()
+        with self._news:
+            self._held[number_of(body)] = go
+            self._came += 1
+            self._news.notify()
+        go.wait()
+        return reply(body)
+
+    def _conduct(self) -> None:
+        with self._news:
+            while not self._ended:
+                seen = self._came
+                if len(self._held) < self._width and self._news.wait_for(
+                    lambda seen=seen: self._ended or self._came != seen, QUIET_S if self._held else None
+                ):
+                    continue
+                for number in self._pick(sorted(self._held)):
+                    self._held.pop(number).set()
+                    self.overtaken = max(self.overtaken, sum(given > number for given in self._given))
+                    self._given.append(number)
+            for go in self._held.values():
+                go.set()
+
+
+def first_fails(arrived: Counter[int]) -> Callable[[int, Any], Fault | None]:
+    """Every third request meets a fault when it comes for the first time."""
+
+    def fault(_order: int, body: Body) -> Fault | None:
+        number = number_of(body)
+        arrived[number] += 1
+        if number % 3 or arrived[number] > 1:
+            return None
+        return (Fault(503), Fault(429, {"retry-after-ms": "10"}), Fault(how="reset"))[number % 9 // 3]
+
+    return fault
+
+
+def generate(run: Path, nursery: Nursery, strategy: str, order: str, width: int, rows: int) -> tuple[Any, int]:
+    """A run whose answers come in this order.
+
+    Returns:
+        What it made, and the digest of each request that it judged; how far an answer was overtaken.
+    """
+    plain = order not in PICKS
+    with Conductor(PICKS.get(order, lambda: lambda held: held)(), width) as conductor, Loopback(
+        reply if plain else conductor,
+        first_fails(Counter()) if order == "after faults" else None,
+        delay=out_of_order if order == "slow by digest" else 0.0,
+    ) as server:  # fmt: skip
+        line = options(strategy, server.url, rows, "--concurrency", width, "--set", "retry.base_s=0.01")
+        nursery.run(run.with_suffix(".log"), "generate", run, *line)
+    digests = commits(run, "k, digest", "requests")
+    shared = {number: digests[number] for number in commits(run)}
+    return (made(run), shared), conductor.overtaken
+
+
+def compare(tmp_path: Path, nursery: Nursery, strategy: str, cases: Sequence[tuple[str, int]], rows: int) -> list[int]:
+    """Run the cases, an order and a concurrency each, and compare them with the plainest run there is."""
+    (plain, asked), _ = generate(tmp_path / "plain", nursery, strategy, "as they come", 1, rows)
+    overtaken = []
+    for number, (order, width) in enumerate(cases):
+        run = tmp_path / str(number)
+        (found, others), most = generate(run, nursery, strategy, order, width, rows)
+        assert found == plain, (order, width)
+        # A wider run asks further ahead; what both asked is the same.
+        assert asked.items() <= others.items(), (order, width)
+        if order in PICKS:
+            overtaken.append(most)
+            assert (most > 0) == (width > 1), "the order that was to be tried did not come about"
+    return overtaken
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_answers_in_a_bad_order_make_the_same_bytes(tmp_path: Path, strategy: str, nursery: Nursery) -> None:
+    cases = [("lowest last", 64), ("random", 8), ("after faults", 64)]
+    compare(tmp_path, nursery, strategy, cases, {"alpaca": 60}.get(strategy, 15))
+
+
+@pytest.mark.prove
+def test_every_order_at_every_concurrency_makes_the_same_bytes(
+    tmp_path: Path, nursery: Nursery, promise: Promise
+) -> None:
+    cases = [(order, width) for order in ORDERS for width in WIDTHS]
+    overtaken, answers = [], 0
+    for strategy in STRATEGIES:
+        folder = tmp_path / strategy
+        folder.mkdir()
+        overtaken += compare(folder, nursery, strategy, cases, {"alpaca": 250}.get(strategy, 40))
+        answers += sum(len(commits(folder / str(number))) for number in range(len(cases)))
+    promise(
+        "determinism",
+        f"{len(cases) * len(STRATEGIES)} runs ({', '.join(STRATEGIES)}; {len(ORDERS)} orders of answers: "
+        f"{', '.join(ORDERS)}; concurrency {', '.join(map(str, WIDTHS))}), {answers:,} answers, one of them behind "
+        f"{max(overtaken)} later ones: each strategy's datasets and manifests are the same bytes",
+    )

@@ -1,0 +1,497 @@
+"""Second attempts against a real server: how many arrive, what is waited, what stops at once, and what is too much.
+
+Time is leapt over, never measured: the event loop's clock moves on when a wait begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.errors import SelfInstructError, TransientError
+from selfinstruct.pace import Pace
+from selfinstruct.records import Completion, Request, Sampling, Turn
+from selfinstruct.retry import Retry, RetryOptions
+from selfinstruct.rng import derive
+from tests.cli import dataset, environment, run_cli
+from tests.conftest import Promise
+from tests.loopback import Fault, Loopback
+from tests.scripted import reply
+
+PATIENT = RetryOptions(attempts=4, base_s=0.5, cap_s=30.0, total_s=1e12)
+
+
+class Leaping(asyncio.SelectorEventLoop):
+    """An event loop whose clock a test moves on."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+    def leap(self, seconds: float) -> None:
+        self.ahead += seconds
+
+
+def go(main: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=Leaping) as runner:
+        return runner.run(main)
+
+
+def make(number: int = 0) -> Request:
+    return Request("s", (Turn("prompt", "t", {}, f"p{number}"),), Sampling(9), number=number)
+
+
+class Client:
+    """A backend with the attempts in front of it; waits are leapt over when ``leaps`` is true.
+
+    Attributes:
+        waits: Seconds of each wait, as they were told.
+        sends: Number of each request that went out, and when.
+    """
+
+    def __init__(self, url: str, options: RetryOptions = PATIENT, *, width: int = 64, **more: Any) -> None:
+        self.backend = OpenAIBackend(OpenAIOptions(base_url=url, model="m", **more))
+        self.pace = Pace(width)
+        self.retry = Retry(options, self.pace, on_wait=self._waits)
+        self.waits: list[float] = []
+        self.told = asyncio.Event()
+        self.sends: list[tuple[int, float]] = []
+        self.leaps = True
+
+    def _waits(self, request: Request, error: TransientError, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.told.set()
+        if self.leaps:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.leap, seconds)  # type: ignore[attr-defined]  # once the sleep has begun
+
+    async def _before(self, request: Request, attempt: int) -> None:
+        self.sends.append((request.number, asyncio.get_running_loop().time()))
+
+    async def complete(self, number: int = 0) -> Completion:
+        return await self.retry.complete(self.backend, make(number), self._before)
+
+    async def __aenter__(self) -> Client:
+        await self.backend.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.backend.close()
+
+
+def one(
+    server: Loopback, options: RetryOptions = PATIENT, **more: Any
+) -> tuple[Completion | SelfInstructError, Client]:
+    """One request with all its attempts: what came of it."""
+
+    async def main() -> tuple[Completion | SelfInstructError, Client]:
+        async with Client(server.url, options, **more) as client:
+            try:
+                return await client.complete(), client
+            except SelfInstructError as error:
+                return error, client
+
+    return go(main())
+
+
+async def settle() -> None:
+    """Let every task go as far as it can without the network."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
+# How many arrive
+
+PASSING = [
+    *(Fault(status, {"x-should-retry": "true"}) for status in (408, 409, 500, 502, 503, 504, 529)),
+    Fault(200, body='{"choices": [{"te'),
+    Fault(200, body={"choices": []}),
+    Fault(how="half"),
+    Fault(how="reset"),
+]
+
+
+def test_exactly_our_attempts_arrive(promise: Promise) -> None:
+    """The client library tries nothing again by itself, also where a server asks it to."""
+    for fault in PASSING:
+        with Loopback(faults=lambda number, body, fault=fault: fault) as server:
+            outcome, client = one(server)
+            arrived = server.arrived
+        assert isinstance(outcome, TransientError), fault
+        assert "after 4 attempts" in str(outcome)
+        assert (len(arrived), len(client.sends), len(client.waits)) == (4, 4, 3), fault
+        assert {call.headers.get("x-stainless-retry-count", "0") for call in arrived} == {"0"}
+    promise("retry: attempts", f"4 of 4 allowed arrived for each of {len(PASSING)} faults, none by the client library")
+
+
+def test_429s_use_up_no_attempt() -> None:
+    with Loopback(faults=lambda number, body: Fault(429) if number <= 9 else None) as server:
+        outcome, client = one(server, RetryOptions(attempts=2, total_s=1e6))
+        assert isinstance(outcome, Completion)
+        assert (len(server.arrived), len(client.waits)) == (10, 9)
+
+
+# What is waited
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "4000"}, 4000.0),
+        ({"Retry-After": "7.25"}, 7.25),
+        ({"retry-after-ms": "81500"}, 81.5),
+        ({"retry-after-ms": "81500", "Retry-After": "9"}, 81.5),
+    ],
+)
+def test_a_wait_that_the_server_asks_for_is_kept(status: int, headers: dict[str, str], seconds: float) -> None:
+    with Loopback(faults={1: Fault(status, headers)}) as server:
+        outcome, client = one(server)
+    assert isinstance(outcome, Completion)
+    (_, first), (_, second) = client.sends
+    assert client.waits == [pytest.approx(seconds, abs=1e-6)]
+    assert second - first >= seconds
+
+
+def test_a_date_to_wait_for_is_kept(promise: Promise) -> None:
+    """What is waited lies between what was left after the answer and what was left before the request."""
+    until = datetime(2199, 12, 31, 23, 59, 59, tzinfo=UTC)
+    with Loopback(faults={1: Fault(429, {"Retry-After": "Tue, 31 Dec 2199 23:59:59 GMT"})}) as server:
+        most = (until - datetime.now(UTC)).total_seconds()
+        outcome, client = one(server)
+        least = (until - datetime.now(UTC)).total_seconds()
+    assert isinstance(outcome, Completion)
+    [wait] = client.waits
+    assert least <= wait <= most
+    promise("retry: Retry-After", "seconds, milliseconds and HTTP dates waited for in full")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}, {"Retry-After": "0"}, {"Retry-After": "-9"}])
+def test_without_a_usable_wait_a_429_backs_off(headers: dict[str, str]) -> None:
+    with Loopback(faults=dict.fromkeys(range(1, 9), Fault(429, headers))) as server:
+        outcome, client = one(server, RetryOptions(attempts=2, base_s=1.0, cap_s=16.0, total_s=1e6))
+    assert isinstance(outcome, Completion)
+    longest = [1.0, 2.0, 4.0, 8.0, 16.0, 16.0, 16.0, 16.0]
+    assert all(most / 2 <= wait <= most for wait, most in zip(client.waits, longest, strict=True)), client.waits
+
+
+def test_no_attempt_begins_after_the_total(promise: Promise) -> None:
+    with Loopback(faults=lambda number, body: Fault(429, {"Retry-After": "100"})) as server:
+        outcome, client = one(server, RetryOptions(total_s=350.0))
+        assert isinstance(outcome, TransientError)
+        assert "and the next in 100 s would be past the total of 350 s" in str(outcome)
+        assert len(server.arrived) == len(client.sends) == 4
+    (_, first), *_, (_, last) = client.sends
+    assert last - first <= 350.0
+    promise("retry: total", "350 s allowed, 100 s asked for: 4 sends, the last within the total")
+
+
+# 429s
+
+
+def test_a_429_to_one_pauses_all(promise: Promise) -> None:
+    """Eight more are ready to go, and none goes before the server's time; then all do."""
+
+    async def main(server: Loopback) -> tuple[int, int]:
+        async with Client(server.url) as client:
+            client.leaps = False
+            refused = asyncio.create_task(client.complete(0))
+            await client.told.wait()
+            others = [asyncio.create_task(client.complete(number)) for number in range(1, 9)]
+            await settle()
+            early = len(client.sends) - 1
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, Leaping)
+            loop.leap(3590.0)
+            await settle()
+            early += len(client.sends) - 1
+            loop.leap(11.0)
+            await asyncio.gather(refused, *others)
+            return early, len(client.sends)
+
+    with Loopback(faults={1: Fault(429, {"Retry-After": "3600"})}) as server:
+        early, sends = go(main(server))
+        assert (early, sends, len(server.arrived)) == (0, 10, 10)
+    promise("retry: pause", "429 to 1 of 9: 0 sends before the server's hour was over, 9 after it")
+
+
+def test_a_pause_longer_than_the_total_is_nobodys_own_fault() -> None:
+    """A request that met something else, or was never sent, ends as refused by pace: it stays open."""
+
+    async def main(server: Loopback) -> list[Any]:
+        async with Client(server.url, RetryOptions(attempts=4, base_s=0.0, total_s=300.0)) as client:
+            first = await asyncio.gather(client.complete(0), return_exceptions=True)
+            return [*first, *await asyncio.gather(client.complete(1), return_exceptions=True)]
+
+    with Loopback(faults=lambda number, body: Fault(429, {"Retry-After": "86400"})) as server:
+        errors = go(main(server))
+        assert len(server.arrived) == 1
+    for error, tried in zip(errors, (1, 0), strict=True):
+        assert isinstance(error, TransientError)
+        assert error.throttled
+        assert f"(after {tried} attempt" in str(error)
+        assert "would be past the total of 300 s" in str(error)
+
+
+def test_the_first_429_of_a_window_halves_what_is_at_the_server(promise: Promise) -> None:
+    """Sixteen at once are refused; then never more than eight, and one more after each window of answers."""
+    inside, most, lock = [0], [0], threading.Lock()
+    together = threading.Barrier(16, timeout=60)
+
+    def refuse(number: int, body: Any) -> Fault | None:
+        if number <= 16:
+            together.wait()
+            return Fault(429, {"Retry-After": "1"})
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        return None
+
+    def answer(body: Any) -> str:
+        with lock:
+            inside[0] -= 1
+        return "ok"
+
+    async def main(server: Loopback) -> int:
+        async with Client(server.url, width=16) as client:
+            await asyncio.gather(*(client.complete(number) for number in range(16)))
+            return client.pace.width
+
+    with Loopback(answer, refuse) as server:
+        width = go(main(server))
+        assert len(server.arrived) == 32
+    assert 1 <= most[0] <= 9, "eight, and the place that the answers of the first window add"
+    assert width == 9
+    promise("retry: concurrency", f"16 at once, then at most {most[0]}")
+
+
+# What stops at once
+
+
+QUOTA = {"error": {"message": "You exceeded your quota", "type": "insufficient_quota", "code": "insufficient_quota"}}
+FINAL = {
+    "401": Fault(401),
+    "403": Fault(403),
+    "404": Fault(404),
+    "quota": Fault(429, {"Retry-After": "1", "x-should-retry": "true"}, QUOTA),
+}
+
+
+def args(run: Path, url: str, *more: object) -> list[object]:
+    return ["generate", run, "--backend", "openai", "--model", "scripted", "--base-url", url, "--api", "completion",
+            "--strategy", "alpaca", "-q", *more]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FINAL)
+def test_what_no_attempt_can_mend_stops_the_run_with_what_is_in_flight(
+    tmp_path: Path, name: str, promise: Promise
+) -> None:
+    """The server answers a few, then holds requests until as many are there as may be, and refuses all of them."""
+    width, answered = 8, 12
+    together = threading.Barrier(width, timeout=60)
+
+    def refuse(number: int, body: Any) -> Fault | None:
+        if number <= answered:
+            return None
+        together.wait()
+        return FINAL[name]
+
+    with Loopback(reply, refuse) as server:
+        run_cli(*args(tmp_path / "a", server.url, "-n", 200, "--concurrency", width), code=1)
+        assert len(server.arrived) == answered + width
+    with sqlite3.connect(tmp_path / "a" / "run.sqlite") as ledger:
+        assert ledger.execute("SELECT COUNT(*) FROM sends").fetchone() == (answered + width,)
+        assert ledger.execute("SELECT kind, COUNT(*) FROM outcomes GROUP BY kind").fetchall() == [
+            ("completion", answered)
+        ]
+    ledger.close()
+    promise(f"retry: {name}", f"{width} in flight, {width} arrivals, none after, requests stay open")
+
+
+def test_a_request_that_fails_for_good_is_on_record_and_never_sent_again(tmp_path: Path, promise: Promise) -> None:
+    poison = derive("request", 0, 2)  # the sampling seed of request 2
+    quick = ("--set", "retry.base_s=0.001", "--set", "retry.attempts=3", "--concurrency", 4)
+
+    def fails(number: int, body: Any) -> Fault | None:
+        return Fault(500) if body["seed"] == poison else None
+
+    with Loopback(reply, fails) as server:
+        run_cli(*args(tmp_path / "a", server.url, "-n", 12, *quick))
+        assert sum(call.body["seed"] == poison for call in server.arrived) == 3
+    with sqlite3.connect(tmp_path / "a" / "run.sqlite") as ledger:
+        assert ledger.execute("SELECT k FROM outcomes WHERE kind = 'failure'").fetchall() == [(2,)]
+    ledger.close()
+    assert json.loads(run_cli("status", tmp_path / "a", "--json"))["failures"] == {"attempts": 1}
+    with Loopback(reply) as server:
+        run_cli(*args(tmp_path / "a", server.url, "-n", 30))
+        assert all(call.body["seed"] != poison for call in server.arrived)
+    assert len(dataset(tmp_path / "a").splitlines()) == 30
+    promise("retry: failed for good", "3 attempts, 1 terminal record, 0 sends after it")
+
+
+# A server without end
+
+
+@contextmanager
+def peer(talk: Callable[[socket.socket, threading.Event], None]) -> Iterator[tuple[str, list[int]]]:
+    """A server of a few lines: reads a request's head, then does as it is told; gives its URL and a list of calls."""
+    calls: list[int] = []
+    closing = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                piece = connection.recv(65536)
+                if not piece:
+                    return
+                head += piece
+            calls.append(1)
+            with suppress(OSError):  # the client hangs up, which is what it is about
+                talk(connection, closing)
+
+    def accept(listening: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=accept, args=(listening,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1", calls
+    finally:
+        closing.set()
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
+
+def trickle(start: bytes, each: bytes) -> Callable[[socket.socket, threading.Event], None]:
+    def talk(connection: socket.socket, closing: threading.Event) -> None:
+        connection.sendall(start)
+        while not closing.wait(0.01):
+            connection.sendall(each)
+
+    return talk
+
+
+SLOW = {
+    "silent": trickle(b"", b""),
+    "a byte at a time": trickle(HEAD + b"content-length: 1000000\r\n\r\n", b" "),
+    "a header without end": trickle(HEAD + b"x-long: ", b"x"),
+    "after the headers": trickle(HEAD + b"content-length: 90\r\n\r\n", b""),
+    "chunks without end": trickle(HEAD + b"transfer-encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "within a chunk": trickle(HEAD + b"transfer-encoding: chunked\r\n\r\nff\r\n", b""),
+    "an error without end": trickle(b"HTTP/1.1 500 Oops\r\ncontent-length: 1000000\r\n\r\n", b" "),
+    "interim answers without end": trickle(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("how", SLOW)
+def test_the_deadline_holds_however_slowly_a_server_answers(how: str, promise: Promise) -> None:
+    """Each byte would put off a limit on silence; this one is on the whole, and the attempts are as many as ever."""
+
+    async def main(url: str) -> SelfInstructError:
+        async with Client(url, RetryOptions(attempts=2, base_s=0.0), timeout_s=0.2) as client:
+            with pytest.raises(TransientError) as caught:
+                await client.complete()
+            return caught.value
+
+    with peer(SLOW[how]) as (url, calls):
+        said = str(go(main(url)))
+        assert len(calls) == 2
+    assert "no complete answer" in said or "did not answer in time" in said
+    assert "after 2 attempts" in said
+    if how == "within a chunk":
+        promise("retry: deadline", f"{len(SLOW)} ways of never ending ended, 2 of 2 attempts made")
+
+
+# Too much
+
+GIB = 1 << 30
+
+
+def bomb(encoding: str) -> bytes:
+    """A JSON object of 1 GiB in so many codings."""
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | (16 if encoding.startswith("gzip") else 0))
+    packed = squeeze.compress(b'{"choices": [{"finish_reason": "stop", "text": "')
+    packed += squeeze.flush(zlib.Z_FULL_FLUSH)
+    squeeze.compress(b"x" * (1 << 20))
+    packed += squeeze.flush(zlib.Z_FULL_FLUSH) * (GIB >> 20)  # a part that stands by itself; a checksum comes too late
+    return gzip.compress(packed, mtime=0) if "," in encoding else packed
+
+
+# A client in a process of its own, with so much more memory than it needs to begin with, and not a gigabyte.
+FRUGAL = """
+import asyncio, resource, sys
+from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.errors import SelfInstructError
+from selfinstruct.records import Request, Sampling, Turn
+
+async def main(url, more):
+    backend = OpenAIBackend(OpenAIOptions(base_url=url, model="m"))
+    await backend.start()
+    request = Request("s", (Turn("prompt", "t", {}, "p"),), Sampling(9))
+    print((await backend.complete(request)).text)  # everything is loaded and connected
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, used + more))
+    for _ in range(int(sys.argv[3])):
+        try:
+            print((await backend.complete(request)).text)
+        except SelfInstructError as error:
+            print(type(error).__name__, error)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    await backend.close()
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def test_a_gzip_bomb_is_refused_without_its_memory(promise: Promise) -> None:
+    """Errors and redirections may be bombs too; of a redirection, which is followed, the body is not looked at."""
+    kinds = [("gzip", 200), ("gzip, gzip", 200), ("deflate", 200), ("gzip", 500), ("gzip", 307)]
+    bodies = [bomb(encoding) for encoding, _ in kinds]
+    faults = {
+        number: Fault(status, {"content-encoding": encoding, "location": "/v1/completions"}, body)
+        for number, ((encoding, status), body) in enumerate(zip(kinds, bodies, strict=True), start=2)
+    }
+    with Loopback(lambda _: "fine", faults) as server:
+        line = [sys.executable, "-c", FRUGAL, server.url, str(160 << 20), str(len(kinds) + 1)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=90, env=environment())
+        assert {call.headers["accept-encoding"] for call in server.arrived} == {"gzip"}
+        assert len(server.arrived) == 1 + len(kinds) + 1 + 1
+    assert done.returncode == 0, done.stderr
+    first, *refused, followed, last, grown = done.stdout.splitlines()
+    assert first == followed == last == "fine"
+    assert len(refused) == 4
+    assert all("TransientError" in line and "answered with more than 16 MiB" in line for line in refused), refused
+    more = int(grown) >> 10
+    assert more < 100, f"{more} MiB more: much of the 1,024 MiB was read"
+    least = min(map(len, bodies))
+    promise("retry: size of an answer", f"{len(kinds)} bombs of 1 GiB (from {least:,} bytes) cost {more} MiB at most")
