@@ -102,10 +102,9 @@ class Budget:
         The rule is that of ``Reader.spending``, so that a resumed run goes on with the same figures.
 
         Args:
-            usage: As the server reported it. One that counts no token of the prompt does not count (no prompt is
-                empty), and the worst case stays.
+            usage: As the server reported it; where it does not count, the worst case stays.
         """
-        if usage.prompt_tokens == 0:
+        if not usage.counted:
             return
         prompt, completion = worst_case(request)
         self.prompt_tokens += usage.prompt_tokens - prompt

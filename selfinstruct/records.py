@@ -155,6 +155,11 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int = 0
 
+    @property
+    def counted(self) -> bool:
+        """False where the server did not count, or only half of it: no prompt is empty, and no answer takes nothing."""
+        return self.prompt_tokens > 0 and self.completion_tokens > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

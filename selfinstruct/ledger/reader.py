@@ -238,19 +238,19 @@ class Reader:
     def spending(self) -> Spending:
         """What was spent so far.
 
-        A completion without a token of prompt was not counted by its server (no prompt is empty): its send counts at
-        its worst, and its other figures don't. So does a failure: its last attempt may have been billed before it
-        timed out or met a content filter. ``Budget.settle`` has the same rule.
+        Of a completion that its server did not count (``Usage.counted``) the send counts at its worst, and the figures
+        don't. So does a failure: its last attempt may have been billed before it timed out or met a content filter.
+        ``Budget.settle`` has the same rule.
         """
         (sends,) = self._all("SELECT COUNT(*) FROM sends")
         (used,) = self._all(
             "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM outcomes"
-            " WHERE kind = 'completion' AND prompt_tokens > 0 AND send > 0"
+            " WHERE kind = 'completion' AND prompt_tokens > 0 AND completion_tokens > 0 AND send > 0"
         )
         (lost,) = self._all(
             "SELECT COALESCE(SUM(worst_prompt), 0), COALESCE(SUM(worst_completion), 0) FROM sends WHERE NOT EXISTS"
             " (SELECT 1 FROM outcomes WHERE outcomes.k = sends.k AND outcomes.send = sends.id"
-            " AND prompt_tokens > 0)"
+            " AND prompt_tokens > 0 AND completion_tokens > 0)"
         )
         return Spending(sends[0], *used, *lost)
 

@@ -28,6 +28,8 @@ PICKS: dict[str, Callable[[], Pick]] = {
     "all, backwards": lambda: lambda held: held[::-1],
     "random": lambda: at_random(random.Random(5)),
 }
+# Alpaca shows seeds only; elsewhere it takes so many rows until proposals show what was generated, and could differ.
+ROWS, ROWS_ELSEWHERE = {"alpaca": 60}, 80
 ORDERS = ("as they come", "slow by digest", "after faults", *PICKS)
 
 
@@ -145,8 +147,8 @@ def compare(tmp_path: Path, nursery: Nursery, strategy: str, cases: Sequence[tup
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_answers_in_a_bad_order_make_the_same_bytes(tmp_path: Path, strategy: str, nursery: Nursery) -> None:
-    cases = [("lowest last", 64), ("random", 8), ("after faults", 64)]
-    compare(tmp_path, nursery, strategy, cases, {"alpaca": 60}.get(strategy, 15))
+    second = ("random", 8) if strategy == "alpaca" else ("after faults", 8)
+    compare(tmp_path, nursery, strategy, [("lowest last", 64), second], ROWS.get(strategy, ROWS_ELSEWHERE))
 
 
 @pytest.mark.prove
@@ -158,7 +160,7 @@ def test_every_order_at_every_concurrency_makes_the_same_bytes(
     for strategy in STRATEGIES:
         folder = tmp_path / strategy
         folder.mkdir()
-        overtaken += compare(folder, nursery, strategy, cases, {"alpaca": 250}.get(strategy, 40))
+        overtaken += compare(folder, nursery, strategy, cases, {"alpaca": 250}.get(strategy, 100))
         answers += sum(len(commits(folder / str(number))) for number in range(len(cases)))
     promise(
         "determinism",
