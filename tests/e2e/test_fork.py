@@ -135,7 +135,7 @@ def test_templates_and_seeds_may_change_and_the_old_requests_stay_what_they_were
     new.parent.mkdir(parents=True)
     new.write_text("A NEW HEAD\n" + (builtin_prompts() / f"{name}.txt").read_text())
     before = len(server.arrived)
-    fork, n = run.with_name("b"), beyond(run)
+    fork, n = run.with_name("b"), beyond(run) + 100  # more than waiting follow-ups bring
     run_cli("fork", run, "-o", fork, "--prompts", tmp_path / "prompts", "-n", n, "-q")
     heads = [body["prompt"].startswith("A NEW HEAD") for body in asked(server, before)]
     assert any(heads)
