@@ -86,11 +86,11 @@ def generate(
         ):
             ledger.begin_again(plan.meta(), plan.texts())  # after a first attempt with a wrong model name, say
         require_same(plan, reader, folder)
-        if canonical(reader.meta("config")) != canonical(plan.values()):
-            ledger.set_meta("config", plan.values())
-        write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
         verdicts = Verdicts(folder, plan)
         course = Course.of(plan, reader, snapshot=None if verify else verdicts.load(reader), keep=verdicts.save)
+        if canonical(reader.meta("config")) != canonical(plan.values()):  # only now: the ledger is whole
+            ledger.set_meta("config", plan.values())
+        write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
         already, ending = course.done, "complete"
         try:
             if not already:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import stat
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.codec import digest, loads
-from selfinstruct.errors import LedgerError
+from selfinstruct.errors import LedgerError, TemplateError
 from selfinstruct.files import reason
 from selfinstruct.ledger.packing import unpack
-from selfinstruct.ledger.schema import LEDGER_FILE, is_empty, trouble
+from selfinstruct.ledger.schema import LEDGER_FILE, SEALED, check, is_empty, seal, trouble
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Completion, Failure, Outcome, Request
 
@@ -56,16 +57,13 @@ class Heritage:
 
     def statements(self) -> Iterator[tuple[str, Iterator[tuple[Any, ...]]]]:
         """Statements to insert it, each with its rows."""
-        rows = self._reader._all
-        yield "INSERT OR IGNORE INTO texts VALUES (?, ?)", rows("SELECT digest, body FROM texts")
-        yield (
-            "INSERT INTO requests VALUES (?, ?, ?)",
-            rows("SELECT k, digest, requests.body FROM requests JOIN outcomes USING (k)"),
-        )
-        yield (
-            "INSERT INTO outcomes VALUES (?, ?, ?, 0, ?, ?, ?)",  # send 0: bought by another run
-            rows("SELECT k, kind, body, prompt_tokens, completion_tokens, seconds FROM outcomes"),
-        )
+        reader = self._reader
+        yield "INSERT OR IGNORE INTO texts VALUES (?, ?)", reader._all("SELECT digest, body FROM texts")
+        answered = reader._rows("requests", "SELECT requests.* FROM requests JOIN outcomes USING (k)")
+        yield "INSERT INTO requests VALUES (?, ?, ?, ?)", ((*row, seal(*row)) for row in answered)
+        # Send 0: bought by another run.
+        bought = ((*row[:3], 0, *row[4:]) for row in reader._rows("outcomes", "SELECT * FROM outcomes"))
+        yield "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", ((*row, seal(*row)) for row in bought)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +104,13 @@ class Reader:
         Raises:
             LedgerError: There is no such entry, and no default.
         """
-        row = self._one("SELECT value FROM meta WHERE key = ?", key)
+        row = self._one("SELECT * FROM meta WHERE key = ?", key)
         if row is None and default is not _REQUIRED:
             return default
         if row is None:
             raise LedgerError(f"{self.path}: no {key!r} in its metadata; the file is not whole")
         try:
-            value = loads(row[0])
+            value = loads(self._whole("meta", row)[1])
         except ValueError as error:
             raise self._damaged(f"its metadata {key!r}", error) from None
         if value is not None and not isinstance(value, str if key in _WORDS else dict):
@@ -134,7 +132,8 @@ class Reader:
 
     def request_digests(self, start: int = 0) -> dict[int, str]:
         """Number to digest of every request, from ``start`` on, that was ever sent."""
-        return dict(self._all("SELECT k, digest FROM requests WHERE k >= ?", start))
+        rows = self._rows("requests", "SELECT * FROM requests WHERE k >= ?", start)
+        return {number: name for number, name, _ in rows}
 
     def request_digest(self, number: int) -> str | None:
         """The digest of one request."""
@@ -143,10 +142,17 @@ class Reader:
 
     def request(self, number: int) -> Request | None:
         """One request as it was sent, its text rendered again from the templates of its time."""
-        row = self._one("SELECT body FROM requests WHERE k = ?", number)
+        row = self._one("SELECT * FROM requests WHERE k = ?", number)
         if row is None:
             return None
-        return unpack(loads(row[0]), number, self._prompts_of(number), lambda name: self.text(name).decode("utf-8"))
+        _, name, body = self._whole("requests", row)
+        try:
+            request = unpack(loads(body), number, self._prompts_of(number), lambda one: self.text(one).decode("utf-8"))
+        except (ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
+            raise self._damaged(f"request {number}", error) from None
+        if request.digest != name:
+            raise self._damaged(f"request {number}", "it is not what it was")
+        return request
 
     def parents(self) -> Iterator[tuple[int, int | None]]:
         """Number and parent of every request that has an outcome, in order of number."""
@@ -190,19 +196,28 @@ class Reader:
 
     def freeze(self) -> None:
         """See the run as it is now until the reader is closed, also while it is being written."""
-        self._one("SELECT 1 FROM meta LIMIT 1")
-        self._connection.execute("BEGIN")
+        try:
+            self._connection.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise trouble(self.path, error) from error
+        self._one("SELECT 1 FROM meta LIMIT 1")  # the first look decides which commits are seen
 
     def has_outcomes(self) -> bool:
         """True once anything was answered."""
         return self._one("SELECT 1 FROM outcomes LIMIT 1") is not None
 
     def outcomes(self, start: int = 0) -> Iterator[Recorded]:
-        """Every outcome from number ``start`` on, in order of number."""
-        for number, kind, body, seconds in self._all(
-            "SELECT k, kind, body, seconds FROM outcomes WHERE k >= ? ORDER BY k", start
-        ):
-            yield Recorded(number, self._outcome(number, kind, body), seconds)
+        """Every outcome from number ``start`` on, in order of number; from 0 on, after a look at the whole file.
+
+        Raises:
+            LedgerError: The file is damaged.
+        """
+        if start == 0:
+            check(self._connection, self.path)
+            for _ in self._rows("sends", "SELECT * FROM sends"):
+                pass
+        for row in self._rows("outcomes", "SELECT * FROM outcomes WHERE k >= ? ORDER BY k", start):
+            yield self._recorded(row)
 
     def newest_outcome(self) -> int:
         """The highest number that has an outcome; -1 before the first."""
@@ -221,8 +236,22 @@ class Reader:
 
     def outcome(self, number: int) -> Recorded | None:
         """The outcome of one request."""
-        row = self._one("SELECT kind, body, seconds FROM outcomes WHERE k = ?", number)
-        return None if row is None else Recorded(number, self._outcome(number, row[0], row[1]), row[2])
+        row = self._one("SELECT * FROM outcomes WHERE k = ?", number)
+        return None if row is None else self._recorded(self._whole("outcomes", row))
+
+    def _recorded(self, row: tuple[Any, ...]) -> Recorded:
+        number, kind, body, _, _, _, seconds = row
+        return Recorded(number, self._outcome(number, kind, body), seconds)
+
+    def _rows(self, table: str, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        return (self._whole(table, row) for row in self._all(statement, *values))
+
+    def _whole(self, table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A row without its seal, which is looked at; those of schema 1 have none."""
+        values = row[: len(SEALED[table])]
+        if len(row) > len(values) and seal(*values) != row[-1]:
+            raise self._damaged(f"the entry {row[0]!r} of {table}", "it is not what it was")
+        return values
 
     def _outcome(self, number: int, kind: str, body: bytes) -> Outcome:
         try:
@@ -265,7 +294,9 @@ class Reader:
 
     def _all(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
-            yield from self._connection.execute(statement, values)
+            # Not "yield from": an iteration that an error cuts short would close its cursor after the connection.
+            for row in self._connection.execute(statement, values):  # noqa: UP028
+                yield row
         except sqlite3.Error as error:
             raise trouble(self.path, error) from error
 
@@ -278,9 +309,13 @@ class Reader:
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
+    address = f"{path.resolve().as_uri()}?mode=ro"
     try:
-        # Not "immutable": a live run's newest commits are in the write-ahead log.
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        # Where no log can be made, and there is none, the file is all there is. Else it is not "immutable": a live
+        # run's newest commits are in the log.
+        if not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
+            address += "&immutable=1"
+        connection = sqlite3.connect(address, uri=True)
         connection.execute("PRAGMA busy_timeout = 5000")
     except sqlite3.Error as error:
         raise trouble(path, error) from error

@@ -14,9 +14,10 @@ from typing import Any
 from selfinstruct.codec import canonical
 from selfinstruct.errors import LedgerError
 from selfinstruct.files import reason
+from selfinstruct.ledger.migrate import migrate
 from selfinstruct.ledger.packing import pack
 from selfinstruct.ledger.reader import Heritage
-from selfinstruct.ledger.schema import LEDGER_FILE, SCHEMA, is_empty, trouble
+from selfinstruct.ledger.schema import LEDGER_FILE, SCHEMA, check, is_empty, seal, trouble
 from selfinstruct.lock import RunLock
 from selfinstruct.records import Completion, Outcome, Request
 
@@ -51,17 +52,17 @@ class Ledger:
         self._broken: LedgerError | None = None
         self._queue: queue.SimpleQueue[tuple[list[_Operation], Future[None]] | None] = queue.SimpleQueue()
         try:
-            self._connection = self._open(meta, texts, heritage)
+            self._connection, self._next_send = self._open(meta, texts, heritage)
         except BaseException:
             self._lock.release()
             raise
-        self._next_send = self._connection.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM sends").fetchone()[0]
         self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._thread.start()
 
     def _open(
         self, meta: Mapping[str, Any], texts: Mapping[str, bytes], heritage: Heritage | None
-    ) -> sqlite3.Connection:
+    ) -> tuple[sqlite3.Connection, int]:
+        """The connection, and the id of the next send."""
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA busy_timeout = 5000")
@@ -75,10 +76,14 @@ class Ledger:
                 for statement, rows in heritage.statements() if heritage else ():
                     connection.executemany(statement, rows)
                 connection.execute("COMMIT")
+            else:
+                check(connection, self.path, quick=True)
+                migrate(connection, self.path)
             connection.execute("PRAGMA synchronous = FULL")
+            (following,) = connection.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM sends").fetchone()
         except sqlite3.Error as error:
             raise trouble(self.path, error) from error
-        return connection
+        return connection, following
 
     def send(self, request: Request, worst: tuple[int, int], *, first: bool) -> tuple[int, Future[None]]:
         """Record that a request is about to go out.
@@ -95,10 +100,12 @@ class Ledger:
             value, texts = pack(request)
             operations += [("INSERT OR IGNORE INTO texts VALUES (?, ?)", text) for text in texts.items()]
             body = canonical(value)
-            operations.append(("INSERT INTO requests VALUES (?, ?, ?)", (request.number, request.digest, body)))
+            new = (request.number, request.digest, body)
+            operations.append(("INSERT INTO requests VALUES (?, ?, ?, ?)", (*new, seal(*new))))
         send = self._next_send
         self._next_send += 1
-        operations.append(("INSERT INTO sends VALUES (?, ?, ?, ?)", (send, request.number, *worst)))
+        row = (send, request.number, *worst)
+        operations.append(("INSERT INTO sends VALUES (?, ?, ?, ?, ?)", (*row, seal(*row))))
         return send, self._submit(operations)
 
     def outcome(self, number: int, send: int, outcome: Outcome, seconds: float) -> Future[None]:
@@ -106,8 +113,8 @@ class Ledger:
         kind, usage = "failure", (0, 0)
         if isinstance(outcome, Completion):
             kind, usage = "completion", (outcome.usage.prompt_tokens, outcome.usage.completion_tokens)
-        row = (number, kind, canonical(outcome.to_json()), send, *usage, round(seconds, 4))
-        return self._submit([("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)", row)])
+        row = (number, kind, canonical(outcome.to_json()), send, *usage, float(round(seconds, 4)))
+        return self._submit([("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, seal(*row)))])
 
     def begin_again(self, meta: Mapping[str, Any], texts: Mapping[str, bytes]) -> None:
         """Make another run of one that has no outcome yet: there is nothing to lose. What was sent still counts."""
@@ -116,7 +123,8 @@ class Ledger:
 
     def set_meta(self, key: str, value: Any) -> None:
         """Replace one entry of the metadata that is no part of the run's identity (its target)."""
-        self._submit([("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, canonical(value)))]).result()
+        row = (key, canonical(value))
+        self._submit([("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (*row, seal(*row)))]).result()
 
     def close(self) -> None:
         """Commit what is queued, close the file, release the lock."""
@@ -181,7 +189,8 @@ async def acknowledged(future: Future[None]) -> None:
 
 def _beginning(meta: Mapping[str, Any], texts: Mapping[str, bytes]) -> list[_Operation]:
     """What a new run holds before its first request."""
+    rows = [(key, canonical(value)) for key, value in meta.items()]
     return [
-        *(("INSERT INTO meta VALUES (?, ?)", (key, canonical(value))) for key, value in meta.items()),
+        *(("INSERT INTO meta VALUES (?, ?, ?)", (*row, seal(*row))) for row in rows),
         *(("INSERT INTO texts VALUES (?, ?)", text) for text in texts.items()),
     ]

@@ -16,12 +16,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from selfinstruct.ledger.schema import SEALED, seal
 from selfinstruct.lock import RunLock
 from tests.cli import dataset, environment, run_cli
 from tests.conftest import Promise
+from tests.golden.make import GOLDEN
 from tests.loopback import Loopback
 from tests.scripted import reply
 
@@ -393,3 +396,211 @@ def test_an_export_that_is_killed_at_any_line_leaves_the_old_dataset_or_the_new_
     kills, old, new, swept = kill_exports(tmp_path, forked, 10**6)
     assert kills > 200
     promise("storage: killed export", f"{kills} kills: {old} old, {new} new, 0 parts; {swept} leftovers swept")
+
+
+# A flipped bit
+
+
+def answers(forked: Command, run: Path, out: Path) -> dict[str, str | bytes]:
+    """What the commands make of a run; of a refusal, that it is one: a single line that names the run."""
+    found: dict[str, str | bytes] = {}
+    for name, line in {
+        "status": ["status", run, "--json", "--verify"],
+        "export": ["export", run, "--format", "candidates", "-o", out],
+        "explain": ["explain", run, "1", "--json"],
+    }.items():
+        code, said = forked(*line)
+        if code == 0:
+            found[name] = out.read_bytes() if name == "export" else said
+        else:
+            assert (code, said.count("\n")) == (1, 1), said
+            assert str(run) in said
+            found[name] = "refused"
+    return found
+
+
+def flip(tmp_path: Path, forked: Command, bits: Callable[[bytes], list[int]]) -> tuple[int, int]:
+    """Flip one bit at a time of a run's ledger, with and without the verdicts beside it.
+
+    Returns:
+        How many flips were refused, and how many changed nothing that anybody asks for.
+    """
+    refusals = harmless = 0
+    out = tmp_path / "out.jsonl"
+    with recorded(tmp_path / "run", 8) as (run, url):
+        whole = (run / "run.sqlite").read_bytes()
+        right = answers(forked, run, out)
+        assert "refused" not in right.values()
+        rows = dataset(run)
+        for bit in bits(whole):
+            body = bytearray(whole)
+            body[bit // 8] ^= 1 << bit % 8
+            (run / "run.sqlite").write_bytes(body)
+            found = answers(forked, run, out)
+            wrong = [name for name, said in found.items() if said not in ("refused", right[name])]
+            assert not wrong, f"bit {bit}: {wrong} tell something else, and nobody noticed"
+            assert (run / "run.sqlite").read_bytes() == body
+            if "refused" in found.values():
+                refusals += 1
+                code, said = forked(*args(run, url, 8))
+                if code:
+                    assert (code, said.count("\n")) == (1, 1), said
+                    assert (run / "run.sqlite").read_bytes() == body, "nothing is mended"
+                assert dataset(run) == rows
+            else:
+                harmless += 1
+            for name in ("run.sqlite-wal", "run.sqlite-shm"):
+                (run / name).unlink(missing_ok=True)
+    return refusals, harmless
+
+
+def in_stored_answers(whole: bytes) -> list[int]:
+    """A bit of each of some stored answers."""
+    starts = [found.start() for found in re.finditer(rb'\{"choices":', whole)]
+    return [8 * (start + 20) + place % 7 for place, start in enumerate(starts[:6])]
+
+
+def in_counts_of_rows(whole: bytes) -> list[int]:
+    """The lowest bit of what each page with rows says of their number (https://www.sqlite.org/fileformat.html, 1.6)."""
+    starts = [100, *range(4096, len(whole), 4096)]
+    return [8 * (start + 4) for start in starts if whole[start] in (10, 13)]
+
+
+def anywhere(count: int) -> Callable[[bytes], list[int]]:
+    return lambda whole: sorted(random.Random(11).sample(range(8 * len(whole)), count))
+
+
+def test_a_flipped_bit_in_a_stored_answer_is_noticed(tmp_path: Path, forked: Command, promise: Promise) -> None:
+    refusals, harmless = flip(tmp_path, forked, in_stored_answers)
+    assert refusals >= 3
+    assert harmless == 0
+    promise("storage: flipped bit in an answer", f"{refusals} of {refusals} noticed, no byte changed")
+
+
+def test_a_page_that_says_of_too_few_rows_is_noticed(tmp_path: Path, forked: Command, promise: Promise) -> None:
+    refusals, harmless = flip(tmp_path, forked, lambda whole: in_counts_of_rows(whole)[::2])
+    assert refusals >= 3
+    assert harmless == 0
+    promise("storage: flipped count of a page's rows", f"{refusals} of {refusals} noticed, no byte changed")
+
+
+def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path: Path, forked: Command, promise: Promise) -> None:
+    refusals, harmless = flip(tmp_path, forked, anywhere(16))
+    assert refusals > 0
+    promise("storage: flipped bit anywhere", f"{refusals} refused, {harmless} harmless, 0 wrong answers")
+
+
+@pytest.mark.prove
+def test_many_flipped_bits_anywhere_are_noticed_or_harmless(tmp_path: Path, forked: Command, promise: Promise) -> None:
+    refusals, harmless = flip(tmp_path, forked, anywhere(600))
+    promise("storage: flipped bit anywhere", f"{refusals} refused, {harmless} harmless, 0 wrong answers")
+
+
+# An older schema
+
+NOWHERE = ("--base-url", "http://127.0.0.1:9/v1", "-q")  # for a run that has all its rows: nothing is sent
+
+
+def rows_of(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row without its seal, which must be right where there is one."""
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as ledger:
+        assert ledger.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        (version,) = ledger.execute("PRAGMA user_version").fetchone()
+        found = {name: ledger.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in (*SEALED, "texts")}
+    ledger.close()
+    for name, columns in SEALED.items():
+        assert version == 1 or all(row[-1] == seal(*row[:-1]) for row in found[name]), name
+        found[name] = [row[: len(columns)] for row in found[name]]
+    return found
+
+
+def old_run(folder: Path) -> Path:
+    """A run of schema 1: the golden one."""
+    folder.mkdir(parents=True)
+    shutil.copy(GOLDEN / "schema-1" / "run.sqlite", folder)
+    return folder
+
+
+def test_an_older_schema_is_read_as_it_is_and_brought_up_to_date_by_going_on(
+    tmp_path: Path, forked: Command, promise: Promise
+) -> None:
+    run, golden = old_run(tmp_path / "run"), GOLDEN / "schema-1"
+    before = rows_of(golden / "run.sqlite")
+    for line in (["status", run], ["explain", run, "1"], ["export", run]):
+        assert forked(*line)[0] == 0
+    assert (run / "run.sqlite").read_bytes() == (golden / "run.sqlite").read_bytes(), "looking changes nothing"
+    assert dataset(run) == (golden / "alpaca.jsonl").read_bytes()
+    with Loopback(reply) as server:
+        assert forked("generate", run, "--base-url", server.url, "-n", 20, "-q")[0] == 0
+    after, kept = rows_of(run / "run.sqlite"), rows_of(run / "run.sqlite.schema-1")
+    assert kept == before
+    for name in ("texts", "requests", "sends", "outcomes"):
+        assert set(before[name]) <= set(after[name]), name
+    assert dataset(run).startswith((golden / "alpaca.jsonl").read_bytes())
+    count = sum(map(len, before.values()))
+    promise("storage: older schema", f"{count} rows of schema 1 kept, sealed and backed up")
+
+
+def test_a_kill_at_any_line_of_the_change_of_schema_leaves_the_old_ledger_or_the_new_one(
+    tmp_path: Path, forked: Command, promise: Promise
+) -> None:
+    before, versions = rows_of(GOLDEN / "schema-1" / "run.sqlite"), {1: 0, 2: 0}
+    _, said = forked("generate", old_run(tmp_path / "0"), *NOWHERE, kill_at=0, module="ledger/migrate.py")
+    for point in range(1, int(said.split()[-1]) + 1, 3):
+        run = old_run(tmp_path / str(point))
+        assert forked("generate", run, *NOWHERE, kill_at=point, module="ledger/migrate.py")[0] == -signal.SIGKILL
+        with sqlite3.connect(f"file:{run / 'run.sqlite'}?mode=ro", uri=True) as ledger:
+            versions[ledger.execute("PRAGMA user_version").fetchone()[0]] += 1
+        ledger.close()
+        assert rows_of(run / "run.sqlite") == before
+        assert forked("generate", run, *NOWHERE)[0] == 0
+        after = rows_of(run / "run.sqlite")
+        assert after | {"meta": []} == before | {"meta": []}, "of the metadata, the settings follow this version's"
+        assert rows_of(run / "run.sqlite.schema-1") == before
+        assert not list(run.glob(".*.part"))
+    assert versions[1] > 5
+    assert versions[2] > 0
+    count = sum(versions.values())
+    promise("storage: killed change of schema", f"{count} kills: {versions[1]} old, {versions[2]} new, 0 between")
+
+
+def test_a_full_disk_leaves_the_older_schema_as_it_was(
+    tmp_path: Path, disk: Callable[..., Disk], forked: Command
+) -> None:
+    golden = GOLDEN / "schema-1"
+    size = (golden / "run.sqlite").stat().st_size // 4096
+    said, code = [], 1
+    for pages in range(size + 1, 4 * size, 4):
+        place = disk(pages=pages)
+        run = old_run(place.folder / "run")
+        code, words = forked("generate", run, *NOWHERE)
+        if code == 0:
+            break
+        assert (code, words.count("\n")) == (1, 1), words
+        assert "full" in words or "No space" in words
+        said.append("can't copy the ledger" in words)
+        place.grow()
+        assert rows_of(run / "run.sqlite") | {"meta": []} == rows_of(golden / "run.sqlite") | {"meta": []}
+        assert forked("generate", run, *NOWHERE)[0] == 0
+        assert dataset(run) == (golden / "alpaca.jsonl").read_bytes()
+    assert (code, set(said)) == (0, {True, False}), "the copy and what comes after it met the end of the disk"
+
+
+def test_a_read_only_run_can_be_looked_at(tmp_path: Path, disk: Callable[..., Disk], forked: Command) -> None:
+    with recorded(tmp_path / "source", 8) as (source, _):
+        place = disk()
+        run = shutil.copytree(source, place.folder / "run")
+        place.protect()
+        assert forked("status", run)[0] == forked("explain", run, "1")[0] == 0
+        assert forked("export", run, "-o", tmp_path / "out.jsonl")[0] == 0
+        assert (tmp_path / "out.jsonl").read_bytes() == dataset(source)
+
+
+def test_an_error_amid_a_ledger_is_one_line(tmp_path: Path, forked: Command) -> None:
+    """Nothing that is half read complains on its own when the ledger is closed."""
+    with recorded(tmp_path / "run", 8) as (run, _):
+        with sqlite3.connect(run / "run.sqlite") as ledger:
+            ledger.execute("UPDATE requests SET digest = 'x' || digest WHERE k = 1")
+        ledger.close()
+        code, said = forked("status", run, "--verify")
+    assert (code, said.count("\n")) == (1, 1), said

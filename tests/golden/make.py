@@ -2,6 +2,7 @@
 
 If a change alters what a ledger means, ``tests/unit/test_golden.py`` fails. Then either the change is wrong, or
 ``SEMANTICS`` in ``selfinstruct/version.py`` goes up by one and this is run again: ``python -m tests.golden.make``.
+``schema-1`` is such a run as version 0.1 left it, before the rows of a ledger had seals; nothing makes it any more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from selfinstruct import generate
+from selfinstruct.ledger.schema import SEALED, seal
 from selfinstruct.report import export_run
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply
@@ -31,7 +33,10 @@ def make(name: str, api: str, rows: int) -> None:
         export_run(run, "candidates")
         target.mkdir()
         ledger = sqlite3.connect(run / "run.sqlite", isolation_level=None)
-        ledger.execute("UPDATE outcomes SET seconds = 0")  # a duration is no part of what a ledger means
+        ledger.create_function("seal", -1, seal)
+        # A duration is no part of what a ledger means.
+        columns = ", ".join(SEALED["outcomes"]).replace("seconds", "0.0")
+        ledger.execute(f"UPDATE outcomes SET seconds = 0.0, seal = seal({columns})")
         ledger.execute("VACUUM INTO ?", (str(target / "run.sqlite"),))
         ledger.close()
         for file in ("alpaca.jsonl", "candidates.jsonl", "manifest.json"):

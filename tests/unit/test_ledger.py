@@ -145,7 +145,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "run.sqlite") as ledger:
         ledger.execute("PRAGMA user_version = 7")
     ledger.close()
-    with pytest.raises(LedgerError, match="ledger schema 7, this version of selfinstruct knows schema 1"):
+    with pytest.raises(LedgerError, match="ledger schema 7, this version of selfinstruct knows schema 2"):
         Reader(tmp_path)
 
 
