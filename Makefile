@@ -48,8 +48,8 @@ dataset:
 test: $(VENV)/.dev  ## run all tests
 	$(BIN)/python -m pytest
 
-prove: $(VENV)/.dev  ## run the slow proofs and print what they found
-	$(BIN)/python -m pytest -m prove -s
+prove: $(VENV)/.dev  ## run the slow proofs and print the promises with what was found
+	$(BIN)/python -m pytest -m "prove or promise"
 
 docs: $(VENV)/.dev  ## write the generated pages of the documentation
 	$(BIN)/python docs/make.py

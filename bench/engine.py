@@ -60,7 +60,7 @@ class Null:
         self._words = ["".join(chr(97 + one) for one in word) for word in self._random.integers(0, 26, (WORDS, 6))]
         self._lists = [self._list(strategy) for _ in range(rows // LATER * 3 // 2)]
         self._instances = [f"\nOutput: {self._text(25)}" for _ in range(rows * 2)]
-        self._next = 0
+        self._asked = self._tasks = 0
 
     async def start(self) -> None:
         """Nothing to do."""
@@ -69,16 +69,17 @@ class Null:
         """Nothing to do."""
 
     async def complete(self, request: Request) -> Completion:
-        self._next += 1
         if request.stage in ("instructions", "tasks"):
             first = int(str(request.context["first"]))
-            text = self._lists[request.number % len(self._lists)].replace("@", str(first), 1)
+            text = self._lists[self._asked % len(self._lists)].replace("@", str(first), 1)
+            self._asked += 1
             for place in range(1, LATER):
                 text = text.replace("@", str(first + place), 1)
         elif request.stage == "classify":
             text = " no"
         else:
-            text = self._instances[request.number % len(self._instances)]
+            text = self._instances[self._tasks % len(self._instances)]
+            self._tasks += 1
         return Completion((Choice(text, "stop"),), Usage(700, len(text) // 4), "null")
 
     def _text(self, words: int) -> str:

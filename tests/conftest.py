@@ -11,7 +11,14 @@ import pytest
 from tests.loopback import Loopback
 
 Promise = Callable[[str, str], None]
-_PROMISES = pytest.StashKey[list[tuple[str, str, str]]]()
+_PROMISES = pytest.StashKey[list[tuple[str, str, pytest.Item]]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what keeps a promise, so that ``make prove`` finds it among the quick tests too."""
+    for item in items:
+        if "promise" in getattr(item, "fixturenames", ()):
+            item.add_marker("promise")
 
 
 @pytest.fixture
@@ -29,16 +36,18 @@ def loopback() -> Iterator[Callable[..., Loopback]]:
 def promise(request: pytest.FixtureRequest) -> Promise:
     """Call it with a promise (``"crashes"``) and the figure found; ``make prove`` prints all of them as a table."""
     found = request.config.stash.setdefault(_PROMISES, [])
-    return lambda kept, figure: found.append((kept, figure, request.node.name))
+    return lambda kept, figure: found.append((kept, figure, request.node))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The table: only where the proofs were asked for, since their short forms say less."""
+    """The table: only where the proofs were asked for, and without the short form of what has a long one."""
     found = config.stash.get(_PROMISES, [])
     if not found or "not prove" in str(config.option.markexpr):
         return
+    proved = {kept for kept, _, item in found if item.get_closest_marker("prove")}
     terminalreporter.section("promises")
     terminalreporter.write_line("| promise | found | by |")
     terminalreporter.write_line("|---|---|---|")
-    for kept, figure, name in sorted(found):
-        terminalreporter.write_line(f"| {kept} | {figure} | `{name}` |")
+    for kept, figure, item in sorted(found, key=lambda one: one[:2]):
+        if kept not in proved or item.get_closest_marker("prove"):
+            terminalreporter.write_line(f"| {kept} | {figure} | `{item.name}` |")
