@@ -58,7 +58,7 @@ class Null:
         self.concurrency = concurrency
         self._random = np.random.default_rng(0)
         self._words = ["".join(chr(97 + one) for one in word) for word in self._random.integers(0, 26, (WORDS, 6))]
-        self._lists = [self._list(strategy) for _ in range(rows // LATER * 3 // 2)]
+        self._lists = [self._list(strategy) for _ in range(rows // LATER * 3 // 2 + 300)]  # the line asks ahead
         self._instances = [f"\nOutput: {self._text(25)}" for _ in range(rows * 2)]
         self._asked = self._tasks = 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -39,19 +38,22 @@ class Copied:
         if count_words(output) < self.min_words:
             return Verdict(self.filter, True)
         tokens = tokenize(output, self.tokenizer)[:LONGEST]  # as of NoveltyIndex: the time has a bound
-        counts = Counter(tokens)
-        score = self._score(tokens, counts, input)
+        known = frozenset(tokens)
+        score = self._score(tokens, known, input)
         if score > self.threshold:
             return Verdict(self.filter, False, "copied_input", score)
-        best, place = max(((self._score(tokens, counts, text), -at) for at, text in enumerate(shown)), default=(0.0, 0))
+        best, place = max(((self._score(tokens, known, text), -at) for at, text in enumerate(shown)), default=(0.0, 0))
         if best > self.threshold:
             return Verdict(self.filter, False, "copied_demonstration", best, detail={"shown": -place})
         return Verdict(self.filter, True)
 
-    def _score(self, tokens: Sequence[str], counts: Counter[str], other: str) -> float:
+    def _score(self, tokens: Sequence[str], known: frozenset[str], other: str) -> float:
         """F1 of the output and another text; 0.0 where the tokens they share can't bring it above the threshold."""
         others = tokenize(other, self.tokenizer)[:LONGEST]
-        shared = (counts & Counter(others)).total()
-        if f1(shared, len(tokens), len(others)) <= self.threshold:
+        m, n = len(tokens), len(others)
+        if f1(min(m, n), m, n) <= self.threshold:
             return 0.0
-        return f1(lcs_length(tokens, others), len(tokens), len(others))
+        shared = sum(map(known.__contains__, others))  # at least as many as the longest common subsequence has
+        if f1(min(shared, m), m, n) <= self.threshold:
+            return 0.0
+        return f1(lcs_length(tokens, others), m, n)

@@ -14,7 +14,7 @@ input, and only seeds without an input are shown in ``instructions``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -106,6 +106,14 @@ class SelfInstructOptions:
             raise ValueError("list_length must be above the number of demonstrations, which it includes")
 
 
+@dataclass(frozen=True, slots=True)
+class _Examples:
+    """Seeds that a kind of prompt shows: their ids, and how they stand in it."""
+
+    ids: list[Json]
+    text: str
+
+
 class SelfInstruct:
     """Drafts from a continued list, then rows from each kept draft.
 
@@ -127,6 +135,8 @@ class SelfInstruct:
     def __init__(self, options: SelfInstructOptions, prompts: Prompts) -> None:
         self.options = options
         self.prompts = prompts
+        self._seeds: Sequence[Task] = ()
+        self._chosen: dict[Callable[[View], _Examples], _Examples] = {}
 
     def propose(self, view: View, rng: Rng) -> Request | None:
         """Ask for the rest of a list that begins with drawn tasks, 6 human and 2 machine ones; None without seeds."""
@@ -179,26 +189,51 @@ class SelfInstruct:
 
     def _follow_up(self, parent: int, task: str, instruction: str, view: View) -> Request:
         """The first request about a kept draft; without classification seeds to learn from, its instances at once."""
-        options = self.options
-        yes = self._examples(view, options.classify_yes, instruction_length, is_label)
-        if not yes:
+        examples = self._constant(view, self._classified_seeds)
+        if not examples.ids:
             return self._instances(parent, task, instruction, False, view)
-        examples = interleaved(yes, self._examples(view, options.classify_no, instruction_length, is_other))
-        text = "\n\n".join(
-            f"Task: {collapse(seed.instruction)}\nClassification: {'yes' if seed.is_classification else 'no'}"
-            for seed in examples
-        )
+        stage = self.options.classify
         return Request(
             stage="classify",
-            turns=options.classify.turns(
-                self.prompts, "self-instruct/classify", examples=text, instruction=instruction
-            ),
-            sampling=options.classify.sampling("\n"),
-            context={"demonstrations": ids(examples), "instruction": instruction, "task": task},
+            turns=stage.turns(self.prompts, "self-instruct/classify", examples=examples.text, instruction=instruction),
+            sampling=stage.sampling("\n"),
+            context={"demonstrations": examples.ids, "instruction": instruction, "task": task},
             parent=parent,
         )
 
-    def _examples(
+    def _constant(self, view: View, choose: Callable[[View], _Examples]) -> _Examples:
+        """What ``choose`` gives: it follows from the seeds alone, so it is asked once."""
+        if self._seeds is not view.seeds:
+            self._seeds, self._chosen = view.seeds, {}
+        if choose not in self._chosen:
+            self._chosen[choose] = choose(view)
+        return self._chosen[choose]
+
+    def _classified_seeds(self, view: View) -> _Examples:
+        """Seeds of both kinds; none at all without one of classification."""
+        options = self.options
+        yes = self._shortest(view, options.classify_yes, instruction_length, is_label)
+        no = self._shortest(view, options.classify_no, instruction_length, is_other) if yes else []
+        seeds = interleaved(yes, no)
+        text = "\n\n".join(
+            f"Task: {collapse(seed.instruction)}\nClassification: {'yes' if seed.is_classification else 'no'}"
+            for seed in seeds
+        )
+        return _Examples(ids(seeds), text)
+
+    def _label_seeds(self, view: View) -> _Examples:
+        count = self.options.output_first_examples
+        seeds = self._shortest(view, count, self._shown_size, is_label, has_instances)
+        return _Examples(ids(seeds), "\n\n".join(self._example(seed, True) for seed in seeds))
+
+    def _other_seeds(self, view: View) -> _Examples:
+        count, size = self.options.input_first_examples, self._shown_size
+        alone = self._shortest(view, count // 2, size, is_other, has_instances, is_alone)
+        paired = self._shortest(view, count - len(alone), size, is_other, has_instances, is_paired)
+        seeds = interleaved(paired, alone)
+        return _Examples(ids(seeds), "\n\n".join(self._example(seed, False) for seed in seeds))
+
+    def _shortest(
         self, view: View, count: int, size: Callable[[Task], int], *suits: Callable[[Task], bool]
     ) -> list[Task]:
         """The shortest seeds that suit, of the domains that may be shown if there is one."""
@@ -216,7 +251,7 @@ class SelfInstruct:
 
     def _instances(self, parent: int, task: str, instruction: str, is_classification: bool, view: View) -> Request:
         """Ask for rows of one task, in the form that suits it."""
-        options, size = self.options, self._shown_size
+        options = self.options
         about: dict[str, Json] = {"instruction": instruction, "task": task, "is_classification": is_classification}
         if not is_classification and not options.input_first_examples:
             return Request(
@@ -227,20 +262,15 @@ class SelfInstruct:
                 parent=parent,
             )
         if is_classification:
-            examples = self._examples(view, options.output_first_examples, size, is_label, has_instances)
-            name, stage = "self-instruct/output-first", options.output_first
+            name, stage, choose = "self-instruct/output-first", options.output_first, self._label_seeds
         else:
-            count = options.input_first_examples
-            alone = self._examples(view, count // 2, size, is_other, has_instances, is_alone)
-            paired = self._examples(view, count - len(alone), size, is_other, has_instances, is_paired)
-            examples = interleaved(paired, alone)
-            name, stage = "self-instruct/input-first", options.input_first
-        text = "\n\n".join(self._example(seed, is_classification) for seed in examples)
+            name, stage, choose = "self-instruct/input-first", options.input_first, self._other_seeds
+        examples = self._constant(view, choose)
         return Request(
             stage="instances",
-            turns=stage.turns(self.prompts, name, examples=text, instruction=instruction),
+            turns=stage.turns(self.prompts, name, examples=examples.text, instruction=instruction),
             sampling=stage.sampling("\n### Task", f"\nExample {options.instances + 1}\n"),
-            context={"demonstrations": ids(examples), **about},
+            context={"demonstrations": examples.ids, **about},
             parent=parent,
         )
 

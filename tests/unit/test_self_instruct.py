@@ -216,7 +216,7 @@ class TestInstances:
         made = strategy(domains=["odd"], output_first_examples=9)
         assert instances(made, "yes").context["demonstrations"] == ["s3", "s9", "s15", "s21"]
         made = strategy(domains=["nowhere"], output_first_examples=2)
-        assert made._examples(View(), 1, lambda task: 0, lambda task: True) == [SEEDS[0]]
+        assert instances(made, "yes").context["demonstrations"] == ["s0", "s3"]
 
 
 class TestAnswer:
