@@ -1,6 +1,6 @@
 """How fast the engine is by itself: a model that answers at once, every filter on, a real ledger on disk.
 
-    python bench/engine.py [--strategy NAME,...] [--rows N] [--repeats N] [--concurrency N] [--profile] [-o FILE.md]
+    python bench/engine.py [--strategy NAME,...] [--rows N] [--repeats N] [--concurrency N] [-o FILE.md]
 
 The answers are made beforehand, so that what is measured is ours: proposing, rendering, committing, parsing, judging.
 Each turn is a run of its own in a fresh folder; the time is that from the first request to the last row.
@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import cProfile
 import datetime
-import io
 import platform
 import pstats
 import resource
@@ -38,6 +37,8 @@ from selfinstruct.records import Choice, Completion, Request, Usage
 RESULTS = Path(__file__).parent / "results"
 WORDS = 20_000
 LATER = 7  # tasks of an answer
+PROFILED = 4_000  # rows
+SHOWN = 25  # functions of a profile
 
 
 @dataclass(frozen=True)
@@ -126,17 +127,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--concurrency", type=int, default=64)
-    parser.add_argument(
-        "--profile", action="store_true", help="print where the time of one turn goes, and nothing else"
-    )
     parser.add_argument("-o", "--out", type=Path)
     arguments = parser.parse_args()
     strategies = arguments.strategy.split(",")
     turn(strategies[0], 200, arguments.concurrency)  # compiles the kernels
-    if arguments.profile:
-        for strategy in strategies:
-            print(f"{strategy}, {arguments.rows} rows\n{profiled(strategy, arguments.rows, arguments.concurrency)}")
-        return
     lines = []
     for strategy in strategies:
         turns = [turn(strategy, arguments.rows, arguments.concurrency) for _ in range(arguments.repeats)]
@@ -149,21 +143,30 @@ def main() -> None:
             f"({accepted[0]:,.0f} to {accepted[-1]:,.0f}) | {rows:,.0f} | {asked:,.0f} | {one.megabytes:.0f} MiB |"
         )
         print(lines[-1], flush=True)
-    write(arguments, lines)
+    write(arguments, lines, [profiled(strategy, PROFILED, arguments.concurrency) for strategy in strategies])
 
 
 def profiled(strategy: str, rows: int, concurrency: int) -> str:
-    """The functions that took most, by their own time."""
+    """Where the time of one run goes: the project's own functions, with what they call."""
     profile = cProfile.Profile()
     profile.enable()
     turn(strategy, rows, concurrency)
     profile.disable()
-    text = io.StringIO()
-    pstats.Stats(profile, stream=text).strip_dirs().sort_stats("tottime").print_stats(25)
-    return text.getvalue()
+    stats: Any = pstats.Stats(profile)
+    began = stats.stats[next(key for key in stats.stats if key[2] == "run" and key[0].endswith("engine/run.py"))][3]
+    found = [
+        (cumulated, own, calls, f"{Path(file).parent.name}/{Path(file).name} {name}")
+        for (file, _, name), (_, calls, own, cumulated, _) in stats.stats.items()
+        if "/selfinstruct/" in file and "<" not in name and cumulated <= began
+    ]
+    lines = [
+        f"{100 * cumulated / began:5.1f}%  {100 * own / began:5.1f}%  {calls:>8,}  {name}"
+        for cumulated, own, calls, name in sorted(found, reverse=True)[:SHOWN]
+    ]
+    return "\n".join((f"{strategy}, {rows:,} rows", "   all     own     calls  function", *lines))
 
 
-def write(arguments: argparse.Namespace, lines: list[str]) -> None:
+def write(arguments: argparse.Namespace, lines: list[str], profiles: list[str]) -> None:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     out = arguments.out or RESULTS / f"engine-{today}.md"
     names = [
@@ -181,6 +184,9 @@ def write(arguments: argparse.Namespace, lines: list[str]) -> None:
         f"of its own). Median of {arguments.repeats} runs. Peak memory of all of them: {peak:.1f} GiB.", "",
         "| strategy | rows | requests | accepted candidates/s, median (min to max) | rows/s | requests/s | ledger |",
         "|---|---|---|---|---|---|---|", *lines, "",
+        "Where the time goes, of one more run each, under the profiler (which makes it about twice as long): the share "
+        "of a function with all that it calls, and its own.", "",
+        *(f"```text\n{profile}\n```\n" for profile in profiles),
     ]  # fmt: skip
     out.write_text("\n".join(head), encoding="utf-8")
     print(out.read_text(encoding="utf-8"))
