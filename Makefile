@@ -18,6 +18,8 @@ RUN      ?= runs/$(if $(BACKEND)$(MODEL),$(or $(notdir $(MODEL)),$(BACKEND)),qui
 ARGS     ?=
 RECIPE   ?= quickstart
 GPUS     ?=
+# Processes that share the tests out between them, a file to each.
+JOBS     ?= 2
 DATA     ?= $(FROM)/dataset
 OUT      ?= $(if $(filter file,$(origin DATA)),$(FROM),runs/$(basename $(notdir $(DATA:/dataset=))))/model$(NAMED)
 
@@ -45,8 +47,8 @@ train: dataset $(VENV)/.train  ## fine-tune a model on the dataset (MODEL=, RUN=
 dataset:
 	@$(if $(filter file,$(origin DATA)),test -e $(DATA) || { echo "there is no $(DATA): run make data first" >&2; exit 1; })
 
-test: $(VENV)/.dev  ## run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## run all tests (JOBS=)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 prove: $(VENV)/.dev  ## run the slow proofs and print the promises with what was found
 	$(BIN)/python -m pytest -m "prove or promise"
