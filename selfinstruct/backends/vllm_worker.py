@@ -98,7 +98,8 @@ class _Worker:
             self._loop.call_soon_threadsafe(self._messages.put_nowait, json.loads(line))
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._messages.put_nowait, None)
-        time.sleep(_GRACE_S)
+        if self._engine is not None:  # while it loads there is nothing to end in good order
+            time.sleep(_GRACE_S)
         os.killpg(0, signal.SIGKILL)
 
     def _say(self, message: Mapping[str, Any]) -> None:
@@ -201,8 +202,10 @@ class _Worker:
                 how = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "tokenize": False})
                 _, (prompt,) = await renderer.render_chat_async([message["messages"]], how)
         except VLLMValidationError as error:
-            if (error.parameter or "").startswith("input_"):  # more than the context, before it is known by how much
-                raise _OwnFaultError("context_length", _line(error)) from None
+            if (error.parameter or "").startswith("input_"):  # nobody knows by how much: the rest is not read
+                limit = self._engine.model_config.max_model_len
+                said = f"the prompt alone exceeds the context of {limit} tokens"
+                raise _OwnFaultError("context_length", said) from None
             raise
         except TimeoutError:
             raise _OwnFaultError("bad_request", "the model's chat template does not come to an end") from None
