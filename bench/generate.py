@@ -1,10 +1,10 @@
 """What a run leaves of its engine's speed: vLLM on a run's prompts, all at once, against the whole loop.
 
-    python bench/generate.py --model DIR [--requests N] [--repeats N] [--concurrency N] [--set KEY=VALUE] [-o OUT]
+    python bench/generate.py --model DIR [--requests N] [--repeats N] [--concurrency N] [--set KEY=VALUE]
 
-A turn of the loop is a run in a fresh folder: every filter on, every send and every answer committed. A turn of the bare
-engine sends the requests of that very run, all at once. Each turn has an engine of its own, so that nobody profits from
-what another one left in the prefix cache; its start is not timed. A ratio is that of two neighbouring turns.
+A turn of the loop is a run in a fresh folder: every filter on, every send and every answer committed. A turn of the
+bare engine sends the requests of that very run, all at once. Each turn has an engine of its own, so that nobody profits
+from what another one left in the prefix cache; its start is not timed. A ratio is that of two neighbouring turns.
 
 Beside a server, other packages can have turns as well, each in an environment of its own: their tokens and the requests
 under way are counted by the server itself.

@@ -215,9 +215,10 @@ class VllmBackend:
             raise BackendError(process.blame(f"vLLM can't start {options.model!r}: its process ended"))
         if "failed" in first:
             await process.ended()
-            kind = ConfigError if first["failed"] == "settings" else BackendError
-            said = first["message"] if kind is ConfigError else process.cause() or first["message"]
-            raise kind(process.blame(f"vLLM can't start {options.model!r}: {said}"))
+            said, start = first["message"], f"vLLM can't start {options.model!r}: "
+            if first["failed"] == "settings":
+                raise ConfigError(start + said)
+            raise BackendError(process.blame(start + (process.cause() or said)))
         self._reader = asyncio.create_task(self._read(process))
 
     async def complete(self, request: Request) -> Completion:

