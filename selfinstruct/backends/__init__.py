@@ -12,6 +12,7 @@ from selfinstruct.backends.base import Backend
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
 from selfinstruct.backends.replay import ReplayBackend, ReplayOptions
+from selfinstruct.backends.vllm import VllmBackend, VllmOptions
 from selfinstruct.errors import ConfigError
 
 __all__ = ["OPTIONS", "Backend", "open_backend"]
@@ -20,6 +21,7 @@ _BACKENDS: dict[str, tuple[type, Callable[[Any], Backend]]] = {
     "llamacpp": (LlamaCppOptions, LlamaCppBackend),
     "openai": (OpenAIOptions, OpenAIBackend),
     "replay": (ReplayOptions, ReplayBackend),
+    "vllm": (VllmOptions, VllmBackend),
 }
 
 OPTIONS: dict[str, type] = {name: options for name, (options, _) in _BACKENDS.items()}

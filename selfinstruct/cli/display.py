@@ -32,6 +32,8 @@ def plain_line(progress: Progress) -> str:
     else:
         parts.append(f"{progress.received} answers, {progress.in_flight} in flight")
         parts.append(f"{progress.tokens_per_second:.0f} tokens/s")
+        if tally.cached is not None:
+            parts.append(f"{tally.cached:.0%} of prompts cached")
         left = clock(progress.seconds_left)
         parts.append(f"{left} left" if progress.phase == "running" else progress.phase)
         if progress.phase == "running" and (forecast := progress.forecast):
@@ -60,6 +62,8 @@ def _render(progress: Progress) -> RenderableType:
     figures.add_row("rejected", progress.rejected(6) or "-")
     speed = "-" if progress.phase == "loading" else f"{progress.tokens_per_second:.0f} tokens/s"
     figures.add_row("speed", f"{speed}, {progress.in_flight} in flight, {progress.received} answers")
+    if tally.cached is not None:
+        figures.add_row("cache", f"{tally.cached:.0%} of the prompts' tokens")
     figures.add_row("time left", clock(progress.seconds_left))
     if forecast := progress.forecast:
         figures.add_row("to go", forecast.in_words())

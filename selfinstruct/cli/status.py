@@ -11,6 +11,7 @@ import click
 
 from selfinstruct.codec import dumps
 from selfinstruct.console import harmless, say
+from selfinstruct.engine.tally import Tally
 from selfinstruct.report import Status, status
 
 _LEAST_S = 2.0  # between two looks of --watch
@@ -60,13 +61,17 @@ def _show(found: Status, *, as_json: bool) -> None:
         ("rejected", _counts(tally.rejected)),
         ("discarded text", _counts(tally.discarded)),
         ("failed requests", _counts(tally.failures)),
-        ("tokens", f"{tally.prompt_tokens:,} in ({tally.cached_tokens:,} cached), {tally.completion_tokens:,} out"),
+        ("tokens", f"{tally.prompt_tokens:,} in ({_cached(tally)}), {tally.completion_tokens:,} out"),
         ("novelty", "-" if found.novelty is None else f"{found.novelty:.0%} of the last instructions were new"),
         ("to go", found.forecast.in_words() if found.forecast and not found.complete else "-"),
         ("sends", f"{found.spending.sends}, worst case of the unanswered: {_lost(found):,} tokens"),
     ]
     for name, value in rows:
         click.echo(f"  {name:<16} {harmless(value)}")
+
+
+def _cached(tally: Tally) -> str:
+    return f"{tally.cached_tokens:,} cached" + ("" if tally.cached is None else f": {tally.cached:.0%}")
 
 
 def _lost(found: Status) -> int:
@@ -99,6 +104,7 @@ def _values(found: Status) -> dict[str, object]:
         "failures": dict(tally.failures),
         "models": dict(tally.models),
         "prompt_tokens": tally.prompt_tokens,
+        "cached_tokens": tally.cached_tokens,
         "completion_tokens": tally.completion_tokens,
         "sends": found.spending.sends,
         "lost_tokens": _lost(found),

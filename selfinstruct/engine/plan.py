@@ -35,12 +35,6 @@ from selfinstruct.version import SEMANTICS, __version__
 __all__ = ["Plan", "Settings", "forked_plan", "make_plan", "recorded_plan", "require_same"]
 
 
-_NOT_YET = {
-    "vllm": "vLLM in this process is not in this version; start it with 'vllm serve MODEL' and use "
-    "--backend openai --base-url http://localhost:8000/v1 --model MODEL",
-}
-
-
 @dataclass(frozen=True)
 class Settings:
     """The settings that are not a strategy's or a backend's own.
@@ -49,7 +43,7 @@ class Settings:
         seeds: Path of a seed file, or ``builtin``.
         prompts: Folder of templates that go before the built-in ones.
         seed: Every random choice of the run derives from it.
-        lag: Most requests between the last judged and the last numbered one.
+        lag: Most requests between the last judged and the last numbered one. The default for vllm is 1024.
         n: Rows to make.
         concurrency: Requests in flight; null takes what suits the backend.
         saturation: When to stop because the model repeats itself.
@@ -229,10 +223,16 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: Heritage) ->
 
 
 def _preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What settings that are not given fall back on before the defaults: the embedded model needs other ones."""
-    if given.get("backend", Settings.backend) == "llamacpp" and not _section(given, "llamacpp").get("model"):
+    """What settings that are not given fall back on before the defaults: the embedded model needs other ones.
+
+    A backend with a window of its own names the lag that keeps it full. Like any setting it is resolved here, once: a
+    run that exists keeps the number that it was begun with.
+    """
+    backend = str(given.get("backend", Settings.backend))
+    if backend == "llamacpp" and not _section(given, "llamacpp").get("model"):
         return read_yaml(preset("embedded"))[0]
-    return {}
+    lag = getattr(OPTIONS.get(backend), "LAG", None)
+    return {} if lag is None else {"lag": lag}
 
 
 def _replay_source(given: Mapping[str, Any]) -> Path:
@@ -257,8 +257,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, **OPTIONS}
     for key in values:
         if key not in own and key not in sections:
-            hint = _NOT_YET.get(str(key)) or f"unknown key {key!r}{nearest(str(key), own | set(sections))}"
-            raise ConfigError(hint, key=str(key))
+            raise ConfigError(f"unknown key {key!r}{nearest(str(key), own | set(sections))}", key=str(key))
     if base is not None and (semantics := base.meta("identity")["semantics"]) != SEMANTICS:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
@@ -267,8 +266,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     settings = build(Settings, {key: value for key, value in values.items() if key in own})
     for kind, name, known in (("strategy", settings.strategy, STRATEGIES), ("backend", settings.backend, OPTIONS)):
         if name not in known:
-            hint = _NOT_YET.get(name) or f"unknown {kind} {name!r}{nearest(name, known)}"
-            raise ConfigError(hint, key=kind)
+            raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
     # Sections of strategies and backends that are not in use are checked too: a typing error there is one all the same.
     options: dict[str, Any] = {
         name: build(kind, _section(values, name), name)

@@ -102,7 +102,8 @@ class Engine:
             BackendError: The server or the account is at fault; everything received is stored.
             LedgerError: The ledger can't be written.
         """
-        await self._backend.start()
+        if not await self._start():
+            return self._ending
         self._progress.phase, self._progress.started = "running", time.monotonic()
         try:
             while True:
@@ -123,6 +124,18 @@ class Engine:
         if unanswered := self._missing | {number: error for number, (_, error) in self._suspects.items()}:
             raise unanswered[min(unanswered)]
         return "exhausted"
+
+    async def _start(self) -> bool:
+        """Start the backend; False if an interrupt came first: a large model takes minutes, and nothing is lost."""
+        start, wake = asyncio.create_task(self._backend.start()), asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait({start, wake}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            wake.cancel()
+            start.cancel()  # does nothing to one that is done
+        with contextlib.suppress(asyncio.CancelledError):
+            await start
+        return not self._ending
 
     def interrupt(self) -> None:
         """Stop: drain at the first call, give up what is in flight at the second. For signal handlers of the loop."""

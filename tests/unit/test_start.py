@@ -1,0 +1,76 @@
+"""An interrupt while the backend is still getting ready."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfinstruct.budget import Budget
+from selfinstruct.engine.course import Course
+from selfinstruct.engine.plan import make_plan
+from selfinstruct.engine.progress import Progress
+from selfinstruct.engine.run import Engine
+from selfinstruct.errors import BackendError
+from selfinstruct.ledger import Ledger, Reader
+from selfinstruct.records import Completion, Request
+
+
+class Slow:
+    """A backend that never gets ready, or fails to."""
+
+    name = "slow"
+    concurrency = 4
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.begun = asyncio.Event()
+        self.given_up = False
+
+    async def start(self) -> None:
+        self.begun.set()
+        if self.error is not None:
+            raise self.error
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.given_up = True
+            raise
+
+    async def complete(self, request: Request) -> Completion:
+        raise AssertionError("nothing may be sent")
+
+    async def close(self) -> None:
+        pass
+
+
+async def go(folder: Path, backend: Slow, *, interrupt: bool) -> str:
+    plan = make_plan({"backend": "openai", "openai": {"model": "m"}})
+    with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
+        course = Course.of(plan, reader)
+        parts: Any = (plan, course, ledger, reader, backend, Budget(plan.settings.budget, reader.spending()))
+        engine = Engine(*parts, Progress(plan.settings.n, course.tally))
+        running = asyncio.create_task(engine.run())
+        await backend.begun.wait()
+        if interrupt:
+            engine.interrupt()
+        return await running
+
+
+def test_it_gives_up_the_start_and_sends_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        backend = Slow()
+        assert await go(tmp_path, backend, interrupt=True) == "interrupted"
+        assert backend.given_up
+
+    asyncio.run(main())
+
+
+def test_a_start_that_fails_tells_its_own_error(tmp_path: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(BackendError, match="no memory"):
+            await go(tmp_path, Slow(BackendError("no memory")), interrupt=False)
+
+    asyncio.run(main())

