@@ -232,7 +232,8 @@ def _preset(given: Mapping[str, Any]) -> dict[str, Any]:
     """What settings that are not given fall back on before the defaults: the embedded model needs other ones."""
     if given.get("backend", Settings.backend) == "llamacpp" and not _section(given, "llamacpp").get("model"):
         return read_yaml(preset("embedded"))[0]
-    return {}
+    lag = getattr(OPTIONS.get(str(given.get("backend"))), "LAG", None)  # what suits the backend, where it says so
+    return {} if lag is None else {"lag": lag}
 
 
 def _replay_source(given: Mapping[str, Any]) -> Path:
