@@ -1,7 +1,7 @@
 """A real HTTP server on loopback that speaks OpenAI's files and batches, beside what ``Loopback`` speaks.
 
 It executes a batch when it ends, and counts what it executed; what becomes of a batch and of its lines is the test's
-to say. Batches are numbered from 1 in order of arrival, and end when they have been looked at ``looks`` times.
+to say. Batches are numbered from 1 in order of arrival, and end when they have been looked at often enough.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.loopback import Answer, Body, Fault, Loopback, _Handler
-
-KEEPS: dict[str, Any] = {"status": "in_progress"}
 
 
 @dataclass
@@ -40,7 +38,7 @@ class Script:
     """What becomes of things.
 
     Attributes:
-        looks: After so many looks a batch ends.
+        looks: After so many looks a batch ends, by its number.
         ending: Status that it ends with, by its number; or the errors of a failed one.
         line: Of a batch's number and a request's body: None for its answer, a status and body, the code of an error
             line, or ``missing``.
@@ -51,7 +49,7 @@ class Script:
         key: Only this one is let in.
     """
 
-    looks: int = 1
+    looks: Callable[[int], int] = lambda number: 1
     ending: Callable[[int], str | list[dict[str, Any]]] = lambda number: "completed"
     line: Callable[[int, Body], Any] = lambda number, body: None
     output: Callable[[int, list[bytes]], list[bytes]] = lambda number, lines: lines
@@ -114,7 +112,7 @@ class Batches(Loopback):
     def look(self, batch: Made) -> Body:
         batch.looks += 1
         if batch.shown["status"] in ("validating", "in_progress"):
-            if batch.looks >= self.script.looks and self.script.hold.is_set():
+            if batch.looks >= self.script.looks(batch.number) and self.script.hold.is_set():
                 self.end(batch)
             else:
                 batch.shown["status"] = "in_progress"
@@ -154,10 +152,10 @@ class Batches(Loopback):
 
 
 class _BatchHandler(_Handler):
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         self._meet("GET", b"")
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         raw = self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.path.endswith("/completions"):
             loopback: Batches = self.server.loopback

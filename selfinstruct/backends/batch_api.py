@@ -67,7 +67,7 @@ class BatchApi:
             "files": [("file", (_FILE[0], content, _FILE[1]))],
             "options": {"headers": {"Content-Type": "multipart/form-data"}},
         }
-        return _id(await self._patiently(lambda _: self._once("post", "/files", **upload)))
+        return self._id(await self._patiently(lambda _: self._once("post", "/files", **upload)))
 
     async def make(self, batch: Batch, file: str, endpoint: str) -> str:
         """The id of the batch of that file, made once.
@@ -87,7 +87,7 @@ class BatchApi:
             # An answer that never came does not mean that nothing was made.
             if tried and (found := await self._look_again(batch.mark)):
                 return found
-            return _id(await self._once("post", "/batches", body=wanted))
+            return self._id(await self._once("post", "/batches", body=wanted))
 
         return await self._patiently(attempt)
 
@@ -130,14 +130,15 @@ class BatchApi:
         params: dict[str, Any] = {"limit": _PAGE}
         for _ in range(_MOST_PAGES):
             page = await self._list(params)
-            listed = [one for one in page.get("data") or [] if isinstance(one, Mapping) and is_name(one.get("id"))]
+            data = page.get("data")
+            listed = [one for one in data if isinstance(one, Mapping)] if isinstance(data, list) else []
             for one in listed:
                 metadata = one.get("metadata")
                 if isinstance(metadata, Mapping) and metadata.get(_RUN) == self._notes.run:
-                    found[str(metadata.get(_MARK))] = one["id"]
+                    found[str(metadata.get(_MARK))] = self._id(one)
             if found.keys() >= set(marks) or not listed or not page.get("has_more"):
                 break
-            params["after"] = listed[-1]["id"]
+            params["after"] = self._id(listed[-1])
         return {mark: found[mark] for mark in marks if mark in found}
 
     async def _list(self, params: Mapping[str, Any], attempts: int | None = None) -> Mapping[str, Any]:
@@ -197,6 +198,13 @@ class BatchApi:
             )
         return "If it has no Batch API, use --backend openai"
 
+    def _id(self, found: Mapping[str, Any]) -> str:
+        """What the server calls it; a name that holds the key is none, for names are noted on disk."""
+        name = found.get("id")
+        if not is_name(name) or self._server.hide(str(name)) != name:
+            raise TransientError("the server's answer names no id")
+        return name
+
     def tell(self, text: str) -> None:
         """Show it, without the key."""
         self._show(self._server.hide(text))
@@ -211,9 +219,3 @@ class BatchApi:
 def _wrapped(failure: SelfInstructError) -> BackendError:
     """The error as one of the whole batch: a request's fault it can't be."""
     return failure if isinstance(failure, TransientError) else RefusedError(str(failure))
-
-
-def _id(found: Mapping[str, Any]) -> str:
-    if not is_name(found.get("id")):
-        raise TransientError("the server's answer names no id")
-    return str(found["id"])

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from selfinstruct.codec import canonical, digest, loads
 from selfinstruct.errors import BackendError
@@ -37,7 +37,7 @@ def input_line(name: str, endpoint: str, body: Mapping[str, Any]) -> bytes:
     return canonical({"custom_id": name, "method": "POST", "url": f"/v1{endpoint}", "body": body}) + b"\n"
 
 
-def is_name(text: object) -> bool:
+def is_name(text: object) -> TypeGuard[str]:
     """Whether a server's id of a batch or file is one that can stand in a path."""
     return isinstance(text, str) and _NAME.fullmatch(text) is not None and set(text) != {"."}
 

@@ -198,7 +198,7 @@ class OpenAIBatchBackend:
                 door.set_result(None)
 
     def _submit(self) -> None:
-        names, self._queue = self._queue, []
+        names, self._queue = sorted(self._queue, key=lambda name: self._waiting[name].request.number), []
         self._admitted.clear()
         for part in self._parts(names):
             self._go(self._carry(part))
@@ -284,12 +284,13 @@ class OpenAIBatchBackend:
         known = set(names)
 
         def take(line: Mapping[str, Any]) -> None:
-            if (name := line.get("custom_id")) in known:
-                lines.setdefault(str(name), line)
+            name = line.get("custom_id")
+            if isinstance(name, str) and name in known:
+                lines.setdefault(name, line)
 
         for file in (found.get("output_file_id"), found.get("error_file_id")):
             if is_name(file):
-                await self._api.results(str(file), take)
+                await self._api.results(file, take)
         again = batch.state == "collected"
         what = f"batch {batch.id} ({found['status']})"
         answers = {name: self._read(name, lines.get(name), what, again=again) for name in names}
