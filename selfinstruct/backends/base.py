@@ -76,6 +76,12 @@ class Detached(Backend, Protocol):
     async def gathered(self, request: Request) -> None:
         """Wait until the request is about to go out, with others: what is called off until then cost nothing."""
 
+    def under_way(self, count: int) -> None:
+        """Called whenever it has changed: so many are, or are about to be, in ``gathered`` or ``complete``.
+
+        When all of them are, none will come before one of them has gone.
+        """
+
     def leave(self) -> None:
         """Wait for no answers any more.
 

@@ -1,8 +1,9 @@
 """OpenAI's Batch API: half the price, within a day. Also of other servers that speak it.
 
-What is asked within a short time goes out together: a file of requests is uploaded, a batch made of it, its state asked
-for now and then, and its files of results are read when it has ended. Each ``complete`` waits for its own line. The
-batches go on at the server whatever happens here, so they are noted (``batches.py``) before and after they are made.
+All that can be asked before the next answer goes out together: a file of requests is uploaded, a batch made of it, its
+state asked for now and then, and its files of results are read when it has ended. Each ``complete`` waits for its own
+line. The batches go on at the server whatever happens here, so they are noted (``batches.py``) before and after they
+are made.
 """
 
 from __future__ import annotations
@@ -39,25 +40,23 @@ class OpenAIBatchOptions(OpenAIOptions):
         timeout_s: Seconds for one call (an upload, a download, a look at a batch), not for a batch.
         concurrency: Requests at the server at once, in all batches together. An account has a limit of enqueued tokens.
         batch_size: Most requests of one batch; more are several batches.
-        settle_s: Seconds in which nothing new was asked, after which a batch goes out.
         poll_s: Seconds between two looks at a batch.
     """
 
-    FREE: ClassVar[frozenset[str]] = OpenAIOptions.FREE | {"batch_size", "settle_s", "poll_s"}
+    FREE: ClassVar[frozenset[str]] = OpenAIOptions.FREE | {"batch_size", "poll_s"}
     LAG: ClassVar[int] = 2048
     """The run's ``lag``, where none is given: no more requests than that can be in batches at once."""
 
     concurrency: int = 2048
     batch_size: int = _MOST_REQUESTS
-    settle_s: float = 5.0
     poll_s: float = 30.0
 
     def __post_init__(self) -> None:
         OpenAIOptions.__post_init__(self)
         if not 1 <= self.batch_size <= _MOST_REQUESTS:
             raise ValueError(f"batch_size must be from 1 to {_MOST_REQUESTS:,}")
-        if self.settle_s < 0 or self.poll_s <= 0:
-            raise ValueError("settle_s must be 0 or more and poll_s above 0")
+        if self.poll_s <= 0:
+            raise ValueError("poll_s must be above 0")
 
 
 @dataclass(slots=True)
@@ -65,19 +64,17 @@ class _Waiting:
     """A request that somebody waits for.
 
     Attributes:
+        awaited: Somebody is in ``complete`` for it now.
         there: It is in the server's hands.
         line, endpoint: What goes into the file, and where the server shall send it.
     """
 
     request: Request
     answer: asyncio.Future[_Answer]
+    awaited: bool = False
     there: bool = False
     line: bytes = b""
     endpoint: str = ""
-
-    def settle(self, answer: _Answer) -> None:
-        if not self.answer.done():
-            self.answer.set_result(answer)
 
 
 class OpenAIBatchBackend:
@@ -90,10 +87,10 @@ class OpenAIBatchBackend:
         self._options = options
         self._server = OpenAIBackend(options)
         self._waiting: dict[str, _Waiting] = {}  # by custom id
-        self._doors: list[tuple[int, asyncio.Future[None]]] = []  # of those that are gathered
-        self._admitted: set[int] = set()  # numbers of those let through, until they come
-        self._queue: list[str] = []
-        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        self._doors: list[asyncio.Future[None]] = []  # of those that are gathered
+        self._queue: list[str] = []  # of those that commit their sends, then come with them
+        self._inside = 0  # how many wait here, at doors and for answers,
+        self._all = 1 << 30  # and how many will, before an answer lets others come
         self._tasks: set[asyncio.Task[None]] = set()
 
     def keep_in(self, folder: Path, tell: Callable[[str], None]) -> None:
@@ -130,11 +127,20 @@ class OpenAIBatchBackend:
                 self._go(self._guarded(batch, self._follow(batch, list(batch.requests))))
         return held
 
-    async def gathered(self, request: Request) -> None:
+    async def gathered(self, request: Request) -> None:  # noqa: ARG002
         door: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._doors.append((request.number, door))
-        self._after(0.0 if len(self._doors) >= self._options.batch_size else self._options.settle_s, self._let_in)
-        await door
+        self._doors.append(door)
+        self._inside += 1
+        self._go_on()
+        try:
+            await door
+        finally:
+            if door.cancelled():
+                self._inside -= 1
+
+    def under_way(self, count: int) -> None:
+        self._all = count
+        self._go_on()
 
     async def complete(self, request: Request) -> Completion:
         """Wait for a request's answer, which may take a day; see ``Backend.complete`` for the errors.
@@ -150,12 +156,18 @@ class OpenAIBatchBackend:
             waiting = _Waiting(request, self._future(), line=input_line(name, endpoint, body), endpoint=endpoint)
             self._waiting[name] = waiting
             self._queue.append(name)
-            last = self._admitted == {request.number}
-            self._admitted.discard(request.number)
-            self._after(0.0 if last or self._api.leaving.is_set() else self._options.settle_s, self._submit)
         elif waiting.there and self._api.leaving.is_set():
-            waiting.settle(StillThereError())
-        answer = await asyncio.shield(waiting.answer)
+            self._settle(waiting, StillThereError())
+        if not waiting.answer.done():
+            waiting.awaited = True
+            self._inside += 1
+            self._go_on()
+        try:
+            answer = await asyncio.shield(waiting.answer)
+        finally:
+            if not waiting.answer.done():
+                waiting.awaited = False
+                self._inside -= 1
         if isinstance(answer, StillThereError):
             raise answer
         self._waiting.pop(name, None)
@@ -165,16 +177,12 @@ class OpenAIBatchBackend:
 
     def leave(self) -> None:
         self._api.leaving.set()
-        if self._queue:
-            self._after(0.0, self._submit)
         for waiting in self._waiting.values():
             if waiting.there:
-                waiting.settle(StillThereError())
+                self._settle(waiting, StillThereError())
 
     async def close(self) -> None:
         """Let go of the connections; the batches go on."""
-        for timer in self._timers.values():
-            timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -183,25 +191,24 @@ class OpenAIBatchBackend:
     def _future(self) -> asyncio.Future[_Answer]:
         return asyncio.get_running_loop().create_future()
 
-    def _after(self, seconds: float, then: Callable[[], None]) -> None:
-        """Do that when so many seconds have passed without another call for it."""
-        if then in self._timers:
-            self._timers[then].cancel()
-        self._timers[then] = asyncio.get_running_loop().call_later(seconds, then)
+    def _settle(self, waiting: _Waiting, answer: _Answer) -> None:
+        if not waiting.answer.done():
+            self._inside -= waiting.awaited
+            waiting.answer.set_result(answer)
 
-    def _let_in(self) -> None:
-        """Open the doors: those who wait commit their sends, then come to ``complete``."""
-        doors, self._doors = self._doors, []
-        for number, door in doors:
-            if not door.done():  # else called off
-                self._admitted.add(number)
+    def _go_on(self) -> None:
+        """When nobody else can come: let those at the doors commit their sends; when they have, send them off."""
+        if self._inside < self._all:
+            return
+        doors, self._doors = [door for door in self._doors if not door.done()], []
+        if doors:
+            self._inside -= len(doors)
+            for door in doors:
                 door.set_result(None)
-
-    def _submit(self) -> None:
-        names, self._queue = sorted(self._queue, key=lambda name: self._waiting[name].request.number), []
-        self._admitted.clear()
-        for part in self._parts(names):
-            self._go(self._carry(part))
+        elif self._queue:
+            names, self._queue = sorted(self._queue, key=lambda name: self._waiting[name].request.number), []
+            for part in self._parts(names):
+                self._go(self._carry(part))
 
     def _parts(self, names: Iterable[str]) -> Iterator[list[str]]:
         """Batches: one endpoint each, and within the limits."""
@@ -245,7 +252,7 @@ class OpenAIBatchBackend:
     def _fail(self, names: Iterable[str], error: Exception) -> None:
         for name in names:
             if name in self._waiting:
-                self._waiting[name].settle(error)
+                self._settle(self._waiting[name], error)
 
     async def _make_and_follow(self, batch: Batch, names: list[str]) -> None:
         endpoint = self._waiting[names[0]].endpoint
@@ -262,7 +269,7 @@ class OpenAIBatchBackend:
             waiting = self._waiting[name]
             waiting.there, waiting.line = True, b""
             if self._api.leaving.is_set():
-                waiting.settle(StillThereError())
+                self._settle(waiting, StillThereError())
         await self._follow(batch, names)
 
     async def _follow(self, batch: Batch, names: list[str]) -> None:
@@ -296,7 +303,7 @@ class OpenAIBatchBackend:
         answers = {name: self._read(name, lines.get(name), what, again=again) for name in names}
         self._notes.put(batch, "collected")
         for name in sorted(names, key=lambda name: isinstance(answers[name], Exception)):
-            self._waiting[name].settle(answers[name])  # completions first: they tell that the server is well
+            self._settle(self._waiting[name], answers[name])  # completions first: they tell that the server is well
 
     def _read(self, name: str, line: Mapping[str, Any] | None, what: str, *, again: bool) -> _Answer:
         """The answer in a line of results.

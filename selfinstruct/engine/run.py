@@ -121,6 +121,8 @@ class Engine:
                 if self._ending or self._fault:
                     self._release()
                 if self._flight:
+                    if self._detached is not None:
+                        self._detached.under_way(min(len(self._flight), self._window))
                     await self._wait()
                 elif self._fault or self._ending or not await self._condemn(thorough=True):
                     break

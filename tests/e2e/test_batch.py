@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ from selfinstruct.backends.batches import NOTES_FILE
 from selfinstruct.errors import BackendError, LedgerError
 from selfinstruct.ledger import Reader, Spending
 from tests.batches import Batches, Script
-from tests.crash.test_kill import Life, Nursery, made, number_of
+from tests.crash.test_kill import Life, Nursery, commits, made, number_of
 from tests.loopback import Body, Fault, Loopback
 from tests.scripted import reply
 
 ROWS = 60  # of alpaca: batches of 8, 16 and 32
-QUICK = {"settle_s": 0.05, "poll_s": 0.02}
+QUICK = {"poll_s": 0.02}
 
 
 def settings(url: str, backend: str = "openai-batch", **more: Any) -> dict[str, Any]:
@@ -77,6 +78,18 @@ def notes(run: Path) -> dict[str, Any]:
 
 def states(run: Path) -> list[str]:
     return [one["state"] for one in notes(run)["batches"]]
+
+
+def stopped_in(batch: int) -> Script:
+    """A server that never ends a batch, and interrupts the test's own process when it is looked at again."""
+    script = Script(made=lambda number: script.hold.clear() if number == batch else None)
+
+    def fault(method: str, path: str, times: int) -> None:
+        if (path, times) == (f"/batches/batch_{batch}", 2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    script.fault = fault
+    return script
 
 
 @contextmanager
@@ -146,6 +159,7 @@ def test_killed_before_it_heard_of_its_batch_it_finds_it(
         nursery.run(tmp_path / "log", *args(tmp_path / "run", server.url))
         assert once(server)
         assert sum(call == "POST /batches" for call in server.calls) == 3
+    assert commits(tmp_path / "run").keys() <= commits(tmp_path / "run", "k, digest", "requests").keys()
     assert made(tmp_path / "run") == plain
     assert spending(tmp_path / "run") == spent
 
@@ -211,7 +225,7 @@ def test_the_time_limit_waits_for_no_batch_and_the_first_answers_may_come_later(
     script.hold.clear()
     with Batches(reply, script) as server:
         first = generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": 0.5}))
-        assert (first.ending, first.left, len(server.batches)) == ("time", 8, 1)
+        assert (first.ending, first.left) == ("time", sum(len(batch.lines) for batch in server.batches))
         script.hold.set()
         last = generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": None}))
         assert (last.ending, last.left) == ("complete", 0)
@@ -337,21 +351,21 @@ def test_a_budget_holds_across_a_restart_and_nothing_is_counted_twice(
     tmp_path: Path, plain: tuple[bytes, bytes]
 ) -> None:
     """Twenty sends: eight, and of the next sixteen only twelve; a restart has no more, and collects those."""
-    script = Script()
-    script.made = lambda number: script.hold.clear() if number == 2 else None
+    script = stopped_in(2)
     with Batches(reply, script) as server:
-        limit = {"max_requests": 20}
-        first = generate(tmp_path / "run", settings(server.url, budget={**limit, "time_limit_s": 1.0}))
-        assert (first.ending, first.left) == ("time", 12)
-        assert spending(tmp_path / "run").sends == 20
-        again = generate(tmp_path / "run", settings(server.url, budget={**limit, "time_limit_s": 0.2}))
-        assert (again.ending, again.left, len(server.batches)) == ("time", 12, 2)
+        limited = settings(server.url, budget={"max_requests": 20})
+        for _ in range(2):
+            stopped = generate(tmp_path / "run", limited)
+            assert (stopped.ending, stopped.left, len(server.batches)) == ("interrupted", 12, 2)
+            assert spending(tmp_path / "run").sends == 20
+            server.calls.clear()
         script.hold.set()
-        last = generate(tmp_path / "run", settings(server.url, budget={**limit, "time_limit_s": None}))
+        script.fault = lambda method, path, times: None
+        last = generate(tmp_path / "run", limited)
         assert (last.ending, last.left) == ("budget", 0)
         assert sum(server.executed.values()) == spending(tmp_path / "run").sends == 20
         assert spending(tmp_path / "run").lost_prompt_tokens == 0
-        generate(tmp_path / "run", settings(server.url, budget={"max_requests": None, "time_limit_s": None}))
+        generate(tmp_path / "run", settings(server.url, budget={"max_requests": None}))
         assert once(server)
         assert sum(server.executed.values()) == spending(tmp_path / "run").sends
     assert made(tmp_path / "run") == plain
@@ -395,13 +409,9 @@ def test_a_server_that_repeats_the_key_gets_it_nowhere(tmp_path: Path, monkeypat
 
 
 def test_a_batch_of_another_account_is_told_and_not_paid_for_again(tmp_path: Path) -> None:
-    script = Script()
-    script.hold.clear()
-    limit = {"time_limit_s": 0.5}
-    with Batches(reply, script) as server:
-        generate(tmp_path / "run", settings(server.url, budget=limit))
-    script.hold.set()
-    with Batches(reply, script) as server:
+    with Batches(reply, stopped_in(1)) as server:
+        assert generate(tmp_path / "run", settings(server.url)).left == 8
+    with Batches(reply) as server:
         with pytest.raises(BackendError, match=r"another key or is gone.*remove .*batches\.json"):
             generate(tmp_path / "run", settings(server.url))
         assert "POST /batches" not in server.calls
@@ -409,17 +419,16 @@ def test_a_batch_of_another_account_is_told_and_not_paid_for_again(tmp_path: Pat
         with pytest.raises(BackendError, match=r"batches\.json: it is damaged"):
             generate(tmp_path / "run", settings(server.url))
         (tmp_path / "run" / NOTES_FILE).unlink()
-        assert generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": None})).ending == "complete"
+        assert generate(tmp_path / "run", settings(server.url)).ending == "complete"
     assert spending(tmp_path / "run").lost_prompt_tokens > 0, "what was given up counts at its worst"
 
 
 def test_another_model_before_the_first_answer_takes_nothing_of_the_first_ones(tmp_path: Path) -> None:
-    script = Script()
-    script.hold.clear()
+    script = stopped_in(1)
     with Batches(reply, script) as server:
-        generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": 0.5}))
+        assert generate(tmp_path / "run", settings(server.url)).left == 8
         script.hold.set()
-        other = settings(server.url, section={"model": "other"}, n=5, budget={"time_limit_s": None})
+        other = settings(server.url, section={"model": "other"}, n=5)
         assert set(generate(tmp_path / "run", other).tally.models) == {"other"}
         assert {line["body"]["model"] for line in server.batches[0].lines} == {"scripted"}
 
@@ -429,7 +438,7 @@ def test_a_run_of_another_backend_goes_on_in_batches_as_a_fork_and_begins_with_l
 ) -> None:
     with Batches(reply) as server:
         generate(tmp_path / "first", settings(server.url, "openai", n=100))
-        options = ["--set", "openai-batch.settle_s=0.05", "--set", "openai-batch.poll_s=0.02"]
+        options = ["--set", "openai-batch.poll_s=0.02"]
         nursery.run(tmp_path / "log", "fork", tmp_path / "first", "-o", tmp_path / "run", "--backend", "openai-batch",
                     "--model", "scripted",
                 "--base-url", server.url, "--api", "completion", "-n", 200, "-q", *options)  # fmt: skip
