@@ -163,7 +163,7 @@ class Lines:
 
     def end(self) -> None:
         """The line, or the file, ends here."""
-        line, endless = bytes(self._rest), self._endless
+        line, endless = bytes(self._rest), self._endless or len(self._rest) > _MOST_LINE
         self._rest.clear()
         self._endless = False
         if endless or not line.strip():

@@ -21,7 +21,7 @@ __all__ = ["located", "run_options", "settings_of"]
 _PATH = click.Path(path_type=Path)
 _OPTIONS = (
     click.option("--config", type=_PATH, help="YAML file of settings; options given here go before it."),
-    click.option("--backend", help="llamacpp, openai, openai-batch or replay.  [default: llamacpp]"),
+    click.option("--backend", help="What completes: llamacpp, openai, openai-batch or replay.  [default: llamacpp]"),
     click.option("--model", help="Model name (openai) or GGUF file (llamacpp; default: the embedded model)."),
     click.option("--base-url", help="Address of an OpenAI-compatible server, for --backend openai."),
     click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),

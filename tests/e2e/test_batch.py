@@ -18,6 +18,7 @@ from selfinstruct.backends.batches import NOTES_FILE
 from selfinstruct.errors import BackendError, LedgerError
 from selfinstruct.ledger import Reader, Spending
 from tests.batches import Batches, Script
+from tests.conftest import Promise
 from tests.crash.test_kill import Life, Nursery, commits, made, number_of
 from tests.loopback import Body, Fault, Loopback
 from tests.scripted import reply
@@ -118,6 +119,17 @@ def test_a_run_in_batches_has_the_bytes_of_a_plain_one(tmp_path: Path, strategy:
     assert len({batch.shown["metadata"]["selfinstruct_batch"] for batch in server.batches}) == len(sizes)
     plain_body = {json.dumps(call.body, sort_keys=True) for call in other.arrived}
     assert plain_body <= {json.dumps(line["body"], sort_keys=True) for batch in server.batches for line in batch.lines}
+
+
+@pytest.mark.prove
+def test_how_many_batches_a_run_takes(tmp_path: Path, promise: Promise) -> None:
+    figures = []
+    for strategy in ("alpaca", "self-instruct"):
+        with Batches(reply) as server:
+            generate(tmp_path / strategy, settings(server.url, strategy=strategy, n=500))
+            sizes = [len(batch.lines) for batch in server.batches]
+            figures.append(f"{strategy} {len(sizes)} ({', '.join(map(str, sizes))} requests)")
+    promise("batches", f"for 500 rows of a scripted model: {'; '.join(figures)}")
 
 
 def test_killed_after_submission_it_collects_and_submits_nothing_again(
@@ -438,11 +450,12 @@ def test_a_run_of_another_backend_goes_on_in_batches_as_a_fork_and_begins_with_l
 ) -> None:
     with Batches(reply) as server:
         generate(tmp_path / "first", settings(server.url, "openai", n=100))
-        options = ["--set", "openai-batch.poll_s=0.02"]
+        options = ["--set", "openai-batch.poll_s=0.02", "--set", "lag=2048"]
         nursery.run(tmp_path / "log", "fork", tmp_path / "first", "-o", tmp_path / "run", "--backend", "openai-batch",
                     "--model", "scripted",
                 "--base-url", server.url, "--api", "completion", "-n", 200, "-q", *options)  # fmt: skip
-        assert len(server.batches[0].lines) > 32
+        with Reader(tmp_path / "first") as reader:
+            assert len(server.batches[0].lines) >= reader.newest_outcome() > 32
     assert len((tmp_path / "run" / "dataset" / "alpaca.jsonl").read_text().splitlines()) == 200
 
 
