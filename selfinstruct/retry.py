@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from selfinstruct.backends.base import Backend
+from selfinstruct.backends.base import Backend, Detached
 from selfinstruct.errors import TransientError
 from selfinstruct.pace import Pace
 from selfinstruct.records import Completion, Request
@@ -39,7 +39,8 @@ class RetryOptions:
             ("full jitter": https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
             After a 429 it is drawn from the upper half, so that a server's "Retry-After: 0" makes no hot loop.
         cap_s: Longest of these waits. A server's own Retry-After is kept to the second, above the cap too.
-        total_s: Seconds after the first send beyond which no further one begins.
+        total_s: Seconds after the first send beyond which no further one begins; where a send may take a day
+            (batches), after the last failure.
     """
 
     attempts: int = 5
@@ -93,6 +94,8 @@ class Retry:
                     completion = await backend.complete(request)
                 except TransientError as error:
                     failure = error
+                    if isinstance(backend, Detached):
+                        first = clock()
                 else:
                     self._pace.answered()
                     return completion

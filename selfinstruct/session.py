@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.backends import open_backend
+from selfinstruct.backends import Detached, open_backend
 from selfinstruct.budget import Budget
 from selfinstruct.codec import canonical
 from selfinstruct.config import to_yaml
@@ -43,6 +43,7 @@ class Result:
     Attributes:
         ending: ``complete``, ``exhausted``, ``stalled``, ``saturated``, ``budget``, ``time`` or ``interrupted``.
         already: The run was complete before: nothing was sent.
+        left: Requests that were under way at the end and that the server goes on with: batches.
         rows: The dataset.
         exported: The dataset's file.
     """
@@ -55,6 +56,7 @@ class Result:
     tally: Tally
     saturation: Saturation
     exported: Exported
+    left: int = 0
 
 
 def generate(
@@ -91,17 +93,17 @@ def generate(
         if canonical(reader.meta("config")) != canonical(plan.values()):  # only now: the ledger is whole
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
-        already, ending = course.done, "complete"
+        already, ending, left = course.done, "complete", 0
         try:
             if not already:
-                ending = _run(plan, course, ledger, reader, show or (lambda _: nullcontext()))
+                ending, left = _run(folder, plan, course, ledger, reader, show or (lambda _: nullcontext()))
         except SelfInstructError:
             with contextlib.suppress(SelfInstructError):  # on a full disk the first error is the one to tell
                 refresh(folder, plan, course)
             raise
         exported = refresh(folder, plan, course)
         verdicts.save(course)
-    return Result(folder, ending, already, plan, course.rows, course.tally, course.saturation, exported)
+    return Result(folder, ending, already, plan, course.rows, course.tally, course.saturation, exported, left)
 
 
 def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
@@ -124,23 +126,25 @@ def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
     )
 
 
-def _run(plan: Plan, course: Course, ledger: Ledger, reader: Reader, show: Show) -> str:
+def _run(folder: Path, plan: Plan, course: Course, ledger: Ledger, reader: Reader, show: Show) -> tuple[str, int]:
+    """How it ended, and how many requests the server goes on with."""
     budget = Budget(plan.settings.budget, reader.spending())
-    backend = open_backend(plan.settings.backend, plan.backend_options)
     progress = Progress(
         plan.settings.n, course.tally, plan.settings.budget, rows=course.count, rows_before=course.count
     )
-
+    backend = open_backend(plan.settings.backend, plan.backend_options)
+    if isinstance(backend, Detached):
+        backend.keep_in(folder, progress.tell)
     engine = Engine(plan, course, ledger, reader, backend, budget, progress)
 
-    async def main() -> str:
+    async def main() -> tuple[str, int]:
         loop = asyncio.get_running_loop()
         # Outside the main thread (a notebook's worker, a test) there are no signal handlers to set.
         with contextlib.suppress(ValueError, RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, engine.interrupt)
         try:
-            return await engine.run()
+            return await engine.run(), engine.left
         finally:
             await backend.close()
 

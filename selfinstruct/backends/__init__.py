@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from selfinstruct.backends.base import Backend
+from selfinstruct.backends.base import Backend, Detached
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.backends.openai_batch import OpenAIBatchBackend, OpenAIBatchOptions
 from selfinstruct.backends.replay import ReplayBackend, ReplayOptions
 from selfinstruct.backends.vllm import VllmBackend, VllmOptions
 from selfinstruct.errors import ConfigError
 
-__all__ = ["OPTIONS", "Backend", "open_backend"]
+__all__ = ["OPTIONS", "Backend", "Detached", "open_backend"]
 
 _BACKENDS: dict[str, tuple[type, Callable[[Any], Backend]]] = {
     "llamacpp": (LlamaCppOptions, LlamaCppBackend),
     "openai": (OpenAIOptions, OpenAIBackend),
+    "openai-batch": (OpenAIBatchOptions, OpenAIBatchBackend),
     "replay": (ReplayOptions, ReplayBackend),
     "vllm": (VllmOptions, VllmBackend),
 }

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -128,26 +128,48 @@ class OpenAIBackend:
         key = self._key or _read_key(options.key_variable)
         if key is None and _is_openai(host):
             raise ConfigError(f"no API key: set the environment variable {options.key_variable}")
-        self._peer = Peer(redacted(url), options.model, options.key_variable, key is not None, self._hide)
+        self._peer = Peer(redacted(url), options.model, options.key_variable, key is not None, self.hide)
         self._secret = key or ""
         self._client = _open_client(url, host, key or "none", options.timeout_s)
 
     async def complete(self, request: Request) -> Completion:
         """One attempt at one request; see ``Backend.complete`` for the errors."""
         path = "/completions" if request.is_raw else "/chat/completions"
-        status, headers, body = await self.post(path, self._body(request))
+        status, headers, body = await self.post(path, self.body(request))
+        return self.read(request, status, headers, body)
+
+    def read(self, request: Request, status: int, headers: Mapping[str, str], body: bytes) -> Completion:
+        """The completion in an answer to a request; see ``Backend.complete`` for the errors."""
         failure: SelfInstructError
         try:
             if status == 200:
                 return self._without_key(read_answer(self._peer, body, chat=not request.is_raw))
-            failure = read_refusal(self._peer, status, headers, body)
+            failure = self.refusal(status, headers, body)
         except SelfInstructError as error:
-            failure = error
-        failure.args = tuple(self._hide(str(text)) for text in failure.args)  # servers have echoed keys before
+            failure = self._hidden(error)
         raise failure
 
+    def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> SelfInstructError:
+        """The error for a status other than 200, without the key."""
+        return self._hidden(read_refusal(self._peer, status, headers, body))
+
+    def _hidden(self, failure: SelfInstructError) -> SelfInstructError:
+        failure.args = tuple(self.hide(str(text)) for text in failure.args)  # servers have echoed keys before
+        return failure
+
     async def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and body of whatever the server answers to a path under the base URL.
+        """Status, headers and body of whatever the server answers to a path under the base URL; see ``call``."""
+        return await self.call("post", path, body=body)
+
+    async def call(
+        self, method: str, path: str, take: Callable[[bytes], None] | None = None, **more: Any
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of the answer to any call.
+
+        Args:
+            method: ``get`` or ``post``.
+            take: Is given the pieces of a success's body as they come; it has no bound then, and is not kept.
+            more: As the client's method takes it: ``body``, ``files``, ``options``.
 
         Raises:
             BackendError: The backend was not started, or is closed.
@@ -162,7 +184,11 @@ class OpenAIBackend:
             raise BackendError("the backend was not started, or is closed")
         try:
             async with asyncio.timeout(self._options.timeout_s):
-                response = await client.post(path, cast_to=httpx2.Response, body=body)
+                send = getattr(client, method)
+                response = await send(path, cast_to=httpx2.Response, stream=take is not None, **more)
+                if take is not None:
+                    await _hand_over(response, take)
+                    return response.status_code, _lowered(response.headers), b""
             return response.status_code, _lowered(response.headers), response.content
         except openai.APIStatusError as error:
             return error.status_code, _lowered(error.response.headers), error.response.content
@@ -172,11 +198,11 @@ class OpenAIBackend:
             problem = f"{self._peer.url} answered with more than {_MOST_BYTES >> 20} MiB: no completion is so long"
         except openai.APITimeoutError:
             problem = f"{self._peer.url} did not answer in time"
-        except openai.APIConnectionError as error:
+        except (openai.APIConnectionError, httpx2.HTTPError) as error:  # the second while a body is handed over
             problem = f"no answer from {self._peer.url}: {_reason(error)}"
         raise TransientError(problem)
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def body(self, request: Request) -> dict[str, Any]:
         """The body of the HTTP request.
 
         ``temperature`` and ``top_p`` are always sent, since servers have defaults of their own; the rest only where it
@@ -215,7 +241,8 @@ class OpenAIBackend:
         choices = tuple(Choice(hide(one.text), hide(one.finish_reason)) for one in completion.choices)
         return Completion(choices, completion.usage, hide(completion.model))
 
-    def _hide(self, text: str) -> str:
+    def hide(self, text: str) -> str:
+        """The text without the key."""
         return without_key(text, self._secret)
 
     async def close(self) -> None:
@@ -355,13 +382,15 @@ def _bounded_client(*, trust_env: bool) -> httpx2.AsyncClient:
     import openai
 
     class Bounded(openai.DefaultAsyncHttpxClient):
-        async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:  # noqa: ARG002
+        async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
             response = await super().send(request, **options, stream=True, follow_redirects=False)
             for _ in range(_MOST_HOPS):
                 if response.next_request is None:
                     break
                 await response.aclose()
                 response = await super().send(response.next_request, **options, stream=True, follow_redirects=False)
+            if stream and response.is_success:
+                return response  # whoever asked for it counts
             try:
                 body = await _read(response)
             finally:
@@ -371,6 +400,14 @@ def _bounded_client(*, trust_env: bool) -> httpx2.AsyncClient:
             return httpx2.Response(response.status_code, headers=headers, content=body, request=response.request)
 
     return Bounded(trust_env=trust_env)
+
+
+async def _hand_over(response: httpx2.Response, take: Callable[[bytes], None]) -> None:
+    try:
+        async for piece in response.aiter_bytes():
+            take(piece)
+    finally:
+        await response.aclose()
 
 
 async def _read(response: httpx2.Response) -> bytes:

@@ -58,6 +58,7 @@ def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
       selfinstruct generate runs/mine --strategy alpaca --seeds my_tasks.jsonl
       selfinstruct generate runs/api --backend openai --model gpt-5-mini --max-requests 500
       selfinstruct generate runs/local --backend openai --base-url http://localhost:8000/v1 --model qwen
+      selfinstruct generate runs/cheap --backend openai-batch --model gpt-5-mini -n 5000
       selfinstruct generate runs/again --backend replay --from runs/demo -n 30
     """
     dry_run, quiet, verify = (options.pop(name) for name in ("dry_run", "quiet", "verify"))
@@ -113,6 +114,10 @@ def _print_result(result: Result) -> None:
             patience=settings.patience, window=settings.saturation.window, repeated=1 - (novelty or 0)
         )
         say(f"{result.folder}: {ending}")
+        if result.left:
+            how = "more rows (-n)" if result.ending == "complete" else "the same command"
+            say(f"{plural(result.left, 'request')} under way in batches: the server goes on with them, {how} will "
+                "collect their answers")  # fmt: skip
         if result.ending == "saturated":
             for text in result.saturation.samples:
                 say(f"  such as: {harmless(' '.join(text.split())[:100])}")

@@ -21,7 +21,9 @@ __all__ = ["located", "run_options", "settings_of"]
 _PATH = click.Path(path_type=Path)
 _OPTIONS = (
     click.option("--config", type=_PATH, help="YAML file of settings; options given here go before it."),
-    click.option("--backend", help="What completes text: llamacpp, openai, vllm or replay.  [default: llamacpp]"),
+    click.option(
+        "--backend", help="What completes: llamacpp, openai, openai-batch, vllm or replay.  [default: llamacpp]"
+    ),
     click.option(
         "--model",
         help="Model name (openai), GGUF file (llamacpp; default: the embedded model), folder or hub name (vllm).",

@@ -37,6 +37,10 @@ class Progress:
     notice: str = ""
     started: float = field(default_factory=time.monotonic)
 
+    def tell(self, notice: str) -> None:
+        """Show something worth telling."""
+        self.notice = notice
+
     @property
     def forecast(self) -> Forecast | None:
         """What is still to come; None before there is a row to judge by."""

@@ -2,7 +2,7 @@
 
 Nothing is judged or counted before its commit was acknowledged, and nothing goes out before its send was. Whatever
 stops the loop (target, budget, time, Ctrl-C, a fault of the server), it sends nothing new, waits for what is in flight
-and stores it; only a second interrupt gives that up.
+and stores it; only a second interrupt gives that up. A server that goes on by itself (``Detached``) is not waited for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-from selfinstruct.backends.base import Backend
+from selfinstruct.backends.base import Backend, Detached, StillThereError
 from selfinstruct.budget import Budget, worst_case
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan
@@ -56,6 +56,9 @@ class Engine:
     Args:
         course: The line, already driven over what the ledger holds.
         progress: Kept up to date while the loop runs.
+
+    Attributes:
+        left: Requests that the server goes on with, after the end.
     """
 
     def __init__(
@@ -71,6 +74,9 @@ class Engine:
         self._course = course
         self._ledger = ledger
         self._backend = backend
+        self._detached = backend if isinstance(backend, Detached) else None
+        self._held: set[int] = set()  # sent by an earlier invocation, and still the server's
+        self.left = 0
         self._budget = budget
         self._progress = progress
         self._known = set(course.recorded)
@@ -83,9 +89,9 @@ class Engine:
         self._suspects: dict[int, tuple[_Sent, TransientError | RequestError]] = {}
         self._missing: dict[int, ReplayError] = {}
         self._next_to_send = course.line.judged
-        self._newest_send = 0
         self._newest_answered = reader.newest_answered()
         self._before = reader.open_sends()
+        self._newest_send = max((latest for _, _, latest in self._before.values()), default=0)
         self._attempts = plan.settings.retry.attempts
         self._ending = ""
         self._fault: SelfInstructError | None = None
@@ -104,6 +110,11 @@ class Engine:
         """
         if not await self._start():
             return self._ending
+        if self._detached is not None:
+            open_ = self._course.line.open
+            self._held = await self._detached.resume([open_[one] for one in sorted(self._before) if one in open_])
+        for number in sorted(self._held):  # whatever the budget: they are counted already
+            self._begin(self._course.line.open[number])
         self._progress.phase, self._progress.started = "running", time.monotonic()
         try:
             while True:
@@ -111,6 +122,8 @@ class Engine:
                 if self._ending or self._fault:
                     self._release()
                 if self._flight:
+                    if self._detached is not None:
+                        self._detached.under_way(min(len(self._flight), self._window))
                     await self._wait()
                 elif self._fault or self._ending or not await self._condemn(thorough=True):
                     break
@@ -141,6 +154,8 @@ class Engine:
         """Stop: drain at the first call, give up what is in flight at the second. For signal handlers of the loop."""
         self._interrupts += 1
         self._end("interrupted")
+        if self._detached is not None:
+            self._detached.leave()
         if self._interrupts > 1:
             for task in self._flight:
                 task.cancel()
@@ -164,7 +179,7 @@ class Engine:
         line = self._course.line
         self._next_to_send = max(self._next_to_send, line.judged)
         while not self._ending and not self._fault and len(self._flight) < self._window:
-            while self._next_to_send in self._course.waiting:
+            while self._next_to_send in self._course.waiting or self._next_to_send in self._held:
                 self._next_to_send += 1
             if self._next_to_send >= line.numbered or line.judged in self._missing:
                 return
@@ -175,12 +190,20 @@ class Engine:
                 return
             self._next_to_send += 1
             self._budget.reserve(request)
-            sent = _Sent(request)
-            self._flight[asyncio.create_task(self._fulfil(sent))] = sent
-            self._progress.in_flight = len(self._flight)
+            self._begin(request)
+
+    def _begin(self, request: Request) -> None:
+        sent = _Sent(request)
+        self._flight[asyncio.create_task(self._fulfil(sent))] = sent
+        self._progress.in_flight = len(self._flight)
 
     def _release(self) -> None:
-        """A run that is ending sends nothing new: let go of what waits for another attempt."""
+        """A run that is ending sends nothing new: let go of what waits for another attempt.
+
+        A server that goes on by itself is waited for only when the budget is spent: nobody asked to stop then.
+        """
+        if self._detached is not None and (self._fault or self._ending != "budget"):
+            self._detached.leave()
         for task, sent in self._flight.items():
             if sent.idle:
                 task.cancel()
@@ -206,6 +229,9 @@ class Engine:
         if task.cancelled():
             return
         error = task.exception()
+        if isinstance(error, StillThereError):
+            self.left += 1
+            return
         if error is None:
             if isinstance(task.result(), Completion):
                 self._newest_answered = max(self._newest_answered, sent.latest)
@@ -254,7 +280,7 @@ class Engine:
         if self._newest_answered > (sent.first if thorough else sent.failed):
             return True
         # It used up its attempts in an earlier invocation too, while later requests were answered.
-        count, first = self._before.get(number, (0, 0))
+        count, first, _ = self._before.get(number, (0, 0, 0))
         return thorough and count >= self._attempts and self._newest_answered > first
 
     def _take(self, number: int, outcome: Outcome) -> None:
@@ -269,13 +295,23 @@ class Engine:
         started = time.monotonic()
 
         async def before_attempt(request: Request, attempt: int) -> None:
+            new = request.number not in self._known
+            if attempt == 1 and request.number in self._held:
+                sent.idle = False
+                _, _, latest = self._before[request.number]
+                sent.first = sent.latest = latest
+                self._known.add(request.number)
+                if new:
+                    await acknowledged(self._ledger.describe(request))
+                return
+            if self._detached is not None:
+                await self._detached.gathered(request)
             sent.idle = False
             if attempt > 1:
                 sent.failed = sent.failed or self._newest_send
                 if self._ending or self._fault or not self._budget.fits(request):
                     raise _HeldBackError("no other attempt now")
                 self._budget.reserve(request)
-            new = request.number not in self._known
             self._known.add(request.number)
             sent.latest, committed = self._ledger.send(request, worst_case(request), first=new)
             sent.first = sent.first or sent.latest

@@ -184,10 +184,12 @@ class Reader:
     def _texts(self, digests: Mapping[str, str]) -> dict[str, str]:
         return {name: self.text(one).decode("utf-8") for name, one in digests.items()}
 
-    def open_sends(self) -> dict[int, tuple[int, int]]:
-        """Of each request without an outcome: how often it was sent, and the id of its first send."""
-        rows = self._all("SELECT k, COUNT(*), MIN(id) FROM sends WHERE k NOT IN (SELECT k FROM outcomes) GROUP BY k")
-        return {number: (count, first) for number, count, first in rows}
+    def open_sends(self) -> dict[int, tuple[int, int, int]]:
+        """Of each request without an outcome: how often it was sent, and the ids of its first and latest send."""
+        rows = self._all(
+            "SELECT k, COUNT(*), MIN(id), MAX(id) FROM sends WHERE k NOT IN (SELECT k FROM outcomes) GROUP BY k"
+        )
+        return {number: (count, first, latest) for number, count, first, latest in rows}
 
     def newest_answered(self) -> int:
         """The highest id of a send that brought a completion; 0 before the first."""

@@ -95,18 +95,16 @@ class Ledger:
         Returns:
             The send's id and the future of its commit.
         """
-        operations: list[_Operation] = []
-        if first:
-            value, texts = pack(request)
-            operations += [("INSERT OR IGNORE INTO texts VALUES (?, ?)", text) for text in texts.items()]
-            body = canonical(value)
-            new = (request.number, request.digest, body)
-            operations.append(("INSERT INTO requests VALUES (?, ?, ?, ?)", (*new, seal(*new))))
+        operations = _described(request) if first else []
         send = self._next_send
         self._next_send += 1
         row = (send, request.number, *worst)
         operations.append(("INSERT INTO sends VALUES (?, ?, ?, ?, ?)", (*row, seal(*row))))
         return send, self._submit(operations)
+
+    def describe(self, request: Request) -> Future[None]:
+        """Record a request that the ledger has sends of, and no longer knows: see ``begin_again``."""
+        return self._submit(_described(request))
 
     def outcome(self, number: int, send: int, outcome: Outcome, seconds: float) -> Future[None]:
         """Record the final outcome of a request; it is acknowledged when the future is done."""
@@ -185,6 +183,15 @@ class Ledger:
 async def acknowledged(future: Future[None]) -> None:
     """Wait for a commit from a coroutine; a cancelled wait does not take the commit back."""
     await asyncio.shield(asyncio.wrap_future(future))
+
+
+def _described(request: Request) -> list[_Operation]:
+    value, texts = pack(request)
+    new = (request.number, request.digest, canonical(value))
+    return [
+        *(("INSERT OR IGNORE INTO texts VALUES (?, ?)", text) for text in texts.items()),
+        ("INSERT INTO requests VALUES (?, ?, ?, ?)", (*new, seal(*new))),
+    ]
 
 
 def _beginning(meta: Mapping[str, Any], texts: Mapping[str, bytes]) -> list[_Operation]:

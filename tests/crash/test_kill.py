@@ -71,11 +71,11 @@ class Life:
         self._nursery.stdin.flush()
         self._pid = int(self._nursery.stdout.readline())
 
-    def kill(self) -> None:
+    def kill(self, number: int = signal.SIGKILL) -> None:
         """From any thread; harmless when it is over."""
         with self._lock:
             if not self._over:  # until then the nursery keeps the process's entry: the id is nobody else's
-                os.kill(self._pid, signal.SIGKILL)
+                os.kill(self._pid, number)
 
     def wait(self) -> int:
         """Its exit code; that of a kill is -9."""

@@ -107,8 +107,8 @@ def test_a_model_with_wishes_of_its_own() -> None:
 
 def test_openai_itself_is_sent_its_own_name_of_the_limit() -> None:
     options = OpenAIOptions(model="m")
-    assert "max_completion_tokens" in OpenAIBackend(options)._body(chat())
-    assert "max_tokens" in OpenAIBackend(options)._body(raw())
+    assert "max_completion_tokens" in OpenAIBackend(options).body(chat())
+    assert "max_tokens" in OpenAIBackend(options).body(raw())
 
 
 def test_only_the_named_variables_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
