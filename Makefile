@@ -23,7 +23,7 @@ OUT      ?= $(if $(filter file,$(origin DATA)),$(FROM),runs/$(basename $(notdir 
 
 # The settings of a run are its own once it exists: 30 rows only begin one.
 ROWS     = $(or $(N),$(if $(wildcard $(RUN)/config.yaml),,30))
-GIVEN    = $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL)) $(if $(BASE_URL),--base-url $(BASE_URL)) \
+GIVEN    = $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL)) $(foreach url,$(BASE_URL),--base-url $(url)) \
            $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ROWS),-n $(ROWS)) $(ARGS)
 
 # What is trained on, unless it is named, is the quickstart or the given RUN: MODEL is here what is trained.

@@ -126,11 +126,14 @@ def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
 
 def _run(plan: Plan, course: Course, ledger: Ledger, reader: Reader, show: Show) -> str:
     budget = Budget(plan.settings.budget, reader.spending())
-    backend = open_backend(plan.settings.backend, plan.backend_options)
     progress = Progress(
         plan.settings.n, course.tally, plan.settings.budget, rows=course.count, rows_before=course.count
     )
 
+    def tell(servers: str) -> None:
+        progress.servers = servers
+
+    backend = open_backend(plan.settings.backend, plan.backend_options, tell)
     engine = Engine(plan, course, ledger, reader, backend, budget, progress)
 
     async def main() -> str:
