@@ -12,8 +12,8 @@
     │   ├── RunLockedError            another process holds it
     │   └── RunChangedError           config, seeds, prompts or semantics differ from the run's own
     ├── BackendError                  the server's or the account's fault: the run stops, the request stays open
-    │   ├── TransientError            worth another attempt (429, 5xx, timeout)
-    │   │   └── UnreachableError      no connection to the server, or it was lost
+    │   ├── TransientError            worth another attempt (429, 5xx)
+    │   │   └── UnreachableError      no connection to the server, a lost one, or no answer in time
     │   └── ReplayError               the recorded run has no such outcome, or one of another request
     └── RequestError                  the request's own fault: recorded as its terminal failure
 
@@ -116,7 +116,7 @@ class TransientError(BackendError):
 
 
 class UnreachableError(TransientError):
-    """There is no connection to the server, or it was lost before its answer was whole."""
+    """There is no connection to the server, it was lost before its answer was whole, or that did not come in time."""
 
 
 class ReplayError(BackendError):

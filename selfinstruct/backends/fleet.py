@@ -16,7 +16,7 @@ from selfinstruct.errors import BackendError, TransientError, UnreachableError
 
 __all__ = ["Fleet", "Place"]
 
-_FAULTS = 3  # 5xx, timeouts or answers that are none, in a row: that is no longer chance
+_FAULTS = 3  # 5xx, or answers that are none, in a row: that is no longer chance
 _FIRST_S = 0.5  # of a pause; it doubles with each further one in a row
 _LONGEST_S = 60.0
 _SHOWN = 120  # characters of a reason
@@ -185,5 +185,10 @@ class Fleet:
 
 def _reason(member: _Member, error: BackendError) -> str:
     """What an error says, without the server's name, in short."""
-    text = str(error).replace(f"no answer from {member.name}: ", "").removeprefix(f"{member.name} ")
+    text = (
+        str(error)
+        .replace(f"no answer from {member.name}: ", "")
+        .removeprefix(f"{member.name} ")
+        .replace(f" from {member.name}", "")
+    )
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -88,8 +89,8 @@ class Server:
 
         Raises:
             BackendError: The backend was not started, or is closed.
-            UnreachableError: There is no connection to it, or it was lost.
-            TransientError: It does not answer in time, or without end. All are raised outside the handlers, so that no
+            UnreachableError: There is no connection to it, it was lost, or nothing came in time.
+            TransientError: It answers without end. All are raised outside the handlers, so that no
                 exception that holds the request and its headers hangs on to them.
         """
         import httpx2
@@ -106,11 +107,12 @@ class Server:
         except openai.APIStatusError as error:
             return error.status_code, _lowered(error.response.headers), error.response.content
         except TimeoutError:
+            kind = UnreachableError
             problem = f"no complete answer from {self._peer.url} within {self._options.timeout_s:g} s"
         except _EndlessError:
             problem = f"{self._peer.url} answered with more than {_MOST_BYTES >> 20} MiB: no completion is so long"
-        except openai.APITimeoutError as error:
-            kind = UnreachableError if isinstance(error.__cause__, httpx2.ConnectTimeout) else TransientError
+        except openai.APITimeoutError:
+            kind = UnreachableError
             problem = f"{self._peer.url} did not answer in time"
         except openai.APIConnectionError as error:
             kind = UnreachableError
@@ -245,6 +247,8 @@ def _reason(error: BaseException) -> str:
     kind = type(error.__cause__ or error).__name__
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, ConnectionError) and cause.errno:  # asyncio's own words repeat the address instead
+            return f"{kind} ({os.strerror(cause.errno)})"
         if isinstance(cause, OSError) and cause.strerror:
             return f"{kind} ({cause.strerror})"
         cause = cause.__cause__ or cause.__context__

@@ -21,7 +21,7 @@ from selfinstruct.backends.keys import redacted, without_key
 from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
 from selfinstruct.backends.server import Server
 from selfinstruct.codec import canonical
-from selfinstruct.config import build
+from selfinstruct.config import build, to_plain
 from selfinstruct.errors import BackendError, ConfigError, RequestError, SelfInstructError, TransientError
 from selfinstruct.records import Completion, Request, Sampling, Turn, Usage
 from tests.loopback import Fault, Loopback, Reply
@@ -508,6 +508,35 @@ def test_an_address_with_a_query_is_refused_and_not_repeated(mark: str) -> None:
     with pytest.raises(ConfigError, match="can't hold a query or fragment") as caught:
         build(OpenAIOptions, {"base_url": f"http://h/v1{mark}{secret}"}, "openai")
     assert secret not in chain(caught.value)
+
+
+def test_one_address_or_several() -> None:
+    for given, addresses in {
+        None: ("https://api.openai.com/v1",),
+        "http://a/v1": ("http://a/v1",),
+        ("http://a/v1", "http://b/v1"): ("http://a/v1", "http://b/v1"),
+    }.items():
+        value = list(given) if isinstance(given, tuple) else given
+        options = build(OpenAIOptions, {"base_url": value}, "openai")
+        assert options.addresses == addresses
+        assert to_plain(options)["base_url"] == value, "recorded as it was given"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([], "openai: base_url must name at least one address, and each once"),
+        (["http://h/v1", "http://h/v1/"], "openai: base_url must name at least one address, and each once"),
+        (["http://h/v1", "http://u:p@g/v1"], "openai: base_url can't hold a user and password"),
+        ({"a": 1}, "openai.base_url: input should be a valid string"),
+        (["http://h/v1", 3], "openai.base_url: input should be a valid string"),
+    ],
+)
+def test_addresses_that_are_none(value: Any, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(OpenAIOptions, {"base_url": value}, "openai")
+    assert str(caught.value).startswith(says)
+    assert caught.value.key in ("openai", "openai.base_url")
 
 
 def test_the_registry() -> None:
