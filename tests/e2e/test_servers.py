@@ -140,7 +140,7 @@ def test_a_server_that_dies_amid_a_run_costs_nothing_and_gets_work_again_when_it
         result = generate(tmp_path / "run", settings(mortal.url, other.url), show=watched)
         assert len(result.rows) == N
         assert dataset(tmp_path / "run") == alone
-        assert len(mortal.arrived) == 6
+        assert len(mortal.arrived) >= 6  # another may come while it dies
         assert len(back[0].arrived) > 1, "it was tried, and then given more"
         came, sent = arrived(mortal, other, *back), sends(tmp_path / "run")
         refused = sum(sent.values()) - sum(came.values())
