@@ -29,7 +29,7 @@ OUT      ?= $(if $(filter file,$(origin DATA)),$(FROM),runs/$(basename $(notdir 
 
 # The settings of a run are its own once it exists: 30 rows only begin one.
 ROWS     = $(or $(N),$(if $(wildcard $(RUN)/config.yaml),,30))
-GIVEN    = $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL)) $(if $(BASE_URL),--base-url $(BASE_URL)) \
+GIVEN    = $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL)) $(foreach url,$(BASE_URL),--base-url $(url)) \
            $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ROWS),-n $(ROWS)) $(ARGS)
 
 # The backend of this run: what is given, else its own. It decides which environment the run needs.

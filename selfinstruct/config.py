@@ -19,7 +19,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -63,12 +63,21 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     except ValidationError as error:
         first = error.errors()[0]
     # Raised outside the handler: pydantic's error quotes every value, and would hang on to this one.
-    place = _dotted(where, *[str(part) for part in first["loc"]])
+    place = _dotted(where, *_keys(values, first["loc"]))
     text = first["msg"].removeprefix("Value error, ")
     given = first["input"]  # told only where it is short: a list may hold what is too much, or a secret
     short = isinstance(given, int | float | None) or (isinstance(given, str) and len(given) <= _SHOWN)
     found = "" if isinstance(given, Mapping) else f", found {given!r}" if short else f", found a {type(given).__name__}"
     raise ConfigError(_at(place, f"{text[:1].lower()}{text[1:]}{found}"), key=place)
+
+
+def _keys(values: Any, place: Iterable[int | str]) -> Iterator[str]:
+    """The keys of a place in ``values``; what else a place holds names the types that were tried there."""
+    for part in place:
+        listed = isinstance(values, list | tuple) and isinstance(part, int)
+        if listed or (isinstance(values, Mapping) and part in values):
+            values = values[part]
+            yield str(part)
 
 
 def _at(place: str, text: str) -> str:

@@ -12,7 +12,8 @@
     │   ├── RunLockedError            another process holds it
     │   └── RunChangedError           config, seeds, prompts or semantics differ from the run's own
     ├── BackendError                  the server's or the account's fault: the run stops, the request stays open
-    │   ├── TransientError            worth another attempt (429, 5xx, timeout, connection lost)
+    │   ├── TransientError            worth another attempt (429, 5xx)
+    │   │   └── UnreachableError      no connection to the server, a lost one, or no answer in time
     │   └── ReplayError               the recorded run has no such outcome, or one of another request
     └── RequestError                  the request's own fault: recorded as its terminal failure
 
@@ -35,6 +36,7 @@ __all__ = [
     "SelfInstructError",
     "TemplateError",
     "TransientError",
+    "UnreachableError",
     "UsageError",
 ]
 
@@ -102,12 +104,20 @@ class TransientError(BackendError):
     Attributes:
         retry_after: Seconds the server asked to wait, or None.
         throttled: True when the server said that it is asked too often (429).
+        elsewhere: Number of other servers, where one of them is up: it can be asked at once. Else 0.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None, throttled: bool = False) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, throttled: bool = False, elsewhere: int = 0
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.throttled = throttled
+        self.elsewhere = elsewhere
+
+
+class UnreachableError(TransientError):
+    """There is no connection to the server, it was lost before its answer was whole, or that did not come in time."""
 
 
 class ReplayError(BackendError):

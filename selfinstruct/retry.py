@@ -25,7 +25,7 @@ BeforeAttempt = Callable[[Request, int], Awaitable[None]]
 """Awaited before each send, with the attempt's number from 1: the ledger commits the send there."""
 
 OnWait = Callable[[Request, TransientError, float], None]
-"""Told of each wait before another attempt, in seconds: for a display."""
+"""Told of each wait before another attempt, in seconds, 0.0 where another server is asked at once: for a display."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class RetryOptions:
 
     Attributes:
         attempts: Most sends of one request; 1 for no retry. Those that met a 429 don't count: it is about the pace,
-            not about the request, and only ``total_s`` ends the patience with it.
+            not about the request, and only ``total_s`` ends the patience with it. Nor do those, one for each other
+            server, that met one which had to be set aside.
         base_s: Longest first wait, in seconds; it doubles with each attempt. Each wait is drawn evenly from 0 to that
             ("full jitter": https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
             After a 429 it is drawn from the upper half, so that a server's "Retry-After: 0" makes no hot loop.
@@ -67,7 +68,7 @@ class Retry:
     def __init__(self, options: RetryOptions, pace: Pace | None = None, *, on_wait: OnWait | None = None) -> None:
         self._options = options
         self._pace = pace or Pace(_ANY)
-        self._on_wait = on_wait
+        self._on_wait: OnWait = on_wait or (lambda *_: None)
         self._open_at = 0.0  # on the event loop's clock: nobody sends before, after a 429 to anybody
         self._closed_by = TransientError("")  # that 429
 
@@ -82,7 +83,7 @@ class Retry:
         """
         options, clock = self._options, asyncio.get_running_loop().time
         first = 0.0
-        attempt = tried = 0
+        attempt = tried = moves = 0
         while True:
             async with self._pace.place(request.number) as ticket:
                 if wait := await self._gate((first or clock()) + options.total_s):
@@ -99,7 +100,11 @@ class Retry:
                 else:
                     self._pace.answered()
                     return completion
-            wait = self._wait_s(failure, attempt)
+            if failure.elsewhere and self._moves_on(failure, moves, first):
+                moves += not failure.throttled
+                self._on_wait(request, failure, 0.0)
+                continue
+            wait = self._wait_s(failure, attempt - moves)
             if failure.throttled:
                 self._pace.throttled(ticket)
                 if clock() + wait > self._open_at:
@@ -113,10 +118,19 @@ class Retry:
                 if clock() + wait - first > options.total_s:  # the 429 ends it, not what this request met
                     failure = self._closed_by
                     break
-            if self._on_wait is not None:
-                self._on_wait(request, failure, wait)
+            self._on_wait(request, failure, wait)
             await asyncio.sleep(wait)
         raise _counted(failure, attempt, wait if tried < options.attempts else 0.0, options)
+
+    def _moves_on(self, failure: TransientError, moves: int, first: float) -> bool:
+        """Whether another server is asked at once.
+
+        A 429 keeps to the total, as ever. What met a server that died does not, or a long request that meets two would
+        count as one at fault; but it is moved once for each other server only, since it may be what they die of.
+        """
+        if failure.throttled:
+            return asyncio.get_running_loop().time() - first <= self._options.total_s
+        return moves < failure.elsewhere
 
     def _wait_s(self, failure: TransientError, attempt: int) -> float:
         options = self._options

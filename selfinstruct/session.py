@@ -132,7 +132,11 @@ def _run(folder: Path, plan: Plan, course: Course, ledger: Ledger, reader: Reade
     progress = Progress(
         plan.settings.n, course.tally, plan.settings.budget, rows=course.count, rows_before=course.count
     )
-    backend = open_backend(plan.settings.backend, plan.backend_options)
+
+    def tell(servers: str) -> None:
+        progress.servers = servers
+
+    backend = open_backend(plan.settings.backend, plan.backend_options, tell)
     if isinstance(backend, Detached):
         backend.keep_in(folder, progress.tell)
     engine = Engine(plan, course, ledger, reader, backend, budget, progress)

@@ -23,6 +23,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -104,9 +105,13 @@ class Loopback:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    @property
     def url(self) -> str:
         """Base URL, ``/v1`` included."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> Loopback:
         self._thread.start()
@@ -117,6 +122,16 @@ class Loopback:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def die(self) -> None:
+        """As when its process is killed: nobody listens any more, and every connection is reset."""
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        for connection in self._server.connections:
+            with suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.shutdown(socket.SHUT_RDWR)
 
     def take(self, path: str, headers: Mapping[str, str], body: Any) -> Fault | None:
         """Record a request; the fault it shall meet."""
@@ -163,6 +178,15 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
     loopback: Loopback
+
+    def __init__(self, *arguments: Any) -> None:
+        self.connections: list[socket.socket] = []
+        super().__init__(*arguments)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self.connections.append(connection)
+        return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is what some tests are about; anything else is shown."""

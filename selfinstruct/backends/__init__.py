@@ -18,24 +18,27 @@ from selfinstruct.errors import ConfigError
 
 __all__ = ["OPTIONS", "Backend", "Detached", "open_backend"]
 
-_BACKENDS: dict[str, tuple[type, Callable[[Any], Backend]]] = {
-    "llamacpp": (LlamaCppOptions, LlamaCppBackend),
-    "openai": (OpenAIOptions, OpenAIBackend),
-    "openai-batch": (OpenAIBatchOptions, OpenAIBatchBackend),
-    "replay": (ReplayOptions, ReplayBackend),
-    "vllm": (VllmOptions, VllmBackend),
+Tell = Callable[[str], None]
+
+_BACKENDS: dict[str, tuple[type, Callable[[Any, Tell], Backend]]] = {
+    "llamacpp": (LlamaCppOptions, lambda options, _: LlamaCppBackend(options)),
+    "openai": (OpenAIOptions, lambda options, tell: OpenAIBackend(options, tell=tell)),
+    "openai-batch": (OpenAIBatchOptions, lambda options, _: OpenAIBatchBackend(options)),
+    "replay": (ReplayOptions, lambda options, _: ReplayBackend(options)),
+    "vllm": (VllmOptions, lambda options, _: VllmBackend(options)),
 }
 
 OPTIONS: dict[str, type] = {name: options for name, (options, _) in _BACKENDS.items()}
 """Backend name to the dataclass of its options."""
 
 
-def open_backend(name: str, options: Any) -> Backend:
+def open_backend(name: str, options: Any, tell: Tell = lambda _: None) -> Backend:
     """A backend that is yet to be started.
 
     Args:
         name: A key of ``OPTIONS``.
         options: An instance of that backend's options.
+        tell: Told which of its servers are set aside whenever that changes; "" when none is.
 
     Raises:
         ConfigError: There is no such backend.
@@ -45,4 +48,4 @@ def open_backend(name: str, options: Any) -> Backend:
     kind, make = _BACKENDS[name]
     if not isinstance(options, kind):
         raise TypeError(f"backend {name!r} takes {kind.__name__}, not {type(options).__name__}")
-    return make(options)
+    return make(options, tell)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from selfinstruct.backends.batches import Batch, Lines, Notes, is_name
-from selfinstruct.backends.openai import OpenAIBackend
+from selfinstruct.backends.server import Server
 from selfinstruct.errors import BackendError, SelfInstructError, TransientError
 
 __all__ = ["BatchApi", "RefusedError"]
@@ -45,7 +45,7 @@ class BatchApi:
         leaving: Set once nobody waits any more: then no call is repeated, and no pause is made.
     """
 
-    def __init__(self, server: OpenAIBackend, notes: Notes, poll_s: float, tell: Callable[[str], None]) -> None:
+    def __init__(self, server: Server, notes: Notes, poll_s: float, tell: Callable[[str], None]) -> None:
         self.leaving = asyncio.Event()
         self._server = server
         self._notes = notes

@@ -1,7 +1,7 @@
 """llama.cpp in this process: a GGUF model behind an OpenAI-compatible endpoint on loopback.
 
 ``xllamacpp`` starts llama.cpp's own server in threads of this process, on a free port that only a random key opens;
-requests then go through ``OpenAIBackend``. When the process dies, however it dies, everything dies with it.
+requests then go through ``Server``. When the process dies, however it dies, everything dies with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 from selfinstruct import embedded, gguf
 from selfinstruct.backends import load
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions, check_fields
+from selfinstruct.backends.options import OpenAIOptions, check_fields
+from selfinstruct.backends.server import Server
 from selfinstruct.errors import BackendError, MissingExtraError, RequestError, TransientError
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
@@ -84,7 +85,7 @@ class LlamaCppBackend:
         self.threads = 0
         self._options = options
         self._server: Any = None
-        self._client: OpenAIBackend | None = None
+        self._client: Server | None = None
 
     async def start(self) -> None:
         """Check the file, load the model, open the endpoint.
@@ -110,17 +111,10 @@ class LlamaCppBackend:
             "min_p": options.min_p,
             **options.extra_body,
         }
-        self._client = OpenAIBackend(
-            OpenAIOptions(
-                base_url=f"{self._server.listening_address}/v1",
-                model=path.name,
-                api=options.api,
-                timeout_s=options.timeout_s,
-                concurrency=options.slots,
-                extra_body=fields,
-            ),
-            key=key,
+        speaking = OpenAIOptions(
+            model=path.name, api=options.api, timeout_s=options.timeout_s, concurrency=options.slots, extra_body=fields
         )
+        self._client = Server(speaking, f"{self._server.listening_address}/v1", key=key)
         await self._client.start()
 
     async def complete(self, request: Request) -> Completion:
@@ -142,7 +136,7 @@ class LlamaCppBackend:
                 )
         return await self._client.complete(request)
 
-    async def _count_tokens(self, client: OpenAIBackend, request: Request) -> int:
+    async def _count_tokens(self, client: Server, request: Request) -> int:
         """Tokens of the prompt, with what the model's template and conventions add.
 
         Raises:

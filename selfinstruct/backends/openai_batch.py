@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from selfinstruct.backends.base import StillThereError
 from selfinstruct.backends.batch_api import BatchApi, RefusedError
 from selfinstruct.backends.batches import Batch, Notes, custom_id, input_line, is_name
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.backends.options import OpenAIOptions
+from selfinstruct.backends.server import Server
 from selfinstruct.errors import BackendError, RequestError, SelfInstructError, TransientError
 from selfinstruct.records import Completion, Request
 
@@ -53,6 +54,8 @@ class OpenAIBatchOptions(OpenAIOptions):
 
     def __post_init__(self) -> None:
         OpenAIOptions.__post_init__(self)
+        if len(self.addresses) > 1:
+            raise ValueError("base_url must be a single address: batches stay at the server that they were given to")
         if not 1 <= self.batch_size <= _MOST_REQUESTS:
             raise ValueError(f"batch_size must be from 1 to {_MOST_REQUESTS:,}")
         if self.poll_s <= 0:
@@ -85,7 +88,7 @@ class OpenAIBatchBackend:
     def __init__(self, options: OpenAIBatchOptions) -> None:
         self.concurrency = options.concurrency
         self._options = options
-        self._server = OpenAIBackend(options)
+        self._server = Server(options, options.addresses[0])
         self._waiting: dict[str, _Waiting] = {}  # by custom id
         self._doors: list[asyncio.Future[None]] = []  # of those that are gathered
         self._queue: list[str] = []  # of those that commit their sends, then come with them

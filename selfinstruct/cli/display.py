@@ -38,8 +38,7 @@ def plain_line(progress: Progress) -> str:
         parts.append(f"{left} left" if progress.phase == "running" else progress.phase)
         if progress.phase == "running" and (forecast := progress.forecast):
             parts.append(forecast.in_words())
-    if progress.notice:
-        parts.append(progress.notice)
+    parts += [text for text in (progress.servers, progress.notice) if text]
     return " | ".join(parts)
 
 
@@ -67,6 +66,8 @@ def _render(progress: Progress) -> RenderableType:
     figures.add_row("time left", clock(progress.seconds_left))
     if forecast := progress.forecast:
         figures.add_row("to go", forecast.in_words())
+    if progress.servers:
+        figures.add_row("servers", Text(progress.servers, style="yellow"))
     if progress.notice:
         figures.add_row("notice", Text(progress.notice, style="yellow"))
     return Group(head, figures)

@@ -59,6 +59,7 @@ def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
       selfinstruct generate runs/api --backend openai --model gpt-5-mini --max-requests 500
       selfinstruct generate runs/local --backend openai --base-url http://localhost:8000/v1 --model qwen
       selfinstruct generate runs/cheap --backend openai-batch --model gpt-5-mini -n 5000
+      selfinstruct generate runs/fleet --backend openai --model qwen --base-url http://a:8000/v1 --base-url http://b:8000/v1
       selfinstruct generate runs/again --backend replay --from runs/demo -n 30
     """
     dry_run, quiet, verify = (options.pop(name) for name in ("dry_run", "quiet", "verify"))

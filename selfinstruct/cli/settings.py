@@ -28,7 +28,13 @@ _OPTIONS = (
         "--model",
         help="Model name (openai), GGUF file (llamacpp; default: the embedded model), folder or hub name (vllm).",
     ),
-    click.option("--base-url", help="Address of an OpenAI-compatible server, for --backend openai."),
+    click.option(
+        "--base-url",
+        multiple=True,
+        metavar="URL",
+        help="Address of an OpenAI-compatible server, for --backend openai. May be repeated: requests are spread over "
+        "all that are up.",
+    ),
     click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),
     click.option("--api", type=click.Choice(["completion", "chat"]), help="Kind of endpoint to use."),
     click.option("--seeds", metavar="FILE", help="Seed tasks, JSONL.  [default: the built-in ones]"),
@@ -97,7 +103,9 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
     budget = {name: options[key] for key, name in limits.items() if options[key] is not None}
     if budget:
         settings = merge(settings, {"budget": budget})
-    section = {key: options[key] for key in ("model", "base_url", "api_key_env", "api") if options[key] is not None}
+    section = {key: options[key] for key in ("model", "api_key_env", "api") if options[key] is not None}
+    if urls := options["base_url"]:
+        section["base_url"] = urls[0] if len(urls) == 1 else list(urls)
     if source:
         section["source"] = str(source)
     backend = _backend(run_dir, settings)

@@ -23,6 +23,7 @@ class Progress:
         rows_before: Of these, rows that were there when this invocation began.
         generated: Completion tokens received by this invocation.
         notice: The last thing worth telling (a retry, a pause), or "".
+        servers: Which servers are set aside, and why; "" when none is.
     """
 
     target: int
@@ -35,6 +36,7 @@ class Progress:
     received: int = 0
     generated: int = 0
     notice: str = ""
+    servers: str = ""
     started: float = field(default_factory=time.monotonic)
 
     def tell(self, notice: str) -> None:

@@ -339,7 +339,8 @@ class Engine:
         next(sent for sent in self._flight.values() if sent.request is request).idle = True
         self._wake.set()  # if the run is ending, it lets go of this one now
         narrowed = f", {self._pace.width} at a time" if self._pace.width < self._window else ""
-        self._progress.notice = f"request {request.number}: {error}; next attempt in {seconds:.1f} s{narrowed}"
+        then = "another server is asked" if error.elsewhere and not seconds else f"next attempt in {seconds:.1f} s"
+        self._progress.notice = f"request {request.number}: {error}; {then}{narrowed}"
 
     async def _cancel(self) -> None:
         for task in self._flight:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from selfinstruct.backends.answers import Peer, read_answer, read_refusal, retry_after_s
-from selfinstruct.backends.openai import redacted, without_key
+from selfinstruct.backends.keys import redacted, without_key
 from selfinstruct.codec import loads
 from selfinstruct.filtering.texts import texts_of
 from selfinstruct.filters import (

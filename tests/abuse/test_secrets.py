@@ -225,9 +225,9 @@ main()
 @pytest.mark.parametrize(
     ("module", "name", "shown"),
     [
-        ("selfinstruct.backends.openai", "read_answer", "1"),
-        ("selfinstruct.backends.openai", "_open_client", "1"),
-        ("selfinstruct.backends.openai", "_lowered", ""),
+        ("selfinstruct.backends.server", "read_answer", "1"),
+        ("selfinstruct.backends.server", "_open_client", "1"),
+        ("selfinstruct.backends.server", "_lowered", ""),
         ("selfinstruct.strategies.alpaca", "read_blocks", "1"),
     ],
 )

@@ -17,9 +17,11 @@ import pytest
 
 from selfinstruct.backends import OPTIONS, open_backend
 from selfinstruct.backends.answers import Peer, read_answer, read_refusal, retry_after_s
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions, redacted, without_key
+from selfinstruct.backends.keys import redacted, without_key
+from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.backends.server import Server
 from selfinstruct.codec import canonical
-from selfinstruct.config import build
+from selfinstruct.config import build, to_plain
 from selfinstruct.errors import BackendError, ConfigError, RequestError, SelfInstructError, TransientError
 from selfinstruct.records import Completion, Request, Sampling, Turn, Usage
 from tests.loopback import Fault, Loopback, Reply
@@ -107,8 +109,9 @@ def test_a_model_with_wishes_of_its_own() -> None:
 
 def test_openai_itself_is_sent_its_own_name_of_the_limit() -> None:
     options = OpenAIOptions(model="m")
-    assert "max_completion_tokens" in OpenAIBackend(options).body(chat())
-    assert "max_tokens" in OpenAIBackend(options).body(raw())
+    server = Server(options, options.addresses[0])
+    assert "max_completion_tokens" in server.body(chat())
+    assert "max_tokens" in server.body(raw())
 
 
 def test_only_the_named_variables_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +155,7 @@ def test_a_redirection_is_followed_and_one_without_end_is_not() -> None:
 @pytest.mark.parametrize("status", [200, 500])
 def test_an_answer_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     body = b'{"choices": [{"text": "0123456789", "finish_reason": "stop"}]}'
-    monkeypatch.setattr("selfinstruct.backends.openai._MOST_BYTES", len(body))
+    monkeypatch.setattr("selfinstruct.backends.server._MOST_BYTES", len(body))
     for coding, packed in (("identity", body), ("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
         fault = Fault(200, {"content-encoding": coding}, packed)
         with Loopback(faults={1: fault}) as server:
@@ -496,7 +499,7 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(start:
     with pytest.raises(ConfigError, match="must be the name of an environment variable") as caught:
         build(OpenAIOptions, {"api_key_env": start + secret}, "openai")
     assert not secret or secret not in chain(caught.value)
-    assert OpenAIOptions(api_key_env="_My_KEY2").key_variable == "_My_KEY2"
+    assert OpenAIOptions(api_key_env="_My_KEY2").key_variable("http://h/v1") == "_My_KEY2"
 
 
 @pytest.mark.parametrize("mark", ["?api-key=", "#", "/?"])
@@ -505,6 +508,35 @@ def test_an_address_with_a_query_is_refused_and_not_repeated(mark: str) -> None:
     with pytest.raises(ConfigError, match="can't hold a query or fragment") as caught:
         build(OpenAIOptions, {"base_url": f"http://h/v1{mark}{secret}"}, "openai")
     assert secret not in chain(caught.value)
+
+
+def test_one_address_or_several() -> None:
+    for given, addresses in {
+        None: ("https://api.openai.com/v1",),
+        "http://a/v1": ("http://a/v1",),
+        ("http://a/v1", "http://b/v1"): ("http://a/v1", "http://b/v1"),
+    }.items():
+        value = list(given) if isinstance(given, tuple) else given
+        options = build(OpenAIOptions, {"base_url": value}, "openai")
+        assert options.addresses == addresses
+        assert to_plain(options)["base_url"] == value, "recorded as it was given"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([], "openai: base_url must name at least one address, and each once"),
+        (["http://h/v1", "http://h/v1/"], "openai: base_url must name at least one address, and each once"),
+        (["http://h/v1", "http://u:p@g/v1"], "openai: base_url can't hold a user and password"),
+        ({"a": 1}, "openai.base_url: input should be a valid string"),
+        (["http://h/v1", 3], "openai.base_url: input should be a valid string"),
+    ],
+)
+def test_addresses_that_are_none(value: Any, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(OpenAIOptions, {"base_url": value}, "openai")
+    assert str(caught.value).startswith(says)
+    assert caught.value.key in ("openai", "openai.base_url")
 
 
 def test_the_registry() -> None:
@@ -580,7 +612,7 @@ def test_no_part_of_the_key_survives_where_a_text_is_cut(status: int, shape: str
     """The excerpt ends at 300 characters, and looked at 1,200: the key lies across both, at every offset."""
 
     async def go() -> list[str]:
-        backend = OpenAIBackend(OpenAIOptions(base_url="http://h/v1", model="m"), key=CANARY)
+        backend = Server(OpenAIOptions(model="m"), "http://h/v1", key=CANARY)
         await backend.start()
         messages = []
         for before in (*range(240, 310), *range(1150, 1210)):
@@ -638,7 +670,8 @@ def test_the_key_is_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     async def go() -> str:
         backend = OpenAIBackend(OpenAIOptions(model="m"))
         await backend.start()
-        shown = repr(backend) + repr(backend._options) + repr(backend._peer) + repr(backend._client)
+        [server] = backend._servers
+        shown = repr(backend) + repr(server) + repr(server._options) + repr(server._peer) + repr(server._client)
         await backend.close()
         return shown
 

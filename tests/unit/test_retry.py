@@ -11,6 +11,7 @@ import pytest
 from selfinstruct.backends.base import Backend
 from selfinstruct.config import build
 from selfinstruct.errors import BackendError, ConfigError, RequestError, TransientError
+from selfinstruct.pace import Pace
 from selfinstruct.records import Choice, Completion, Request, Sampling, Turn, Usage
 from selfinstruct.retry import Retry, RetryOptions
 
@@ -253,6 +254,45 @@ def test_an_error_that_is_no_throttle_pauses_nobody_else() -> None:
             await stuck
 
     asyncio.run(go())
+
+
+def test_a_server_that_died_costs_no_attempt_and_no_wait_but_a_send() -> None:
+    def script(call: int, _: Request) -> TransientError | None:
+        return TransientError("dead", elsewhere=2) if call <= 2 else None
+
+    outcome, backend, log = attempt(script, RetryOptions(attempts=1, base_s=60.0, total_s=0.0))
+    assert outcome is DONE
+    assert (backend.calls, log.attempts, log.waits) == (3, [1, 2, 3], [0.0, 0.0])
+
+
+def test_a_request_that_servers_die_of_is_moved_once_for_each_other_server() -> None:
+    outcome, backend, log = attempt(lambda *_: TransientError("dead", elsewhere=2))
+    assert str(outcome) == "dead (after 6 attempts)"
+    assert backend.calls == QUICK.attempts + 2
+    assert log.waits.count(0.0) == 2
+
+
+def test_a_429_that_another_server_can_make_up_for_pauses_nobody() -> None:
+    def script(call: int, _: Request) -> TransientError | None:
+        return TransientError("", retry_after=1e6, throttled=True, elsewhere=1) if call <= 5 else None
+
+    async def go() -> None:
+        pace, backend, log = Pace(4), Scripted(script), Log()
+        retry = Retry(RetryOptions(attempts=1, base_s=60.0), pace, on_wait=log.waited)
+        assert await retry.complete(backend, make(), log.before) is DONE
+        assert await retry.complete(backend, make(), log.before) is DONE, "the gate is open"
+        assert (backend.calls, log.waits, pace.width) == (7, [0.0] * 5, 4)
+
+    asyncio.run(go())
+
+
+def test_a_429_that_comes_after_the_total_ends_it_all_the_same() -> None:
+    outcome, backend, _ = attempt(
+        lambda *_: TransientError("slow", throttled=True, elsewhere=1), RetryOptions(attempts=1, total_s=0.0)
+    )
+    assert isinstance(outcome, TransientError)
+    assert outcome.throttled
+    assert backend.calls == 1
 
 
 @pytest.mark.parametrize("wrong", [{"attempts": 0}, {"base_s": -1.0}, {"total_s": -0.1}])

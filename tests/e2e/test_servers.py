@@ -1,0 +1,351 @@
+"""One run over several real servers: spread by load, and through deaths, refusals and pauses, always exactly N rows."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfinstruct import generate
+from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.engine.progress import Progress
+from selfinstruct.errors import BackendError, SelfInstructError, TransientError
+from selfinstruct.records import Request, Sampling, Turn
+from tests.cli import ROOT, dataset, environment, run_cli
+from tests.conftest import Promise
+from tests.crash.test_budgets import Shop
+from tests.crash.test_kill import commits, number_of
+from tests.loopback import Fault, Loopback
+from tests.scripted import reply
+
+N = 120
+Servers = Callable[..., Loopback]
+
+
+class Watched:
+    """Shows progress to nobody, and keeps every word of which servers were set aside."""
+
+    def __init__(self) -> None:
+        self.servers: list[str] = []
+
+    @contextmanager
+    def __call__(self, progress: Progress) -> Iterator[None]:
+        told = self.servers
+
+        class Kept(type(progress)):  # type: ignore[misc]
+            def __setattr__(self, name: str, value: Any) -> None:
+                if name == "servers":
+                    told.append(value)
+                super().__setattr__(name, value)
+
+        progress.__class__ = Kept
+        yield
+
+
+def settings(*urls: str, rows: int = N, **more: Any) -> dict[str, Any]:
+    section = {"base_url": list(urls), "model": "scripted", "api": "completion"}
+    return {"strategy": "alpaca", "backend": "openai", "openai": section, "n": rows, "concurrency": 8,
+            "retry": {"base_s": 0.01}, **more}  # fmt: skip
+
+
+def sends(run: Path) -> Counter[int]:
+    """How many sends of each request are on record."""
+    with sqlite3.connect(run / "run.sqlite") as ledger:
+        found = Counter(dict(ledger.execute("SELECT k, COUNT(*) FROM sends GROUP BY k")))
+    ledger.close()
+    return found
+
+
+def outcomes(run: Path) -> dict[str, int]:
+    with sqlite3.connect(run / "run.sqlite") as ledger:
+        found = dict(ledger.execute("SELECT kind, COUNT(*) FROM outcomes GROUP BY kind"))
+    ledger.close()
+    return found
+
+
+def arrived(*servers: Loopback) -> Counter[int]:
+    """How often each request came in."""
+    return Counter(number_of(call.body) for server in servers for call in server.arrived)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The dataset of a run with one server."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    with Loopback(reply) as server:
+        generate(run, settings(server.url))
+    return dataset(run)
+
+
+def test_requests_are_spread_by_load(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
+    """One holds what it has from its tenth request on, until the other was given ten more: then it has no more yet."""
+    held: list[int] = []
+    until: list[int] = []
+
+    def holds(number: int, body: Any) -> Fault | None:
+        if number < 10:
+            return None
+        if not until:
+            until.append(len(fast.arrived) + 10)
+        for _ in range(5000):
+            if len(fast.arrived) >= until[0] or held:
+                break
+            time.sleep(0.002)
+        held.append(len(slow.arrived))
+        return None
+
+    slow, fast = loopback(reply, holds), loopback(reply)
+    assert len(generate(tmp_path / "run", settings(slow.url, fast.url)).rows) == N
+    assert dataset(tmp_path / "run") == alone
+    assert len(fast.arrived) >= until[0]
+    assert 10 <= held[0] <= 9 + 4, "half of the eight at once"
+    assert arrived(slow, fast) == sends(tmp_path / "run"), "each came in once, and is on record"
+    assert set(sends(tmp_path / "run").values()) == {1}
+
+
+def test_a_server_that_dies_amid_a_run_costs_nothing_and_gets_work_again_when_it_is_back(
+    tmp_path: Path, loopback: Servers, alone: bytes, monkeypatch: pytest.MonkeyPatch, promise: Promise
+) -> None:
+    """It dies with two requests under way, which the other one is asked at once; it is back a little later."""
+    monkeypatch.setattr("selfinstruct.backends.fleet._FIRST_S", 0.01)
+    with ExitStack() as stack:
+        back: list[Loopback] = []
+        dead = threading.Event()
+
+        def dies(number: int, body: Any) -> Fault | None:
+            if number == 6:
+                mortal.die()
+                dead.set()
+            return Fault(how="hang") if number > 4 else None
+
+        def revives(number: int, body: Any) -> Fault | None:
+            if dead.is_set() and not back and number % 8 == 0:
+                back.append(stack.enter_context(Loopback(reply, port=mortal.port)))
+            return None
+
+        mortal = loopback(reply, dies)
+        other = loopback(reply, revives, delay=lambda body: 0.05 if back and len(back[0].arrived) < 3 else 0.005)
+        watched = Watched()
+        result = generate(tmp_path / "run", settings(mortal.url, other.url), show=watched)
+        assert len(result.rows) == N
+        assert dataset(tmp_path / "run") == alone
+        assert len(mortal.arrived) >= 6  # another may come while it dies
+        assert len(back[0].arrived) > 1, "it was tried, and then given more"
+        came, sent = arrived(mortal, other, *back), sends(tmp_path / "run")
+        refused = sum(sent.values()) - sum(came.values())
+        assert not came - sent, "nothing came in that is not on record"
+        assert 0 <= refused <= 12, "probes that found nobody"
+        answered = arrived(other, *back)
+        answered.update(number_of(call.body) for call in mortal.arrived[:4])
+        assert set(answered.values()) == {1}, "none was asked again that had been answered"
+        assert outcomes(tmp_path / "run") == {"completion": len(answered)}
+    assert f"{mortal.url} set aside: " in watched.servers[0]
+    assert watched.servers[0].endswith("; 1 of 2 servers left")
+    assert watched.servers[-1] == ""
+    again = sum(came.values()) - len(came)
+    promise("servers: one of two dies", f"exactly {N} rows, the same bytes; {again} requests lost with it, sent again")
+
+
+def test_when_all_are_dead_the_run_stops_and_the_same_command_goes_on(
+    tmp_path: Path, loopback: Servers, alone: bytes
+) -> None:
+    def dies(number: int, body: Any) -> Fault | None:
+        if number == 4:
+            for server in servers:
+                server.die()
+        return None
+
+    servers = [loopback(reply, dies), loopback(reply), loopback(reply)]
+    given = settings(*(server.url for server in servers), retry={"base_s": 0.01, "attempts": 3})
+    with pytest.raises(TransientError, match="0 of 3 servers left") as caught:
+        generate(tmp_path / "run", given)
+    assert all(server.url in str(caught.value) for server in servers)
+    assert set(outcomes(tmp_path / "run")) == {"completion"}, "no request is blamed"
+    assert not arrived(*servers) - sends(tmp_path / "run")
+    answered = set(commits(tmp_path / "run"))
+    with Loopback(reply, port=servers[1].port) as server:
+        assert len(generate(tmp_path / "run", {}).rows) == N, "one of the addresses is enough"
+        assert not arrived(server).keys() & answered, "nothing is bought twice"
+    assert dataset(tmp_path / "run") == alone
+
+
+def test_a_server_that_fails_on_everything_is_left_alone(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
+    """It is the quickest to answer, with nothing: the fewest requests under way are always there."""
+    broken = loopback(reply, lambda number, body: Fault(500))
+    good = loopback(reply, delay=0.01)
+    watched = Watched()
+    generate(tmp_path / "run", settings(broken.url, good.url, retry={"base_s": 0.01, "attempts": 4}), show=watched)
+    assert dataset(tmp_path / "run") == alone
+    assert 3 <= len(broken.arrived) <= 12
+    assert arrived(broken, good) == sends(tmp_path / "run")
+    assert "failure" not in outcomes(tmp_path / "run")
+    assert watched.servers[-1] == (
+        f"{broken.url} set aside: answered 500 (Internal Server Error): fault 500; 1 of 2 servers left"
+    )
+
+
+def test_a_server_that_falls_silent_is_set_aside_and_nothing_is_blamed_on_its_requests(
+    tmp_path: Path, loopback: Servers, alone: bytes
+) -> None:
+    """As a host that lost its power: no reset, only the deadline, beyond which no attempt of theirs would be left."""
+    silent = loopback(reply, lambda number, body: Fault(how="hang") if number > 3 else None)
+    other = loopback(reply, delay=0.01)
+    given = settings(silent.url, other.url, retry={"attempts": 1, "total_s": 0.0})
+    given["openai"]["timeout_s"] = 1.0
+    generate(tmp_path / "run", given)
+    assert dataset(tmp_path / "run") == alone
+    assert len(silent.arrived) > 3
+    assert arrived(silent, other) == sends(tmp_path / "run")
+    assert "failure" not in outcomes(tmp_path / "run")
+
+
+def test_a_429_of_one_pauses_only_that(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
+    """It asks for an hour: longer than anybody would wait, were there no other."""
+    busy = loopback(reply, lambda number, body: Fault(429, {"Retry-After": "3600"}) if number > 4 else None)
+    other = loopback(reply, delay=0.01)
+    watched = Watched()
+    generate(tmp_path / "run", settings(busy.url, other.url), show=watched)
+    assert dataset(tmp_path / "run") == alone
+    assert 5 <= len(busy.arrived) <= 4 + 8, "no more than were under way"
+    assert arrived(busy, other) == sends(tmp_path / "run")
+    assert watched.servers == [], "busy is not down"
+
+
+def test_a_429_of_all_pauses_all(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
+    def busy(number: int, body: Any) -> Fault | None:
+        return Fault(429, {"retry-after-ms": "40"}) if 3 <= number <= 6 else None
+
+    servers = [loopback(reply, busy), loopback(reply, busy)]
+    generate(tmp_path / "run", settings(*(server.url for server in servers)))
+    assert dataset(tmp_path / "run") == alone
+    assert arrived(*servers) == sends(tmp_path / "run")
+    hour = [loopback(reply, lambda number, body: Fault(429, {"Retry-After": "3600"})) for _ in range(2)]
+    with pytest.raises(TransientError, match="past the total of 300 s"):
+        generate(tmp_path / "other", settings(*(server.url for server in hour)))
+    assert sum(len(server.arrived) for server in hour) <= 8 + 8
+    assert outcomes(tmp_path / "other") == {}
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_server_that_refuses_is_left_out_and_told_of(
+    tmp_path: Path, loopback: Servers, alone: bytes, status: int
+) -> None:
+    wrong = loopback(reply, lambda number, body: Fault(status))
+    good = loopback(reply, delay=0.01)
+    watched = Watched()
+    generate(tmp_path / "run", settings(wrong.url, good.url), show=watched)
+    assert dataset(tmp_path / "run") == alone
+    assert 1 <= len(wrong.arrived) <= 8, "no more than were under way"
+    assert arrived(wrong, good) == sends(tmp_path / "run")
+    assert f"{wrong.url} set aside: answered {status}" in watched.servers[-1]
+
+
+def test_when_all_refuse_the_run_stops_with_what_they_said(tmp_path: Path, loopback: Servers) -> None:
+    servers = [loopback(reply, lambda number, body: Fault(401)), loopback(reply, lambda number, body: Fault(404))]
+    with pytest.raises(BackendError) as caught:
+        generate(tmp_path / "run", settings(*(server.url for server in servers)))
+    assert not isinstance(caught.value, TransientError)
+    for server, status in zip(servers, (401, 404), strict=True):
+        assert f"{server.url} set aside: answered {status}" in str(caught.value)
+    assert arrived(*servers) == sends(tmp_path / "run")
+    assert outcomes(tmp_path / "run") == {}
+
+
+@pytest.mark.parametrize("limit", ["max_requests", "max_tokens"])
+def test_a_budget_holds_while_requests_move(tmp_path: Path, loopback: Servers, limit: str) -> None:
+    """Both count what they will ask for: whatever they don't answer at its worst, as they may have generated it."""
+    shops = [Shop(fails=3), Shop(fails=1)]
+
+    def dies(order: int, body: Any) -> Fault | None:
+        fault = shops[0].fault(order, body)
+        if order == 6:
+            mortal.die()
+        return fault
+
+    mortal, other = loopback(shops[0].answer, dies), loopback(shops[1].answer, shops[1].fault)
+    given = settings(mortal.url, other.url, rows=400, retry={"base_s": 0.01, "attempts": 8})
+    for value in (20, 30) if limit == "max_requests" else (150_000, 250_000):
+        result = generate(tmp_path / "run", {**given, "budget": {limit: value}})
+        assert result.ending == "budget"
+        billed = sum(shop.of(limit) for shop in shops)
+        assert value / 4 < billed <= value
+    assert len(mortal.arrived) >= 6
+    assert not arrived(mortal, other) - sends(tmp_path / "run")
+
+
+def test_a_server_process_that_is_killed(tmp_path: Path, alone: bytes) -> None:
+    """The whole command line, and a SIGKILL of a server in a process of its own, with requests under way."""
+    line = [sys.executable, str(ROOT / "tests" / "loopback.py"), "--delay", "0.02"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()) as child:
+        assert child.stdout is not None
+
+        def kills(number: int, body: Any) -> Fault | None:
+            if number == 12:
+                child.kill()
+            return None
+
+        mortal = child.stdout.readline().strip()
+        with Loopback(reply, kills, delay=0.02) as other:
+            said = run_cli("generate", tmp_path / "run", "--backend", "openai", "--model", "scripted", "--base-url",
+                           mortal, "--base-url", other.url, "--api", "completion", "--strategy", "alpaca", "-n", N,
+                           "--concurrency", 8)  # fmt: skip
+            assert not arrived(other) - sends(tmp_path / "run")
+            assert set(arrived(other).values()) == {1}
+        assert child.wait() == -signal.SIGKILL
+    assert f"{N} of {N} rows" in said
+    assert f"{mortal} set aside: " in said
+    assert "; 1 of 2 servers left" in said
+    assert dataset(tmp_path / "run") == alone
+    assert len(dataset(tmp_path / "run").splitlines()) == N
+
+
+def test_addresses_may_change_while_a_run_goes_on(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
+    """From one to several and back, also a run that was begun when there could only be one."""
+    servers = [loopback(reply), loopback(reply)]
+    one, both = servers[0].url, [server.url for server in servers]
+    args = ("--backend", "openai", "--model", "scripted", "--api", "completion", "--strategy", "alpaca", "-q")
+    run_cli("generate", tmp_path / "run", *args, "--base-url", one, "-n", 5, "--concurrency", 1)
+    assert f"base_url: {one}\n" in (tmp_path / "run" / "config.yaml").read_text()
+    config = tmp_path / "c.yaml"
+    config.write_text(f"openai:\n  base_url:\n  - {both[0]}\n  - {both[1]}\n")
+    run_cli("generate", tmp_path / "run", "--config", config, "-n", 20, "--concurrency", 4, "-q")
+    assert servers[1].arrived
+    before = len(servers[0].arrived)
+    assert len(generate(tmp_path / "run", {"openai": {"base_url": both[1]}, "n": N}).rows) == N
+    assert len(servers[0].arrived) == before
+    assert dataset(tmp_path / "run") == alone
+
+
+def test_each_server_is_sent_the_key_that_is_its_own_and_no_other(
+    loopback: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenAI's goes to OpenAI alone, also in company; one that is named goes to all that are."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    monkeypatch.setenv("MY_KEY", "sk-mine")
+    server = loopback(reply)
+    request = Request("s", (Turn("prompt", "t", {}, "1."),), Sampling(9))
+
+    async def keys(*urls: str, **more: Any) -> list[str]:
+        backend = OpenAIBackend(OpenAIOptions(base_url=urls, model="m", **more))
+        await backend.start()
+        await backend._servers[-1].complete(request)
+        await backend.close()
+        return [one._secret for one in backend._servers] + [server.arrived[-1].headers["authorization"]]
+
+    mixed = ("https://api.openai.com/v1", server.url)
+    assert asyncio.run(keys(*mixed)) == ["sk-openai", "", "Bearer none"]
+    assert asyncio.run(keys(*mixed, api_key_env="MY_KEY")) == ["sk-mine", "sk-mine", "Bearer sk-mine"]
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(SelfInstructError, match="set the environment variable OPENAI_API_KEY"):
+        asyncio.run(keys(*mixed))
