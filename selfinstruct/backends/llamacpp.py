@@ -118,6 +118,7 @@ class LlamaCppBackend:
                 timeout_s=options.timeout_s,
                 concurrency=options.slots,
                 extra_body=fields,
+                schema_field="json_schema",  # its /completions passes over response_format without a word
             ),
             key=key,
         )

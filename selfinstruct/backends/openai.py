@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
 
 from selfinstruct.backends.answers import Peer, read_answer, read_refusal
@@ -60,9 +60,12 @@ class OpenAIOptions:
         omit: Sampling parameters not to send (``temperature`` for a model that refuses it).
         extra_body: Further fields of each request's body, any JSON; they win over the computed ones. Neither these nor
             ``omit`` can name what a request's cost rests on (``max_tokens``, ``n``, ``model`` and the like).
+        schema_field: How the server calls a JSON schema in raw completions, where it can be sent one:
+            ``structured_outputs`` (vLLM from 0.12 on), ``guided_json`` (older vLLM), ``json_schema`` (llama-server).
+            Chat requests have ``response_format`` for it everywhere.
     """
 
-    FREE: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "concurrency"})
+    FREE: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "concurrency", "schema_field"})
     """Options that may change while a run goes on: they say where to ask, not what."""
 
     base_url: str | None = None
@@ -74,6 +77,7 @@ class OpenAIOptions:
     max_tokens_name: str | None = None
     omit: tuple[str, ...] = ()
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    schema_field: Literal["structured_outputs", "guided_json", "json_schema"] | None = None
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.timeout_s <= 0:
@@ -140,7 +144,8 @@ class OpenAIBackend:
         try:
             if status == 200:
                 return self._without_key(read_answer(self._peer, body, chat=not request.is_raw))
-            failure = read_refusal(self._peer, status, headers, body)
+            schema = request.sampling.schema is not None
+            failure = read_refusal(self._peer, status, headers, body, schema=schema)
         except SelfInstructError as error:
             failure = error
         failure.args = tuple(self._hide(str(text)) for text in failure.args)  # servers have echoed keys before
@@ -202,7 +207,27 @@ class OpenAIBackend:
             body["n"] = sampling.n
         if sampling.seed is not None:
             body["seed"] = sampling.seed
+        if sampling.schema is not None:
+            body |= self._format(sampling.schema, raw=request.is_raw)
         return {name: value for name, value in body.items() if name not in options.omit} | dict(options.extra_body)
+
+    def _format(self, schema: Mapping[str, Any], *, raw: bool) -> dict[str, Any]:
+        """The field that asks for JSON by schema.
+
+        Raises:
+            BackendError: The server's name for it is not known.
+        """
+        if not raw:
+            # A name is required, and says nothing.
+            shape = {"name": "answer", "schema": schema, "strict": True}
+            return {"response_format": {"type": "json_schema", "json_schema": shape}}
+        name = self._options.schema_field
+        if name is None:
+            raise BackendError(
+                f"how does {self._peer.url} take a JSON schema for raw completions? Name its field, as in --set "
+                "openai.schema_field=structured_outputs (vLLM), ask with --api chat, or set structured to false"
+            )
+        return {name: {"json": schema} if name == "structured_outputs" else schema}
 
     def _without_key(self, completion: Completion) -> Completion:
         """The completion; of one that repeats the key, which gateways for tests do, without it.
