@@ -105,7 +105,7 @@ def main() -> None:
         f"# Structured output, {today}", "",
         f"{arguments.threads} threads of {len(processors)} of {processors[0] if processors else platform.machine()}, "
         f"Python {platform.python_version()}, load {load:.1f} at the start. Printed by `{command}`.", "",
-        "The embedded model with the quickstart's settings; rows are those that the filters kept, and in brackets those "
+        "The embedded model with the quickstart's settings; rows are those that the filters kept, in brackets those "
         "of each seed. Tokens are those that the model wrote, and those of prompts that no cache held. Seconds include "
         "loading the model. Rejected are candidates by filter and pieces that never became one.", "",
         "| strategy | asked for | requests | instructions | rows | rows a request | tokens written a row "
