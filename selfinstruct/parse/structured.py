@@ -125,7 +125,10 @@ def _read(text: str, key: str, item: str, most: int, truncated: bool) -> _Found 
             break
         count += 1
         try:
-            values.append((loads(text[at:end]), (at, end)))
+            if text[at] in '{["':
+                values.append((loads(text[at:end]), (at, end)))
+            else:  # a number or a word, if not mere prose: no row, and not worth a look at what it is
+                discards.append(Discard("wrong_type", (at, end)))
         except ValueError:
             discards.append(Discard("not_json", (at, end)))
         at = _skip(text, end)

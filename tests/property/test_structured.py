@@ -126,7 +126,7 @@ def test_any_text_is_taken(text: str, truncated: bool, most: int) -> None:
         ('{"a":' * 100_000 + "1" + "}" * 100_000, "not_json"),
         ('{"instruction": 1, "input": "", "output": "c"}', "wrong_type"),
         ('{"instruction": "a", "input": null, "output": "c"}', "wrong_type"),
-        ("NaN", "not_json"),
+        ("NaN", "wrong_type"),
         ("[]", "wrong_type"),
         ('"a"', "wrong_type"),
         ('{"instruction": " ", "input": "", "output": "c"}', "no_instruction"),
