@@ -30,7 +30,7 @@ from selfinstruct.codec import MAX_DEPTH
 from selfinstruct.errors import ConfigError
 from selfinstruct.files import reason
 
-__all__ = ["assign", "build", "flatten", "merge", "nearest", "read_yaml", "to_plain", "to_yaml"]
+__all__ = ["ADDED", "assign", "build", "flatten", "lasting", "merge", "nearest", "read_yaml", "to_plain", "to_yaml"]
 
 T = TypeVar("T")
 
@@ -151,6 +151,21 @@ def to_plain(options: Any) -> Any:
     if isinstance(options, tuple | list | frozenset):
         return [to_plain(value) for value in options]
     return str(options) if isinstance(options, Path) else options
+
+
+ADDED: Mapping[str, Any] = {"added": True}
+"""Metadata of an option that a later version of a dataclass has, and an earlier one had not."""
+
+
+def lasting(options: Any) -> dict[str, Any]:
+    """Options as plain values, without those that were ``ADDED`` and are at their default.
+
+    What a run was begun with is compared for its whole life: an option that it could not know of must not show.
+    """
+    plain: dict[str, Any] = to_plain(options)
+    added = [field for field in dataclasses.fields(options) if field.metadata.get("added")]
+    unset = {field.name for field in added if getattr(options, field.name) == field.default}
+    return {name: value for name, value in plain.items() if name not in unset}
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:

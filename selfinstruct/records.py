@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from selfinstruct.codec import Json, digest
+from selfinstruct.codec import Json, digest, dumps, loads
 
 __all__ = [
     "Candidate",
@@ -48,6 +48,8 @@ class Sampling:
         stop: Strings that end a choice; they are not part of its text.
         n: Choices a completion.
         seed: Seed of this request, or None to leave it to the server.
+        schema: JSON schema that the text must follow, where the backend can see to that; None for free text. The order
+            of its keys counts: models write fields in that order.
     """
 
     max_tokens: int
@@ -58,9 +60,10 @@ class Sampling:
     stop: tuple[str, ...] = ()
     n: int = 1
     seed: int | None = None
+    schema: Mapping[str, Json] | None = None
 
     def to_json(self) -> dict[str, Json]:
-        return {
+        value: dict[str, Json] = {
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -70,10 +73,14 @@ class Sampling:
             "n": self.n,
             "seed": self.seed,
         }
+        if self.schema is not None:  # only then: requests without one keep the digest that they always had
+            value["schema"] = dumps(self.schema)  # as text, since canonical JSON would sort its keys
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Sampling:
-        return cls(**{**value, "stop": tuple(value["stop"])})
+        schema = {"schema": loads(value["schema"])} if "schema" in value else {}
+        return cls(**{**value, **schema, "stop": tuple(value["stop"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +129,9 @@ class Request:
 
     @property
     def text_bytes(self) -> int:
-        """UTF-8 bytes of all that is sent: an upper bound of the prompt's tokens."""
-        return sum(len(turn.text.encode("utf-8")) for turn in self.turns)
+        """UTF-8 bytes of all that is sent: an upper bound of the prompt's tokens, which may hold the schema too."""
+        schema = "" if self.sampling.schema is None else dumps(self.sampling.schema)
+        return sum(len(text.encode("utf-8")) for text in (*(turn.text for turn in self.turns), schema))
 
     @property
     def digest(self) -> str:

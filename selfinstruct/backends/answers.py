@@ -30,6 +30,9 @@ _CONTEXT = re.compile(
     r"|prompt is too long|reduce the length|must (?:be|have) less than \d+ tokens|`?inputs`? tokens",
     re.IGNORECASE,
 )
+_SCHEMA = re.compile(
+    r"response_?format|json_?schema|structured[_ ]outputs?|guided_json|\bschema\b|\bgrammar\b", re.IGNORECASE
+)
 _FILTER = re.compile(r"content[_ ](?:filter|policy|management)|ResponsibleAIPolicy|moderation", re.IGNORECASE)
 
 
@@ -128,13 +131,20 @@ def _clean(text: str) -> str:
 
 
 def read_refusal(
-    peer: Peer, status: int, headers: Mapping[str, str], body: bytes, now: datetime | None = None
+    peer: Peer,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    now: datetime | None = None,
+    *,
+    schema: bool = False,
 ) -> SelfInstructError:
     """The error for a status other than 200: a RequestError, a TransientError or a BackendError.
 
     Args:
         headers: Response headers with lower-case names.
         now: For tests; see ``retry_after_s``.
+        schema: The request asked for JSON by schema.
     """
     codes, said = _own_words(peer, body)
     what = f"{peer.url} answered {status}{_phrase(status)}" + (f": {said}" if said else "")
@@ -143,6 +153,11 @@ def read_refusal(
         return BackendError(f"{what}. The account has no credit or quota left: raise it, then resume")
     if status == 429:
         return TransientError(what, retry_after=wait, throttled=True)
+    if schema and status in (400, 404, 415, 422, 501) and _SCHEMA.search(f"{' '.join(sorted(codes))} {said}"):
+        return BackendError(
+            f"{what}. It was asked for JSON by schema: set structured to false in the strategy's section "
+            "(--set alpaca.structured=false), or choose a model that can do it"
+        )
     if status in (408, 409) or status >= 500:
         return TransientError(what, retry_after=wait)
     if code := _own_fault(status, codes, said):

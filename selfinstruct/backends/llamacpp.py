@@ -112,7 +112,12 @@ class LlamaCppBackend:
             **options.extra_body,
         }
         speaking = OpenAIOptions(
-            model=path.name, api=options.api, timeout_s=options.timeout_s, concurrency=options.slots, extra_body=fields
+            model=path.name,
+            api=options.api,
+            timeout_s=options.timeout_s,
+            concurrency=options.slots,
+            extra_body=fields,
+            schema_field="json_schema",  # its /completions passes over response_format without a word
         )
         self._client = Server(speaking, f"{self._server.listening_address}/v1", key=key)
         await self._client.start()

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from selfinstruct.backends.keys import is_openai
@@ -42,9 +42,12 @@ class OpenAIOptions:
         omit: Sampling parameters not to send (``temperature`` for a model that refuses it).
         extra_body: Further fields of each request's body, any JSON; they win over the computed ones. Neither these nor
             ``omit`` can name what a request's cost rests on (``max_tokens``, ``n``, ``model`` and the like).
+        schema_field: How the server calls a JSON schema in raw completions, where it can be sent one:
+            ``structured_outputs`` (vLLM from 0.12 on), ``guided_json`` (older vLLM), ``json_schema`` (llama-server).
+            Chat requests have ``response_format`` for it everywhere.
     """
 
-    FREE: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "concurrency"})
+    FREE: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "concurrency", "schema_field"})
     """Options that may change while a run goes on: they say where to ask, not what."""
 
     base_url: str | tuple[str, ...] | None = None
@@ -56,6 +59,7 @@ class OpenAIOptions:
     max_tokens_name: str | None = None
     omit: tuple[str, ...] = ()
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    schema_field: Literal["structured_outputs", "guided_json", "json_schema"] | None = None
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.timeout_s <= 0:

@@ -82,14 +82,16 @@ class Server:
         try:
             if status == 200:
                 return completion_without_key(read_answer(self._peer, body, chat=not request.is_raw), self._secret)
-            failure = self.refusal(status, headers, body)
+            failure = self.refusal(status, headers, body, schema=request.sampling.schema is not None)
         except SelfInstructError as error:
             failure = self._hidden(error)
         raise failure
 
-    def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> SelfInstructError:
-        """The error for a status other than 200, without the key."""
-        return self._hidden(read_refusal(self._peer, status, headers, body))
+    def refusal(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, schema: bool = False
+    ) -> SelfInstructError:
+        """The error for a status other than 200, without the key; ``schema``: JSON by schema was asked for."""
+        return self._hidden(read_refusal(self._peer, status, headers, body, schema=schema))
 
     def _hidden(self, failure: SelfInstructError) -> SelfInstructError:
         failure.args = tuple(self.hide(str(text)) for text in failure.args)  # servers have echoed keys before
@@ -171,7 +173,27 @@ class Server:
             body["n"] = sampling.n
         if sampling.seed is not None:
             body["seed"] = sampling.seed
+        if sampling.schema is not None:
+            body |= self._format(sampling.schema, raw=request.is_raw)
         return {name: value for name, value in body.items() if name not in options.omit} | dict(options.extra_body)
+
+    def _format(self, schema: Mapping[str, Any], *, raw: bool) -> dict[str, Any]:
+        """The field that asks for JSON by schema.
+
+        Raises:
+            BackendError: The server's name for it is not known.
+        """
+        if not raw:
+            # A name is required, and says nothing.
+            shape = {"name": "answer", "schema": schema, "strict": True}
+            return {"response_format": {"type": "json_schema", "json_schema": shape}}
+        name = self._options.schema_field
+        if name is None:
+            raise BackendError(
+                f"how does {self._peer.url} take a JSON schema for raw completions? Name its field, as in --set "
+                "openai.schema_field=structured_outputs (vLLM), ask with --api chat, or set structured to false"
+            )
+        return {name: {"json": schema} if name == "structured_outputs" else schema}
 
     def hide(self, text: str) -> str:
         """The text without the key."""

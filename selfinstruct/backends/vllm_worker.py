@@ -215,7 +215,7 @@ class _Worker:
 def _sampling_params(sampling: Sampling) -> Any:
     """What a request asks for, in vLLM's words."""
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     return SamplingParams(
         n=sampling.n,
@@ -227,6 +227,7 @@ def _sampling_params(sampling: Sampling) -> Any:
         stop=list(sampling.stop),
         seed=sampling.seed,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=None if sampling.schema is None else StructuredOutputsParams(json=dict(sampling.schema)),
     )
 
 

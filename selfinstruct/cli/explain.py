@@ -65,6 +65,8 @@ def _step(number: int, step: Step) -> Iterator[str]:
         f"step {number}: request {request.number}, {request.stage}, at most {plural(sampling.max_tokens, 'token')}, "
         f"temperature {sampling.temperature:g}, seed {sampling.seed}"
     )
+    if sampling.schema is not None:
+        yield f"  by the JSON schema {dumps(sampling.schema)}"
     if step.shown:
         yield f"  shown to the model: {plural(len(step.shown), 'task')}"
         for name, instruction in step.shown:
@@ -121,11 +123,14 @@ def _values(found: Explanation) -> dict[str, Json]:
 
 def _step_values(step: Step) -> dict[str, Json]:
     request, one = step.request, step.candidate
+    sampling = request.sampling.to_json()
+    if request.sampling.schema is not None:
+        sampling["schema"] = dict(request.sampling.schema)
     return {
         "request": request.number,
         "stage": request.stage,
         "parent": request.parent,
-        "sampling": request.sampling.to_json(),
+        "sampling": sampling,
         "shown": [{"id": name, "instruction": text} for name, text in step.shown],
         "turns": [{"role": turn.role, "template": turn.template, "text": turn.text} for turn in request.turns],
         "outcome": step.outcome.to_json(),

@@ -18,7 +18,7 @@ from typing import Any
 from selfinstruct.backends import OPTIONS
 from selfinstruct.budget import BudgetOptions
 from selfinstruct.codec import canonical, digest, loads
-from selfinstruct.config import build, flatten, merge, nearest, read_yaml, to_plain
+from selfinstruct.config import build, flatten, lasting, merge, nearest, read_yaml, to_plain
 from selfinstruct.engine.saturation import SaturationOptions
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.judge import FilterOptions
@@ -112,7 +112,7 @@ class Plan:
         kept = {key: settings[key] for key in ("strategy", "seed", "lag", "filters")}
         return {
             **kept,
-            self.settings.strategy: to_plain(self.strategy_options),
+            self.settings.strategy: lasting(self.strategy_options),
             "api": self.prompts.api,
             "seeds": digest(seeds_to_json(self.seeds)),
             "prompts": self.prompts.digests(),
@@ -276,9 +276,16 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     chosen: Any = STRATEGIES[settings.strategy]  # each class goes with its own Options
     backend_options = options[settings.backend]
     seeds = _load_seeds(settings, base, recorded="seeds" in recorded)
-    prompts = _load_prompts(settings, chosen.templates, backend_options.api, base, recorded="prompts" in recorded)
+    names = _templates(chosen, options[settings.strategy])
+    prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
     strategy = chosen(options[settings.strategy], prompts)
     return Plan(settings, options[settings.strategy], backend_options, tuple(seeds), prompts, strategy)
+
+
+def _templates(strategy: Any, options: Any) -> Mapping[str, frozenset[str]]:
+    """What a strategy needs under these options: without structured output none of its templates."""
+    more = strategy.structured_templates if getattr(options, "structured", False) else {}
+    return {**strategy.templates, **more}
 
 
 def _load_seeds(settings: Settings, base: Reader | None, *, recorded: bool) -> list[Task]:

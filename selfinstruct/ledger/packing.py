@@ -32,10 +32,15 @@ def pack(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
         }
         for turn in request.turns
     ]
+    sampling: dict[str, Any] = request.sampling.to_json()
+    if "schema" in sampling:  # the same for every request of a stage, so kept apart whatever its length
+        body = sampling["schema"].encode("utf-8")
+        texts[name := digest(body)] = body
+        sampling["schema"] = {"text": name}
     value = {
         "stage": request.stage,
         "turns": turns,
-        "sampling": request.sampling.to_json(),
+        "sampling": sampling,
         "context": dict(request.context),
         "parent": request.parent,
     }
@@ -52,5 +57,7 @@ def unpack(value: Mapping[str, Any], number: int, prompts: Prompts, text: Callab
         )
         for turn in value["turns"]
     )
-    sampling = Sampling.from_json(value["sampling"])
-    return Request(value["stage"], turns, sampling, value["context"], value["parent"], number)
+    sampling = dict(value["sampling"])
+    if "schema" in sampling:
+        sampling["schema"] = text(sampling["schema"]["text"])
+    return Request(value["stage"], turns, Sampling.from_json(sampling), value["context"], value["parent"], number)

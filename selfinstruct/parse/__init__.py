@@ -1,4 +1,4 @@
-"""Structure in a model's answer: numbered lists and blocks of labelled fields.
+"""Structure in a model's answer: numbered lists, blocks of labelled fields, rows in JSON.
 
 Text is read by its line-anchored markers alone, never by words inside a line, and a marker counts only where the
 structure expects it:
@@ -10,6 +10,8 @@ structure expects it:
 - within a closed code fence (three backquotes or tildes) nothing is a marker;
 - what a list or a block cannot hold is never dropped in silence: each such piece is a ``Discard``.
 
+Rows in JSON (``structured``) know no markers at all: text inside a JSON string is data, whatever it says.
+
 Where structure can't tell, the earlier reading wins: an input that itself has a line "Output:" ends there.
 
 Every pattern is anchored to a line and bounded in length before its first decisive character, so that reading takes
@@ -18,6 +20,7 @@ time linear in the text, whatever the text.
 
 from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks
 from selfinstruct.parse.lists import Item, Listing, numbered
+from selfinstruct.parse.structured import read_records, read_strings
 from selfinstruct.parse.text import blank_input, collapse, first_word, stripped
 
 __all__ = [
@@ -31,5 +34,7 @@ __all__ = [
     "first_word",
     "numbered",
     "read_blocks",
+    "read_records",
+    "read_strings",
     "stripped",
 ]

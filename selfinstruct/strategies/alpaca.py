@@ -2,18 +2,23 @@
 
 A prompt shows three seed tasks and asks for a list of twenty, the three included. Each new block is an instruction, an
 input or the marker ``<noinput>``, and an output: one row.
+
+With ``structured`` the tasks are shown and asked for as JSON, in a form that the backend sees to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from selfinstruct.parse import Form, blank_input, collapse, read_blocks
+from selfinstruct.codec import dumps
+from selfinstruct.config import ADDED
+from selfinstruct.parse import Blocks, Form, blank_input, collapse, read_blocks, read_records
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Received, Request, Task
 from selfinstruct.rng import Rng
+from selfinstruct.strategies import schemas
 from selfinstruct.strategies.base import View
 from selfinstruct.strategies.demonstrations import ids, longest_field, named, preferred
 from selfinstruct.strategies.stage import Stage
@@ -32,6 +37,8 @@ FORM = Form(
     inside=True,
 )
 
+FIELDS = ("instruction", "input", "output")
+
 _PUBLISHED = Stage(max_tokens=3072, temperature=1.0, top_p=1.0)  # decoding_args in generate_instruction.py
 
 
@@ -46,6 +53,7 @@ class AlpacaOptions:
         demonstration_chars: Only seeds whose longest field is at most this long are shown; 0 shows any. For models
             with a short context, or slow at reading.
         tasks: The one stage.
+        structured: Ask for JSON by schema, where the backend can be asked for it (docs/structured.md).
     """
 
     demonstrations: int = 3  # generate_instruction.py of stanford_alpaca: num_prompt_instructions
@@ -53,6 +61,7 @@ class AlpacaOptions:
     domains: tuple[str, ...] = ()
     demonstration_chars: int = 0
     tasks: Stage = _PUBLISHED
+    structured: bool = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.demonstrations < 1:
@@ -73,6 +82,7 @@ class Alpaca:
 
     name: ClassVar[str] = "alpaca"
     templates: ClassVar[Mapping[str, frozenset[str]]] = {"alpaca/list": frozenset({"count", "tasks", "next"})}
+    structured_templates: ClassVar[Mapping[str, frozenset[str]]] = {"alpaca/list-json": frozenset({"count", "tasks"})}
     Options: ClassVar[type[AlpacaOptions]] = AlpacaOptions
 
     def __init__(self, options: AlpacaOptions, prompts: Prompts) -> None:
@@ -86,6 +96,8 @@ class Alpaca:
         if not shown:
             return None
         first = len(shown) + 1
+        if options.structured:
+            return self._structured(shown, first)
         return Request(
             stage="tasks",
             turns=options.tasks.turns(
@@ -99,29 +111,59 @@ class Alpaca:
             context={"demonstrations": ids(shown), "first": first},
         )
 
+    def _structured(self, shown: Sequence[Task], first: int) -> Request:
+        stage, count = self.options.tasks, self.options.list_length + 1 - first
+        return Request(
+            stage="tasks",
+            turns=stage.turns(
+                self.prompts,
+                "alpaca/list-json",
+                count=str(count),
+                tasks=dumps({"tasks": [_record(task) for task in shown]}),
+            ),
+            sampling=stage.sampling(schema=schemas.records("tasks", FIELDS, count)),
+            context={"demonstrations": ids(shown), "first": first},
+        )
+
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
         """Read the blocks; each is a row."""
-        first = int(str(request.context["first"]))
-        found = read_blocks(
-            completion.text,
-            FORM,
-            first=first,
-            last=self.options.list_length,
-            continued=request.is_raw,
-            truncated=completion.truncated,
-        )
+        found = self._read(request, completion)
         shown = tuple(task.instances[0].output for task in named(view.seeds, request))
         rows = tuple(
             Candidate(
-                instruction=block.fields["instruction"],
-                input=blank_input(block.fields.get("input", "")),
-                output=block.fields["output"],
+                instruction=block.fields["instruction"].strip(),
+                input=blank_input(block.fields.get("input", "").strip()),
+                output=block.fields["output"].strip(),
                 span=block.span,
                 shown=shown,
             )
             for block in found.blocks
         )
         return Received(candidates=rows, discards=found.discards)
+
+    def _read(self, request: Request, completion: Completion) -> Blocks:
+        """As JSON where the request asked for it, else, or where the answer is none, as text."""
+        first, last = int(str(request.context["first"])), self.options.list_length
+        structured = request.sampling.schema is not None
+        if structured:
+            found = read_records(
+                completion.text,
+                "tasks",
+                FIELDS,
+                FORM.required,
+                most=last + 1 - first,
+                truncated=completion.truncated,
+            )
+            if found is not None:
+                return found
+        return read_blocks(
+            completion.text,
+            FORM,
+            first=first,
+            last=last,
+            continued=request.is_raw and not structured,
+            truncated=completion.truncated,
+        )
 
     def _seeds(self, view: View) -> list[Task]:
         """Seeds that can be shown, those that should be if there are any."""
@@ -140,3 +182,9 @@ def _block(number: int, task: Task) -> str:
         f"### Task {number}\nInstruction: {collapse(task.instruction)}\n"
         f"Input: {example.input or NO_INPUT}\nOutput: {example.output}"
     )
+
+
+def _record(task: Task) -> dict[str, str]:
+    """One task as a prompt for JSON shows it."""
+    example = task.instances[0]
+    return {"instruction": task.instruction, "input": example.input, "output": example.output}

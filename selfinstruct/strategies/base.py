@@ -34,7 +34,10 @@ class Strategy(Protocol):
 
     name: ClassVar[str]
     templates: ClassVar[Mapping[str, frozenset[str]]]
-    """Template name to the variables that it must use: checked when a run starts."""
+    """Template name to the variables that it must use: checked when a run starts.
+
+    A strategy with an option ``structured`` has ``structured_templates`` as well, needed where it is set.
+    """
 
     def propose(self, view: View, rng: Rng) -> Request | None:
         """The next request, or None when there is nothing (more) to ask."""

@@ -10,19 +10,36 @@ prompt's head is then constant and a server's prefix cache holds it.
 A small chat model answers a task much better than it continues examples of others. With ``input_first_examples = 0``
 an unlabelled task is put to the model as it stands (stage ``answer``): the whole answer is the output, there is no
 input, and only seeds without an input are shown in ``instructions``.
+
+With ``structured`` instructions and instances are shown and asked for as JSON, in a form that the backend sees to; an
+answer of one word, or one that is an output as a whole, has no form to see to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from selfinstruct.codec import Json
-from selfinstruct.parse import Form, blank_input, collapse, first_word, numbered, read_blocks, stripped
+from selfinstruct.codec import Json, dumps
+from selfinstruct.config import ADDED
+from selfinstruct.parse import (
+    Blocks,
+    Form,
+    Listing,
+    blank_input,
+    collapse,
+    first_word,
+    numbered,
+    read_blocks,
+    read_records,
+    read_strings,
+    stripped,
+)
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Discard, Instance, Received, Request, Task, candidate_id
 from selfinstruct.rng import Rng
+from selfinstruct.strategies import schemas
 from selfinstruct.strategies.base import View
 from selfinstruct.strategies.demonstrations import (
     has_instances,
@@ -77,6 +94,8 @@ class SelfInstructOptions:
         example_instances: At most so many instances of each task shown.
         instances: At most so many instances of a new task.
         instructions, classify, input_first, output_first, answer: The stages.
+        structured: Ask for instructions and instances as JSON by schema, where the backend can be asked for it
+            (docs/structured.md).
     """
 
     human_demonstrations: int = 6  # section 2.2: 6 of the 8 are human-written and 2 the model's own
@@ -94,6 +113,7 @@ class SelfInstructOptions:
     input_first: Stage = _INPUT_FIRST
     output_first: Stage = _OUTPUT_FIRST
     answer: Stage = _INPUT_FIRST
+    structured: bool = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("machine_demonstrations", "classify_yes", "classify_no", "input_first_examples"):
@@ -130,6 +150,11 @@ class SelfInstruct:
         "self-instruct/output-first": frozenset({"examples", "instruction"}),
         "self-instruct/answer": frozenset({"instruction"}),
     }
+    structured_templates: ClassVar[Mapping[str, frozenset[str]]] = {
+        "self-instruct/instructions-json": frozenset({"tasks", "count"}),
+        "self-instruct/input-first-json": frozenset({"examples", "instruction"}),
+        "self-instruct/output-first-json": frozenset({"examples", "instruction"}),
+    }
     Options: ClassVar[type[SelfInstructOptions]] = SelfInstructOptions
 
     def __init__(self, options: SelfInstructOptions, prompts: Prompts) -> None:
@@ -148,6 +173,15 @@ class SelfInstruct:
         if not shown:
             return None
         first = len(shown) + 1
+        if options.structured:
+            count, stage = options.list_length + 1 - first, options.instructions
+            shown_json = dumps({"instructions": [task.instruction for task in shown]})
+            return Request(
+                stage="instructions",
+                turns=stage.turns(self.prompts, "self-instruct/instructions-json", tasks=shown_json, count=str(count)),
+                sampling=stage.sampling(schema=schemas.strings("instructions", count)),
+                context={"demonstrations": ids(shown), "first": first},
+            )
         lines = [f"{place}. {collapse(task.instruction)}" for place, task in enumerate(shown, 1)]
         return Request(
             stage="instructions",
@@ -173,19 +207,24 @@ class SelfInstruct:
         return not self.options.domains or seed.domain in self.options.domains
 
     def _drafts(self, request: Request, completion: Completion, view: View) -> Received:
-        found = numbered(
-            completion.text,
-            first=_integer(request, "first"),
-            last=self.options.list_length,
-            continued=request.is_raw,
-            truncated=completion.truncated,
-        )
+        found = self._listed(request, completion)
         drafts: list[Candidate] = []
         for place, item in enumerate(found.items):
             instruction = collapse(item.text)
             follow_up = self._follow_up(request.number, candidate_id(request.number, place), instruction, view)
             drafts.append(Candidate(instruction, span=item.span, then=follow_up))
         return Received(candidates=tuple(drafts), discards=found.discards)
+
+    def _listed(self, request: Request, completion: Completion) -> Listing:
+        """As JSON where the request asked for it, else, or where the answer is none, as a numbered list."""
+        text, first, last = completion.text, _integer(request, "first"), self.options.list_length
+        structured = request.sampling.schema is not None
+        if structured:
+            found = read_strings(text, "instructions", most=last + 1 - first, truncated=completion.truncated)
+            if found is not None:
+                return found
+        continued = request.is_raw and not structured
+        return numbered(text, first=first, last=last, continued=continued, truncated=completion.truncated)
 
     def _follow_up(self, parent: int, task: str, instruction: str, view: View) -> Request:
         """The first request about a kept draft; without classification seeds to learn from, its instances at once."""
@@ -266,10 +305,15 @@ class SelfInstruct:
         else:
             name, stage, choose = "self-instruct/input-first", options.input_first, self._other_seeds
         examples = self._constant(view, choose)
+        sampling = stage.sampling("\n### Task", f"\nExample {options.instances + 1}\n")
+        if options.structured:
+            form = OUTPUT_FIRST if is_classification else INPUT_FIRST
+            sampling = stage.sampling(schema=schemas.records("instances", tuple(form.order), options.instances))
+            name, instruction = f"{name}-json", dumps(instruction)
         return Request(
             stage="instances",
             turns=stage.turns(self.prompts, name, examples=examples.text, instruction=instruction),
-            sampling=stage.sampling("\n### Task", f"\nExample {options.instances + 1}\n"),
+            sampling=sampling,
             context={"demonstrations": examples.ids, **about},
             parent=parent,
         )
@@ -282,6 +326,10 @@ class SelfInstruct:
 
     def _example(self, task: Task, is_classification: bool) -> str:
         """One seed with its instances as the prompt shows it."""
+        if self.options.structured:
+            order = ("output", "input") if is_classification else ("input", "output")
+            shown = [{name: getattr(one, name) for name in order} for one in self._shown(task)]
+            return f"Task: {dumps(task.instruction)}\n{dumps({'instances': shown})}"
         lines = [f"### Task: {collapse(task.instruction)}"]
         for place, one in enumerate(self._shown(task), 1):
             output = f"{'Label' if is_classification else 'Output'}: {one.output}"
@@ -293,20 +341,13 @@ class SelfInstruct:
         return "\n".join(lines)
 
     def _rows(self, request: Request, completion: Completion, view: View) -> Received:
-        found = read_blocks(
-            completion.text,
-            OUTPUT_FIRST if request.context["is_classification"] else INPUT_FIRST,
-            first=1,
-            last=self.options.instances,
-            continued=False,
-            truncated=completion.truncated,
-        )
+        found = self._read(request, completion)
         shown = tuple(one.output for seed in named(view.seeds, request) for one in self._shown(seed))
         rows = tuple(
             Candidate(
                 instruction=_text(request, "instruction"),
-                input=blank_input(block.fields.get("input", "")),
-                output=block.fields["output"],
+                input=blank_input(block.fields.get("input", "").strip()),
+                output=block.fields["output"].strip(),
                 span=block.span,
                 task=_text(request, "task"),
                 shown=shown,
@@ -314,6 +355,16 @@ class SelfInstruct:
             for block in found.blocks
         )
         return Received(candidates=rows, discards=found.discards)
+
+    def _read(self, request: Request, completion: Completion) -> Blocks:
+        """As JSON where the request asked for it, else, or where the answer is none, as blocks."""
+        form = OUTPUT_FIRST if request.context["is_classification"] else INPUT_FIRST
+        text, last, truncated = completion.text, self.options.instances, completion.truncated
+        if request.sampling.schema is not None:
+            found = read_records(text, "instances", tuple(form.order), form.required, most=last, truncated=truncated)
+            if found is not None:
+                return found
+        return read_blocks(text, form, first=1, last=last, continued=False, truncated=truncated)
 
 
 def _answered(request: Request, completion: Completion) -> Received:

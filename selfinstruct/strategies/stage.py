@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from selfinstruct.codec import Json
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Sampling, Turn
 
@@ -47,8 +49,8 @@ class Stage:
             return prompts.turns(template, **variables)
         return (prompts.turn("prompt" if self.api == "completion" else "user", template, variables),)
 
-    def sampling(self, *stop: str) -> Sampling:
-        """The parameters of one request that ends at any of these strings."""
+    def sampling(self, *stop: str, schema: Mapping[str, Json] | None = None) -> Sampling:
+        """The parameters of one request that ends at any of these strings, or follows a JSON schema."""
         return Sampling(
             max_tokens=self.max_tokens,
             temperature=self.temperature,
@@ -56,4 +58,5 @@ class Stage:
             frequency_penalty=self.frequency_penalty,
             presence_penalty=self.presence_penalty,
             stop=stop,
+            schema=schema,
         )

@@ -43,7 +43,16 @@ from selfinstruct.filters import (
     tokenize,
 )
 from selfinstruct.filters.offsets import token_spans
-from selfinstruct.parse import blank_input, collapse, first_word, numbered, read_blocks, stripped
+from selfinstruct.parse import (
+    blank_input,
+    collapse,
+    first_word,
+    numbered,
+    read_blocks,
+    read_records,
+    read_strings,
+    stripped,
+)
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Instance
 from selfinstruct.strategies.alpaca import FORM
@@ -72,7 +81,7 @@ PIECES = (
     "hope this ", "Sure, ", "Write a program ", "\u0301", "a\u0301", "\u0301\u0323", "e\u034f",
     "\u1112\u1161\u11ab", "\uac00\u11a8", "漢", "ก", "ｶﾞ", "\ufdfa", "\u0130", "\ufb01", "\u200d",
     "\U0001f469\u200d", "\ue000", "\U0010ffff", "\x00", "\x1b[", "$x", "${x}", "{{", "{%", "<|im_end|>",
-    "null,", "no ",
+    "null,", "no ", '{"tasks":[', '{"a":"b"},', '{ "', '"a",', "{},", "[{\n", "\\u",
 )  # fmt: skip
 
 
@@ -139,6 +148,14 @@ def _lists(text: str) -> None:
                 numbered(text, first=first, last=9999, continued=continued, truncated=truncated)
 
 
+def _json(text: str) -> None:
+    wrapped = (text, f'{{"tasks": [{text}', f'{{"tasks": [{{"a": "{text}', f"[{json.dumps({'a': text})}, {text}")
+    for document in wrapped:
+        for truncated in (False, True):
+            read_records(document, "tasks", ("a", "b"), ("a",), most=10**9, truncated=truncated)
+            read_strings(document, "tasks", most=10**9, truncated=truncated)
+
+
 def _codec(text: str) -> None:
     for document in (text, f'"{text}"', f"[{text}]", f'{{"a": "{text}', json.dumps({"instruction": text})):
         try:
@@ -190,6 +207,7 @@ SUBJECTS: dict[str, Callable[[str], Any]] = {
     "pipeline": lambda text: list(Pipeline([On("x", WordCount()), On("x", Keywords())]).stream([{"x": text}], "x")),
     "parse lists": _lists,
     "parse blocks": _blocks,
+    "parse json": _json,
     "parse words": lambda text: (stripped(text), collapse(text), blank_input(text), first_word(text)),
     "prompts": lambda text: Prompts({"a": "<$x>"}, "chat").turns("a", x=text),
     "codec": _codec,

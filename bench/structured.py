@@ -1,0 +1,120 @@
+"""What asking for JSON by schema does to the rows of the embedded model: accepted rows, tokens and time for them.
+
+    python bench/structured.py [--requests N] [--seeds N] [--strategy NAME,...] [--api run|chat] [-o FILE.md]
+
+Each setting has the same seeds and sends the same number of requests, with the settings of the quickstart (what
+``make data`` runs) but for the one that is compared. Those with and without take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfinstruct import generate
+
+RESULTS = Path(__file__).parent / "results"
+ASKED = {"alpaca": ("tasks",), "self-instruct": ("instructions", "output_first")}  # stages that have a JSON form
+
+
+@dataclass
+class Sum:
+    """What the runs of one setting came to."""
+
+    requests: int = 0
+    instructions: int = 0
+    rows: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    seconds: float = 0.0
+    by_seed: list[int] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    discarded: Counter[str] = field(default_factory=Counter)
+
+
+def run(strategy: str, structured: bool, api: str, seed: int, requests: int, threads: int, into: Sum) -> None:
+    """One run, ended by its budget of requests."""
+    section: dict[str, Any] = {"structured": structured}
+    if api != "run":
+        section |= {stage: {"api": api} for stage in ASKED[strategy]}
+    settings = {
+        "strategy": strategy, "seed": seed, "n": 1_000_000, "patience": 1_000_000, "saturation": {"novelty": 0.0},
+        "budget": {"max_requests": requests}, "llamacpp": {"threads": threads}, strategy: section,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="structured-") as folder:
+        began = time.perf_counter()
+        result = generate(Path(folder) / "run", settings)
+        into.seconds += time.perf_counter() - began
+    assert result.ending == "budget", result.ending
+    tally = result.tally
+    assert not tally.failures, tally.failures
+    into.requests += tally.requests
+    into.instructions += tally.instructions
+    into.rows += tally.rows
+    into.by_seed.append(tally.rows)
+    into.tokens += tally.completion_tokens
+    into.prompt_tokens += tally.prompt_tokens - tally.cached_tokens
+    into.rejected += tally.rejected
+    into.discarded += tally.discarded
+
+
+def line(strategy: str, structured: bool, one: Sum) -> str:
+    """One row of the table."""
+    most = (one.rejected + one.discarded).most_common()
+    return (
+        f"| {strategy} | {'JSON' if structured else 'text'} | {one.requests} | {one.instructions} | {one.rows} "
+        f"({', '.join(map(str, one.by_seed))}) | {one.rows / one.requests:.2f} | {one.tokens / max(1, one.rows):.0f} "
+        f"| {one.prompt_tokens / max(1, one.rows):.0f} | {one.seconds / max(1, one.rows):.1f} "
+        f"| {', '.join(f'{reason} {count}' for reason, count in most)} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=80, help="of each run")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--strategy", default="alpaca,self-instruct")
+    parser.add_argument("--api", choices=("run", "chat"), default="run", help="of the stages that are compared")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("-o", "--out", type=Path)
+    arguments = parser.parse_args()
+    load = os.getloadavg()[0]
+    lines = []
+    for strategy in arguments.strategy.split(","):
+        sums = {structured: Sum() for structured in (False, True)}
+        for seed in range(arguments.seeds):
+            for structured, into in sums.items():
+                run(strategy, structured, arguments.api, seed, arguments.requests, arguments.threads, into)
+        lines += [line(strategy, structured, into) for structured, into in sums.items()]
+        print("\n".join(lines[-2:]), flush=True)
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    processors = [
+        row.split(":")[1].strip() for row in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in row
+    ]
+    command = f"python bench/structured.py --requests {arguments.requests} --seeds {arguments.seeds}"
+    command += f" --strategy {arguments.strategy} --api {arguments.api} --threads {arguments.threads}"
+    text = "\n".join([
+        f"# Structured output, {today}", "",
+        f"{arguments.threads} threads of {len(processors)} of {processors[0] if processors else platform.machine()}, "
+        f"Python {platform.python_version()}, load {load:.1f} at the start. Printed by `{command}`.", "",
+        "The embedded model with the quickstart's settings; rows are those that the filters kept, in brackets those "
+        "of each seed. Tokens are those that the model wrote, and those of prompts that no cache held. Seconds include "
+        "loading the model. Rejected are candidates by filter and pieces that never became one.", "",
+        "| strategy | asked for | requests | instructions | rows | rows a request | tokens written a row "
+        "| tokens read a row | seconds a row | rejected |",
+        "|---|---|---|---|---|---|---|---|---|---|", *lines, "",
+    ])  # fmt: skip
+    (arguments.out or RESULTS / f"structured-{today}.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Rows in JSON, ``{"tasks": [{...}, ...]}``: whole, cut short, in a code fence, or with prose around them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from selfinstruct.codec import loads
+from selfinstruct.parse.blocks import Block, Blocks
+from selfinstruct.parse.lists import Item, Listing
+from selfinstruct.parse.text import closing, discard
+from selfinstruct.records import Discard
+
+__all__ = ["read_records", "read_strings"]
+
+# A string or a bracket. It never goes back: a string may have no end, which then has no group "close".
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+(?P<close>")?|[\[{\]}]', re.DOTALL)
+_SPACE = re.compile(r"\s*+")
+_SCALAR = re.compile(r'[^\s,\[\]{}"]++')
+_FRAME = re.compile(r"\s*+\}?")  # what closes the object around the array
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What stands in the array.
+
+    Attributes:
+        values: The items that are strict JSON, each with its span.
+        named: The array is the value of its key, so there is no doubt about what it is.
+    """
+
+    values: tuple[tuple[Any, tuple[int, int]], ...]
+    discards: tuple[Discard, ...]
+    named: bool
+
+
+@lru_cache(maxsize=16)
+def _opening(key: str, item: str) -> re.Pattern[str]:
+    """Where the rows begin: their object; or a bare array at the start of a line, before an item of theirs.
+
+    Neither can match inside a JSON string: each has a quotation mark there that a string would have escaped.
+    """
+    return re.compile(rf'(?P<named>\{{\s*+"{re.escape(key)}"\s*+:\s*+\[)|^[ \t]*+\[(?=\s*+{item})', re.MULTILINE)
+
+
+def read_records(
+    text: str, key: str, fields: Sequence[str], required: Sequence[str], *, most: int, truncated: bool
+) -> Blocks | None:
+    """Read an array of objects of strings.
+
+    Args:
+        text: What the model wrote.
+        key: Under which the array stands in its object; a bare array is taken too.
+        fields: Names of the fields that are read; others are passed over, absent ones are absent in the block.
+        required: Those of them that must not be blank.
+        most: Objects wanted.
+        truncated: The text ends at the token limit.
+
+    Returns:
+        The objects that are strict JSON (``codec.loads``), a span from brace to brace, in order; None where the text is
+        not in this form at all. Discards: ``preamble`` and ``trailing`` (around the array), ``not_json`` (an item that
+        strict JSON does not allow, or that never closes), ``truncated`` (the last item, where the text ends in it),
+        ``wrong_type`` (an item that is no object, or a field that is no string), ``no_<field>``, ``over_count``,
+        ``no_rows`` (an empty array).
+    """
+    found = _read(text, key, r'\{\s*+"', most, truncated)
+    if found is None:
+        return None
+    blocks: list[Block] = []
+    discards = list(found.discards)
+    for value, span in found.values:
+        block = {name: value[name] for name in fields if name in value} if isinstance(value, dict) else None
+        if block is None or not all(isinstance(one, str) for one in block.values()):
+            discards.append(Discard("wrong_type", span))
+        elif missing := next((name for name in required if not block.get(name, "").strip()), None):
+            discards.append(Discard(f"no_{missing}", span))
+        else:
+            blocks.append(Block(block, span))
+    return Blocks(tuple(blocks), tuple(discards)) if blocks or found.named else None
+
+
+def read_strings(text: str, key: str, *, most: int, truncated: bool) -> Listing | None:
+    """Read an array of strings: as ``read_records``, the span from quotation mark to quotation mark.
+
+    A blank string is discarded as ``no_instruction``, as a blank item of a numbered list is.
+    """
+    found = _read(text, key, '"', most, truncated)
+    if found is None:
+        return None
+    items: list[Item] = []
+    discards = list(found.discards)
+    for value, span in found.values:
+        if not isinstance(value, str):
+            discards.append(Discard("wrong_type", span))
+        elif not value.strip():
+            discards.append(Discard("no_instruction", span))
+        else:
+            items.append(Item(value, span))
+    return Listing(tuple(items), tuple(discards)) if items or found.named else None
+
+
+def _read(text: str, key: str, item: str, most: int, truncated: bool) -> _Found | None:
+    """The items of the first array of this form. Each character is looked at a bounded number of times."""
+    opening = _opening(key, item).search(text)
+    if opening is None:
+        return None
+    named = opening["named"] is not None
+    values: list[tuple[Any, tuple[int, int]]] = []
+    discards = list(discard(text, "preamble", 0, opening.start()))
+    count, at = 0, _skip(text, opening.end())
+    while at < len(text) and text[at] != "]":
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+            continue
+        if count == most:
+            discards += discard(text, "over_count", at, len(text))
+            return _Found(tuple(values), tuple(discards), named)
+        end = _end(text, at)
+        if end is None:
+            discards += discard(text, "truncated" if truncated else "not_json", at, len(text))
+            at = len(text)
+            break
+        count += 1
+        try:
+            if text[at] in '{["':
+                values.append((loads(text[at:end]), (at, end)))
+            else:  # a number or a word, if not mere prose: no row, and not worth a look at what it is
+                discards.append(Discard("wrong_type", (at, end)))
+        except ValueError:
+            discards.append(Discard("not_json", (at, end)))
+        at = _skip(text, end)
+    if at < len(text):
+        frame = _FRAME.match(text, at + 1) if named else None
+        at = frame.end() if frame else at + 1
+        discards += discard(text, "trailing", at, closing(text, opening.end()))
+    if not count and not discards:
+        discards += discard(text, "no_rows", opening.start(), at)
+    return _Found(tuple(values), tuple(discards), named)
+
+
+def _skip(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    assert space is not None, "it matches nothing, too"
+    return space.end()
+
+
+def _end(text: str, at: int) -> int | None:
+    """Where the value that begins here ends; None where it does not, or where none begins."""
+    scalar = _SCALAR.match(text, at)
+    if scalar is not None:
+        return scalar.end()
+    depth = 0
+    for token in _TOKEN.finditer(text, at):
+        mark = text[token.start()]
+        if mark == '"':
+            if token["close"] is None:
+                return None
+        else:
+            depth += 1 if mark in "[{" else -1
+        if depth <= 0:
+            return token.end() if depth == 0 else None
+    return None
