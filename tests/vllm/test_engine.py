@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,22 @@ def test_penalties_reach_the_engine(ask: Ask) -> None:
     for penalty in ("frequency_penalty", "presence_penalty"):
         same, varied = ask(*(raw("Once", max_tokens=30, **{penalty: strength}) for strength in (-2.0, 2.0)))
         assert len(set(varied.text.split())) > len(set(same.text.split()))
+
+
+def test_a_schema_is_kept_to_in_both_kinds_of_request(ask: Ask) -> None:
+    """Hot, so that a model of this size would write anything else."""
+    schema = {
+        "type": "object",
+        "properties": {"rows": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}},
+        "required": ["rows"],
+        "additionalProperties": False,
+    }
+    given = {"max_tokens": 60, "temperature": 1.5, "seed": 1, "schema": schema}
+    for completion in ask(raw("A list:", **given), chat("Say hello.", **given)):
+        found = json.loads(completion.text)
+        assert set(found) == {"rows"}
+        assert [type(one) for one in found["rows"]] == [bool, bool]
+        assert completion.choices[0].finish_reason == "stop"
 
 
 def test_a_common_beginning_is_computed_once(ask: Ask) -> None:
