@@ -95,7 +95,8 @@ def test_a_wrong_model_name_is_told_with_the_remedy(server: str, tmp_path: Path)
 def test_a_context_overflow_is_the_requests_own_fault(server: str, tmp_path: Path) -> None:
     """Of a run in which the first stage fits and the second does not: that is on record, and the run goes on."""
     run = tmp_path / "run"
-    go(run, server, "--max-requests", 14, "--set", "self-instruct.classify.max_tokens=1000")
+    shown = ("--set", "self-instruct.classify_yes=60", "--set", "self-instruct.classify_no=60")
+    go(run, server, "--max-requests", 14, *shown)
     with Reader(run) as reader:
         outcomes = [one.outcome for one in reader.outcomes()]
     failed = [one for one in outcomes if not isinstance(one, Completion)]
