@@ -10,7 +10,10 @@ Beside a server, other packages can have turns as well, each in an environment o
 under way are counted by the server itself.
 
     vllm serve DIR --served-model-name NAME …
-    python bench/generate.py --model NAME --base-url http://localhost:8000/v1 --peer 'other/bin/python theirs.py'
+    python bench/generate.py --model NAME --base-url http://localhost:8000/v1 --peer 'other/bin/python theirs.py {rows}'
+
+A peer writes its rows to the file whose name stands where ``{rows}`` does: JSONL with ``instruction``, ``input`` and
+``output``. They are then judged by the very filters of the loop, so that rows kept a minute can be compared.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import json
 import platform
 import re
 import shlex
@@ -40,10 +44,13 @@ from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan, make_plan
 from selfinstruct.engine.progress import Progress
 from selfinstruct.engine.run import Engine
+from selfinstruct.judge import Judge
 from selfinstruct.ledger import Ledger, Reader
-from selfinstruct.records import Completion, Request
+from selfinstruct.pool import Pool
+from selfinstruct.records import Candidate, Completion, Received, Request, Sampling
 
 RESULTS = Path(__file__).parent / "results"
+ROWS = "{rows}"
 TOKENS, RUNNING = "vllm:generation_tokens_total", "vllm:num_requests_running"
 
 
@@ -52,6 +59,7 @@ class Turn:
     """Tokens and seconds of one turn, and how many requests were under way when.
 
     Attributes:
+        rows: Rows that the filters kept.
         flight: Moments at which the number changed, with the new one.
     """
 
@@ -62,6 +70,10 @@ class Turn:
     rows: int = 0
     requests: list[Request] = field(default_factory=list)
     flight: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def rows_a_minute(self) -> float:
+        return 60 * self.rows / self.seconds
 
     @property
     def speed(self) -> float:
@@ -162,8 +174,8 @@ def bare_turn(plan: Plan, requests: list[Request]) -> Turn:
     return asyncio.run(engine(plan, go))
 
 
-def peer_turn(command: str, server: str) -> Turn:
-    """A command that uses the server; the server counts."""
+def peer_turn(command: str, server: str, plan: Plan) -> Turn:
+    """A command that uses the server; the server counts, and the loop's filters judge."""
     turn, before = Turn(), gauge(server, TOKENS)
     over = threading.Event()
 
@@ -171,15 +183,28 @@ def peer_turn(command: str, server: str) -> Turn:
         while not over.wait(0.2):
             turn.flight.append((time.perf_counter(), int(gauge(server, RUNNING))))
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     began = time.perf_counter()
-    subprocess.run(shlex.split(command), check=True)
-    turn.seconds = time.perf_counter() - began
-    over.set()
-    watcher.join()
-    turn.tokens = int(gauge(server, TOKENS) - before)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.jsonl"
+        subprocess.run(shlex.split(command.replace(ROWS, str(rows))), check=True)
+        turn.seconds = time.perf_counter() - began
+        over.set()
+        watcher.join()
+        turn.tokens = int(gauge(server, TOKENS) - before)
+        if rows.exists():
+            turn.rows = kept(plan, [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()])
     return turn
+
+
+def kept(plan: Plan, rows: list[dict[str, str]]) -> int:
+    """How many of these rows the run's filters keep."""
+    pool = Pool(plan.seeds)
+    candidates = tuple(Candidate(row["instruction"], row.get("input", ""), row["output"]) for row in rows)
+    nobody = Request("peer", (), Sampling(1), number=0)
+    Judge(plan.settings.filters, pool).judge(nobody, Received(candidates))
+    return len(pool.rows)
 
 
 def gauge(server: str, name: str) -> float:
@@ -211,9 +236,11 @@ def line(name: str, turns: list[Turn], width: int) -> str:
     asked = sum(turn.prompt_tokens for turn in turns)
     cached = f"{sum(turn.cached_tokens for turn in turns) / asked:.0%}" if asked else ""
     tokens = statistics.median(turn.tokens for turn in turns)
+    made = statistics.median(turn.rows_a_minute for turn in turns)
+    rows = f"{made:.1f}" if made else ""
     return (
         f"| {name} | {statistics.median(speeds):,.1f} ({speeds[0]:,.1f} to {speeds[-1]:,.1f}) | {tokens:,.0f} | "
-        f"{least:.0f} | {median:.0f} | {below:.1%} | {cached} |"
+        f"{least:.0f} | {median:.0f} | {below:.1%} | {cached} | {rows} |"
     )
 
 
@@ -240,8 +267,8 @@ def main() -> None:
         bares.append(bare_turn(plan, loops[-1].requests))
         print(f"loop {loops[-1].speed:,.1f} tokens/s, bare engine {bares[-1].speed:,.1f}", flush=True)
         for command, turns in peers.items():
-            turns.append(peer_turn(command, arguments.base_url))
-            print(f"{command}: {turns[-1].speed:,.1f}", flush=True)
+            turns.append(peer_turn(command, arguments.base_url, plan))
+            print(f"{command}: {turns[-1].speed:,.1f}, {turns[-1].rows} rows kept", flush=True)
     ratios = sorted(loop.speed / bare.speed for loop, bare in zip(loops, bares, strict=True))
     lines = [
         line("the bare engine, all at once", bares, len(bares[0].requests)),
@@ -275,8 +302,8 @@ def write(arguments: argparse.Namespace, lines: list[str]) -> None:
         f"Medians of {arguments.repeats} turns, each with an engine of its own. Under way: from when "
         f"{arguments.concurrency} were first reached, or the most, to the last send.", "",
         "| what | output tokens/s, median (min to max) | tokens | least under way | median | time below the window | "
-        "prompts cached |",
-        "|---|---|---|---|---|---|---|", *lines, "",
+        "prompts cached | rows kept a minute |",
+        "|---|---|---|---|---|---|---|---|", *lines, "",
     ]  # fmt: skip
     out.write_text("\n".join(head), encoding="utf-8")
     print(out.read_text(encoding="utf-8"))
