@@ -93,7 +93,7 @@ class BatchApi:
 
     async def _look_again(self, mark: str) -> str:
         try:
-            return (await self._look([mark])).get(mark, "")
+            return (await self.found([mark])).get(mark, "")
         except RefusedError as error:  # of the list; the batch may be there
             problem = str(error)
         raise BackendError(problem)
@@ -115,13 +115,19 @@ class BatchApi:
             raise _wrapped(self._server.refusal(status, headers, body))
 
     async def found(self, marks: list[str]) -> dict[str, str]:
-        """Ids of those batches that were made, of which nobody knows whether they were."""
+        """Ids of those batches that were made, of which nobody knows whether they were.
+
+        Raises:
+            BackendError: It was left before that was certain.
+        """
         found: dict[str, str] = {}
         for last in (False, True) if marks else ():
             found = await self._look(marks)
             if len(found) == len(marks) or last:
                 break
             await self.pause(self._poll_s)  # one that was made a moment ago may not be listed yet
+            if self.leaving.is_set():
+                raise BackendError("stopped before it was certain which batches the server has: give the same command")
         return found
 
     async def _look(self, marks: list[str]) -> dict[str, str]:
@@ -170,7 +176,8 @@ class BatchApi:
                 break
             self.tell(f"{failure}; asking again in {wait:.0f} s")
             await self.pause(wait)
-        raise BackendError(f"{failure}. What is in batches goes on at the server: give the same command to collect it")
+        goes_on = ". What is in batches goes on at the server: give the same command to collect it"
+        raise BackendError(f"{failure}{goes_on if self._notes.batches else ''}")
 
     async def _once(self, method: str, path: str, **more: Any) -> Mapping[str, Any]:
         """The object that the server answers.

@@ -37,7 +37,7 @@ class OpenAIBatchOptions(OpenAIOptions):
     """Where and what to ask, and how to gather it.
 
     Attributes:
-        base_url, model, api, api_key_env, max_tokens_name, omit, extra_body: As for ``openai``.
+        base_url, model, api, api_key_env, max_tokens_name, omit, extra_body, schema_field: As for ``openai``.
         timeout_s: Seconds for one call (an upload, a download, a look at a batch), not for a batch.
         concurrency: Requests at the server at once, in all batches together. An account has a limit of enqueued tokens.
         batch_size: Most requests of one batch; more are several batches.
@@ -319,7 +319,7 @@ class OpenAIBatchBackend:
         response, error = line.get("response"), line.get("error")
         code = response.get("status_code") if isinstance(response, Mapping) else None
         if not isinstance(response, Mapping) or not isinstance(code, int):
-            words = _words(error) if isinstance(error, Mapping) else "no answer"
+            words = _words(error, self._server.hide) if isinstance(error, Mapping) else "no answer"
             return TransientError(self._server.hide(f"{what}: {words}"))
         body = json.dumps(response.get("body")).encode()
         try:
@@ -334,7 +334,7 @@ class OpenAIBatchBackend:
         errors = found.get("errors")
         data = errors.get("data") if isinstance(errors, Mapping) else None
         told = [one for one in data if isinstance(one, Mapping)] if isinstance(data, list) else []
-        words = "; ".join(_words(one) for one in told[:3]) or "it does not say why"
+        words = "; ".join(_words(one, self._server.hide) for one in told[:3]) or "it does not say why"
         if any(one.get("code") == "token_limit_exceeded" for one in told):
             remedy = (
                 f"Wait until the account's other batches are done, or ask for less at once (--concurrency, now "
@@ -351,8 +351,9 @@ def _done(found: Mapping[str, Any]) -> int:
     return sum(value for value in values if isinstance(value, int))
 
 
-def _words(error: Mapping[str, Any]) -> str:
+def _words(error: Mapping[str, Any], hide: Callable[[str], str]) -> str:
+    """What the server says of an error; a key in it is hidden before the text is cut."""
     words = ": ".join(str(error[name]) for name in ("code", "message") if error.get(name))
     line = f" (line {error['line']})" if error.get("line") else ""
     words = "".join(char if char.isprintable() else " " for char in words)
-    return " ".join(words.split())[:300] + line
+    return " ".join(hide(words).split())[:300] + line

@@ -190,8 +190,8 @@ class Server:
         name = self._options.schema_field
         if name is None:
             raise BackendError(
-                f"how does {self._peer.url} take a JSON schema for raw completions? Name its field, as in --set "
-                "openai.schema_field=structured_outputs (vLLM), ask with --api chat, or set structured to false"
+                f"how does {self._peer.url} take a JSON schema for raw completions? Name its field with "
+                "schema_field, ask with --api chat, or set structured to false"
             )
         return {name: {"json": schema} if name == "structured_outputs" else schema}
 

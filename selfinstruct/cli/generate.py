@@ -26,6 +26,11 @@ _ENDINGS = {
     "time": "stopped at the time limit; give the same command to go on",
     "interrupted": "stopped; every answer that arrived is kept, give the same command to go on",
 }
+_COLLECTED_BY = {  # what brings the answers of requests that the server still has; else the same command does
+    "complete": "more rows (-n)",
+    "stalled": "a larger --set patience=",
+    "saturated": "--set saturation.novelty=0",
+}
 _SATURATED = (
     "In a new run, a higher temperature, a larger model, more seeds (--seeds) or a higher filters.novelty.threshold "
     "bring more; this one goes on with --set saturation.novelty=0"
@@ -116,7 +121,7 @@ def _print_result(result: Result) -> None:
         )
         say(f"{result.folder}: {ending}")
         if result.left:
-            how = "more rows (-n)" if result.ending == "complete" else "the same command"
+            how = _COLLECTED_BY.get(result.ending, "the same command")
             say(f"{plural(result.left, 'request')} under way in batches: the server goes on with them, {how} will "
                 "collect their answers")  # fmt: skip
         if result.ending == "saturated":

@@ -26,14 +26,15 @@ _OPTIONS = (
     ),
     click.option(
         "--model",
-        help="Model name (openai), GGUF file (llamacpp; default: the embedded model), folder or hub name (vllm).",
+        help="Model name (openai, openai-batch), GGUF file (llamacpp; default: the embedded model), folder or hub name "
+        "(vllm).",
     ),
     click.option(
         "--base-url",
         multiple=True,
         metavar="URL",
-        help="Address of an OpenAI-compatible server, for --backend openai. May be repeated: requests are spread over "
-        "all that are up.",
+        help="Address of an OpenAI-compatible server, for --backend openai or openai-batch. May be repeated (openai): "
+        "requests are spread over all that are up.",
     ),
     click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),
     click.option("--api", type=click.Choice(["completion", "chat"]), help="Kind of endpoint to use."),

@@ -43,7 +43,8 @@ class Settings:
         seeds: Path of a seed file, or ``builtin``.
         prompts: Folder of templates that go before the built-in ones.
         seed: Every random choice of the run derives from it.
-        lag: Most requests between the last judged and the last numbered one. The default for vllm is 1024.
+        lag: Most requests between the last judged and the last numbered one. The default for vllm is 1024, and
+            for openai-batch 2048.
         n: Rows to make.
         concurrency: Requests in flight; null takes what suits the backend.
         saturation: When to stop because the model repeats itself.
@@ -279,6 +280,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     names = _templates(chosen, options[settings.strategy])
     prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
     strategy = chosen(options[settings.strategy], prompts)
+    _check_schemas(settings.backend, backend_options, strategy)
     return Plan(settings, options[settings.strategy], backend_options, tuple(seeds), prompts, strategy)
 
 
@@ -286,6 +288,19 @@ def _templates(strategy: Any, options: Any) -> Mapping[str, frozenset[str]]:
     """What a strategy needs under these options: without structured output none of its templates."""
     more = strategy.structured_templates if getattr(options, "structured", False) else {}
     return {**strategy.templates, **more}
+
+
+def _check_schemas(backend: str, options: Any, strategy: Any) -> None:
+    """Refuse structured output in raw prompts where the server's name for a schema is not known: before any is sent."""
+    if not getattr(strategy.options, "structured", False) or getattr(options, "schema_field", "") is not None:
+        return
+    apis = [getattr(strategy.options, name).api for name in strategy.structured_stages]
+    if "completion" in [options.api if api == "run" else api for api in apis]:
+        raise ConfigError(
+            "how does the server take a JSON schema for raw completions? Name its field, as in --set "
+            f"{backend}.schema_field=structured_outputs (vLLM), ask with --api chat, or set structured to false",
+            key=f"{backend}.schema_field",
+        )
 
 
 def _load_seeds(settings: Settings, base: Reader | None, *, recorded: bool) -> list[Task]:
@@ -304,8 +319,12 @@ def _load_prompts(
     folder = Path(settings.prompts) if settings.prompts else None
     missing = folder is not None and not os.path.isdir(folder)
     gone = base is not None and missing and settings.prompts == base.meta("config")["prompts"]
-    if base is not None and (recorded or gone) and names.keys() <= base.meta("templates").keys():
-        return Prompts(base.templates(), api)
+    if base is not None and (recorded or gone):
+        texts = base.templates()
+        if new := {name: used for name, used in names.items() if name not in texts}:  # of an option that was off then
+            folders = [] if folder is None or missing else [folder]
+            texts = {**texts, **Prompts.load(new, api, *folders, builtin_prompts()).texts}
+        return Prompts(texts, api)
     if missing:
         raise UsageError(f"no folder of prompts at {folder}")
     if folder is not None and base is None and not any(os.path.isfile(folder / f"{name}.txt") for name in names):

@@ -174,7 +174,7 @@ class Engine:
             self._end("stalled")
         elif self._course.saturation.reached:
             self._end("saturated")
-        if self._time_limit is not None and self._progress.elapsed >= self._time_limit:
+        if self._time_is_up:
             self._end("time")
         line = self._course.line
         self._next_to_send = max(self._next_to_send, line.judged)
@@ -192,6 +192,16 @@ class Engine:
             self._budget.reserve(request)
             self._begin(request)
 
+    @property
+    def _time_is_up(self) -> bool:
+        return self._time_limit is not None and self._progress.elapsed >= self._time_limit
+
+    @property
+    def _patient(self) -> bool:
+        """It is ending, but waits for a server that goes on by itself."""
+        spent = self._ending == "budget" and not self._fault
+        return self._detached is not None and spent and not self._time_is_up
+
     def _begin(self, request: Request) -> None:
         sent = _Sent(request)
         self._flight[asyncio.create_task(self._fulfil(sent))] = sent
@@ -202,7 +212,7 @@ class Engine:
 
         A server that goes on by itself is waited for only when the budget is spent: nobody asked to stop then.
         """
-        if self._detached is not None and (self._fault or self._ending != "budget"):
+        if self._detached is not None and not self._patient:
             self._detached.leave()
         for task, sent in self._flight.items():
             if sent.idle:
@@ -212,7 +222,7 @@ class Engine:
         """Wait until something has arrived, the time is up or somebody interrupts; take in what arrived."""
         self._wake.clear()
         timeout = None
-        if self._time_limit is not None and not self._ending:
+        if self._time_limit is not None and (not self._ending or self._patient):
             timeout = max(0.0, self._time_limit - self._progress.elapsed)
         wake = asyncio.create_task(self._wake.wait())
         try:

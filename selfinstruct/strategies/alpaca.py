@@ -83,6 +83,7 @@ class Alpaca:
     name: ClassVar[str] = "alpaca"
     templates: ClassVar[Mapping[str, frozenset[str]]] = {"alpaca/list": frozenset({"count", "tasks", "next"})}
     structured_templates: ClassVar[Mapping[str, frozenset[str]]] = {"alpaca/list-json": frozenset({"count", "tasks"})}
+    structured_stages: ClassVar[tuple[str, ...]] = ("tasks",)
     Options: ClassVar[type[AlpacaOptions]] = AlpacaOptions
 
     def __init__(self, options: AlpacaOptions, prompts: Prompts) -> None:

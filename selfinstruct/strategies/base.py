@@ -36,7 +36,8 @@ class Strategy(Protocol):
     templates: ClassVar[Mapping[str, frozenset[str]]]
     """Template name to the variables that it must use: checked when a run starts.
 
-    A strategy with an option ``structured`` has ``structured_templates`` as well, needed where it is set.
+    A strategy with an option ``structured`` has ``structured_templates`` as well, needed where it is set, and names
+    in ``structured_stages`` the options of those stages that then ask for JSON.
     """
 
     def propose(self, view: View, rng: Rng) -> Request | None:

@@ -155,6 +155,7 @@ class SelfInstruct:
         "self-instruct/input-first-json": frozenset({"examples", "instruction"}),
         "self-instruct/output-first-json": frozenset({"examples", "instruction"}),
     }
+    structured_stages: ClassVar[tuple[str, ...]] = ("instructions", "input_first", "output_first")
     Options: ClassVar[type[SelfInstructOptions]] = SelfInstructOptions
 
     def __init__(self, options: SelfInstructOptions, prompts: Prompts) -> None:

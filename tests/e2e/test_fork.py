@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from selfinstruct.engine.plan import forked_plan
+from selfinstruct.ledger import Heritage, Reader
+from selfinstruct.resources import builtin_prompts
 from tests.cli import command, dataset, environment, run_cli
 from tests.loopback import Loopback
 from tests.scripted import reply
@@ -129,8 +132,6 @@ def test_templates_and_seeds_may_change_and_the_old_requests_stay_what_they_were
     run, server = source
     strategy = json.loads(run_cli("status", run, "--json"))["strategy"]
     name = "alpaca/list" if strategy == "alpaca" else "self-instruct/instructions"
-    from selfinstruct.resources import builtin_prompts
-
     new = tmp_path / "prompts" / f"{name}.txt"
     new.parent.mkdir(parents=True)
     new.write_text("A NEW HEAD\n" + (builtin_prompts() / f"{name}.txt").read_text())
@@ -142,6 +143,21 @@ def test_templates_and_seeds_may_change_and_the_old_requests_stay_what_they_were
     assert not any(body["prompt"].startswith("A NEW HEAD") for body in asked(server)[:before])
     assert dataset(fork).startswith(dataset(run))
     run_cli("generate", fork, "-n", n + 5, "-q")
+
+
+def test_an_option_that_asks_for_more_templates_leaves_the_recorded_ones(
+    tmp_path: Path, loopback: Callable[..., Loopback]
+) -> None:
+    run, folder = tmp_path / "a", tmp_path / "prompts"
+    shutil.copytree(builtin_prompts() / "alpaca", folder / "alpaca")
+    run_cli("generate", run, *ask(loopback(reply), "alpaca"), "-n", 5, "--prompts", folder)
+    for file in folder.rglob("*.txt"):
+        file.write_text("EDITED SINCE\n" + file.read_text())
+    settings = {"alpaca": {"structured": True}, "openai": {"schema_field": "json_schema"}}
+    with Reader(run) as reader:
+        texts, recorded = forked_plan(settings, reader, Heritage(reader)).prompts.texts, reader.templates()
+    assert {name: texts[name] for name in recorded} == recorded
+    assert texts["alpaca/list-json"].startswith("EDITED SINCE"), "which the run never had"
 
 
 def test_a_kill_while_a_fork_is_made_leaves_all_of_it_or_none(source: tuple[Path, Loopback]) -> None:

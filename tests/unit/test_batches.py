@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from selfinstruct.backends import Detached, batches, open_backend
+from selfinstruct.backends.batch_api import BatchApi
 from selfinstruct.backends.batches import Lines, Notes, custom_id, is_name
-from selfinstruct.backends.openai_batch import OpenAIBatchOptions
+from selfinstruct.backends.openai_batch import OpenAIBatchOptions, _words
 from selfinstruct.config import build
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import BackendError, ConfigError
@@ -100,3 +102,38 @@ def test_a_run_in_batches_has_a_longer_line_unless_one_is_given(tmp_path: Path) 
 def test_only_batches_go_on_without_us() -> None:
     assert isinstance(open_backend("openai-batch", OpenAIBatchOptions()), Detached)
     assert not isinstance(open_backend("openai", OpenAIBatchOptions()), Detached)
+
+
+def test_a_key_in_a_batchs_error_is_hidden_before_the_text_is_cut() -> None:
+    """Of a short key only the whole is hidden: half of it would be told."""
+    key = "hunter2pass1234"
+    for place in range(280, 300):
+        said = _words({"code": "c", "message": "x" * place + key}, lambda text: text.replace(key, "[key]"))
+        assert "hunter" not in said
+
+
+class Lists:
+    """A server that lists a batch from the third time on."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def hide(self, text: str) -> str:
+        return text
+
+    async def call(self, *_: Any, **__: Any) -> tuple[int, dict[str, str], bytes]:
+        self.asked += 1
+        metadata = {"selfinstruct_run": "r", "selfinstruct_batch": "mark"}
+        data = [] if self.asked < 3 else [{"id": "batch_1", "metadata": metadata}]
+        return 200, {}, json.dumps({"data": data, "has_more": False}).encode()
+
+
+def test_a_batch_that_is_not_listed_yet_is_not_written_off_because_somebody_leaves(tmp_path: Path) -> None:
+    async def main() -> None:
+        server: Any = Lists()
+        api = BatchApi(server, Notes(tmp_path / "batches.json", run="r"), 30.0, lambda _: None)
+        api.leaving.set()
+        with pytest.raises(BackendError, match="give the same command"):
+            await api.found(["mark"])
+
+    asyncio.run(main())

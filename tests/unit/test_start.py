@@ -1,19 +1,21 @@
-"""An interrupt while the backend is still getting ready."""
+"""How an invocation begins and ends by the backend: while it gets ready, and where the server goes on by itself."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from selfinstruct.backends.base import StillThereError
 from selfinstruct.budget import Budget
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.engine.progress import Progress
 from selfinstruct.engine.run import Engine
-from selfinstruct.errors import BackendError
+from selfinstruct.errors import BackendError, TransientError
 from selfinstruct.ledger import Ledger, Reader
 from selfinstruct.records import Completion, Request
 
@@ -74,3 +76,55 @@ def test_a_start_that_fails_tells_its_own_error(tmp_path: Path) -> None:
             await go(tmp_path, Slow(BackendError("no memory")), interrupt=False)
 
     asyncio.run(main())
+
+
+class Batches:
+    """A server that goes on by itself, for ever; only the first request is sent back."""
+
+    name = "batches"
+    concurrency = 8
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def keep_in(self, folder: Path, tell: Any) -> None:
+        pass
+
+    async def resume(self, requests: Iterable[Request]) -> set[int]:
+        return set()
+
+    async def gathered(self, request: Request) -> None:
+        pass
+
+    def under_way(self, count: int) -> None:
+        pass
+
+    def leave(self) -> None:
+        self.left.set()
+
+    async def complete(self, request: Request) -> Completion:
+        if request.number == 0:
+            raise TransientError("its batch expired")
+        await self.left.wait()
+        raise StillThereError
+
+
+def test_a_time_limit_ends_the_wait_for_batches_when_the_budget_allows_no_other_attempt(tmp_path: Path) -> None:
+    budget = {"max_requests": 8, "time_limit_s": 0.3}
+    plan = make_plan({"backend": "openai", "openai": {"model": "m"}, "budget": budget, "retry": {"base_s": 0.0}})
+
+    async def main() -> tuple[str, int]:
+        with Ledger(tmp_path, plan.meta(), plan.texts()) as ledger, Reader(tmp_path) as reader:
+            course = Course.of(plan, reader)
+            parts: Any = (plan, course, ledger, reader, Batches(), Budget(plan.settings.budget, reader.spending()))
+            engine = Engine(*parts, Progress(plan.settings.n, course.tally))
+            async with asyncio.timeout(60):
+                return await engine.run(), engine.left
+
+    assert asyncio.run(main()) == ("budget", 7)
