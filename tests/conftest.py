@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -12,6 +13,12 @@ from tests.loopback import Loopback
 
 Promise = Callable[[str, str], None]
 _PROMISES = pytest.StashKey[list[tuple[str, str, pytest.Item]]]()
+
+
+def pytest_configure() -> None:
+    """Let processes that tests start hear Ctrl-C: a suite that runs in the background would hand its deafness on."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -163,6 +163,8 @@ def engine_arguments(options: VllmOptions, *, cpu: bool, kv_space_set: bool) -> 
         "enable_prefix_caching": options.prefix_caching,
         "max_num_seqs": options.max_num_seqs,
         "max_num_batched_tokens": options.max_num_batched_tokens,
+        # JSON without blanks: where they are free, a small model may fill its whole answer with line breaks.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "load_format": "safetensors",
         "trust_remote_code": False,
         "disable_log_stats": True,
