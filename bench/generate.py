@@ -229,6 +229,12 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return merge(settings, more)
 
 
+def script_of(command: str) -> str:
+    """A peer's name: its script, without the path of this machine's environment."""
+    words = shlex.split(command)
+    return f"`{Path(next((word for word in words if word.endswith('.py')), words[0])).name}`"
+
+
 def line(name: str, turns: list[Turn], width: int) -> str:
     speeds = sorted(turn.speed for turn in turns)
     windows = [turn.window(width) for turn in turns]
@@ -273,7 +279,7 @@ def main() -> None:
     lines = [
         line("the bare engine, all at once", bares, len(bares[0].requests)),
         line("the loop", loops, width),
-        *(line(f"`{command}`", turns, width) for command, turns in peers.items()),
+        *(line(script_of(command), turns, width) for command, turns in peers.items()),
         "",
         f"The loop makes **{statistics.median(ratios):.1%}** of the bare engine's tokens a second "
         f"({ratios[0]:.1%} to {ratios[-1]:.1%}), with {statistics.median(turn.rows for turn in loops):.0f} rows.",
