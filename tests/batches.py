@@ -152,10 +152,10 @@ class Batches(Loopback):
 
 
 class _BatchHandler(_Handler):
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:  # noqa: N802  (the name that http.server calls)
         self._meet("GET", b"")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:  # noqa: N802  (the same)
         raw = self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.path.endswith("/completions"):
             loopback: Batches = self.server.loopback

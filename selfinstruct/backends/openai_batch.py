@@ -130,7 +130,7 @@ class OpenAIBatchBackend:
                 self._go(self._guarded(batch, self._follow(batch, list(batch.requests))))
         return held
 
-    async def gathered(self, request: Request) -> None:  # noqa: ARG002
+    async def gathered(self, request: Request) -> None:  # noqa: ARG002  (all wait at the same gate)
         door: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._doors.append(door)
         self._inside += 1

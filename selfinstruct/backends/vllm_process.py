@@ -33,7 +33,10 @@ _SHOWN = 400  # characters of it
 
 _PREFIX = re.compile(r"^(?:\([^()]*pid=\d+\)\s*)?(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s*)?")
 _ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b: .+")
-_SECONDARY = re.compile(r"Engine core initialization failed|EngineDeadError|WorkerProc initialization failed|See (?:the )?(?:stack trace|root cause)")  # fmt: skip  # noqa: E501
+_SECONDARY = re.compile(
+    r"Engine core initialization failed|EngineDeadError|WorkerProc initialization failed"
+    r"|See (?:the )?(?:stack trace|root cause)"
+)
 
 
 class EngineProcess:

@@ -87,7 +87,7 @@ class _Worker:
         else:
             self._say({"ready": {"context": self._engine.model_config.max_model_len}})
             await self._serve()
-        while self._answers.get_write_buffer_size():  # noqa: ASYNC110
+        while self._answers.get_write_buffer_size():  # noqa: ASYNC110  (a pipe tells nobody that it is empty)
             await asyncio.sleep(0.01)
         if self._engine is not None:
             self._engine.shutdown(timeout=1)  # nothing is under way

@@ -61,7 +61,7 @@ def test_a_file_system_without_locks_is_not_said_to_be_in_use(
     ("path", "kind"),
     [
         ("/", ""),
-        ("/work/run", ""),
+        ("/srv/run", ""),
         ("/home", "nfs4"),
         ("/home/me/run", "nfs4"),
         ("/homes/run", ""),
