@@ -23,6 +23,9 @@ credential. The CLI prints it without a traceback.
 
 from __future__ import annotations
 
+import copy
+from typing import Any, Self
+
 __all__ = [
     "BackendError",
     "ConfigError",
@@ -115,9 +118,24 @@ class TransientError(BackendError):
         self.throttled = throttled
         self.elsewhere = elsewhere
 
+    def reworded(self, message: str, **changes: Any) -> Self:
+        """The same error with another message, and other attributes where they are given."""
+        other = copy.copy(self)
+        other.args = (message,)
+        vars(other).update(changes)
+        return other
+
 
 class UnreachableError(TransientError):
-    """There is no connection to the server, it was lost before its answer was whole, or that did not come in time."""
+    """There is no connection to the server, it was lost before its answer was whole, or that did not come in time.
+
+    Attributes:
+        unheard: No connection came about: whatever the request is, it is not what the server fails on.
+    """
+
+    def __init__(self, message: str, *, unheard: bool = False) -> None:
+        super().__init__(message)
+        self.unheard = unheard
 
 
 class ReplayError(BackendError):

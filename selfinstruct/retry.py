@@ -160,4 +160,4 @@ def _counted(failure: TransientError, attempts: int, refused_s: float, options: 
     tried = f"{attempts} attempt{'s' if attempts > 1 else ''}"
     if refused_s:
         tried += f", and the next in {refused_s:.3g} s would be past the total of {options.total_s:g} s"
-    return TransientError(f"{failure} (after {tried})", retry_after=failure.retry_after, throttled=failure.throttled)
+    return failure.reworded(f"{failure} (after {tried})", elsewhere=0)

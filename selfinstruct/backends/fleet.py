@@ -137,13 +137,14 @@ class Fleet:
             return error
         up = [one for one in self._members if not one.down and one.ready_at <= now]
         if any(one.in_flight < one.room for one in up) if throttled else up:
-            return TransientError(str(error), throttled=throttled, elsewhere=len(self._members) - 1)
+            transient = error if isinstance(error, TransientError) else TransientError(str(error))
+            return transient.reworded(str(error), retry_after=None, elsewhere=len(self._members) - 1)
         if working := [one for one in self._members if not one.down]:
             wait = min(one.ready_at for one in working) - now
             return TransientError(str(error), retry_after=max(0.0, wait), throttled=True)
         said = f"{error} ({self.standing})"
         if isinstance(error, TransientError):
-            return TransientError(said, retry_after=error.retry_after)
+            return error.reworded(said)
         return BackendError(said) if all(one.refused for one in self._members) else TransientError(said)
 
     @property

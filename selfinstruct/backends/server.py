@@ -123,7 +123,7 @@ class Server:
         client = self._client
         if client is None:
             raise BackendError("the backend was not started, or is closed")
-        kind = TransientError
+        failure: TransientError
         try:
             async with asyncio.timeout(self._options.timeout_s):
                 send = getattr(client, method)
@@ -135,17 +135,16 @@ class Server:
         except openai.APIStatusError as error:
             return error.status_code, _lowered(error.response.headers), error.response.content
         except TimeoutError:
-            kind = UnreachableError
-            problem = f"no complete answer from {self._peer.url} within {self._options.timeout_s:g} s"
+            failure = UnreachableError(f"no complete answer from {self._peer.url} within {self._options.timeout_s:g} s")
         except _EndlessError:
-            problem = f"{self._peer.url} answered with more than {_MOST_BYTES >> 20} MiB: no completion is so long"
-        except openai.APITimeoutError:
-            kind = UnreachableError
-            problem = f"{self._peer.url} did not answer in time"
+            what = f"{self._peer.url} answered with more than {_MOST_BYTES >> 20} MiB: no completion is so long"
+            failure = TransientError(what)
+        except openai.APITimeoutError as error:
+            failure = UnreachableError(f"{self._peer.url} did not answer in time", unheard=_is_unheard(error))
         except (openai.APIConnectionError, httpx2.HTTPError) as error:  # the second while a body is handed over
-            kind = UnreachableError
-            problem = f"no answer from {self._peer.url}: {_reason(error)}"
-        raise kind(problem)
+            what = f"no answer from {self._peer.url}: {_reason(error)}"
+            failure = UnreachableError(what, unheard=_is_unheard(error))
+        raise failure
 
     def body(self, request: Request) -> dict[str, Any]:
         """The body of the HTTP request.
@@ -296,6 +295,13 @@ async def _read(response: httpx2.Response) -> bytes:
 
 def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
+
+
+def _is_unheard(error: BaseException) -> bool:
+    """Whether no connection came about, so that nothing was sent."""
+    import httpx2
+
+    return isinstance(error.__cause__ or error, httpx2.ConnectError | httpx2.ConnectTimeout)
 
 
 def _reason(error: BaseException) -> str:

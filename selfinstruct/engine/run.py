@@ -17,7 +17,7 @@ from selfinstruct.budget import Budget, worst_case
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan
 from selfinstruct.engine.progress import Progress
-from selfinstruct.errors import ReplayError, RequestError, SelfInstructError, TransientError
+from selfinstruct.errors import ReplayError, RequestError, SelfInstructError, TransientError, UnreachableError
 from selfinstruct.ledger import Ledger, Reader, acknowledged
 from selfinstruct.pace import Pace
 from selfinstruct.records import Completion, Failure, Outcome, Request
@@ -39,6 +39,7 @@ class _Sent:
     Attributes:
         first: Its first send in this invocation.
         failed: The newest send of all when its first attempt failed.
+        gave_up: The newest send of all when its last attempt failed.
         latest: Its latest send.
         idle: It waits for its turn or for another attempt: nothing of it is at the server.
     """
@@ -46,6 +47,7 @@ class _Sent:
     request: Request
     first: int = 0
     failed: int = 0
+    gave_up: int = 0
     latest: int = 0
     idle: bool = True
 
@@ -263,18 +265,25 @@ class Engine:
     async def _condemn(self, *, thorough: bool = False) -> bool:
         """Record those that used up their attempts as failures if others succeed: then they are at fault themselves.
 
-        A server that fails on everything is another matter: it stops the run, and the requests stay open.
+        A server that fails on everything is another matter: it stops the run, and the requests stay open. So do those
+        that found no server, which are sent once more when one answers again.
 
         Args:
-            thorough: Nothing else is left to send. Then an answer to any later request will do as evidence; else it
-                must be to a request sent after the first failure, since servers fail from one moment to the next.
+            thorough: Nothing else is left to send.
 
         Returns:
             True if there was one.
         """
         found = False
         for number, (sent, error) in sorted(self._suspects.items()):
-            if self._is_own_fault(number, sent, error, thorough=thorough):
+            if isinstance(error, UnreachableError) and error.unheard:
+                found_again = self._newest_answered > (sent.first if thorough else sent.gave_up)
+                if found_again and not self._ending and self._budget.fits(sent.request):
+                    del self._suspects[number]
+                    self._budget.reserve(sent.request)
+                    self._begin(sent.request)
+                    found = True
+            elif self._is_own_fault(number, sent, error, thorough=thorough):
                 failure = Failure(error.code if isinstance(error, RequestError) else "attempts", str(error))
                 await acknowledged(self._ledger.outcome(number, sent.latest, failure, 0.0))
                 del self._suspects[number]
@@ -283,11 +292,18 @@ class Engine:
         return found
 
     def _is_own_fault(self, number: int, sent: _Sent, error: TransientError | RequestError, *, thorough: bool) -> bool:
+        """Whether the server was well while it failed on a request.
+
+        It is where an answer came to a request sent after the first failure, since servers fail from one moment to the
+        next. A connection that broke may be the moment of its end: the answer must be to one sent after the last. Where
+        nothing else is left to send, any later request will do as evidence.
+        """
         if isinstance(error, RequestError):
             return self._newest_answered > 0
         if error.throttled:
             return False
-        if self._newest_answered > (sent.first if thorough else sent.failed):
+        since = sent.gave_up if isinstance(error, UnreachableError) else sent.failed
+        if self._newest_answered > (sent.first if thorough else since):
             return True
         # It used up its attempts in an earlier invocation too, while later requests were answered.
         count, first, _ = self._before.get(number, (0, 0, 0))
@@ -337,6 +353,7 @@ class Engine:
             outcome = Failure(error.code, str(error))
         except TransientError:
             sent.failed = sent.failed or self._newest_send
+            sent.gave_up = self._newest_send
             raise
         seconds = time.monotonic() - started
         # Shielded: what was paid for is stored even if a second interrupt cancels this task now.

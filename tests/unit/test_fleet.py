@@ -153,7 +153,7 @@ def test_where_none_is_up_the_first_whose_pause_ends_is_asked() -> None:
     bench = Bench("ab")
     bench.fail("b", LOST)
     bench.now += 0.1
-    [error] = bench.fail("a", UnreachableError("no answer from a: ConnectError", retry_after=7.0))
+    [error] = bench.fail("a", LOST.reworded("no answer from a: ConnectError", retry_after=7.0))
     assert isinstance(error, TransientError)
     assert (error.elsewhere, error.throttled, error.retry_after) == (0, False, 7.0)
     assert "0 of 2 servers left" in str(error)

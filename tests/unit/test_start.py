@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from selfinstruct.backends.base import StillThereError
+from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
 from selfinstruct.budget import Budget
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import make_plan
@@ -18,6 +21,8 @@ from selfinstruct.engine.run import Engine
 from selfinstruct.errors import BackendError, TransientError
 from selfinstruct.ledger import Ledger, Reader
 from selfinstruct.records import Completion, Request
+from tests.loopback import Loopback
+from tests.scripted import reply
 
 
 class Slow:
@@ -128,3 +133,59 @@ def test_a_time_limit_ends_the_wait_for_batches_when_the_budget_allows_no_other_
                 return await engine.run(), engine.left
 
     assert asyncio.run(main()) == ("budget", 7)
+
+
+class Astray:
+    """Two real servers' clients: request 2 finds nobody at its first attempts, all others are answered."""
+
+    name = "openai"
+    concurrency = 4
+
+    def __init__(self, url: str, nobody: str, times: int) -> None:
+        self.here, self.there = (OpenAIBackend(OpenAIOptions(base_url=one, model="m", api="completion"))
+                                 for one in (url, nobody))  # fmt: skip
+        self.left = times
+
+    async def start(self) -> None:
+        await self.here.start()
+        await self.there.start()
+
+    async def close(self) -> None:
+        await self.here.close()
+        await self.there.close()
+
+    async def complete(self, request: Request) -> Completion:
+        if request.number == 2 and self.left:
+            self.left -= 1
+            return await self.there.complete(request)
+        return await self.here.complete(request)
+
+
+def test_a_request_that_found_no_server_is_sent_once_more_when_others_are_answered(tmp_path: Path) -> None:
+    """It is not at fault, whatever its attempts; and a run need not end for it."""
+    section = {"model": "m", "api": "completion"}
+    plan = make_plan({"strategy": "alpaca", "backend": "openai", "openai": section, "n": 12,
+                      "retry": {"base_s": 0.0, "attempts": 3}})  # fmt: skip
+
+    async def main() -> str:
+        with (
+            Loopback(reply) as server,
+            socket.socket() as free,
+            Ledger(tmp_path, plan.meta(), plan.texts()) as ledger,
+            Reader(tmp_path) as reader,
+        ):
+            free.bind(("127.0.0.1", 0))  # and listens to nobody
+            backend = Astray(server.url, f"http://127.0.0.1:{free.getsockname()[1]}/v1", times=4)
+            course = Course.of(plan, reader)
+            budget = Budget(plan.settings.budget, reader.spending())
+            parts: Any = (plan, course, ledger, reader, backend, budget)
+            try:
+                return await Engine(*parts, Progress(plan.settings.n, course.tally)).run()
+            finally:
+                await backend.close()
+
+    assert asyncio.run(main()) == "complete"
+    with sqlite3.connect(tmp_path / "run.sqlite") as found:
+        assert found.execute("SELECT COUNT(*) FROM sends WHERE k = 2").fetchone() == (5,), "3 attempts, then 2"
+        assert found.execute("SELECT COUNT(*) FROM outcomes WHERE kind = 'failure'").fetchone() == (0,)
+    found.close()
