@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from selfinstruct.backends.vllm_process import EngineProcess
+from selfinstruct.codec import loads
 from selfinstruct.config import to_plain
 from selfinstruct.errors import (
     BackendError,
@@ -26,6 +27,7 @@ from selfinstruct.errors import (
     SelfInstructError,
     TransientError,
 )
+from selfinstruct.files import reason
 from selfinstruct.prompts import Api
 from selfinstruct.records import Choice, Completion, Request, Usage
 
@@ -40,6 +42,9 @@ _OWN = {
     "max_num_batched_tokens": "max_num_batched_tokens",
 }  # fmt: skip
 """Arguments of vLLM's engine that are options here, by their names there."""
+
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks of adapters that vLLM makes room for (``MaxLoRARanks``); its default, 16, is less than many have."""
 
 _REFUSED = {
     "trust_remote_code": "code that comes with a model is never run",
@@ -144,11 +149,14 @@ def _is_path(model: str) -> bool:
 
 
 def engine_arguments(options: VllmOptions, *, cpu: bool, kv_space_set: bool) -> dict[str, Any]:
-    """Arguments of vLLM's ``AsyncEngineArgs``.
+    """Arguments of vLLM's ``AsyncEngineArgs``. Reads the adapter's settings where there is one.
 
     Args:
         cpu: vLLM computes on a CPU.
         kv_space_set: The environment says how much memory keys and values take there.
+
+    Raises:
+        ConfigError: See ``_adapter_rank``.
     """
     arguments: dict[str, Any] = {
         "model": str(Path(options.model or "").expanduser()) if _is_path(options.model or "") else options.model,
@@ -176,7 +184,8 @@ def engine_arguments(options: VllmOptions, *, cpu: bool, kv_space_set: bool) -> 
         # A prompt read in pieces winds its generator back, which no generator of a CPU can: the engine would die.
         arguments["enable_chunked_prefill"] = False
     if options.lora:
-        arguments["enable_lora"] = True
+        rank = _adapter_rank(Path(options.lora).expanduser())
+        arguments |= {"enable_lora": True, "max_lora_rank": min(one for one in _RANKS if one >= rank)}
     if options.speculative_tokens:
         arguments["speculative_config"] = {
             "method": "ngram", "num_speculative_tokens": options.speculative_tokens, "prompt_lookup_max": 4,
@@ -312,5 +321,30 @@ def _check_paths(options: VllmOptions) -> None:
             )
     elif not _HUB_NAME.fullmatch(options.model):
         raise ConfigError(f"{options.model!r} is neither a folder nor a name on the hub (OWNER/NAME)", key="vllm.model")
-    if options.lora and not (Path(options.lora).expanduser() / "adapter_model.safetensors").is_file():
-        raise ConfigError(f"{options.lora}: no adapter_model.safetensors in it; give the folder of an adapter")
+    if options.lora:
+        _adapter_rank(Path(options.lora).expanduser())
+
+
+def _adapter_rank(folder: Path) -> int:
+    """The largest rank of an adapter's matrices.
+
+    Raises:
+        ConfigError: The folder holds no adapter, or one that vLLM has no room for.
+    """
+    file = folder / "adapter_config.json"
+    for needed in (file, folder / "adapter_model.safetensors"):
+        if not needed.is_file():
+            raise ConfigError(f"{folder}: no {needed.name} in it; give the folder of an adapter", key="vllm.lora")
+    try:
+        found = loads(file.read_bytes())
+        rank = max([found["r"], *(found.get("rank_pattern") or {}).values()])
+        fits = 1 <= rank <= _RANKS[-1]
+    except OSError as error:
+        raise ConfigError(f"{file}: {reason(error)}", key="vllm.lora") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ConfigError(f"{file}: it does not say the adapter's rank (r)", key="vllm.lora") from None
+    if not fits:
+        raise ConfigError(
+            f"{file}: vLLM takes adapters of rank 1 to {_RANKS[-1]}; this one has {rank}", key="vllm.lora"
+        )
+    return int(rank)

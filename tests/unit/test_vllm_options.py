@@ -39,12 +39,19 @@ def test_options_that_are_refused(wrong: dict[str, Any], says: str) -> None:
     assert "canary" not in str(caught.value)
 
 
-def test_arguments_of_the_engine() -> None:
+def adapter(folder: Path, config: str) -> str:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(config)
+    (folder / "adapter_model.safetensors").touch()
+    return str(folder)
+
+
+def test_arguments_of_the_engine(tmp_path: Path) -> None:
     options = build(
         VllmOptions,
         {
             "model": "a/b",
-            "lora": "x/pirate",
+            "lora": adapter(tmp_path / "pirate", '{"r": 24}'),
             "speculative_tokens": 3,
             "engine": {"block_size": 32},
             "kv_cache_gib": 0.5,
@@ -55,6 +62,7 @@ def test_arguments_of_the_engine() -> None:
     assert found["trust_remote_code"] is False
     assert found["served_model_name"] == "a/b+pirate"
     assert found["enable_lora"] is True
+    assert found["max_lora_rank"] == 32, "the next that there is"
     assert found["enable_prefix_caching"] is True
     assert found["enforce_eager"] is False
     assert found["speculative_config"]["num_speculative_tokens"] == 3
@@ -91,8 +99,25 @@ def test_what_is_no_model_is_told_before_vllm_is_looked_for(model: str | None, s
 
 
 def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no adapter_model\.safetensors in it"):
+    with pytest.raises(ConfigError, match=r"no adapter_config\.json in it"):
         asyncio.run(VllmBackend(VllmOptions(model="a/b", lora=str(tmp_path))).start())
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("{}", "does not say the adapter's rank"),
+        ("[]", "does not say the adapter's rank"),
+        ("{", "does not say the adapter's rank"),
+        ('{"r": "8"}', "does not say the adapter's rank"),
+        ('{"r": 0}', "rank 1 to 512; this one has 0"),
+        ('{"r": 8, "rank_pattern": {"q_proj": 1024}}', "this one has 1024"),
+    ],
+)
+def test_an_adapter_that_vllm_has_no_room_for(tmp_path: Path, config: str, says: str) -> None:
+    folder = adapter(tmp_path / "pirate", config)
+    with pytest.raises(ConfigError, match=says):
+        asyncio.run(VllmBackend(VllmOptions(model="a/b", lora=folder)).start())
 
 
 def test_the_missing_extra_is_named_with_the_wheel_for_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
