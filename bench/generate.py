@@ -34,6 +34,7 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,19 @@ class Turn:
     @property
     def speed(self) -> float:
         return self.tokens / self.seconds
+
+    def tenths(self) -> list[float]:
+        """Mean number under way in each tenth of the turn, from the first send to the last answer."""
+        start, end = self.flight[0][0], self.flight[-1][0]
+        step, sums = (end - start) / 10 or 1.0, [0.0] * 10
+        for (since, count), (until, _) in pairwise(self.flight):
+            at = since
+            while at < until:
+                place = min(9, int((at - start) / step))
+                stop = until if place == 9 else min(until, start + (place + 1) * step)
+                sums[place] += count * (stop - at)
+                at = stop if stop > at else until
+        return [one / step for one in sums]
 
     def window(self, width: int) -> tuple[int, float, float]:
         """Least and median number under way, and the share of time below ``width``: from when it was first reached (or
@@ -250,6 +264,10 @@ def line(name: str, turns: list[Turn], width: int) -> str:
     )
 
 
+def tenths(name: str, turn: Turn) -> str:
+    return f"- {name}: {', '.join(f'{count:.1f}' for count in turn.tenths())}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -283,6 +301,11 @@ def main() -> None:
         "",
         f"The loop makes **{statistics.median(ratios):.1%}** of the bare engine's tokens a second "
         f"({ratios[0]:.1%} to {ratios[-1]:.1%}), with {statistics.median(turn.rows for turn in loops):.0f} rows.",
+        "",
+        "Requests under way, mean of each tenth of the first turn:",
+        "",
+        tenths("the loop", loops[0]),
+        *(tenths(script_of(command), turns[0]) for command, turns in peers.items()),
     ]
     write(arguments, lines)
 
