@@ -1,10 +1,12 @@
-"""What a run leaves of its engine's speed: vLLM on a run's prompts, all at once, against the whole loop.
+"""What a run leaves of its engine's speed: vLLM on a run's prompts, as many at a time, against the whole loop.
 
     python bench/generate.py --model DIR [--requests N] [--repeats N] [--concurrency N] [--set KEY=VALUE]
 
 A turn of the loop is a run in a fresh folder: every filter on, every send and every answer committed. A turn of the
-bare engine sends the requests of that very run, all at once. Each turn has an engine of its own, so that nobody profits
-from what another one left in the prefix cache; its start is not timed. A ratio is that of two neighbouring turns.
+bare engine sends the requests of that very run, in its order and as many at a time; with ``--all-at-once`` there is a
+turn without that bound too, which no run can have, since its prompts are made of earlier answers. In-process, each turn
+has an engine of its own, so that nobody profits from what another one left in the prefix cache; its start is not timed.
+A ratio is that of two neighbouring turns.
 
 Beside a server, other packages can have turns as well, each in an environment of its own: their tokens and the requests
 under way are counted by the server itself.
@@ -181,9 +183,15 @@ def loop_turn(plan: Plan) -> Turn:
         shutil.rmtree(folder)
 
 
-def bare_turn(plan: Plan, requests: list[Request]) -> Turn:
+def bare_turn(plan: Plan, requests: list[Request], width: int) -> Turn:
     async def go(backend: Any) -> None:
-        await asyncio.gather(*(backend.complete(request) for request in requests))
+        room = asyncio.Semaphore(width)
+
+        async def one(request: Request) -> None:
+            async with room:
+                await backend.complete(request)
+
+        await asyncio.gather(*map(one, sorted(requests, key=lambda request: request.number)))
 
     return asyncio.run(engine(plan, go))
 
@@ -278,29 +286,34 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=128)
+    parser.add_argument("--all-at-once", action="store_true", help="one more turn of the bare engine, with no window")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("-o", "--out", type=Path)
     arguments = parser.parse_args()
     if arguments.peer and not arguments.base_url:
         parser.error("--peer needs --base-url: the server counts")
     settings, width = settings_of(arguments), arguments.concurrency
-    loops, bares, peers = [], [], {command: [] for command in arguments.peer}
+    loops, bares, unbound, peers = [], [], [], {command: [] for command in arguments.peer}
     for number in range(arguments.repeats):
         plan = make_plan({**settings, "seed": number})
         loops.append(loop_turn(plan))
-        bares.append(bare_turn(plan, loops[-1].requests))
+        bares.append(bare_turn(plan, loops[-1].requests, width))
         print(f"loop {loops[-1].speed:,.1f} tokens/s, bare engine {bares[-1].speed:,.1f}", flush=True)
+        if arguments.all_at_once:
+            unbound.append(bare_turn(plan, loops[-1].requests, arguments.requests))
+            print(f"all at once {unbound[-1].speed:,.1f}", flush=True)
         for command, turns in peers.items():
             turns.append(peer_turn(command, arguments.base_url, plan))
             print(f"{command}: {turns[-1].speed:,.1f}, {turns[-1].rows} rows kept", flush=True)
     ratios = sorted(loop.speed / bare.speed for loop, bare in zip(loops, bares, strict=True))
     lines = [
-        line("the bare engine, all at once", bares, len(bares[0].requests)),
+        *([line("the bare engine, all at once", unbound, arguments.requests)] if unbound else []),
+        line(f"the bare engine, {width} at a time", bares, width),
         line("the loop", loops, width),
         *(line(script_of(command), turns, width) for command, turns in peers.items()),
         "",
-        f"The loop makes **{statistics.median(ratios):.1%}** of the bare engine's tokens a second "
-        f"({ratios[0]:.1%} to {ratios[-1]:.1%}), with {statistics.median(turn.rows for turn in loops):.0f} rows.",
+        f"The loop makes **{statistics.median(ratios):.1%}** of the tokens a second of the bare engine, {width} at a "
+        f"time ({ratios[0]:.1%} to {ratios[-1]:.1%}), with {statistics.median(turn.rows for turn in loops):.0f} rows.",
         "",
         "Requests under way, mean of each tenth of the first turn:",
         "",
@@ -324,11 +337,13 @@ def write(arguments: argparse.Namespace, lines: list[str]) -> None:
         )
     command = f"python bench/generate.py --model {Path(arguments.model).name} --requests {arguments.requests}"
     command += f" --repeats {arguments.repeats} --concurrency {arguments.concurrency} --strategy {arguments.strategy}"
+    command += " --all-at-once" * arguments.all_at_once
+    command += "".join(f" --peer {script_of(one)[1:-1]}" for one in arguments.peer)
     command += "".join(f" --set {one}" for one in arguments.set)
     head = [
         f"# The loop and its engine, {today}", "",
         f"{machine}, Python {platform.python_version()}, {installed()}. Printed by `{command}`.", "",
-        f"Medians of {arguments.repeats} turns, each with an engine of its own. Under way: from when "
+        f"Medians of {arguments.repeats} turns. Under way: from when "
         f"{arguments.concurrency} were first reached, or the most, to the last send.", "",
         "| what | output tokens/s, median (min to max) | tokens | least under way | median | time below the window | "
         "prompts cached | rows kept a minute |",
