@@ -54,6 +54,7 @@ from selfinstruct.records import Candidate, Completion, Received, Request, Sampl
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = "{rows}"
+CACHED = " The bare engine's turn follows the loop's and finds its prompts in the server's cache."
 TOKENS, RUNNING = "vllm:generation_tokens_total", "vllm:num_requests_running"
 
 
@@ -344,7 +345,7 @@ def write(arguments: argparse.Namespace, lines: list[str]) -> None:
         f"# The loop and its engine, {today}", "",
         f"{machine}, Python {platform.python_version()}, {installed()}. Printed by `{command}`.", "",
         f"Medians of {arguments.repeats} turns. Under way: from when "
-        f"{arguments.concurrency} were first reached, or the most, to the last send.", "",
+        f"{arguments.concurrency} were first reached, or the most, to the last send.{CACHED * bool(arguments.base_url)}", "",
         "| what | output tokens/s, median (min to max) | tokens | least under way | median | time below the window | "
         "prompts cached | rows kept a minute |",
         "|---|---|---|---|---|---|---|---|", *lines, "",
