@@ -341,11 +341,12 @@ def write(arguments: argparse.Namespace, lines: list[str]) -> None:
     command += " --all-at-once" * arguments.all_at_once
     command += "".join(f" --peer {script_of(one)[1:-1]}" for one in arguments.peer)
     command += "".join(f" --set {one}" for one in arguments.set)
+    cached = CACHED if arguments.base_url else ""
     head = [
         f"# The loop and its engine, {today}", "",
         f"{machine}, Python {platform.python_version()}, {installed()}. Printed by `{command}`.", "",
         f"Medians of {arguments.repeats} turns. Under way: from when "
-        f"{arguments.concurrency} were first reached, or the most, to the last send.{CACHED * bool(arguments.base_url)}", "",
+        f"{arguments.concurrency} were first reached, or the most, to the last send.{cached}", "",
         "| what | output tokens/s, median (min to max) | tokens | least under way | median | time below the window | "
         "prompts cached | rows kept a minute |",
         "|---|---|---|---|---|---|---|---|", *lines, "",
