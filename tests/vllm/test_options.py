@@ -32,7 +32,7 @@ def answers(options: VllmOptions) -> list[str]:
 
 @pytest.fixture(scope="module")
 def adapted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """An adapter that changes what the model says, and what transformers makes of both together."""
+    """An adapter of more than vLLM's default rank that changes what the model says, and what transformers says with it."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,18 +40,22 @@ def adapted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     tokenizer = AutoTokenizer.from_pretrained(model)
     torch.manual_seed(0)
     plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    wrapped = get_peft_model(plain, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
+    wrapped = get_peft_model(plain, LoraConfig(r=24, lora_alpha=48, target_modules=["q_proj", "v_proj"]))
     with torch.no_grad():
         for name, weight in wrapped.named_parameters():
             if "lora_B" in name:  # zero in a new adapter, which changes nothing
-                weight.normal_(std=0.05)
+                weight.normal_(std=0.2)
     folder = tmp_path_factory.mktemp("adapter") / "changed"
     wrapped.save_pretrained(folder)
-    said = []
-    for text in PROMPTS:
+
+    def says(text: str) -> str:
         tokens = tokenizer(text, return_tensors="pt")
         made = wrapped.generate(**tokens, max_new_tokens=16, do_sample=False)
-        said.append(tokenizer.decode(made[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True))
+        return tokenizer.decode(made[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    said = [says(text) for text in PROMPTS]
+    with wrapped.disable_adapter():
+        assert all(says(text) != changed for text, changed in zip(PROMPTS, said, strict=True))
     return folder, said
 
 
