@@ -32,7 +32,7 @@ def answers(options: VllmOptions) -> list[str]:
 
 @pytest.fixture(scope="module")
 def adapted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """An adapter of more than vLLM's default rank that changes what the model says, and what transformers says with it."""
+    """An adapter above vLLM's default rank, and what transformers says with it: not what the model says alone."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
