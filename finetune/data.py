@@ -226,9 +226,10 @@ def _rows(name: str) -> Rows:
 
 
 def _directory(path: Path) -> Rows:
-    for dataset in (path / "dataset" / "alpaca.jsonl", path / "alpaca.jsonl"):
-        if dataset.is_file():
-            return _lines(dataset)
+    for layout in ("alpaca", "messages"):  # conversations have no Alpaca form
+        for dataset in (path / "dataset" / f"{layout}.jsonl", path / f"{layout}.jsonl"):
+            if dataset.is_file():
+                return _lines(dataset)
     if (path / "run.sqlite").exists() or (path / "dataset").is_dir():
         raise UsageError(f"{path} has no dataset/alpaca.jsonl; write it by: selfinstruct export {path} --format alpaca")
     if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):

@@ -80,7 +80,7 @@ def _side(folder: Path) -> _Side:
     def take(judged: Judged, _: object) -> None:
         for one in judged.candidates:
             # Of a text that came several times, the time that it was kept counts; else the first.
-            if one.candidate.then is None and (one.kept or _key(one.candidate) not in verdicts):
+            if one.candidate.kind == "row" and (one.kept or _key(one.candidate) not in verdicts):
                 verdicts[_key(one.candidate)] = one.id, one.reason
 
     with Reader(folder) as reader:

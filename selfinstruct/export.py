@@ -15,8 +15,9 @@ from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan
 from selfinstruct.errors import UsageError
 from selfinstruct.files import write_atomic
-from selfinstruct.formats import FORMATS
+from selfinstruct.formats import CONVERSATIONS, FORMATS, Example
 from selfinstruct.judge import Judged, JudgedCandidate
+from selfinstruct.records import Candidate
 
 __all__ = ["CANDIDATES", "DATASET", "Exported", "export_course", "export_formats", "refresh"]
 
@@ -51,18 +52,33 @@ def export_course(course: Course, name: str, path: Path, judged: list[Judged] | 
     if name == CANDIDATES:
         lines = [_candidate_line(one, candidate) for one in judged or [] for candidate in one.candidates]
     elif name in FORMATS:
-        layout = FORMATS[name]
-        rows = (row.candidate for row in course.rows)
-        lines = [dumps(layout(row.instruction, row.input, row.output)) for row in rows]
+        if name not in CONVERSATIONS and any(row.candidate.messages for row in course.rows):
+            raise UsageError(
+                f"{name} holds one question and its answer, and this run has conversations; export them as "
+                + " or ".join(sorted(CONVERSATIONS))
+            )
+        lines = [_row_line(name, row.candidate) for row in course.rows]
     else:
         raise UsageError(f"no format {name!r}; known: {', '.join(export_formats())}")
     sha = write_atomic(path, (f"{line}\n".encode() for line in lines))
     return Exported(path, len(lines), sha)
 
 
-def refresh(folder: Path, plan: Plan, course: Course, name: str = "alpaca") -> Exported:
-    """Write the run's own dataset folder: ``name``, every format that is there already, and the manifest."""
+def _row_line(name: str, row: Candidate) -> str:
+    messages = tuple((message.role, message.content) for message in row.messages)
+    line = FORMATS[name](Example(row.instruction, row.input, row.output, row.system, messages))
+    verifier = {"verifier": row.verifier} if row.verifier is not None else {}
+    return dumps({**row.columns, **verifier, **line} if row.columns or verifier else line)
+
+
+def refresh(folder: Path, plan: Plan, course: Course, name: str | None = None) -> Exported:
+    """Write the run's own dataset folder: ``name``, every format that is there already, and the manifest.
+
+    Args:
+        name: None for the layout that suits the strategy.
+    """
     dataset = folder / DATASET
+    name = name or plan.strategy.format
     written = {}
     for each in sorted(FORMATS):
         path = dataset / f"{each}.jsonl"
@@ -88,6 +104,7 @@ def _manifest(plan: Plan, course: Course, files: list[Exported]) -> bytes:
             "rejected": dict(sorted(tally.rejected.items())),
             "discarded": dict(sorted(tally.discarded.items())),
             "failures": dict(sorted(tally.failures.items())),
+            **({"marks": dict(sorted(tally.marks.items()))} if tally.marks else {}),
             "prompt_tokens": tally.prompt_tokens,
             "completion_tokens": tally.completion_tokens,
         },
@@ -108,7 +125,9 @@ def _candidate_line(judged: Judged, one: JudgedCandidate) -> str:
         "instruction": candidate.instruction,
         "input": candidate.input,
         "output": candidate.output,
-        "draft": candidate.then is not None,
+        "draft": candidate.kind == "draft",
+        **({"trial": True} if candidate.kind == "trial" else {}),
+        **candidate.extras,
         "verdicts": [
             {
                 "filter": verdict.filter,

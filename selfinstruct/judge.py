@@ -23,6 +23,7 @@ from selfinstruct.filters import (
 from selfinstruct.filters.rouge import Explain
 from selfinstruct.pool import Pool, Row
 from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict, candidate_id
+from selfinstruct.verifiers import verify
 
 __all__ = [
     "Dense",
@@ -179,7 +180,7 @@ class Judge:
     def _judge_tasks(self, verdicts: _Verdicts, explain: Explain) -> None:
         """The instruction filters, cheapest first; what passes enters the novelty pool and the view."""
         texts, names = verdicts.instructions, verdicts.names
-        places = [place for place, one in enumerate(verdicts.candidates) if one.task is None]
+        places = [place for place, one in enumerate(verdicts.candidates) if one.task is None and verdicts.kept(place)]
         for one in self._instruction_filters:
             places = verdicts.passed(places, one.judge([texts[place] for place in places]))
         if self._novelty is not None and places:  # an empty index is falsy
@@ -190,12 +191,15 @@ class Judge:
     def _judge_rows(self, verdicts: _Verdicts) -> None:
         """The filters of rows, over those whose own instruction passed or was judged before."""
         candidates, names = verdicts.candidates, verdicts.names
-        places = [place for place, one in enumerate(candidates) if one.then is None and verdicts.kept(place)]
+        places = [place for place, one in enumerate(candidates) if one.kind != "draft" and verdicts.kept(place)]
         by_rules = _instance_rules(candidates)
         places = verdicts.passed(places, [by_rules[place] for place in places])
         if self._copied is not None:
             rows = [candidates[place] for place in places]
             places = verdicts.passed(places, [self._copied.judge(row.output, row.input, row.shown) for row in rows])
+        verified = [place for place in places if candidates[place].verifier is not None]
+        failed = set(verified) - set(verdicts.passed(verified, [_verified(candidates[place]) for place in verified]))
+        places = [place for place in places if place not in failed and candidates[place].kind == "row"]
         tasks = {place: candidates[place].task or names[place] for place in places}
         if self._near_duplicate is not None and places:
             texts = [whole(candidates[place]) for place in places]
@@ -211,7 +215,7 @@ class _Verdicts:
         self.candidates = candidates
         self.instructions = [one.instruction for one in candidates]
         self.names = [candidate_id(number, place) for place in range(len(candidates))]
-        self.found: list[list[Verdict]] = [[] for _ in candidates]
+        self.found: list[list[Verdict]] = [list(one.verdicts) for one in candidates]
 
     def kept(self, place: int) -> bool:
         """Whether no filter rejected it so far."""
@@ -226,7 +230,13 @@ class _Verdicts:
 
 def whole(candidate: Candidate) -> str:
     """A row as one text: what near-duplicates are looked for in."""
-    return f"{candidate.instruction}\n{candidate.input}\n{candidate.output}"
+    said = [message.content for message in candidate.messages]
+    return "\n".join(said or (candidate.instruction, candidate.input, candidate.output))
+
+
+def _verified(candidate: Candidate) -> Verdict:
+    assert candidate.verifier is not None
+    return verify(candidate.verifier, candidate.output)
 
 
 def _instance_rules(candidates: Sequence[Candidate]) -> dict[int, Verdict]:
@@ -237,7 +247,7 @@ def _instance_rules(candidates: Sequence[Candidate]) -> dict[int, Verdict]:
     """
     groups: dict[str, list[int]] = {}
     for index, candidate in enumerate(candidates):
-        if candidate.then is None:
+        if candidate.kind != "draft":
             groups.setdefault(candidate.task or f"own {index}", []).append(index)
     verdicts: dict[int, Verdict] = {}
     for places in groups.values():

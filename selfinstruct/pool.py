@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from selfinstruct.codec import Json
 from selfinstruct.records import Candidate, Task
 
-__all__ = ["Pool", "Row"]
+__all__ = ["Account", "Pool", "Row"]
+
+_RECENT = 256  # judged requests of a method that tell what it brings: the pool fills, and what was new no longer is
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +29,58 @@ class Row:
     candidate: Candidate
 
 
+class Account:
+    """What one method of a run was asked to begin with, and what it brings.
+
+    Some methods begin with what they are given, one after the other: such a request says which by ``item`` in its
+    context, a number from 0 on.
+
+    Attributes:
+        next_item: The lowest item that was not asked for.
+        recent: Rows and tokens of the last judged requests, oldest first; kept for mixed runs only.
+    """
+
+    def __init__(self) -> None:
+        self.next_item = 0
+        self.recent: deque[tuple[int, int]] = deque(maxlen=_RECENT)
+        self._beyond: set[int] = set()  # asked for before a lower one: in a fork, whose source lacks some answers
+
+    def take(self, item: int) -> None:
+        """An item was asked for."""
+        self._beyond.add(item)
+        while self.next_item in self._beyond:
+            self._beyond.discard(self.next_item)
+            self.next_item += 1
+
+    def add(self, rows: int, tokens: int) -> None:
+        """A request was judged that took so many tokens, and so many rows came of it."""
+        self.recent.append((rows, tokens))
+
+    def to_json(self) -> Json:
+        return [self.next_item, sorted(self._beyond), [list(one) for one in self.recent]]
+
+    @classmethod
+    def from_json(cls, value: Any) -> Account:
+        account = cls()
+        account.next_item, account._beyond = value[0], set(value[1])
+        account.recent.extend((rows, tokens) for rows, tokens in value[2])
+        return account
+
+
 class Pool:
-    """Seeds, the machine's own tasks, and the accepted rows, each in the order in which they came."""
+    """Seeds, the machine's own tasks, and the accepted rows, each in the order in which they came.
+
+    Attributes:
+        accounts: By method; "" is the only one of a run that isn't mixed.
+    """
 
     def __init__(self, seeds: Sequence[Task]) -> None:
         self.seeds: Sequence[Task] = tuple(seeds)
         self.tasks: list[Task] = []
         self.rows: list[Row] = []
+        self.accounts: defaultdict[str, Account] = defaultdict(Account)
+
+    @property
+    def account(self) -> Account:
+        """That of a run of one method."""
+        return self.accounts[""]

@@ -19,7 +19,10 @@ __all__ = [
     "Discard",
     "Failure",
     "Instance",
+    "Kind",
+    "Message",
     "Outcome",
+    "Pair",
     "Received",
     "Request",
     "Role",
@@ -32,6 +35,8 @@ __all__ = [
 ]
 
 Role = Literal["prompt", "system", "user", "assistant"]
+
+Kind = Literal["row", "draft", "trial"]
 
 
 def candidate_id(number: int, index: int) -> str:
@@ -121,6 +126,11 @@ class Request:
     def numbered(self, number: int, seed: int | None) -> Request:
         """The same request with its place in the line and its own sampling seed."""
         return replace(self, number=number, sampling=replace(self.sampling, seed=seed))
+
+    @property
+    def method(self) -> str:
+        """Of a mixed run, which of its methods asks: the stage's part before ``/``; "" in a run of one method."""
+        return self.stage.rpartition("/")[0]
 
     @property
     def is_raw(self) -> bool:
@@ -219,42 +229,24 @@ Outcome: TypeAlias = Completion | Failure
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A task or a row that a completion offered.
+class Message:
+    """One message of a conversation."""
 
-    With ``then`` it is a draft: a task whose instances are still to come, and ``then`` is sent only if the draft is
-    kept. Without, it is a row.
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The answer of a row that was not chosen, for preference data.
 
     Attributes:
-        span: Where it stands in the first choice's text: start and end, in characters.
-        task: Id of the draft whose instance this is; None when the candidate brings its own instruction.
-        shown: Outputs that the prompt displayed, so that a copy of one can be recognised.
+        rejected: The worst of the answers to the same question.
+        scores: Those of the row's own answer and of the rejected one.
     """
 
-    instruction: str
-    input: str = ""
-    output: str = ""
-    span: tuple[int, int] = (0, 0)
-    task: str | None = None
-    shown: tuple[str, ...] = ()
-    then: Request | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Discard:
-    """A piece of a completion that never became a candidate, and why."""
-
-    reason: str
-    span: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What a strategy read in one completion."""
-
-    candidates: tuple[Candidate, ...] = ()
-    follow_ups: tuple[Request, ...] = ()
-    discards: tuple[Discard, ...] = ()
+    rejected: str
+    scores: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +269,93 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A task or a row that a completion offered.
+
+    There are three kinds. A ``row`` that is kept is a line of the dataset. A ``draft`` is a task whose instances are
+    still to come: its instruction is judged. A ``trial`` is a whole row on which more is asked (what a judge thinks of
+    it, say) before another request offers it as a row, with this candidate's id, or its task, as ``task``: it is judged
+    as a row is, but for near-duplicates.
+
+    Attributes:
+        output: The answer; of a conversation, the last one.
+        span: Where it stands in the first choice's text: start and end, in characters.
+        task: Id of the draft or trial whose instance this is; None when the candidate brings its own instruction.
+        shown: Outputs that the prompt displayed, so that a copy of one can be recognised.
+        then: Queued if the candidate is kept. A draft and a trial have one.
+        otherwise: Queued if it is rejected.
+        system: The system prompt that it was answered under; "" for none.
+        messages: Of a conversation of more than one round: all of it, the first message the instruction.
+        columns: Further fields of the exported row, by name; none of a training format's own.
+        pair: Its counterpart in preference data.
+        verifier: What code can check the output by (``verifiers.py``): a row that fails is not kept.
+        verdicts: Those of the strategy itself, before any filter. Rejected by one, it is rejected.
+    """
+
+    instruction: str
+    input: str = ""
+    output: str = ""
+    span: tuple[int, int] = (0, 0)
+    task: str | None = None
+    shown: tuple[str, ...] = ()
+    kind: Kind = "row"
+    then: Request | None = None
+    otherwise: Request | None = None
+    system: str = ""
+    messages: tuple[Message, ...] = ()
+    columns: Mapping[str, Json] = field(default_factory=dict)
+    pair: Pair | None = None
+    verifier: Mapping[str, Json] | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def extras(self) -> dict[str, Json]:
+        """What an exported row may have beyond instruction, input and output, as JSON; only what is set."""
+        found: dict[str, Json] = {
+            "system": self.system,
+            "messages": [[one.role, one.content] for one in self.messages],
+            "columns": dict(self.columns),
+            "pair": None if self.pair is None else [self.pair.rejected, list(self.pair.scores)],
+            "verifier": None if self.verifier is None else dict(self.verifier),
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def with_extras(self, value: Mapping[str, Any]) -> Candidate:
+        """The candidate with what ``extras`` gave."""
+        return replace(
+            self,
+            system=value.get("system", ""),
+            messages=tuple(Message(*one) for one in value.get("messages", ())),
+            columns=value.get("columns", {}),
+            pair=Pair(value["pair"][0], (value["pair"][1][0], value["pair"][1][1])) if "pair" in value else None,
+            verifier=value.get("verifier"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """A piece of a completion that never became a candidate, and why."""
+
+    reason: str
+    span: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a strategy read in one completion.
+
+    Attributes:
+        marks: What is to be counted, each ``table|row|column`` (``evol|epoch 2, deepen|passed``); ``status`` shows the
+            tables.
+    """
+
+    candidates: tuple[Candidate, ...] = ()
+    follow_ups: tuple[Request, ...] = ()
+    discards: tuple[Discard, ...] = ()
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One input and its output; the input is "" where the instruction stands alone."""
 
@@ -291,6 +370,7 @@ class Task:
     Attributes:
         id: The seed's own id, or the candidate's (``"17.2"``).
         is_classification: None where nobody has said.
+        verifier: What code can check an answer by (``verifiers.py``).
     """
 
     id: str
@@ -299,3 +379,4 @@ class Task:
     is_classification: bool | None = None
     name: str = ""
     domain: str = ""
+    verifier: Mapping[str, Json] | None = None

@@ -23,6 +23,7 @@ from selfinstruct.filters import tokenize
 from selfinstruct.filters.lcs import f1_array, strings
 from selfinstruct.filters.store import Vocabulary
 from selfinstruct.records import Instance, Task
+from selfinstruct.verifiers import check_verifier
 
 __all__ = ["SeedReport", "check_seeds", "load_seeds", "read_seeds", "seeds_from_json", "seeds_to_json"]
 
@@ -93,7 +94,8 @@ def _task(value: Mapping[str, Any], number: int) -> Task:
         raise ValueError(
             f"id {name[:80]!r} is one that a candidate will have; write it otherwise, for example s{name[:80]}"
         )
-    return Task(name, instruction, instances, is_classification, _text(value, "name"), _text(value, "domain"))
+    verifier = None if value.get("verifier") is None else check_verifier(value["verifier"])
+    return Task(name, instruction, instances, is_classification, _text(value, "name"), _text(value, "domain"), verifier)
 
 
 def _instances(value: Any) -> tuple[Instance, ...]:
@@ -127,6 +129,7 @@ def seeds_to_json(tasks: Sequence[Task]) -> list[dict[str, Any]]:
             "instruction": task.instruction,
             "instances": [[instance.input, instance.output] for instance in task.instances],
             "is_classification": task.is_classification,
+            **({} if task.verifier is None else {"verifier": dict(task.verifier)}),
         }
         for task in tasks
     ]
@@ -142,6 +145,7 @@ def seeds_from_json(values: Sequence[Mapping[str, Any]]) -> list[Task]:
             value["is_classification"],
             value["name"],
             value["domain"],
+            value.get("verifier"),
         )
         for value in values
     ]

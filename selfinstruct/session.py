@@ -17,7 +17,8 @@ from selfinstruct.budget import Budget
 from selfinstruct.codec import canonical
 from selfinstruct.config import to_yaml
 from selfinstruct.engine.course import Course
-from selfinstruct.engine.plan import Plan, make_plan, require_same
+from selfinstruct.engine.identity import require_same
+from selfinstruct.engine.plan import Plan, make_plan
 from selfinstruct.engine.progress import Progress
 from selfinstruct.engine.run import Engine
 from selfinstruct.engine.saturation import Saturation

@@ -13,6 +13,10 @@ from selfinstruct.explain import Explanation, Neighbour, Step, explain
 from selfinstruct.records import Completion
 
 _OPEN, _CLOSE = "⟦", "⟧"
+_KEPT = {
+    "draft": "a task that was kept; its instances are candidates of their own",
+    "trial": "kept so far; whether it became a row was asked further",
+}
 _MORE = 4000  # characters of a prompt or an answer that are shown
 
 
@@ -46,8 +50,8 @@ def _page(found: Explanation) -> Iterator[str]:
     one = found.candidate
     if found.row:
         yield f"{what}: kept"
-    elif one.candidate.then is not None and one.kept:
-        yield f"{what}: a task that was kept; its instances are candidates of their own"
+    elif one.candidate.kind != "row" and one.kept:
+        yield f"{what}: {_KEPT[one.candidate.kind]}"
     else:
         yield f"{what}: {'kept, beyond the rows asked for' if one.kept else f'rejected, {one.reason}'}"
     for label, text in (("instruction", one.candidate.instruction), ("input", one.candidate.input),

@@ -68,6 +68,11 @@ def _show(found: Status, *, as_json: bool) -> None:
     ]
     for name, value in rows:
         click.echo(f"  {name:<16} {harmless(value)}")
+    for table, lines in tally.tables.items():
+        click.echo(f"  {harmless(table)}")
+        width = max(map(len, lines))
+        for line, counts in lines.items():
+            click.echo(f"    {harmless(line):<{width}}  {harmless(_counts(counts))}")
 
 
 def _cached(tally: Tally) -> str:
@@ -102,10 +107,12 @@ def _values(found: Status) -> dict[str, object]:
         "rejected": dict(tally.rejected),
         "discarded": dict(tally.discarded),
         "failures": dict(tally.failures),
+        "tables": {table: {line: dict(counts) for line, counts in lines.items()}
+                   for table, lines in tally.tables.items()},
         "models": dict(tally.models),
         "prompt_tokens": tally.prompt_tokens,
         "cached_tokens": tally.cached_tokens,
         "completion_tokens": tally.completion_tokens,
         "sends": found.spending.sends,
         "lost_tokens": _lost(found),
-    }
+    }  # fmt: skip

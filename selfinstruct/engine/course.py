@@ -145,8 +145,8 @@ class Course:
         standing = now.standing
         open_ = {number: request.digest for number, request in standing.open.items()}
         queue = [request.digest for request in standing.follow_ups]
-        rows = [(row.id, row.task, whole(row.candidate)) for row in now.rows]
-        place = standing.judged, standing.numbered, open_, queue, standing.claimed
+        rows = [(row.id, row.task, whole(row.candidate), row.candidate.extras) for row in now.rows]
+        place = standing.judged, standing.numbered, open_, queue, standing.claimed, standing.accounts
         return place, now.tasks, rows, now.rows_before, now.tally, now.barren, now.recent
 
     def restore(self, snapshot: Snapshot) -> None:

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from selfinstruct.codec import Json
 from selfinstruct.engine.history import NONE, History
 from selfinstruct.judge import Dense, FilterOptions, Judge, Judged, nothing
-from selfinstruct.pool import Pool, Row
-from selfinstruct.records import Failure, Outcome, Received, Request, Task
+from selfinstruct.pool import Account, Pool, Row
+from selfinstruct.records import Completion, Failure, Outcome, Received, Request, Task, Usage
 from selfinstruct.rng import Rng, derive
 from selfinstruct.strategies.base import Strategy
 
@@ -43,6 +44,7 @@ class Standing:
         open: Requests numbered and not judged; those of a fork's history are not among them.
         follow_ups: The queue, oldest first.
         claimed: Recorded follow-ups of what a fork kept, not judged yet.
+        accounts: Of each method, see ``Account``, as JSON.
     """
 
     judged: int
@@ -50,6 +52,7 @@ class Standing:
     open: Mapping[int, Request]
     follow_ups: tuple[Request, ...]
     claimed: frozenset[int]
+    accounts: Mapping[str, Json] = field(default_factory=dict)
 
 
 class Line:
@@ -113,12 +116,17 @@ class Line:
     @property
     def standing(self) -> Standing:
         """Where it stands now."""
-        return Standing(self._judged, self._next, dict(self.open), tuple(self._follow_ups), frozenset(self._claimed))
+        accounts = {method: account.to_json() for method, account in sorted(self.pool.accounts.items())}
+        return Standing(
+            self._judged, self._next, dict(self.open), tuple(self._follow_ups), frozenset(self._claimed), accounts
+        )
 
     def restore(self, standing: Standing, tasks: Sequence[Task], rows: Sequence[Row]) -> None:
         """Stand where another line of the same run stood: with what its pool held, this one goes on as that did."""
         self.pool.tasks.extend(tasks)
         self.pool.rows.extend(rows)
+        for method, account in standing.accounts.items():
+            self.pool.accounts[method] = Account.from_json(account)
         self._judge.know_pool()
         self.open = dict(standing.open)
         self._follow_ups = deque(standing.follow_ups)
@@ -128,22 +136,40 @@ class Line:
     def judge(self, outcome: Outcome) -> Judged:
         """Judge the outcome of request ``judged``, then number whatever has become due."""
         number = self._judged
-        request = self.open.pop(number) if number >= self._history.until else self._history.request(number)
+        if number >= self._history.until:
+            request = self.open.pop(number)
+        else:
+            request = self._history.request(number)
+            self._note_asked(request)
         self._claimed.discard(number)
         received = Received()
         if not isinstance(outcome, Failure):
             received = self._strategy.receive(request, outcome, self.pool)
+        rows = len(self.pool.rows)
         judged = self._judge.judge(request, received)
         for follow_up in received.follow_ups:
             self._queue(follow_up)
         for candidate in judged.candidates:
-            if candidate.kept and candidate.candidate.then is not None:
-                self._queue(candidate.candidate.then)
+            next_ = candidate.candidate.then if candidate.kept else candidate.candidate.otherwise
+            if next_ is not None:
+                self._queue(next_)
+        self._account(request, outcome, len(self.pool.rows) - rows)
         self._judged += 1
         if self._judged < self._history.until:
             self._judged = self._history.next(self._judged, self._claimed)
         self._top_up()
         return judged
+
+    def _note_asked(self, request: Request) -> None:
+        """Whatever has an item was proposed: a follow-up has none."""
+        if isinstance(item := request.context.get("item"), int) and request.parent is None:
+            self.pool.accounts[request.method].take(item)
+
+    def _account(self, request: Request, outcome: Outcome, rows: int) -> None:
+        """What the methods of a mixed run cost and bring."""
+        if request.method:
+            usage = outcome.usage if isinstance(outcome, Completion) else Usage()
+            self.pool.accounts[request.method].add(rows, usage.prompt_tokens + usage.completion_tokens)
 
     def _queue(self, follow_up: Request) -> None:
         if (recorded := self._history.child(follow_up, self._claimed)) is None:
@@ -160,6 +186,7 @@ class Line:
                 request = self._follow_ups.popleft()
             elif proposed := self._strategy.propose(self.pool, Rng("propose", self._seed, number)):
                 request = proposed
+                self._note_asked(request)
             else:
                 break
             self.open[number] = request.numbered(number, derive("request", self._seed, number))

@@ -7,7 +7,6 @@ and compared with on every later start; N, concurrency, budgets, retry, addresse
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from typing import Any
 from selfinstruct.backends import OPTIONS
 from selfinstruct.budget import BudgetOptions
 from selfinstruct.codec import canonical, digest, loads
-from selfinstruct.config import build, flatten, lasting, merge, nearest, read_yaml, to_plain
+from selfinstruct.config import build, lasting, merge, nearest, read_yaml, to_plain
 from selfinstruct.engine.saturation import SaturationOptions
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.judge import FilterOptions
@@ -32,7 +31,7 @@ from selfinstruct.strategies import STRATEGIES
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.version import SEMANTICS, __version__
 
-__all__ = ["Plan", "Settings", "forked_plan", "make_plan", "recorded_plan", "require_same"]
+__all__ = ["Plan", "Settings", "forked_plan", "make_plan", "recorded_plan", "recorded_seeds"]
 
 
 @dataclass(frozen=True)
@@ -224,16 +223,17 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: Heritage) ->
 
 
 def _preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What settings that are not given fall back on before the defaults: the embedded model needs other ones.
+    """What settings that are not given fall back on before the defaults: those that suit the method and the backend.
 
     A backend with a window of its own names the lag that keeps it full. Like any setting it is resolved here, once: a
     run that exists keeps the number that it was begun with.
     """
     backend = str(given.get("backend", Settings.backend))
-    if backend == "llamacpp" and not _section(given, "llamacpp").get("model"):
-        return read_yaml(preset("embedded"))[0]
     lag = getattr(OPTIONS.get(backend), "LAG", None)
-    return {} if lag is None else {"lag": lag}
+    suited: dict[str, Any] = {} if lag is None else {"lag": lag}
+    if backend == "llamacpp" and not _section(given, "llamacpp").get("model"):
+        suited.update(read_yaml(preset("embedded"))[0])
+    return merge(getattr(STRATEGIES.get(str(given.get("strategy"))), "defaults", {}), suited)
 
 
 def _replay_source(given: Mapping[str, Any]) -> Path:
@@ -308,7 +308,7 @@ def _load_seeds(settings: Settings, base: Reader | None, *, recorded: bool) -> l
     path = builtin_seeds() if settings.seeds == "builtin" else Path(settings.seeds)
     gone = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
     if base is not None and (recorded or gone):
-        return _recorded_seeds(base)
+        return recorded_seeds(base)
     return load_seeds(path)
 
 
@@ -333,55 +333,5 @@ def _load_prompts(
     return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
 
 
-def _recorded_seeds(base: Reader) -> list[Task]:
+def recorded_seeds(base: Reader) -> list[Task]:
     return seeds_from_json(loads(base.text(base.meta("seeds"))))
-
-
-def require_same(plan: Plan, reader: Reader, folder: Path) -> None:
-    """Refuse to go on with a run as something else than it is.
-
-    Raises:
-        RunChangedError: With each setting that differs, and with the changed seeds and prompt lines.
-    """
-    old, new = reader.meta("identity"), plan.identity
-    if canonical(old) == canonical(new):
-        return
-    before, after = flatten(old), flatten(new)
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) == after.get(key):
-            continue
-        if key == "seeds":
-            lines += _seed_changes(_recorded_seeds(reader), plan.seeds)
-        elif key.startswith("prompts."):
-            name = key.removeprefix("prompts.")
-            lines += _text_changes(name, reader.templates().get(name, ""), plan.prompts.texts.get(name, ""))
-        else:
-            lines.append(f"  {key}: {before.get(key)!r} -> {after.get(key)!r}")
-    raise RunChangedError(
-        f"{folder} was begun with other settings; a run keeps them for life:\n"
-        + "\n".join(lines)
-        + "\nLeave the changes out to go on with this run, or give a new run directory."
-    )
-
-
-def _seed_changes(old: list[Task], new: tuple[Task, ...]) -> list[str]:
-    before, after = {task.id: task for task in old}, {task.id: task for task in new}
-    groups = {
-        "added": [name for name in after if name not in before],
-        "removed": [name for name in before if name not in after],
-        "changed": [name for name in after if name in before and after[name] != before[name]],
-    }
-    lines = []
-    for what, names in groups.items():
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            lines.append(f"  seeds {what}: {', '.join(names[:5])}{more}")
-    return lines or ["  seeds: their order"]
-
-
-def _text_changes(name: str, old: str, new: str) -> list[str]:
-    changes = difflib.unified_diff(
-        old.splitlines(), new.splitlines(), f"{name} (run)", f"{name} (now)", lineterm="", n=1
-    )
-    return [f"  {line}" for line in changes]

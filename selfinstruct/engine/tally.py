@@ -25,6 +25,7 @@ class Tally:
         failures: Requests that failed for good, by code.
         stages: Judged requests by stage.
         models: Names under which servers answered.
+        marks: What strategies had counted, see ``Received``.
     """
 
     requests: int = 0
@@ -39,6 +40,7 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
 
     def add(self, judged: Judged, outcome: Outcome) -> None:
         """Count one judged request."""
@@ -51,11 +53,12 @@ class Tally:
             self.models[outcome.model] += 1
         else:
             self.failures[outcome.code] += 1
+        self.marks.update(judged.received.marks)
         self.discarded.update(discard.reason for discard in judged.received.discards)
         for one in judged.candidates:
             self.instructions += one.candidate.task is None
-            self.tasks += one.kept and one.candidate.then is not None
-            self.rows += one.kept and one.candidate.then is None
+            self.tasks += one.kept and one.candidate.kind != "row"
+            self.rows += one.kept and one.candidate.kind == "row"
             if not one.kept:
                 self.rejected[one.reason] += 1
 
@@ -68,6 +71,15 @@ class Tally:
             name: Counter(one) if isinstance(one, Mapping) else one for name, one in value.items()
         }
         return cls(**fields)
+
+    @property
+    def tables(self) -> dict[str, dict[str, Counter[str]]]:
+        """``marks`` as tables: by name of the table and of its row, the counts by column."""
+        found: dict[str, dict[str, Counter[str]]] = {}
+        for mark, count in sorted(self.marks.items()):
+            table, row, column = mark.split("|")
+            found.setdefault(table, {}).setdefault(row, Counter())[column] += count
+        return found
 
     @property
     def cached(self) -> float | None:

@@ -29,7 +29,7 @@ from selfinstruct.version import __version__
 __all__ = ["VERDICTS_FILE", "Verdicts"]
 
 VERDICTS_FILE = "verdicts.sqlite"
-_LAYOUT = 1
+_LAYOUT = 2
 _SCHEMA = """
     PRAGMA journal_mode = WAL;
     BEGIN;
@@ -121,6 +121,7 @@ class Verdicts:
             "open": [[one.number, packed(one)] for one in standing.open.values()],
             "follow_ups": [packed(one) for one in standing.follow_ups],
             "claimed": sorted(standing.claimed),
+            "accounts": standing.accounts,
             "texts": {name: text.decode("utf-8") for name, text in texts.items()},
             "tasks": len(snapshot.tasks),
             "rows": len(snapshot.rows),
@@ -144,7 +145,9 @@ class Verdicts:
         rows = [_read_row(one) for part in kept for one in part["rows"]]
         if (len(tasks), len(rows)) != (value["tasks"], value["rows"]):
             return None
-        standing = Standing(value["judged"], value["numbered"], open_, follow_ups, frozenset(value["claimed"]))
+        standing = Standing(
+            value["judged"], value["numbered"], open_, follow_ups, frozenset(value["claimed"]), value["accounts"]
+        )
         recent = [(bool(new), str(one)) for new, one in value["recent"]]
         return Snapshot(
             standing, tasks, rows, value["rows_before"], Tally.from_json(value["tally"]), value["barren"], recent
@@ -163,12 +166,12 @@ def _opened(uri: str) -> Iterator[sqlite3.Connection]:
 
 def _row(row: Row) -> list[Any]:
     one = row.candidate
-    return [row.id, row.task, one.instruction, one.input, one.output, one.span, one.task]
+    return [row.id, row.task, one.instruction, one.input, one.output, one.span, one.task, one.extras]
 
 
 def _read_row(value: list[Any]) -> Row:
-    name, of, instruction, given, output, span, task = value
-    return Row(name, of, Candidate(instruction, given, output, (span[0], span[1]), task))
+    name, of, instruction, given, output, span, task, extras = value
+    return Row(name, of, Candidate(instruction, given, output, (span[0], span[1]), task).with_extras(extras))
 
 
 def _zip(value: Any) -> bytes:

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from selfinstruct.strategies.alpaca import Alpaca
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.self_instruct import SelfInstruct
 
 __all__ = ["STRATEGIES", "Alpaca", "SelfInstruct", "Strategy", "View"]
 
-STRATEGIES: dict[str, type[Alpaca | SelfInstruct]] = {one.name: one for one in (Alpaca, SelfInstruct)}
+STRATEGIES: dict[str, Any] = {one.name: one for one in (Alpaca, SelfInstruct)}

@@ -19,7 +19,7 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Received, Request, Task
 from selfinstruct.rng import Rng
 from selfinstruct.strategies import schemas
-from selfinstruct.strategies.base import View
+from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.demonstrations import ids, longest_field, named, preferred
 from selfinstruct.strategies.stage import Stage
 
@@ -72,7 +72,7 @@ class AlpacaOptions:
             raise ValueError("demonstration_chars must be 0 or more")
 
 
-class Alpaca:
+class Alpaca(Strategy):
     """Rows from a continued list of instruction, input and output.
 
     Args:

@@ -9,8 +9,9 @@ in ``strategies/__init__.py`` make a new method.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
+from selfinstruct.pool import Account
 from selfinstruct.records import Completion, Received, Request, Task
 from selfinstruct.rng import Rng
 
@@ -28,6 +29,10 @@ class View(Protocol):
     def tasks(self) -> Sequence[Task]:
         """Machine-written tasks whose instruction the filters kept, oldest first."""
 
+    @property
+    def account(self) -> Account:
+        """What this strategy has asked to begin with, and what it brings."""
+
 
 class Strategy(Protocol):
     """A method of synthesis."""
@@ -39,6 +44,18 @@ class Strategy(Protocol):
     A strategy with an option ``structured`` has ``structured_templates`` as well, needed where it is set, and names
     in ``structured_stages`` the options of those stages that then ask for JSON.
     """
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Settings of a run that suit the method where they are not given, as in a configuration file."""
+    begins_with_tasks: ClassVar[bool] = False
+    """True where the tasks of the seed file are what is worked on, one after the other, not examples: they need no
+    answer, any dataset or finished run can be one (``--from``), and each request that begins with one says which by
+    ``item`` in its context.
+    """
+
+    @property
+    def format(self) -> str:
+        """The layout of the run's own dataset, of ``formats.FORMATS``."""
+        return "alpaca"
 
     def propose(self, view: View, rng: Rng) -> Request | None:
         """The next request, or None when there is nothing (more) to ask."""

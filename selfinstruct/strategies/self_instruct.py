@@ -40,7 +40,7 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Discard, Instance, Received, Request, Task, candidate_id
 from selfinstruct.rng import Rng
 from selfinstruct.strategies import schemas
-from selfinstruct.strategies.base import View
+from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.demonstrations import (
     has_instances,
     ids,
@@ -134,7 +134,7 @@ class _Examples:
     text: str
 
 
-class SelfInstruct:
+class SelfInstruct(Strategy):
     """Drafts from a continued list, then rows from each kept draft.
 
     Args:
@@ -213,7 +213,7 @@ class SelfInstruct:
         for place, item in enumerate(found.items):
             instruction = collapse(item.text)
             follow_up = self._follow_up(request.number, candidate_id(request.number, place), instruction, view)
-            drafts.append(Candidate(instruction, span=item.span, then=follow_up))
+            drafts.append(Candidate(instruction, span=item.span, kind="draft", then=follow_up))
         return Received(candidates=tuple(drafts), discards=found.discards)
 
     def _listed(self, request: Request, completion: Completion) -> Listing:

@@ -11,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.backends.replay import ReplayOptions
-from selfinstruct.codec import canonical
+from selfinstruct.codec import canonical, dumps, loads
 from selfinstruct.engine.course import Course
+from selfinstruct.engine.line import Line
 from selfinstruct.engine.plan import Plan, Settings
 from selfinstruct.engine.verdicts import Verdicts
 from selfinstruct.errors import RunChangedError
+from selfinstruct.judge import FilterOptions
 from selfinstruct.ledger import Recorded
+from selfinstruct.pool import Account
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Choice, Completion, Failure, Outcome, Received, Request, Usage
+from selfinstruct.records import Candidate, Choice, Completion, Failure, Outcome, Received, Request, Sampling, Usage
 from selfinstruct.resources import builtin_prompts, builtin_seeds
 from selfinstruct.seeds import load_seeds
 from selfinstruct.strategies import STRATEGIES
@@ -190,21 +193,16 @@ class OneTask:
         return self._request("draft")
 
     def _request(self, stage: str, **context) -> Request:
-        from selfinstruct.records import Sampling
-
         return Request(stage, self.prompts.turns("t", text=stage), Sampling(5), context)
 
     def receive(self, request, completion, view):
         if request.stage == "draft":
             follow = self._request("rows", task=f"{request.number}.0")
-            return Received((Candidate("Describe the colour of the evening sky", then=follow),))
+            return Received((Candidate("Describe the colour of the evening sky", kind="draft", then=follow),))
         return Received((Candidate("Describe the colour", output="deep red and gold", task=request.context["task"]),))
 
 
 def test_a_draft_is_followed_up_only_if_it_is_kept_and_the_end_is_seen() -> None:
-    from selfinstruct.engine.line import Line
-    from selfinstruct.judge import FilterOptions
-
     line = Line(OneTask(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
     stages = []
     while not line.exhausted:
@@ -213,3 +211,48 @@ def test_a_draft_is_followed_up_only_if_it_is_kept_and_the_end_is_seen() -> None
     assert stages == ["draft", "draft", "rows"]  # the second draft repeats the first and is not followed up
     assert [row.id for row in line.pool.rows] == ["2.0"]
     assert [task.id for task in line.pool.tasks] == ["0.0"]
+
+
+class InTurn:
+    """A strategy that works on the given tasks, one after the other: what is rejected is asked for once more."""
+
+    name = "in-turn"
+    templates: ClassVar = {}
+
+    def __init__(self, prompts: Prompts) -> None:
+        self.prompts = prompts
+
+    def propose(self, view, rng):
+        item = view.accounts["part"].next_item
+        return self._request("part/first", item=item) if item < 3 else None
+
+    def _request(self, stage: str, **context) -> Request:
+        return Request(stage, self.prompts.turns("t", text=stage), Sampling(5), context)
+
+    def receive(self, request, completion, view):
+        again = None if request.stage.endswith("again") else self._request("part/again", item=request.context["item"])
+        return Received((Candidate(completion.text, output="deep red and gold", otherwise=again),), marks=("a|b|c",))
+
+
+def test_tasks_are_taken_in_turn_and_a_rejected_candidate_is_followed_up() -> None:
+    line = Line(InTurn(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
+    asked = []
+    while not line.exhausted:
+        request = line.open[line.judged]
+        asked.append((request.stage, request.context["item"]))
+        text = ("Suggest a name for a bakery", "No", "List the moons of Jupiter")[request.context["item"]]
+        line.judge(Completion((Choice(text, "stop"),), Usage(7, 3), "m"))
+    assert asked == [("part/first", 0), ("part/first", 1), ("part/first", 2), ("part/again", 1)]
+    account = line.pool.accounts["part"]
+    assert account.next_item == 3
+    assert list(account.recent) == [(1, 10), (0, 10), (1, 10), (0, 10)]
+
+
+@given(st.permutations(range(12)))
+def test_an_account_knows_the_lowest_item_that_was_not_asked_for(order: list[int]) -> None:
+    account, asked = Account(), set()
+    for item in order:
+        account.take(item)
+        asked.add(item)
+        account = Account.from_json(loads(dumps(account.to_json())))
+        assert account.next_item == min(set(range(13)) - asked)

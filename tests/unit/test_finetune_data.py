@@ -15,6 +15,7 @@ import pytest
 from finetune.data import Example, Turn, examples_of, read_examples
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.formats import FORMATS
+from selfinstruct.formats import Example as Row
 from selfinstruct.resources import builtin_seeds
 
 ROW = {"instruction": "Sort.", "input": "b a", "output": "a b"}
@@ -42,7 +43,7 @@ def wrong(row: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("layout", FORMATS)
 def test_every_layout_that_is_exported_is_read_as_the_same_conversation(layout: str) -> None:
-    assert only(FORMATS[layout]("Sort.", "b a", "a b")).turns == TURNS
+    assert only(FORMATS[layout](Row("Sort.", "b a", "a b"))).turns == TURNS
 
 
 def test_an_alpaca_row_keeps_its_fields() -> None:

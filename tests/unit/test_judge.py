@@ -6,7 +6,7 @@ import pytest
 
 from selfinstruct.judge import FilterOptions, Judge, Judged, everything
 from selfinstruct.pool import Pool
-from selfinstruct.records import Candidate, Received, Request, Sampling, Task
+from selfinstruct.records import Candidate, Received, Request, Sampling, Task, Verdict
 
 SEEDS = [Task("s0", "Describe the colour of the evening sky over the sea")]
 THEN = Request("next", (), Sampling(1))
@@ -103,7 +103,42 @@ def test_every_filter_but_the_instance_rules_can_be_switched_off() -> None:
 
 
 def test_drafts_are_judged_as_tasks_alone() -> None:
-    pool, judged = judge(Candidate("Suggest a name for a small bakery", then=THEN), Candidate("Go", then=THEN))
+    pool, judged = judge(
+        Candidate("Suggest a name for a small bakery", kind="draft", then=THEN),
+        Candidate("Go", kind="draft", then=THEN),
+    )
     assert [one.kept for one in judged.candidates] == [True, False]
     assert [task.id for task in pool.tasks] == ["7.0"]
     assert pool.rows == []
+
+
+def test_a_trial_is_judged_as_a_row_and_becomes_one_only_when_another_request_offers_it() -> None:
+    trial = Candidate("Suggest a name for a small bakery", output="Crumb and Crust", kind="trial", then=THEN)
+    empty = Candidate("Say how bread is made from flour", output="", kind="trial", then=THEN)
+    pool, judged = judge(trial, empty)
+    assert [one.reason for one in judged.candidates] == ["", "empty_output"]
+    assert [one.id for one in pool.tasks] == ["7.0", "7.1"]
+    assert pool.rows == []
+    later = Judge(FilterOptions(), pool)
+    later.know_pool()
+    request = Request("score", (), Sampling(1), number=9)
+    row = Candidate(trial.instruction, output=trial.output, task="7.0", columns={"score": 4})
+    again = later.judge(request, Received((row,)))
+    assert again.candidates[0].kept
+    assert [(one.id, one.task, one.candidate.columns) for one in pool.rows] == [("9.0", "7.0", {"score": 4})]
+
+
+def test_what_the_strategy_itself_rejects_enters_no_pool() -> None:
+    bad = Verdict("information", False, "no_gain", 0.9)
+    pool, judged = judge(Candidate("Suggest a name for a small bakery", output="Crumb and Crust", verdicts=(bad,)))
+    assert judged.candidates[0].reason == "no_gain"
+    assert judged.candidates[0].verdicts == (bad,)
+    assert (pool.tasks, pool.rows) == ([], [])
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("It is 1,042 in all.", True), ("It is 1,043.", False), ("Many.", False)])
+def test_an_answer_that_code_finds_wrong_is_no_row(answer: str, kept: bool) -> None:
+    verifier = {"kind": "number", "value": 1042}
+    pool, judged = judge(Candidate("Add up these two long numbers", output=answer, verifier=verifier))
+    assert judged.candidates[0].reason == ("" if kept else "wrong_answer")
+    assert len(pool.rows) == kept
