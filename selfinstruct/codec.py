@@ -19,7 +19,7 @@ Json: TypeAlias = "str | int | float | bool | None | Sequence[Json] | Mapping[st
 JsonObject: TypeAlias = Mapping[str, Json]
 
 MAX_DEPTH = 200  # far above any real row, far below the C recursion limit of the parser
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)  # never goes back: a string may have no end
+_BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"?|[\[{\]}]', re.DOTALL)  # never goes back: a string may have no end
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HALF = "a lone surrogate (half of a UTF-16 pair) is not text"
 

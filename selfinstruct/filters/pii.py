@@ -48,7 +48,7 @@ _TOP = re.compile(r"\.[a-z]{2,24}$")
 
 # E.164: a + and at most 15 digits; national forms only of the North American plan, whose groups are fixed: area code
 # and exchange begin with 2 to 9, neither is N11, and 555 is kept for fiction.
-_INTERNATIONAL = re.compile(r"(?<![\w+.])(?<!\d )\+[1-9]\d{0,3}(?:[ .-]?(?:\(\d{1,4}\)|\d{1,4})){1,6}+(?!\w)")
+_INTERNATIONAL = re.compile(r"(?<![\w+.])(?<!\d )\+[1-9]\d{0,3}(?=((?:[ .-]?(?:\(\d{1,4}\)|\d{1,4})){1,6}))\1(?!\w)")
 _AMERICAN = re.compile(r"(?<![\w.+/-])(?:1[ .-])?(?:\((\d{3})\) ?|(\d{3})([-. ]))(\d{3})([-. ])\d{4}(?![\w-]|\.\d)")
 
 _IPV4 = re.compile(r"(?<![\w.-])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w-]|\.\w)")
@@ -118,8 +118,8 @@ _SECRETS: dict[str, re.Pattern[str]] = {
     # Up to its end mark, or, cut off, as far as lines of base64 go. No two attempts read the same characters.
     "private_key": re.compile(
         r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-        r"(?:(?:[^-]|-(?!----))*+-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-        r"|(?:(?:\s|\\n)*+[A-Za-z0-9+/=]{40,}+)++)"
+        r"(?:[^-]*+(?:-(?!----)[^-]*+)*-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+        r"|(?:(?:\s|\\n)*[A-Za-z0-9+/=]{40,}+)+)"
     ),
 }
 

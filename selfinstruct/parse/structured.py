@@ -17,7 +17,7 @@ from selfinstruct.records import Discard
 __all__ = ["read_records", "read_strings"]
 
 # A string or a bracket. It never goes back: a string may have no end, which then has no group "close".
-_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+(?P<close>")?|[\[{\]}]', re.DOTALL)
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*(?P<close>")?|[\[{\]}]', re.DOTALL)
 _SPACE = re.compile(r"\s*+")
 _SCALAR = re.compile(r'[^\s,\[\]{}"]++')
 _FRAME = re.compile(r"\s*+\}?")  # what closes the object around the array

@@ -57,7 +57,8 @@ def test_seeds_and_prompts_reach_every_kind_of_install(tmp_path: Path, origin: s
     tree = ROOT
     if origin == "sdist":
         with tarfile.open(build(ROOT, "sdist", tmp_path / "sdist")) as archive:
-            archive.extractall(tmp_path, filter="data")
+            # Before Python 3.11.4 there are no filters.
+            archive.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         tree = tmp_path / f"selfinstruct-{__version__}"
     wheel = build(tree, "editable" if origin == "editable" else "wheel", tmp_path / "wheel")
     found = probe(wheel, tmp_path / "venv")

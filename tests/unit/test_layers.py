@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,15 @@ def test_imports_stay_light(code: str, allowed: set[str]) -> None:
     loaded = done.stdout.rsplit("LOADED", 1)[1].split()
     heavy = HEAVY | ({"numpy", "click", "pydantic"} if allowed else set())
     assert not {name.split(".")[0] for name in loaded} & heavy
+
+
+def test_no_group_is_repeated_possessively() -> None:
+    """Python before 3.11.5 matches such a pattern wrongly (CPython issue 106052); possessive sets are right."""
+    possessive = re.compile(r"\)(?:[*+?]|\{\d*,?\d*\})\+")
+    found = [
+        (name, node.value)
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and possessive.search(node.value)
+    ]
+    assert found == []
