@@ -154,10 +154,9 @@ def _llamacpp() -> Check:
 
 def _openai_key(name: str) -> Check:
     if os.environ.get(name, "").strip():
-        return Check("openai backend", True, f"{name} is set")
-    return Check(
-        "openai backend", True, f"{name} is not set: fine for a server of your own (--base-url), not for OpenAI"
-    )
+        return Check("openai backend", True, f"{name} is set; for openai-batch, too")
+    missing = f"{name} is not set: fine for a server of your own (--base-url), not for OpenAI, or openai-batch"
+    return Check("openai backend", True, missing)
 
 
 def _vllm() -> Check:

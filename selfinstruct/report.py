@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfinstruct.backends.batches import Notes
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.forecast import Forecast
 from selfinstruct.engine.plan import Plan, recorded_plan
@@ -29,6 +30,7 @@ class Status:
         open: Requests that were sent and have no outcome.
         unjudged: Outcomes stored and not judged yet: after the target, or waiting for an earlier request.
         novelty: Share of the last instructions that were new; None before the first.
+        batches, batched: Of the openai-batch backend: batches that the server has, and the requests in them.
     """
 
     folder: Path
@@ -40,6 +42,8 @@ class Status:
     open: int
     unjudged: int
     novelty: float | None
+    batches: int = 0
+    batched: int = 0
 
     @property
     def complete(self) -> bool:
@@ -74,6 +78,7 @@ def status(folder: Path, *, verify: bool = False) -> Status:
                     "the code was changed since; delete that file, and all is judged again"
                 )
             course = again
+        batches = Notes.read(folder).at_server
         return Status(
             folder=folder,
             plan=plan,
@@ -84,6 +89,8 @@ def status(folder: Path, *, verify: bool = False) -> Status:
             open=reader.open(),
             unjudged=len(course.waiting),
             novelty=course.saturation.novelty,
+            batches=len(batches),
+            batched=sum(len(one.requests) for one in batches),
         )
 
 

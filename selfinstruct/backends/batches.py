@@ -122,6 +122,11 @@ class Notes:
         batch.state = state
         self.write()
 
+    @property
+    def at_server(self) -> list[Batch]:
+        """Those that the server has, or may have, and whose results were not collected."""
+        return [one for one in self.batches if one.state in ("asked", "there")]
+
     def drop(self, wanted: Iterable[str]) -> None:
         """Forget requests that are not wanted any more, and batches that hold no other."""
         names = set(wanted)

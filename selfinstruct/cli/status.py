@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from selfinstruct.codec import dumps
-from selfinstruct.console import harmless, say
+from selfinstruct.console import harmless, plural, say
 from selfinstruct.engine.tally import Tally
 from selfinstruct.report import Status, status
 
@@ -66,6 +66,8 @@ def _show(found: Status, *, as_json: bool) -> None:
         ("to go", found.forecast.in_words() if found.forecast and not found.complete else "-"),
         ("sends", f"{found.spending.sends}, worst case of the unanswered: {_lost(found):,} tokens"),
     ]
+    if found.batches:
+        rows.append(("batches", f"{found.batches} at the server, with {plural(found.batched, 'request')}"))
     for name, value in rows:
         click.echo(f"  {name:<16} {harmless(value)}")
     for table, lines in tally.tables.items():
@@ -99,6 +101,8 @@ def _values(found: Status) -> dict[str, object]:
         "requests": tally.requests,
         "unjudged": found.unjudged,
         "open": found.open,
+        "batches": found.batches,
+        "batched": found.batched,
         "instructions": tally.instructions,
         "acceptance": tally.acceptance,
         "novelty": found.novelty,

@@ -17,6 +17,7 @@ from selfinstruct import generate
 from selfinstruct.backends.batches import NOTES_FILE
 from selfinstruct.errors import BackendError, LedgerError
 from selfinstruct.ledger import Reader, Spending
+from selfinstruct.report import status
 from tests.batches import Batches, Script
 from tests.conftest import Promise
 from tests.crash.test_kill import Life, Nursery, commits, made, number_of
@@ -222,11 +223,15 @@ def test_a_run_that_is_complete_waits_for_no_batch_and_a_longer_one_collects_it(
         short = settings(server.url, n=25, section={"batch_size": 8})
         result = generate(tmp_path / "run", short)
         assert (result.ending, result.left, len(server.batches)) == ("complete", 8, 3)
+        now = status(tmp_path / "run")
+        assert (now.batches, now.batched, now.open) == (1, 8, 8)
         script.looks = lambda number: 1
-        assert generate(tmp_path / "run", {**short, "n": 35}).ending == "complete"
+        longer = generate(tmp_path / "run", {**short, "n": 60})
+        assert (longer.ending, longer.already) == ("complete", False)
+        assert status(tmp_path / "run").batched == longer.left
         assert once(server)
     with Loopback(reply) as plain:
-        generate(tmp_path / "plain", settings(plain.url, "openai", n=35))
+        generate(tmp_path / "plain", settings(plain.url, "openai", n=60))
     assert made(tmp_path / "run") == made(tmp_path / "plain")
 
 

@@ -29,7 +29,7 @@ def test_everything_is_looked_at_and_every_fault_has_a_remedy(monkeypatch: pytes
     assert found["Python"].ok
     assert found["core packages"].ok
     assert "openai 3" in found["core packages"].detail
-    assert found["openai backend"].detail == "OPENAI_API_KEY is set"
+    assert found["openai backend"].detail == "OPENAI_API_KEY is set; for openai-batch, too"
     assert [one for one in checks if not one.ok and not one.remedy] == []
     assert [one for one in checks if one.ok and one.remedy] == []
     assert CANARY not in repr(checks)
