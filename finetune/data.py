@@ -10,29 +10,20 @@ Layouts, told by the first of these fields that a row has:
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.codec import loads
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
-from selfinstruct.files import parse_jsonl, reason
 from selfinstruct.formats import user_text
+from selfinstruct.layouts import ANSWERS
+from selfinstruct.sources import first_line, open_any
 
 __all__ = ["Example", "Examples", "Turn", "examples_of", "read_examples"]
 
-_BATCH = 1024  # rows of a columnar file read at once
 _SHOWN = 5  # bad rows that a message quotes
 _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
-_ANSWERS = {
-    "instruction": ("output", "response", "completion"),
-    "prompt": ("completion", "response", "output"),
-    "question": ("answer", "response", "output"),
-}
 _LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question")
 
 
@@ -193,7 +184,7 @@ def _turn(layout: str, message: Any) -> Turn:
 
 
 def _answer(row: Mapping[str, Any], layout: str) -> str:
-    names = _ANSWERS[layout]
+    names = ANSWERS[layout]
     return _text(row, next((name for name in names if row.get(name) is not None), names[0]))
 
 
@@ -211,111 +202,27 @@ Rows = Iterator[tuple[str, "dict[str, Any] | DataError"]]
 
 def _rows(name: str) -> Rows:
     path = Path(name)
-    if path.is_dir():
-        return _directory(path)
     if not path.exists():
         here = path.parent.name != "" and path.parent.is_dir()
         if here or path.suffix or len(path.parts) > 2 or name.startswith((".", "~")):  # else: owner/name, or name
             raise UsageError(f"there is no file {name}")
         return _hub(name)
-    if path.suffix == ".parquet":
-        return _parquet(path)
-    if path.suffix == ".json":
-        return _array(path)
-    return _lines(path)
-
-
-def _directory(path: Path) -> Rows:
-    for layout in ("alpaca", "messages"):  # conversations have no Alpaca form
-        for dataset in (path / "dataset" / f"{layout}.jsonl", path / f"{layout}.jsonl"):
-            if dataset.is_file():
-                return _lines(dataset)
-    if (path / "run.sqlite").exists() or (path / "dataset").is_dir():
-        raise UsageError(f"{path} has no dataset/alpaca.jsonl; write it by: selfinstruct export {path} --format alpaca")
-    if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
-        return _saved(path)
-    raise UsageError(f"{path} is neither a run of selfinstruct nor a datasets directory; give a file in it")
-
-
-def _lines(path: Path) -> Rows:
-    number = 0
-    try:
-        with path.open("rb") as file:
-            zipped = file.peek(2)[:2] == b"\x1f\x8b"
-            lines: Iterable[bytes] = io.BufferedReader(gzip.GzipFile(fileobj=file)) if zipped else file
-            for number, _, value in parse_jsonl(lines, path):
-                yield f"{path}:{number}", value
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise UsageError(f"{path} is damaged after line {number}: its gzip stream is cut or wrong") from None
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {reason(error)}") from None
-
-
-def _array(path: Path) -> Rows:
-    """A JSON array of rows, or, under the same ending, JSON lines."""
-    try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {reason(error)}") from None
-    if content.lstrip()[:1] != b"[":
-        yield from _lines(path)
-        return
-    try:
-        values = loads(content)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
-    for number, value in enumerate(values, start=1):
-        where = f"{path}: row {number}"
-        yield where, value if isinstance(value, dict) else DataError(f"{where}: {type(value).__name__}, no object")
-
-
-def _parquet(path: Path) -> Rows:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtraError("pyarrow", "data") from None
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield f"{path}: row {number}", value
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UsageError(f"can't read {path}: {_first_line(error)}") from None
-
-
-def _saved(path: Path) -> Rows:
-    failed = f"{path} is no datasets directory"
-    found = _with_datasets(lambda datasets: datasets.load_from_disk(str(path)), failed, "datasets")
-    if isinstance(found, dict):
-        raise UsageError(f"{path} holds several splits; give one: {', '.join(str(path / name) for name in found)}")
-    return _numbered(found, str(path))
+    source = open_any(path)
+    return (("", row) if isinstance(row, DataError) else (source.where(row.number), row.value) for row in source.rows)
 
 
 def _hub(name: str) -> Rows:
-    what = f"there is no file {name}, and no dataset of that name could be loaded"
-    missing = f"{name} is no file here, and datasets, which would look for it on the hub,"
-    found = _with_datasets(lambda datasets: datasets.load_dataset(name, split="train"), what, missing)
-    return _numbered(found, name)
-
-
-def _numbered(found: Any, name: str) -> Rows:
-    for number, value in enumerate(found, start=1):
-        yield f"{name}: row {number}", value
-
-
-def _with_datasets(load: Callable[[Any], Any], failed: str, missing: str) -> Any:
+    """The rows of a dataset on the hub."""
     try:
         import datasets
     except ImportError:
-        raise MissingExtraError(missing, "data") from None
+        raise MissingExtraError(
+            f"{name} is no file here, and datasets, which would look for it on the hub,", "data"
+        ) from None
     try:
-        return load(datasets)
+        found = datasets.load_dataset(name, split="train")
     except Exception as error:  # of many libraries: the hub's, Arrow's, the operating system's
-        raise UsageError(f"{failed} ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"there is no file {name}, and no dataset of that name could be loaded ({first_line(error)})"
+        ) from None
+    return ((f"{name}: row {number}", value) for number, value in enumerate(found, start=1))

@@ -1,15 +1,16 @@
 """Seed tasks: reading them, and judging whether a file of them is a good start.
 
-Two layouts load, and may be mixed: the public one of 175 tasks (``id``, ``name``, ``instruction``, ``instances``,
-``is_classification``; Wang et al. 2023, arXiv:2212.10560) and plain ``instruction``, ``input``, ``output``.
+As demonstrations two layouts load, and may be mixed: the public one of 175 tasks (``id``, ``name``, ``instruction``,
+``instances``, ``is_classification``; Wang et al. 2023, arXiv:2212.10560) and plain ``instruction``, ``input``,
+``output``. As tasks to begin with any dataset or finished run does (``load_tasks``).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,15 +18,18 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
+from selfinstruct.codec import Json, dumps
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.files import read_jsonl_lines
 from selfinstruct.filters import tokenize
 from selfinstruct.filters.lcs import f1_array, strings
 from selfinstruct.filters.store import Vocabulary
+from selfinstruct.layouts import ANSWERS, LAYOUTS, fields_of, opening
 from selfinstruct.records import Instance, Task
+from selfinstruct.sources import open_any, open_lines
 from selfinstruct.verifiers import check_verifier
 
-__all__ = ["SeedReport", "check_seeds", "load_seeds", "read_seeds", "seeds_from_json", "seeds_to_json"]
+__all__ = ["SeedReport", "check_seeds", "load_seeds", "load_tasks", "read_seeds", "seeds_from_json", "seeds_to_json"]
 
 _SHOWN = 20  # errors in one message: enough to see the pattern
 
@@ -71,11 +75,120 @@ def load_seeds(path: Path) -> list[Task]:
     """
     tasks, _, errors = read_seeds(path)
     if errors:
-        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-        raise DataError("\n".join(errors[:_SHOWN]) + more)
+        raise DataError(_listed(errors))
     if not tasks:
         raise DataError(f"{path}: no seed task in it; each line is one JSON object with an instruction")
     return tasks
+
+
+def _listed(errors: Sequence[str]) -> str:
+    more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+    return "\n".join(errors[:_SHOWN]) + more
+
+
+def load_tasks(path: Path) -> list[Task]:
+    """The tasks that a strategy begins with, of whatever asks for something.
+
+    Args:
+        path: A run directory (its dataset), JSON lines (gzipped or not), a JSON array, Parquet, a directory saved by
+            ``datasets``, or a text file (``.txt``, ``.txt.gz``) of one task a line. Rows are seed tasks or Alpaca rows,
+            conversations, prompts or questions, or have a ``text``; with an answer or without.
+
+    Returns:
+        A task for each row; of a row with several inputs (``instances``), one for each; of a conversation, its first
+        message. An instance's output is "" where there is no answer, and there is none without input and answer. Ids
+        are the rows' own where they are good for one, else ``row_12``.
+
+    Raises:
+        UsageError: The file can't be read.
+        DataError: Every bad row in one message, or a file without rows.
+        MissingExtraError: Its kind needs the extra ``data``.
+    """
+    is_text = path.name.removesuffix(".gz").endswith(".txt")
+    source = open_lines(path) if is_text and not path.is_dir() else open_any(path)
+    tasks: list[Task] = []
+    errors: list[str] = []
+    taken: set[str] = set()
+    for row in source.rows:
+        if isinstance(row, DataError):
+            errors.append(str(row))
+            continue
+        try:
+            found = _tasks({key: value for key, value in row.value.items() if value is not None})
+        except ValueError as error:
+            errors.append(f"{source.where(row.number)}: {error}")
+            continue
+        for task in found:
+            name = _unused(task.id, f"row_{row.number}", taken)
+            taken.add(name)
+            tasks.append(replace(task, id=name))
+    if errors:
+        raise DataError(f"{_listed(errors)}\nMend these rows or take them out, then give the same command again.")
+    if not tasks:
+        raise DataError(f"{path}: no task in it; each row is an object with an instruction, a prompt or messages")
+    return tasks
+
+
+def _unused(own: str, place: str, taken: Collection[str]) -> str:
+    """The name of a task: its own, if it has one that no candidate and no task before it has."""
+    name = place if not own or _CANDIDATE.fullmatch(own) or own in taken else own
+    number = 1
+    while name in taken:  # a row's own id may be another one's place, and a row's tasks share theirs
+        number += 1
+        name = f"{place}_{number}"
+    return name
+
+
+def _tasks(row: Mapping[str, Any]) -> list[Task]:
+    """The tasks of a row; ids are its own, or ""."""
+    field = next((name for name in LAYOUTS if name in row), None)
+    if field is None:
+        known = ", ".join(LAYOUTS)
+        raise ValueError(f"no task: none of {known}; it has {fields_of(row)}; name the task's field 'instruction'")
+    if isinstance(row[field], list):
+        asked, answer = opening(field, row[field])
+        if not (asked := asked.strip()):
+            raise ValueError(f"the first message of {field!r} is empty")
+        exchanges = [("", answer.strip())]
+    else:
+        asked = _text(row, field, required=True)
+        exchanges = _exchanges(row, field)
+    own = row.get("id")
+    task = Task(
+        str(own).strip() if isinstance(own, str | int) and not isinstance(own, bool) else "",
+        asked,
+        is_classification=is_it if isinstance(is_it := row.get("is_classification"), bool) else None,
+        name=name if isinstance(name := row.get("name"), str) else "",
+        domain=domain if isinstance(domain := row.get("domain"), str) else "",
+        verifier=_given_verifier(row),
+    )
+    return [replace(task, instances=(Instance(*one),) if any(one) else ()) for one in exchanges]
+
+
+def _exchanges(row: Mapping[str, Any], field: str) -> list[tuple[str, str]]:
+    """The inputs of a row, each with the first answer to it."""
+    if field == "instruction" and "instances" in row:
+        instances = row["instances"]
+        if not isinstance(instances, list) or not all(isinstance(one, dict) for one in instances):
+            raise ValueError("'instances' is a list of objects with 'input' and 'output'")
+        given = [{key: value for key, value in one.items() if value is not None} for one in instances]
+        answers: dict[str, str] = {}
+        for one in given:
+            answers.setdefault(_text(one, "input"), _text(one, "output"))
+        return list(answers.items()) or [("", "")]
+    answer = next((name for name in ANSWERS.get(field, ()) if name in row), None)
+    return [(_text(row, "input") if field == "instruction" else "", "" if answer is None else _text(row, answer))]
+
+
+def _given_verifier(row: Mapping[str, Any]) -> Mapping[str, Json] | None:
+    verifier = row.get("verifier")
+    if isinstance(verifier, dict):  # a column of Parquet gives each the fields of all
+        verifier = {key: value for key, value in verifier.items() if value is not None}
+        try:
+            dumps(verifier)
+        except (TypeError, ValueError):  # a date, bytes, NaN: columns hold what JSON has no word for
+            raise ValueError("'verifier' holds what JSON can't; write numbers and texts") from None
+    return None if not verifier else check_verifier(verifier)
 
 
 def _task(value: Mapping[str, Any], number: int) -> Task:

@@ -40,7 +40,14 @@ _SATURATED = (
 @click.command("generate")
 @click.argument("run_dir", type=_PATH)
 @click.option("--strategy", help="Method of synthesis: self-instruct or alpaca.  [default: self-instruct]")
-@click.option("--from", "source", type=_PATH, metavar="RUN_DIR", help="Recorded run that replay answers from.")
+@click.option(
+    "--from",
+    "source",
+    type=_PATH,
+    metavar="PATH",
+    help="What a strategy that works on tasks begins with: a run, or a file of rows, with answers or without. With "
+    "--backend replay, and for all other strategies: the recorded run that replay answers from.",
+)
 @run_options
 @click.option("--dry-run", is_flag=True, help="Print the first requests; send and write nothing.")
 @click.option("--verify", is_flag=True, help="Judge all answers again instead of trusting the verdicts that were kept.")

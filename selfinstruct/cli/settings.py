@@ -15,6 +15,7 @@ from selfinstruct.config import assign, merge, read_yaml
 from selfinstruct.engine.plan import Settings
 from selfinstruct.errors import ConfigError, UsageError
 from selfinstruct.ledger import Reader, has_run
+from selfinstruct.strategies import STRATEGIES
 
 __all__ = ["located", "run_options", "settings_of"]
 
@@ -97,7 +98,11 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
         if options.get(key) is not None:
             settings[name] = options[key]
     source = options.get("source")
-    if source and not options["backend"]:
+    if source and _begins_with_tasks(run_dir, settings):
+        if options["seeds"]:
+            raise UsageError("--from and --seeds both name the tasks to begin with; give one of them")
+        settings["seeds"], source = str(source), None
+    elif source and not options["backend"]:
         settings["backend"] = "replay"
     limits = {"max_requests": "max_requests", "max_tokens": "max_tokens", "max_cost": "max_cost",
               "time_limit": "time_limit_s"}  # fmt: skip
@@ -109,7 +114,7 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
         section["base_url"] = urls[0] if len(urls) == 1 else list(urls)
     if source:
         section["source"] = str(source)
-    backend = _backend(run_dir, settings)
+    backend = _resolved(run_dir, settings, "backend")
     if section and backend in OPTIONS:  # any other is refused by name, whatever its options are
         _check_flags(backend, section)
         settings = merge(settings, {backend: section})
@@ -123,14 +128,24 @@ def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
         if key not in has[backend]:
             flag = "--from" if key == "source" else f"--{key.replace('_', '-')}"
             owners = " or ".join(name for name in sorted(has) if key in has[name])
+            if key == "source" and (tasks := [name for name, one in STRATEGIES.items() if one.begins_with_tasks]):
+                owners += f", or with --strategy {' or '.join(tasks)}"
             raise UsageError(f"{flag} goes with --backend {owners}")
 
 
-def _backend(run_dir: Path, settings: Mapping[str, Any]) -> str:
-    """Whose options ``--model`` and the like are: the given backend's, else the run's, else the default one's."""
-    if "backend" in settings:
-        return str(settings["backend"])
+def _begins_with_tasks(run_dir: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether ``--from`` names the tasks that a strategy begins with, and not the run that replay answers from."""
+    if _resolved(run_dir, settings, "backend") == "replay":
+        return False
+    strategy = STRATEGIES.get(_resolved(run_dir, settings, "strategy"))
+    return strategy is not None and strategy.begins_with_tasks
+
+
+def _resolved(run_dir: Path, settings: Mapping[str, Any], key: str) -> str:
+    """A setting as it will be: the given one, else the run's, else the default."""
+    if key in settings:
+        return str(settings[key])
     if has_run(run_dir):
         with Reader(run_dir) as reader:
-            return str(reader.meta("config")["backend"])
-    return Settings.backend
+            return str(reader.meta("config")[key])
+    return str(getattr(Settings, key))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
 from selfinstruct.resources import builtin_prompts, builtin_seeds, preset
 from selfinstruct.retry import RetryOptions
-from selfinstruct.seeds import load_seeds, seeds_from_json, seeds_to_json
+from selfinstruct.seeds import load_seeds, load_tasks, seeds_from_json, seeds_to_json
 from selfinstruct.strategies import STRATEGIES
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.version import SEMANTICS, __version__
@@ -39,7 +39,7 @@ class Settings:
     """The settings that are not a strategy's or a backend's own.
 
     Attributes:
-        seeds: Path of a seed file, or ``builtin``.
+        seeds: Path of a seed file, or ``builtin``; for a strategy that begins with tasks, also any dataset or run.
         prompts: Folder of templates that go before the built-in ones.
         seed: Every random choice of the run derives from it.
         lag: Most requests between the last judged and the last numbered one. The default for vllm is 1024, and
@@ -276,7 +276,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     }
     chosen: Any = STRATEGIES[settings.strategy]  # each class goes with its own Options
     backend_options = options[settings.backend]
-    seeds = _load_seeds(settings, base, recorded="seeds" in recorded)
+    load = load_tasks if chosen.begins_with_tasks else load_seeds
+    seeds = _load_seeds(settings, load, base, recorded="seeds" in recorded)
     names = _templates(chosen, options[settings.strategy])
     prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
     strategy = chosen(options[settings.strategy], prompts)
@@ -303,13 +304,15 @@ def _check_schemas(backend: str, options: Any, strategy: Any) -> None:
         )
 
 
-def _load_seeds(settings: Settings, base: Reader | None, *, recorded: bool) -> list[Task]:
+def _load_seeds(
+    settings: Settings, load: Callable[[Path], list[Task]], base: Reader | None, *, recorded: bool
+) -> list[Task]:
     """From the file; or from the ledger, when that is wanted or the run's own file has gone."""
     path = builtin_seeds() if settings.seeds == "builtin" else Path(settings.seeds)
     gone = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
     if base is not None and (recorded or gone):
         return recorded_seeds(base)
-    return load_seeds(path)
+    return load(path)
 
 
 def _load_prompts(

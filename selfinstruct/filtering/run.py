@@ -14,8 +14,6 @@ from selfinstruct.codec import dumps
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.files import write_atomic
 from selfinstruct.filtering.sinks import check_sink, write_rows
-from selfinstruct.filtering.sources import STDIO, Row, Source, open_source
-from selfinstruct.filtering.texts import Texts, texts_of
 from selfinstruct.filters import Filter, Keywords, NearDuplicateIndex, NoveltyIndex, Tokenizer, Verdict, WordCount
 from selfinstruct.filters.decontaminate import Decontaminator
 from selfinstruct.filters.language import Language
@@ -23,6 +21,8 @@ from selfinstruct.filters.patterns import Refusals
 from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.pipeline import Judged, On, Pipeline
 from selfinstruct.filters.repetition import Repetition
+from selfinstruct.layouts import Texts, texts_of
+from selfinstruct.sources import STDIO, Row, Source, open_lines, open_source
 
 __all__ = ["Options", "Outcome", "Progress", "filter_file"]
 
@@ -196,7 +196,7 @@ def _items(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     for name in names:
         if name == STDIO:
             raise UsageError("benchmark items are read from files, not from standard input")
-        given = open_source(name) if Path(name).suffix != ".txt" else _plain_lines(Path(name))
+        given = open_source(name) if Path(name).suffix != ".txt" else open_lines(Path(name))
         for row in given.rows:
             if isinstance(row, DataError):
                 raise row
@@ -210,16 +210,6 @@ def _items(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if not items:
         raise UsageError(f"{', '.join(names)}: no item in it")
     return tuple(ids), tuple(items)
-
-
-def _plain_lines(path: Path) -> Source:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8") from None
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}") from None
-    return Source((Row(number, {"text": line}) for number, line in enumerate(lines, 1)), lambda row: f"{path}:{row}")
 
 
 class _Pass:

@@ -21,7 +21,7 @@ from typing import Any
 from selfinstruct.codec import dumps, loads
 from selfinstruct.errors import DataError, MissingExtraError, SelfInstructError, UsageError
 from selfinstruct.files import reason, write_atomic
-from selfinstruct.filtering.sources import STDIO, Row
+from selfinstruct.sources import STDIO, Row
 
 __all__ = ["check_sink", "write_rows"]
 

@@ -17,7 +17,6 @@ from typing import Any
 from selfinstruct.backends.answers import Peer, read_answer, read_refusal, retry_after_s
 from selfinstruct.backends.keys import redacted, without_key
 from selfinstruct.codec import loads
-from selfinstruct.filtering.texts import texts_of
 from selfinstruct.filters import (
     Balance,
     Boilerplate,
@@ -43,6 +42,7 @@ from selfinstruct.filters import (
     tokenize,
 )
 from selfinstruct.filters.offsets import token_spans
+from selfinstruct.layouts import texts_of
 from selfinstruct.parse import (
     blank_input,
     collapse,

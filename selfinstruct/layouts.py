@@ -1,4 +1,4 @@
-"""Which text of a row a filter judges, for the layouts in which instruction data comes."""
+"""Which text of a row is what, for the layouts in which instruction data comes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 
 from selfinstruct.formats import user_text
 
-__all__ = ["LAYOUTS", "Texts", "texts_of"]
+__all__ = ["ANSWERS", "LAYOUTS", "Texts", "fields_of", "opening", "texts_of"]
 
 LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question", "text")
 """Fields that tell a row's layout, in the order in which they are looked for."""
 
-_ANSWERS = {
+ANSWERS = {
     "instruction": ("output", "response", "completion"),
     "prompt": ("completion", "response", "output"),
     "question": ("answer", "response", "output"),
 }
+"""The fields that may hold the answer, by the field that holds the question."""
+
 _USER = ("user", "human")
 _ASSISTANT = ("assistant", "gpt", "model")
 
@@ -66,7 +68,7 @@ def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: s
 def _known(row: Mapping[str, Any]) -> Texts:
     field = next((name for name in LAYOUTS if row.get(name) is not None), None)
     if field is None:
-        raise ValueError(f"no text to judge: none of {', '.join(LAYOUTS)}; it has {_names(row)}; use --column")
+        raise ValueError(f"no text to judge: none of {', '.join(LAYOUTS)}; it has {fields_of(row)}; use --column")
     if isinstance(row[field], list):
         return _dialogue(field, row[field])
     asked = _string(row, field)
@@ -74,9 +76,23 @@ def _known(row: Mapping[str, Any]) -> Texts:
         return Texts(field, asked, asked, asked, asked)
     given = _string(row, "input") if field == "instruction" and row.get("input") is not None else ""
     prompt = user_text(asked, given)
-    name = next((name for name in _ANSWERS[field] if isinstance(row.get(name), str)), None)
+    name = next((name for name in ANSWERS[field] if isinstance(row.get(name), str)), None)
     answered = "" if name is None else row[name]
     return Texts(field, asked, prompt, answered, _joined(asked, given, answered))
+
+
+def opening(field: str, messages: list[Any]) -> tuple[str, str]:
+    """The first message of a conversation's user, and the answer to it; "" if there is none.
+
+    Raises:
+        ValueError: It is no list of messages, or has none of a user.
+    """
+    turns = [_turn(field, message) for message in messages]
+    first = next((place for place, (role, _) in enumerate(turns) if role in _USER), None)
+    if first is None:
+        raise ValueError(f"{field!r} has no message of a user")
+    role, text = turns[first + 1] if first + 1 < len(turns) else ("", "")
+    return turns[first][1], text if role in _ASSISTANT else ""
 
 
 def _dialogue(field: str, messages: list[Any]) -> Texts:
@@ -103,14 +119,15 @@ def _turn(field: str, message: Any) -> tuple[str, str]:
 
 def _string(row: Mapping[str, Any], field: str) -> str:
     if field not in row:
-        raise ValueError(f"no field {field!r}; it has {_names(row)}")
+        raise ValueError(f"no field {field!r}; it has {fields_of(row)}")
     if not isinstance(row[field], str):
         raise ValueError(f"{field!r} is a {type(row[field]).__name__}, not a string")
     text: str = row[field]
     return text
 
 
-def _names(row: Mapping[str, Any]) -> str:
+def fields_of(row: Mapping[str, Any]) -> str:
+    """The names of a row's fields, for a message."""
     names = [repr(name)[:80] for name in row]
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no field"
 

@@ -1,4 +1,6 @@
-"""Rows of a file: JSONL (gzipped or not), Parquet, a ``datasets`` directory, standard input."""
+"""Rows of a file: JSONL (gzipped or not), Parquet, a ``datasets`` directory, standard input; for who reads anything,
+a run's dataset, a JSON array and plain lines as well.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,17 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from selfinstruct.codec import loads
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 from selfinstruct.files import parse_jsonl, reason
-from selfinstruct.filtering.texts import Texts
+from selfinstruct.layouts import Texts
 
-__all__ = ["STDIO", "Row", "Source", "open_source"]
+__all__ = ["STDIO", "Row", "Source", "first_line", "open_any", "open_lines", "open_source"]
 
 STDIO = "-"
 BATCH = 1024  # rows of a columnar file read at once
@@ -78,9 +81,66 @@ def open_source(name: str) -> Source:
         raise UsageError(f"can't read {path}: {reason(error)}") from None
 
 
-def _lines(file: Any, name: str, size: int | None) -> Source:
+def open_any(path: Path) -> Source:
+    """As ``open_source``, and besides a run's directory or its ``dataset``, and a JSON array in a ``.json`` file.
+
+    Raises:
+        UsageError: There is no such file, or it is of another kind; of a run, it has no dataset.
+        DataError: A JSON array that is none.
+        MissingExtraError: Its kind needs the extra ``data``.
+    """
+    if path.is_dir():
+        if (dataset := _of_run(path)) is not None:
+            return open_source(str(dataset))
+        if not any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+            raise UsageError(f"{path} is neither a run of selfinstruct nor a datasets directory; give a file in it")
+    if not path.exists():
+        raise UsageError(f"there is no file {path}")
+    if path.suffix == ".json" and (source := _array(path)) is not None:
+        return source
+    return open_source(str(path))
+
+
+def _of_run(path: Path) -> Path | None:
+    """The dataset of a run, or of a run's ``dataset`` folder; None for any other folder."""
+    for layout in ("alpaca", "messages"):  # conversations have no Alpaca form
+        for dataset in (path / "dataset" / f"{layout}.jsonl", path / f"{layout}.jsonl"):
+            if dataset.is_file():
+                return dataset
+    if (path / "run.sqlite").exists() or (path / "dataset").is_dir():
+        raise UsageError(f"{path} has no dataset/alpaca.jsonl; write it by: selfinstruct export {path} --format alpaca")
+    return None
+
+
+def open_lines(path: Path) -> Source:
+    """A text file, gzipped or not, as rows with a ``text``: one for each line that isn't blank.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+
+    def parse(lines: Iterable[bytes], name: object) -> Iterator[tuple[int, bytes, Any]]:
+        for number, raw in enumerate(lines, start=1):
+            try:
+                text = (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                yield number, raw, DataError(f"{name}:{number}: not UTF-8 at byte {error.start}")
+                continue
+            if text:
+                yield number, raw, {"text": text}
+
+    try:
+        return _lines(path.open("rb"), str(path), path.stat().st_size, parse)
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {reason(error)}") from None
+
+
+_Parse = Callable[[Iterable[bytes], object], Iterator[tuple[int, bytes, Any]]]
+
+
+def _lines(file: Any, name: str, size: int | None, parse: _Parse = parse_jsonl) -> Source:
     head = file.peek(2)
-    if head.lstrip()[:1] == b"[":
+    if parse is parse_jsonl and head.lstrip()[:1] == b"[":
         raise UsageError(f"{name} is a JSON array; give one object a line, as by: jq -c '.[]' {name}")
     zipped = head[:2] == b"\x1f\x8b"
 
@@ -88,7 +148,7 @@ def _lines(file: Any, name: str, size: int | None) -> Source:
         number = 0
         lines: IO[bytes] = io.BufferedReader(gzip.GzipFile(fileobj=file)) if zipped else file
         try:
-            for number, raw, value in parse_jsonl(lines, name):
+            for number, raw, value in parse(lines, name):
                 yield value if isinstance(value, DataError) else Row(number, value, raw.rstrip(b"\r\n"))
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise UsageError(f"{name} is damaged after line {number}: its gzip stream is cut or wrong") from None
@@ -104,6 +164,30 @@ def _lines(file: Any, name: str, size: int | None) -> Source:
     return Source(rows(), lambda number: f"{name}:{number}", total=size, done=done)
 
 
+def _array(path: Path) -> Source | None:
+    """A JSON array of rows; None where the file holds JSON lines."""
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {reason(error)}") from None
+    if content.lstrip()[:1] != b"[":
+        return None
+    try:
+        values = loads(content)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+
+    def where(number: int) -> str:
+        return f"{path}: row {number}"
+
+    def rows() -> Iterator[Row | DataError]:
+        for number, value in enumerate(values, start=1):
+            is_row = isinstance(value, dict)
+            yield Row(number, value) if is_row else DataError(f"{where(number)}: {type(value).__name__}, no object")
+
+    return Source(rows(), where, total=len(values), unit="rows")
+
+
 def _parquet(path: Path) -> Source:
     try:
         import pyarrow
@@ -113,14 +197,14 @@ def _parquet(path: Path) -> Source:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowException:
-        raise UsageError(f"{path} is no Parquet file") from None
+        raise UsageError(f"can't read {path}: it is no Parquet file") from None
 
     def tables() -> Iterator[Any]:
         try:
             for batch in file.iter_batches(batch_size=BATCH):
                 yield pyarrow.Table.from_batches([batch])
         except (pyarrow.ArrowException, OSError) as error:
-            raise UsageError(f"can't read {path}: {_first_line(error)}") from None
+            raise UsageError(f"can't read {path}: {first_line(error)}") from None
 
     return _columnar(tables(), str(path), file.schema_arrow, file.metadata.num_rows)
 
@@ -133,7 +217,7 @@ def _dataset(path: Path) -> Source:
     try:
         found = datasets.load_from_disk(str(path))
     except (FileNotFoundError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} is no datasets directory ({_first_line(error)})") from None
+        raise UsageError(f"{path} is no datasets directory ({first_line(error)})") from None
     if not isinstance(found, datasets.Dataset):
         splits = ", ".join(str(path / name) for name in found)
         raise UsageError(f"{path} holds several splits; give one: {splits}")
@@ -155,5 +239,6 @@ def _columnar(tables: Iterator[Any], name: str, schema: Any, total: int) -> Sour
     return Source(rows(), lambda row: f"{name}: row {row}", schema, total, "rows", lambda: number)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of another library says, but for its further lines."""
     return (str(error).splitlines() or [type(error).__name__])[0]
