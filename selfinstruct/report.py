@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,26 @@ from selfinstruct.judge import Judged, everything
 from selfinstruct.ledger import LEDGER_FILE, Reader, Spending
 from selfinstruct.lock import RunLock
 
-__all__ = ["Status", "export_run", "status"]
+__all__ = ["Slice", "Status", "export_run", "status"]
 
 _OWN = (LEDGER_FILE, VERDICTS_FILE, "run.lock", "config.yaml")
+
+
+_SLICES = 10
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a mixed run, by the numbers of its requests.
+
+    Attributes:
+        first, last: Numbers of the part's requests.
+        proposals: By label, how many of the requests that followed no other.
+    """
+
+    first: int
+    last: int
+    proposals: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,7 @@ class Status:
         open: Requests that were sent and have no outcome.
         unjudged: Outcomes stored and not judged yet: after the target, or waiting for an earlier request.
         novelty: Share of the last instructions that were new; None before the first.
+        slices: Of a mixed run, how often each method asked, over its course: parts of like length, ten at most.
     """
 
     folder: Path
@@ -40,6 +59,7 @@ class Status:
     open: int
     unjudged: int
     novelty: float | None
+    slices: tuple[Slice, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -84,7 +104,22 @@ def status(folder: Path, *, verify: bool = False) -> Status:
             open=reader.open(),
             unjudged=len(course.waiting),
             novelty=course.saturation.novelty,
+            slices=_slices(reader) if plan.methods else (),
         )
+
+
+def _slices(reader: Reader) -> tuple[Slice, ...]:
+    proposals = [(number, stage.rpartition("/")[0]) for number, stage in reader.proposals()]
+    if not proposals:
+        return ()
+    total = proposals[-1][0] + 1
+    length = -(-total // _SLICES)
+    counts: dict[int, Counter[str]] = {}
+    for number, label in proposals:
+        counts.setdefault(number // length, Counter())[label] += 1
+    return tuple(
+        Slice(place * length, min(total, (place + 1) * length) - 1, found) for place, found in sorted(counts.items())
+    )
 
 
 def export_run(folder: Path, name: str, path: Path | None = None) -> Exported:
