@@ -211,6 +211,11 @@ def _walk(node: yaml.MappingNode, prefix: str, lines: dict[str, int], path: Path
         lines[key] = line
         if isinstance(value_node, yaml.MappingNode):
             _walk(value_node, key, lines, path, depth + 1)
+        elif isinstance(value_node, yaml.SequenceNode):
+            for place, item in enumerate(value_node.value):
+                if isinstance(item, yaml.MappingNode):
+                    lines[_dotted(key, str(place))] = item.start_mark.line + 1
+                    _walk(item, _dotted(key, str(place)), lines, path, depth + 1)
 
 
 def _unfolded(value: Any, known: dict[int, int]) -> int:

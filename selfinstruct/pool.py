@@ -38,11 +38,13 @@ class Account:
     Attributes:
         next_item: The lowest item that was not asked for.
         recent: Rows and tokens of the last judged requests, oldest first; kept for mixed runs only.
+        rows, tokens: Their sums.
     """
 
     def __init__(self) -> None:
         self.next_item = 0
         self.recent: deque[tuple[int, int]] = deque(maxlen=_RECENT)
+        self.rows = self.tokens = 0
         self._beyond: set[int] = set()  # asked for before a lower one: in a fork, whose source lacks some answers
 
     def take(self, item: int) -> None:
@@ -54,7 +56,12 @@ class Account:
 
     def add(self, rows: int, tokens: int) -> None:
         """A request was judged that took so many tokens, and so many rows came of it."""
+        if len(self.recent) == self.recent.maxlen:
+            self.rows -= self.recent[0][0]
+            self.tokens -= self.recent[0][1]
         self.recent.append((rows, tokens))
+        self.rows += rows
+        self.tokens += tokens
 
     def to_json(self) -> Json:
         return [self.next_item, sorted(self._beyond), [list(one) for one in self.recent]]
@@ -63,7 +70,8 @@ class Account:
     def from_json(cls, value: Any) -> Account:
         account = cls()
         account.next_item, account._beyond = value[0], set(value[1])
-        account.recent.extend((rows, tokens) for rows, tokens in value[2])
+        for rows, tokens in value[2]:
+            account.add(rows, tokens)
         return account
 
 

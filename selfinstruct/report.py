@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,26 @@ from selfinstruct.judge import Judged, everything
 from selfinstruct.ledger import LEDGER_FILE, Reader, Spending
 from selfinstruct.lock import RunLock
 
-__all__ = ["Status", "export_run", "status"]
+__all__ = ["Slice", "Status", "export_run", "status"]
 
 _OWN = (LEDGER_FILE, VERDICTS_FILE, "run.lock", "config.yaml")
+
+
+_SLICES = 10
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a mixed run, by the numbers of its requests.
+
+    Attributes:
+        first, last: Numbers of the part's requests.
+        proposals: By label, how many of the requests that followed no other.
+    """
+
+    first: int
+    last: int
+    proposals: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,7 @@ class Status:
         unjudged: Outcomes stored and not judged yet: after the target, or waiting for an earlier request.
         novelty: Share of the last instructions that were new; None before the first.
         batches, batched: Of the openai-batch backend: batches that the server has, and the requests in them.
+        slices: Of a mixed run, how often each method asked, over its course: parts of like length, ten at most.
     """
 
     folder: Path
@@ -44,6 +63,7 @@ class Status:
     novelty: float | None
     batches: int = 0
     batched: int = 0
+    slices: tuple[Slice, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -91,7 +111,22 @@ def status(folder: Path, *, verify: bool = False) -> Status:
             novelty=course.saturation.novelty,
             batches=len(batches),
             batched=sum(len(one.requests) for one in batches),
+            slices=_slices(reader) if plan.methods else (),
         )
+
+
+def _slices(reader: Reader) -> tuple[Slice, ...]:
+    proposals = [(number, stage.rpartition("/")[0]) for number, stage in reader.proposals()]
+    if not proposals:
+        return ()
+    total = proposals[-1][0] + 1
+    length = -(-total // _SLICES)
+    counts: dict[int, Counter[str]] = {}
+    for number, label in proposals:
+        counts.setdefault(number // length, Counter())[label] += 1
+    return tuple(
+        Slice(place * length, min(total, (place + 1) * length) - 1, found) for place, found in sorted(counts.items())
+    )
 
 
 def export_run(folder: Path, name: str, path: Path | None = None) -> Exported:

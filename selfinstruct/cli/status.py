@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -51,7 +52,7 @@ def _show(found: Status, *, as_json: bool) -> None:
     state = "complete" if found.complete else "not complete"
     click.secho(f"{found.folder}: {found.rows} of {found.target} rows, {state}", bold=True)
     rows = [
-        ("strategy", settings.strategy),
+        ("strategy", _strategy(found)),
         ("backend", settings.backend),
         ("models", ", ".join(sorted(tally.models)) or "none yet"),
         ("requests", f"{tally.requests} judged, {found.unjudged} stored for later, {found.open} without an outcome"),
@@ -70,11 +71,40 @@ def _show(found: Status, *, as_json: bool) -> None:
         rows.append(("batches", f"{found.batches} at the server, with {plural(found.batched, 'request')}"))
     for name, value in rows:
         click.echo(f"  {name:<16} {harmless(value)}")
+    for line in _methods(found):
+        click.echo(f"  {harmless(line)}")
     for table, lines in tally.tables.items():
         click.echo(f"  {harmless(table)}")
         width = max(map(len, lines))
         for line, counts in lines.items():
             click.echo(f"    {harmless(line):<{width}}  {harmless(_counts(counts))}")
+
+
+def _strategy(found: Status) -> str:
+    settings = found.plan.settings
+    if not found.plan.methods:
+        return settings.strategy
+    weights = ", ".join(f"{one.label} {one.weight:g}" for one in found.plan.methods)
+    return f"{settings.strategy} of {weights}" + ("; weights follow what they bring" if settings.adapt else "")
+
+
+def _methods(found: Status) -> Iterator[str]:
+    """What each method of a mixed run took and brought, and how often it was asked over the run's course."""
+    shares = found.tally.shares
+    if not shares:
+        return
+    width = max(len("requests 9999-9999"), *map(len, shares))
+    proposals = sum(one.proposals for one in shares.values())
+    yield f"{'methods':<{width + 2}}  proposals   share   tokens    rows  rows per 1,000 tokens"
+    for label, one in shares.items():
+        rate = "-" if one.rate is None else f"{one.rate:.2f}"
+        share = one.proposals / proposals if proposals else 0.0
+        yield f"  {label:<{width}}  {one.proposals:>9,}  {share:>6.0%}  {one.tokens:>7,}  {one.rows:>6,}  {rate:>21}"
+    yield f"{'share of proposals':<{width + 2}}  " + "  ".join(f"{label:>4}" for label in shares)
+    for part in found.slices:
+        total = sum(part.proposals.values())
+        parts = "  ".join(f"{part.proposals[label] / total:>{max(4, len(label))}.0%}" for label in shares)
+        yield f"  {f'requests {part.first}-{part.last}':<{width}}  {parts}"
 
 
 def _cached(tally: Tally) -> str:
@@ -111,6 +141,10 @@ def _values(found: Status) -> dict[str, object]:
         "rejected": dict(tally.rejected),
         "discarded": dict(tally.discarded),
         "failures": dict(tally.failures),
+        "methods": {label: {**dataclasses.asdict(one), "rows_per_1000_tokens": one.rate}
+                    for label, one in tally.shares.items()},
+        "proposals": [{"first": one.first, "last": one.last, "methods": dict(sorted(one.proposals.items()))}
+                      for one in found.slices],
         "tables": {table: {line: dict(counts) for line, counts in lines.items()}
                    for table, lines in tally.tables.items()},
         "models": dict(tally.models),

@@ -32,6 +32,7 @@ from selfinstruct.strategies.base import Strategy
 __all__ = ["Line", "Standing"]
 
 _SLOW_START = 8  # requests that may be open before the first is judged
+_BYTES_A_TOKEN = 4  # of English text, roughly
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,18 @@ class Line:
             self.pool.accounts[request.method].take(item)
 
     def _account(self, request: Request, outcome: Outcome, rows: int) -> None:
-        """What the methods of a mixed run cost and bring."""
-        if request.method:
-            usage = outcome.usage if isinstance(outcome, Completion) else Usage()
-            self.pool.accounts[request.method].add(rows, usage.prompt_tokens + usage.completion_tokens)
+        """What the methods of a mixed run cost and bring.
+
+        What fails, or is not counted by the server, is not free: it is estimated from the text.
+        """
+        if not request.method:
+            return
+        usage = outcome.usage if isinstance(outcome, Completion) else Usage()
+        tokens = usage.prompt_tokens + usage.completion_tokens
+        if not usage.counted:
+            answer = outcome.text if isinstance(outcome, Completion) else ""
+            tokens = 1 + (request.text_bytes + len(answer.encode("utf-8"))) // _BYTES_A_TOKEN
+        self.pool.accounts[request.method].add(rows, tokens)
 
     def _queue(self, follow_up: Request) -> None:
         if (recorded := self._history.child(follow_up, self._claimed)) is None:

@@ -18,6 +18,7 @@ from selfinstruct.backends import OPTIONS
 from selfinstruct.budget import BudgetOptions
 from selfinstruct.codec import canonical, digest, loads
 from selfinstruct.config import build, lasting, merge, nearest, read_yaml, to_plain
+from selfinstruct.engine.methods import MIX, Method, given_anew, laid, methods_of, preset_of, strategy_of
 from selfinstruct.engine.saturation import SaturationOptions
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.judge import FilterOptions
@@ -29,6 +30,7 @@ from selfinstruct.retry import RetryOptions
 from selfinstruct.seeds import load_seeds, load_tasks, seeds_from_json, seeds_to_json
 from selfinstruct.strategies import STRATEGIES
 from selfinstruct.strategies.base import Strategy
+from selfinstruct.strategies.mix import MixOptions
 from selfinstruct.version import SEMANTICS, __version__
 
 __all__ = ["Plan", "Settings", "forked_plan", "make_plan", "recorded_plan", "recorded_seeds"]
@@ -39,6 +41,9 @@ class Settings:
     """The settings that are not a strategy's or a backend's own.
 
     Attributes:
+        strategies: Of a run of several methods, each with its ``name``, its ``weight``, a ``label`` of its own and
+            options of its strategy (docs/mix.md).
+        adapt: Whether the weights follow what each of several methods brings.
         seeds: Path of a seed file, or ``builtin``; for a strategy that begins with tasks, also any dataset or run.
         prompts: Folder of templates that go before the built-in ones.
         seed: Every random choice of the run derives from it.
@@ -52,6 +57,8 @@ class Settings:
     """
 
     strategy: str = "self-instruct"
+    strategies: tuple[Mapping[str, Any], ...] | None = None
+    adapt: bool = False
     backend: str = "llamacpp"
     seeds: str = "builtin"
     prompts: str | None = None
@@ -70,6 +77,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.adapt and self.strategies is None:
+            raise ValueError("adapt weighs several methods; name them under strategies")
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class Plan:
 
     Attributes:
         given: The settings that were given, before presets and defaults.
+        methods: Of a mixed run, its methods.
         history: Of a fork, as its ledger records it: ``until``, the first number of its own; ``digest`` of what it
             inherited; ``eras``, see ``Reader.eras``.
     """
@@ -90,6 +100,7 @@ class Plan:
     strategy: Strategy
     given: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Any] | None = None
+    methods: tuple[Method, ...] = ()
 
     @property
     def inherited(self) -> int:
@@ -113,12 +124,20 @@ class Plan:
         return {
             **kept,
             self.settings.strategy: lasting(self.strategy_options),
+            **self._mixture,
             "api": self.prompts.api,
             "seeds": digest(seeds_to_json(self.seeds)),
             "prompts": self.prompts.digests(),
             "semantics": SEMANTICS,
             **({"history": self.history["digest"]} if self.history else {}),
         }
+
+    @property
+    def _mixture(self) -> dict[str, Any]:
+        """What a run of one method has not in its recipe."""
+        if not self.methods:
+            return {}
+        return {"strategies": {one.label: one.recipe for one in self.methods}, "adapt": self.settings.adapt}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -161,19 +180,19 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> Plan:
     if run is not None and has_run(run):
         base = Reader(run)
         if not base.has_outcomes():  # nothing is decided yet: begin anew with what was given then and now
-            given = merge(base.meta("given"), given)
+            given = given_anew(base.meta("given"), given)
             base.close()
             base = None
     if base is not None:
-        values = merge(base.meta("config"), given)
+        values = _laid(base.meta("config"), given)
     elif given.get("backend") == "replay":
         base = Reader(_replay_source(given))
         source = base.meta("config")
         source.pop(source["backend"])
         replay = {**_section(given, "replay"), "api": base.meta("api")}
-        values = merge(source, {**given, "replay": replay})
+        values = _laid(source, {**given, "replay": replay})
     else:
-        values = merge(_preset(given), given)
+        values = _laid(_preset(given), given)
     # A replay asks what was asked before: from the seeds and templates of the time, unless others are given.
     replays = values.get("backend") == "replay" and base is not None
     recorded = frozenset({"seeds", "prompts"} - given.keys()) if replays else frozenset()
@@ -212,11 +231,19 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: Heritage) ->
         UsageError: A setting is wrong, or the strategy another.
         RunChangedError: This version of selfinstruct reads ledgers differently.
     """
-    values = merge(reader.meta("config"), given)
+    values = _laid(reader.meta("config"), given)
     plan = _plan(values, reader, frozenset({"seeds", "prompts"} - given.keys()))
-    before = reader.meta("identity")["strategy"]
+    identity = reader.meta("identity")
+    before = identity["strategy"]
     if plan.settings.strategy != before:
         raise UsageError(f"only {before} can read what {reader.path.parent} was answered; leave the strategy as it is")
+    now = {method.label: method.name for method in plan.methods}
+    for label, method in identity.get("strategies", {}).items():
+        if now.get(label) != method["name"]:
+            raise UsageError(
+                f"{reader.path.parent} was answered under the label {label!r} ({method['name']}): keep it among the "
+                "strategies; with a weight of 0 it asks for nothing more"
+            )
     era = {"until": heritage.until, "templates": reader.meta("templates")}
     history = {"until": heritage.until, "digest": heritage.digest, "eras": [*reader.eras(), era]}
     return replace(plan, given=dict(given), history=history)
@@ -233,7 +260,11 @@ def _preset(given: Mapping[str, Any]) -> dict[str, Any]:
     suited: dict[str, Any] = {} if lag is None else {"lag": lag}
     if backend == "llamacpp" and not _section(given, "llamacpp").get("model"):
         suited.update(read_yaml(preset("embedded"))[0])
-    return merge(getattr(STRATEGIES.get(str(given.get("strategy"))), "defaults", {}), suited)
+    return merge(preset_of(given), suited)
+
+
+def _laid(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    return laid(base, given, lambda: _preset(merge(base, given)))
 
 
 def _replay_source(given: Mapping[str, Any]) -> Path:
@@ -255,7 +286,7 @@ def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> Plan:
     """A plan of these settings; ``recorded`` names what is taken from the ledger of ``base`` and not from files."""
     own = {field.name for field in dataclasses.fields(Settings)}
-    sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, **OPTIONS}
+    sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, MIX: MixOptions, **OPTIONS}
     for key in values:
         if key not in own and key not in sections:
             raise ConfigError(f"unknown key {key!r}{nearest(str(key), own | set(sections))}", key=str(key))
@@ -265,8 +296,11 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
         )
     settings = build(Settings, {key: value for key, value in values.items() if key in own})
+    mixed = settings.strategies is not None
     for kind, name, known in (("strategy", settings.strategy, STRATEGIES), ("backend", settings.backend, OPTIONS)):
-        if name not in known:
+        if name == MIX and not mixed:
+            raise ConfigError(f"{MIX} is a run of several methods; name them under strategies", key=kind)
+        if name not in known and name != MIX:
             raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
     # Sections of strategies and backends that are not in use are checked too: a typing error there is one all the same.
     options: dict[str, Any] = {
@@ -274,29 +308,27 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         for name, kind in sections.items()
         if name in values or name in (settings.strategy, settings.backend)
     }
-    chosen: Any = STRATEGIES[settings.strategy]  # each class goes with its own Options
+    own_options = options[settings.strategy]
+    if mixed:
+        methods = methods_of(settings.strategies or ())
+        settings = replace(settings, strategies=tuple(method.plain for method in methods))
+    else:
+        methods = (Method(settings.strategy, settings.strategy, 1.0, own_options),)
     backend_options = options[settings.backend]
-    load = load_tasks if chosen.begins_with_tasks else load_seeds
+    load = load_tasks if any(STRATEGIES[one.name].begins_with_tasks for one in methods) else load_seeds
     seeds = _load_seeds(settings, load, base, recorded="seeds" in recorded)
-    names = _templates(chosen, options[settings.strategy])
+    names = {name: used for method in methods for name, used in method.templates.items()}
     prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
-    strategy = chosen(options[settings.strategy], prompts)
+    strategy = strategy_of(methods, own_options if mixed else None, prompts, adapt=settings.adapt)
     _check_schemas(settings.backend, backend_options, strategy)
-    return Plan(settings, options[settings.strategy], backend_options, tuple(seeds), prompts, strategy)
+    return Plan(
+        settings, own_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
+    )
 
 
-def _templates(strategy: Any, options: Any) -> Mapping[str, frozenset[str]]:
-    """What a strategy needs under these options: without structured output none of its templates."""
-    more = strategy.structured_templates if getattr(options, "structured", False) else {}
-    return {**strategy.templates, **more}
-
-
-def _check_schemas(backend: str, options: Any, strategy: Any) -> None:
+def _check_schemas(backend: str, options: Any, strategy: Strategy) -> None:
     """Refuse structured output in raw prompts where the server's name for a schema is not known: before any is sent."""
-    if not getattr(strategy.options, "structured", False) or getattr(options, "schema_field", "") is not None:
-        return
-    apis = [getattr(strategy.options, name).api for name in strategy.structured_stages]
-    if "completion" in [options.api if api == "run" else api for api in apis]:
+    if getattr(options, "schema_field", "") is None and "completion" in strategy.schema_apis(options.api):
         raise ConfigError(
             "how does the server take a JSON schema for raw completions? Name its field, as in --set "
             f"{backend}.schema_field=structured_outputs (vLLM), ask with --api chat, or set structured to false",

@@ -4,14 +4,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from selfinstruct.codec import Json
 from selfinstruct.judge import Judged
-from selfinstruct.records import Completion, Outcome
+from selfinstruct.records import Completion, Outcome, Usage
 
-__all__ = ["Tally"]
+__all__ = ["Share", "Tally"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one method of a mixed run took and brought.
+
+    Attributes:
+        proposals: Its judged requests that followed no other.
+        tokens: Of the prompts and answers of all its judged requests.
+    """
+
+    proposals: int
+    requests: int
+    tokens: int
+    rows: int
+
+    @property
+    def rate(self) -> float | None:
+        """Rows for 1,000 tokens; None before the first token."""
+        return 1000 * self.rows / self.tokens if self.tokens else None
 
 
 @dataclass
@@ -26,6 +46,7 @@ class Tally:
         stages: Judged requests by stage.
         models: Names under which servers answered.
         marks: What strategies had counted, see ``Received``.
+        methods: Of a mixed run, the figures of each ``Share``: ``proposals|label``.
     """
 
     requests: int = 0
@@ -41,6 +62,7 @@ class Tally:
     stages: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
+    methods: Counter[str] = field(default_factory=Counter)
 
     def add(self, judged: Judged, outcome: Outcome) -> None:
         """Count one judged request."""
@@ -53,6 +75,8 @@ class Tally:
             self.models[outcome.model] += 1
         else:
             self.failures[outcome.code] += 1
+        if label := judged.request.method:
+            self._add_to(label, judged, outcome)
         self.marks.update(judged.received.marks)
         self.discarded.update(discard.reason for discard in judged.received.discards)
         for one in judged.candidates:
@@ -62,15 +86,32 @@ class Tally:
             if not one.kept:
                 self.rejected[one.reason] += 1
 
+    def _add_to(self, label: str, judged: Judged, outcome: Outcome) -> None:
+        usage = outcome.usage if isinstance(outcome, Completion) else Usage()
+        figures = {
+            "proposals": judged.request.parent is None,
+            "requests": 1,
+            "tokens": usage.prompt_tokens + usage.completion_tokens,
+            "rows": sum(one.kept and one.candidate.kind == "row" for one in judged.candidates),
+        }
+        self.methods.update({f"{name}|{label}": int(value) for name, value in figures.items()})
+
+    @property
+    def shares(self) -> dict[str, Share]:
+        """By label, what the methods of a mixed run took and brought."""
+        labels = sorted(name.partition("|")[2] for name in self.methods if name.startswith("requests|"))
+        names = [figure.name for figure in fields(Share)]
+        return {label: Share(*(self.methods[f"{name}|{label}"] for name in names)) for label in labels}
+
     def to_json(self) -> dict[str, Json]:
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Tally:
-        fields: dict[str, Any] = {
+        values: dict[str, Any] = {
             name: Counter(one) if isinstance(one, Mapping) else one for name, one in value.items()
         }
-        return cls(**fields)
+        return cls(**values)
 
     @property
     def tables(self) -> dict[str, dict[str, Counter[str]]]:

@@ -161,6 +161,14 @@ class Reader:
             " ORDER BY k"
         )
 
+    def proposals(self) -> Iterator[tuple[int, str]]:
+        """Number and stage of every request that was sent and followed no other, in order of number."""
+        body = "CAST(body AS TEXT)"
+        return self._all(
+            f"SELECT k, json_extract({body}, '$.stage') FROM requests"
+            f" WHERE json_extract({body}, '$.parent') IS NULL ORDER BY k"
+        )
+
     def templates(self) -> dict[str, str]:
         """The run's templates: name to text."""
         return self._texts(self.meta("templates"))

@@ -15,7 +15,7 @@ from typing import ClassVar
 from selfinstruct.codec import dumps
 from selfinstruct.config import ADDED
 from selfinstruct.parse import Blocks, Form, blank_input, collapse, read_blocks, read_records
-from selfinstruct.prompts import Prompts
+from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Candidate, Completion, Received, Request, Task
 from selfinstruct.rng import Rng
 from selfinstruct.strategies import schemas
@@ -83,12 +83,18 @@ class Alpaca(Strategy):
     name: ClassVar[str] = "alpaca"
     templates: ClassVar[Mapping[str, frozenset[str]]] = {"alpaca/list": frozenset({"count", "tasks", "next"})}
     structured_templates: ClassVar[Mapping[str, frozenset[str]]] = {"alpaca/list-json": frozenset({"count", "tasks"})}
-    structured_stages: ClassVar[tuple[str, ...]] = ("tasks",)
     Options: ClassVar[type[AlpacaOptions]] = AlpacaOptions
 
     def __init__(self, options: AlpacaOptions, prompts: Prompts) -> None:
         self.options = options
         self.prompts = prompts
+
+    @classmethod
+    def templates_for(cls, options: AlpacaOptions) -> Mapping[str, frozenset[str]]:
+        return {**cls.templates, **(cls.structured_templates if options.structured else {})}
+
+    def schema_apis(self, api: Api) -> frozenset[Api]:
+        return frozenset({self.options.tasks.api_in(api)} if self.options.structured else ())
 
     def propose(self, view: View, rng: Rng) -> Request | None:
         """Ask for the rest of a list that begins with randomly drawn seeds; None without any seed to show."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from selfinstruct.pool import Account
+from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Received, Request, Task
 from selfinstruct.rng import Rng
 
@@ -33,17 +34,17 @@ class View(Protocol):
     def account(self) -> Account:
         """What this strategy has asked to begin with, and what it brings."""
 
+    @property
+    def accounts(self) -> Mapping[str, Account]:
+        """Those of all methods of a mixed run, by label."""
+
 
 class Strategy(Protocol):
     """A method of synthesis."""
 
     name: ClassVar[str]
     templates: ClassVar[Mapping[str, frozenset[str]]]
-    """Template name to the variables that it must use: checked when a run starts.
-
-    A strategy with an option ``structured`` has ``structured_templates`` as well, needed where it is set, and names
-    in ``structured_stages`` the options of those stages that then ask for JSON.
-    """
+    """Template name to the variables that it must use: checked when a run starts."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings of a run that suit the method where they are not given, as in a configuration file."""
     begins_with_tasks: ClassVar[bool] = False
@@ -56,6 +57,19 @@ class Strategy(Protocol):
     def format(self) -> str:
         """The layout of the run's own dataset, of ``formats.FORMATS``."""
         return "alpaca"
+
+    @classmethod
+    def templates_for(cls, options: Any) -> Mapping[str, frozenset[str]]:  # noqa: ARG003
+        """The templates that these options need, where not all options need the same; in the form of ``templates``."""
+        return cls.templates
+
+    def schema_apis(self, api: Api) -> frozenset[Api]:  # noqa: ARG002
+        """In which APIs it asks for text by a JSON schema; none where it does not.
+
+        Args:
+            api: The run's, which stages use that name none of their own.
+        """
+        return frozenset()
 
     def propose(self, view: View, rng: Rng) -> Request | None:
         """The next request, or None when there is nothing (more) to ask."""

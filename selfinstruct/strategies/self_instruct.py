@@ -36,7 +36,7 @@ from selfinstruct.parse import (
     read_strings,
     stripped,
 )
-from selfinstruct.prompts import Prompts
+from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Candidate, Completion, Discard, Instance, Received, Request, Task, candidate_id
 from selfinstruct.rng import Rng
 from selfinstruct.strategies import schemas
@@ -155,7 +155,6 @@ class SelfInstruct(Strategy):
         "self-instruct/input-first-json": frozenset({"examples", "instruction"}),
         "self-instruct/output-first-json": frozenset({"examples", "instruction"}),
     }
-    structured_stages: ClassVar[tuple[str, ...]] = ("instructions", "input_first", "output_first")
     Options: ClassVar[type[SelfInstructOptions]] = SelfInstructOptions
 
     def __init__(self, options: SelfInstructOptions, prompts: Prompts) -> None:
@@ -163,6 +162,15 @@ class SelfInstruct(Strategy):
         self.prompts = prompts
         self._seeds: Sequence[Task] = ()
         self._chosen: dict[Callable[[View], _Examples], _Examples] = {}
+
+    @classmethod
+    def templates_for(cls, options: SelfInstructOptions) -> Mapping[str, frozenset[str]]:
+        return {**cls.templates, **(cls.structured_templates if options.structured else {})}
+
+    def schema_apis(self, api: Api) -> frozenset[Api]:
+        options = self.options
+        stages = (options.instructions, options.input_first, options.output_first) if options.structured else ()
+        return frozenset(stage.api_in(api) for stage in stages)
 
     def propose(self, view: View, rng: Rng) -> Request | None:
         """Ask for the rest of a list that begins with drawn tasks, 6 human and 2 machine ones; None without seeds."""

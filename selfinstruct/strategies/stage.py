@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfinstruct.codec import Json
-from selfinstruct.prompts import Prompts
+from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Sampling, Turn
 
 __all__ = ["Stage"]
@@ -48,6 +48,10 @@ class Stage:
         if self.api == "run":
             return prompts.turns(template, **variables)
         return (prompts.turn("prompt" if self.api == "completion" else "user", template, variables),)
+
+    def api_in(self, run: Api) -> Api:
+        """Its API in a run of that one."""
+        return run if self.api == "run" else self.api
 
     def sampling(self, *stop: str, schema: Mapping[str, Json] | None = None) -> Sampling:
         """The parameters of one request that ends at any of these strings, or follows a JSON schema."""

@@ -1,0 +1,194 @@
+"""The methods of a run from its settings: one strategy, or several of a mixed run.
+
+A mixed run's configuration lists them::
+
+    strategies:
+    - {name: self-instruct, weight: 2}
+    - {name: alpaca, label: short, list_length: 5}
+    adapt: true
+
+What an entry leaves out is taken from the section of its strategy. A run records each entry whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfinstruct.config import build, lasting, merge, nearest, to_plain
+from selfinstruct.errors import ConfigError
+from selfinstruct.prompts import Prompts
+from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies.base import Strategy
+from selfinstruct.strategies.mix import Mixed, MixOptions, Part, suited
+
+__all__ = ["MIX", "Method", "given_anew", "laid", "methods_of", "preset_of", "strategy_of"]
+
+MIX = Mixed.name
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What an entry has beside its strategy's options."""
+
+    name: str
+    weight: float = 1.0
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError("weight must be 0 or more")
+        if self.label is not None and (not self.label.strip() or not self.label.isprintable()):
+            raise ValueError("label must be a word or a few")
+        if self.label is not None and set("/|") & set(self.label):
+            raise ValueError("label may hold neither '/' nor '|'")
+
+
+_OWN = tuple(field.name for field in dataclasses.fields(_Entry))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a run, its options checked.
+
+    Attributes:
+        label: Unique among those of the run.
+        name: Of its strategy.
+    """
+
+    label: str
+    name: str
+    weight: float
+    options: Any
+
+    @property
+    def templates(self) -> Mapping[str, frozenset[str]]:
+        """Those that it needs."""
+        needed: Mapping[str, frozenset[str]] = STRATEGIES[self.name].templates_for(self.options)
+        return needed
+
+    def strategy(self, prompts: Prompts) -> Strategy:
+        """The method itself."""
+        made: Strategy = STRATEGIES[self.name](self.options, prompts)
+        return made
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As an entry of ``strategies``, every default spelled out."""
+        return {"name": self.name, "label": self.label, "weight": self.weight, **to_plain(self.options)}
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What of it a run keeps for life."""
+        return {"name": self.name, "weight": self.weight, **lasting(self.options)}
+
+
+def methods_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
+    """The methods of a mixed run.
+
+    Raises:
+        ConfigError: There is none, one is unknown or has a wrong option, or two have the same label.
+    """
+    methods: dict[str, Method] = {}
+    for place, entry in enumerate(entries):
+        where = f"strategies.{place}"
+        own = build(_Entry, {key: value for key, value in entry.items() if key in _OWN}, where)
+        if own.name not in STRATEGIES:
+            raise ConfigError(f"{where}: unknown strategy {own.name!r}{nearest(own.name, STRATEGIES)}", key=where)
+        kind = STRATEGIES[own.name].Options
+        options = {key: value for key, value in entry.items() if key not in _OWN}
+        known = [*_OWN, *(field.name for field in dataclasses.fields(kind))]
+        for key in options:
+            if key not in known:
+                place_ = f"{where}.{key}"
+                raise ConfigError(f"unknown key {place_!r}{nearest(str(key), known)}", key=place_)
+        label = own.label or own.name
+        if label in methods:
+            raise ConfigError(f"{where}: there is a {label!r} already; give it a label of its own", key=where)
+        methods[label] = Method(label, own.name, own.weight, build(kind, options, where))
+    if not any(method.weight for method in methods.values()):
+        raise ConfigError("strategies: at least one of them needs a weight above 0", key="strategies")
+    return tuple(methods.values())
+
+
+def strategy_of(methods: Sequence[Method], mix: MixOptions | None, prompts: Prompts, *, adapt: bool) -> Strategy:
+    """The one of them; with options for it, all of them as one."""
+    if mix is None:
+        [method] = methods
+        return method.strategy(prompts)
+    parts = [Part(method.label, method.weight, method.strategy(prompts)) for method in methods]
+    return Mixed(mix, parts, adapt=adapt)
+
+
+def preset_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that suit the methods which these settings name, see ``Strategy.defaults``."""
+    entries = given.get("strategies")
+    if isinstance(entries, list | tuple):
+        names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
+    else:
+        names = [given.get("strategy")]
+    return suited([STRATEGIES[name].defaults for name in names if isinstance(name, str) and name in STRATEGIES])
+
+
+def laid(base: Mapping[str, Any], given: Mapping[str, Any], preset: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """``base`` with the given settings laid on it, those of a mixed run entry by entry.
+
+    Args:
+        base: A preset, or what a run has recorded.
+        preset: What an entry that ``base`` has not falls back on, by the names of strategies.
+
+    Raises:
+        ConfigError: Both one strategy and several are given.
+    """
+    values = merge(base, given)
+    entries, chosen = given.get("strategies"), given.get("strategy")
+    if entries is None and chosen not in (None, MIX):  # one instead of several
+        return {**values, "strategies": None, "adapt": given.get("adapt", False)}
+    if entries is not None:
+        if chosen not in (None, MIX):
+            raise ConfigError(
+                f"both strategy ({chosen}) and strategies are given: leave one of them out", key="strategy"
+            )
+        values["strategy"] = MIX
+    recorded = {_label(entry): entry for entry in base.get("strategies") or () if isinstance(entry, Mapping)}
+    if entries is None and not recorded:
+        return values
+    if entries is None:
+        values["strategies"] = [merge(entry, _section(given, entry)) for entry in recorded.values()]
+    elif isinstance(entries, list | tuple):
+        suiting = preset()
+
+        def whole(entry: Any) -> Any:
+            if not isinstance(entry, Mapping):
+                return entry
+            before = recorded.get(_label(entry), {})
+            if before.get("name") != entry.get("name"):
+                before = _section(suiting, entry)
+            return merge(merge(before, _section(given, entry)), entry)
+
+        values["strategies"] = [whole(entry) for entry in entries]
+    return values
+
+
+def given_anew(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given before, with what is given now laid on it: several methods instead of one, or one of several."""
+    if given.get("strategies") is not None:
+        gone = {"strategy"}
+    elif given.get("strategy") not in (None, MIX):
+        gone = {"strategies", "adapt"}
+    else:
+        gone = set()
+    return merge({key: value for key, value in before.items() if key not in gone}, given)
+
+
+def _label(entry: Mapping[str, Any]) -> Any:
+    label = entry.get("label")
+    return str(entry.get("name") if label is None else label)
+
+
+def _section(values: Mapping[str, Any], entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of an entry's strategy; what is wrong with it is told where all sections are checked."""
+    section = values.get(str(entry.get("name")))
+    return section if isinstance(section, Mapping) else {}
