@@ -7,7 +7,7 @@ and is the candidate that it was.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from selfinstruct.judge import Judged, JudgedCandidate, whole
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Outcome, Request, Task, Verdict
 
-__all__ = ["Explanation", "Neighbour", "Step", "explain"]
+__all__ = ["Ancestor", "Explanation", "Neighbour", "Step", "explain"]
 
 _ID = re.compile(r"(\d+)\.(\d+)")
 
@@ -48,7 +48,7 @@ class Step:
 
     Attributes:
         shown: Ids and instructions of the tasks that the prompt displays.
-        candidate: The candidate of this request that lies on the way: a draft, or the candidate itself.
+        candidate: The candidate of this request that lies on the way: a draft, the only one, or the candidate itself.
         neighbours: By filter, of the verdicts that have one.
     """
 
@@ -60,6 +60,22 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Ancestor:
+    """One text on the way from a seed to a candidate that was made of it.
+
+    Attributes:
+        id: Of the seed, or of the candidate that brought the text.
+        label: What was done to come to it: the candidate's columns; "" of the seed.
+        reason: Why nothing was made of it; "" of what the way goes on from.
+    """
+
+    id: str
+    label: str
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Explanation:
     """A candidate's way.
 
@@ -68,12 +84,15 @@ class Explanation:
         row: Its place in the dataset, from 1; None if it is no row.
         steps: From the first request to the one that brought it.
         seed: The run's, from which every choice of demonstrations follows.
+        lineage: Of a method that works on a seed further and further, and names it in the column ``root``: the seed,
+            then each text in turn, the candidate's own last.
     """
 
     id: str
     row: int | None
     steps: tuple[Step, ...]
     seed: int
+    lineage: tuple[Ancestor, ...] = ()
 
     @property
     def candidate(self) -> JudgedCandidate:
@@ -103,7 +122,9 @@ def explain(folder: Path, name: str) -> Explanation:
                 f"{folder}: {way.absence(course)}; selfinstruct export {folder} --format candidates lists all"
             )
         rows = [row.id for row in course.rows]
-        return Explanation(name, rows.index(name) + 1 if name in rows else None, way.steps(course), plan.settings.seed)
+        place = rows.index(name) + 1 if name in rows else None
+        steps = way.steps(course)
+        return Explanation(name, place, steps, plan.settings.seed, _lineage(steps, plan.seeds))
 
 
 def _id_of_row(folder: Path, plan: Plan, reader: Reader, place: int) -> str:
@@ -146,7 +167,10 @@ class _Way:
     def steps(self, course: Course) -> tuple[Step, ...]:
         # The task of a row is the draft that its request followed; of a chain, each request has its own.
         target = self.found[self.name]
-        wanted = {self._last: target}
+        wanted = {
+            number: judged.candidates[0] for number, (judged, _) in self._judged.items() if len(judged.candidates) == 1
+        }
+        wanted[self._last] = target
         if (task := target.candidate.task) is not None and task in self.found:
             wanted[int(task.partition(".")[0])] = self.found[task]
         texts = self._texts(course)
@@ -167,6 +191,25 @@ class _Way:
         }
 
 
+def _lineage(steps: Sequence[Step], seeds: Sequence[Task]) -> tuple[Ancestor, ...]:
+    """The texts of a way, each with what became of it: rejected, by whichever step, it led no further."""
+    root = steps[-1].candidate.candidate.columns.get("root")
+    seed = next((seed for seed in seeds if seed.id == root), None)
+    if seed is None:
+        return ()
+    found = {seed.id: Ancestor(seed.id, "", seed.instruction, "")}
+    for step in steps:
+        one = step.candidate
+        if not one.id:
+            continue
+        columns = one.candidate.columns
+        label = ", ".join(f"{name} {value}" for name, value in columns.items() if name != "root")
+        found[one.candidate.task or one.id] = Ancestor(
+            one.candidate.task or one.id, label, one.candidate.instruction, one.reason
+        )
+    return tuple(found.values())
+
+
 def _shown(request: Request, texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     names: Json = request.context.get("demonstrations", [])
     found = [str(name) for name in names] if isinstance(names, list | tuple) else []
@@ -179,7 +222,7 @@ def _neighbours(one: JudgedCandidate, texts: Mapping[str, str]) -> dict[str, Nei
 
 def _neighbour(verdict: Verdict, one: JudgedCandidate, texts: Mapping[str, str]) -> Neighbour:
     name, candidate = str(verdict.nearest), one.candidate
-    if verdict.filter == "rouge":
+    if verdict.filter != "minhash":
         ours, text = candidate.instruction, texts.get(name, "")
     else:
         ours, text = whole(candidate), texts.get(f"row {name}", "")

@@ -9,7 +9,7 @@ import click
 
 from selfinstruct.codec import Json, dumps
 from selfinstruct.console import harmless, plural, say
-from selfinstruct.explain import Explanation, Neighbour, Step, explain
+from selfinstruct.explain import Ancestor, Explanation, Neighbour, Step, explain
 from selfinstruct.records import Completion
 
 _OPEN, _CLOSE = "⟦", "⟧"
@@ -17,6 +17,7 @@ _KEPT = {
     "draft": "a task that was kept; its instances are candidates of their own",
     "trial": "kept so far; whether it became a row was asked further",
 }
+_LINE = 160  # characters of a text in a lineage
 _MORE = 4000  # characters of a prompt or an answer that are shown
 
 
@@ -58,9 +59,20 @@ def _page(found: Explanation) -> Iterator[str]:
                         ("output", one.candidate.output)):  # fmt: skip
         if text:
             yield f"  {label + ':':<13}{_indented(text)}"
+    if found.lineage:
+        yield ""
+        yield "lineage:"
+        yield from map(_ancestor, found.lineage)
     for number, step in enumerate(found.steps, start=1):
         yield ""
         yield from _step(number, step)
+
+
+def _ancestor(one: Ancestor) -> str:
+    text = " ".join(one.text.split())
+    text = text if len(text) <= _LINE else f"{text[:_LINE]}..."
+    end = f" [{one.reason}: the next goes on from the one before]" if one.reason else ""
+    return f"  {'->' if one.label else 'seed'} {one.id}{f', {one.label}' if one.label else ''}: {text}{end}"
 
 
 def _step(number: int, step: Step) -> Iterator[str]:
@@ -83,11 +95,17 @@ def _step(number: int, step: Step) -> Iterator[str]:
         tokens = plural(step.outcome.usage.completion_tokens, "token")
         yield f"  answer of {step.outcome.model} ({tokens}, {choice.finish_reason}):"
         yield f"    {_indented(_marked(choice.text, (step.candidate.candidate.span,) if step.candidate.id else ()), 4)}"
+    if step.candidate.id:
+        yield f"  candidate {step.candidate.id}, a {step.candidate.candidate.kind}: {_fate(step)}"
     for verdict in step.candidate.verdicts:
         score = "" if verdict.score is None else f" {verdict.score:.4g}"
         yield f"  {verdict.filter}:{score} {'kept' if verdict.kept else f'rejected, {verdict.reason}'}"
         if near := step.neighbours.get(verdict.filter):
             yield f"    nearest, {near.id}: {_indented(_marked(near.text, near.common), 4)}"
+
+
+def _fate(step: Step) -> str:
+    return "kept" if step.candidate.kept else f"rejected, {step.candidate.reason}"
 
 
 def _marked(text: str, spans: tuple[tuple[int, int], ...]) -> str:
@@ -121,6 +139,10 @@ def _values(found: Explanation) -> dict[str, Json]:
         "input": found.candidate.candidate.input,
         "output": found.candidate.candidate.output,
         "seed": found.seed,
+        "columns": dict(found.candidate.candidate.columns),
+        "lineage": [
+            {"id": one.id, "label": one.label, "text": one.text, "reason": one.reason} for one in found.lineage
+        ],
         "steps": [_step_values(step) for step in found.steps],
     }
 

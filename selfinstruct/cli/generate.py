@@ -13,6 +13,7 @@ from selfinstruct.cli.settings import located, run_options, settings_of
 from selfinstruct.console import harmless, plural, say
 from selfinstruct.ledger import Reader
 from selfinstruct.session import Result, generate, preview
+from selfinstruct.strategies import STRATEGIES
 
 _PATH = click.Path(path_type=Path)
 
@@ -39,7 +40,7 @@ _SATURATED = (
 
 @click.command("generate")
 @click.argument("run_dir", type=_PATH)
-@click.option("--strategy", help="Method of synthesis: self-instruct or alpaca.  [default: self-instruct]")
+@click.option("--strategy", help=f"Method of synthesis: {', '.join(STRATEGIES)}.  [default: self-instruct]")
 @click.option(
     "--from",
     "source",

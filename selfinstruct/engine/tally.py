@@ -45,7 +45,7 @@ class Tally:
         failures: Requests that failed for good, by code.
         stages: Judged requests by stage.
         models: Names under which servers answered.
-        marks: What strategies had counted, see ``Received``.
+        marks: What strategies had counted, see ``Received`` and ``Candidate.mark``.
         methods: Of a mixed run, the figures of each ``Share``: ``proposals|label``.
     """
 
@@ -81,10 +81,12 @@ class Tally:
         self.discarded.update(discard.reason for discard in judged.received.discards)
         for one in judged.candidates:
             self.instructions += one.candidate.task is None
-            self.tasks += one.kept and one.candidate.kind != "row"
+            self.tasks += one.kept and one.candidate.kind != "row" and one.candidate.task is None
             self.rows += one.kept and one.candidate.kind == "row"
             if not one.kept:
                 self.rejected[one.reason] += 1
+            if one.candidate.mark and (not one.kept or one.candidate.kind == "row"):
+                self.marks[f"{one.candidate.mark}|{one.reason or 'passed'}"] += 1
 
     def _add_to(self, label: str, judged: Judged, outcome: Outcome) -> None:
         usage = outcome.usage if isinstance(outcome, Completion) else Usage()

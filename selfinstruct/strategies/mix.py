@@ -201,6 +201,7 @@ def _own(label: str, one: Candidate) -> Candidate:
     return replace(
         one,
         columns={**one.columns, COLUMN: label},
+        mark=f"{label}: {one.mark}" if one.mark else "",
         then=None if one.then is None else _labelled(label, one.then),
         otherwise=None if one.otherwise is None else _labelled(label, one.otherwise),
     )
