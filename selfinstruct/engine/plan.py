@@ -279,6 +279,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     seeds = _load_seeds(settings, base, recorded="seeds" in recorded)
     names = _templates(chosen, options[settings.strategy])
     prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
+    prompts = _with_data(prompts, chosen, options[settings.strategy], base, recorded="prompts" in recorded)
     strategy = chosen(options[settings.strategy], prompts)
     _check_schemas(settings.backend, backend_options, strategy)
     return Plan(settings, options[settings.strategy], backend_options, tuple(seeds), prompts, strategy)
@@ -331,6 +332,28 @@ def _load_prompts(
         wanted = ", ".join(f"{name}.txt" for name in sorted(names))
         raise UsageError(f"{folder} replaces no template of this strategy; it may hold {wanted}")
     return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
+
+
+def _with_data(prompts: Prompts, chosen: Any, options: Any, base: Reader | None, *, recorded: bool) -> Prompts:
+    """With what the strategy reads from files of its own: from those; or from the ledger, likewise, unless they are
+    others than the run's.
+    """
+    texts: dict[str, str] = {}
+    for name, path in chosen.data(options).items():
+        if base is not None and (recorded or not os.path.exists(path)) and path == _data_of(base, chosen).get(name):
+            texts[name] = base.templates()[name]
+        else:
+            texts[name] = chosen.read_data(path)
+    return Prompts({**prompts.texts, **texts}, prompts.api) if texts else prompts
+
+
+def _data_of(base: Reader, chosen: Any) -> Mapping[str, Path]:
+    """The files that a run's strategy read when it began."""
+    config = base.meta("config")
+    if config["strategy"] != chosen.name:
+        return {}
+    found: Mapping[str, Path] = chosen.data(build(chosen.Options, config[chosen.name]))
+    return found
 
 
 def recorded_seeds(base: Reader) -> list[Task]:
