@@ -30,7 +30,19 @@ from selfinstruct.codec import MAX_DEPTH
 from selfinstruct.errors import ConfigError
 from selfinstruct.files import reason
 
-__all__ = ["ADDED", "assign", "build", "flatten", "lasting", "merge", "nearest", "read_yaml", "to_plain", "to_yaml"]
+__all__ = [
+    "ADDED",
+    "NAMES_FILE",
+    "assign",
+    "build",
+    "flatten",
+    "lasting",
+    "merge",
+    "nearest",
+    "read_yaml",
+    "to_plain",
+    "to_yaml",
+]
 
 T = TypeVar("T")
 
@@ -157,15 +169,20 @@ ADDED: Mapping[str, Any] = {"added": True}
 """Metadata of an option that a later version of a dataclass has, and an earlier one had not."""
 
 
+NAMES_FILE: Mapping[str, Any] = {"names_file": True}
+"""Metadata of an option that is the path of a file: what the file holds belongs to the run, not where it lies."""
+
+
 def lasting(options: Any) -> dict[str, Any]:
-    """Options as plain values, without those that were ``ADDED`` and are at their default.
+    """Options as plain values, without paths (``NAMES_FILE``), and those that were ``ADDED`` and are at their default.
 
     What a run was begun with is compared for its whole life: an option that it could not know of must not show.
     """
     plain: dict[str, Any] = to_plain(options)
-    added = [field for field in dataclasses.fields(options) if field.metadata.get("added")]
-    unset = {field.name for field in added if getattr(options, field.name) == field.default}
-    return {name: value for name, value in plain.items() if name not in unset}
+    fields = dataclasses.fields(options)
+    unset = {one.name for one in fields if one.metadata.get("added") and getattr(options, one.name) == one.default}
+    paths = {one.name for one in fields if one.metadata.get("names_file")}
+    return {name: value for name, value in plain.items() if name not in unset | paths}
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["builtin_prompts", "builtin_seeds", "preset"]
+__all__ = ["builtin_personas", "builtin_prompts", "builtin_seeds", "preset"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -29,6 +29,11 @@ def preset(name: str) -> Path:
 def builtin_seeds() -> Path:
     """The JSONL file of the project's own seed tasks."""
     return _folder("seeds") / "seed_tasks.jsonl"
+
+
+def builtin_personas() -> Path:
+    """The JSONL file of the project's own personas."""
+    return _folder("seeds") / "personas.jsonl"
 
 
 def builtin_prompts() -> Path:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from selfinstruct.config import build, lasting, merge, nearest, to_plain
@@ -24,7 +25,7 @@ from selfinstruct.strategies import STRATEGIES
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mix import Mixed, MixOptions, Part, suited
 
-__all__ = ["MIX", "Method", "given_anew", "laid", "methods_of", "preset_of", "strategy_of"]
+__all__ = ["MIX", "Method", "given_anew", "laid", "methods_in", "methods_of", "preset_of", "strategy_of"]
 
 MIX = Mixed.name
 
@@ -69,6 +70,12 @@ class Method:
         needed: Mapping[str, frozenset[str]] = STRATEGIES[self.name].templates_for(self.options)
         return needed
 
+    @property
+    def data(self) -> Mapping[str, Path]:
+        """Files of its own that it works from, see ``Strategy.data``."""
+        files: Mapping[str, Path] = STRATEGIES[self.name].data(self.options)
+        return files
+
     def strategy(self, prompts: Prompts) -> Strategy:
         """The method itself."""
         made: Strategy = STRATEGIES[self.name](self.options, prompts)
@@ -111,6 +118,14 @@ def methods_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
     if not any(method.weight for method in methods.values()):
         raise ConfigError("strategies: at least one of them needs a weight above 0", key="strategies")
     return tuple(methods.values())
+
+
+def methods_in(config: Mapping[str, Any]) -> tuple[Method, ...]:
+    """Those of a configuration as a run records it."""
+    if config.get("strategies") is not None:
+        return methods_of(config["strategies"])
+    name = config["strategy"]
+    return (Method(name, name, 1.0, build(STRATEGIES[name].Options, config[name], name)),)
 
 
 def strategy_of(methods: Sequence[Method], mix: MixOptions | None, prompts: Prompts, *, adapt: bool) -> Strategy:

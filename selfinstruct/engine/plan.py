@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from selfinstruct.backends import OPTIONS
 from selfinstruct.budget import BudgetOptions
 from selfinstruct.codec import canonical, digest, loads
 from selfinstruct.config import build, lasting, merge, nearest, read_yaml, to_plain
-from selfinstruct.engine.methods import MIX, Method, given_anew, laid, methods_of, preset_of, strategy_of
+from selfinstruct.engine.methods import MIX, Method, given_anew, laid, methods_in, methods_of, preset_of, strategy_of
 from selfinstruct.engine.saturation import SaturationOptions
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.judge import FilterOptions
@@ -319,6 +319,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     seeds = _load_seeds(settings, load, base, recorded="seeds" in recorded)
     names = {name: used for method in methods for name, used in method.templates.items()}
     prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
+    prompts = _with_data(prompts, methods, base, recorded="prompts" in recorded)
     strategy = strategy_of(methods, own_options if mixed else None, prompts, adapt=settings.adapt)
     _check_schemas(settings.backend, backend_options, strategy)
     return Plan(
@@ -366,6 +367,21 @@ def _load_prompts(
         wanted = ", ".join(f"{name}.txt" for name in sorted(names))
         raise UsageError(f"{folder} replaces no template of this strategy; it may hold {wanted}")
     return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
+
+
+def _with_data(prompts: Prompts, methods: Sequence[Method], base: Reader | None, *, recorded: bool) -> Prompts:
+    """With what the methods read from files of their own: from those; or from the ledger, likewise, unless they are
+    others than the run's.
+    """
+    before = {} if base is None else {name: path for one in methods_in(base.meta("config")) for name, path in one.data.items()}
+    texts: dict[str, str] = {}
+    for method in methods:
+        for name, path in method.data.items():
+            if base is not None and (recorded or not os.path.exists(path)) and path == before.get(name):
+                texts[name] = base.templates()[name]
+            else:
+                texts[name] = STRATEGIES[method.name].read_data(path)
+    return Prompts({**prompts.texts, **texts}, prompts.api) if texts else prompts
 
 
 def recorded_seeds(base: Reader) -> list[Task]:

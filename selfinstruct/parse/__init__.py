@@ -20,6 +20,7 @@ time linear in the text, whatever the text.
 
 from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks
 from selfinstruct.parse.lists import Item, Listing, numbered
+from selfinstruct.parse.single import one_task
 from selfinstruct.parse.structured import read_records, read_strings
 from selfinstruct.parse.text import blank_input, collapse, first_word, stripped
 
@@ -33,6 +34,7 @@ __all__ = [
     "collapse",
     "first_word",
     "numbered",
+    "one_task",
     "read_blocks",
     "read_records",
     "read_strings",

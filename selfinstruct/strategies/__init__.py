@@ -11,8 +11,9 @@ from typing import Any
 from selfinstruct.strategies.alpaca import Alpaca
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.evol import EvolInstruct
+from selfinstruct.strategies.personas import Personas
 from selfinstruct.strategies.self_instruct import SelfInstruct
 
-__all__ = ["STRATEGIES", "Alpaca", "EvolInstruct", "SelfInstruct", "Strategy", "View"]
+__all__ = ["STRATEGIES", "Alpaca", "EvolInstruct", "Personas", "SelfInstruct", "Strategy", "View"]
 
-STRATEGIES: dict[str, Any] = {one.name: one for one in (Alpaca, SelfInstruct, EvolInstruct)}
+STRATEGIES: dict[str, Any] = {one.name: one for one in (SelfInstruct, Alpaca, EvolInstruct, Personas)}

@@ -9,6 +9,7 @@ in ``strategies/__init__.py`` make a new method.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from selfinstruct.pool import Account
@@ -52,6 +53,18 @@ class Strategy(Protocol):
     answer, any dataset or finished run can be one (``--from``), and each request that begins with one says which by
     ``item`` in its context.
     """
+
+    @classmethod
+    def data(cls, options: Any) -> Mapping[str, Path]:  # noqa: ARG003  (those of a subclass)
+        """Files of its own that it works from under these options, by the name at which their texts stand among the
+        run's templates, which the ledger keeps; a run whose file has gone takes them from there.
+        """
+        return {}
+
+    @classmethod
+    def read_data(cls, path: Path) -> str:
+        """The text of one of those files, checked; an error of the tree in ``errors.py`` where it is no good."""
+        raise NotImplementedError
 
     @property
     def format(self) -> str:
