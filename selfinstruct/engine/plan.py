@@ -16,6 +16,7 @@ from typing import Any
 
 from selfinstruct.backends import OPTIONS
 from selfinstruct.budget import BudgetOptions
+from selfinstruct.chat_template import ChatTemplate
 from selfinstruct.codec import canonical, digest, loads
 from selfinstruct.config import build, lasting, merge, nearest, read_yaml, to_plain
 from selfinstruct.engine.saturation import SaturationOptions
@@ -233,7 +234,22 @@ def _preset(given: Mapping[str, Any]) -> dict[str, Any]:
     suited: dict[str, Any] = {} if lag is None else {"lag": lag}
     if backend == "llamacpp" and not _section(given, "llamacpp").get("model"):
         suited.update(read_yaml(preset("embedded"))[0])
-    return merge(getattr(STRATEGIES.get(str(given.get("strategy"))), "defaults", {}), suited)
+    suited = merge(getattr(STRATEGIES.get(str(given.get("strategy"))), "defaults", {}), suited)
+    return merge(suited, _found(merge(suited, given)))
+
+
+def _found(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the strategy finds out from these settings, and from what the model says of itself."""
+    name, backend = (str(values.get(key, getattr(Settings, key))) for key in ("strategy", "backend"))
+    if name not in STRATEGIES or backend not in OPTIONS:  # refused by name, later
+        return {}
+    strategy: Any = STRATEGIES[name]
+
+    def template() -> ChatTemplate | None:
+        options: Any = build(OPTIONS[backend], _section(values, backend), backend)
+        return options.chat_template() if hasattr(options, "chat_template") else None
+
+    return {name: strategy.found(build(strategy.Options, _section(values, name), name), template)}
 
 
 def _replay_source(given: Mapping[str, Any]) -> Path:
@@ -279,6 +295,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     seeds = _load_seeds(settings, base, recorded="seeds" in recorded)
     names = _templates(chosen, options[settings.strategy])
     prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
+    _check_raw(settings, chosen, backend_options)
     strategy = chosen(options[settings.strategy], prompts)
     _check_schemas(settings.backend, backend_options, strategy)
     return Plan(settings, options[settings.strategy], backend_options, tuple(seeds), prompts, strategy)
@@ -288,6 +305,17 @@ def _templates(strategy: Any, options: Any) -> Mapping[str, frozenset[str]]:
     """What a strategy needs under these options: without structured output none of its templates."""
     more = strategy.structured_templates if getattr(options, "structured", False) else {}
     return {**strategy.templates, **more}
+
+
+def _check_raw(settings: Settings, strategy: Any, options: Any) -> None:
+    """Refuse a method of raw prompts where only messages can be sent: before any is."""
+    if strategy.needs_raw and options.api == "chat" and not getattr(options, "RAW", False):
+        raise ConfigError(
+            f"{settings.strategy} needs raw completions, and {settings.backend} is to ask in chat messages: give --api "
+            "completion if the server has an endpoint for them that leaves prompts as they are (vLLM and llama-server "
+            "have, OpenAI's chat models have not)",
+            key=f"{settings.backend}.api",
+        )
 
 
 def _check_schemas(backend: str, options: Any, strategy: Any) -> None:

@@ -8,9 +8,10 @@ in ``strategies/__init__.py`` make a new method.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
+from selfinstruct.chat_template import ChatTemplate
 from selfinstruct.pool import Account
 from selfinstruct.records import Completion, Received, Request, Task
 from selfinstruct.rng import Rng
@@ -51,6 +52,22 @@ class Strategy(Protocol):
     answer, any dataset or finished run can be one (``--from``), and each request that begins with one says which by
     ``item`` in its context.
     """
+
+    needs_raw: ClassVar[bool] = False
+    """True where the method is nothing without raw prompts."""
+
+    @classmethod
+    def found(cls, options: Any, template: Callable[[], ChatTemplate | None]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Options that were not given and are found out when a run begins; it keeps them for life.
+
+        Args:
+            options: Those that were given, as an instance of the strategy's ``Options``.
+            template: Reads the model's own chat template; None where the backend can't tell.
+
+        Raises:
+            UsageError: They can't be found out.
+        """
+        return {}
 
     @property
     def format(self) -> str:
