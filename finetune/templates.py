@@ -11,14 +11,12 @@ a template which trims does what it always does; a template that does more to a 
 from __future__ import annotations
 
 import re
-import signal
-import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from finetune.data import Example, Turn
+from selfinstruct.chat_template import LIMIT_S, TODAY, EndlessError, bounded
 from selfinstruct.errors import DataError, UsageError
 
 __all__ = ["ChatTemplate", "Layout", "Probe", "RenderError", "Response", "alpaca", "completion"]
@@ -28,34 +26,9 @@ _ALPACA_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
 )
-# Some templates write today's date. A document must be the same tomorrow: this macro, put before the template, takes
-# the place of transformers' function. The date is the one that Llama's templates fall back on.
-_NO_CLOCK = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
-_LIMIT_S = 10.0  # of processor time for one conversation; a template takes milliseconds
+# A template's date must not change: this macro, put before the template, takes the place of transformers' function.
+_NO_CLOCK = f"{{% macro strftime_now(format) %}}{TODAY}{{% endmacro %}}{{{{ '' }}}}"
 _PRIVATE = range(0xF0000, 0xFFFFE)  # private characters of Unicode's plane 15, to mark where messages begin and end
-
-
-class _Endless(BaseException):
-    """The time is over. No Exception: nothing that renders may take it for one of its own."""
-
-
-@contextmanager
-def _bounded() -> Iterator[None]:
-    """End what takes longer than ``_LIMIT_S`` seconds of this process's time, where signals can: in the main thread."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def stop(_number: int, _frame: object) -> None:
-        raise _Endless
-
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, _LIMIT_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
 
 
 class RenderError(DataError):
@@ -249,14 +222,14 @@ class ChatTemplate:
         import jinja2
 
         try:
-            with _bounded():
+            with bounded():
                 return str(
                     self._tokenizer.apply_chat_template(
                         messages, chat_template=self._template, tokenize=False, add_generation_prompt=generation
                     )
                 )
-        except _Endless:
-            raise RenderError("template", f"the chat template is not done after {_LIMIT_S:g} s") from None
+        except EndlessError:
+            raise RenderError("template", f"the chat template is not done after {LIMIT_S:g} s") from None
         except (
             *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError),
             *(ArithmeticError, RecursionError, MemoryError),

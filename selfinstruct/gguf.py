@@ -10,15 +10,17 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfinstruct.chat_template import ChatTemplate
 from selfinstruct.errors import UsageError
 from selfinstruct.files import reason
 
-__all__ = ["Header", "ModelFileError", "check"]
+__all__ = ["Header", "ModelFileError", "chat_template", "check"]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _WIDTH = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of each scalar value type
-_STRING, _ARRAY = 8, 9
+_UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
+_ALIGNMENT = 32  # of the tensors, where the file names no other
 _MAX_COUNT = 1 << 24  # entries: more than any model has, and few enough to walk
 
 
@@ -32,10 +34,14 @@ class Header:
 
     Attributes:
         texts: The keys whose values are texts, such as ``general.architecture``.
+        numbers: The keys whose values are truth values or unsigned numbers of 32 bits, such as the ids of tokens.
+        arrays: Where in the file the arrays of texts begin, by key: the place of their number of elements.
         tensors: Names of all tensors.
     """
 
     texts: dict[str, str]
+    numbers: dict[str, int]
+    arrays: dict[str, int]
     tensors: frozenset[str]
 
 
@@ -65,6 +71,39 @@ def check(path: Path) -> Header:
         raise ModelFileError(f"{path}: truncated in its header ({path.stat().st_size} bytes): fetch it again") from None
 
 
+def chat_template(path: Path) -> ChatTemplate | None:
+    """The model's chat template; None if the file has none.
+
+    The token that begins every text is left to llama.cpp, which adds it unless the file says that it must not: only
+    then does the template write it.
+
+    Raises:
+        ModelFileError: As ``check``.
+    """
+    header = check(path)
+    source = header.texts.get("tokenizer.chat_template")
+    if not source:
+        return None
+    begun = header.numbers.get("tokenizer.ggml.add_bos_token", 1)
+    wanted = {name: header.numbers.get(f"tokenizer.ggml.{name}_token_id", -1) for name in ("bos", "eos")}
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        found = _elements(view, header.arrays.get("tokenizer.ggml.tokens"), set(wanted.values()))
+    return ChatTemplate(source, "" if begun else found.get(wanted["bos"], ""), found.get(wanted["eos"], ""))
+
+
+def _elements(view: mmap.mmap, at: int | None, wanted: set[int]) -> dict[int, str]:
+    """Elements of an array of texts, by their index; those that it has."""
+    if at is None:
+        return {}
+    (count,) = struct.unpack_from("<Q", view, at)
+    at, found = at + 8, {}
+    for index in range(min(count, max(wanted) + 1)):
+        start, at = at + 8, _after_string(view, at)
+        if index in wanted:
+            found[index] = view[start:at].decode("utf-8", "replace")
+    return found
+
+
 def _looks_like(magic: bytes) -> str:
     if not magic:
         return "it is empty"
@@ -84,17 +123,22 @@ def _walk(path: Path, view: mmap.mmap) -> Header:
     tensors, keys = struct.unpack_from("<QQ", view, 8)
     if max(tensors, keys) > _MAX_COUNT:
         raise ModelFileError(f"{path}: a damaged header ({tensors} tensors, {keys} keys): fetch it again")
-    at, alignment = 24, 32
-    texts = {}
+    at = 24
+    texts: dict[str, str] = {}
+    numbers: dict[str, int] = {}
+    arrays: dict[str, int] = {}
     for _ in range(keys):
         start, at = at + 8, _after_string(view, at)
         (kind,) = struct.unpack_from("<I", view, at)
-        key, value = view[start:at], at + 4
+        key, value = view[start:at].decode("utf-8", "replace"), at + 4
         at = _after_value(path, view, value, kind)
         if kind == _STRING:
-            texts[key.decode("utf-8", "replace")] = view[value + 8 : at].decode("utf-8", "replace")
-        elif kind == 4 and key == b"general.alignment":
-            (alignment,) = struct.unpack_from("<I", view, value)
+            texts[key] = view[value + 8 : at].decode("utf-8", "replace")
+        elif kind in (_UINT32, _BOOL):
+            numbers[key] = int.from_bytes(view[value:at], "little")
+        elif kind == _ARRAY and struct.unpack_from("<I", view, value)[0] == _STRING:
+            arrays[key] = value + 4
+    alignment = numbers.get("general.alignment", _ALIGNMENT)
     last, names = 0, set()
     for _ in range(tensors):
         start, at = at + 8, _after_string(view, at)
@@ -108,7 +152,7 @@ def _walk(path: Path, view: mmap.mmap) -> Header:
         raise ModelFileError(
             f"{path}: truncated: {len(view)} bytes, but its last tensor begins at byte {data + last}: fetch it again"
         )
-    return Header(texts, frozenset(names))
+    return Header(texts, numbers, arrays, frozenset(names))
 
 
 def _after_string(view: mmap.mmap, at: int) -> int:

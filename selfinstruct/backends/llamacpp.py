@@ -19,6 +19,7 @@ from selfinstruct import embedded, gguf
 from selfinstruct.backends import load
 from selfinstruct.backends.options import OpenAIOptions, check_fields
 from selfinstruct.backends.server import Server
+from selfinstruct.chat_template import ChatTemplate
 from selfinstruct.errors import BackendError, MissingExtraError, RequestError, TransientError
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
@@ -51,6 +52,9 @@ class LlamaCppOptions:
     FREE: ClassVar[frozenset[str]] = frozenset({"slots", "threads", "gpu_layers", "cache_prompt", "timeout_s"})
     """Options that may change while a run goes on: they decide how fast it answers."""
 
+    RAW: ClassVar[bool] = True
+    """Raw prompts are read as they are, whatever ``api`` says."""
+
     model: str | None = None
     api: Api = "completion"
     context: int = 4096
@@ -69,6 +73,24 @@ class LlamaCppOptions:
         if self.timeout_s <= 0:
             raise ValueError("timeout_s must be above 0")
         check_fields("extra_body", self.extra_body)
+
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's own, read in its file; None if there is none in it.
+
+        Raises:
+            EmbeddedModelError, ModelFileError: The file is not there, or no model.
+        """
+        return gguf.chat_template(embedded.find() if self.model is None else _model_file(self.model))
+
+
+class _LlamaServer(Server):
+    """llama.cpp's server: of a raw prompt it would end an answer at no special token, since it writes none out."""
+
+    def body(self, request: Request) -> dict[str, Any]:
+        body = super().body(request)
+        if request.is_raw and request.sampling.stop:
+            body.setdefault("preserved_tokens", list(request.sampling.stop))  # of these, it takes those of one token
+        return body
 
 
 class LlamaCppBackend:
@@ -119,7 +141,7 @@ class LlamaCppBackend:
             extra_body=fields,
             schema_field="json_schema",  # its /completions passes over response_format without a word
         )
-        self._client = Server(speaking, f"{self._server.listening_address}/v1", key=key)
+        self._client = _LlamaServer(speaking, f"{self._server.listening_address}/v1", key=key)
         await self._client.start()
 
     async def complete(self, request: Request) -> Completion:

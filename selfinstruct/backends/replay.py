@@ -31,6 +31,8 @@ class ReplayOptions:
     """
 
     FREE: ClassVar[frozenset[str]] = frozenset({"source", "pace"})
+    RAW: ClassVar[bool] = True
+    """Whatever was asked is answered."""
 
     source: str = ""
     pace: float | str = 0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from selfinstruct.backends.vllm_process import EngineProcess
+from selfinstruct.chat_template import ChatTemplate
 from selfinstruct.codec import loads
 from selfinstruct.config import to_plain
 from selfinstruct.errors import (
@@ -97,6 +98,9 @@ class VllmOptions:
     LAG: ClassVar[int] = 1024
     """Default lag of a run with this backend: 8 for each of its requests at once."""
 
+    RAW: ClassVar[bool] = True
+    """Raw prompts are read as they are, whatever ``api`` says."""
+
     model: str | None = None
     api: Api = "chat"
     dtype: str = "auto"
@@ -137,11 +141,44 @@ class VllmOptions:
             if name == "load_format" and str(value).lower() in _PICKLED:
                 raise ValueError(f"engine.load_format can't be {value!r}, which reads pickles; leave it out")
 
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's own, where the model is a folder: what its tokenizer's settings hold; None where it is not there.
+
+        The token that begins every text is left to the tokenizer, unless it says that it adds none.
+
+        Raises:
+            ConfigError: The settings can't be read.
+        """
+        if not self.model or not _is_path(self.model):
+            return None
+        _check_paths(self)
+        folder = Path(self.model).expanduser()
+        file, own = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+        try:
+            found = loads(file.read_bytes()) if file.is_file() else {}
+            source = own.read_text(encoding="utf-8") if own.is_file() else found.get("chat_template")
+            bos, eos = (_token_text(found.get(f"{name}_token")) for name in ("bos", "eos"))
+            begun = found.get("add_bos_token", True)
+        except OSError as error:
+            raise ConfigError(f"{folder}: its chat template can't be read: {reason(error)}", key="vllm.model") from None
+        except (ValueError, AttributeError):
+            raise ConfigError(f"{file}: no JSON object; fetch it again", key="vllm.model") from None
+        if isinstance(source, list):  # several, by name
+            named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+            source = named.get("default")
+        return ChatTemplate(source, "" if begun else bos, eos) if isinstance(source, str) and source else None
+
     @property
     def label(self) -> str:
         """The model's name, as answers carry it: no path."""
         named = Path(self.model or "").name if _is_path(self.model or "") else (self.model or "")
         return f"{named}+{Path(self.lora).name}" if self.lora else named
+
+
+def _token_text(value: Any) -> str:
+    """A token as a tokenizer's settings name it: its text, or an object that holds it."""
+    value = value.get("content") if isinstance(value, Mapping) else value
+    return value if isinstance(value, str) else ""
 
 
 def _is_path(model: str) -> bool:

@@ -18,16 +18,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfinstruct.chat_template import ChatTemplate
 from selfinstruct.config import build, lasting, merge, nearest, to_plain
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Prompts
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies import STRATEGIES, SelfInstruct
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mix import Mixed, MixOptions, Part, suited
 
-__all__ = ["MIX", "Method", "given_anew", "laid", "methods_in", "methods_of", "preset_of", "strategy_of"]
+__all__ = [
+    "DEFAULT",
+    "MIX",
+    "Method",
+    "found_out",
+    "given_anew",
+    "laid",
+    "methods_in",
+    "methods_of",
+    "preset_of",
+    "strategy_of",
+]
 
 MIX = Mixed.name
+DEFAULT = SelfInstruct.name
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,22 @@ def preset_of(given: Mapping[str, Any]) -> dict[str, Any]:
     else:
         names = [given.get("strategy")]
     return suited([STRATEGIES[name].defaults for name in names if isinstance(name, str) and name in STRATEGIES])
+
+
+def found_out(values: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> dict[str, Any]:
+    """Sections of options that were not given, as the strategies find them out: see ``Strategy.found``."""
+    found: dict[str, Any] = {}
+    entries = values.get("strategies")
+    if not isinstance(entries, list | tuple):
+        entries = [{"name": values.get("strategy", DEFAULT)}]
+    for entry in entries:
+        name = entry.get("name") if isinstance(entry, Mapping) else None
+        if not isinstance(name, str) or name not in STRATEGIES:  # refused by name, later
+            continue
+        own = {key: value for key, value in entry.items() if key not in _OWN}
+        options = build(STRATEGIES[name].Options, merge(_section(values, entry), own), name)
+        found = merge(found, {name: STRATEGIES[name].found(options, template)})
+    return found
 
 
 def laid(base: Mapping[str, Any], given: Mapping[str, Any], preset: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,9 +16,21 @@ from typing import Any
 
 from selfinstruct.backends import OPTIONS
 from selfinstruct.budget import BudgetOptions
+from selfinstruct.chat_template import ChatTemplate
 from selfinstruct.codec import canonical, digest, loads
 from selfinstruct.config import build, lasting, merge, nearest, read_yaml, to_plain
-from selfinstruct.engine.methods import MIX, Method, given_anew, laid, methods_in, methods_of, preset_of, strategy_of
+from selfinstruct.engine.methods import (
+    DEFAULT,
+    MIX,
+    Method,
+    found_out,
+    given_anew,
+    laid,
+    methods_in,
+    methods_of,
+    preset_of,
+    strategy_of,
+)
 from selfinstruct.engine.saturation import SaturationOptions
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.judge import FilterOptions
@@ -56,7 +68,7 @@ class Settings:
             than spend for ever.
     """
 
-    strategy: str = "self-instruct"
+    strategy: str = DEFAULT
     strategies: tuple[Mapping[str, Any], ...] | None = None
     adapt: bool = False
     backend: str = "llamacpp"
@@ -260,7 +272,21 @@ def _preset(given: Mapping[str, Any]) -> dict[str, Any]:
     suited: dict[str, Any] = {} if lag is None else {"lag": lag}
     if backend == "llamacpp" and not _section(given, "llamacpp").get("model"):
         suited.update(read_yaml(preset("embedded"))[0])
-    return merge(preset_of(given), suited)
+    suited = merge(preset_of(given), suited)
+    return merge(suited, _found(merge(suited, given)))
+
+
+def _found(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the strategies find out from these settings, and from what the model says of itself."""
+    backend = str(values.get("backend", Settings.backend))
+    if backend not in OPTIONS:  # refused by name, later
+        return {}
+
+    def template() -> ChatTemplate | None:
+        options: Any = build(OPTIONS[backend], _section(values, backend), backend)
+        return options.chat_template() if hasattr(options, "chat_template") else None
+
+    return found_out(values, template)
 
 
 def _laid(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,10 +347,23 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
     prompts = _with_data(prompts, methods, base, recorded="prompts" in recorded)
     strategy = strategy_of(methods, own_options if mixed else None, prompts, adapt=settings.adapt)
+    _check_raw(settings.backend, backend_options, methods)
     _check_schemas(settings.backend, backend_options, strategy)
     return Plan(
         settings, own_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
     )
+
+
+def _check_raw(backend: str, options: Any, methods: Sequence[Method]) -> None:
+    """Refuse a method of raw prompts where only messages can be sent: before any is."""
+    for method in methods:
+        if STRATEGIES[method.name].needs_raw and options.api == "chat" and not getattr(options, "RAW", False):
+            raise ConfigError(
+                f"{method.label} needs raw completions, and {backend} is to ask in chat messages: give --api "
+                "completion if the server has an endpoint for them that leaves prompts as they are (vLLM and llama-server have, "
+                "OpenAI's chat models have not)",
+                key=f"{backend}.api",
+            )
 
 
 def _check_schemas(backend: str, options: Any, strategy: Strategy) -> None:
@@ -373,7 +412,8 @@ def _with_data(prompts: Prompts, methods: Sequence[Method], base: Reader | None,
     """With what the methods read from files of their own: from those; or from the ledger, likewise, unless they are
     others than the run's.
     """
-    before = {} if base is None else {name: path for one in methods_in(base.meta("config")) for name, path in one.data.items()}
+    known = () if base is None else methods_in(base.meta("config"))
+    before = {name: path for one in known for name, path in one.data.items()}
     texts: dict[str, str] = {}
     for method in methods:
         for name, path in method.data.items():

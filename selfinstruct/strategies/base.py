@@ -8,10 +8,11 @@ in ``strategies/__init__.py`` make a new method.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from selfinstruct.chat_template import ChatTemplate
 from selfinstruct.pool import Account
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Received, Request, Task
@@ -64,7 +65,23 @@ class Strategy(Protocol):
     @classmethod
     def read_data(cls, path: Path) -> str:
         """The text of one of those files, checked; an error of the tree in ``errors.py`` where it is no good."""
-        raise NotImplementedError
+        return path.read_text(encoding="utf-8")
+
+    needs_raw: ClassVar[bool] = False
+    """True where the method is nothing without raw prompts."""
+
+    @classmethod
+    def found(cls, options: Any, template: Callable[[], ChatTemplate | None]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Options that were not given and are found out when a run begins; it keeps them for life.
+
+        Args:
+            options: Those that were given, as an instance of the strategy's ``Options``.
+            template: Reads the model's own chat template; None where the backend can't tell.
+
+        Raises:
+            UsageError: They can't be found out.
+        """
+        return {}
 
     @property
     def format(self) -> str:

@@ -17,7 +17,20 @@ PACKAGES = [Path(package.__file__).parent for package in (selfinstruct, finetune
 
 LAYERS = (
     {"errors", "codec", "records", "version"},
-    {"config", "resources", "rng", "files", "lock", "formats", "console", "embedded", "gguf", "layouts", "sources"},
+    {
+        "config",
+        "resources",
+        "rng",
+        "files",
+        "lock",
+        "formats",
+        "console",
+        "embedded",
+        "gguf",
+        "chat_template",
+        "layouts",
+        "sources",
+    },
     {"strategies", "filters", "parse", "prompts", "seeds", "pool", "judge", "verifiers"},
     {"ledger", "backends", "budget", "pace", "retry"},
     {"engine", "session", "export", "explain", "compare", "fork", "report", "doctor", "filtering"},
