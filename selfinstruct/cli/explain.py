@@ -54,8 +54,9 @@ def _page(found: Explanation) -> Iterator[str]:
         yield f"{what}: {_KEPT[one.candidate.kind]}"
     else:
         yield f"{what}: {'kept, beyond the rows asked for' if one.kept else f'rejected, {one.reason}'}"
-    for label, text in (("instruction", one.candidate.instruction), ("input", one.candidate.input),
-                        ("output", one.candidate.output)):  # fmt: skip
+    fields = [("instruction", one.candidate.instruction), ("input", one.candidate.input),
+              ("output", one.candidate.output)]  # fmt: skip
+    for label, text in [(message.role, message.content) for message in one.candidate.messages] or fields:
         if text:
             yield f"  {label + ':':<13}{_indented(text)}"
     for number, step in enumerate(found.steps, start=1):
@@ -82,7 +83,8 @@ def _step(number: int, step: Step) -> Iterator[str]:
         choice = step.outcome.choices[0]
         tokens = plural(step.outcome.usage.completion_tokens, "token")
         yield f"  answer of {step.outcome.model} ({tokens}, {choice.finish_reason}):"
-        yield f"    {_indented(_marked(choice.text, (step.candidate.candidate.span,) if step.candidate.id else ()), 4)}"
+        start, end = step.candidate.candidate.span if step.candidate.id else (0, 0)
+        yield f"    {_indented(_marked(choice.text, ((start, end),) if start < end else ()), 4)}"
     for verdict in step.candidate.verdicts:
         score = "" if verdict.score is None else f" {verdict.score:.4g}"
         yield f"  {verdict.filter}:{score} {'kept' if verdict.kept else f'rejected, {verdict.reason}'}"
@@ -120,6 +122,7 @@ def _values(found: Explanation) -> dict[str, Json]:
         "instruction": found.candidate.candidate.instruction,
         "input": found.candidate.candidate.input,
         "output": found.candidate.candidate.output,
+        **found.candidate.candidate.extras,
         "seed": found.seed,
         "steps": [_step_values(step) for step in found.steps],
     }

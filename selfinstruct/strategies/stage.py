@@ -45,9 +45,11 @@ class Stage:
 
     def turns(self, prompts: Prompts, template: str, **variables: str) -> tuple[Turn, ...]:
         """A one-template request in this stage's API."""
-        if self.api == "run":
-            return prompts.turns(template, **variables)
-        return (prompts.turn("prompt" if self.api == "completion" else "user", template, variables),)
+        return (prompts.turn("prompt" if self.is_raw(prompts) else "user", template, variables),)
+
+    def is_raw(self, prompts: Prompts) -> bool:
+        """True where this stage asks in raw prompts, False where it asks in messages."""
+        return (prompts.api if self.api == "run" else self.api) == "completion"
 
     def sampling(self, *stop: str, schema: Mapping[str, Json] | None = None) -> Sampling:
         """The parameters of one request that ends at any of these strings, or follows a JSON schema."""
