@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import recorded_plan
-from selfinstruct.judge import Judged
+from selfinstruct.judge import Judged, whole
 from selfinstruct.ledger import Reader
 from selfinstruct.pool import Row
 from selfinstruct.records import Candidate
@@ -42,7 +42,7 @@ class Comparison:
     """Two datasets.
 
     Attributes:
-        common: Rows that both have, by instruction, input and output.
+        common: Rows that both have, by instruction, input and output; conversations by all that is said.
         lost: Rows of the first alone.
         gained: Rows of the second alone.
     """
@@ -101,4 +101,5 @@ def _missing(one: _Side, other: _Side, theirs: set[_Key]) -> tuple[Missing, ...]
 
 
 def _key(candidate: Candidate) -> _Key:
-    return candidate.instruction, candidate.input, candidate.output
+    said = whole(candidate) if candidate.messages else candidate.output  # conversations may end alike
+    return candidate.instruction, candidate.input, said

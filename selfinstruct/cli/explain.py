@@ -55,8 +55,9 @@ def _page(found: Explanation) -> Iterator[str]:
         yield f"{what}: {_KEPT[one.candidate.kind]}"
     else:
         yield f"{what}: {'kept, beyond the rows asked for' if one.kept else f'rejected, {one.reason}'}"
-    for label, text in (("instruction", one.candidate.instruction), ("input", one.candidate.input),
-                        ("output", one.candidate.output)):  # fmt: skip
+    fields = [("instruction", one.candidate.instruction), ("input", one.candidate.input),
+              ("output", one.candidate.output)]  # fmt: skip
+    for label, text in [(message.role, message.content) for message in one.candidate.messages] or fields:
         if text:
             yield f"  {label + ':':<13}{_indented(text)}"
     if found.lineage:
@@ -94,7 +95,8 @@ def _step(number: int, step: Step) -> Iterator[str]:
         choice = step.outcome.choices[0]
         tokens = plural(step.outcome.usage.completion_tokens, "token")
         yield f"  answer of {step.outcome.model} ({tokens}, {choice.finish_reason}):"
-        yield f"    {_indented(_marked(choice.text, (step.candidate.candidate.span,) if step.candidate.id else ()), 4)}"
+        start, end = step.candidate.candidate.span if step.candidate.id else (0, 0)
+        yield f"    {_indented(_marked(choice.text, ((start, end),) if start < end else ()), 4)}"
     if step.candidate.id:
         yield f"  candidate {step.candidate.id}, a {step.candidate.candidate.kind}: {_fate(step)}"
     for verdict in step.candidate.verdicts:
@@ -138,8 +140,8 @@ def _values(found: Explanation) -> dict[str, Json]:
         "instruction": found.candidate.candidate.instruction,
         "input": found.candidate.candidate.input,
         "output": found.candidate.candidate.output,
+        **found.candidate.candidate.extras,
         "seed": found.seed,
-        "columns": dict(found.candidate.candidate.columns),
         "lineage": [
             {"id": one.id, "label": one.label, "text": one.text, "reason": one.reason} for one in found.lineage
         ],

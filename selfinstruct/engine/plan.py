@@ -360,8 +360,8 @@ def _check_raw(backend: str, options: Any, methods: Sequence[Method]) -> None:
         if STRATEGIES[method.name].needs_raw and options.api == "chat" and not getattr(options, "RAW", False):
             raise ConfigError(
                 f"{method.label} needs raw completions, and {backend} is to ask in chat messages: give --api "
-                "completion if the server has an endpoint for them that leaves prompts as they are (vLLM and llama-server have, "
-                "OpenAI's chat models have not)",
+                "completion if the server has an endpoint for them that leaves prompts as they are (vLLM and "
+                "llama-server have, OpenAI's chat models have not)",
                 key=f"{backend}.api",
             )
 

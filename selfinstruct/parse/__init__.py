@@ -1,4 +1,4 @@
-"""Structure in a model's answer: numbered lists, blocks of labelled fields, rows in JSON.
+"""Structure in a model's answer: numbered lists, blocks of labelled fields, transcripts, rows in JSON.
 
 Text is read by its line-anchored markers alone, never by words inside a line, and a marker counts only where the
 structure expects it:
@@ -19,23 +19,39 @@ time linear in the text, whatever the text.
 """
 
 from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks
+from selfinstruct.parse.dialogue import (
+    CLOSING_SIGN,
+    Dialogue,
+    Utterance,
+    is_closing,
+    is_of_assistant,
+    message,
+    read_dialogue,
+)
 from selfinstruct.parse.lists import Item, Listing, numbered
 from selfinstruct.parse.single import one_task
 from selfinstruct.parse.structured import read_records, read_strings
 from selfinstruct.parse.text import blank_input, collapse, first_word, stripped
 
 __all__ = [
+    "CLOSING_SIGN",
     "Block",
     "Blocks",
+    "Dialogue",
     "Form",
     "Item",
     "Listing",
+    "Utterance",
     "blank_input",
     "collapse",
     "first_word",
+    "is_closing",
+    "is_of_assistant",
+    "message",
     "numbered",
     "one_task",
     "read_blocks",
+    "read_dialogue",
     "read_records",
     "read_strings",
     "stripped",

@@ -10,11 +10,24 @@ from typing import Any
 
 from selfinstruct.strategies.alpaca import Alpaca
 from selfinstruct.strategies.base import Strategy, View
+from selfinstruct.strategies.conversation import Conversation
 from selfinstruct.strategies.evol import EvolInstruct
 from selfinstruct.strategies.magpie import Magpie
 from selfinstruct.strategies.personas import Personas
 from selfinstruct.strategies.self_instruct import SelfInstruct
 
-__all__ = ["STRATEGIES", "Alpaca", "EvolInstruct", "Magpie", "Personas", "SelfInstruct", "Strategy", "View"]
+__all__ = [
+    "STRATEGIES",
+    "Alpaca",
+    "Conversation",
+    "EvolInstruct",
+    "Magpie",
+    "Personas",
+    "SelfInstruct",
+    "Strategy",
+    "View",
+]
 
-STRATEGIES: dict[str, Any] = {one.name: one for one in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas)}
+STRATEGIES: dict[str, Any] = {
+    one.name: one for one in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation)
+}

@@ -45,9 +45,11 @@ class Stage:
 
     def turns(self, prompts: Prompts, template: str, **variables: str) -> tuple[Turn, ...]:
         """A one-template request in this stage's API."""
-        if self.api == "run":
-            return prompts.turns(template, **variables)
-        return (prompts.turn("prompt" if self.api == "completion" else "user", template, variables),)
+        return (prompts.turn("prompt" if self.is_raw(prompts) else "user", template, variables),)
+
+    def is_raw(self, prompts: Prompts) -> bool:
+        """True where this stage asks in raw prompts, False where it asks in messages."""
+        return (prompts.api if self.api == "run" else self.api) == "completion"
 
     def api_in(self, run: Api) -> Api:
         """Its API in a run of that one."""
