@@ -82,14 +82,14 @@ def content(response: str) -> Verdict:
     return Verdict("evol_content", kept, "" if kept else "no_content")
 
 
-def wording(evolved: str, current: str, phrases: Iterable[str], template: str) -> Verdict:
+def wording(evolved: str, current: str, phrases: Iterable[str], prompt: str) -> Verdict:
     """Rule 4: words of the prompt in the evolved instruction that were not in the un-evolved one.
 
     Reason ``prompt_words``; ``detail["words"]`` are the first found: one of the phrases by which a prompt names its
-    parts, or eight words in one piece of the template.
+    parts, or eight words in one piece of what it says around the instruction.
     """
     ours, before = _joined(tokenize(evolved)), _joined(tokenize(current))
-    for words in (*map(tokenize, phrases), *_runs(tokenize(template))):
+    for words in (*map(tokenize, phrases), *_runs(tokenize(prompt))):
         piece = _joined(words)
         if words and piece in ours and piece not in before:
             return Verdict("evol_wording", False, "prompt_words", detail={"words": " ".join(words)})
