@@ -63,6 +63,8 @@ def answer(prompt: str) -> str:
     last = prompt.rstrip().splitlines()[-1]
     if last.startswith("Classification:"):
         return " Yes" if rng.random() < 0.3 else " No"
+    if last in _EVOLVING:
+        return _EVOLVING[last](rng, prompt)
     if last == "Instruction:":
         first = int(prompt.rstrip().splitlines()[-2].rsplit(" ", 1)[1])
         return _blocks(rng, first)
@@ -125,3 +127,40 @@ def _instances(rng: Rng, *, label_first: bool) -> str:
             pair = [f"Label: {rng.choice(WORDS)}", f"Input: {given}"]
         lines += [f"Example {place + 1}", *pair]
     return "\n" + "\n".join(lines)
+
+
+def _rewritten(rng: Rng, prompt: str) -> str:
+    """A task with some words more, or what it must not be."""
+    given = prompt.rsplit("Given task: ", 1)[1].rsplit("\n", 1)[0].strip()
+    flaw = rng.random()
+    if flaw < 0.03:
+        return ""
+    if flaw < 0.12:
+        return f" {given.upper()}"
+    if flaw < 0.18:
+        return f" Here is the rewritten task: {given}, {rng.choice(WAYS)}"
+    if flaw < 0.21:
+        return " Draw it"
+    return f" {given}\nDo it {rng.choice(WAYS)}, and with all of these: {', '.join(rng.sample(WORDS, 10))}."
+
+
+def _created(rng: Rng, _prompt: str) -> str:
+    return f" {_instruction(rng)}"
+
+
+def _compared(rng: Rng, _prompt: str) -> str:
+    flaw = rng.random()
+    return " equal" if flaw < 0.2 else " I can't tell." if flaw < 0.25 else " different"
+
+
+def _solved(rng: Rng, _prompt: str) -> str:
+    flaw = rng.random()
+    return "I am sorry, no." if flaw < 0.08 else "... and that is it!" if flaw < 0.14 else _output(rng)
+
+
+_EVOLVING = {
+    "Rewritten task:": _rewritten,
+    "Created task:": _created,
+    "Equal or different:": _compared,
+    "### Answer": _solved,
+}

@@ -208,9 +208,10 @@ class EvolInstruct(Strategy):
             return Received(follow_ups=_some(stay), discards=(found,), marks=(f"{chain.mark}|no_instruction",))
         text = completion.text[start:end]
         chain = replace(chain, evolved=(candidate_id(request.number, 0), text))
+        asked = request.turns[0].text.replace(chain.current[1], " ")  # as it was, also in a fork with other templates
         verdicts = (
             rules.whole(completion.truncated),
-            rules.wording(text, chain.current[1], self.options.prompt_phrases, self._template(request)),
+            rules.wording(text, chain.current[1], self.options.prompt_phrases, asked),
             rules.similarity(text, chain.current[1], least=self.options.similarity, name=chain.current[0]),
         )
         # What the cheap test alone rejects may be put to the judge all the same: its word is counted, and no more.
@@ -227,9 +228,6 @@ class EvolInstruct(Strategy):
             verdicts=verdicts,
         )
         return Received(candidates=(draft,))
-
-    def _template(self, request: Request) -> str:
-        return self.prompts.texts[request.turns[0].template]
 
     def _compare(self, chain: _Chain, parent: int, *, audited: bool = False) -> Request:
         """Ask a judge, who sees both instructions."""
@@ -282,9 +280,8 @@ class EvolInstruct(Strategy):
     def _about(chain: _Chain, *verdicts: Verdict, **fields: Any) -> Candidate:
         """A candidate whose instruction was judged as a draft."""
         task, instruction = chain.evolved
-        return Candidate(
-            instruction, task=task, columns=chain.columns, mark=chain.mark, verdicts=verdicts, **fields
-        )  # fmt: skip
+        about: dict[str, Any] = {"task": task, "columns": chain.columns, "mark": chain.mark, "verdicts": verdicts}
+        return Candidate(instruction, **about, **fields)
 
 
 def _text(seed: Task) -> str:

@@ -12,7 +12,6 @@ Each is a verdict, so that whoever looks at a candidate sees which rule decided,
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from selfinstruct.filters.lcs import f1, lcs_length
@@ -44,14 +43,14 @@ STOP_WORDS = frozenset(
 def similarity(evolved: str, current: str, *, least: float, name: str) -> Verdict:
     """Rule 1 without a model: an instruction that is nearly the one it was made of asks for nothing more.
 
-    Reasons ``unchanged`` (the same but for case, space and forms of characters) and ``too_similar``; the score is the
+    Reasons ``unchanged`` (the same but for case and space) and ``too_similar``; the score is the
     ROUGE-L F1.
 
     Args:
         least: F1 from which on it is too similar.
         name: Id of the un-evolved instruction.
     """
-    if _normal(evolved) == _normal(current):
+    if collapse(evolved).casefold() == collapse(current).casefold():
         return Verdict("evol_similarity", False, "unchanged", 1.0, name)
     first, second = tokenize(evolved)[:_LONGEST], tokenize(current)[:_LONGEST]
     score = f1(lcs_length(first, second), len(first), len(second))
@@ -83,14 +82,14 @@ def content(response: str) -> Verdict:
     return Verdict("evol_content", kept, "" if kept else "no_content")
 
 
-def wording(evolved: str, current: str, phrases: Iterable[str], template: str) -> Verdict:
+def wording(evolved: str, current: str, phrases: Iterable[str], prompt: str) -> Verdict:
     """Rule 4: words of the prompt in the evolved instruction that were not in the un-evolved one.
 
     Reason ``prompt_words``; ``detail["words"]`` are the first found: one of the phrases by which a prompt names its
-    parts, or eight words in one piece of the template.
+    parts, or eight words in one piece of what it says around the instruction.
     """
     ours, before = _joined(tokenize(evolved)), _joined(tokenize(current))
-    for words in (*map(tokenize, phrases), *_runs(tokenize(template))):
+    for words in (*map(tokenize, phrases), *_runs(tokenize(prompt))):
         piece = _joined(words)
         if words and piece in ours and piece not in before:
             return Verdict("evol_wording", False, "prompt_words", detail={"words": " ".join(words)})
@@ -109,7 +108,3 @@ def _runs(words: Sequence[str]) -> list[Sequence[str]]:
 def _joined(words: Iterable[str]) -> str:
     """So that a piece of it begins and ends with a whole word."""
     return f" {' '.join(words)} "
-
-
-def _normal(text: str) -> str:
-    return collapse(unicodedata.normalize("NFKC", text)).casefold()

@@ -19,7 +19,7 @@ from tests.loopback import Fault, Loopback
 from tests.scripted import reply
 
 GOLDEN = Path(__file__).resolve().parent
-RUNS = {"alpaca": ("completion", 12), "self-instruct": ("chat", 12)}
+RUNS = {"alpaca": ("completion", 12), "self-instruct": ("chat", 12), "evol-instruct": ("chat", 12)}
 
 
 def make(name: str, api: str, rows: int) -> None:

@@ -1,0 +1,362 @@
+"""Evol-Instruct: what each operation asks, which rule eliminates what, and what the next epoch begins with."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from selfinstruct.codec import dumps, loads
+from selfinstruct.config import build
+from selfinstruct.errors import ConfigError
+from selfinstruct.judge import FilterOptions, Judge
+from selfinstruct.pool import Account, Pool
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Choice, Completion, Instance, Request, Task, Usage
+from selfinstruct.rng import Rng
+from selfinstruct.strategies.evol import INPUTS, OPERATIONS, EvolInstruct
+
+TEMPLATES = Path(__file__).parents[2] / "prompts"
+SEEDS = (
+    Task("s0", "Name three birds that live near the sea."),
+    Task("s1", "Say how the word is spelled.", (Instance("colour", "British"), Instance("color", "American"))),
+)
+DEEPER = "Name three birds that live near the sea, what each eats in winter, and how it raises its young there."
+GAIN, SAME = "different", "They are equal."
+ANSWER = "Gulls eat fish and raise two or three chicks on cliffs."
+
+
+@dataclass
+class View:
+    seeds: tuple[Task, ...] = SEEDS
+    tasks: tuple[Task, ...] = ()
+    account: Account = field(default_factory=Account)
+
+
+def strategy(api="chat", **options):
+    return EvolInstruct(build(EvolInstruct.Options, options), Prompts.load(EvolInstruct.templates, api, TEMPLATES))
+
+
+def answer(text, finish_reason="stop"):
+    return Completion((Choice(text, finish_reason),), Usage(), "scripted")
+
+
+def begun(made: EvolInstruct, *operations: str, seed: int = 0) -> Request:
+    """The first request of a seed whose epochs do this."""
+    view = View()
+    for item in range(seed):
+        view.account.take(item)
+    for trial in range(100_000):
+        request = made.propose(view, Rng("test", trial))
+        assert request is not None
+        drawn = [draw[0] for draw in request.context["draws"]]
+        if drawn[: len(operations)] == list(operations):
+            return request.numbered(0, 1)
+    raise AssertionError(operations)
+
+
+class Run:
+    """One seed's way: each text is the model's next answer."""
+
+    def __init__(self, made: EvolInstruct, request: Request) -> None:
+        self.made, self.request, self.marks = made, request, []
+        self.judge = Judge(FilterOptions(novelty=None), Pool(SEEDS))
+
+    def says(self, text: str, finish_reason: str = "stop"):
+        """What came of it; the request that follows is the next."""
+        received = self.made.receive(self.request, answer(text, finish_reason), View())
+        judged = self.judge.judge(self.request, received)
+        one = judged.candidates[0] if judged.candidates else None
+        following = list(received.follow_ups)
+        if one is not None:
+            following.append(one.candidate.then if one.kept else one.candidate.otherwise)
+        self.marks += received.marks
+        assert len(following) <= 1
+        next_ = following[0] if following else None
+        assert next_ is None or next_.parent == self.request.number
+        self.request = next_ and replace(
+            next_.numbered(self.request.number + 1, 1), context=loads(dumps(next_.context))
+        )
+        return one
+
+    def asks_to_evolve(self, text: str) -> bool:
+        return self.request.stage == "evolve" and self.request.context["current"][1] == text
+
+
+def run(*operations: str, **options) -> Run:
+    made = strategy(**options)
+    return Run(made, begun(made, *operations))
+
+
+def rejecting(one) -> list[tuple[str, str]]:
+    return [(verdict.filter, verdict.reason) for verdict in one.verdicts if not verdict.kept]
+
+
+def prompt(operation: str) -> str:
+    """The part of an operation's prompt that says what to do."""
+    request = begun(strategy(epochs=1), operation)
+    assert request.turns[0].text.count(SEEDS[0].instruction) == 1
+    return request.turns[0].text.split("\n\n")[0]
+
+
+# --- the six operations ---
+
+
+def test_add_constraints_asks_for_one_more_constraint():
+    assert "one more constraint or requirement" in prompt("add-constraints")
+
+
+def test_deepen_asks_for_depth_and_breadth():
+    assert "more depth and more breadth" in prompt("deepen")
+
+
+def test_concretise_asks_for_specific_things():
+    assert "name more specific ones" in prompt("concretise")
+
+
+def test_increase_reasoning_asks_for_steps():
+    assert "several steps of reasoning" in prompt("increase-reasoning")
+
+
+def test_complicate_input_asks_for_data_of_a_drawn_kind():
+    made = strategy(epochs=1)
+    kinds = set()
+    for trial in range(400):
+        request = made.propose(View(), Rng(trial))
+        operation, kind, _ = request.context["draws"][0]
+        if operation == "complicate-input":
+            assert f"the data are {kind}." in request.turns[0].text
+            kinds.add(kind)
+    assert kinds == set(INPUTS)
+
+
+def test_breadth_asks_for_a_new_task_of_the_same_domain():
+    text = prompt("breadth")
+    assert "wholly new one: of the same domain but rarer, about as long" in text
+    assert "10 to 20" not in text
+
+
+def test_the_operations_in_depth_add_ten_to_twenty_words():
+    assert all("10 to 20 words" in prompt(one) for one in OPERATIONS if one != "breadth")
+
+
+def test_each_operation_is_drawn_as_often_in_every_epoch():
+    made, view = strategy(), View()
+    counts = [dict.fromkeys(OPERATIONS, 0) for _ in range(4)]
+    for trial in range(1200):
+        for epoch, draw in enumerate(made.propose(view, Rng("draws", trial)).context["draws"]):
+            counts[epoch][draw[0]] += 1
+    assert all(150 < count < 250 for epoch in counts for count in epoch.values()), counts
+
+
+# --- the way of a seed ---
+
+
+def test_the_defaults_are_the_published_ones():
+    options = EvolInstruct.Options()
+    assert (options.epochs, options.sorry_words) == (4, 80)
+    for stage in (options.evolve, options.answer):
+        assert (stage.max_tokens, stage.temperature, stage.top_p) == (2048, 1.0, 0.9)
+
+
+def test_seeds_are_taken_in_turn_with_their_input_and_then_it_ends():
+    made, view = strategy(), View()
+    first = made.propose(view, Rng("a"))
+    assert (first.context["item"], first.context["root"]) == (0, "s0")
+    view.account.take(0)
+    second = made.propose(view, Rng("a"))
+    assert second.context["current"] == ["s1", "Say how the word is spelled.\n\ncolour"]
+    view.account.take(1)
+    assert made.propose(view, Rng("a")) is None
+
+
+def test_an_epoch_evolves_compares_and_answers_and_the_next_goes_on_from_there():
+    way = run("deepen", "breadth")
+    draft = way.says(f"**Rewritten task:** {DEEPER}\n")
+    assert (draft.candidate.kind, draft.candidate.instruction) == ("draft", DEEPER)
+    assert way.request.stage == "compare"
+    assert f"First task: {SEEDS[0].instruction}\nSecond task: {DEEPER}\n" in way.request.turns[0].text
+    assert way.says(GAIN).kept
+    assert way.request.stage == "answer"
+    assert DEEPER in way.request.turns[0].text
+    row = way.says(ANSWER)
+    assert (row.kept, row.candidate.kind) == (True, "row")
+    assert (row.candidate.instruction, row.candidate.output, row.candidate.task) == (DEEPER, ANSWER, draft.id)
+    assert row.candidate.columns == {"epoch": 1, "operation": "deepen", "root": "s0"}
+    assert way.asks_to_evolve(DEEPER)
+    assert way.request.turns[0].template == "evol-instruct/breadth"
+    assert "item" not in way.request.context
+
+
+def test_after_the_last_epoch_nothing_follows():
+    way = run("deepen", epochs=1)
+    way.says(DEEPER)
+    way.says(GAIN)
+    assert way.says(ANSWER).kept
+    assert way.request is None
+    way = run("deepen", epochs=1)
+    way.says("")
+    assert way.request is None
+
+
+def test_what_a_filter_rejects_goes_back_unevolved():
+    way = run("deepen", "deepen")
+    assert rejecting(way.says("Draw an image of three birds that live near the sea, in winter and in spring."))[0] == (
+        "keywords",
+        "keyword",
+    )
+    assert way.asks_to_evolve(SEEDS[0].instruction)
+    way.says(DEEPER)
+    way.says(GAIN)
+    assert rejecting(way.says("The three birds are these:")) == [("instances", "colon")]
+    assert way.asks_to_evolve(SEEDS[0].instruction)
+    assert way.request.context["epoch"] == 3
+
+
+# --- the four rules of elimination ---
+
+
+def test_a_judge_that_sees_no_gain_sends_the_instruction_back():
+    for said, reason in ((SAME, "equal"), ("Equal.", "equal"), ("Hm, they rhyme.", "unjudged"), ("", "unjudged")):
+        way = run("deepen", "breadth")
+        way.says(DEEPER)
+        assert rejecting(way.says(said)) == [("evol_judge", reason)]
+        assert way.asks_to_evolve(SEEDS[0].instruction)
+    for said in ("Different", "**Not equal**", "They are unequal."):
+        way = run("deepen")
+        way.says(DEEPER)
+        assert way.says(said).kept
+
+
+def test_what_resembles_its_ancestor_is_not_put_to_the_judge():
+    way = run("deepen", "breadth")
+    assert rejecting(way.says("name three birds  that live near THE sea.")) == [("evol_similarity", "unchanged")]
+    assert way.asks_to_evolve(SEEDS[0].instruction)
+    way = run("deepen", similarity=0.9)
+    one = way.says("Name three birds that live near the open sea.")
+    assert rejecting(one) == [("evol_similarity", "too_similar")]
+    (verdict,) = (verdict for verdict in one.verdicts if verdict.filter == "evol_similarity")
+    assert verdict.score == pytest.approx(16 / 17)
+    assert verdict.nearest == "s0"
+    assert way.asks_to_evolve(SEEDS[0].instruction)
+    way = run("deepen")
+    assert way.says("Name three birds that live near the open sea.").kept  # 0.94, below the default
+
+
+def test_a_short_response_that_is_sorry_is_none():
+    long = "Sorry is a board game. " + "It has many rules that players argue about. " * 10
+    for said, kept in (("I'm sorry, I can't name them all.", False), (long, True), ("A sorrycat is no bird.", True)):
+        way = run("deepen", "breadth")
+        way.says(DEEPER)
+        way.says(GAIN)
+        one = way.says(said)
+        assert rejecting(one) == ([] if kept else [("evol_apology", "sorry")]), said
+        assert way.asks_to_evolve(DEEPER if kept else SEEDS[0].instruction)
+
+
+def test_a_response_of_punctuation_and_stop_words_is_none():
+    for said in ("It is what it is!", "...", "", "You're\n- the\n- and"):
+        way = run("deepen", "breadth")
+        way.says(DEEPER)
+        way.says(GAIN)
+        assert rejecting(way.says(said))[0] == ("evol_content", "no_content"), said
+        assert way.asks_to_evolve(SEEDS[0].instruction)
+
+
+def test_words_of_the_prompt_are_not_an_instruction():
+    copied = (
+        "Of the #Given Prompt# name three more birds, and say where they live.",
+        "Name three birds. The rewritten task, with more depth, is about their nests in winter.",
+        "Name birds that cost less than ten pounds, fits into an envelope and needs no wrapping.",
+    )
+    for text in copied:
+        way = run("add-constraints", "breadth")
+        assert rejecting(way.says(text)) == [("evol_wording", "prompt_words")], text
+        assert way.asks_to_evolve(SEEDS[0].instruction)
+
+
+def test_words_that_the_instruction_had_before_are_not_copied():
+    made = strategy()
+    request = begun(made, "deepen")
+    given = "Rate the given prompt from 1 to 5."
+    request = replace(request, context={**request.context, "current": ["s0", given]})
+    way = Run(made, request)
+    assert way.says("Rate the given prompt from 1 to 5, for clarity, length, tone and grammar apart, and say why.").kept
+
+
+def test_what_the_token_limit_cuts_short_is_none():
+    way = run("deepen", "breadth")
+    assert rejecting(way.says(DEEPER, "length")) == [("evol_whole", "truncated")]
+    way.says(DEEPER)
+    way.says(GAIN, "length")
+    assert rejecting(way.says(ANSWER, "length")) == [("evol_whole", "truncated")]
+
+
+# --- what is counted ---
+
+
+def test_the_judge_is_asked_about_a_share_of_what_the_cheap_test_rejects():
+    way = run("deepen", "breadth", audit=1.0)
+    one = way.says(SEEDS[0].instruction)
+    assert rejecting(one) == [("evol_similarity", "unchanged")]
+    assert (way.request.stage, way.request.context["audited"]) == ("compare", True)
+    assert way.says(GAIN) is None
+    assert way.marks == ["agreement|cheap test: no gain|judge: gain"]
+    assert way.asks_to_evolve(SEEDS[0].instruction)  # whatever the judge says
+    way = run("deepen", audit=1.0)
+    way.says(DEEPER)
+    way.says(SAME)
+    assert way.marks == ["agreement|cheap test: gain|judge: no gain"]
+    made = strategy(audit=0.25)
+    drawn = [draw[2] for n in range(500) for draw in made.propose(View(), Rng(n)).context["draws"]]
+    assert 0.2 < sum(drawn) / len(drawn) < 0.3
+
+
+def test_another_rule_s_rejection_is_not_audited():
+    way = run("deepen", audit=1.0)
+    way.says(SEEDS[0].instruction, "length")
+    assert way.request.stage == "evolve"
+
+
+def test_nothing_written_is_counted_too():
+    way = run("deepen", "breadth")
+    assert way.says(" \n ") is None
+    assert way.marks == ["evol|epoch 1, deepen|no_instruction"]
+    assert way.asks_to_evolve(SEEDS[0].instruction)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\x00", "**", '"""', "$instruction ${kind} $", "Rewritten task:", "\u0301" * 5000]
+)
+def test_any_text_is_read(text):
+    for stage in ("evolve", "compare", "answer"):
+        way = run("complicate-input", "complicate-input")
+        if stage != "evolve":
+            way.says(DEEPER)
+        if stage == "answer":
+            way.says(GAIN)
+        way.says(text)
+        assert way.request is not None
+
+
+def test_an_instruction_is_never_a_template():
+    way = run("complicate-input", "complicate-input")
+    evolved = "Pay $kind or ${instruction} $ to the birds named in the table, and say what each of them buys."
+    way.says(evolved)
+    assert f"Second task: {evolved}\n" in way.request.turns[0].text
+    way.says(GAIN)
+    way.says(ANSWER)
+    assert f"Given task: {evolved}\n" in way.request.turns[0].text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 0}, "epochs must be 1"),
+        ({"similarity": 0}, "similarity must be above 0"),
+        ({"audit": 1.5}, "audit must be from 0 to 1"),
+        ({"sorry_words": -1}, "sorry_words must be 0"),
+    ],
+)
+def test_options_out_of_range(options, said):
+    with pytest.raises(ConfigError, match=said):
+        build(EvolInstruct.Options, options)
