@@ -94,6 +94,8 @@ def methods_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
     methods: dict[str, Method] = {}
     for place, entry in enumerate(entries):
         where = f"strategies.{place}"
+        if "name" not in entry:
+            raise ConfigError(f"{where}: give it the 'name' of a strategy", key=where)
         own = build(_Entry, {key: value for key, value in entry.items() if key in _OWN}, where)
         if own.name not in STRATEGIES:
             raise ConfigError(f"{where}: unknown strategy {own.name!r}{nearest(own.name, STRATEGIES)}", key=where)
