@@ -39,7 +39,11 @@ _SATURATED = (
 
 @click.command("generate")
 @click.argument("run_dir", type=_PATH)
-@click.option("--strategy", help="Method of synthesis: self-instruct or alpaca.  [default: self-instruct]")
+@click.option(
+    "--strategy",
+    help="Method of synthesis: self-instruct or alpaca; several at once are listed under 'strategies' in the "
+    "configuration.  [default: self-instruct]",
+)
 @click.option("--from", "source", type=_PATH, metavar="RUN_DIR", help="Recorded run that replay answers from.")
 @run_options
 @click.option("--dry-run", is_flag=True, help="Print the first requests; send and write nothing.")

@@ -64,14 +64,19 @@ class Method:
     options: Any
 
     @property
+    def kind(self) -> Any:
+        """The class of its strategy."""
+        return STRATEGIES[self.name]
+
+    @property
     def templates(self) -> Mapping[str, frozenset[str]]:
         """Those that it needs."""
-        needed: Mapping[str, frozenset[str]] = STRATEGIES[self.name].templates_for(self.options)
+        needed: Mapping[str, frozenset[str]] = self.kind.templates_for(self.options)
         return needed
 
     def strategy(self, prompts: Prompts) -> Strategy:
         """The method itself."""
-        made: Strategy = STRATEGIES[self.name](self.options, prompts)
+        made: Strategy = self.kind(self.options, prompts)
         return made
 
     @property
