@@ -19,6 +19,7 @@ from selfinstruct.cli import cli as selfinstruct
 from selfinstruct.config import build, to_plain
 from selfinstruct.engine.plan import Settings
 from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies.mix import Mixed
 
 DOCS = Path(__file__).resolve().parent
 COMMANDS = {"selfinstruct": selfinstruct, "finetune": finetune}
@@ -66,7 +67,8 @@ def configuration() -> str:
         "too small and too slow for the published numbers, which are the defaults below.\n",
         _section("Settings of a run", Settings(), to_plain(Settings())),
     ]
-    for title, known in (("Strategy", {name: one.Options for name, one in STRATEGIES.items()}), ("Backend", OPTIONS)):
+    methods = {name: one.Options for name, one in STRATEGIES.items()} | {Mixed.name: Mixed.Options}
+    for title, known in (("Strategy", methods), ("Backend", OPTIONS)):
         for name, options in sorted(known.items()):
             parts.append(_section(f"{title} `{name}`", build(options, {}), {name: to_plain(build(options, {}))}))
     parts += [

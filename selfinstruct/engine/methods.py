@@ -78,9 +78,14 @@ class Method:
     options: Any
 
     @property
+    def kind(self) -> Any:
+        """The class of its strategy."""
+        return STRATEGIES[self.name]
+
+    @property
     def templates(self) -> Mapping[str, frozenset[str]]:
         """Those that it needs."""
-        needed: Mapping[str, frozenset[str]] = STRATEGIES[self.name].templates_for(self.options)
+        needed: Mapping[str, frozenset[str]] = self.kind.templates_for(self.options)
         return needed
 
     @property
@@ -91,7 +96,7 @@ class Method:
 
     def strategy(self, prompts: Prompts) -> Strategy:
         """The method itself."""
-        made: Strategy = STRATEGIES[self.name](self.options, prompts)
+        made: Strategy = self.kind(self.options, prompts)
         return made
 
     @property
@@ -114,6 +119,8 @@ def methods_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
     methods: dict[str, Method] = {}
     for place, entry in enumerate(entries):
         where = f"strategies.{place}"
+        if "name" not in entry:
+            raise ConfigError(f"{where}: give it the 'name' of a strategy", key=where)
         own = build(_Entry, {key: value for key, value in entry.items() if key in _OWN}, where)
         if own.name not in STRATEGIES:
             raise ConfigError(f"{where}: unknown strategy {own.name!r}{nearest(own.name, STRATEGIES)}", key=where)

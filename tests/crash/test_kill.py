@@ -126,7 +126,12 @@ def nurseries() -> Iterator[list[Nursery]]:
         yield [first, second]
 
 
+MIXED = "strategies=[{name: alpaca}, {name: self-instruct}, {name: alpaca, label: short, list_length: 5}]"
+
+
 def options(strategy: str, url: str, rows: int, *more: object) -> list[object]:
+    if strategy == "mix":
+        more = (*more, "--set", MIXED, "--set", "adapt=true")
     return ["--backend", "openai", "--model", "scripted", "--base-url", url, "--api", "completion", "--strategy",
             strategy, "-n", rows, "-q", *more]  # fmt: skip
 
@@ -352,14 +357,14 @@ def check_the_end(killed: Killed, whole: Path, rows: int, *, moody: bool) -> Non
     assert made(killed.run) == made(whole)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "mix"])
 def test_a_few_kills_change_no_byte(tmp_path: Path, strategy: str, nurseries: list[Nursery]) -> None:
     found = kill_often(
         tmp_path,
         strategy,
         nurseries,
         kills=3,
-        rows={"alpaca": 80}.get(strategy, 20),
+        rows={"alpaca": 80, "mix": 60}.get(strategy, 20),
         most=3,
         width=64,
         dice=random.Random(1),

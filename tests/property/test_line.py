@@ -15,6 +15,7 @@ from selfinstruct.codec import canonical, dumps, loads
 from selfinstruct.config import build
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.line import Line
+from selfinstruct.engine.methods import methods_of, strategy_of
 from selfinstruct.engine.plan import Plan, Settings
 from selfinstruct.engine.verdicts import Verdicts
 from selfinstruct.errors import RunChangedError
@@ -26,12 +27,32 @@ from selfinstruct.records import Candidate, Choice, Completion, Failure, Outcome
 from selfinstruct.resources import builtin_prompts, builtin_seeds
 from selfinstruct.seeds import load_seeds
 from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies.mix import MixOptions
 from tests.scripted import answer
 
 SEEDS = tuple(load_seeds(builtin_seeds()))
 
 
+MIXED = (
+    {"name": "self-instruct", "weight": 2},
+    {"name": "alpaca"},
+    {"name": "alpaca", "label": "short", "list_length": 5},
+)
+
+
+def mixed_plan(lag: int, n: int, seed: int) -> Plan:
+    """Three methods, whose weights follow what they bring."""
+    methods, options = methods_of(MIXED), MixOptions()
+    names = {name: used for method in methods for name, used in method.templates.items()}
+    prompts = Prompts.load(names, "completion", builtin_prompts())
+    strategy = strategy_of(methods, options, prompts, adapt=True)
+    chosen = Settings("mix", MIXED, adapt=True, lag=lag, n=n, seed=seed)
+    return Plan(chosen, options, ReplayOptions(), SEEDS, prompts, strategy, methods=methods)
+
+
 def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> Plan:
+    if strategy == "mix":
+        return mixed_plan(lag, n, seed)
     chosen = STRATEGIES[strategy]
     prompts = Prompts.load(chosen.templates, "completion", builtin_prompts())
     options = chosen.Options()
@@ -55,7 +76,14 @@ def reply(request: Request) -> Outcome:
 def digest_of(course: Course) -> bytes:
     return canonical(
         [
-            [row.id, row.task, row.candidate.instruction, row.candidate.input, row.candidate.output]
+            [
+                row.id,
+                row.task,
+                row.candidate.instruction,
+                row.candidate.input,
+                row.candidate.output,
+                row.candidate.columns,
+            ]
             for row in course.rows
         ]
     )
@@ -75,9 +103,9 @@ def in_order(strategy: str, lag: int, n: int, seed: int) -> tuple[bytes, dict[in
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["alpaca", "self-instruct", "evol-instruct"]),
+    st.sampled_from(["alpaca", "self-instruct", "evol-instruct", "mix"]),
     st.sampled_from([1, 8, 32]),
-    st.integers(1, 40),
+    st.integers(1, 64),
     st.integers(0, 2),
     st.integers(),
 )
@@ -109,7 +137,7 @@ def test_arrival_concurrency_and_kills_change_nothing(
     assert all(sent_ever[number] == digest for number, digest in digests.items())
 
 
-@pytest.mark.parametrize("strategy", ["alpaca", "self-instruct", "evol-instruct"])
+@pytest.mark.parametrize("strategy", ["alpaca", "self-instruct", "evol-instruct", "mix"])
 def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
     small, large = Course(plan(strategy, n=15), 15), Course(plan(strategy, n=40), 40)
     for course in (small, large):
@@ -121,7 +149,7 @@ def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(["alpaca", "self-instruct", "evol-instruct"]),
+    st.sampled_from(["alpaca", "self-instruct", "evol-instruct", "mix"]),
     st.sampled_from([1, 8, 32]),
     st.integers(0, 2),
     st.integers(),

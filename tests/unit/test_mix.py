@@ -1,0 +1,263 @@
+"""Several methods in one run: which of them asks, what it is shown, and what becomes of what it answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from selfinstruct.config import build, read_yaml
+from selfinstruct.engine.line import Line
+from selfinstruct.engine.methods import laid, methods_of
+from selfinstruct.engine.plan import make_plan
+from selfinstruct.errors import ConfigError, SelfInstructError
+from selfinstruct.judge import FilterOptions
+from selfinstruct.pool import Pool
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Candidate, Choice, Completion, Failure, Received, Request, Sampling, Usage
+from selfinstruct.resources import builtin_seeds
+from selfinstruct.rng import Rng
+from selfinstruct.seeds import load_seeds
+from selfinstruct.strategies import STRATEGIES, Strategy
+from selfinstruct.strategies.mix import Mixed, MixOptions, Part, last_of_race, suited
+
+SEEDS = tuple(load_seeds(builtin_seeds()))
+PROMPTS = Prompts({"t": "$text"}, "completion")
+
+
+class Asks(Strategy):
+    """A method that asks so often; a draft that is kept is followed up, one that is rejected in another way."""
+
+    name: ClassVar[str] = "asks"
+    templates: ClassVar = {}
+
+    def __init__(self, times: int = 1_000_000, layout: str = "alpaca") -> None:
+        self.times, self.layout = times, layout
+        self.seen: list[Any] = []
+
+    @property
+    def format(self) -> str:
+        return self.layout
+
+    def propose(self, view, rng):
+        item = view.account.next_item
+        return self._request("first", item=item, drawn=rng.random()) if item < self.times else None
+
+    def _request(self, stage: str, **context: Any) -> Request:
+        return Request(stage, PROMPTS.turns("t", text=stage), Sampling(5), context)
+
+    def receive(self, request, completion, view):
+        self.seen.append((request.stage, view.account, view.accounts))
+        then, otherwise = self._request("then"), self._request("otherwise")
+        draft = Candidate(completion.text, kind="draft", then=then, otherwise=otherwise, columns={"own": 1})
+        return Received((draft,), (self._request("next"),), marks=("table|row|column",))
+
+
+def mixed(*parts: tuple[str, float, Strategy], adapt: bool = False, explore: float = 0.05) -> Mixed:
+    return Mixed(MixOptions(explore), [Part(*part) for part in parts], adapt=adapt)
+
+
+def drawn(strategy: Mixed, pool: Pool, times: int = 2000) -> Counter[str]:
+    requests = [strategy.propose(pool, Rng("draw", number)) for number in range(times)]
+    return Counter(request.method for request in requests if request is not None)
+
+
+def test_without_adapt_the_weights_are_the_shares() -> None:
+    pool = Pool(SEEDS)
+    pool.accounts["a"].add(1000, 10)
+    found = drawn(mixed(("a", 1, Asks()), ("b", 3, Asks()), ("c", 0, Asks())), pool)
+    assert found["b"] / found["a"] == pytest.approx(3, rel=0.15)
+    assert found["c"] == 0
+
+
+def test_what_was_judged_decides_and_the_weights_as_long_as_nothing_was() -> None:
+    strategy, pool = mixed(("a", 1, Asks()), ("b", 1, Asks()), ("c", 2, Asks()), adapt=True), Pool(SEEDS)
+    found = drawn(strategy, pool)
+    assert found["c"] / found["a"] == pytest.approx(2, rel=0.2)
+    for _ in range(40):
+        pool.accounts["a"].add(2, 100)
+        pool.accounts["b"].add(1, 100)
+        pool.accounts["c"].add(0, 100)
+    found = drawn(strategy, pool)
+    # Of the rows of b and c half as many and none come of as many tokens: they are left what is drawn by weight.
+    assert found["a"] > 0.94 * 2000
+    assert found["b"] / 2000 == pytest.approx(0.05 / 4, abs=0.01)
+    assert found["c"] / 2000 == pytest.approx(0.05 / 2, abs=0.01)
+
+
+def test_a_weight_is_what_a_row_is_worth() -> None:
+    pool = Pool(SEEDS)
+    for _ in range(40):
+        pool.accounts["a"].add(2, 100)
+        pool.accounts["b"].add(1, 100)
+    assert drawn(mixed(("a", 1, Asks()), ("b", 8, Asks()), adapt=True), pool)["b"] > 1900
+
+
+def test_one_that_nothing_is_known_of_is_tried() -> None:
+    pool = Pool(SEEDS)
+    for _ in range(40):
+        pool.accounts["a"].add(2, 100)
+    found = drawn(mixed(("a", 1, Asks()), ("b", 1, Asks()), adapt=True, explore=0.0), pool)
+    assert 0.2 * 2000 < found["b"] < 0.6 * 2000
+
+
+def test_the_choice_is_the_same_on_every_machine() -> None:
+    """The very sequence: it must not change with Python or its C library, for a run could not be gone on with."""
+    pool = Pool(SEEDS)
+    for place, label in enumerate("abc"):
+        for number in range(30):
+            pool.accounts[label].add((number + place) % 3, 90 + 7 * place)
+    strategy = mixed(*((label, 1.3, Asks()) for label in "cab"), adapt=True)
+    requests = [strategy.propose(pool, Rng("draw", number)) for number in range(40)]
+    assert "".join(request.method for request in requests) == SEQUENCE
+    assert [request.context["drawn"] for request in requests[:2]] == [0.8480986327478444, 0.6639941230499394]
+
+
+SEQUENCE = "cbcabacbabcbacaaaabbaaabacacbcbaaabaabaa"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "exposures", "chance"),
+    [
+        ((1, 1), (2.0, 1.0), 1 / 3),
+        ((2, 1), (1.0, 1.0), 3 / 4),  # the second of one's events comes after the first of the other's
+        ((3, 2), (3.0, 1.0), (1 / 4) ** 2 * (1 + 2 * (3 / 4) + 3 * (3 / 4) ** 2)),
+        ((1, 1, 1), (1.0, 2.0, 3.0), 1 - 1 / 3 - 1 / 4 + 1 / 6),  # of exponentials
+    ],
+)
+def test_the_race_draws_gamma_variables(shapes: Any, exposures: Any, chance: float) -> None:
+    """How often the first is the largest, by the closed forms."""
+    rng = Rng("race")
+    found = sum(last_of_race(shapes, exposures, rng) == 0 for _ in range(20_000)) / 20_000
+    assert found == pytest.approx(chance, abs=0.012)
+
+
+def test_when_one_has_nothing_to_ask_another_does_and_all_at_the_end_have_nothing() -> None:
+    strategy = mixed(("a", 100, Asks(2)), ("b", 1, Asks(3)), adapt=True)
+    line = Line(strategy, SEEDS, FilterOptions(), seed=0, lag=8)
+    asked = Counter()
+    while not line.exhausted:
+        asked[line.open[line.judged].stage] += 1
+        line.judge(Failure("bad_request", "no"))
+    assert asked == {"a/first": 2, "b/first": 3}
+    assert line.pool.accounts["b"].tokens == 3 * (1 + len("first") // 4), "what failed is not free"
+
+
+def test_a_method_knows_its_own_stages_and_account_and_what_it_asks_on_bears_its_label() -> None:
+    inner = Asks()
+    strategy, pool = mixed(("a b", 1, inner), ("c", 0, Asks())), Pool(SEEDS)
+    request = strategy.propose(pool, Rng("x"))
+    assert (request.stage, request.method) == ("a b/first", "a b")
+    found = strategy.receive(request.numbered(0, 1), Completion((Choice("Do it", "stop"),), Usage(), "m"), pool)
+    assert inner.seen == [("first", pool.accounts["a b"], pool.accounts)]
+    [one] = found.candidates
+    stages = [one.then.stage, one.otherwise.stage, *(each.stage for each in found.follow_ups)]
+    assert stages == ["a b/then", "a b/otherwise", "a b/next"]
+    assert one.columns == {"own": 1, "strategy": "a b"}
+    assert found.marks == ("a b: table|row|column",)
+
+
+def test_layout_and_schemas_are_those_of_all() -> None:
+    assert mixed(("a", 1, Asks()), ("b", 1, Asks())).format == "alpaca"
+    assert mixed(("a", 1, Asks()), ("b", 1, Asks(layout="messages"))).format == "messages"
+    assert mixed(("a", 1, Asks(layout="sharegpt"))).format == "sharegpt"
+    given = {"backend": "openai", "openai": {"model": "m", "api": "completion"}}
+    entries = [{"name": "alpaca"}, {"name": "self-instruct", "structured": True}]
+    with pytest.raises(ConfigError, match="JSON schema for raw completions"):
+        make_plan({**given, "strategies": entries})
+    plan = make_plan({**given, "strategies": entries, "openai": {**given["openai"], "api": "chat"}})
+    assert {"alpaca/list", "self-instruct/answer", "self-instruct/input-first-json"} <= set(plan.prompts.texts)
+    assert "alpaca/list-json" not in plan.prompts.texts
+
+
+def test_what_one_method_wants_off_is_off_and_else_the_first_decides() -> None:
+    found = suited([
+        {"filters": {"copied": {"share": 1}}, "lag": 8},
+        {"filters": {"novelty": None}},
+        {"filters": {"novelty": {"threshold": 0.9}, "copied": {"share": 2, "more": 3}}, "lag": 9},
+    ])  # fmt: skip
+    assert found == {"filters": {"copied": {"share": 1, "more": 3}, "novelty": None}, "lag": 8}
+
+
+def test_an_entry_falls_back_on_the_section_and_the_preset(tmp_path: Path) -> None:
+    given = {
+        "strategies": [{"name": "alpaca"}, {"name": "alpaca", "label": "long", "weight": 2, "list_length": 20}],
+        "alpaca": {"list_length": 9},
+    }
+    plan = make_plan(given)
+    first, second = plan.methods
+    assert (first.label, first.weight, first.options.list_length, first.options.tasks.max_tokens) == (
+        "alpaca",
+        1.0,
+        9,
+        400,
+    )  # fmt: skip  (400: of the embedded model's preset)
+    assert (second.label, second.weight, second.options.list_length) == ("long", 2.0, 20)
+    assert plan.settings.strategy == "mix"
+    recorded = plan.values()
+    assert [one["list_length"] for one in recorded["strategies"]] == [9, 20]
+    again = laid(recorded, given, dict)  # given again, they are what they were
+    assert methods_of(again["strategies"]) == plan.methods
+    assert methods_of(laid(recorded, {"n": 3}, dict)["strategies"]) == plan.methods
+    changed = laid(recorded, {"strategies": [{"name": "alpaca", "label": "long", "weight": 5}]}, dict)
+    [one] = methods_of(changed["strategies"])
+    assert (one.weight, one.options.list_length) == (5.0, 20)
+
+
+def test_only_a_mixed_run_has_them_in_its_identity_and_their_order_is_none() -> None:
+    assert not {"strategies", "adapt", "mix"} & make_plan({"strategy": "alpaca"}).identity.keys()
+    entries = [{"name": "alpaca", "weight": 2}, {"name": "self-instruct"}]
+    plan, turned = make_plan({"strategies": entries}), make_plan({"strategies": entries[::-1]})
+    assert plan.identity == turned.identity
+    assert plan.identity["strategies"]["alpaca"]["weight"] == 2.0
+    assert plan.identity != make_plan({"strategies": entries, "adapt": True}).identity
+    assert plan.strategy.propose(Pool(SEEDS), Rng(1)) == turned.strategy.propose(Pool(SEEDS), Rng(1))
+
+
+ALPACA = {"name": "alpaca"}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"strategies": []}, "strategies: at least one"),
+        ({"strategies": "alpaca"}, "strategies: input should be"),
+        ({"strategies": ["alpaca"]}, "strategies.0: input should be"),
+        ({"strategies": [{"weight": 1}]}, "strategies.0: give it the .name. of a strategy"),
+        ({"strategies": [{"name": "alpacca"}]}, "unknown strategy 'alpacca'.*did you mean 'alpaca'"),
+        ({"strategies": [{"name": "mix"}]}, "unknown strategy 'mix'"),
+        ({"strategies": [ALPACA, ALPACA]}, "there is a 'alpaca' already"),
+        ({"strategies": [{**ALPACA, "wieght": 2}]}, "unknown key 'strategies.0.wieght'.*did you mean 'weight'"),
+        ({"strategies": [{**ALPACA, "weight": -1}]}, "strategies.0: weight must be 0 or more"),
+        ({"strategies": [{**ALPACA, "weight": "much"}]}, "strategies.0.weight: "),
+        ({"strategies": [{**ALPACA, "weight": 0}]}, "needs a weight above 0"),
+        ({"strategies": [{**ALPACA, "label": "a/b"}]}, "strategies.0: label may hold neither"),
+        ({"strategies": [{**ALPACA, "label": "a|b"}]}, "strategies.0: label may hold neither"),
+        ({"strategies": [{**ALPACA, "label": " "}]}, "strategies.0: label must be"),
+        ({"strategies": [{**ALPACA, "list_length": 1}]}, "strategies.0: list_length must be above"),
+        ({"strategies": [{**ALPACA, "tasks": {"max_tokens": 0}}]}, "strategies.0.tasks: max_tokens"),
+        ({"strategies": [ALPACA], "strategy": "alpaca"}, "both strategy .alpaca. and strategies"),
+        ({"strategy": "mix"}, "name them under strategies"),
+        ({"strategy": "alpaca", "adapt": True}, "adapt weighs several methods"),
+        ({"strategies": [ALPACA], "mix": {"explore": 2}}, "mix: explore must be from 0 to 1"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(SelfInstructError, match=says):
+        make_plan(given)
+
+
+def test_an_error_in_an_entry_knows_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mix.yaml"
+    path.write_text("n: 3\nstrategies:\n- name: alpaca\n- name: self-instruct\n  wieght: 2\n")
+    values, lines = read_yaml(path)
+    with pytest.raises(ConfigError) as error:
+        make_plan(values)
+    assert lines[error.value.key] == 5
+
+
+def test_no_strategy_has_an_option_of_an_entry_s_own() -> None:
+    for name, kind in STRATEGIES.items():
+        assert not {"name", "weight", "label"} & vars(build(kind.Options, {})).keys(), name
