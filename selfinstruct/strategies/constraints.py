@@ -19,7 +19,7 @@ __all__ = ["Constraint", "all_of", "draw"]
 _PRESENT = ("time", "people", "today", "water", "first", "together", "small", "home", "morning", "because")
 _ABSENT = ("very", "really", "important", "thing", "always", "never", "just", "good", "also", "however")
 _OPENINGS = ("In short", "To begin with", "Here is what matters:", "Dear reader", "Think of it this way:")
-_ENDINGS = ("That is all.", "Good luck!", "Try it today.", "I hope this helps.", "Now it is your turn.")
+_ENDINGS = ("That is all.", "Take care!", "Try it today.", "I hope this helps.", "Now it is your turn.")
 _KEYS = (("title", "text"), ("question", "answer"), ("topic", "summary"))
 
 

@@ -34,6 +34,8 @@ def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> Plan:
     chosen = STRATEGIES[strategy]
     prompts = Prompts.load(chosen.templates, "completion", builtin_prompts())
     options = chosen.Options()
+    data = {name: chosen.read_data(path) for name, path in chosen.data(options).items()}
+    prompts = Prompts({**prompts.texts, **data}, "completion")
     return Plan(
         Settings(strategy, lag=lag, n=n, seed=seed), options, ReplayOptions(), SEEDS, prompts, chosen(options, prompts)
     )
@@ -74,7 +76,7 @@ def in_order(strategy: str, lag: int, n: int, seed: int) -> tuple[bytes, dict[in
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["alpaca", "self-instruct"]),
+    st.sampled_from(["alpaca", "self-instruct", "personas"]),
     st.sampled_from([1, 8, 32]),
     st.integers(1, 40),
     st.integers(0, 2),
@@ -108,7 +110,7 @@ def test_arrival_concurrency_and_kills_change_nothing(
     assert all(sent_ever[number] == digest for number, digest in digests.items())
 
 
-@pytest.mark.parametrize("strategy", ["alpaca", "self-instruct"])
+@pytest.mark.parametrize("strategy", ["alpaca", "self-instruct", "personas"])
 def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
     small, large = Course(plan(strategy, n=15), 15), Course(plan(strategy, n=40), 40)
     for course in (small, large):
@@ -119,7 +121,12 @@ def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from(["alpaca", "self-instruct"]), st.sampled_from([1, 8, 32]), st.integers(0, 2), st.integers())
+@given(
+    st.sampled_from(["alpaca", "self-instruct", "personas"]),
+    st.sampled_from([1, 8, 32]),
+    st.integers(0, 2),
+    st.integers(),
+)
 def test_a_line_that_stands_where_another_stood_goes_on_as_that_does(
     tmp_path_factory: pytest.TempPathFactory, strategy: str, lag: int, seed: int, chaos: int
 ) -> None:
