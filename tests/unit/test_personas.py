@@ -176,8 +176,6 @@ def test_constraints_that_are_drawn_together_do_not_contradict_each_other(seed, 
         sentences[0] = f"{kinds['starts_with']['text']} {sentences[0]}"
     if "ends_with" in kinds:
         sentences[-1] = kinds["ends_with"]["text"]
-        sentences[0] = sentences[0] if count > 1 else f"{sentences[0]} {kinds['ends_with']['text']}"
-        sentences[0] = sentences[0].removesuffix(".") + f", {' '.join(body)}." if count == 1 else sentences[0]
     text = " ".join(sentences)
     if "json" in kinds:
         keys = kinds["json"]["schema"]["required"]
