@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.codec import canonical, digest, dumps
+from selfinstruct.codec import canonical, digest, dumps, loads
 from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import Plan
 from selfinstruct.errors import UsageError
@@ -67,8 +67,9 @@ def export_course(course: Course, name: str, path: Path, judged: list[Judged] | 
 def _row_line(name: str, row: Candidate) -> str:
     messages = tuple((message.role, message.content) for message in row.messages)
     line = FORMATS[name](Example(row.instruction, row.input, row.output, row.system, messages))
-    verifier = {"verifier": row.verifier} if row.verifier is not None else {}
-    return dumps({**row.columns, **verifier, **line} if row.columns or verifier else line)
+    more = {**row.columns, **({"verifier": row.verifier} if row.verifier is not None else {})}
+    # In the one order of keys that a row has, whether it was judged just now or read from where verdicts are kept.
+    return dumps({**loads(canonical(more)), **line} if more else line)
 
 
 def refresh(folder: Path, plan: Plan, course: Course, name: str | None = None) -> Exported:

@@ -70,7 +70,7 @@ def _sentences(verifier: Mapping[str, Any], answer: str) -> bool:
 
 
 def _bullets(verifier: Mapping[str, Any], answer: str) -> bool:
-    return sum(line.lstrip().startswith(("- ", "* ")) for line in answer.split("\n")) == verifier["count"]
+    return sum(line.lstrip().startswith(("- ", "* ")) for line in answer.split("\n")) == int(verifier["count"])
 
 
 def _found(verifier: Mapping[str, Any], answer: str) -> list[bool]:

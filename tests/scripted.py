@@ -68,6 +68,10 @@ def answer(prompt: str) -> str:
     if last == "Instruction:":
         first = int(prompt.rstrip().splitlines()[-2].rsplit(" ", 1)[1])
         return _blocks(rng, first)
+    if last == "Task:":
+        return f" {_instruction(rng)}"
+    if last in {"Answer:", "Solution:", "Code:"}:
+        return f" {_output(rng)}" + ("" if rng.random() < 0.5 else f"\nAnswer: {rng.below(100)}")
     if last.startswith("### Task:"):
         return _instances(rng, label_first="classification task" in prompt.splitlines()[0])
     return _list(rng, int(last.rstrip(".")))

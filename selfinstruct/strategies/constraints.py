@@ -19,7 +19,7 @@ __all__ = ["Constraint", "all_of", "draw"]
 _PRESENT = ("time", "people", "today", "water", "first", "together", "small", "home", "morning", "because")
 _ABSENT = ("very", "really", "important", "thing", "always", "never", "just", "good", "also", "however")
 _OPENINGS = ("In short", "To begin with", "Here is what matters:", "Dear reader", "Think of it this way:")
-_ENDINGS = ("That is all.", "Good luck!", "Try it today.", "I hope this helps.", "Now it is your turn.")
+_ENDINGS = ("That is all.", "Take care!", "Try it today.", "I hope this helps.", "Now it is your turn.")
 _KEYS = (("title", "text"), ("question", "answer"), ("topic", "summary"))
 
 
@@ -102,7 +102,8 @@ def _no_commas(_rng: Rng) -> Constraint:
 
 def _json(rng: Rng) -> Constraint:
     keys = rng.choice(_KEYS)
-    schema = {"type": "object", "properties": {key: {"type": "string"} for key in keys}, "required": list(keys)}
+    strings: dict[str, Json] = {key: {"type": "string"} for key in keys}
+    schema: dict[str, Json] = {"type": "object", "properties": strings, "required": list(keys)}
     said = f'Answer with nothing but a JSON object that has the keys "{keys[0]}" and "{keys[1]}", both strings.'
     return Constraint("json", said, {"kind": "json", "schema": schema})
 
@@ -120,13 +121,14 @@ _KINDS: tuple[tuple[Callable[[Rng], Constraint], frozenset[str]], ...] = (
     (_lowercase, frozenset({"capitals at the start", "capitals at the end"})),
     (_uppercase, frozenset({"capitals at the start", "capitals at the end", "presence"})),
     (_no_commas, frozenset({"commas"})),
-    (_json, frozenset({"layout", "start", "end", "commas", "length"})),
+    (_json, frozenset({"layout", "start", "end", "commas", "length", "capitals at the start"})),
 )
 
 
 def draw(rng: Rng, most: int) -> tuple[Constraint, ...]:
     """1 to ``most`` constraints that can be met together; fewer than were drawn for where the rest would contradict."""
-    wanted, taken, found = 1 + rng.below(most), set[str](), []
+    wanted, taken = 1 + rng.below(most), set[str]()
+    found: list[Constraint] = []
     for make, sides in rng.shuffled(_KINDS):
         if len(found) < wanted and not sides & taken:
             found.append(make(rng))

@@ -4,9 +4,9 @@ A prompt of the stage ``task`` shows a person and asks for one task, of a kind t
 mathematical problem, a piece of code, or a request whose answer must have a given form. The task is a draft; kept, it
 is put to the model without the person (stage ``answer``), and the whole answer is the output.
 
-The last kind, ``precise``, is that of Tülu 3 (Lambert et al., 2024, arXiv:2411.15124, section 4.2.1): one to three
-constraints that code can check. Here they are drawn and worded by us (``constraints.py``), not by the model, and go
-with the row as its verifier, so that an answer that breaks one is never a row.
+The last kind, ``precise``, is that of Tülu 3 (Lambert et al., 2024, arXiv:2411.15124): one to three constraints that
+code can check. Here they are drawn and worded by us (``constraints.py``), not by the model, and go with the row as its
+verifier, so that an answer that breaks one is never a row.
 
 With ``generate`` each root continues a list of personas instead (stage ``people``; "persona-to-persona"): each new one
 is a draft, and kept, is asked for a task of its own.
@@ -56,7 +56,7 @@ _ANSWER = Stage(max_tokens=2048, temperature=0.7, top_p=0.95)
 
 @dataclass(frozen=True)
 class Kinds:
-    """How often each kind of task is drawn, as weights: 0 for never. Both papers make a set of each, so all are equal.
+    """How often each kind of task is drawn, as weights: 0 for never. The papers make each by itself, none mixes them.
 
     Attributes:
         instruction: A request of any sort.

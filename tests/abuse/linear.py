@@ -48,6 +48,7 @@ from selfinstruct.parse import (
     collapse,
     first_word,
     numbered,
+    one_task,
     read_blocks,
     read_records,
     read_strings,
@@ -72,7 +73,8 @@ PIECES = (
     "a", "ab", "a b ", "y", "\n", " ", "\t", "\r", "\r\n", "\n \n", "\u2028", "1", "1 ", "1.", "1. ", "1.\n",
     "\n2. x", "4. a\n", "### Task", "### Task 4\n", "### Task 5\nInstruction: a\n", "Instruction:",
     "Instruction: a\n", "Input: a\nOutput: b\n", "\n\nInstruction: a\nOutput: b\n", "Output:\n",
-    "Label: a\nInput: b\n", "Example 2\n", "#", "# ", "> ", "- ", "-", "*", "**", "_", "=", "`", "```\n",
+    "Label: a\nInput: b\n", "Task: a\n", "Person: a\n", "Example 2\n",
+    "#", "# ", "> ", "- ", "-", "*", "**", "_", "=", "`", "```\n",
     "```a\n", "~~~\n", "[", "]", "[]", "(", "{", "}", "<", "<a", ">", '"', '\\"', "\\", "'", ".", ". ", "a.b",
     "@", "a@", "a@a.", "a@a.aa ", "+", "+1", "+1 1", "(1) ", "2125551212 ", "212-555-", "1.1.1.1", "1.1.1.1 ",
     "2001:", "2a:", "GB00", "GB00 ", "GB82WEST", "4111 ", "4111-", "eyJaaaaaaaa.",
@@ -146,6 +148,7 @@ def _lists(text: str) -> None:
         for continued in (False, True):
             for truncated in (False, True):
                 numbered(text, first=first, last=9999, continued=continued, truncated=truncated)
+                one_task(text, continued=continued, truncated=truncated)
 
 
 def _json(text: str) -> None:

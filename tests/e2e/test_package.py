@@ -17,12 +17,13 @@ from tests.cli import ROOT
 
 PROBE = """
 import json, importlib.metadata, selfinstruct
-from selfinstruct.resources import builtin_prompts, builtin_seeds, preset
+from selfinstruct.resources import builtin_personas, builtin_prompts, builtin_seeds, preset
 print(json.dumps({
     "package": selfinstruct.__file__,
     "version": importlib.metadata.version("selfinstruct"),
     "licence": importlib.metadata.metadata("selfinstruct")["License-Expression"],
     "seeds": str(builtin_seeds()),
+    "personas": builtin_personas().read_text(encoding="utf-8"),
     "preset": preset("embedded").read_text(),
     "prompts": {str(p.relative_to(builtin_prompts())): p.read_text() for p in builtin_prompts().rglob("*.txt")},
     "files": [str(f) for f in importlib.metadata.files("selfinstruct")],
@@ -67,6 +68,7 @@ def test_seeds_and_prompts_reach_every_kind_of_install(tmp_path: Path, origin: s
     assert prompts
     assert "self-instruct:" in found["preset"]
     assert Path(found["seeds"]).read_bytes() == (ROOT / "seeds" / "seed_tasks.jsonl").read_bytes()
+    assert found["personas"] == (ROOT / "seeds" / "personas.jsonl").read_text(encoding="utf-8")
     assert found["version"] == __version__
     assert found["licence"] == "Apache-2.0"
     if origin == "editable":

@@ -56,6 +56,8 @@ def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> Plan:
     chosen = STRATEGIES[strategy]
     prompts = Prompts.load(chosen.templates, "completion", builtin_prompts())
     options = chosen.Options()
+    data = {name: chosen.read_data(path) for name, path in chosen.data(options).items()}
+    prompts = Prompts({**prompts.texts, **data}, "completion")
     filters = build(FilterOptions, chosen.defaults.get("filters", {}))
     settings = Settings(strategy, lag=lag, n=n, seed=seed, filters=filters)
     return Plan(settings, options, ReplayOptions(), SEEDS, prompts, chosen(options, prompts))
@@ -103,7 +105,7 @@ def in_order(strategy: str, lag: int, n: int, seed: int) -> tuple[bytes, dict[in
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["alpaca", "self-instruct", "evol-instruct", "mix"]),
+    st.sampled_from(["alpaca", "self-instruct", "evol-instruct", "personas", "mix"]),
     st.sampled_from([1, 8, 32]),
     st.integers(1, 64),
     st.integers(0, 2),
@@ -137,7 +139,7 @@ def test_arrival_concurrency_and_kills_change_nothing(
     assert all(sent_ever[number] == digest for number, digest in digests.items())
 
 
-@pytest.mark.parametrize("strategy", ["alpaca", "self-instruct", "evol-instruct", "mix"])
+@pytest.mark.parametrize("strategy", ["alpaca", "self-instruct", "evol-instruct", "personas", "mix"])
 def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
     small, large = Course(plan(strategy, n=15), 15), Course(plan(strategy, n=40), 40)
     for course in (small, large):
@@ -149,7 +151,7 @@ def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(["alpaca", "self-instruct", "evol-instruct", "mix"]),
+    st.sampled_from(["alpaca", "self-instruct", "evol-instruct", "personas", "mix"]),
     st.sampled_from([1, 8, 32]),
     st.integers(0, 2),
     st.integers(),

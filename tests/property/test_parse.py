@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.parse import numbered, read_blocks, stripped
+from selfinstruct.parse import numbered, one_task, read_blocks, stripped
 from selfinstruct.strategies.alpaca import FORM
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST
 
@@ -54,6 +54,27 @@ def check_spans(text, spans, texts):
     assert all(0 <= start <= end <= len(text) for start, end in ordered)
     assert all(one[1] <= other[0] for one, other in pairwise(ordered))
     assert spans[: len(texts)] == sorted(spans[: len(texts)])
+
+
+@given(MESSY, st.booleans(), st.booleans())
+def test_one_task_takes_any_text(text, continued, truncated):
+    found = one_task(text, continued=continued, truncated=truncated)
+    check_spans(text, [one.span for one in found.items + found.discards], found.items)
+    assert all(text[slice(*one.span)] == one.text and one.text.strip() for one in found.items)
+    assert (
+        len(found.items)
+        + ("truncated" in (reasons := [one.reason for one in found.discards]))
+        + ("no_instruction" in reasons)
+        == 1
+    )
+
+
+@given(LINE, st.booleans())
+def test_one_task_is_the_line_that_states_it(line, continued):
+    assert [one.text for one in one_task(f"Task: {line}", continued=continued, truncated=False).items] == [line]
+    assert [one.text for one in one_task(f" {line}\n\nAnswer: no", continued=continued, truncated=False).items] == [
+        line
+    ]
 
 
 @given(MESSY, st.booleans(), st.booleans(), st.integers(1, 20))

@@ -1,0 +1,127 @@
+"""Runs of personas against a server: the same whatever happens to them, and whole when their files have gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfinstruct import generate
+from selfinstruct.config import merge
+from selfinstruct.errors import RunChangedError
+from selfinstruct.explain import explain
+from selfinstruct.ledger import Reader
+from selfinstruct.report import export_run, status
+from selfinstruct.strategies import Personas
+from selfinstruct.verifiers import verify
+from tests.cli import dataset, run_cli
+from tests.loopback import Loopback
+from tests.scripted import reply
+
+PEOPLE = tuple(
+    f"A {trade} in {place}."
+    for trade in ("baker", "judge", "diver")
+    for place in ("Lyon", "Oslo $persona", "Lima {}", "Riga ### Task 4")
+)
+
+
+def settings(url: str, **more: Any) -> dict[str, Any]:
+    openai = {"model": "scripted", "base_url": url, "api": "completion"}
+    return merge({"strategy": "personas", "backend": "openai", "openai": openai, "n": 24, "lag": 32}, more)
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in dataset(run).splitlines()]
+
+
+@pytest.fixture
+def server(loopback: Callable[..., Loopback]) -> Loopback:
+    return loopback(reply)
+
+
+@pytest.mark.parametrize("people", [False, True])
+def test_a_run_is_the_same_at_any_concurrency_and_when_it_was_stopped(
+    tmp_path: Path, server: Loopback, people: bool
+) -> None:
+    given = settings(server.url, personas={"generate": people, "constraints": 1})
+    generate(tmp_path / "one", {**given, "concurrency": 1})
+    generate(tmp_path / "eight", {**given, "concurrency": 8})
+    half = {**given, "concurrency": 3, "budget": {"max_requests": 30}}
+    assert generate(tmp_path / "half", half).ending == "budget"
+    assert generate(tmp_path / "half", {**given, "budget": {"max_requests": None}}).ending == "complete"
+    assert dataset(tmp_path / "one") == dataset(tmp_path / "eight") == dataset(tmp_path / "half")
+    found = rows(tmp_path / "one")
+    assert len(found) == 24
+    assert {row["kind"] for row in found} == {"instruction", "math", "code", "precise"}
+    for row in found:
+        assert row["persona"]
+        assert ("verifier" in row) == (row["kind"] == "precise")
+        assert "verifier" not in row or verify(row["verifier"], row["output"]).kept
+    assert any("result" in row for row in found)
+    tables = status(tmp_path / "one").tally.tables
+    assert tables["kinds"]["precise"]["all kept"] > 0
+    assert tables["kinds"]["precise"]["one broken"] > 0
+    assert (
+        sum(sum(counts.values()) for counts in tables["constraints"].values()) == tables["kinds"]["precise"]["answer"]
+    )
+    stages = [step.request.stage for step in explain(tmp_path / "one", "1").steps]
+    assert stages == [*(["people"] if people else []), "task", "answer"]
+    assert "Person: " in run_cli("explain", tmp_path / "one", 2)
+
+
+def test_a_file_of_personas_may_go_when_the_run_has_begun(tmp_path: Path, server: Loopback) -> None:
+    file = tmp_path / "people.txt"
+    file.write_text("\n".join(PEOPLE))
+    given = settings(server.url, personas={"file": str(file)})
+    generate(tmp_path / "whole", given)
+    generate(tmp_path / "run", {**given, "n": 8})
+    file.unlink()
+    generate(tmp_path / "run", {"n": 24})
+    assert dataset(tmp_path / "run") == dataset(tmp_path / "whole")
+    assert {row["persona"] for row in rows(tmp_path / "run")} <= set(PEOPLE)
+    with Reader(tmp_path / "run") as reader:
+        assert reader.templates()[Personas.DATA].split("\n") == list(PEOPLE)
+    replayed = {"backend": "replay", "replay": {"source": str(tmp_path / "run")}, "n": 24}
+    generate(tmp_path / "again", replayed)
+    assert dataset(tmp_path / "again") == dataset(tmp_path / "run")
+    before = dataset(tmp_path / "run")
+    export_run(tmp_path / "run", "alpaca", tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
+def test_what_the_file_says_belongs_to_the_run_and_where_it_lies_does_not(tmp_path: Path, server: Loopback) -> None:
+    file, other = tmp_path / "people.txt", tmp_path / "other.jsonl"
+    file.write_text("\n".join(PEOPLE))
+    given = settings(server.url, personas={"file": str(file)})
+    generate(tmp_path / "run", {**given, "n": 8})
+    other.write_text("\n".join(json.dumps({"persona": one}) for one in PEOPLE))
+    assert len(generate(tmp_path / "run", {"n": 12, "personas": {"file": str(other)}}).rows) == 12
+    assert str(tmp_path) not in dataset(tmp_path / "run").decode()
+    file.write_text("\n".join((*PEOPLE[1:], "A nurse in Kyiv.")))
+    with pytest.raises(RunChangedError, match=r"(?s)personas/people.*-A baker in Lyon\.\n.*\+A nurse in Kyiv\."):
+        generate(tmp_path / "run", {"n": 12, "personas": {"file": str(file)}})
+    said = run_cli("fork", tmp_path / "run", "-o", tmp_path / "fork", "-n", 14, "-q", "--set", f"personas.file={other}")
+    assert "complete" in said
+    # A fork keeps what was recorded, unless another file is given; that is read.
+    run_cli("fork", tmp_path / "run", "-o", tmp_path / "kept", "-n", 12, "-q")
+    assert dataset(tmp_path / "kept") == dataset(tmp_path / "run")
+    third = tmp_path / "third.txt"
+    third.write_text("A nurse in Kyiv.\n")
+    run_cli("fork", tmp_path / "run", "-o", tmp_path / "new", "-n", 30, "-q", "--set", f"personas.file={third}")
+    later = {row["persona"] for row in rows(tmp_path / "new")} - set(PEOPLE)
+    assert later == {"A nurse in Kyiv."}
+
+
+def test_a_file_that_is_no_good_ends_the_command_before_anything_is_sent(tmp_path: Path, server: Loopback) -> None:
+    file = tmp_path / "people.jsonl"
+    file.write_text('{"name": "A nurse"}\n')
+    base = ["--backend", "openai", "--model", "m", "--base-url", server.url, "--strategy", "personas"]
+    said = run_cli("generate", tmp_path / "run", *base, "--set", f"personas.file={file}", code=2)
+    assert f"{file}:1: 'persona' is missing, empty or no string" in said
+    said = run_cli("generate", tmp_path / "run", *base, "--set", f"personas.file={tmp_path / 'none.txt'}", code=2)
+    assert "can't read" in said
+    assert not server.arrived
+    assert not (tmp_path / "run").exists()
