@@ -105,7 +105,7 @@ def test_openings_are_asked_for_by_the_instructions_of_seeds_that_need_no_input(
     assert "Name a good first book on stars." in text
     assert "Sort these words" not in text
     assert text.endswith("\n3.")
-    assert len(request.context["rounds"]) == 14  # type: ignore[arg-type]
+    assert len(request.context["rounds"]) == 7  # type: ignore[arg-type]
     only = strategy("completion", domains=["b"]).propose(View(), Rng("x"))
     assert only is not None
     assert only.context["demonstrations"] == ["s2"]
