@@ -324,7 +324,7 @@ TAILS = [
     ("\nUser: As an AI, I have no questions.\nAssistant: Fine.", 2, "role_confusion"),
     ("\nUser:\nAssistant: And ponds.", 2, "empty"),
     (f"\nUser: And ponds?\nAssistant: {RIVERS}", 2, "repeated"),
-    ("\nUser: And ponds?\nAssistant: Look:\n```\nUser: x\n```", 3, "finished"),
+    ("\nUser: And ponds?\nAssistant: Look:\n```\nAssistant: x\n```", 3, "finished"),
 ]
 
 
