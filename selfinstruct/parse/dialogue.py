@@ -79,8 +79,8 @@ def read_dialogue(text: str, opening: str, *, truncated: bool) -> Dialogue:
         The messages after the opening: the first is the assistant's.
     """
     marks = list(unfenced(_LABEL.finditer(text), fenced(text, 0)))
-    ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    pieces = [(_speaker(mark), *strip(text, mark.end(), end)) for mark, end in zip(marks, ends, strict=True)]
+    ends = (*(mark.start() for mark in marks[1:]), len(text))
+    pieces = [(_speaker(mark), *strip(text, mark.end(), end)) for mark, end in zip(marks, ends, strict=False)]
     if pieces and pieces[0][0] == "user" and _plain(text[pieces[0][1] : pieces[0][2]]) == _plain(opening):
         pieces = pieces[1:]
     elif not pieces or pieces[0][0] == "user":  # the text goes on inside the first answer

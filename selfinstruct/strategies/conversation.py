@@ -65,7 +65,7 @@ class ConversationOptions:
     min_rounds: int = 2
     max_rounds: int = 7
     demonstrations: int = 8
-    list_length: int = 16
+    list_length: int = 9  # one new: each is a chain of requests, and what is still open when a run ends is lost to it
     domains: tuple[str, ...] = ()
     opening: Stage = _OPENING
     user: Stage = _USER

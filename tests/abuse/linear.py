@@ -47,9 +47,13 @@ from selfinstruct.parse import (
     blank_input,
     collapse,
     first_word,
+    is_closing,
+    is_of_assistant,
+    message,
     numbered,
     one_task,
     read_blocks,
+    read_dialogue,
     read_records,
     read_strings,
     stripped,
@@ -151,6 +155,14 @@ def _lists(text: str) -> None:
                 one_task(text, continued=continued, truncated=truncated)
 
 
+def _dialogue(text: str) -> None:
+    for whole in (text, f"User: {text}", "User: a\nAI: b\n" * (len(text) // 14)):
+        read_dialogue(whole, text, truncated=False)
+        message(whole, "user")
+    is_closing(text)
+    is_of_assistant(text)
+
+
 def _json(text: str) -> None:
     wrapped = (text, f'{{"tasks": [{text}', f'{{"tasks": [{{"a": "{text}', f"[{json.dumps({'a': text})}, {text}")
     for document in wrapped:
@@ -210,6 +222,7 @@ SUBJECTS: dict[str, Callable[[str], Any]] = {
     "pipeline": lambda text: list(Pipeline([On("x", WordCount()), On("x", Keywords())]).stream([{"x": text}], "x")),
     "parse lists": _lists,
     "parse blocks": _blocks,
+    "parse dialogue": _dialogue,
     "parse json": _json,
     "parse words": lambda text: (stripped(text), collapse(text), blank_input(text), first_word(text)),
     "prompts": lambda text: Prompts({"a": "<$x>"}, "chat").turns("a", x=text),

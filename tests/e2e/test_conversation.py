@@ -1,0 +1,191 @@
+"""Runs of conversations against a server: the same bytes however they were made, and every command that meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from finetune.data import read_examples
+from selfinstruct import generate
+from selfinstruct.cli import cli
+from selfinstruct.explain import explain
+from selfinstruct.report import export_run, status
+from selfinstruct.rng import Rng
+from tests.cli import dataset
+from tests.loopback import Loopback, Reply
+from tests.scripted import WORDS, answer
+
+ROWS = 10
+MADE = pytest.mark.parametrize(
+    ("api", "style", "openings"),
+    [("chat", "roles", "new"), ("completion", "roles", "seeds"), ("chat", "self-chat", "seeds"),
+     ("completion", "self-chat", "new")],
+)  # fmt: skip
+
+
+def run(*args: object, code: int = 0) -> str:
+    """A command in this process: seven of their own would take most of the time."""
+    done = CliRunner().invoke(cli, [str(one) for one in args])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def words(rng: Rng, count: int) -> str:
+    return " ".join(rng.sample(WORDS, count))
+
+
+def question(rng: Rng) -> str:
+    flaw = rng.random()
+    if flaw < 0.12:
+        return "Thanks, that is all."
+    if flaw < 0.2:
+        return "As an AI, I have no questions."
+    return f"What of the {words(rng, 5)}?"
+
+
+def told(rng: Rng) -> str:
+    return f"It has {words(rng, 8)}.\n\nAnd {words(rng, 3)}." if rng.random() > 0.05 else ""
+
+
+def reply(body: dict[str, Any]) -> str | Reply:
+    """A model that plays either role, by the prompt alone; now and then it falls out of it."""
+    said = body["messages"] if "messages" in body else [{"role": "user", "content": body["prompt"]}]
+    rng = Rng("conversation", json.dumps(said))
+    first, last = said[0]["content"], said[-1]["content"].rstrip().splitlines()[-1]
+    if last.rstrip(".").isdigit():
+        return (last if "messages" in body else "") + answer(said[-1]["content"])
+    if first.startswith("Write the rest"):
+        return told(rng) + "".join(f"\nUser: {question(rng)}\nAssistant: {told(rng)}" for _ in range(rng.below(5)))
+    asks = first.startswith("Let us change roles") or (first.startswith("Below a user") and last == "User:")
+    text = question(rng) if asks else told(rng)
+    return Reply(text, "length") if rng.random() < 0.04 else text
+
+
+def settings(url: str, api: str, style: str, openings: str, **more: Any) -> dict[str, Any]:
+    return {
+        "strategy": "conversation", "conversation": {"style": style, "openings": openings, "max_rounds": 3},
+        "backend": "openai", "openai": {"model": "scripted", "base_url": url, "api": api}, "n": ROWS, "lag": 10, **more,
+    }  # fmt: skip
+
+
+@MADE
+def test_the_same_bytes_at_any_concurrency_and_after_a_stop(
+    tmp_path: Path, api: str, style: str, openings: str
+) -> None:
+    with Loopback(reply) as server:
+        made = settings(server.url, api, style, openings)
+        whole = generate(tmp_path / "a", {**made, "concurrency": 8})
+        arrived = len(server.arrived)
+        generate(tmp_path / "b", {**made, "concurrency": 1})
+        half = generate(tmp_path / "c", {**made, "budget": {"max_requests": arrived // 2}})
+        assert half.ending == "budget"
+        generate(tmp_path / "c", {**made, "budget": {"max_requests": 10 * arrived}})
+    assert whole.ending == "complete"
+    for name in ("messages.jsonl", "manifest.json"):
+        one, other, third = ((tmp_path / run / "dataset" / name).read_bytes() for run in "abc")
+        assert one == other == third
+    rows = [json.loads(line)["messages"] for line in dataset(tmp_path / "a", "messages").splitlines()]
+    assert len(rows) == ROWS
+    assert {len(row) // 2 for row in rows} >= {2, 3}
+    for row in rows:
+        assert [one["role"] for one in row] == ["user", "assistant"] * (len(row) // 2)
+    found = status(tmp_path / "a", verify=True)
+    assert found.complete
+    assert found.tally.rejected["too_few_rounds"]
+    table = found.tally.tables["conversations"]
+    assert set(table) <= {f"{n} rounds" for n in (0, 2, 3)} | {"1 round"}
+    kept = sum(sum(counts.values()) for line, counts in table.items() if line[0] in "23")
+    assert kept >= ROWS
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("conversation") / "run"
+    with Loopback(reply) as server:
+        generate(folder, settings(server.url, "chat", "roles", "new"))
+    return folder
+
+
+def test_a_row_is_explained_with_every_message_on_its_way(made: Path) -> None:
+    rows = [json.loads(line)["messages"] for line in dataset(made, "messages").splitlines()]
+    place = max(range(ROWS), key=lambda place: len(rows[place])) + 1
+    found = explain(made, str(place))
+    row = rows[place - 1]
+    stages = [step.request.stage for step in found.steps]
+    assert stages[:2] == ["opening", "assistant"]
+    assert stages[2:] == (["user", "assistant"] * len(row))[: len(stages) - 2]
+    assert found.steps[-1].candidate.verdicts[0].filter == "conversation"
+    page = run("explain", made, place)
+    for one in row:
+        assert f"  {one['role'] + ':':<13}{one['content'].splitlines()[0]}" in page
+    assert f"conversation: {len(row) // 2} kept" in page
+    values = json.loads(run("explain", made, place, "--json"))
+    assert values["messages"] == [[one["role"], one["content"]] for one in row]
+
+
+def test_what_was_rejected_is_explained_with_its_reason(made: Path) -> None:
+    export_run(made, "candidates")
+    listed = [json.loads(line) for line in dataset(made, "candidates").splitlines()]
+    bad = next(one for one in listed if one["reason"] == "too_few_rounds")
+    page = run("explain", made, bad["id"])
+    assert "rejected, too_few_rounds" in page
+    assert "⟦⟧" not in page
+    assert "As an AI" in run("explain", made, next(one["id"] for one in listed if one["reason"] == "role_confusion"))
+
+
+def test_every_command_that_meets_conversations_knows_them(made: Path, tmp_path: Path) -> None:
+    lines = dataset(made, "messages").splitlines()
+    said = run("export", made, "--format", "alpaca", code=2)
+    assert "this run has conversations; export them as messages or sharegpt" in said
+    run("export", made, "--format", "sharegpt")
+    first = json.loads(dataset(made, "sharegpt").splitlines()[0])["conversations"]
+    assert [(one["from"], one["value"]) for one in first] == [
+        ({"user": "human", "assistant": "gpt"}[one["role"]], one["content"]) for one in json.loads(lines[0])["messages"]
+    ]
+    assert "conversation" in run("runs", made.parent)
+    page = run("status", made)
+    assert "  conversations\n" in page
+    assert "as planned" in page
+    assert f"{ROWS} rows in both, 0 in" in run("diff", made, made)
+    twice = tmp_path / "twice.jsonl"
+    twice.write_bytes(b"\n".join([*lines, lines[0]]) + b"\n")
+    run("filter", twice, "-o", tmp_path / "kept.jsonl")
+    kept = (tmp_path / "kept.jsonl").read_bytes().splitlines()
+    assert 0 < len(kept) <= ROWS
+    assert set(kept) <= set(lines)
+
+
+def test_a_run_s_folder_is_read_by_the_trainer_and_by_datasets(made: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [json.loads(line)["messages"] for line in dataset(made, "messages").splitlines()]
+    read = read_examples(made)
+    assert not read.skipped
+    assert [[(turn.role, turn.content) for turn in one.turns] for one in read.examples] == [
+        [(one["role"], one["content"]) for one in row] for row in rows
+    ]
+    path = str(made / "dataset" / "messages.jsonl")
+    loaded = datasets.load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path))
+    assert [row["messages"] for row in loaded] == rows
+
+
+def test_conversations_that_say_the_same_are_one(tmp_path: Path) -> None:
+    """A second task whose conversation goes as the first one's is a duplicate of the whole, not of its end."""
+    seeds = tmp_path / "seeds.jsonl"
+    lines = [{"instruction": f"Tell me of {what}", "output": "x"} for what in ("ships", "ships and boats", "ships")]
+    seeds.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    def model(body: dict[str, Any]) -> str:
+        said = [one["content"] for one in body["messages"]]
+        return f"There is {words(Rng(*said), 6)}."
+
+    with Loopback(model) as server:
+        made = settings(server.url, "chat", "roles", "seeds", seeds=str(seeds))
+        made["conversation"]["max_rounds"] = 2
+        result = generate(tmp_path / "run", made)
+    assert result.ending == "exhausted"
+    assert len(result.rows) == 2
+    assert result.tally.rejected == {"near_duplicate": 1}
