@@ -1,7 +1,8 @@
 """Seed tasks: reading them, and judging whether a file of them is a good start.
 
 Two layouts load, and may be mixed: the public one of 175 tasks (``id``, ``name``, ``instruction``, ``instances``,
-``is_classification``; Wang et al. 2023, arXiv:2212.10560) and plain ``instruction``, ``input``, ``output``.
+``is_classification``; Wang et al. 2023, arXiv:2212.10560) and plain ``instruction``, ``input``, ``output``. A task may
+have a ``verifier`` as well: what code can check answers by (``verifiers/``).
 """
 
 from __future__ import annotations
