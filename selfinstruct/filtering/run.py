@@ -127,7 +127,8 @@ def filter_file(
     """Write the rows of one file that the filters keep into another.
 
     Without any filter in ``options`` it is ROUGE-L at 0.7. The filters judge in the order words, keywords, repetition,
-    refusals, language, PII, decontamination, verifiers, ROUGE-L, MinHash; a row dropped by one is not offered to the next.
+    refusals, language, PII, decontamination, verifiers, ROUGE-L, MinHash; a row dropped by one is not offered to the
+    next.
 
     Args:
         source, output: Paths; ``-`` for the standard streams.

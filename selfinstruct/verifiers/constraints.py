@@ -22,15 +22,18 @@ def sentences(given: str) -> int:
     The full stop of a common abbreviation (``e.g.``, ``Dr.``) or of a list's number ends none.
     """
     found = start = 0
+    begun = False  # a letter was met since the last end
     for match in _END.finditer(given):
+        begun = begun or _LETTER.search(given, start, match.end()) is not None
         if match.group() == ".":
             word = _LAST_WORD.search(given, max(start, match.start() - 12), match.start())
             if word is not None and word.group().casefold() in _ABBREVIATIONS:
+                start = match.end()
                 continue
-        if _LETTER.search(given, start, match.end()):
-            found += 1
-            start = match.end()
-    return found + (_LETTER.search(given, start) is not None)
+        start = match.end()
+        found += begun
+        begun = False
+    return found + (begun or _LETTER.search(given, start) is not None)
 
 
 def _range(unit: str, counted: Callable[[str], int]) -> Kind:

@@ -1,0 +1,223 @@
+"""Verifiers over anything: they agree with Python where Python is the measure, and have a verdict on any text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from selfinstruct.codec import dumps
+from selfinstruct.verifiers import check_verifier, verify
+from selfinstruct.verifiers.comparing import close
+from selfinstruct.verifiers.counting import STEPS, Refused
+from selfinstruct.verifiers.evaluator import _Evaluator, _tree, evaluate
+from selfinstruct.verifiers.patterns import compile_pattern
+
+# --- expressions ---
+
+NAMES = {name: __builtins__[name] for name in (
+    "abs", "all", "any", "bool", "dict", "divmod", "enumerate", "float", "int", "len", "list", "max", "min", "pow",
+    "range", "reversed", "round", "set", "sorted", "str", "sum", "tuple", "zip",
+)} | {"math": math, "__builtins__": {}}  # fmt: skip
+
+leaves = st.one_of(
+    st.integers(-20, 20).map(str),
+    st.sampled_from(("True", "False", "None", "2.5", "-0.5", "1e3", "math.pi", "10**6")),
+    st.sampled_from(("''", "'a'", "'ab c'", "[]", "()", "{}", "'12'", "range(4)", "x", "y")),
+)
+OPERATORS = ["+", "-", "*", "/", "//", "%", "**", "<<", ">>", "&", "|", "^", "==", "!=", "<", "<=", ">", ">=", "in", "and", "or"]
+
+
+def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    several = st.lists(inner, max_size=4)
+    return st.one_of(
+        st.tuples(inner, st.sampled_from(OPERATORS), inner).map(lambda one: f"({one[0]} {one[1]} {one[2]})"),
+        st.tuples(st.sampled_from(("-", "+", "~", "not ")), inner).map(lambda one: f"({one[0]}{one[1]})"),
+        several.map(lambda many: f"[{', '.join(many)}]"),
+        several.map(lambda many: f"({''.join(f'{one}, ' for one in many)})"),
+        st.lists(inner, min_size=1, max_size=4).map(lambda many: f"{{{', '.join(many)}}}"),
+        st.lists(st.tuples(inner, inner), max_size=3).map(lambda many: f"{{{', '.join(map(': '.join, many))}}}"),
+        st.tuples(inner, inner, inner).map(lambda one: f"({one[0]} if {one[1]} else {one[2]})"),
+        st.tuples(inner, inner).map(lambda one: f"{one[0]}[{one[1]}]"),
+        st.tuples(inner, inner, inner).map(lambda one: f"{one[0]}[{one[1]}:{one[2]}]"),
+        st.tuples(inner, inner, inner).map(lambda one: f"[{one[0]} for x in {one[1]} if {one[2]}]"),
+        st.tuples(inner, inner, inner).map(lambda one: f"[{one[0]} for x, y in {one[1]} for x in {one[2]}]"),
+        st.tuples(inner, inner).map(lambda one: f"sorted({{{one[0]} for x in {one[1]}}})"),
+        st.tuples(inner, inner, inner).map(lambda one: f"{{{one[0]}: {one[1]} for x in {one[2]}}}"),
+        st.tuples(st.sampled_from(("any", "all", "sum", "max", "min", "list", "tuple")), inner, inner).map(
+            lambda one: f"{one[0]}({one[1]} for x in {one[2]})"
+        ),
+        st.tuples(st.sampled_from(sorted(set(NAMES) - {"math", "__builtins__"})), st.lists(inner, max_size=3)).map(
+            lambda one: f"{one[0]}({', '.join(one[1])})"
+        ),
+        st.tuples(st.sampled_from(("sqrt", "floor", "gcd", "lcm", "factorial", "comb", "prod", "log", "hypot", "isqrt")),
+                  st.lists(inner, max_size=2)).map(lambda one: f"math.{one[0]}({', '.join(one[1])})"),
+        inner.map(lambda one: f"list(enumerate({one}))"),
+        st.tuples(inner, inner).map(lambda one: f"[x for x in zip({one[0]}, {one[1]})]"),
+    )  # fmt: skip
+
+
+expressions = st.recursive(leaves, larger, max_leaves=12)
+bound = expressions.map(lambda one: f"[{one} for x in range(3) for y in ('a', 2)]")
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, and of the same types: 1 is not True here."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, float):
+        return one == other or math.isclose(one, other, rel_tol=1e-12)  # sums: see operations.py
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return same(list(one.items()), list(other.items()))
+    return bool(one == other)
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(bound | expressions)
+@example("sum([0.1] * 10)")
+@example("{1: 'a', True: 'b'}")
+@example("[x for x in [1] for x in [x, 2]]")
+@example("any(1 / x for x in [1, 0])")
+@example("0 ** 0 or 1 < 2 < 3 > 1")
+@example("'abc'[::-1] + 'abc'[-2:]")
+@example("1.0 in range(3)")
+def test_the_evaluator_agrees_with_python_wherever_it_has_a_value(source: str) -> None:
+    try:
+        ours = evaluate(source)
+    except Refused as refused:
+        said = str(refused)
+        if ": " in said and said.split(":", maxsplit=1)[0].endswith("Error"):  # it says that Python fails here: so it does
+            with pytest.raises((ArithmeticError, LookupError, TypeError, ValueError)):
+                bounded(source)
+        return
+    assert same(ours, bounded(source)), (ours, source)
+
+
+def bounded(source: str) -> Any:
+    found = eval(source, dict(NAMES))
+    assert not hasattr(found, "__next__")
+    return found
+
+
+@given(st.text(alphabet="0123456789+-*/%()[]{}<>=!&|^~.,:'\"_ abefginorstux\n\\", max_size=60) | st.text(max_size=40))
+def test_any_text_has_a_value_or_is_refused_within_its_steps(source: str) -> None:
+    try:
+        tree = _tree(source)
+    except Refused:
+        return
+    run = _Evaluator()
+    try:
+        run.value(tree.body, {})
+    except (Refused, ArithmeticError, LookupError, TypeError, ValueError):
+        pass
+    assert run._steps <= STEPS + 1_000_000  # the one that was refused is counted, not done
+
+
+# --- patterns ---
+
+pieces = st.sampled_from((
+    "a", "b", ".", "\\d", "\\w", "\\W", "[ab]", "[^a\\n]", "(?i:A)", "é", "\\b", "\\B", "^", "$", "\\A", "\\Z", "\\n",
+    "(?:)", "(?s:.)", "(?m:^)", "(?m:$)", "(?a:\\w)", "(?a:\\b)", "(?i:[k-l])",
+))  # fmt: skip
+patterns = st.recursive(
+    pieces,
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map(lambda one: f"(?:{one[0]}|{one[1]})"),
+        st.tuples(inner, st.sampled_from(("*", "+", "?", "{2}", "{1,3}", "{0}", "{2,}", "*?", "??", "{,2}?"))).map(
+            lambda one: f"({one[0]}){one[1]}"
+        ),
+    ),
+    max_leaves=6,
+)
+texts = st.text(alphabet="abAé1_ \n\u212ak", max_size=8)
+
+
+@given(patterns, st.lists(texts, min_size=1, max_size=6), st.booleans())
+@example("a$", ["a\n", "a\n\n", "\na"], False)
+@example("(?m:^)a", ["b\na", "\n"], False)
+@example("\\Bb", ["ab", "b", "a b"], False)
+@example("(a*)*b", ["aaab", "aaa"], True)
+def test_a_pattern_matches_where_pythons_own_does(pattern: str, given_texts: list[str], full: bool) -> None:
+    ours, theirs = compile_pattern(pattern, full=full), re.compile(pattern)
+    for text in given_texts:
+        assume(text or "\\B" not in pattern)  # Python changed its mind in 3.14
+        assert ours.matches(text) == ((theirs.fullmatch if full else theirs.search)(text) is not None), text
+
+
+# --- verdicts ---
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(("", "a", "b", 0.5, 2.0)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(("a", "b", "c")), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(values, values)
+def test_a_json_value_equals_itself_alone(one: Any, other: Any) -> None:
+    def kept(value: Any, schema: Any) -> bool:
+        return verify(check_verifier({"kind": "json", "schema": schema}), json.dumps(value)).kept
+
+    assert kept(one, {"const": one})
+    assert kept(one, {"const": other}) == kept(other, {"const": one}) == kept(one, {"enum": [other]})
+    assert kept([one, other], {"uniqueItems": True}) != kept(one, {"const": other})
+    python = verify({"kind": "python", "value": other}, repr(one))
+    if not isinstance(one, dict):
+        assert python.kept == kept(one, {"const": other})
+
+
+SPECS = [
+    {"kind": "number", "value": 5},
+    {"kind": "number", "value": 0.5, "where": {"after": "ß"}},
+    {"kind": "text", "value": "a"},
+    {"kind": "regex", "pattern": "(a|b|é)*1$"},
+    {"kind": "json", "schema": {"type": "array", "items": {"type": "integer"}}},
+    {"kind": "python", "value": 5},
+    {"kind": "words", "min": 2},
+    {"kind": "sentences", "max": 2},
+    {"kind": "bullets", "count": 0},
+    {"kind": "contains", "words": ["a"]},
+    {"kind": "excludes", "words": ["b", "é"]},
+    {"kind": "starts_with", "text": "a"},
+    {"kind": "ends_with", "text": "a"},
+    {"kind": "lowercase"},
+    {"kind": "uppercase"},
+    {"kind": "no_commas"},
+]
+SPECS.append({"kind": "all", "of": SPECS[:]})
+
+
+@given(st.text() | st.text(alphabet="0123456789.,-+eE$%/\\{}frac boxed ", max_size=40), st.sampled_from(SPECS))
+@example("\ud800", SPECS[-1])
+@example("\\boxed{", SPECS[-1])
+@example("\x00", SPECS[-1])
+def test_any_answer_has_a_verdict_that_is_json(answer: str, spec: dict[str, Any]) -> None:
+    found = verify(check_verifier(spec), answer)
+    assert found.kept == (found.reason == "")
+    assert json.loads(json.dumps(found.detail)) == found.detail
+    assert not found.kept or answer.strip()
+    dumps(found.detail)
+
+
+@given(
+    st.integers(-(10**12), 10**12), st.sampled_from(("{}", "is {:,}", "{:,}.", "**{}**", "${}", "\\boxed{{{}}}", "{}%"))
+)
+def test_a_number_is_found_however_it_is_written(value: int, form: str) -> None:
+    assert verify({"kind": "number", "value": value}, form.format(value)).kept
+    assert not verify({"kind": "number", "value": value + 1}, form.format(value)).kept or (
+        form == "{}%" and close(value / 100, value + 1, None)
+    )
+
+
+@given(st.lists(st.sampled_from(("one", "Two", "three.")), max_size=8), st.integers(0, 9))
+def test_words_are_counted(words: list[str], most: int) -> None:
+    kept = verify(check_verifier({"kind": "words", "max": most}), " ".join(words)).kept
+    assert kept == (0 < len(words) <= most)
