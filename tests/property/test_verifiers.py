@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -30,7 +31,29 @@ leaves = st.one_of(
     st.sampled_from(("True", "False", "None", "2.5", "-0.5", "1e3", "math.pi", "10**6")),
     st.sampled_from(("''", "'a'", "'ab c'", "[]", "()", "{}", "'12'", "range(4)", "x", "y")),
 )
-OPERATORS = ["+", "-", "*", "/", "//", "%", "**", "<<", ">>", "&", "|", "^", "==", "!=", "<", "<=", ">", ">=", "in", "and", "or"]
+OPERATORS = [
+    "+",
+    "-",
+    "*",
+    "/",
+    "//",
+    "%",
+    "**",
+    "<<",
+    ">>",
+    "&",
+    "|",
+    "^",
+    "==",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "in",
+    "and",
+    "or",
+]
 
 
 def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -55,7 +78,7 @@ def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         st.tuples(st.sampled_from(sorted(set(NAMES) - {"math", "__builtins__"})), st.lists(inner, max_size=3)).map(
             lambda one: f"{one[0]}({', '.join(one[1])})"
         ),
-        st.tuples(st.sampled_from(("sqrt", "floor", "gcd", "lcm", "factorial", "comb", "prod", "log", "hypot", "isqrt")),
+        st.tuples(st.sampled_from(("sqrt", "floor", "gcd", "lcm", "comb", "prod", "log", "hypot", "isqrt")),
                   st.lists(inner, max_size=2)).map(lambda one: f"math.{one[0]}({', '.join(one[1])})"),
         inner.map(lambda one: f"list(enumerate({one}))"),
         st.tuples(inner, inner).map(lambda one: f"[x for x in zip({one[0]}, {one[1]})]"),
@@ -85,7 +108,6 @@ def same(one: Any, other: Any) -> bool:
 @example("{1: 'a', True: 'b'}")
 @example("[x for x in [1] for x in [x, 2]]")
 @example("any(1 / x for x in [1, 0])")
-@example("0 ** 0 or 1 < 2 < 3 > 1")
 @example("'abc'[::-1] + 'abc'[-2:]")
 @example("1.0 in range(3)")
 def test_the_evaluator_agrees_with_python_wherever_it_has_a_value(source: str) -> None:
@@ -93,11 +115,43 @@ def test_the_evaluator_agrees_with_python_wherever_it_has_a_value(source: str) -
         ours = evaluate(source)
     except Refused as refused:
         said = str(refused)
-        if ": " in said and said.split(":", maxsplit=1)[0].endswith("Error"):  # it says that Python fails here: so it does
+        if ": " in said and said.split(":", maxsplit=1)[0].endswith(
+            "Error"
+        ):  # it says that Python fails here: so it does
             with pytest.raises((ArithmeticError, LookupError, TypeError, ValueError)):
                 bounded(source)
         return
     assert same(ours, bounded(source)), (ours, source)
+
+
+PLAIN = (
+    "1 < 2 < 3 > 2", "1 < 3 < 2", "0 or '' or []", "1 and 2", "not []", "bool(3)", "bool('')", "bool()", "int()",
+    "int('12')", "int('ff', 16)", "int(-2.7)", "float('1e3')", "str(2.50)", "str(None)", "abs(-3)", "abs(True)",
+    "round(2.5)", "round(2.675, 2)", "round(1234, -2)", "divmod(-7, 3)", "-7 // 3", "-7 % 3", "7.5 % -2", "2 ** -1",
+    "2 ** 0.5", "pow(3, 4, 5)", "pow(3, -1, 7)", "1 << 4 | 3 & 6 ^ 1", "~5", "+True", "-True", "1 / 3", "6 / 3",
+    "'ab' * 3", "[1, 2] * -1", "3 * (1,)", "[1] + [2]", "'a' + 'b'", "(1,) + (2, 3)", "len('héllo')", "len({1: 2})",
+    "sum([1, 2.5], 3)", "sum([[1], [2]], [])", "min(3, 1, 2)", "max([], default=4)", "min('hello')", "any([])",
+    "all([])", "sorted('hello', reverse=True)", "sorted([3, 1, 2])", "list(reversed([1, 2]))",
+    "list(zip('ab', range(5)))", "list(enumerate('ab', 1))", "dict([('a', 1)])", "dict(zip('ab', [1, 2]))",
+    "{'a': 1}['a']", "'a' in {'a': 1}", "2 in [1, 2]", "'b' in 'abc'", "3 not in (1, 2)", "None is None",
+    "True is not False", "[1, 2][-1]", "'abc'[1]", "range(10)[2:8:3]", "list(range(10, 0, -3))", "[1, 2, 3][::-1]",
+    "[1, 2, 3][5:]", "set([1, 1]) | {2}", "{1, 2} - {2}", "{1, 2} & {2, 3}", "{1} < {1, 2}",
+    "{x: x * x for x in range(3)}", "{x % 2 for x in range(5)} == {0, 1}",
+    "[(x, y) for x in range(3) for y in range(x)]", "[a + b for a, b in [(1, 2), (3, 4)]]",
+    "[x for x in 'abc' if x > 'a']", "sum(x for x in range(5) if x % 2)", "any(x > 3 for x in range(5))",
+    "tuple(x for x in 'ab')", "[len(x) for x in ['a', '']]", "1 if 0 else 2", "math.sqrt(2)", "math.floor(-2.5)",
+    "math.ceil(2.1)", "math.gcd(12, 18, 27)", "math.lcm(4, 6)", "math.factorial(10)", "math.comb(10, 3)",
+    "math.perm(5, 2)", "math.perm(4)", "math.prod([2, 3.5])", "math.fsum([0.1] * 10)", "math.log(8, 2)",
+    "math.log10(1000)", "math.hypot(3, 4)", "math.isqrt(17)", "math.isclose(1, 1 + 1e-12)", "math.pi",
+    "math.atan2(1, 1)", "math.pow(2, 10)", "math.isinf(math.inf)", "math.degrees(math.pi)", "math.gcd()",
+    "math.lcm()", "2.0 in range(3)", "2.5 in range(3)", "'3' in range(5)",
+    "[[x for x in range(y)] for y in range(3)]", "1_000", "0x1f", "1e400",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("source", PLAIN)
+def test_the_evaluator_knows_what_it_says_that_it_knows(source: str) -> None:
+    assert same(evaluate(source), bounded(source))
 
 
 def bounded(source: str) -> Any:
@@ -113,10 +167,8 @@ def test_any_text_has_a_value_or_is_refused_within_its_steps(source: str) -> Non
     except Refused:
         return
     run = _Evaluator()
-    try:
+    with suppress(Refused, ArithmeticError, LookupError, TypeError, ValueError):
         run.value(tree.body, {})
-    except (Refused, ArithmeticError, LookupError, TypeError, ValueError):
-        pass
     assert run._steps <= STEPS + 1_000_000  # the one that was refused is counted, not done
 
 
