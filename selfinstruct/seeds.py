@@ -2,7 +2,8 @@
 
 As demonstrations two layouts load, and may be mixed: the public one of 175 tasks (``id``, ``name``, ``instruction``,
 ``instances``, ``is_classification``; Wang et al. 2023, arXiv:2212.10560) and plain ``instruction``, ``input``,
-``output``. As tasks to begin with any dataset or finished run does (``load_tasks``).
+``output``. As tasks to begin with any dataset or finished run does (``load_tasks``). A task may
+have a ``verifier`` as well: what code can check answers by (``verifiers/``).
 """
 
 from __future__ import annotations

@@ -102,6 +102,9 @@ def _step(number: int, step: Step) -> Iterator[str]:
     for verdict in step.candidate.verdicts:
         score = "" if verdict.score is None else f" {verdict.score:.4g}"
         yield f"  {verdict.filter}:{score} {'kept' if verdict.kept else f'rejected, {verdict.reason}'}"
+        if verdict.filter == "verifier" and "found" in verdict.detail:
+            kind, expected, found = (verdict.detail.get(name) for name in ("kind", "expected", "found"))
+            yield f"    {kind}: expected {expected}, found {found}"
         if near := step.neighbours.get(verdict.filter):
             yield f"    nearest, {near.id}: {_indented(_marked(near.text, near.common), 4)}"
 

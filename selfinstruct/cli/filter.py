@@ -46,6 +46,7 @@ class _Words(click.ParamType[tuple[int, int]]):
               help="What becomes of personal data and secrets, and the rows with them.")  # fmt: skip
 @click.option("--decontaminate", metavar="FILE", multiple=True,
               help="Drop rows that give away items of this benchmark; may be repeated.")  # fmt: skip
+@click.option("--verify", is_flag=True, help="Drop rows whose answer fails the check of their own field 'verifier'.")
 @click.option("--column", metavar="NAME", help="Field that every filter judges.  [default: by the row's layout]")
 @click.option("--output-column", metavar="NAME", help="Field with the answer, for --repetition and --refusals.")
 @click.option("--tokenizer", type=click.Choice(["auto", "rouge"]), default="auto", show_default=True,
@@ -62,7 +63,7 @@ def command(ctx: click.Context, /, source: str, output: str, **options: Any) -> 
     Without any filter: --rouge 0.7.
 
     Layouts: instruction with input and output; messages; conversations; prompt, question; text. Filters judge in this
-    order: words, keywords, repetition, refusals, language, pii, decontaminate, rouge, minhash.
+    order: words, keywords, repetition, refusals, language, pii, decontaminate, verify, rouge, minhash.
 
     Malformed rows are told and left out, and the exit code is then 1.
 
@@ -72,6 +73,7 @@ def command(ctx: click.Context, /, source: str, output: str, **options: Any) -> 
       selfinstruct filter rows.jsonl.gz -o clean.jsonl --words 4:150 --keywords --rouge 0.7 --minhash 0.8
       selfinstruct filter chats.parquet -o clean.parquet --minhash --refusals --report dropped.jsonl
       selfinstruct filter rows.jsonl -o safe.jsonl --pii redact --decontaminate benchmark.jsonl
+      selfinstruct filter rows.jsonl -o right.jsonl --verify
       selfinstruct filter - -o - --column question --language en --quiet
     """
     report, quiet, skip = options.pop("report"), options.pop("quiet"), options.pop("skip_malformed")

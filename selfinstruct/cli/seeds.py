@@ -21,7 +21,8 @@ def command() -> None:
 def check(ctx: click.Context, file: Path, threshold: float) -> None:
     """Report on a file of seed tasks, with the line of whatever is wrong.
 
-    Reads the public layout (id, name, instruction, instances, is_classification) and plain instruction/input/output.
+    Reads the public layout (id, name, instruction, instances, is_classification) and plain instruction/input/output,
+    each with or without a verifier (docs/verifiers.md).
     Exits with 1 when something should be mended.
 
     \b

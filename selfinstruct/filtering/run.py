@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from selfinstruct.codec import dumps
 from selfinstruct.errors import DataError, UsageError
@@ -23,11 +24,12 @@ from selfinstruct.filters.pipeline import Judged, On, Pipeline
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.layouts import Texts, texts_of
 from selfinstruct.sources import STDIO, Row, Source, open_lines, open_source
+from selfinstruct.verifiers import check_verifier, verify
 
 __all__ = ["Options", "Outcome", "Progress", "filter_file"]
 
 PiiAction = Literal["flag", "redact", "drop"]
-Part = Literal["asked", "answered", "whole"]
+Part = Literal["asked", "answered", "whole", "checked"]
 
 SHARE, SOME = 0.1, 100  # a group of more than this share of at least so many rows is worth a notice
 TICK = 256  # rows between two looks at how much was read
@@ -48,6 +50,7 @@ class Options:
         column: The field that every filter judges; None takes it from the row's layout.
         output_column: The field with the answer, likewise.
         tokenizer: As of ``NoveltyIndex``.
+        verify: Drop rows whose answer fails their own ``verifier``.
     """
 
     rouge: float | None = None
@@ -62,12 +65,13 @@ class Options:
     column: str | None = None
     output_column: str | None = None
     tokenizer: Tokenizer = "auto"
+    verify: bool = False
 
     @property
     def judging(self) -> bool:
         """Whether any filter is asked for."""
         return any([self.rouge is not None, self.minhash is not None, self.words, self.keywords, self.repetition,
-                    self.language, self.pii, self.refusals, self.decontaminate])  # fmt: skip
+                    self.language, self.pii, self.refusals, self.decontaminate, self.verify])  # fmt: skip
 
 
 @dataclass
@@ -123,7 +127,8 @@ def filter_file(
     """Write the rows of one file that the filters keep into another.
 
     Without any filter in ``options`` it is ROUGE-L at 0.7. The filters judge in the order words, keywords, repetition,
-    refusals, language, PII, decontamination, ROUGE-L, MinHash; a row dropped by one is not offered to the next.
+    refusals, language, PII, decontamination, verifiers, ROUGE-L, MinHash; a row dropped by one is not offered to the
+    next.
 
     Args:
         source, output: Paths; ``-`` for the standard streams.
@@ -181,6 +186,8 @@ def _steps(options: Options) -> list[_Step]:
     if options.decontaminate:
         ids, items = _items(options.decontaminate)
         steps.append(_Step(Decontaminator(items, ids), "whole", f"decontamination from {len(items):,} items"))
+    if options.verify:
+        steps.append(_Step(_Verified(), "checked", "verify"))
     if options.rouge is not None:
         index = NoveltyIndex(options.rouge, options.tokenizer)
         steps.append(_Step(index, "asked", f"rouge {options.rouge:g}"))
@@ -263,6 +270,8 @@ class _Pass:
                 continue
             try:
                 row.texts = texts_of(row.value, options.column, options.output_column)
+                if options.verify and row.value.get("verifier") is not None:
+                    check_verifier(row.value["verifier"])
             except ValueError as error:
                 self._malformed(f"{self._given.where(row.number)}: {error}")
                 continue
@@ -280,7 +289,7 @@ class _Pass:
         judge = self._steps[step]
         if verdict.nearest is not None and isinstance(judge.filter, NoveltyIndex | NearDuplicateIndex):
             self._groups[verdict.filter, verdict.nearest] += 1
-        text = _part(judge.part)(row)
+        text = _part("answered" if judge.part == "checked" else judge.part)(row)
         if isinstance(judge.filter, Pii):  # a report is no place for secrets
             text = judge.filter.redact(text)[0]
         self._report(row, verdict, text)
@@ -313,11 +322,32 @@ class _Pass:
 
 
 def _part(part: Part) -> Callable[[Row], str]:
+    if part == "checked":
+        return _checked
+
     def text(row: Row) -> str:
         value: str = getattr(row.texts, part)
         return value
 
     return text
+
+
+def _checked(row: Row) -> str:
+    """A row's verifier and its answer in one text: a filter judges texts."""
+    assert row.texts is not None
+    return dumps([row.value.get("verifier"), row.texts.answered])
+
+
+@dataclass(frozen=True)
+class _Verified(Filter):
+    """A row's answer against the row's own verifier; a row without one stays."""
+
+    filter: ClassVar[str] = "verifier"
+
+    def verdict(self, text: str) -> Verdict:
+        """Judge what ``_checked`` made of a row."""
+        verifier, answer = json.loads(text)
+        return self.kept() if verifier is None else verify(verifier, answer)
 
 
 def _whole(texts: Texts | None) -> str:

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -62,6 +63,9 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Instance
 from selfinstruct.strategies.alpaca import FORM
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST
+from selfinstruct.verifiers import check_verifier, verify
+from selfinstruct.verifiers.counting import Refused
+from selfinstruct.verifiers.evaluator import evaluate
 
 ITEMS = (
     "Write a poem about the sea in winter",
@@ -194,6 +198,37 @@ def _server(text: str) -> None:
     retry_after_s({"retry-after": text[:10_000]})  # longer headers are refused by HTTP libraries
 
 
+_WORDS = ["a", "go", "1", "xyz", "a b"]
+_FORMS = [
+    {"kind": "words", "min": 5}, {"kind": "sentences", "min": 5}, {"kind": "bullets", "count": 5},
+    {"kind": "contains", "words": _WORDS}, {"kind": "excludes", "words": _WORDS}, {"kind": "starts_with", "text": "ab"},
+    {"kind": "ends_with", "text": "ab"}, {"kind": "lowercase"}, {"kind": "uppercase"}, {"kind": "no_commas"},
+]  # fmt: skip
+_SCHEMA = {"$defs": {"a": {"anyOf": [{"items": {"$ref": "#/$defs/a"}, "uniqueItems": True}, {"pattern": "(a|a)*b"}]}},
+           "$ref": "#/$defs/a", "additionalProperties": {"$ref": "#/$defs/a"}}  # fmt: skip
+_CHECKS = {
+    "verify number": [{"kind": "number", "value": 5, "where": where} for where in ("last", "only", {"after": "1"})],
+    "verify text": [{"kind": "text", "values": ["a", "1"]}],
+    "verify regex": [{"kind": "regex", "pattern": pattern, "full": full} for full in (False, True)
+                     for pattern in ("(a+)+$", "(a|a)*b", "(?:.*,)*x", "(\\w+\\s?)+!", "(?i)\\bgo(\\s+then)*z")],
+    "verify json": [{"kind": "json"}, {"kind": "json", "schema": _SCHEMA}],
+    "verify form": [{"kind": "all", "of": _FORMS}],
+}  # fmt: skip
+
+
+def _verified(name: str, text: str) -> None:
+    for spec in _CHECKS[name]:
+        verify(check_verifier(spec), text)
+        verify(spec, f"\\boxed{{{text}")
+        verify(spec, f"```\n{text}\n```")
+
+
+def _evaluated(text: str) -> None:
+    for source in (text, f"'{text}'", f"[{text}]", text[:9_000]):
+        with suppress(Refused):
+            evaluate(source)
+
+
 SUBJECTS: dict[str, Callable[[str], Any]] = {
     "tokenize auto": tokenize,
     "tokenize rouge": partial(tokenize, tokenizer="rouge"),
@@ -228,6 +263,8 @@ SUBJECTS: dict[str, Callable[[str], Any]] = {
     "prompts": lambda text: Prompts({"a": "<$x>"}, "chat").turns("a", x=text),
     "codec": _codec,
     "server": _server,
+    **{name: partial(_verified, name) for name in _CHECKS},
+    "evaluate": _evaluated,
 }
 
 

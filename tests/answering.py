@@ -1,0 +1,46 @@
+"""A strategy for tests that puts each seed's task to the model, and offers the answer with the seed's verifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Candidate, Completion, Received, Request
+from selfinstruct.rng import Rng
+from selfinstruct.strategies.base import Strategy, View
+from selfinstruct.strategies.stage import Stage
+
+_ANSWER = Stage(max_tokens=60, temperature=0.0, api="chat")
+
+
+@dataclass(frozen=True)
+class AnsweringOptions:
+    """How answers are asked for."""
+
+    answer: Stage = _ANSWER
+
+
+class Answering(Strategy):
+    name: ClassVar[str] = "answering"
+    templates: ClassVar = {"answering/answer": frozenset({"task"})}
+    defaults: ClassVar = {"filters": {"novelty": None, "near_duplicate": None, "copied": None, "word_count": None}}
+    begins_with_tasks: ClassVar[bool] = True
+    Options: ClassVar = AnsweringOptions
+
+    def __init__(self, options: AnsweringOptions, prompts: Prompts) -> None:
+        self.options = options
+        self.prompts = prompts
+
+    def propose(self, view: View, rng: Rng) -> Request | None:
+        item = view.account.next_item
+        if item >= len(view.seeds):
+            return None
+        turns = self.options.answer.turns(self.prompts, "answering/answer", task=view.seeds[item].instruction)
+        return Request("answer", turns, self.options.answer.sampling(), context={"item": item})
+
+    def receive(self, request: Request, completion: Completion, view: View) -> Received:
+        seed = view.seeds[int(str(request.context["item"]))]
+        answer = completion.text.strip()
+        row = Candidate(seed.instruction, output=answer, span=(0, len(completion.text)), verifier=seed.verifier)
+        return Received((row,))
