@@ -18,6 +18,7 @@ from selfinstruct.backends import OPTIONS
 from selfinstruct.budget import BudgetOptions
 from selfinstruct.codec import canonical, digest, loads
 from selfinstruct.config import build, lasting, merge, nearest, read_yaml, to_plain
+from selfinstruct.engine.refine import check_choices, check_rubrics, with_preset
 from selfinstruct.engine.saturation import SaturationOptions
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.judge import FilterOptions
@@ -27,7 +28,7 @@ from selfinstruct.records import Task
 from selfinstruct.resources import builtin_prompts, builtin_seeds, preset
 from selfinstruct.retry import RetryOptions
 from selfinstruct.seeds import load_seeds, seeds_from_json, seeds_to_json
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies import STRATEGIES, QualityOptions, Refined
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.version import SEMANTICS, __version__
 
@@ -46,6 +47,7 @@ class Settings:
             for openai-batch 2048.
         n: Rows to make.
         concurrency: Requests in flight; null takes what suits the backend.
+        quality: What is asked about each row before it is one (docs/quality.md); null for nothing.
         saturation: When to stop because the model repeats itself.
         patience: Requests in a row that bring nothing (no row, no task, no follow-up) after which the run stops, rather
             than spend for ever.
@@ -60,6 +62,7 @@ class Settings:
     n: int = 100
     concurrency: int | None = None
     patience: int = 200
+    quality: QualityOptions | None = None
     saturation: SaturationOptions = field(default_factory=SaturationOptions)
     filters: FilterOptions = field(default_factory=FilterOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
@@ -113,6 +116,7 @@ class Plan:
         return {
             **kept,
             self.settings.strategy: lasting(self.strategy_options),
+            **({"quality": lasting(self.settings.quality)} if self.settings.quality else {}),
             "api": self.prompts.api,
             "seeds": digest(seeds_to_json(self.seeds)),
             "prompts": self.prompts.digests(),
@@ -212,7 +216,7 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: Heritage) ->
         UsageError: A setting is wrong, or the strategy another.
         RunChangedError: This version of selfinstruct reads ledgers differently.
     """
-    values = merge(reader.meta("config"), given)
+    values = merge(with_preset(reader.meta("config"), given), given)
     plan = _plan(values, reader, frozenset({"seeds", "prompts"} - given.keys()))
     before = reader.meta("identity")["strategy"]
     if plan.settings.strategy != before:
@@ -233,6 +237,8 @@ def _preset(given: Mapping[str, Any]) -> dict[str, Any]:
     suited: dict[str, Any] = {} if lag is None else {"lag": lag}
     if backend == "llamacpp" and not _section(given, "llamacpp").get("model"):
         suited.update(read_yaml(preset("embedded"))[0])
+        if not given.get("quality"):  # what would suit it where it is asked for doesn't ask for it
+            del suited["quality"]
     return merge(getattr(STRATEGIES.get(str(given.get("strategy"))), "defaults", {}), suited)
 
 
@@ -278,9 +284,17 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     backend_options = options[settings.backend]
     seeds = _load_seeds(settings, base, recorded="seeds" in recorded)
     names = _templates(chosen, options[settings.strategy])
+    if (quality := settings.quality) is not None:
+        names = {**names, **Refined.templates_of(quality)}
+        folder = Path(settings.prompts) if settings.prompts else None
+        check_rubrics(quality, folder, () if base is None else base.templates())
+        check_choices(quality, settings.backend, backend_options)
     prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
-    strategy = chosen(options[settings.strategy], prompts)
+    strategy: Strategy = chosen(options[settings.strategy], prompts)
     _check_schemas(settings.backend, backend_options, strategy)
+    if quality is not None:
+        strategy = Refined(strategy, quality, prompts)
+        _check_schemas(settings.backend, backend_options, strategy)
     return Plan(settings, options[settings.strategy], backend_options, tuple(seeds), prompts, strategy)
 
 

@@ -19,8 +19,10 @@ time linear in the text, whatever the text.
 """
 
 from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks
+from selfinstruct.parse.labels import read_labels
 from selfinstruct.parse.lists import Item, Listing, numbered
-from selfinstruct.parse.structured import read_records, read_strings
+from selfinstruct.parse.scores import read_score
+from selfinstruct.parse.structured import read_object, read_records, read_strings
 from selfinstruct.parse.text import blank_input, collapse, first_word, stripped
 
 __all__ = [
@@ -34,7 +36,10 @@ __all__ = [
     "first_word",
     "numbered",
     "read_blocks",
+    "read_labels",
+    "read_object",
     "read_records",
+    "read_score",
     "read_strings",
     "stripped",
 ]

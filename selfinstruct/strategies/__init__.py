@@ -10,8 +10,10 @@ from typing import Any
 
 from selfinstruct.strategies.alpaca import Alpaca
 from selfinstruct.strategies.base import Strategy, View
+from selfinstruct.strategies.quality import Refined
+from selfinstruct.strategies.quality_options import QualityOptions
 from selfinstruct.strategies.self_instruct import SelfInstruct
 
-__all__ = ["STRATEGIES", "Alpaca", "SelfInstruct", "Strategy", "View"]
+__all__ = ["STRATEGIES", "Alpaca", "QualityOptions", "Refined", "SelfInstruct", "Strategy", "View"]
 
 STRATEGIES: dict[str, Any] = {one.name: one for one in (Alpaca, SelfInstruct)}
