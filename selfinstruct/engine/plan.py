@@ -338,7 +338,7 @@ def _load_prompts(
         if new := {name: used for name, used in names.items() if name not in texts}:  # of an option that was off then
             folders = [] if folder is None or missing else [folder]
             texts = {**texts, **Prompts.load(new, api, *folders, builtin_prompts()).texts}
-        return Prompts(texts, api)
+        return Prompts({name: texts[name] for name in names}, api)  # what was on then may be off
     if missing:
         raise UsageError(f"no folder of prompts at {folder}")
     if folder is not None and base is None and not any(os.path.isfile(folder / f"{name}.txt") for name in names):

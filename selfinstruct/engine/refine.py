@@ -22,9 +22,10 @@ def with_preset(values: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[
         values: The other run's settings.
         given: What is to differ.
     """
-    asked = bool(given.get("quality")) and not values.get("quality")
-    backend = {**values, **given}.get("backend")
-    if not asked or backend != "llamacpp" or merge(values, given)["llamacpp"]["model"]:
+    merged = merge(values, given)
+    section = merged.get("llamacpp") or {}
+    embedded = merged.get("backend") == "llamacpp" and isinstance(section, Mapping) and not section.get("model")
+    if not given.get("quality") or values.get("quality") or not embedded:
         return values
     return {**values, "quality": read_yaml(preset("embedded"))[0]["quality"]}
 

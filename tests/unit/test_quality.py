@@ -119,7 +119,9 @@ def test_an_answer_without_a_score_is_asked_about_no_more_and_a_rejected_row_not
 
 def test_the_best_of_several_by_the_judge_the_first_of_equals_and_the_worst_beside_it():
     made = refined(ROW, best_of=4, pairs=True, **ONE)
-    asked, received = chain(made, [" Four.", "Six.", "Four, of course."], "Score: 2", "Score: 4", "Score: 1", "Score: 4")
+    asked, received = chain(
+        made, [" Four.", "Six.", "Four, of course."], "Score: 2", "Score: 4", "Score: 1", "Score: 4"
+    )
     assert asked[0].sampling.n == 3
     assert [one.context["quality"]["asked"].get("answer") for one in asked] == [None, 0, 1, 2, 3]
     [row] = received.candidates
@@ -174,11 +176,21 @@ def test_nothing_to_choose_by_asks_for_no_other_answers():
 
 
 def test_a_conversation_is_judged_as_a_whole_and_has_no_other_answers():
-    said = (Message("user", "Hello"), Message("assistant", "Hi"), Message("user", "Two and two?"), Message("assistant", "4"))
+    said = (
+        Message("user", "Hello"),
+        Message("assistant", "Hi"),
+        Message("user", "Two and two?"),
+        Message("assistant", "4"),
+    )
     row = Candidate("Hello", output="4", messages=said, system="Be brief.")
-    asked, received = chain(refined(row, best_of=3, tags=True, **ONE), "Score: 5", "math\nDifficulty: easy\nLanguage: English")
+    asked, received = chain(
+        refined(row, best_of=3, tags=True, **ONE), "Score: 5", "math\nDifficulty: easy\nLanguage: English"
+    )
     assert [one.stage for one in asked] == ["judge", "tags"]
-    assert "System: Be brief.\n\nUser: Hello\n\nAssistant: Hi\n\nUser: Two and two?\n\nAssistant: 4" in asked[0].turns[0].text
+    assert (
+        "System: Be brief.\n\nUser: Hello\n\nAssistant: Hi\n\nUser: Two and two?\n\nAssistant: 4"
+        in asked[0].turns[0].text
+    )
     assert "Assistant: 4" not in asked[1].turns[0].text
     [found] = received.candidates
     assert (found.messages, found.system) == (said, "Be brief.")

@@ -23,7 +23,7 @@ VOCABULARIES = {
         ("Score: 4\nReason: It is right.", 4, "It is right"),
         ("4\nReason: It is right.", 4, "It is right"),
         ("**Score:** 4/5\n\n**Reason:** Fine, but long.", 4, "Fine, but long"),
-        ("Reason: One error, a score of 5 would be too much.\nScore: 3", 3, "One error, a score of 5 would be too much"),
+        ("Reason: An error, a score of 5 would be a lot.\nScore: 3", 3, "An error, a score of 5 would be a lot"),
         ("I would say 4 out of 5, since it is short.", 4, "since it is short"),
         ("The answer earns 4/5.", 4, "The answer earns"),
         ("Final score: [2]", 2, ""),
