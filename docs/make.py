@@ -18,11 +18,13 @@ from selfinstruct.backends import OPTIONS
 from selfinstruct.cli import cli as selfinstruct
 from selfinstruct.config import build, to_plain
 from selfinstruct.engine.plan import Settings
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies import STRATEGIES, QualityOptions
 from selfinstruct.strategies.mix import Mixed
+from selfinstruct.strategies.quality_options import JudgeOptions
 
 DOCS = Path(__file__).resolve().parent
 COMMANDS = {"selfinstruct": selfinstruct, "finetune": finetune}
+QUALITY = QualityOptions(judge=JudgeOptions())  # a run has none unless it is asked for
 NOTE = "<!-- Written by docs/make.py: change the source of what it says, then run `make docs`. -->\n"
 
 
@@ -66,6 +68,7 @@ def configuration() -> str:
         "With the embedded model, what is not given is taken from `selfinstruct/presets/embedded.yaml` first: it is "
         "too small and too slow for the published numbers, which are the defaults below.\n",
         _section("Settings of a run", Settings(), to_plain(Settings())),
+        _section("Section `quality`", QUALITY, to_plain(QUALITY)),
     ]
     methods = {name: one.Options for name, one in STRATEGIES.items()} | {Mixed.name: Mixed.Options}
     for title, known in (("Strategy", methods), ("Backend", OPTIONS)):

@@ -40,6 +40,7 @@ __all__ = [
     "merge",
     "nearest",
     "read_yaml",
+    "section",
     "to_plain",
     "to_yaml",
 ]
@@ -277,6 +278,20 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """One section of options; an empty one where it is not there.
+
+    Raises:
+        ConfigError: What is there is no section.
+    """
+    found = values.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{name!r} is a section of options, found {found!r}", key=name)
+    return found
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

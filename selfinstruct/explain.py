@@ -6,6 +6,7 @@ and is the candidate that it was.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from rapidfuzz.distance import LCSseq
 
 from selfinstruct.codec import Json
 from selfinstruct.engine.course import Course
+from selfinstruct.engine.history import about
 from selfinstruct.engine.plan import Plan, recorded_plan
 from selfinstruct.engine.verdicts import Verdicts
 from selfinstruct.errors import UsageError
@@ -165,7 +167,6 @@ class _Way:
         return f"request {self._last} offered {count} candidates, and {self.name} is none of them"
 
     def steps(self, course: Course) -> tuple[Step, ...]:
-        # The task of a row is the draft that its request followed; of a chain, each request has its own.
         target = self.found[self.name]
         wanted = {
             number: judged.candidates[0] for number, (judged, _) in self._judged.items() if len(judged.candidates) == 1
@@ -173,6 +174,9 @@ class _Way:
         wanted[self._last] = target
         if (task := target.candidate.task) is not None and task in self.found:
             wanted[int(task.partition(".")[0])] = self.found[task]
+        for number, after in itertools.pairwise(self._chain):
+            if (one := _followed(self._judged[number][0], self._judged[after][0].request)) is not None:
+                wanted[number] = one
         texts = self._texts(course)
         steps = []
         for number in self._chain:
@@ -208,6 +212,15 @@ def _lineage(steps: Sequence[Step], seeds: Sequence[Task]) -> tuple[Ancestor, ..
             one.candidate.task or one.id, label, one.candidate.instruction, one.reason
         )
     return tuple(found.values())
+
+
+def _followed(judged: Judged, after: Request) -> JudgedCandidate | None:
+    """The candidate of a request whose fate led to the next request: a draft, or a trial."""
+    for one in judged.candidates:
+        next_ = one.candidate.then if one.kept else one.candidate.otherwise
+        if next_ is not None and about(next_) == about(after):
+            return one
+    return None
 
 
 def _shown(request: Request, texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

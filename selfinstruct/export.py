@@ -17,26 +17,32 @@ from selfinstruct.errors import UsageError
 from selfinstruct.files import write_atomic
 from selfinstruct.formats import CONVERSATIONS, FORMATS, Example
 from selfinstruct.judge import Judged, JudgedCandidate
-from selfinstruct.records import Candidate
+from selfinstruct.records import Candidate, Pair
 
-__all__ = ["CANDIDATES", "DATASET", "Exported", "export_course", "export_formats", "refresh"]
+__all__ = ["CANDIDATES", "DATASET", "PREFERENCE", "Exported", "export_course", "export_formats", "refresh"]
 
 DATASET = "dataset"
 CANDIDATES = "candidates"  # every candidate ever judged, with its verdicts: not for training but for looking
+PREFERENCE = "preference"  # the rows that have a pair: TRL's layout of conversational preference data
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One written file."""
+    """One written file.
+
+    Attributes:
+        left_out: Rows that the layout can't hold: of preference data, those without a pair.
+    """
 
     path: Path
     rows: int
     sha256: str
+    left_out: int = 0
 
 
 def export_formats() -> list[str]:
     """Names that ``--format`` takes."""
-    return [*FORMATS, CANDIDATES]
+    return [*FORMATS, PREFERENCE, CANDIDATES]
 
 
 def export_course(course: Course, name: str, path: Path, judged: list[Judged] | None = None) -> Exported:
@@ -51,6 +57,9 @@ def export_course(course: Course, name: str, path: Path, judged: list[Judged] | 
     """
     if name == CANDIDATES:
         lines = [_candidate_line(one, candidate) for one in judged or [] for candidate in one.candidates]
+    elif name == PREFERENCE:
+        pairs = [(row.candidate, row.candidate.pair) for row in course.rows]
+        lines = [_preference_line(row, pair) for row, pair in pairs if pair is not None]
     elif name in FORMATS:
         if name not in CONVERSATIONS and any(row.candidate.messages for row in course.rows):
             raise UsageError(
@@ -61,7 +70,16 @@ def export_course(course: Course, name: str, path: Path, judged: list[Judged] | 
     else:
         raise UsageError(f"no format {name!r}; known: {', '.join(export_formats())}")
     sha = write_atomic(path, (f"{line}\n".encode() for line in lines))
-    return Exported(path, len(lines), sha)
+    left_out = len(course.rows) - len(lines) if name == PREFERENCE else 0
+    return Exported(path, len(lines), sha, left_out)
+
+
+def _preference_line(row: Candidate, pair: Pair) -> str:
+    example = Example(row.instruction, row.input, row.output, row.system)
+    prompt = [{"role": role, "content": content} for role, content in example.turns[:-1]]
+    chosen, rejected = ([{"role": "assistant", "content": text}] for text in (row.output, pair.rejected))
+    scores = dict(zip(("score_chosen", "score_rejected"), pair.scores, strict=True))
+    return dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected, **scores})
 
 
 def _row_line(name: str, row: Candidate) -> str:
@@ -81,7 +99,7 @@ def refresh(folder: Path, plan: Plan, course: Course, name: str | None = None) -
     dataset = folder / DATASET
     name = name or plan.strategy.format
     written = {}
-    for each in sorted(FORMATS):
+    for each in sorted([*FORMATS, PREFERENCE]):
         path = dataset / f"{each}.jsonl"
         if each == name or path.exists():
             written[each] = export_course(course, each, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -10,7 +10,7 @@ import click
 from selfinstruct.codec import Json, dumps
 from selfinstruct.console import harmless, plural, say
 from selfinstruct.explain import Ancestor, Explanation, Neighbour, Step, explain
-from selfinstruct.records import Completion
+from selfinstruct.records import Completion, Verdict
 
 _OPEN, _CLOSE = "⟦", "⟧"
 _KEPT = {
@@ -92,25 +92,45 @@ def _step(number: int, step: Step) -> Iterator[str]:
         yield f"  {turn.role} (from {turn.template}.txt):"
         yield f"    {_indented(_cut(turn.text), 4)}"
     if isinstance(step.outcome, Completion):
-        choice = step.outcome.choices[0]
+        choice, span = step.outcome.choices[0], step.candidate.candidate.span
+        spans = (span,) if step.candidate.id and span[0] < span[1] else ()  # of a judge's answer, no part is the row's
         tokens = plural(step.outcome.usage.completion_tokens, "token")
         yield f"  answer of {step.outcome.model} ({tokens}, {choice.finish_reason}):"
-        start, end = step.candidate.candidate.span if step.candidate.id else (0, 0)
-        yield f"    {_indented(_marked(choice.text, ((start, end),) if start < end else ()), 4)}"
+        yield f"    {_indented(_marked(choice.text, spans), 4)}"
+        for place, other in enumerate(step.outcome.choices[1:], start=2):
+            yield f"  choice {place} ({other.finish_reason}):"
+            yield f"    {_indented(_plain(other.text), 4)}"
     if step.candidate.id:
         yield f"  candidate {step.candidate.id}, a {step.candidate.candidate.kind}: {_fate(step)}"
     for verdict in step.candidate.verdicts:
         score = "" if verdict.score is None else f" {verdict.score:.4g}"
         yield f"  {verdict.filter}:{score} {'kept' if verdict.kept else f'rejected, {verdict.reason}'}"
-        if verdict.filter == "verifier" and "found" in verdict.detail:
-            kind, expected, found = (verdict.detail.get(name) for name in ("kind", "expected", "found"))
-            yield f"    {kind}: expected {expected}, found {found}"
+        for line in _details(verdict):
+            yield f"    {line}"
         if near := step.neighbours.get(verdict.filter):
             yield f"    nearest, {near.id}: {_indented(_marked(near.text, near.common), 4)}"
 
 
 def _fate(step: Step) -> str:
     return "kept" if step.candidate.kept else f"rejected, {step.candidate.reason}"
+
+
+def _details(verdict: Verdict) -> Iterator[str]:
+    """What code expected of the answer, what a judge said by each rubric, and how the answers compared."""
+    if verdict.filter == "verifier" and "found" in verdict.detail:
+        kind, expected, found = (verdict.detail.get(name) for name in ("kind", "expected", "found"))
+        yield f"{kind}: expected {expected}, found {found}"
+    scores, reasons = verdict.detail.get("scores"), verdict.detail.get("reasons")
+    if isinstance(scores, Mapping) and isinstance(reasons, Mapping):
+        for name, score in scores.items():
+            yield f"{name} {_number(score)}: {_indented(str(reasons[name]), 6)}"
+    means = verdict.detail.get("means")
+    if isinstance(means, Sequence):
+        yield f"answer {verdict.detail['answer']} of {len(means)}: {', '.join(map(_number, means))}"
+
+
+def _number(value: Json) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else "-"
 
 
 def _marked(text: str, spans: tuple[tuple[int, int], ...]) -> str:

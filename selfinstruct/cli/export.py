@@ -14,7 +14,8 @@ from selfinstruct.report import export_run
 @click.command("export")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--format", "name", type=click.Choice(export_formats()), default="alpaca", show_default=True,
-              help="Layout of a row; 'candidates' lists every candidate with its verdicts.")  # fmt: skip
+              help="Layout of a row; 'preference' holds the rows that have a pair; 'candidates' lists every candidate "
+              "with its verdicts.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: RUN_DIR/dataset/FORMAT.jsonl]")
 def command(run_dir: Path, name: str, output: Path | None) -> None:
     """Write a run's dataset in a training format, as JSONL.
@@ -24,6 +25,8 @@ def command(run_dir: Path, name: str, output: Path | None) -> None:
       selfinstruct export runs/demo --format messages
       selfinstruct export runs/demo --format sharegpt -o demo.jsonl
       selfinstruct export runs/demo --format candidates -o why.jsonl
+      selfinstruct export runs/judged --format preference
     """
     done = export_run(run_dir, name, output)
-    click.echo(f"{done.path}: {plural(done.rows, 'line')} (sha256 {done.sha256[:12]})")
+    left_out = f"; {plural(done.left_out, 'row')} without a pair left out" if done.left_out else ""
+    click.echo(f"{done.path}: {plural(done.rows, 'line')} (sha256 {done.sha256[:12]}){left_out}")

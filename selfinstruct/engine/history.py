@@ -14,7 +14,7 @@ from selfinstruct.errors import LedgerError
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Request
 
-__all__ = ["NONE", "History"]
+__all__ = ["NONE", "History", "about"]
 
 
 class History:
@@ -64,9 +64,9 @@ class History:
         if self._reader is None or follow_up.parent is None or follow_up.parent >= self.until:
             return None
         self._read()
-        wanted = _about(follow_up)
+        wanted = about(follow_up)
         for number in self._children.get(follow_up.parent, ()):
-            if number not in claimed and _about(self.request(number)) == wanted:
+            if number not in claimed and about(self.request(number)) == wanted:
                 return number
         return None
 
@@ -81,7 +81,8 @@ class History:
                 self._children.setdefault(parent, []).append(number)
 
 
-def _about(request: Request) -> bytes:
+def about(request: Request) -> bytes:
+    """What a follow-up is about: two of one parent that have this in common are the same."""
     context = {name: value for name, value in request.context.items() if name != "demonstrations"}
     return canonical([request.stage, context])
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from selfinstruct.codec import canonical
 from selfinstruct.config import flatten
-from selfinstruct.engine.plan import Plan, recorded_seeds
+from selfinstruct.engine.loading import recorded_seeds
+from selfinstruct.engine.plan import Plan
 from selfinstruct.errors import RunChangedError
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Task

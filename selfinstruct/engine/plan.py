@@ -7,90 +7,31 @@ and compared with on every later start; N, concurrency, budgets, retry, addresse
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from selfinstruct.backends import OPTIONS
-from selfinstruct.budget import BudgetOptions
-from selfinstruct.chat_template import ChatTemplate
-from selfinstruct.codec import canonical, digest, loads
-from selfinstruct.config import build, lasting, merge, nearest, read_yaml, to_plain
-from selfinstruct.engine.methods import (
-    DEFAULT,
-    MIX,
-    Method,
-    found_out,
-    given_anew,
-    laid,
-    methods_in,
-    methods_of,
-    preset_of,
-    strategy_of,
-)
-from selfinstruct.engine.saturation import SaturationOptions
+from selfinstruct.codec import canonical, digest
+from selfinstruct.config import build, lasting, nearest, section, to_plain
+from selfinstruct.engine.checks import check_choices, check_raw, check_rubrics, check_schemas
+from selfinstruct.engine.loading import prompts_of, seeds_of, with_data
+from selfinstruct.engine.methods import MIX, Method, given_anew, methods_of, strategy_of
+from selfinstruct.engine.presets import laid_on, suiting
+from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
-from selfinstruct.judge import FilterOptions
 from selfinstruct.ledger import Heritage, Reader, has_run
-from selfinstruct.prompts import Api, Prompts
+from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
-from selfinstruct.resources import builtin_prompts, builtin_seeds, preset
-from selfinstruct.retry import RetryOptions
-from selfinstruct.seeds import load_seeds, load_tasks, seeds_from_json, seeds_to_json
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.seeds import seeds_to_json
+from selfinstruct.strategies import STRATEGIES, Refined
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mix import MixOptions
 from selfinstruct.version import SEMANTICS, __version__
 
-__all__ = ["Plan", "Settings", "forked_plan", "make_plan", "recorded_plan", "recorded_seeds"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings that are not a strategy's or a backend's own.
-
-    Attributes:
-        strategies: Of a run of several methods, each with its ``name``, its ``weight``, a ``label`` of its own and
-            options of its strategy (docs/mix.md).
-        adapt: Whether the weights follow what each of several methods brings.
-        seeds: Path of a seed file, or ``builtin``; for a strategy that begins with tasks, also any dataset or run.
-        prompts: Folder of templates that go before the built-in ones.
-        seed: Every random choice of the run derives from it.
-        lag: Most requests between the last judged and the last numbered one. The default for vllm is 1024, and
-            for openai-batch 2048.
-        n: Rows to make.
-        concurrency: Requests in flight; null takes what suits the backend.
-        saturation: When to stop because the model repeats itself.
-        patience: Requests in a row that bring nothing (no row, no task, no follow-up) after which the run stops, rather
-            than spend for ever.
-    """
-
-    strategy: str = DEFAULT
-    strategies: tuple[Mapping[str, Any], ...] | None = None
-    adapt: bool = False
-    backend: str = "llamacpp"
-    seeds: str = "builtin"
-    prompts: str | None = None
-    seed: int = 0
-    lag: int = 256
-    n: int = 100
-    concurrency: int | None = None
-    patience: int = 200
-    saturation: SaturationOptions = field(default_factory=SaturationOptions)
-    filters: FilterOptions = field(default_factory=FilterOptions)
-    retry: RetryOptions = field(default_factory=RetryOptions)
-    budget: BudgetOptions = field(default_factory=BudgetOptions)
-
-    def __post_init__(self) -> None:
-        for name in ("n", "lag", "patience", "concurrency"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1")
-        if self.adapt and self.strategies is None:
-            raise ValueError("adapt weighs several methods; name them under strategies")
+__all__ = ["Plan", "Settings", "forked_plan", "make_plan", "recorded_plan"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +78,7 @@ class Plan:
             **kept,
             self.settings.strategy: lasting(self.strategy_options),
             **self._mixture,
+            **({"quality": lasting(self.settings.quality)} if self.settings.quality else {}),
             "api": self.prompts.api,
             "seeds": digest(seeds_to_json(self.seeds)),
             "prompts": self.prompts.digests(),
@@ -196,15 +138,15 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> Plan:
             base.close()
             base = None
     if base is not None:
-        values = _laid(base.meta("config"), given)
+        values = laid_on(base.meta("config"), given)
     elif given.get("backend") == "replay":
         base = Reader(_replay_source(given))
         source = base.meta("config")
         source.pop(source["backend"])
-        replay = {**_section(given, "replay"), "api": base.meta("api")}
-        values = _laid(source, {**given, "replay": replay})
+        replay = {**section(given, "replay"), "api": base.meta("api")}
+        values = laid_on(source, {**given, "replay": replay})
     else:
-        values = _laid(_preset(given), given)
+        values = laid_on(suiting(given), given)
     # A replay asks what was asked before: from the seeds and templates of the time, unless others are given.
     replays = values.get("backend") == "replay" and base is not None
     recorded = frozenset({"seeds", "prompts"} - given.keys()) if replays else frozenset()
@@ -243,7 +185,7 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: Heritage) ->
         UsageError: A setting is wrong, or the strategy another.
         RunChangedError: This version of selfinstruct reads ledgers differently.
     """
-    values = _laid(reader.meta("config"), given)
+    values = laid_on(reader.meta("config"), given)
     plan = _plan(values, reader, frozenset({"seeds", "prompts"} - given.keys()))
     identity = reader.meta("identity")
     before = identity["strategy"]
@@ -261,52 +203,11 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: Heritage) ->
     return replace(plan, given=dict(given), history=history)
 
 
-def _preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What settings that are not given fall back on before the defaults: those that suit the method and the backend.
-
-    A backend with a window of its own names the lag that keeps it full. Like any setting it is resolved here, once: a
-    run that exists keeps the number that it was begun with.
-    """
-    backend = str(given.get("backend", Settings.backend))
-    lag = getattr(OPTIONS.get(backend), "LAG", None)
-    suited: dict[str, Any] = {} if lag is None else {"lag": lag}
-    if backend == "llamacpp" and not _section(given, "llamacpp").get("model"):
-        suited.update(read_yaml(preset("embedded"))[0])
-    suited = merge(preset_of(given), suited)
-    return merge(suited, _found(merge(suited, given)))
-
-
-def _found(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the strategies find out from these settings, and from what the model says of itself."""
-    backend = str(values.get("backend", Settings.backend))
-    if backend not in OPTIONS:  # refused by name, later
-        return {}
-
-    def template() -> ChatTemplate | None:
-        options: Any = build(OPTIONS[backend], _section(values, backend), backend)
-        return options.chat_template() if hasattr(options, "chat_template") else None
-
-    return found_out(values, template)
-
-
-def _laid(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    return laid(base, given, lambda: _preset(merge(base, given)))
-
-
 def _replay_source(given: Mapping[str, Any]) -> Path:
-    source = _section(given, "replay").get("source")
+    source = section(given, "replay").get("source")
     if not source:
         raise UsageError("the replay backend needs a recorded run: --from RUN_DIR")
     return Path(source)
-
-
-def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = values.get(name)
-    if section is None:
-        return {}
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"{name!r} is a section of options, found {section!r}", key=name)
-    return section
 
 
 def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> Plan:
@@ -330,7 +231,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
             raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
     # Sections of strategies and backends that are not in use are checked too: a typing error there is one all the same.
     options: dict[str, Any] = {
-        name: build(kind, _section(values, name), name)
+        name: build(kind, section(values, name), name)
         for name, kind in sections.items()
         if name in values or name in (settings.strategy, settings.backend)
     }
@@ -341,88 +242,20 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     else:
         methods = (Method(settings.strategy, settings.strategy, 1.0, own_options),)
     backend_options = options[settings.backend]
-    load = load_tasks if any(STRATEGIES[one.name].begins_with_tasks for one in methods) else load_seeds
-    seeds = _load_seeds(settings, load, base, recorded="seeds" in recorded)
+    quality, folder = settings.quality, Path(settings.prompts) if settings.prompts else None
+    seeds = seeds_of(settings, methods, base, recorded="seeds" in recorded)
     names = {name: used for method in methods for name, used in method.templates.items()}
-    prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
-    prompts = _with_data(prompts, methods, base, recorded="prompts" in recorded)
+    if quality is not None:
+        check_rubrics(quality, folder, () if base is None else base.templates())
+        check_choices(quality, settings.backend, backend_options)
+        names |= Refined.templates_of(quality)
+    prompts = prompts_of(settings, names, backend_options.api, base, recorded="prompts" in recorded)
+    prompts = with_data(prompts, methods, base, recorded="prompts" in recorded)
     strategy = strategy_of(methods, own_options if mixed else None, prompts, adapt=settings.adapt)
-    _check_raw(settings.backend, backend_options, methods)
-    _check_schemas(settings.backend, backend_options, strategy)
+    if quality is not None:
+        strategy = Refined(strategy, quality, prompts)
+    check_raw(settings.backend, backend_options, methods)
+    check_schemas(settings.backend, backend_options, strategy)
     return Plan(
         settings, own_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
     )
-
-
-def _check_raw(backend: str, options: Any, methods: Sequence[Method]) -> None:
-    """Refuse a method of raw prompts where only messages can be sent: before any is."""
-    for method in methods:
-        if STRATEGIES[method.name].needs_raw and options.api == "chat" and not getattr(options, "RAW", False):
-            raise ConfigError(
-                f"{method.label} needs raw completions, and {backend} is to ask in chat messages: give --api "
-                "completion if the server has an endpoint for them that leaves prompts as they are (vLLM and "
-                "llama-server have, OpenAI's chat models have not)",
-                key=f"{backend}.api",
-            )
-
-
-def _check_schemas(backend: str, options: Any, strategy: Strategy) -> None:
-    """Refuse structured output in raw prompts where the server's name for a schema is not known: before any is sent."""
-    if getattr(options, "schema_field", "") is None and "completion" in strategy.schema_apis(options.api):
-        raise ConfigError(
-            "how does the server take a JSON schema for raw completions? Name its field, as in --set "
-            f"{backend}.schema_field=structured_outputs (vLLM), ask with --api chat, or set structured to false",
-            key=f"{backend}.schema_field",
-        )
-
-
-def _load_seeds(
-    settings: Settings, load: Callable[[Path], list[Task]], base: Reader | None, *, recorded: bool
-) -> list[Task]:
-    """From the file; or from the ledger, when that is wanted or the run's own file has gone."""
-    path = builtin_seeds() if settings.seeds == "builtin" else Path(settings.seeds)
-    gone = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
-    if base is not None and (recorded or gone):
-        return recorded_seeds(base)
-    return load(path)
-
-
-def _load_prompts(
-    settings: Settings, names: Mapping[str, frozenset[str]], api: Api, base: Reader | None, *, recorded: bool
-) -> Prompts:
-    """From the folders; or from the ledger, likewise."""
-    folder = Path(settings.prompts) if settings.prompts else None
-    missing = folder is not None and not os.path.isdir(folder)
-    gone = base is not None and missing and settings.prompts == base.meta("config")["prompts"]
-    if base is not None and (recorded or gone):
-        texts = base.templates()
-        if new := {name: used for name, used in names.items() if name not in texts}:  # of an option that was off then
-            folders = [] if folder is None or missing else [folder]
-            texts = {**texts, **Prompts.load(new, api, *folders, builtin_prompts()).texts}
-        return Prompts(texts, api)
-    if missing:
-        raise UsageError(f"no folder of prompts at {folder}")
-    if folder is not None and base is None and not any(os.path.isfile(folder / f"{name}.txt") for name in names):
-        wanted = ", ".join(f"{name}.txt" for name in sorted(names))
-        raise UsageError(f"{folder} replaces no template of this strategy; it may hold {wanted}")
-    return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
-
-
-def _with_data(prompts: Prompts, methods: Sequence[Method], base: Reader | None, *, recorded: bool) -> Prompts:
-    """With what the methods read from files of their own: from those; or from the ledger, likewise, unless they are
-    others than the run's.
-    """
-    known = () if base is None else methods_in(base.meta("config"))
-    before = {name: path for one in known for name, path in one.data.items()}
-    texts: dict[str, str] = {}
-    for method in methods:
-        for name, path in method.data.items():
-            if base is not None and (recorded or not os.path.exists(path)) and path == before.get(name):
-                texts[name] = base.templates()[name]
-            else:
-                texts[name] = STRATEGIES[method.name].read_data(path)
-    return Prompts({**prompts.texts, **texts}, prompts.api) if texts else prompts
-
-
-def recorded_seeds(base: Reader) -> list[Task]:
-    return seeds_from_json(loads(base.text(base.meta("seeds"))))

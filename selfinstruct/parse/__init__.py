@@ -28,9 +28,11 @@ from selfinstruct.parse.dialogue import (
     message,
     read_dialogue,
 )
+from selfinstruct.parse.labels import read_labels
 from selfinstruct.parse.lists import Item, Listing, numbered
+from selfinstruct.parse.scores import read_score
 from selfinstruct.parse.single import one_task
-from selfinstruct.parse.structured import read_records, read_strings
+from selfinstruct.parse.structured import read_object, read_records, read_strings
 from selfinstruct.parse.text import blank_input, collapse, first_word, stripped
 
 __all__ = [
@@ -52,7 +54,10 @@ __all__ = [
     "one_task",
     "read_blocks",
     "read_dialogue",
+    "read_labels",
+    "read_object",
     "read_records",
+    "read_score",
     "read_strings",
     "stripped",
 ]

@@ -14,12 +14,13 @@ from selfinstruct.parse.lists import Item, Listing
 from selfinstruct.parse.text import closing, discard
 from selfinstruct.records import Discard
 
-__all__ = ["read_records", "read_strings"]
+__all__ = ["read_object", "read_records", "read_strings"]
 
 # A string or a bracket. It never goes back: a string may have no end, which then has no group "close".
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*(?P<close>")?|[\[{\]}]', re.DOTALL)
 _SPACE = re.compile(r"\s*+")
 _SCALAR = re.compile(r'[^\s,\[\]{}"]++')
+_OBJECT = re.compile(r'\{\s*+"')
 _FRAME = re.compile(r"\s*+\}?")  # what closes the object around the array
 
 
@@ -100,6 +101,19 @@ def read_strings(text: str, key: str, *, most: int, truncated: bool) -> Listing 
         else:
             items.append(Item(value, span))
     return Listing(tuple(items), tuple(discards)) if items or found.named else None
+
+
+def read_object(text: str) -> dict[str, Any] | None:
+    """The first JSON object in a text, in a code fence or with prose around it; None where there is none, or no end."""
+    opening = _OBJECT.search(text)
+    end = None if opening is None else _end(text, opening.start())
+    if opening is None or end is None:
+        return None
+    try:
+        value = loads(text[opening.start() : end])
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _read(text: str, key: str, item: str, most: int, truncated: bool) -> _Found | None:

@@ -14,6 +14,8 @@ from selfinstruct.strategies.conversation import Conversation
 from selfinstruct.strategies.evol import EvolInstruct
 from selfinstruct.strategies.magpie import Magpie
 from selfinstruct.strategies.personas import Personas
+from selfinstruct.strategies.quality import Refined
+from selfinstruct.strategies.quality_options import QualityOptions
 from selfinstruct.strategies.self_instruct import SelfInstruct
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "EvolInstruct",
     "Magpie",
     "Personas",
+    "QualityOptions",
+    "Refined",
     "SelfInstruct",
     "Strategy",
     "View",

@@ -6,9 +6,11 @@ mode demands. A model writes the keys in the order in which the schema names the
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from selfinstruct.codec import Json
 
-__all__ = ["records", "strings"]
+__all__ = ["labels", "records", "score", "strings"]
 
 
 def records(key: str, fields: tuple[str, ...], most: int) -> dict[str, Json]:
@@ -19,6 +21,16 @@ def records(key: str, fields: tuple[str, ...], most: int) -> dict[str, Json]:
 def strings(key: str, most: int) -> dict[str, Json]:
     """``{key: [text, ...]}`` with 1 to ``most`` texts."""
     return _array(key, {"type": "string"}, most)
+
+
+def score(low: int, high: int) -> dict[str, Json]:
+    """``{"score": whole number of the scale, "reason": text}``."""
+    return _object({"score": {"type": "integer", "enum": list(range(low, high + 1))}, "reason": {"type": "string"}})
+
+
+def labels(vocabularies: Mapping[str, Sequence[str]]) -> dict[str, Json]:
+    """``{name: word, ...}``, each word of its own vocabulary."""
+    return _object({name: {"type": "string", "enum": list(words)} for name, words in vocabularies.items()})
 
 
 def _array(key: str, item: dict[str, Json], most: int) -> dict[str, Json]:

@@ -49,7 +49,7 @@ class Stage:
 
     def is_raw(self, prompts: Prompts) -> bool:
         """True where this stage asks in raw prompts, False where it asks in messages."""
-        return (prompts.api if self.api == "run" else self.api) == "completion"
+        return self.api_in(prompts.api) == "completion"
 
     def api_in(self, run: Api) -> Api:
         """Its API in a run of that one."""

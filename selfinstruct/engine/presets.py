@@ -1,0 +1,59 @@
+"""What settings that are not given fall back on before the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfinstruct.backends import OPTIONS
+from selfinstruct.chat_template import ChatTemplate
+from selfinstruct.config import build, merge, read_yaml, section
+from selfinstruct.engine.methods import found_out, laid, preset_of
+from selfinstruct.engine.settings import Settings
+from selfinstruct.resources import preset
+
+__all__ = ["laid_on", "suiting"]
+
+
+def suiting(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that suit the methods, the backend and the model: the embedded model needs other ones.
+
+    A backend with a window of its own names the lag that keeps it full. Like any setting these are resolved here, once:
+    a run that exists keeps what it was begun with.
+    """
+    backend = str(given.get("backend", Settings.backend))
+    lag = getattr(OPTIONS.get(backend), "LAG", None)
+    suited: dict[str, Any] = {} if lag is None else {"lag": lag}
+    if _is_embedded(given):
+        suited.update(read_yaml(preset("embedded"))[0])
+        if not given.get("quality"):  # what would suit it where it is asked for doesn't ask for it
+            del suited["quality"]
+    suited = merge(preset_of(given), suited)
+    return merge(suited, _found(merge(suited, given), backend))
+
+
+def laid_on(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given settings laid on others: a preset, or those of a run.
+
+    The first time that quality is asked for, what suits a small model goes in, too.
+    """
+    merged = merge(base, given)
+    if given.get("quality") and not base.get("quality") and _is_embedded(merged):
+        base = {**base, "quality": read_yaml(preset("embedded"))[0]["quality"]}
+    return laid(base, given, lambda: suiting(merged))
+
+
+def _is_embedded(values: Mapping[str, Any]) -> bool:
+    return str(values.get("backend", Settings.backend)) == "llamacpp" and not section(values, "llamacpp").get("model")
+
+
+def _found(values: Mapping[str, Any], backend: str) -> dict[str, Any]:
+    """What the methods find out from these settings, and from what the model says of itself."""
+    if backend not in OPTIONS:  # refused by name, later
+        return {}
+
+    def template() -> ChatTemplate | None:
+        options: Any = build(OPTIONS[backend], section(values, backend), backend)
+        return options.chat_template() if hasattr(options, "chat_template") else None
+
+    return found_out(values, template)

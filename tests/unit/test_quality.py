@@ -1,0 +1,303 @@
+"""Quality round a strategy: what is asked about a row, and what becomes of it, with scripted completions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from selfinstruct.config import build
+from selfinstruct.engine.plan import make_plan
+from selfinstruct.errors import ConfigError, TemplateError
+from selfinstruct.prompts import Prompts
+from selfinstruct.records import Candidate, Choice, Completion, Message, Received, Request, Sampling, Usage, Verdict
+from selfinstruct.resources import builtin_prompts
+from selfinstruct.strategies import QualityOptions, Refined
+from tests.cli import run_cli
+
+TEXT = {"inner": frozenset({"text"})}
+ROW = Candidate("Name a sum of two and two.", output="Five.", span=(0, 5), shown=("Three.",))
+
+
+class Inner:
+    """A strategy that offers what the test gives it."""
+
+    name = "inner"
+    templates: ClassVar = {}
+    format = "alpaca"
+
+    def __init__(self, *candidates: Candidate) -> None:
+        self.candidates = candidates
+
+    def propose(self, view, rng):
+        return Request("answer", (), Sampling(5))
+
+    def receive(self, request, completion, view):
+        return Received(self.candidates, follow_ups=(Request("more", (), Sampling(5)),))
+
+
+def refined(*candidates: Candidate, api: Any = "chat", **options: Any) -> Refined:
+    made = build(QualityOptions, options)
+    prompts = Prompts.load(Refined.templates_of(made), api, builtin_prompts())
+    prompts = Prompts({**prompts.texts, "inner": "$text"}, api)
+    return Refined(Inner(*candidates), made, prompts)
+
+
+def completion(*texts: str, ends: str = "stop") -> Completion:
+    return Completion(tuple(Choice(text, ends) for text in texts), Usage(), "scripted")
+
+
+def begun(made: Refined, stage: str = "answer", number: int = 7) -> Received:
+    return made.receive(replace(Request(stage, (), Sampling(5)), number=number), completion("x"), None)
+
+
+def chain(made: Refined, *said: Any, stage: str = "answer") -> tuple[list[Request], Received]:
+    """The requests of the first candidate's chain, and what the last of them brought."""
+    request = begun(made, stage).candidates[0].then
+    asked = []
+    for place, texts in enumerate(said):
+        assert request is not None, f"{len(said) - place} answers too many"
+        request = request.numbered(8 + place, 1)
+        asked.append(request)
+        received = made.receive(request, completion(*([texts] if isinstance(texts, str) else texts)), None)
+        request = received.follow_ups[0] if received.follow_ups else None
+    assert request is None, request
+    return asked, received
+
+
+ONE = {"judge": {"rubrics": ["helpfulness"], "threshold": 3}}
+
+
+def test_a_row_becomes_a_trial_and_all_else_passes_through():
+    draft = Candidate("Write a thing.", kind="draft", then=Request("inner", (), Sampling(1)))
+    trial, rejected = replace(ROW, kind="trial"), replace(ROW, verdicts=(Verdict("own", False, "bad"),))
+    received = begun(refined(ROW, draft, trial, rejected, judge={}))
+    assert received.candidates[1:] == (draft, trial, rejected)
+    assert [one.stage for one in received.follow_ups] == ["more"]
+    first = received.candidates[0]
+    assert (first.kind, first.span, first.shown, first.task) == ("trial", (0, 5), ("Three.",), None)
+    assert first.then is not None
+    assert (first.then.stage, first.then.parent) == ("judge", 7)
+    assert "Five." in first.then.turns[0].text
+    assert begun(refined(ROW, judge={}), "evol/answer").candidates[0].then.stage == "evol/judge"
+
+
+def test_one_request_an_answer_and_rubric_and_the_mean_decides():
+    asked, received = chain(refined(ROW, judge={"threshold": 3}), "Score: 5\nReason: all of it", "2", "4/5")
+    assert [one.stage for one in asked] == ["judge"] * 3
+    assert [one.parent for one in asked] == [7, 8, 9]
+    assert len({one.turns[0].text for one in asked}) == 3
+    [row] = received.candidates
+    assert (row.kind, row.task, row.output, row.shown, row.span) == ("row", "7.0", "Five.", (), (0, 0))
+    assert row.columns == {"score": 3.667, "scores": {"helpfulness": 5.0, "correctness": 2.0, "clarity": 4.0}}
+    [verdict] = row.verdicts
+    assert (verdict.filter, verdict.kept, verdict.score) == ("judge", True, 11 / 3)
+    assert verdict.detail["reasons"]["helpfulness"] == "all of it"
+    assert received.marks == ("quality|clarity|4",)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [("Score: 3", ""), ("Score: 2.9", "low_score"), ("Good.", "no_score"), ("", "no_score"), ("Score: 6", "no_score")],
+)
+def test_below_the_threshold_or_without_a_score_a_row_is_rejected(said, reason):
+    _, received = chain(refined(ROW, **ONE), said)
+    [verdict] = received.candidates[0].verdicts
+    assert (verdict.kept, verdict.reason) == (not reason, reason)
+
+
+def test_an_answer_without_a_score_is_asked_about_no_more_and_a_rejected_row_not_tagged():
+    asked, received = chain(refined(ROW, judge={"threshold": 3}, tags=True), "Score: 5", "no idea")
+    assert len(asked) == 2
+    assert received.candidates[0].verdicts[0].reason == "no_score"
+    asked, _ = chain(refined(ROW, tags=True, **ONE), "Score: 1")
+    assert len(asked) == 1
+
+
+def test_the_best_of_several_by_the_judge_the_first_of_equals_and_the_worst_beside_it():
+    made = refined(ROW, best_of=4, pairs=True, **ONE)
+    asked, received = chain(
+        made, [" Four.", "Six.", "Four, of course."], "Score: 2", "Score: 4", "Score: 1", "Score: 4"
+    )
+    assert asked[0].sampling.n == 3
+    assert [one.context["quality"]["asked"].get("answer") for one in asked] == [None, 0, 1, 2, 3]
+    [row] = received.candidates
+    assert (row.output, row.shown, row.columns["score"]) == ("Four.", (ROW.instruction,), 4.0)
+    assert (row.pair.rejected, row.pair.scores) == ("Six.", (4.0, 1.0))
+    assert [one.filter for one in row.verdicts] == ["best_of", "judge"]
+    assert row.verdicts[0].detail == {"answer": 2, "means": [2.0, 4.0, 1.0, 4.0]}
+    assert "quality|best answer|2" in received.marks
+
+
+def test_equal_scores_are_no_pair_and_the_row_s_own_answer_stays():
+    _, received = chain(refined(ROW, best_of=2, pairs=True, **ONE), ["Four."], "Score: 4", "Score: 4")
+    [row] = received.candidates
+    assert (row.output, row.pair) == ("Five.", None)
+
+
+def test_answers_that_could_be_no_row_s_are_out_and_missing_ones_are_counted():
+    made = refined(ROW, best_of=6, **ONE)
+    request = begun(made).candidates[0].then.numbered(8, 1)
+    received = made.receive(request, completion("Five.", "", "The sum:", "Four."), None)
+    assert [one.reason for one in received.discards] == ["same_answer", "empty_output", "colon", "missing_choice"]
+    assert received.follow_ups[0].context["quality"]["others"] == ["Four."]
+    cut = made.receive(request, completion("Four, and", ends="length"), None)
+    assert [one.reason for one in cut.discards] == ["truncated"] + ["missing_choice"] * 4
+
+
+def test_a_verifier_chooses_without_a_judge_and_its_failures_are_not_judged():
+    row = replace(ROW, verifier={"kind": "text", "value": "four"})
+    made = refined(row, best_of=3, pairs=True)
+    assert begun(made).candidates[0].verifier is None, "its own answer may be wrong: others are to come"
+    _, received = chain(made, ["Six.", "Four."])
+    [found] = received.candidates
+    assert (found.output, found.verifier, found.verdicts[0].filter) == ("Four.", row.verifier, "best_of")
+    assert (found.pair.rejected, found.pair.scores) == ("Five.", (1.0, 0.0))
+    asked, received = chain(refined(row, best_of=3, pairs=True, **ONE), ["Six.", "Four."], "Score: 3")
+    assert len(asked) == 2
+    assert received.candidates[0].pair.scores == (3.0, 0.0)
+    _, received = chain(refined(row, best_of=3, **ONE), ["Six.", "Seven."])
+    assert (received.candidates[0].output, received.candidates[0].verdicts[1:]) == ("Five.", ()), "the verifier says it"
+    kept = begun(refined(row, **ONE)).candidates[0]
+    assert kept.verifier == row.verifier, "no other answer to come: judged at once"
+
+
+def test_an_answer_that_is_the_whole_first_choice_has_its_place():
+    row = replace(ROW, verifier={"kind": "text", "value": "four"})
+    _, received = chain(refined(row, best_of=2), ["\n Four.\n"])
+    assert received.candidates[0].span == (2, 7)
+
+
+def test_nothing_to_choose_by_asks_for_no_other_answers():
+    assert begun(refined(ROW, best_of=3)).candidates == (ROW,)
+
+
+def test_a_conversation_is_judged_as_a_whole_and_has_no_other_answers():
+    said = (
+        Message("user", "Hello"),
+        Message("assistant", "Hi"),
+        Message("user", "Two and two?"),
+        Message("assistant", "4"),
+    )
+    row = Candidate("Hello", output="4", messages=said, system="Be brief.")
+    asked, received = chain(
+        refined(row, best_of=3, tags=True, **ONE), "Score: 5", "math\nDifficulty: easy\nLanguage: English"
+    )
+    assert [one.stage for one in asked] == ["judge", "tags"]
+    assert (
+        "System: Be brief.\n\nUser: Hello\n\nAssistant: Hi\n\nUser: Two and two?\n\nAssistant: 4"
+        in asked[0].turns[0].text
+    )
+    assert "Assistant: 4" not in asked[1].turns[0].text
+    [found] = received.candidates
+    assert (found.messages, found.system) == (said, "Be brief.")
+
+
+def test_tags_are_columns_of_closed_vocabularies():
+    made = refined(ROW, api="completion", tags=True)
+    _, received = chain(made, " Math.\nDifficulty: fiendish\nLanguage: Elvish")
+    assert received.candidates[0].columns == {"category": "math", "difficulty": None, "language": "other"}
+    assert received.marks == ("quality|category|math", "quality|difficulty|none", "quality|language|other")
+    assert refined(ROW, tags=True, structured=True).schema_apis("completion") == {"completion"}
+    assert refined(ROW, tags=True).schema_apis("completion") == frozenset()
+
+
+def test_structured_requests_carry_a_schema():
+    made = refined(ROW, tags=True, structured=True, **ONE)
+    said = '{"score": 4, "reason": "r"}', '{"category": "math", "difficulty": "easy", "language": "German"}'
+    asked, received = chain(made, *said)
+    assert asked[0].sampling.schema["properties"]["score"]["enum"] == [1, 2, 3, 4, 5]
+    assert list(asked[1].sampling.schema["properties"]) == ["category", "difficulty", "language"]
+    assert received.candidates[0].columns["language"] == "German"
+
+
+def test_a_system_prompt_goes_before_the_question_in_both_apis():
+    row = replace(ROW, system="Be $brief.")
+    chat, raw = (begun(refined(row, api=api, best_of=2, **ONE)).candidates[0].then for api in ("chat", "completion"))
+    assert [(turn.role, turn.text[:10]) for turn in chat.turns] == [("system", "Be $brief."), ("user", "Answer thi")]
+    assert raw.is_raw
+    assert "Task: Be $brief.\n\nName a sum" in raw.turns[0].text
+
+
+def test_what_a_row_would_lead_to_waits_for_the_judge():
+    prompts = Prompts({"inner": "$text"}, "chat")
+    then, otherwise = (
+        Request(name, prompts.turns("inner", text=f"{name} $x"), Sampling(9, stop=("s",)), {"c": [1]}, 7)
+        for name in ("deepen", "again")
+    )
+    row = replace(ROW, then=then, otherwise=otherwise, columns={"origin": "a"})
+    made = refined(row, **ONE)
+    trial = begun(made).candidates[0]
+    assert trial.then.stage == "judge"
+    assert trial.otherwise == otherwise
+    _, received = chain(made, "Score: 5")
+    found = received.candidates[0]
+    assert (found.then, found.otherwise) == (replace(then, parent=8), replace(otherwise, parent=8))
+    assert found.columns["origin"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "nothing is asked for"),
+        ({"best_of": 0}, "best_of must be 1"),
+        ({"pairs": True, "tags": True}, "set best_of to 2 or more"),
+        ({"judge": {"threshold": 6}}, "judge: threshold 6 is outside the scale, which is 1 to 5"),
+        ({"judge": {"scale": [5, 1]}}, "scale must be two numbers"),
+        ({"judge": {"scale": [0, 5]}}, "scale must be two numbers"),
+        ({"judge": {"rubrics": []}}, "rubrics must name one"),
+        ({"judge": {"rubrics": ["a", "a"]}}, "rubrics must differ"),
+        ({"judge": {"rubrics": ["../x"]}}, "'../x' is not"),
+        ({"judge": {"rubric": "a"}}, "did you mean 'rubrics'"),
+    ],
+)
+def test_options_that_make_no_sense_are_told(options, said):
+    with pytest.raises(ConfigError, match=said):
+        build(QualityOptions, options, "quality")
+
+
+def plan(**quality: Any) -> Any:
+    return make_plan({"backend": "openai", "openai": {"model": "m", "base_url": "http://x/v1"}, "quality": quality})
+
+
+def test_an_unknown_rubric_is_told_with_the_nearest(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"no rubric 'clarty' \(did you mean 'clarity'\?\)"):
+        plan(judge={"rubrics": ["clarty"]})
+    own = tmp_path / "quality/rubrics/depth.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("How deep?")
+    given = {"prompts": str(tmp_path), "quality": {"judge": {"rubrics": ["depth"]}}}
+    with pytest.raises(TemplateError, match="missing \\$high, \\$low"):
+        make_plan(given)
+    own.write_text("How deep, from $low to $high?")
+    assert "quality/rubrics/depth" in make_plan(given).prompts.texts
+
+
+def test_backends_that_cannot_are_told_before_anything_is_sent():
+    with pytest.raises(ConfigError, match=r"--set llamacpp.slots=5"):
+        make_plan({"quality": {"best_of": 6, "judge": {}}})
+    assert make_plan({"quality": {"best_of": 5, "judge": {}}}).settings.quality.best_of == 5
+    raw = {"backend": "openai", "openai": {"model": "m", "base_url": "http://x/v1", "api": "completion"}}
+    with pytest.raises(ConfigError, match="schema_field"):
+        make_plan({**raw, "quality": {"judge": {}, "structured": True}})
+    assert make_plan({**raw, "quality": {"judge": {}, "structured": True, "judging": {"max_tokens": 9, "api": "chat"}}})
+
+
+def test_a_run_without_it_is_what_it_was_and_the_embedded_model_has_settings_for_it():
+    plain, judged = make_plan({}), make_plan({"quality": {"judge": {"threshold": 3}}})
+    assert "quality" not in plain.recipe
+    assert plain.settings.quality is None
+    assert not any(name.startswith("quality/") for name in plain.prompts.texts)
+    assert judged.recipe["quality"]["judge"]["threshold"] == 3
+    assert judged.settings.quality.judging.api == "chat"
+    assert make_plan({"quality": None}).recipe == plain.recipe
+
+
+def test_a_config_file_is_named_with_the_line(tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"quality": {"judge": {"threshold": 9}}}))
+    said = run_cli("generate", tmp_path / "r", "--config", path, code=2)
+    assert f"{path}:2: quality.judge: threshold 9 is outside" in said
