@@ -141,8 +141,8 @@ class Magpie(Strategy):
         if options.pre_query is None or options.post_query is None:
             raise ConfigError(
                 "magpie goes on from inside the model's chat template, and nothing here tells which it has: name a "
-                f"known one, as in --set magpie.template=chatml ({', '.join(KNOWN)}), or give its texts, magpie.pre_query "
-                "and magpie.post_query",
+                f"known one, as in --set magpie.template=chatml ({', '.join(KNOWN)}), or give its texts, "
+                "magpie.pre_query and magpie.post_query",
                 key="magpie.template",
             )
         if options.turns > 1 and options.next_query is None:
