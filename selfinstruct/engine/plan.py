@@ -282,6 +282,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     prompts = _load_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
     strategy = chosen(options[settings.strategy], prompts)
     _check_schemas(settings.backend, backend_options, strategy)
+    if "n" not in values and (rows := strategy.rows(seeds)):
+        settings = replace(settings, n=rows)
     return Plan(settings, options[settings.strategy], backend_options, tuple(seeds), prompts, strategy)
 
 

@@ -20,6 +20,7 @@ time linear in the text, whatever the text.
 
 from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks
 from selfinstruct.parse.lists import Item, Listing, numbered
+from selfinstruct.parse.reasoning import Reasoned, reasoned
 from selfinstruct.parse.structured import read_records, read_strings
 from selfinstruct.parse.text import blank_input, collapse, first_word, stripped
 
@@ -29,6 +30,7 @@ __all__ = [
     "Form",
     "Item",
     "Listing",
+    "Reasoned",
     "blank_input",
     "collapse",
     "first_word",
@@ -36,5 +38,6 @@ __all__ = [
     "read_blocks",
     "read_records",
     "read_strings",
+    "reasoned",
     "stripped",
 ]

@@ -10,8 +10,9 @@ from typing import Any
 
 from selfinstruct.strategies.alpaca import Alpaca
 from selfinstruct.strategies.base import Strategy, View
+from selfinstruct.strategies.respond import Respond
 from selfinstruct.strategies.self_instruct import SelfInstruct
 
-__all__ = ["STRATEGIES", "Alpaca", "SelfInstruct", "Strategy", "View"]
+__all__ = ["STRATEGIES", "Alpaca", "Respond", "SelfInstruct", "Strategy", "View"]
 
-STRATEGIES: dict[str, Any] = {one.name: one for one in (Alpaca, SelfInstruct)}
+STRATEGIES: dict[str, Any] = {one.name: one for one in (Alpaca, SelfInstruct, Respond)}
