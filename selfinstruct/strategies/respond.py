@@ -18,7 +18,7 @@ from selfinstruct.filters.instances import COLONS
 from selfinstruct.formats import user_text
 from selfinstruct.parse import collapse, reasoned, stripped
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Completion, Received, Request, Task, Turn, Verdict
+from selfinstruct.records import Candidate, Completion, Received, Request, Sampling, Task, Turn, Verdict
 from selfinstruct.resources import builtin_prompts
 from selfinstruct.rng import Rng
 from selfinstruct.strategies.base import Strategy, View
@@ -27,6 +27,7 @@ from selfinstruct.strategies.stage import Stage
 __all__ = ["Respond", "RespondOptions"]
 
 _ANSWER = Stage(max_tokens=2048, api="chat")
+_REASON = Stage(max_tokens=8192, api="chat")
 _RULE = "---"  # between two system prompts of a file
 
 
@@ -40,13 +41,15 @@ class RespondOptions:
         default_system: System prompt of a task for which none is drawn. No row shows it: it is for models that are used
             to one.
         reasoning: Ask for the reasoning before the answer, and keep it as the row's ``reasoning``.
-        answer: The one stage. As a raw completion (``api: completion``) the prompt is one for a base model.
+        answer, reason: The one stage, without reasoning and with it. As a raw completion (``api: completion``) the
+            prompt is one for a base model.
     """
 
     systems: tuple[str, ...] | str | None = ()
     default_system: str = ""
     reasoning: bool = False
     answer: Stage = _ANSWER
+    reason: Stage = _REASON
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "systems", _system_prompts(self.systems))
@@ -87,6 +90,7 @@ class Respond(Strategy):
         "respond/reason": frozenset({"task"}),
         "respond/system": frozenset({"system"}),
         "respond/raw": frozenset({"system", "task"}),
+        "respond/raw-reason": frozenset({"system", "task"}),
     }
     # What is given is to be answered whatever its form, and whatever resembles it: a correction may well be close to
     # its input. `selfinstruct filter` takes out afterwards what is too much alike.
@@ -126,7 +130,6 @@ class Respond(Strategy):
         task = view.seeds[item]
         instruction, given = _given(task)
         system = rng.choice(self._systems) if self._systems else ""
-        stage = self.options.answer
         context: dict[str, Json] = {
             "item": item,
             "demonstrations": [task.id],
@@ -135,28 +138,20 @@ class Respond(Strategy):
             "system": system,
             **({} if task.verifier is None else {"verifier": task.verifier}),
         }
-        # A base model that has answered goes on with a task of its own.
-        stop = ("\n### Task",) if self._is_raw else ()
-        return Request(
-            "answer",
-            self._turns(user_text(instruction, given), system or self.options.default_system),
-            stage.sampling(*stop),
-            context,
-        )
+        turns, sampling = self._asked(user_text(instruction, given), system or self.options.default_system)
+        return Request("answer", turns, sampling, context)
 
-    @property
-    def _is_raw(self) -> bool:
-        api = self.options.answer.api
-        return (self.prompts.api if api == "run" else api) == "completion"
-
-    def _turns(self, asked: str, system: str) -> tuple[Turn, ...]:
-        turn = self.prompts.turn(
-            "user", "respond/reason" if self.options.reasoning else "respond/answer", {"task": asked}
-        )
-        if self._is_raw:
-            opening = f"{system}\n\n" if system else ""
-            return (self.prompts.turn("prompt", "respond/raw", {"system": opening, "task": turn.text}),)
-        return (*([self.prompts.turn("system", "respond/system", {"system": system})] if system else []), turn)
+    def _asked(self, task: str, system: str) -> tuple[tuple[Turn, ...], Sampling]:
+        reasoning = self.options.reasoning
+        stage = self.options.reason if reasoning else self.options.answer
+        if (self.prompts.api if stage.api == "run" else stage.api) == "completion":
+            variables = {"system": f"{system}\n\n" if system else "", "task": task}
+            turn = self.prompts.turn("prompt", "respond/raw-reason" if reasoning else "respond/raw", variables)
+            # A base model that has answered goes on with a task of its own.
+            return (turn,), stage.sampling("\nQuestion:" if reasoning else "\n### Task")
+        turn = self.prompts.turn("user", "respond/reason" if reasoning else "respond/answer", {"task": task})
+        opening = (self.prompts.turn("system", "respond/system", {"system": system}),) if system else ()
+        return (*opening, turn), stage.sampling()
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:  # noqa: ARG002
         """The whole answer as one row; with ``reasoning``, what comes after it."""
