@@ -67,7 +67,7 @@ def test_order_and_stops_change_nothing_and_a_run_goes_on_without_its_file(tmp_p
         assert (row["reasoning"], assistant) == (f"as {system[:9]}", f"To {question}: yes.")
     assert len({row["messages"][0]["content"] for row in rows}) > 5
     page = run_cli("explain", tmp_path / "a", 1)
-    for part in ("row_1: Question", "system (from respond/system.txt)", "⟦To Question", "answer: kept"):
+    for part in ("    row_", "system (from respond/system.txt)", "⟦To Question", "answer: kept"):
         assert part in page
 
 
