@@ -38,8 +38,8 @@ class RespondOptions:
     Attributes:
         systems: System prompts, one of which is drawn for each task: a list of them, a file that has a line ``---``
             between two, ``builtin`` for the project's own, or ``none``. The run keeps the texts themselves.
-        default_system: System prompt of a task for which none is drawn. No row shows it: it is for models that are used
-            to one.
+        default_system: In a chat, the system prompt of a task for which none is drawn. No row shows it: it is for models
+            that are used to one.
         reasoning: Ask for the reasoning before the answer, and keep it as the row's ``reasoning``.
         answer, reason: The one stage, without reasoning and with it. As a raw completion (``api: completion``) the
             prompt is one for a base model.
@@ -138,7 +138,7 @@ class Respond(Strategy):
             "system": system,
             **({} if task.verifier is None else {"verifier": task.verifier}),
         }
-        turns, sampling = self._asked(user_text(instruction, given), system or self.options.default_system)
+        turns, sampling = self._asked(user_text(instruction, given), system)
         return Request("answer", turns, sampling, context)
 
     def _asked(self, task: str, system: str) -> tuple[tuple[Turn, ...], Sampling]:
@@ -150,6 +150,7 @@ class Respond(Strategy):
             # A base model that has answered goes on with a task of its own.
             return (turn,), stage.sampling("\nQuestion:" if reasoning else "\n### Task")
         turn = self.prompts.turn("user", "respond/reason" if reasoning else "respond/answer", {"task": task})
+        system = system or self.options.default_system
         opening = (self.prompts.turn("system", "respond/system", {"system": system}),) if system else ()
         return (*opening, turn), stage.sampling()
 

@@ -77,7 +77,8 @@ def test_a_raw_prompt_is_one_for_a_base_model_and_ends_where_it_begins_another_t
     assert request.sampling.stop == ("\n### Task",)
     assert turns(asked(1, answer={"api": "run", "max_tokens": 9})[1])[0][0] == "prompt"
     assert asked(1, answer={"api": "run", "max_tokens": 9}, api="chat")[1].sampling.stop == ()
-    made, request = asked(1, reasoning=True, reason={"api": "completion", "max_tokens": 9})
+    made, request = asked(1, default_system="Default", reasoning=True, reason={"api": "completion", "max_tokens": 9})
+    assert turns(request)[0][1].startswith("Each question")
     assert turns(request)[0][1].endswith("\n\nQuestion: Add.\n\n1 3\nReasoning:")
     assert request.sampling.stop == ("\nQuestion:",)
     found, why = row(made, request, " One and three.\nAnswer: 4")
