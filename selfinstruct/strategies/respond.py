@@ -38,8 +38,8 @@ class RespondOptions:
     Attributes:
         systems: System prompts, one of which is drawn for each task: a list of them, a file that has a line ``---``
             between two, ``builtin`` for the project's own, or ``none``. The run keeps the texts themselves.
-        default_system: In a chat, the system prompt of a task for which none is drawn. No row shows it: it is for models
-            that are used to one.
+        default_system: In a chat, the system prompt of a task for which none is drawn. No row shows it: it is for
+            models that are used to one.
         reasoning: Ask for the reasoning before the answer, and keep it as the row's ``reasoning``.
         answer, reason: The one stage, without reasoning and with it. As a raw completion (``api: completion``) the
             prompt is one for a base model.
