@@ -63,7 +63,7 @@ def talk(
     wanted = _format(folder)
     model, tokenizer = _load(folder, base)
     renderer = Renderer(tokenizer, wanted, max_length=1 << 20)
-    if system and renderer.format != "chat":
+    if system and renderer.format == "completion":
         raise UsageError(f"the format {renderer.format} has no place for a system's words; leave --system out")
     torch.manual_seed(seed)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -132,7 +132,7 @@ class _Chat:
             KeyboardInterrupt: The answer was stopped; what there was of it is remembered.
         """
         # Alpaca's prompt has room for one instruction: each is answered by itself.
-        turns = [*(self.turns if self.renderer.format == "chat" else []), Turn("user", asked)]
+        turns = [*(self.turns if self.renderer.format == "chat" else self.first), Turn("user", asked)]
         ids = self.renderer.prompt(turns)
         room = getattr(self.model.config, "max_position_embeddings", None)
         left = self.longest if room is None else min(self.longest, room - len(ids))

@@ -6,6 +6,8 @@ Layouts, told by the first of these fields that a row has:
   instance is an example of its own);
 - ``messages`` (role and content) or ``conversations`` (ShareGPT: from and value);
 - ``prompt`` with ``completion``; ``question`` with ``answer``.
+
+A row of the first or the third kind may have a ``system``: the system prompt that it was answered under.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Example:
 
     Attributes:
         name: Where it came from: ``file:line``; with ``#2`` for the second instance of a seed task.
-        turns: The conversation. Of an Alpaca row: the instruction with its input, and the output.
+        turns: The conversation. Of an Alpaca row: its system prompt, the instruction with its input, and the output.
         instruction, input, output: Of an Alpaca row or a seed task; else None.
         prompt, completion: Of a row with a prompt or a question; else None.
     """
@@ -130,18 +132,24 @@ def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:
         if row.get("instances") is not None:
             return _instances(asked, row["instances"], name)
         given = _text(row, "input") if row.get("input") is not None else ""
-        return [_alpaca(name, asked, given, _answer(row, layout))]
+        return [_alpaca(name, asked, given, _answer(row, layout), _system(row))]
     answer = _answer(row, layout)
-    return [Example(name, _exchange(asked, answer), prompt=asked, completion=answer)]
+    return [Example(name, _exchange(asked, answer, _system(row)), prompt=asked, completion=answer)]
 
 
-def _alpaca(name: str, instruction: str, given: str, output: str) -> Example:
-    turns = _exchange(user_text(instruction, given), output)
+def _alpaca(name: str, instruction: str, given: str, output: str, system: str = "") -> Example:
+    turns = _exchange(user_text(instruction, given), output, system)
     return Example(name, turns, instruction=instruction, input=given, output=output)
 
 
-def _exchange(asked: str, answered: str) -> tuple[Turn, ...]:
-    return Turn("user", asked), Turn("assistant", answered)
+def _exchange(asked: str, answered: str, system: str = "") -> tuple[Turn, ...]:
+    opening = (Turn("system", system),) if system else ()
+    return *opening, Turn("user", asked), Turn("assistant", answered)
+
+
+def _system(row: Mapping[str, Any]) -> str:
+    """The system prompt of a row that has a field for it, as exports of selfinstruct do."""
+    return _text(row, "system") if row.get("system") is not None else ""
 
 
 def _instances(instruction: str, instances: Any, name: str) -> list[Example]:

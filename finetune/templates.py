@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.data import Example, Turn
@@ -81,12 +81,16 @@ class Layout:
 def alpaca(example: Example, stop: str) -> Layout:
     """The prompt of Stanford Alpaca (Taori et al. 2023), the output right after its last colon, and the stop token.
 
+    A system prompt takes the place of the sentences that the prompt begins with: they say no more than that there is a
+    task.
+
     Raises:
         RenderError: More than one question and answer, or an empty answer.
     """
-    asked, output = _exchange(example, "alpaca")
+    system = example.turns[0].content if example.turns and example.turns[0].role == "system" else ""
+    asked, output = _exchange(replace(example, turns=example.turns[1:]) if system else example, "alpaca")
     instruction, given = (asked, "") if example.instruction is None else (example.instruction, example.input or "")
-    parts = [_ALPACA_INPUT if given else _ALPACA, f"### Instruction:\n{instruction}"]
+    parts = [system or (_ALPACA_INPUT if given else _ALPACA), f"### Instruction:\n{instruction}"]
     parts += [f"### Input:\n{given}"] if given else []
     return _prompted("\n\n".join([*parts, "### Response:"]), output, stop)
 

@@ -17,7 +17,7 @@ from typing import Any
 from selfinstruct.codec import loads
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
-__all__ = ["parse_jsonl", "read_jsonl_lines", "reason", "require_vacant", "write_atomic", "write_folder"]
+__all__ = ["parse_jsonl", "read_jsonl_lines", "read_text", "reason", "require_vacant", "write_atomic", "write_folder"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -149,6 +149,20 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with a byte order mark or without.
+
+    Raises:
+        UsageError: It can't be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {reason(error)}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
 
 
 def read_jsonl_lines(path: Path) -> Iterator[tuple[int, Any]]:

@@ -11,6 +11,9 @@ from typing import Any
 
 from selfinstruct.rng import Rng
 
+STRATEGIES = ("alpaca", "self-instruct")
+"""Those whose prompts it knows."""
+
 VERBS = ("Describe", "List", "Explain", "Compare", "Invent", "Rewrite", "Classify", "Outline", "Estimate", "Translate")
 THINGS = (
     "a harbour at dawn",

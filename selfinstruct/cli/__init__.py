@@ -11,6 +11,7 @@ __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "generate": "Generate a dataset into RUN_DIR, or go on with the run that is there.",
+    "respond": "Answer the tasks of a file or a run: generate with the strategy respond.",
     "status": "Show how far a run is, and why candidates were rejected.",
     "explain": "Show how a row came to be, or why a candidate was rejected.",
     "refilter": "Judge a run's answers again under other settings, and send nothing.",
@@ -44,6 +45,7 @@ def cli() -> None:
       selfinstruct doctor
       selfinstruct generate runs/demo -n 30
       selfinstruct generate runs/gpt --backend openai --model gpt-5-mini -n 1000
+      selfinstruct respond runs/answers --from my_tasks.jsonl
       selfinstruct status runs/demo
       selfinstruct explain runs/demo 5
       selfinstruct refilter runs/demo -o runs/strict --set filters.novelty.threshold=0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _PATH = click.Path(path_type=Path)
 
 _ENDINGS = {
     "complete": "complete",
-    "exhausted": "stopped: the strategy has nothing more to ask",
+    "exhausted": "{asked}",
     "stalled": "stopped: {patience} requests brought nothing, for the reasons above; change model or sampling in a new "
     "run, or go on with a larger --set patience=",
     "saturated": "novelty exhausted: of the last {window} instructions, {repeated:.0%} resemble what is there already",
@@ -38,21 +38,35 @@ _SATURATED = (
 )
 
 
+_OPTIONS = (
+    click.option(
+        "--from",
+        "source",
+        type=_PATH,
+        metavar="PATH",
+        help="What a strategy that works on tasks begins with: a run, or a file of rows, with answers or without. With "
+        "--backend replay, and for all other strategies: the recorded run that replay answers from.",
+    ),
+    run_options,
+    click.option("--dry-run", is_flag=True, help="Print the first requests; send and write nothing."),
+    click.option(
+        "--verify", is_flag=True, help="Judge all answers again instead of trusting the verdicts that were kept."
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Show no progress."),
+)
+
+
+def generate_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of ``generate``, but for the strategy."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command("generate")
 @click.argument("run_dir", type=_PATH)
 @click.option("--strategy", help=f"Method of synthesis: {', '.join(STRATEGIES)}.  [default: self-instruct]")
-@click.option(
-    "--from",
-    "source",
-    type=_PATH,
-    metavar="PATH",
-    help="What a strategy that works on tasks begins with: a run, or a file of rows, with answers or without. With "
-    "--backend replay, and for all other strategies: the recorded run that replay answers from.",
-)
-@run_options
-@click.option("--dry-run", is_flag=True, help="Print the first requests; send and write nothing.")
-@click.option("--verify", is_flag=True, help="Judge all answers again instead of trusting the verdicts that were kept.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@generate_options
 @click.pass_context
 def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
     """Generate a dataset into RUN_DIR, or go on with the run that is there.
@@ -73,15 +87,28 @@ def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
       selfinstruct generate runs/local --backend openai --base-url http://localhost:8000/v1 --model qwen
       selfinstruct generate runs/cheap --backend openai-batch --model gpt-5-mini -n 5000
       selfinstruct generate runs/fleet --backend openai --model qwen --base-url http://a:8000/v1 --base-url http://b:8000/v1
+      selfinstruct generate runs/answers --strategy respond --from my_tasks.jsonl
       selfinstruct generate runs/again --backend replay --from runs/demo -n 30
     """
-    dry_run, quiet, verify = (options.pop(name) for name in ("dry_run", "quiet", "verify"))
     settings, lines = settings_of(run_dir, options)
+    begin(ctx, run_dir, settings, lines, options)
+
+
+def begin(
+    ctx: click.Context, run_dir: Path, settings: Mapping[str, Any], lines: Mapping[str, int], options: Mapping[str, Any]
+) -> None:
+    """Begin or go on with the run of these settings, or only preview it.
+
+    Args:
+        settings, lines: As ``settings_of`` gives them.
+        options: Those of ``generate_options``.
+    """
     with located(options["config"], lines):
-        if dry_run:
+        if options["dry_run"]:
             _print_preview(run_dir, settings)
             return
-        result = generate(run_dir, settings, show=None if quiet else show_progress, verify=verify)
+        show = None if options["quiet"] else show_progress
+        result = generate(run_dir, settings, show=show, verify=options["verify"])
     finish(ctx, result)
 
 
@@ -90,8 +117,14 @@ def finish(ctx: click.Context, result: Result) -> None:
     _print_result(result)
     if result.ending == "interrupted":
         ctx.exit(130)
-    if result.ending != "complete":
+    if result.ending != "complete" and not _worked_off(result):
         ctx.exit(1)
+
+
+def _worked_off(result: Result) -> bool:
+    """Whether no more than a row for each task was wanted, and every task was asked: there is no more to be had."""
+    tasks = result.plan.strategy.rows(result.plan.seeds)
+    return result.ending == "exhausted" and tasks == result.plan.settings.n and bool(result.rows)
 
 
 def _print_preview(run_dir: Path, settings: Mapping[str, Any]) -> None:
@@ -125,7 +158,10 @@ def _print_result(result: Result) -> None:
                     say(f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8)))
         settings, novelty = result.plan.settings, result.saturation.novelty
         ending = _ENDINGS[result.ending].format(
-            patience=settings.patience, window=settings.saturation.window, repeated=1 - (novelty or 0)
+            patience=settings.patience,
+            window=settings.saturation.window,
+            repeated=1 - (novelty or 0),
+            asked="every task was asked" if _worked_off(result) else "stopped: the strategy has nothing more to ask",
         )
         say(f"{result.folder}: {ending}")
         if result.left:

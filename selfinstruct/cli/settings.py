@@ -41,7 +41,7 @@ _OPTIONS = (
     click.option("--api", type=click.Choice(["completion", "chat"]), help="Kind of endpoint to use."),
     click.option("--seeds", metavar="FILE", help="Seed tasks, JSONL.  [default: the built-in ones]"),
     click.option("--prompts", metavar="DIR", help="Folder of templates that replace built-in ones of the same name."),
-    click.option("-n", "rows", type=int, help="Rows to make.  [default: 100]"),
+    click.option("-n", "rows", type=int, help="Rows to make.  [default: 100; respond: one for each task]"),
     click.option("--seed", type=int, help="Every random choice follows from it.  [default: 0]"),
     click.option("--concurrency", type=int, help="Requests in flight.  [default: what suits the backend]"),
     click.option("--max-requests", type=int, help="Stop before sending more requests than this, repeats included."),

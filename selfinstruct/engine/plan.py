@@ -256,6 +256,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         strategy = Refined(strategy, quality, prompts)
     check_raw(settings.backend, backend_options, methods)
     check_schemas(settings.backend, backend_options, strategy)
+    if "n" not in values and (rows := strategy.rows(seeds)):
+        settings = replace(settings, n=rows)
     return Plan(
         settings, own_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
     )

@@ -30,6 +30,7 @@ from selfinstruct.parse.dialogue import (
 )
 from selfinstruct.parse.labels import read_labels
 from selfinstruct.parse.lists import Item, Listing, numbered
+from selfinstruct.parse.reasoning import Reasoned, reasoned
 from selfinstruct.parse.scores import read_score
 from selfinstruct.parse.single import one_task
 from selfinstruct.parse.structured import read_object, read_records, read_strings
@@ -43,6 +44,7 @@ __all__ = [
     "Form",
     "Item",
     "Listing",
+    "Reasoned",
     "Utterance",
     "blank_input",
     "collapse",
@@ -59,5 +61,6 @@ __all__ = [
     "read_records",
     "read_score",
     "read_strings",
+    "reasoned",
     "stripped",
 ]

@@ -16,6 +16,7 @@ from selfinstruct.strategies.magpie import Magpie
 from selfinstruct.strategies.personas import Personas
 from selfinstruct.strategies.quality import Refined
 from selfinstruct.strategies.quality_options import QualityOptions
+from selfinstruct.strategies.respond import Respond
 from selfinstruct.strategies.self_instruct import SelfInstruct
 
 __all__ = [
@@ -27,11 +28,12 @@ __all__ = [
     "Personas",
     "QualityOptions",
     "Refined",
+    "Respond",
     "SelfInstruct",
     "Strategy",
     "View",
 ]
 
 STRATEGIES: dict[str, Any] = {
-    one.name: one for one in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation)
+    one.name: one for one in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation, Respond)
 }

@@ -101,6 +101,10 @@ class Strategy(Protocol):
         """
         return frozenset()
 
+    def rows(self, seeds: Sequence[Task]) -> int | None:  # noqa: ARG002
+        """Rows to make where no number is given; None for the default of every run."""
+        return None
+
     def propose(self, view: View, rng: Rng) -> Request | None:
         """The next request, or None when there is nothing (more) to ask."""
 

@@ -26,6 +26,7 @@ from selfinstruct.records import (
     Received,
     Request,
     Sampling,
+    Task,
     Turn,
     Verdict,
     candidate_id,
@@ -90,6 +91,9 @@ class Refined(Strategy):
     @property
     def format(self) -> str:
         return self.inner.format
+
+    def rows(self, seeds: Sequence[Task]) -> int | None:
+        return self.inner.rows(seeds)
 
     def schema_apis(self, api: Api) -> frozenset[Api]:
         options = self.options

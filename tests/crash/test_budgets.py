@@ -25,12 +25,11 @@ from selfinstruct.ledger import Ledger, Reader, Spending
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Choice, Completion, Failure, Request, Sampling, Usage
 from selfinstruct.rng import Rng
-from selfinstruct.strategies import STRATEGIES
 from tests.cli import run_cli
 from tests.conftest import Promise
 from tests.crash.test_kill import Life, Nursery, commits, made, number_of, options, out_of_order
 from tests.loopback import Body, Fault, Loopback
-from tests.scripted import reply
+from tests.scripted import STRATEGIES, reply
 
 WIDTHS = (1, 8, 64)
 PRICES = {"price_input": 3.0, "price_output": 15.0}

@@ -24,11 +24,10 @@ from selfinstruct.engine.course import Course
 from selfinstruct.engine.plan import recorded_plan
 from selfinstruct.ledger import Reader
 from selfinstruct.rng import Rng, derive
-from selfinstruct.strategies import STRATEGIES
 from tests.cli import command, dataset, environment, run_cli
 from tests.conftest import Promise
 from tests.loopback import Loopback
-from tests.scripted import reply
+from tests.scripted import STRATEGIES, reply
 
 HASH_SEEDS = ("0", "4242")
 PATIENCE_S = 90.0  # after which a life that does not end is killed, and its test fails

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.strategies import STRATEGIES
 from tests.conftest import Promise
 from tests.crash.test_kill import Nursery, commits, made, number_of, options, out_of_order
 from tests.loopback import Body, Fault, Loopback
-from tests.scripted import reply
+from tests.scripted import STRATEGIES, reply
 
 WIDTHS = (1, 8, 64)
 QUIET_S = 0.02  # a server that heard nothing new for so long takes it that nothing more comes

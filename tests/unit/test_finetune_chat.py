@@ -101,6 +101,10 @@ def test_the_format_of_the_run_is_used_and_alpaca_answers_each_line_alone(
     renderer = Renderer(tiny_tokenizer, "alpaca", max_length=512)
     for line in ("one", "two"):
         assert greedy(folder, renderer, [Turn("user", line)]) in output
+    prompts.clear()
+    said(folder, ["one", "two"], system="be brief")
+    assert prompts == [[("system", "be brief"), ("user", one)] for one in ("one", "two")]
+    folder = recorded(tmp_path / "other", tiny_model_folder, b'{"format": "completion", "complete": true}')
     with pytest.raises(UsageError, match="no place for a system"):
         said(folder, [], system="be brief")
 

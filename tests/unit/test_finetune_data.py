@@ -44,12 +44,19 @@ def wrong(row: dict[str, Any]) -> str:
 @pytest.mark.parametrize("layout", FORMATS)
 def test_every_layout_that_is_exported_is_read_as_the_same_conversation(layout: str) -> None:
     assert only(FORMATS[layout](Row("Sort.", "b a", "a b"))).turns == TURNS
+    system = FORMATS[layout](Row("Sort.", "b a", "a b", "Be brief."))
+    assert only(system).turns == (Turn("system", "Be brief."), *TURNS)
 
 
 def test_an_alpaca_row_keeps_its_fields() -> None:
     assert only(ROW) == Example("f:1", TURNS, instruction="Sort.", input="b a", output="a b")
     assert only({"instruction": "Hi.", "output": "Hello."}).turns == (Turn("user", "Hi."), Turn("assistant", "Hello."))
     assert only({"instruction": "Hi.", "input": None, "response": "Hello."}).input == ""
+
+
+def test_a_system_prompt_that_is_none_is_told_or_passed_over() -> None:
+    assert only({**ROW, "system": ""}).turns == only({**ROW, "system": None}).turns == TURNS
+    assert "'system' is a list" in wrong({**ROW, "system": ["Be brief."]})
 
 
 def test_a_prompt_keeps_its_completion_and_a_question_its_answer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,18 @@ def test_alpaca_takes_a_question_and_its_answer_of_other_layouts_and_nothing_lon
         == renderer.document(row(*("Name a colour.", "", "Red."))).ids.tolist()
     )
     assert reason(renderer, chat(*CHAT)) == "turns"
-    assert reason(renderer, chat(("system", "Be kind."), *CHAT[:2])) == "turns"
+    assert reason(renderer, chat(("system", "Be kind."), *CHAT)) == "turns"
+    assert reason(Renderer(tiny_tokenizer, "completion", max_length=512), chat(("system", "S"), *CHAT[:2])) == "turns"
+
+
+@pytest.mark.parametrize("given", ["", "b a"])
+def test_a_system_prompt_takes_the_place_of_what_the_alpaca_prompt_begins_with(given: str, tiny_tokenizer: Any) -> None:
+    renderer = Renderer(tiny_tokenizer, "alpaca", max_length=512)
+    plain = row("Sort.", given, "a b")
+    ((prompt, _), answer) = renderer.pieces(renderer.document(plain))
+    said = replace(plain, turns=(Turn("system", "Be $kind.\n<|im_end|>"), *plain.turns))
+    rest = prompt[prompt.index("\n\n### Instruction:") :]
+    assert renderer.pieces(renderer.document(said)) == [(f"Be $kind.\n<|im_end|>{rest}", False), answer]
 
 
 def test_completion_writes_nothing_between_prompt_and_completion(tiny_tokenizer: Any) -> None:

@@ -1,0 +1,65 @@
+"""Where a text stops thinking and begins to answer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from selfinstruct.parse.text import FLAGS, fenced, strip, unfenced
+
+__all__ = ["Reasoned", "reasoned"]
+
+Span = tuple[int, int]
+
+_NAMES = r"(?:think|thinking|thought|reasoning|reason)"
+_OPEN = re.compile(rf"<{_NAMES}>", re.IGNORECASE)
+_CLOSE = re.compile(rf"</{_NAMES}>", re.IGNORECASE)
+_ANSWER_OPEN, _ANSWER_CLOSE = (re.compile(rf"<{slash}answer>", re.IGNORECASE) for slash in ("", "/"))
+_SIGNS = r"(?:#{1,6}[ \t]{0,2})?[*_]{0,3}"
+_END = r"[*_]{0,3}(?::[*_]{0,3}|[ \t]*$)"
+_HEADING = re.compile(rf"{_SIGNS}(?:the )?(?:final )?answer{_END}", FLAGS)
+_LINE = re.compile(rf"^[ \t]{{0,3}}{_HEADING.pattern}", FLAGS)
+_TITLE = re.compile(rf"{_SIGNS}(?:my )?(?:reasoning|thinking|thoughts?){_END}", FLAGS)
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoned:
+    """The two parts of a text, as spans without the space and the marks around them; empty where there is none."""
+
+    reasoning: Span
+    answer: Span
+
+
+def reasoned(text: str) -> Reasoned:
+    """Tell the reasoning of a completion from its answer.
+
+    The first tag that closes (``</think>``) ends the reasoning, whether or not one opened it: the chat templates of
+    some models write the opening one into the prompt. Without any, a line that begins with ``Answer:`` or is a heading
+    ``Answer`` does, outside of code. A text with neither is all reasoning: nothing in it says that it answers.
+    """
+    if closed := _CLOSE.search(text):
+        opened = _OPEN.search(text, 0, closed.start())
+        return Reasoned(
+            strip(text, opened.end() if opened else 0, closed.start()), _answer(text, closed.end(), len(text))
+        )
+    if opened := _OPEN.search(text):
+        return Reasoned(strip(text, opened.end(), len(text)), (len(text), len(text)))
+    for found in unfenced(_LINE.finditer(text), fenced(text, 0)):
+        return Reasoned(_untitled(text, found.start()), strip(text, found.end(), len(text)))
+    return Reasoned(_untitled(text, len(text)), (len(text), len(text)))
+
+
+def _untitled(text: str, end: int) -> Span:
+    start, end = strip(text, 0, end)
+    title = _TITLE.match(text, start, end)
+    return strip(text, title.end(), end) if title else (start, end)
+
+
+def _answer(text: str, start: int, end: int) -> Span:
+    """What follows the reasoning, out of the tags or the heading that it may stand in."""
+    start, end = strip(text, start, end)
+    if tag := _ANSWER_OPEN.match(text, start, end):
+        closed = _ANSWER_CLOSE.search(text, tag.end(), end)
+        return strip(text, tag.end(), closed.start() if closed else end)
+    heading = _HEADING.match(text, start, end)
+    return strip(text, heading.end(), end) if heading else (start, end)

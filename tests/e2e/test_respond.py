@@ -1,0 +1,128 @@
+"""A file of instructions is answered, by whole runs; and what ``--from`` means to which strategy."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfinstruct.rng import Rng
+from tests.cli import dataset, run_cli
+from tests.loopback import Loopback, Reply
+
+VERIFIER = {"kind": "text", "value": "right"}
+
+
+def model(body: Mapping[str, Any]) -> Reply | str:
+    """Answers what it is asked; some answers are cut, some lack their end."""
+    *_, asked = (message["content"] for message in body["messages"])
+    flaw = Rng("flaw", asked).random()
+    if flaw < 0.1:
+        return Reply("cut sh", "length")
+    if flaw < 0.2:
+        return "thinking only"
+    system = body["messages"][0]["content"][:9] if len(body["messages"]) > 1 else "nobody"
+    return f"<think>as {system}</think>To {asked.splitlines()[0]}: yes."
+
+
+def tasks(path: Path, count: int = 40) -> Path:
+    rows = [{"instruction": f"Question {number}", "input": f"about {number % 3}"} for number in range(count)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return path
+
+
+def respond(run: Path, server: Loopback, *more: object, code: int = 0) -> str:
+    return run_cli("respond", run, "--backend", "openai", "--model", "m", "--base-url", server.url, *more, code=code)
+
+
+def test_order_and_stops_change_nothing_and_a_run_goes_on_without_its_file(tmp_path: Path) -> None:
+    options = ["--set", "respond.systems=builtin", "--set", "respond.reasoning=true"]
+    path = tasks(tmp_path / "tasks.jsonl")
+    with Loopback(model) as server:
+        whole = respond(tmp_path / "a", server, "--from", path, *options, "--concurrency", 1)
+        respond(tmp_path / "b", server, "--from", path, *options, "--concurrency", 8)
+        respond(tmp_path / "c", server, "--from", path, *options, "--max-requests", 17, code=1)
+        path.unlink()
+        respond(tmp_path / "c", server, "--max-requests", 100)
+        assert len(server.arrived) == 120
+    assert "every task was asked" in whole
+    rows = [json.loads(line) for line in dataset(tmp_path / "a", "messages").splitlines()]
+    assert len({dataset(tmp_path / run, "messages") for run in "abc"}) == 1
+    status = json.loads(run_cli("status", tmp_path / "a", "--json"))
+    assert (status["target"], status["requests"], status["rows"]) == (40, 40, len(rows))
+    assert set(status["rejected"]) == {"truncated", "no_answer"}
+    assert len(rows) + sum(status["rejected"].values()) == 40
+    for row in rows:
+        system, user, assistant = (message["content"] for message in row["messages"])
+        question = user.splitlines()[0]
+        assert user.startswith(f"{question}\n\nabout ")
+        assert (row["reasoning"], assistant) == (f"as {system[:9].strip()}", f"To {question}: yes.")
+    assert len({row["messages"][0]["content"] for row in rows}) > 5
+    page = run_cli("explain", tmp_path / "a", 1)
+    for part in ("    row_", "system (from respond/system.txt)", "⟦To Question", "answer: kept"):
+        assert part in page
+
+
+def test_tasks_come_from_a_finished_run_and_verifiers_are_checked(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "A", "verifier": VERIFIER},
+        {"instruction": "B"},
+        {"instruction": "C", "verifier": VERIFIER},
+    ]
+    path = tmp_path / "tasks.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(one) + "\n" for one in rows).encode()))
+
+    def answer(body: Mapping[str, Any]) -> str:
+        return "Right." if body["messages"][0]["content"] == "A" else "wrong"
+
+    with Loopback(answer) as server:
+        respond(tmp_path / "a", server, "--from", path)
+        told = respond(tmp_path / "b", server, "--from", tmp_path / "a")
+        few = respond(tmp_path / "few", server, "--from", path, "-n", 1)
+        many = respond(tmp_path / "many", server, "--from", path, "-n", 9, code=1)
+    kept = [{"verifier": VERIFIER, "instruction": "A", "input": "", "output": "Right."},
+            {"instruction": "B", "input": "", "output": "wrong"}]  # fmt: skip
+    assert [json.loads(line) for line in dataset(tmp_path / "a").splitlines()] == kept
+    assert "wrong_answer" in run_cli("status", tmp_path / "a")
+    assert dataset(tmp_path / "b") == dataset(tmp_path / "a")
+    assert "2 of 2 rows" in told
+    assert "1 of 1 row" in few
+    assert "nothing more to ask" in many
+
+
+def test_from_names_what_the_strategy_makes_of_it(tmp_path: Path) -> None:
+    path = tasks(tmp_path / "tasks.jsonl", 3)
+    with Loopback(lambda body: "Fine.") as server:
+        respond(tmp_path / "a", server, "--from", path)
+        backend = ("--backend", "openai", "--model", "m", "--base-url", server.url)
+        run_cli("generate", tmp_path / "b", "--strategy", "respond", "--from", path, *backend)
+        sent = len(server.arrived)
+        run_cli("generate", tmp_path / "c", "--from", tmp_path / "a")
+        run_cli("respond", tmp_path / "d", "--backend", "replay", "--from", tmp_path / "a")
+        assert len(server.arrived) == sent == 6
+        assert dataset(tmp_path / "a") == dataset(tmp_path / "b") == dataset(tmp_path / "c") == dataset(tmp_path / "d")
+        said = run_cli("generate", tmp_path / "e", "--strategy", "alpaca", "--from", path, *backend, code=2)
+        assert "--from goes with --backend replay, or with --strategy respond" in said
+        said = respond(tmp_path / "a", server, "--from", tasks(tmp_path / "others.jsonl", 2), code=1)
+        assert "seeds removed: row_3" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "which tasks are to be answered? Name a file or a run: --from PATH"),
+        (["--from", "{tmp}/nowhere.jsonl"], "there is no file {tmp}/nowhere.jsonl"),
+        (["--from", "{tmp}/bad.jsonl"], "{tmp}/bad.jsonl:2: no task: none of instruction"),
+        (["--from", "{tmp}/bad.jsonl", "--seeds", "x"], "give one of them"),
+        (["--from", "{tmp}/bad.jsonl", "--set", "respond.systems=nowhere"], "can't read nowhere"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_written(tmp_path: Path, args: list[str], says: str) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"instruction": "x"}\n{"task": "y"}\n')
+    filled = [one.replace("{tmp}", str(tmp_path)) for one in args]
+    assert says.replace("{tmp}", str(tmp_path)) in run_cli("respond", tmp_path / "run", *filled, code=2)
+    assert not (tmp_path / "run").exists()
