@@ -72,7 +72,7 @@ def _page(found: Explanation) -> Iterator[str]:
 def _ancestor(one: Ancestor) -> str:
     text = " ".join(one.text.split())
     text = text if len(text) <= _LINE else f"{text[:_LINE]}..."
-    end = f" [{one.reason}: the next goes on from the one before]" if one.reason else ""
+    end = f" [rejected, {one.reason}]" if one.reason else ""
     return f"  {'->' if one.label else 'seed'} {one.id}{f', {one.label}' if one.label else ''}: {text}{end}"
 
 
