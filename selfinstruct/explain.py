@@ -20,6 +20,7 @@ from selfinstruct.engine.history import about
 from selfinstruct.engine.plan import Plan, recorded_plan
 from selfinstruct.engine.verdicts import Verdicts
 from selfinstruct.errors import UsageError
+from selfinstruct.formats import user_text
 from selfinstruct.judge import Judged, JudgedCandidate, whole
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Outcome, Request, Task, Verdict
@@ -201,7 +202,8 @@ def _lineage(steps: Sequence[Step], seeds: Sequence[Task]) -> tuple[Ancestor, ..
     seed = next((seed for seed in seeds if seed.id == root), None)
     if seed is None:
         return ()
-    found = {seed.id: Ancestor(seed.id, "", seed.instruction, "")}
+    text = user_text(seed.instruction, seed.instances[0].input if seed.instances else "")
+    found = {seed.id: Ancestor(seed.id, "", text, "")}
     for step in steps:
         one = step.candidate
         if not one.id:

@@ -30,7 +30,8 @@ def command(run_dir: Path, name: str, as_json: bool) -> None:
 
     A row is named by its place in the dataset, from 1; a candidate by its id, such as 17.2, which
     'export --format candidates' lists. Shown are the demonstrations, the prompt, the sampling, the model's answer with
-    the candidate's part in ⟦ ⟧, every filter's verdict, and the nearest text with the words in common in ⟦ ⟧.
+    the candidate's part in ⟦ ⟧, every filter's verdict, and the nearest text with the words in common in ⟦ ⟧. Of a text
+    that was made of a seed step by step, its lineage comes first.
 
     \b
     Examples:
@@ -72,7 +73,7 @@ def _page(found: Explanation) -> Iterator[str]:
 def _ancestor(one: Ancestor) -> str:
     text = " ".join(one.text.split())
     text = text if len(text) <= _LINE else f"{text[:_LINE]}..."
-    end = f" [{one.reason}: the next goes on from the one before]" if one.reason else ""
+    end = f" [rejected, {one.reason}]" if one.reason else ""
     return f"  {'->' if one.label else 'seed'} {one.id}{f', {one.label}' if one.label else ''}: {text}{end}"
 
 

@@ -92,7 +92,8 @@ def test_what_led_no_further_stands_in_the_lineage_with_its_reason(run: Path) ->
     export_run(run, "candidates")
     lines = [json.loads(line) for line in dataset(run, "candidates").splitlines()]
     failed = {line["task"] for line in lines if not line["kept"]}
-    texts = [text for row in range(1, 31, 4) for text in explain(run, str(row)).lineage[1:-1]] if failed else []
+    later = [at for at, row in enumerate(dataset(run).splitlines(), 1) if json.loads(row)["epoch"] > 1]
+    texts = [text for row in later[:8] for text in explain(run, str(row)).lineage[1:-1]]
     assert texts
     assert {text.id for text in texts if text.reason} <= failed
     assert any(text.reason for text in texts)
