@@ -28,7 +28,8 @@ PICKS: dict[str, Callable[[], Pick]] = {
     "all, backwards": lambda: lambda held: held[::-1],
     "random": lambda: at_random(random.Random(5)),
 }
-# Alpaca and personas show what they began with only; elsewhere it takes so many rows until proposals show what was generated, and could differ.
+# Alpaca and personas show only what they began with; elsewhere it takes so many rows until proposals show what was
+# generated, and could differ.
 ROWS, ROWS_ELSEWHERE = {"alpaca": 60, "personas": 30}, 80
 ORDERS = ("as they come", "slow by digest", "after faults", *PICKS)
 
