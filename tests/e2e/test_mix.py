@@ -24,9 +24,14 @@ ENTRIES = [{"name": "self-instruct"}, {"name": "alpaca", "label": "short", "list
 LABELS = {"self-instruct", "short", "alpaca"}
 
 
+def faulty(_: int, body: dict[str, Any]) -> Fault | None:
+    """A failure for good of one request in eleven, by its content: of the same ones in every run."""
+    return Fault(400) if body["seed"] % 11 == 3 else None
+
+
 @pytest.fixture
 def server() -> Iterator[Loopback]:
-    with Loopback(reply, {5: Fault(400)}) as one:
+    with Loopback(reply, faulty) as one:
         yield one
 
 
@@ -40,16 +45,15 @@ def made(run: Path) -> tuple[bytes, bytes]:
 
 
 def test_concurrency_and_stops_change_no_byte_and_a_replay_is_the_same(tmp_path: Path) -> None:
-    """The fault for good is of one request by its content, so that it meets the same one in every run."""
     plain = None
     for width in (1, 8, 64):
-        with Loopback(reply, lambda _, body: Fault(400) if body["seed"] % 11 == 3 else None) as server:
+        with Loopback(reply, faulty) as server:
             result = generate(tmp_path / f"c{width}", given(server, concurrency=width))
         assert (result.ending, result.tally.failures.total() > 0) == ("complete", True)
         plain = plain or made(tmp_path / "c1")
         assert made(tmp_path / f"c{width}") == plain
     run = tmp_path / "stopped"
-    with Loopback(reply, lambda _, body: Fault(400) if body["seed"] % 11 == 3 else None) as server:
+    with Loopback(reply, faulty) as server:
         for most in (9, 31):
             assert generate(run, given(server, budget={"max_requests": most}, concurrency=4)).ending == "budget"
         generate(run, {"budget": {"max_requests": None}})
