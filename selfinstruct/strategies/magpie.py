@@ -140,9 +140,9 @@ class Magpie(Strategy):
     def __init__(self, options: MagpieOptions, prompts: Prompts) -> None:
         if options.pre_query is None or options.post_query is None:
             raise ConfigError(
-                "magpie goes on from inside the model's chat template, and nothing here tells which it has: name a "
-                f"known one, as in --set magpie.template=chatml ({', '.join(KNOWN)}), or give its texts, "
-                "magpie.pre_query and magpie.post_query",
+                "magpie goes on from inside the model's chat template, and nothing here tells which: name a known "
+                f"one, as in --set magpie.template=chatml ({', '.join(KNOWN)}), or give its texts, magpie.pre_query "
+                "and magpie.post_query",
                 key="magpie.template",
             )
         if options.turns > 1 and options.next_query is None:
