@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from selfinstruct import gguf
+from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.backends.vllm import VllmOptions
 from selfinstruct.chat_template import ChatTemplate, ChatTemplateError
 from selfinstruct.config import build
@@ -16,7 +18,7 @@ from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import ConfigError
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Choice, Completion, Received, Request, Usage
+from selfinstruct.records import Choice, Completion, Received, Request, Turn, Usage
 from selfinstruct.resources import builtin_prompts
 from selfinstruct.rng import Rng
 from selfinstruct.strategies import Magpie
@@ -111,7 +113,7 @@ def test_a_template_that_writes_later_turns_otherwise_goes_as_far_as_one_turn():
     assert texts.next_query is None
     given = build(Magpie.Options, {"turns": 2})
     found = Magpie.found(given, lambda: ChatTemplate(odd))
-    with pytest.raises(ConfigError, match="magpie.next_query"):
+    with pytest.raises(ConfigError, match="stands between an answer and the user"):
         Magpie(replace(given, **found), Prompts.load(Magpie.templates, "chat", builtin_prompts()))
 
 
@@ -165,7 +167,7 @@ def test_the_texts_are_found_once_and_are_the_run_s_settings(tmp_path: Path):
     path.unlink()
     make_plan({**given, "magpie": {**section, "turns": 2}})  # as a run's own settings are read: nothing is looked up
     bare = token_file(tmp_path / "bare.gguf", add_bos=True, source="")
-    with pytest.raises(ConfigError, match="name a known one, as in --set magpie.template=chatml"):
+    with pytest.raises(ConfigError, match="inside the model's chat template, and nothing here tells which"):
         make_plan({**given, "llamacpp": {"model": str(bare)}})
 
 
@@ -242,9 +244,9 @@ def test_a_turn_is_a_draft_and_its_answer_a_row(api: str):
     if api == "chat":
         assert [(turn.role, turn.text) for turn in request.turns] == [("user", "Why is the sky blue?")]
     else:
-        assert request.turns[0].text == (
-            "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n"
-        ), "the system prompt steers the user only"
+        assert request.turns[0].text == ("<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n"), (
+            "the system prompt steers the user only"
+        )
         assert request.sampling.stop == ("<|im_end|>", "<|im_start|>"), "an answer may have several lines"
     [row] = answered(made, request, "It scatters.", number=4).candidates
     assert (row.kind, row.task, row.instruction, row.output) == (
@@ -313,7 +315,9 @@ def test_turns_that_would_forge_others_or_were_cut_are_rejected(text: str, finis
         [verdict] = one.verdicts
         assert (verdict.filter, verdict.kept, verdict.reason) == ("turn", False, reason)
         assert verdict.detail.get("token") == token
-    assert answered(made, first(made), "What is <b>bold</b> in HTML, [A] or x <| y |> z?").candidates[0].verdicts[0].kept
+    assert (
+        answered(made, first(made), "What is <b>bold</b> in HTML, [A] or x <| y |> z?").candidates[0].verdicts[0].kept
+    )
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", "\n---\n"])
@@ -321,3 +325,38 @@ def test_an_empty_turn_is_put_aside(text: str):
     made = strategy()
     received = answered(made, first(made), text, "length")
     assert (received.candidates, [one.reason for one in received.discards]) == ((), ["empty"])
+
+
+@pytest.mark.model
+def test_the_embedded_model_reads_the_texts_as_special_tokens_and_as_its_own_template_would():
+    """As many tokens as the same conversation has in chat: no letters of tokens, no second beginning."""
+    options = LlamaCppOptions(context=512, slots=1)
+    plan = make_plan({"strategy": "magpie", "magpie": {"turns": 2}})
+    made = plan.strategy
+    assert isinstance(made, Magpie)
+    [draft] = answered(made, first(made), "Why is the sky blue?").candidates
+    [trial] = answered(made, draft.then, "It scatters light.").candidates
+    [last] = answered(made, trial.then, "What does?").follow_ups
+    texts = ("Why is the sky blue?", "It scatters light.", "What does?")
+    roles = ("user", "assistant", "user")
+    turns = tuple(Turn(role, "t", {}, text) for role, text in zip(roles, texts, strict=True))
+
+    async def main() -> list[Completion]:
+        backend = LlamaCppBackend(options)
+        await backend.start()
+        try:
+            asked = [first(made), draft.then, last]
+            asked += [replace(draft.then, turns=turns[:1]), replace(last, turns=turns)]
+            return [
+                await backend.complete(replace(one, sampling=replace(one.sampling, max_tokens=24, temperature=0.0)))
+                for one in asked
+            ]
+        finally:
+            await backend.close()
+
+    alone, once, twice, once_in_chat, twice_in_chat = asyncio.run(main())
+    assert alone.usage.prompt_tokens == 24
+    assert once.usage.prompt_tokens == once_in_chat.usage.prompt_tokens
+    assert twice.usage.prompt_tokens == twice_in_chat.usage.prompt_tokens
+    assert once.text == once_in_chat.text
+    assert not any(marker in one.text for one in (alone, once, twice) for marker in made.options.markers or ())
