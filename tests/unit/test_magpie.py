@@ -18,7 +18,7 @@ from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import ConfigError
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Choice, Completion, Received, Request, Turn, Usage
+from selfinstruct.records import Choice, Completion, Received, Request, Sampling, Turn, Usage
 from selfinstruct.resources import builtin_prompts
 from selfinstruct.rng import Rng
 from selfinstruct.strategies import Magpie
@@ -360,3 +360,23 @@ def test_the_embedded_model_reads_the_texts_as_special_tokens_and_as_its_own_tem
     assert twice.usage.prompt_tokens == twice_in_chat.usage.prompt_tokens
     assert once.text == once_in_chat.text
     assert not any(marker in one.text for one in (alone, once, twice) for marker in made.options.markers or ())
+
+
+@pytest.mark.model
+def test_llama_cpp_ends_a_text_at_a_special_token_that_ends_no_answer():
+    """The model is made to write ``<|im_start|>`` (token 1) and nothing else."""
+    options = LlamaCppOptions(context=256, slots=1, extra_body={"logit_bias": [[1, 1000.0]]})
+    sampling = Sampling(max_tokens=8, temperature=0.0, stop=("<|im_start|>",))
+    request = Request("s", (Turn("prompt", "t", {}, "<|im_start|>user\n"),), sampling)
+
+    async def main() -> Completion:
+        backend = LlamaCppBackend(options)
+        await backend.start()
+        try:
+            return await backend.complete(request)
+        finally:
+            await backend.close()
+
+    completion = asyncio.run(main())
+    assert (completion.text, completion.choices[0].finish_reason) == ("", "stop")
+    assert completion.usage.completion_tokens == 1
