@@ -55,8 +55,8 @@ class MagpieOptions:
 
     Attributes:
         turns: Rounds of a conversation, each a user's turn and its answer. Above 1 the dataset holds messages.
-        system: A system prompt under which the user's turns are written, to steer what they are about (section 2.2).
-            Answers are given without it.
+        system: A system prompt under which the user's turns are written, to steer what they are about. Answers are
+            given without it, as in the released code (exp/gen_mt.py).
         template: The model's chat template: ``own`` for the one in its file (llamacpp) or folder (vllm), or the name of
             a known one.
         pre_query, post_query: Its text before the user's first turn, and between a user's turn and the answer. Found
