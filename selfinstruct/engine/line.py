@@ -25,7 +25,7 @@ from selfinstruct.codec import Json
 from selfinstruct.engine.history import NONE, History
 from selfinstruct.judge import Dense, FilterOptions, Judge, Judged, nothing
 from selfinstruct.pool import Account, Pool, Row
-from selfinstruct.records import Completion, Failure, Outcome, Received, Request, Task, Usage
+from selfinstruct.records import Completion, Failure, Outcome, Request, Task, Usage
 from selfinstruct.rng import Rng, derive
 from selfinstruct.strategies.base import Strategy
 
@@ -143,8 +143,9 @@ class Line:
             request = self._history.request(number)
             self._note_asked(request)
         self._claimed.discard(number)
-        received = Received()
-        if not isinstance(outcome, Failure):
+        if isinstance(outcome, Failure):
+            received = self._strategy.failed(request, self.pool)
+        else:
             received = self._strategy.receive(request, outcome, self.pool)
         rows = len(self.pool.rows)
         judged = self._judge.judge(request, received)

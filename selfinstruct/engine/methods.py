@@ -178,7 +178,10 @@ def found_out(values: Mapping[str, Any], template: Callable[[], ChatTemplate | N
         if not isinstance(name, str) or name not in STRATEGIES:  # refused by name, later
             continue
         own = {key: value for key, value in entry.items() if key not in _OWN}
-        options = build(STRATEGIES[name].Options, merge(_section(values, entry), own), name)
+        try:
+            options = build(STRATEGIES[name].Options, merge(_section(values, entry), own), name)
+        except ConfigError:  # told where all options are checked
+            continue
         found = merge(found, {name: STRATEGIES[name].found(options, template)})
     return found
 

@@ -110,3 +110,7 @@ class Strategy(Protocol):
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
         """Candidates, follow-ups and discards read from one completion. Must accept any text whatever."""
+
+    def failed(self, request: Request, view: View) -> Received:  # noqa: ARG002
+        """What is to be done instead where a request failed for good: a way of several requests need not end there."""
+        return Received()

@@ -90,6 +90,10 @@ class _Plan:
     task: str
     rounds: int
 
+    @classmethod
+    def of(cls, request: Request) -> _Plan:
+        return cls(str(request.context["task"]), int(str(request.context["rounds"])))
+
     @property
     def context(self) -> dict[str, Json]:
         return {"task": self.task, "rounds": self.rounds}
@@ -138,10 +142,19 @@ class Conversation(Strategy):
         """Read openings, the next message, or a transcript, as the request's stage says."""
         if request.stage == "opening":
             return self._drafts(request, completion)
-        plan = _Plan(str(request.context["task"]), int(str(request.context["rounds"])))
+        plan = _Plan.of(request)
         if request.stage == "self-chat":
             return self._transcribed(request, completion, plan)
         return self._said(request, completion, plan)
+
+    def failed(self, request: Request, view: View) -> Received:  # noqa: ARG002
+        """The conversation as far as it came: it may have outgrown the model's context."""
+        if request.stage in ("opening", "self-chat"):
+            return Received()
+        return self._ended(_heard(request), _Plan.of(request), "failed")
+
+    def rows(self, seeds: Sequence[Task]) -> int | None:
+        return len(seeds) if self.options.openings == "seeds" else None
 
     def _rounds(self, rng: Rng) -> int:
         return self.options.min_rounds + rng.below(self.options.max_rounds - self.options.min_rounds + 1)

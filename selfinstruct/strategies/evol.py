@@ -185,6 +185,12 @@ class EvolInstruct(Strategy):
             return self._compared(request, completion)
         return self._answered(request, completion)
 
+    def failed(self, request: Request, view: View) -> Received:  # noqa: ARG002
+        """Go on with the instruction un-evolved, as after any other failure."""
+        chain = _Chain.of(request)
+        stay = self._evolve(chain.next(chain.current), request.number)
+        return Received(follow_ups=_some(stay), marks=(f"{chain.mark}|failed",))
+
     def _evolve(self, chain: _Chain | None, parent: int | None) -> Request | None:
         """The request that begins an epoch; None where there is none."""
         if chain is None:

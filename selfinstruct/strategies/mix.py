@@ -126,15 +126,13 @@ class Mixed(Strategy):
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
         """What the method that asked reads in it."""
-        label = request.method
-        asked = replace(request, stage=request.stage.removeprefix(f"{label}/"))
-        found = self._parts[label].strategy.receive(asked, completion, _PartView(view, label))
-        return Received(
-            candidates=tuple(_own(label, one) for one in found.candidates),
-            follow_ups=tuple(_labelled(label, one) for one in found.follow_ups),
-            discards=found.discards,
-            marks=tuple(f"{label}: {mark}" for mark in found.marks),
-        )
+        part = self._parts[request.method]
+        return _of(part.label, part.strategy.receive(_asked(request), completion, _PartView(view, part.label)))
+
+    def failed(self, request: Request, view: View) -> Received:
+        """What the method that asked does instead."""
+        part = self._parts[request.method]
+        return _of(part.label, part.strategy.failed(_asked(request), _PartView(view, part.label)))
 
     def _drawn(self, parts: Sequence[Part], view: View, rng: Rng) -> Part:
         if len(parts) == 1:
@@ -191,6 +189,21 @@ def _weighted(weights: Sequence[float], rng: Rng) -> int:
         if point < bound:
             return place
     return len(weights) - 1
+
+
+def _asked(request: Request) -> Request:
+    """As the method knows it."""
+    return replace(request, stage=request.stage.removeprefix(f"{request.method}/"))
+
+
+def _of(label: str, found: Received) -> Received:
+    """What a method read, as the run knows it."""
+    return Received(
+        candidates=tuple(_own(label, one) for one in found.candidates),
+        follow_ups=tuple(_labelled(label, one) for one in found.follow_ups),
+        discards=found.discards,
+        marks=tuple(f"{label}: {mark}" for mark in found.marks),
+    )
 
 
 def _labelled(label: str, request: Request) -> Request:

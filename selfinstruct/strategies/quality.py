@@ -109,9 +109,7 @@ class Refined(Strategy):
         """What the strategy reads, its rows as trials; or the next step of a row's chain, at last the row."""
         value = request.context.get(_KEY)
         if not isinstance(value, Mapping):
-            received = self.inner.receive(request, completion, view)
-            offered = enumerate(received.candidates)
-            return replace(received, candidates=tuple(self._trial(request, place, one) for place, one in offered))
+            return self._tried(request, self.inner.receive(request, completion, view))
         asked: Any = value["asked"]
         known, stage = Answers.from_json(value), request.stage.rpartition("/")[2]
         if stage == "candidates":
@@ -119,6 +117,23 @@ class Refined(Strategy):
         if stage == "judge":
             return self._judged(request, known, asked, completion)
         return self._tagged(request, known, completion)
+
+    def failed(self, request: Request, view: View) -> Received:
+        """What the strategy does instead; a step of a row's chain is passed over: no answers, no score, no tags."""
+        value = request.context.get(_KEY)
+        if not isinstance(value, Mapping):
+            return self._tried(request, self.inner.failed(request, view))
+        asked: Any = value["asked"]
+        known, stage = Answers.from_json(value), request.stage.rpartition("/")[2]
+        if stage == "candidates":
+            return self._gone_on(request, known.with_others(()))
+        if stage == "judge":
+            return self._gone_on(request, known.with_score(asked["answer"], asked["rubric"], Score(None, "")))
+        return self._row(request, known, tags=dict.fromkeys(TAGS))
+
+    def _tried(self, request: Request, received: Received) -> Received:
+        offered = enumerate(received.candidates)
+        return replace(received, candidates=tuple(self._trial(request, place, one) for place, one in offered))
 
     def _trial(self, request: Request, place: int, one: Candidate) -> Candidate:
         """A row as the beginning of its chain; whatever else it is, or one that is rejected already, as it is."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from typing import Any
+
+import regex
 
 from selfinstruct.verifiers.base import Finding, Kind, Spec, flag, number, short, text, texts
 from selfinstruct.verifiers.patterns import compile_pattern
@@ -19,7 +20,7 @@ _DIGITS = r"\d{1,3}+(?:(?:[,\u00a0\u202f\u2009]|\{,\}|\\,)\d{3}(?!\d))++|\d++"
 _FRACTION = r"(?:\.\d++)"
 # A run of letters and digits that begins with a letter is no number, nor are dates, times and versions. Each
 # alternative eats all that it looked at, so that nothing is looked at twice.
-_TOKEN = re.compile(
+_TOKEN = regex.compile(
     rf"""
     (?P<latex>\\[dt]?frac\s?\{{\s?(?P<over>{_SIGN}?\d++)\s?\}}\s?\{{\s?(?P<under>\d++)\s?\}})
     | \\?[^\W\d_](?:\w|[-'\u2019](?=[^\W_])|(?<=\d)\.(?=\d))*+
@@ -33,13 +34,13 @@ _TOKEN = re.compile(
       (?P<percent>\s?\\?%)?+
       (?P<unit>[^\W\d_]\w*+)?+
     """,
-    re.VERBOSE,
+    regex.VERBOSE,
 )
 _BOXED = "\\boxed{"
 _MINUS = "-\u2212\u2013\ufe63\uff0d"
 _MOST_DIGITS = 400
-_NOT_UNITS = re.compile(r"(?:[kKMBTxyznijeEk]|bn|mn|tn|\w*\d\w*)$")  # thousands, variables: the number is another one
-_ORDINAL = re.compile(r"(?:st|nd|rd|th)$", re.IGNORECASE)
+_NOT_UNITS = regex.compile(r"(?:[kKMBTxyznijeEk]|bn|mn|tn|\w*\d\w*)$")  # thousands, variables: another number
+_ORDINAL = regex.compile(r"(?:st|nd|rd|th)$", regex.IGNORECASE)
 
 _Readings = tuple[Fraction, ...]
 
@@ -61,7 +62,7 @@ def numbers(answer: str) -> list[tuple[str, _Readings]]:
     return found
 
 
-def _readings(match: re.Match[str]) -> _Readings:
+def _readings(match: regex.Match[str]) -> _Readings:
     if match["unit"] and _NOT_UNITS.match(match["unit"]):
         return ()
     value = _read(match["number"] + (match["exponent"] if match["exponent"] and match["power"] is None else ""))
@@ -82,7 +83,7 @@ def _readings(match: re.Match[str]) -> _Readings:
 
 def _read(numeral: str) -> _Readings:
     """A numeral's value; nothing if it is too long to be one."""
-    plain = re.sub(r"[,\u00a0\u202f\u2009{}\\]", "", numeral)
+    plain = regex.sub(r"[,\u00a0\u202f\u2009{}\\]", "", numeral)
     mantissa, _, exponent = plain.lower().partition("e")
     if len(mantissa) > _MOST_DIGITS or len(exponent) > 4 or (exponent and abs(int(exponent)) > _MOST_DIGITS):
         return ()
@@ -101,7 +102,7 @@ def _boxed(answer: str) -> str | None:
     if start < 0:
         return None
     depth, begin = 1, start + len(_BOXED)
-    for match in re.compile(r"[{}]").finditer(answer, begin):
+    for match in regex.compile(r"[{}]").finditer(answer, begin):
         depth += 1 if match.group() == "{" else -1
         if depth == 0:
             return answer[begin : match.start()]

@@ -269,6 +269,17 @@ def test_an_answer_that_breaks_it_goes_with_its_question(text: str | Completion,
     assert (one.verdicts[0].reason, said(one)) == (reason, FOUR[:2])
 
 
+@BOTH
+def test_a_request_that_fails_for_good_ends_it_where_it_is(api: str) -> None:
+    made = strategy(api, min_rounds=2, max_rounds=7)
+    requests, _ = spoken(made, begun(made), RIVERS, LAKES, FLOW)
+    one = row(made.failed(requests[-1].numbered(20, 1), View()))
+    assert said(one) == FOUR
+    assert one.verdicts[0].detail["ending"] == "failed"
+    short = row(made.failed(requests[1].numbered(20, 1), View()))
+    assert (short.verdicts[0].kept, short.verdicts[0].reason) == (False, "failed")
+
+
 def test_a_first_answer_that_breaks_it_leaves_an_opening_without_an_output() -> None:
     made = strategy()
     _, received = spoken(made, begun(made), "")

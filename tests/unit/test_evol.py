@@ -291,6 +291,18 @@ def test_what_the_token_limit_cuts_short_is_none():
     assert rejecting(way.says(ANSWER, "length")) == [("evol_whole", "truncated")]
 
 
+def test_a_request_that_fails_for_good_goes_back_unevolved_too():
+    made = strategy(epochs=2)
+    first = begun(made, "deepen", "breadth")
+    received = made.failed(first, View())
+    assert received.marks == ("evol|epoch 1, deepen|failed",)
+    (again,) = received.follow_ups
+    assert (again.stage, again.parent, again.context["current"]) == ("evolve", first.number, first.context["current"])
+    assert again.turns[0].template == "evol-instruct/breadth"
+    last = again.numbered(9, 1)
+    assert made.failed(last, View()).follow_ups == ()
+
+
 # --- what is counted ---
 
 

@@ -32,8 +32,14 @@ class Inner:
     def __init__(self, *candidates: Candidate) -> None:
         self.candidates = candidates
 
+    def schema_apis(self, api):
+        return frozenset()
+
     def propose(self, view, rng):
         return Request("answer", (), Sampling(5))
+
+    def failed(self, request, view):
+        return Received(marks=("inner|failed|1",))
 
     def receive(self, request, completion, view):
         return Received(self.candidates, follow_ups=(Request("more", (), Sampling(5)),))
@@ -115,6 +121,22 @@ def test_an_answer_without_a_score_is_asked_about_no_more_and_a_rejected_row_not
     assert received.candidates[0].verdicts[0].reason == "no_score"
     asked, _ = chain(refined(ROW, tags=True, **ONE), "Score: 1")
     assert len(asked) == 1
+
+
+def test_a_step_of_the_chain_that_fails_for_good_is_passed_over():
+    made = refined(ROW, best_of=2, tags=True, judge={"rubrics": ["helpfulness", "clarity"], "threshold": 3})
+    candidates = begun(made).candidates[0].then.numbered(8, 1)
+    (judge,) = made.failed(candidates, None).follow_ups
+    assert judge.stage == "judge"
+    (second,) = made.receive(judge.numbered(9, 1), completion("Score: 4"), None).follow_ups
+    [row] = made.failed(second.numbered(10, 1), None).candidates
+    assert row.verdicts[-1].reason == "no_score"
+    made = refined(ROW, tags=True, **ONE)
+    judge = begun(made).candidates[0].then.numbered(8, 1)
+    (tags,) = made.receive(judge, completion("Score: 4"), None).follow_ups
+    [row] = made.failed(tags.numbered(9, 1), None).candidates
+    assert all(verdict.kept for verdict in row.verdicts)
+    assert [row.columns[name] for name in ("score", "category", "difficulty", "language")] == [4, None, None, None]
 
 
 def test_the_best_of_several_by_the_judge_the_first_of_equals_and_the_worst_beside_it():
