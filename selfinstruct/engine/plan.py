@@ -242,6 +242,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     else:
         methods = (Method(settings.strategy, settings.strategy, 1.0, own_options),)
     backend_options = options[settings.backend]
+    check_raw(settings.backend, backend_options, methods)
     quality, folder = settings.quality, Path(settings.prompts) if settings.prompts else None
     seeds = seeds_of(settings, methods, base, recorded="seeds" in recorded)
     names = {name: used for method in methods for name, used in method.templates.items()}
@@ -254,7 +255,6 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     strategy = strategy_of(methods, own_options if mixed else None, prompts, adapt=settings.adapt)
     if quality is not None:
         strategy = Refined(strategy, quality, prompts)
-    check_raw(settings.backend, backend_options, methods)
     check_schemas(settings.backend, backend_options, strategy)
     if "n" not in values and (rows := strategy.rows(seeds)):
         settings = replace(settings, n=rows)

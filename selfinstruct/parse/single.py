@@ -46,7 +46,7 @@ def one_task(text: str, *, continued: bool, truncated: bool) -> Listing:
     span = unwrap(text, *strip(text, start, end))
     rest = discard(text, "trailing", end, len(text))
     if span[0] == span[1]:
-        return Listing((), (*discards, Discard("no_instruction", (0, len(text)))))
+        return Listing((), (Discard("no_instruction", (0, len(text))),))
     if truncated and not rest:
         return Listing((), (*discards, Discard("truncated", span)))
     return Listing((Item(text[span[0] : span[1]], span),), (*discards, *rest))

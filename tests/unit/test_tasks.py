@@ -133,7 +133,7 @@ def test_every_bad_row_is_told_in_one_message_with_its_place_and_what_to_do(tmp_
     assert [error.removeprefix(str(path)).split(":")[1] for error in errors] == [str(n) for n in range(2, 12)]
     for error, says in zip(errors, ("missing or empty", "found int", "it has 'task', 'answer'; name the task's field",
                                     "no message of a user", "no list of messages", "first message", "list of objects",
-                                    "'kind' of number", "found list", "not JSON"), strict=True):  # fmt: skip
+                                    "unknown kind", "found list", "not JSON"), strict=True):  # fmt: skip
         assert says in error
     assert "take them out" in remedy
 
