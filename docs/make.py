@@ -65,8 +65,9 @@ def configuration() -> str:
         "section of its own name.\nAnything may also be given as `--set key=value`, with dots for "
         "sections: `--set alpaca.demonstrations=4`, `--set filters.novelty.threshold=0.6`.\n"
         "A run keeps its settings in its `config.yaml`, every default spelled out.\n",
-        "With the embedded model, what is not given is taken from `selfinstruct/presets/embedded.yaml` first: it is "
-        "too small and too slow for the published numbers, which are the defaults below.\n",
+        "With the embedded model, what is not given is taken from `selfinstruct/presets/embedded.yaml` first, and "
+        "for quality from `embedded-quality.yaml` beside it: it is too small and too slow for the published numbers, "
+        "which are the defaults below.\n",
         _section("Settings of a run", Settings(), to_plain(Settings())),
         _section("Section `quality`", QUALITY, to_plain(QUALITY)),
     ]

@@ -25,9 +25,9 @@ def suiting(given: Mapping[str, Any]) -> dict[str, Any]:
     lag = getattr(OPTIONS.get(backend), "LAG", None)
     suited: dict[str, Any] = {} if lag is None else {"lag": lag}
     if _is_embedded(given):
-        suited.update(read_yaml(preset("embedded"))[0])
-        if not given.get("quality"):  # what would suit it where it is asked for doesn't ask for it
-            del suited["quality"]
+        suited.update(_preset("embedded"))
+        if given.get("quality"):
+            suited.update(_preset("embedded-quality"))
     suited = merge(preset_of(given), suited)
     return merge(suited, _found(merge(suited, given), backend))
 
@@ -39,8 +39,12 @@ def laid_on(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     """
     merged = merge(base, given)
     if given.get("quality") and not base.get("quality") and _is_embedded(merged):
-        base = {**base, "quality": read_yaml(preset("embedded"))[0]["quality"]}
+        base = {**base, **_preset("embedded-quality")}
     return laid(base, given, lambda: suiting(merged))
+
+
+def _preset(name: str) -> dict[str, Any]:
+    return read_yaml(preset(name))[0]
 
 
 def _is_embedded(values: Mapping[str, Any]) -> bool:

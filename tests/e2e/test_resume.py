@@ -16,6 +16,7 @@ from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import RunLockedError, UsageError
 from selfinstruct.ledger import Ledger
 from selfinstruct.report import export_run
+from selfinstruct.resources import preset
 from selfinstruct.rng import derive
 from tests.cli import command, dataset, environment, run_cli
 from tests.golden.make import GOLDEN
@@ -111,6 +112,12 @@ def test_a_preset_does_not_outlive_the_backend_that_it_is_for(tmp_path: Path) ->
     given = {"backend": "openai", "openai": {"model": "m"}}
     assert make_plan(given, tmp_path).values() == make_plan({**given, "n": 7}).values()
     assert make_plan({}, tmp_path).values() == first.values()
+
+
+def test_the_embedded_models_settings_are_a_config_file_for_any_model(tmp_path: Path) -> None:
+    file = preset("embedded")
+    said = run_cli("generate", tmp_path / "a", "--config", file, "--backend", "openai", "--model", "m", "--dry-run")
+    assert "requests would go out next" in said
 
 
 def test_generate_works_inside_a_running_loop(tmp_path: Path) -> None:
