@@ -27,7 +27,7 @@ from selfinstruct.records import Outcome, Request, Task, Verdict
 
 __all__ = ["Ancestor", "Explanation", "Neighbour", "Step", "explain"]
 
-_ID = re.compile(r"(\d+)\.(\d+)")
+_ID = re.compile(r"(\d{1,18})\.(\d{1,18})")  # what the ledger's numbers can be
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def explain(folder: Path, name: str) -> Explanation:
     with Reader(folder) as reader:
         reader.freeze()
         plan = recorded_plan(reader)
-        place = int(name) if name.isascii() and name.isdigit() else None
+        place = int(name) if name.isascii() and name.isdigit() and len(name) <= 18 else None
         if place is not None:
             name = _id_of_row(folder, plan, reader, place)
         elif not _ID.fullmatch(name):
@@ -164,6 +164,10 @@ class _Way:
     def absence(self, course: Course) -> str:
         if self._last >= course.line.judged:
             return f"request {self._last} is not judged" + (" yet" if self._chain else ", nor was it ever sent")
+        if self._last not in self._judged:  # of a fork's history
+            return f"request {self._last} is passed over: " + (
+                "what it followed is not kept under this run's settings" if self._chain else "it was never answered"
+            )
         count = len(self._judged[self._last][0].candidates)
         return f"request {self._last} offered {count} candidates, and {self.name} is none of them"
 

@@ -61,7 +61,7 @@ def export_course(course: Course, name: str, path: Path, judged: list[Judged] | 
         pairs = [(row.candidate, row.candidate.pair) for row in course.rows]
         lines = [_preference_line(row, pair) for row, pair in pairs if pair is not None]
     elif name in FORMATS:
-        if name not in CONVERSATIONS and any(row.candidate.messages for row in course.rows):
+        if not _holds(name, course):
             raise UsageError(
                 f"{name} holds one question and its answer, and this run has conversations; export them as "
                 + " or ".join(sorted(CONVERSATIONS))
@@ -72,6 +72,11 @@ def export_course(course: Course, name: str, path: Path, judged: list[Judged] | 
     sha = write_atomic(path, (f"{line}\n".encode() for line in lines))
     left_out = len(course.rows) - len(lines) if name == PREFERENCE else 0
     return Exported(path, len(lines), sha, left_out)
+
+
+def _holds(name: str, course: Course) -> bool:
+    """Whether a layout can hold the rows; of preference data those that it can't are left out."""
+    return name not in FORMATS or name in CONVERSATIONS or not any(row.candidate.messages for row in course.rows)
 
 
 def _preference_line(row: Candidate, pair: Pair) -> str:
@@ -101,7 +106,9 @@ def refresh(folder: Path, plan: Plan, course: Course, name: str | None = None) -
     written = {}
     for each in sorted([*FORMATS, PREFERENCE]):
         path = dataset / f"{each}.jsonl"
-        if each == name or path.exists():
+        if each != name and not _holds(each, course):
+            path.unlink(missing_ok=True)  # written while the run had no conversation: it would tell of another dataset
+        elif each == name or path.exists():
             written[each] = export_course(course, each, path)
     write_atomic(dataset / "manifest.json", [_manifest(plan, course, list(written.values()))])
     return written[name]

@@ -49,6 +49,7 @@ class Status:
         unjudged: Outcomes stored and not judged yet: after the target, or waiting for an earlier request.
         novelty: Share of the last instructions that were new; None before the first.
         batches, batched: Of the openai-batch backend: batches that the server has, and the requests in them.
+        exhausted: Everything is judged, and the strategy has nothing more to ask.
         slices: Of a mixed run, how often each method asked, over its course: parts of like length, ten at most.
     """
 
@@ -64,14 +65,18 @@ class Status:
     batches: int = 0
     batched: int = 0
     slices: tuple[Slice, ...] = ()
+    exhausted: bool = False
 
     @property
     def complete(self) -> bool:
-        return self.rows >= self.target
+        """True when the rows are there, or every task was asked of a run that is to have a row for each."""
+        return self.rows >= self.target or (self.exhausted and self.plan.is_one_for_each and self.rows > 0)
 
     @property
     def forecast(self) -> Forecast | None:
-        """What is still to come; None before there is a row to judge by."""
+        """What is still to come; None before there is a row to judge by, and where nothing is."""
+        if self.exhausted:
+            return None
         return Forecast.of(self.tally, self.target, self.plan.settings.budget)
 
 
@@ -112,6 +117,7 @@ def status(folder: Path, *, verify: bool = False) -> Status:
             batches=len(batches),
             batched=sum(len(one.requests) for one in batches),
             slices=_slices(reader) if plan.methods else (),
+            exhausted=course.line.exhausted,
         )
 
 

@@ -96,7 +96,9 @@ def generate(
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
         already, ending, left = course.done, "complete", 0
         try:
-            if not already:
+            if not already and course.line.exhausted:  # no model is needed to see that
+                ending = "exhausted"
+            elif not already:
                 ending, left = _run(folder, plan, course, ledger, reader, show or (lambda _: nullcontext()))
         except SelfInstructError:
             with contextlib.suppress(SelfInstructError):  # on a full disk the first error is the one to tell

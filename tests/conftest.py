@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.loopback import Loopback
 
@@ -16,7 +17,10 @@ _PROMISES = pytest.StashKey[list[tuple[str, str, pytest.Item]]]()
 
 
 def pytest_configure() -> None:
-    """Let processes that tests start hear Ctrl-C: a suite that runs in the background would hand its deafness on."""
+    """Settings of hypothesis, and Ctrl-C for processes that tests start."""
+    settings.register_profile("suite", deadline=None)  # how long an example takes is the machine's affair
+    settings.load_profile("suite")
+    # A suite that runs in the background would hand its deafness on.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -123,8 +123,7 @@ def finish(ctx: click.Context, result: Result) -> None:
 
 def _worked_off(result: Result) -> bool:
     """Whether no more than a row for each task was wanted, and every task was asked: there is no more to be had."""
-    tasks = result.plan.strategy.rows(result.plan.seeds)
-    return result.ending == "exhausted" and tasks == result.plan.settings.n and bool(result.rows)
+    return result.ending == "exhausted" and result.plan.is_one_for_each and bool(result.rows)
 
 
 def _print_preview(run_dir: Path, settings: Mapping[str, Any]) -> None:

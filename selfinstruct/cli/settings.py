@@ -114,7 +114,7 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
         section["base_url"] = urls[0] if len(urls) == 1 else list(urls)
     if source:
         section["source"] = str(source)
-    backend = _resolved(run_dir, settings, "backend")
+    backend = str(_resolved(run_dir, settings, "backend"))
     if section and backend in OPTIONS:  # any other is refused by name, whatever its options are
         _check_flags(backend, section)
         settings = merge(settings, {backend: section})
@@ -137,15 +137,18 @@ def _begins_with_tasks(run_dir: Path, settings: Mapping[str, Any]) -> bool:
     """Whether ``--from`` names the tasks that a strategy begins with, and not the run that replay answers from."""
     if _resolved(run_dir, settings, "backend") == "replay":
         return False
-    strategy = STRATEGIES.get(_resolved(run_dir, settings, "strategy"))
-    return strategy is not None and strategy.begins_with_tasks
+    entries = _resolved(run_dir, settings, "strategies")
+    if not isinstance(entries, list):  # what is no list is refused later
+        entries = [{"name": _resolved(run_dir, settings, "strategy")}]
+    names = [str(entry.get("name")) for entry in entries if isinstance(entry, Mapping)]
+    return any(STRATEGIES[name].begins_with_tasks for name in names if name in STRATEGIES)
 
 
-def _resolved(run_dir: Path, settings: Mapping[str, Any], key: str) -> str:
+def _resolved(run_dir: Path, settings: Mapping[str, Any], key: str) -> Any:
     """A setting as it will be: the given one, else the run's, else the default."""
     if key in settings:
-        return str(settings[key])
+        return settings[key]
     if has_run(run_dir):
         with Reader(run_dir) as reader:
-            return str(reader.meta("config")[key])
-    return str(getattr(Settings, key))
+            return reader.meta("config").get(key)
+    return getattr(Settings, key)

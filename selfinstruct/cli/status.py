@@ -39,7 +39,7 @@ def command(run_dir: Path, as_json: bool, watch: bool, verify: bool) -> None:
         if watch and not as_json:
             click.clear()
         _show(found, as_json=as_json)
-        if not watch or found.complete:
+        if not watch or found.complete or found.exhausted:
             return
         time.sleep(max(_LEAST_S, _SHARE * took))
 
@@ -50,6 +50,8 @@ def _show(found: Status, *, as_json: bool) -> None:
         return
     tally, settings = found.tally, found.plan.settings
     state = "complete" if found.complete else "not complete"
+    if found.exhausted and found.rows < found.target:
+        state += ": every task was asked" if found.complete else ": the strategy has nothing more to ask"
     click.secho(f"{found.folder}: {found.rows} of {found.target} rows, {state}", bold=True)
     rows = [
         ("strategy", _strategy(found)),
@@ -126,6 +128,7 @@ def _values(found: Status) -> dict[str, object]:
         "rows": found.rows,
         "target": found.target,
         "complete": found.complete,
+        "exhausted": found.exhausted,
         "strategy": found.plan.settings.strategy,
         "backend": found.plan.settings.backend,
         "requests": tally.requests,

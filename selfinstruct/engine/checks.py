@@ -14,7 +14,7 @@ from selfinstruct.strategies import STRATEGIES, QualityOptions
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.quality_options import RUBRICS
 
-__all__ = ["check_choices", "check_raw", "check_rubrics", "check_schemas"]
+__all__ = ["check_choices", "check_raw", "check_reasoning", "check_rubrics", "check_schemas"]
 
 
 def check_raw(backend: str, options: Any, methods: Sequence[Method]) -> None:
@@ -36,6 +36,16 @@ def check_schemas(backend: str, options: Any, strategy: Strategy) -> None:
             "how does the server take a JSON schema for raw completions? Name its field, as in --set "
             f"{backend}.schema_field=structured_outputs (vLLM), ask with --api chat, or set structured to false",
             key=f"{backend}.schema_field",
+        )
+
+
+def check_reasoning(quality: QualityOptions, methods: Sequence[Method]) -> None:
+    """Refuse further answers to a row whose reasoning is kept apart: they would come without theirs."""
+    if quality.best_of > 1 and any(getattr(method.options, "reasoning", False) for method in methods):
+        raise ConfigError(
+            "quality.best_of: further answers are asked for without their reasoning, and the row would keep that of "
+            "its first one: leave out best_of, or respond.reasoning",
+            key="quality.best_of",
         )
 
 

@@ -168,25 +168,33 @@ def preset_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def found_out(values: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> dict[str, Any]:
-    """Sections of options that were not given, as the strategies find them out: see ``Strategy.found``."""
-    found: dict[str, Any] = {}
-    entries = values.get("strategies")
-    if not isinstance(entries, list | tuple):
-        entries = [{"name": values.get("strategy", DEFAULT)}]
-    for entry in entries:
-        name = entry.get("name") if isinstance(entry, Mapping) else None
-        if not isinstance(name, str) or name not in STRATEGIES:  # refused by name, later
-            continue
-        own = {key: value for key, value in entry.items() if key not in _OWN}
-        try:
-            options = build(STRATEGIES[name].Options, merge(_section(values, entry), own), name)
-        except ConfigError:  # told where all options are checked
-            continue
-        found = merge(found, {name: STRATEGIES[name].found(options, template)})
+    """The section of a run's one strategy, of options that were not given: see ``Strategy.found``."""
+    if values.get("strategies") is not None:
+        return {}  # each entry finds out its own, see ``laid``
+    name = values.get("strategy", DEFAULT)
+    if not isinstance(name, str) or name not in STRATEGIES:  # refused by name, later
+        return {}
+    return {name: found_in(name, _section(values, {"name": name}), template)}
+
+
+def found_in(name: str, options: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> Mapping[str, Any]:
+    """Options of one method that were not given, as its strategy finds them out."""
+    if name not in STRATEGIES:  # refused by name, later
+        return {}
+    try:
+        built = build(STRATEGIES[name].Options, options, name)
+    except ConfigError:  # told where all options are checked
+        return {}
+    found: Mapping[str, Any] = STRATEGIES[name].found(built, template)
     return found
 
 
-def laid(base: Mapping[str, Any], given: Mapping[str, Any], preset: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+def laid(
+    base: Mapping[str, Any],
+    given: Mapping[str, Any],
+    preset: Callable[[], Mapping[str, Any]],
+    template: Callable[[], ChatTemplate | None] = lambda: None,
+) -> dict[str, Any]:
     """``base`` with the given settings laid on it, those of a mixed run entry by entry.
 
     Args:
@@ -220,7 +228,9 @@ def laid(base: Mapping[str, Any], given: Mapping[str, Any], preset: Callable[[],
             before = recorded.get(_label(entry), {})
             if before.get("name") != entry.get("name"):
                 before = _section(suiting, entry)
-            return merge(merge(before, _section(given, entry)), entry)
+            filled = merge(merge(before, _section(given, entry)), entry)
+            options = {key: value for key, value in filled.items() if key not in _OWN}
+            return merge(found_in(str(entry.get("name")), options, template), filled)
 
         values["strategies"] = [whole(entry) for entry in entries]
     return values

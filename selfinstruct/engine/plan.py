@@ -16,7 +16,7 @@ from typing import Any
 from selfinstruct.backends import OPTIONS
 from selfinstruct.codec import canonical, digest
 from selfinstruct.config import build, lasting, nearest, section, to_plain
-from selfinstruct.engine.checks import check_choices, check_raw, check_rubrics, check_schemas
+from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
 from selfinstruct.engine.loading import prompts_of, seeds_of, with_data
 from selfinstruct.engine.methods import MIX, Method, given_anew, methods_of, strategy_of
 from selfinstruct.engine.presets import laid_on, suiting
@@ -54,6 +54,11 @@ class Plan:
     given: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Any] | None = None
     methods: tuple[Method, ...] = ()
+
+    @property
+    def is_one_for_each(self) -> bool:
+        """Whether no more is wanted than a row for each task: when all were asked, there is no more to be had."""
+        return self.strategy.rows(self.seeds) == self.settings.n
 
     @property
     def inherited(self) -> int:
@@ -247,6 +252,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     seeds = seeds_of(settings, methods, base, recorded="seeds" in recorded)
     names = {name: used for method in methods for name, used in method.templates.items()}
     if quality is not None:
+        check_reasoning(quality, methods)
         check_rubrics(quality, folder, () if base is None else base.templates())
         check_choices(quality, settings.backend, backend_options)
         names |= Refined.templates_of(quality)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from selfinstruct.backends import OPTIONS
@@ -29,7 +29,8 @@ def suiting(given: Mapping[str, Any]) -> dict[str, Any]:
         if given.get("quality"):
             suited.update(_preset("embedded-quality"))
     suited = merge(preset_of(given), suited)
-    return merge(suited, _found(merge(suited, given), backend))
+    values = merge(suited, given)
+    return merge(suited, found_out(values, _template(values, backend)))
 
 
 def laid_on(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +41,8 @@ def laid_on(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     merged = merge(base, given)
     if given.get("quality") and not base.get("quality") and _is_embedded(merged):
         base = {**base, **_preset("embedded-quality")}
-    return laid(base, given, lambda: suiting(merged))
+    backend = str(merged.get("backend", Settings.backend))
+    return laid(base, given, lambda: suiting(merged), _template(merged, backend))
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -51,13 +53,13 @@ def _is_embedded(values: Mapping[str, Any]) -> bool:
     return str(values.get("backend", Settings.backend)) == "llamacpp" and not section(values, "llamacpp").get("model")
 
 
-def _found(values: Mapping[str, Any], backend: str) -> dict[str, Any]:
-    """What the methods find out from these settings, and from what the model says of itself."""
-    if backend not in OPTIONS:  # refused by name, later
-        return {}
+def _template(values: Mapping[str, Any], backend: str) -> Callable[[], ChatTemplate | None]:
+    """Reads what the model says of its own chat template."""
 
     def template() -> ChatTemplate | None:
+        if backend not in OPTIONS:  # refused by name, later
+            return None
         options: Any = build(OPTIONS[backend], section(values, backend), backend)
         return options.chat_template() if hasattr(options, "chat_template") else None
 
-    return found_out(values, template)
+    return template

@@ -176,7 +176,7 @@ class Alpaca(Strategy):
         """Seeds that can be shown, those that should be if there are any."""
         most, domains = self.options.demonstration_chars, self.options.domains
         return preferred(
-            [seed for seed in view.seeds if seed.instances],
+            [seed for seed in view.seeds if seed.instances and seed.instances[0].output],
             lambda seed: not domains or seed.domain in domains,
             lambda seed: not most or longest_field(seed) <= most,
         )

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 from selfinstruct.chat_template import ChatTemplate
 from selfinstruct.pool import Account
 from selfinstruct.prompts import Api
-from selfinstruct.records import Completion, Received, Request, Task
+from selfinstruct.records import Candidate, Completion, Received, Request, Task
 from selfinstruct.rng import Rng
 
 __all__ = ["Strategy", "View"]
@@ -110,6 +110,10 @@ class Strategy(Protocol):
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
         """Candidates, follow-ups and discards read from one completion. Must accept any text whatever."""
+
+    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002
+        """Why another answer to a row's question is none, by the method's own rules (a short word); "" if it is one."""
+        return ""
 
     def failed(self, request: Request, view: View) -> Received:  # noqa: ARG002
         """What is to be done instead where a request failed for good: a way of several requests need not end there."""

@@ -40,6 +40,13 @@ INPUTS = ("a table", "a piece of code", "a formula", "an XML document", "a JSON 
 # What a chat model says again before its answer.
 _LABEL = re.compile(r"[#*_]{0,6}[ \t]?(?:rewritten|created) task[*_]{0,3}[ \t]?:[*_]{0,3}", re.IGNORECASE)
 
+# What a chat model says before it: "Sure! Here's a harder version:", on a line of its own.
+_ANNOUNCED = re.compile(
+    r"(?:(?:sure|certainly|of course|okay)\b[^\n:]{0,40}?)?here(?:['\u2019]s| is)\b[^\n:]{0,80}"
+    r"\b(?:task|version|rewrite|prompt|instruction|question|request)\b[^\n:]{0,40}:[*_]{0,3}[ \t]*\n",
+    re.IGNORECASE,
+)
+
 # Section 4: ChatGPT with temperature 1, top-p 0.9 and at most 2048 tokens.
 _WRITE = Stage(max_tokens=2048, temperature=1.0, top_p=0.9)
 _COMPARE = Stage(max_tokens=16, temperature=0.0)
@@ -189,7 +196,8 @@ class EvolInstruct(Strategy):
         """Go on with the instruction un-evolved, as after any other failure."""
         chain = _Chain.of(request)
         stay = self._evolve(chain.next(chain.current), request.number)
-        return Received(follow_ups=_some(stay), marks=(f"{chain.mark}|failed",))
+        counted = request.context.get("audited")  # the cheap test ended this epoch, and was counted for it
+        return Received(follow_ups=_some(stay), marks=() if counted else (f"{chain.mark}|failed",))
 
     def _evolve(self, chain: _Chain | None, parent: int | None) -> Request | None:
         """The request that begins an epoch; None where there is none."""
@@ -262,7 +270,7 @@ class EvolInstruct(Strategy):
         return Request(
             stage="answer",
             turns=stage.turns(self.prompts, "evol-instruct/answer", instruction=chain.evolved[1]),
-            sampling=stage.sampling("\n### Task"),
+            sampling=stage.answering(self.prompts, "\n### Task"),
             context=chain.context,
             parent=parent,
         )
@@ -281,6 +289,9 @@ class EvolInstruct(Strategy):
         )
         # A small model at times says the task again in place of an answer.
         return Received(candidates=(replace(row, output=output, span=(start, end), shown=(row.instruction,)),))
+
+    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002
+        return rules.apology(text, words=self.options.sorry_words).reason or rules.content(text).reason
 
     @staticmethod
     def _about(chain: _Chain, *verdicts: Verdict, **fields: Any) -> Candidate:
@@ -302,6 +313,8 @@ def _some(request: Request | None) -> tuple[Request, ...]:
 def _written(text: str) -> tuple[int, int]:
     """Where the instruction stands: without the label that a chat model says again, and what encloses it."""
     start, end = stripped(text)
+    if announced := _ANNOUNCED.match(text, start, end):
+        start, end = strip(text, announced.end(), end)
     if label := _LABEL.match(text, start, end):
         start = label.end()
     return unwrap(text, *strip(text, start, end))

@@ -24,7 +24,12 @@ __all__ = ["STOP_WORDS", "apology", "content", "gain", "similarity", "whole", "w
 _LONGEST = 1 << 13  # tokens of an instruction that are compared: the time grows with the product of two lengths
 _RUN = 8  # words of a prompt in one piece that no instruction has by chance
 
-_JUDGED = re.compile(r"\b(?P<other>not\s+equal|unequal|different|differ|differs)\b|\b(?P<equal>equal|equals)\b", re.I)
+_ASKED = re.compile(r"\bequal\s+or\s+different\b", re.I)  # the prompt's last line, which a chat model says again
+_JUDGED = re.compile(
+    r"(?P<not>(?:\b(?:not|no|neither)|n['\u2019]t)[\s-]+(?:\w+\s+){0,2})?"
+    r"\b(?:(?P<other>unequal|different|differs?)|equals?)\b",
+    re.I,
+)
 
 STOP_WORDS = frozenset(
     """
@@ -34,7 +39,7 @@ STOP_WORDS = frozenset(
     other our ours ourselves out over own same she should so some such than that the their theirs them themselves then
     there these they this those through to too under until up very was we were what when where which while who whom why
     will with would you your yours yourself yourselves
-    d ll m re s t ve
+    aren couldn d didn doesn don hadn hasn haven isn ll m mustn needn re s shouldn t ve wasn weren won wouldn
     """.split()  # noqa: SIM905 - a list of words is read as text
 )
 """English function words, and what an apostrophe leaves of them."""
@@ -63,10 +68,11 @@ def gain(answer: str) -> Verdict:
 
     Reasons ``equal``, and ``unjudged`` where the answer says neither: nobody has found that anything was gained.
     """
-    found = _JUDGED.search(answer)
+    found = _JUDGED.search(_ASKED.sub(" ", answer))
     if found is None:
         return Verdict("evol_judge", False, "unjudged")
-    return Verdict("evol_judge", True) if found["other"] else Verdict("evol_judge", False, "equal")
+    gained = (found["other"] is None) != (found["not"] is None)
+    return Verdict("evol_judge", gained, "" if gained else "equal")
 
 
 def apology(response: str, *, words: int) -> Verdict:

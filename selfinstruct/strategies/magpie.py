@@ -216,6 +216,9 @@ class Magpie(Strategy):
             )
         )
 
+    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002
+        return self._judge(text, truncated=False).reason
+
     def _judge(self, text: str, *, truncated: bool) -> Verdict:
         """Whether a text can be a turn."""
         token = next((one for one in self._markers if one in text), None)

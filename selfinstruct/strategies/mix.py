@@ -134,6 +134,10 @@ class Mixed(Strategy):
         part = self._parts[request.method]
         return _of(part.label, part.strategy.failed(_asked(request), _PartView(view, part.label)))
 
+    def fault(self, row: Candidate, text: str) -> str:
+        """By the rules of the method that offered the row."""
+        return self._parts[str(row.columns[COLUMN])].strategy.fault(row, text)
+
     def _drawn(self, parts: Sequence[Part], view: View, rng: Rng) -> Part:
         if len(parts) == 1:
             return parts[0]

@@ -47,6 +47,7 @@ _RESULT = re.compile(
 )
 """The last line that is asked for, or one of those that models write in its stead."""
 _COPIED = Copied()
+_ENDS = tuple(".!?:;\u2026\u3002\uff01\uff1f\"'\u201d)")  # of a task that its constraints may follow
 
 # persona_driven_generate_ifdata.py of open-instruct: temperature and top_p; it leaves the length to the server.
 _TASK = Stage(max_tokens=512, temperature=0.7, top_p=0.95)
@@ -280,7 +281,8 @@ class Personas(Strategy):
 
     def _answer(self, asked: Request, task: str) -> Request:
         kind, constraints = _text(asked, "kind"), _constraints(asked)
-        instruction = " ".join((task, *(one.text for one in constraints)))
+        ended = task if not constraints or task.endswith(_ENDS) else f"{task}."
+        instruction = " ".join((ended, *(one.text for one in constraints)))
         stage = self.options.answer
         return Request(
             stage="answer",
@@ -318,8 +320,8 @@ def _answered(request: Request, completion: Completion) -> Received:
     marks = [f"kinds|{kind}|answer"]
     if kind in _ANSWERS:
         result = _RESULT.fullmatch(output.rsplit("\n", 1)[-1].rstrip())
-        if result is not None:
-            columns["result"] = result[1].strip(" \t*_`").rstrip(".")
+        if result is not None and (stated := result[1].strip(" \t*_`").rstrip(".")):
+            columns["result"] = stated
             marks.append(f"kinds|{kind}|result")
     kept = [verify(one.verifier, output).kept for one in constraints]
     if constraints:

@@ -168,9 +168,8 @@ class Refined(Strategy):
             turns = (self.prompts.turn("system", "quality/system", {"system": row.system}), *turns)
         elif row.system:
             turns = stage.turns(self.prompts, "quality/candidates", instruction=f"{row.system}\n\n{text}")
-        return self._request(
-            request, "candidates", turns, replace(stage.sampling("\nTask:"), n=count), known, {"count": count}
-        )
+        sampling = replace(stage.answering(self.prompts, "\nTask:"), n=count)
+        return self._request(request, "candidates", turns, sampling, known, {"count": count})
 
     def _judge(self, request: Request, known: Answers, place: int, rubric: str) -> Request:
         options, stage = self.options, self.options.judging
@@ -227,7 +226,7 @@ class Refined(Strategy):
             elif text in (known.row.output, *others):
                 reason = "same_answer"
             else:
-                reason = known.fault(text)
+                reason = known.fault(text) or self.inner.fault(known.row, text)
             if reason:
                 discards.append(Discard(reason, (0, 0) if place else (start, end)))
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -199,7 +200,7 @@ class Answers:
         found = [value for value in values if value is not None]
         if len(found) < len(values):
             return None
-        return sum(found) / len(found) if found else 1.0
+        return math.fsum(found) / len(found) if found else 1.0  # ``sum`` differs between versions of Python
 
 
 def transcript(row: Candidate, *, answer: bool = True) -> str:

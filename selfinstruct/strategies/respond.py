@@ -183,6 +183,9 @@ class Respond(Strategy):
         )
         return Received(candidates=(row,))
 
+    def fault(self, row: Candidate, text: str) -> str:
+        return "task_repeated" if _same(text, user_text(row.instruction, row.input)) else ""
+
 
 def _given(task: Task) -> tuple[str, str]:
     """Instruction and input. An input that ends with a colon, which the instance rules take for a cut one, goes into

@@ -55,6 +55,13 @@ class Stage:
         """Its API in a run of that one."""
         return run if self.api == "run" else self.api
 
+    def answering(self, prompts: Prompts, *stop: str) -> Sampling:
+        """The parameters of one free answer.
+
+        A raw prompt is gone on with up to one of these strings; in a chat an answer ends by itself, and may hold them.
+        """
+        return self.sampling(*(stop if self.is_raw(prompts) else ()))
+
     def sampling(self, *stop: str, schema: Mapping[str, Json] | None = None) -> Sampling:
         """The parameters of one request that ends at any of these strings, or follows a JSON schema."""
         return Sampling(

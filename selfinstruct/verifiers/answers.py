@@ -16,22 +16,38 @@ __all__ = ["NUMBER", "REGEX", "TEXT", "numbers", "tolerance"]
 
 _SIGN = r"[-+\u2212\u2013\ufe63\uff0d]"
 _MONEY = r"[$€£¥₹]"
-_DIGITS = r"\d{1,3}+(?:(?:[,\u00a0\u202f\u2009]|\{,\}|\\,)\d{3}(?!\d))++|\d++"
+_DIGITS = r"(?!0)\d{1,3}+(?:(?:[,\uff0c\u00a0\u202f\u2009]|\{,\}|\\[,!])\d{3}(?!\d))++|\d++"
+_GROUP = r"(?:\{[^{}]*+\}|\d)"
+_POWER = r"\^\s?(?:\{[^{}]*+\}|\([^()]*+\)|[-+\u2212]?\w++)"
+# What makes another number of the one before it: a power, a root, a fraction of one character, digits set apart.
+_MORE = (
+    rf"\s?{_POWER}|\s?\\sqrt\s?{_GROUP}|\s?\u221a\s?\(?\d*+|"
+    r"[\u00b2\u00b3\u00b9\u2070-\u2079\u207b\u00bc-\u00be\u2150-\u215e]++"
+    r"|\s?\\pi(?![^\W\d_])|\s?\u03c0|_\d++|['\u2019]\d{3}(?!\d)|(?:\ \d{3}(?!\d))++"
+    r"|\ (?:hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?+(?!\w)"
+)
 _FRACTION = r"(?:\.\d++)"
 # A run of letters and digits that begins with a letter is no number, nor are dates, times and versions. Each
 # alternative eats all that it looked at, so that nothing is looked at twice.
 _TOKEN = regex.compile(
     rf"""
-    (?P<latex>\\[dt]?frac\s?\{{\s?(?P<over>{_SIGN}?\d++)\s?\}}\s?\{{\s?(?P<under>\d++)\s?\}})
+    (?P<latex>(?P<before>(?<![\w)\]}}]){_SIGN})?+(?P<whole>\d++\s?)?+
+      \\[cdt]?frac\s?\{{\s?(?P<over>{_SIGN}?\d++)\s?\}}\s?\{{\s?(?P<under>{_SIGN}?\d++)\s?\}})
+    | (?P<unread>\d*+\\(?:[cdt]?frac\s?{_GROUP}\s?{_GROUP}|sqrt\s?{_GROUP}) | \u221a\s?\(?\d++ | (?<=\)\s?){_POWER})
+    | {_POWER}
     | \\?[^\W\d_](?:\w|[-'\u2019](?=[^\W_])|(?<=\d)\.(?=\d))*+
+    | (?P<continental>\d{{1,3}}(?:\.\d{{3}}){{2,}}+(?![.\d]) | \d++\.\d++,\d++)
     | (?P<other>\d{{4}}-\d{{1,2}}-\d{{1,2}}\b | \d{{1,2}}-\d{{1,2}}-\d{{4}}\b
         | \d++(?:/\d++){{2,}}+ | \d++(?:\.\d++){{2,}}+ | \d++(?::\d++)++ (?:\.\d++)?+ )
-    | (?P<unclear>(?!\d{{1,3}}(?:,\d{{3}})+(?!,?\d))\d++(?:,\d++)++)
-    | (?P<sign>(?<![\w)\]}}]){_SIGN})?+ (?:\\?{_MONEY}(?P<second>{_SIGN}(?=\.?\d))?+)?+
+    | (?P<unclear>(?![1-9]\d{{0,2}}(?:,\d{{3}})+(?!,?\d))\d++(?:,\d++)++)
+    | (?P<sign>(?<=[=({{]\s?){_SIGN}\ (?=[\d.$\\])|(?<![\w)\]}}]){_SIGN})?+
+      (?:\\?{_MONEY}(?P<second>{_SIGN}(?=\.?\d))?+)?+
       (?P<number>(?:{_DIGITS}){_FRACTION}?+|(?<!\w){_FRACTION})
-      (?P<exponent>[eE][-+]?\d++(?!\w)|\s?(?:\u00d7|\*|\\times|\\cdot|x)\s?10\s?(?:\^|\*\*)\s?\{{?(?P<power>{_SIGN}?\d++)\}}?)?+
-      (?:(?P<mixed>\s\d++)?(?:/|\u2044)(?P<divisor>\d++))?+
+      (?P<exponent>[eE][-+]?\d++(?!\w)
+        |\s?(?:\u00d7|\*|\\times|\\cdot|x)\s?10\s?(?:\^|\*\*)\s?[{{(]?(?P<power>{_SIGN}?\d++)[}})]?)?+
+      (?:(?P<mixed>\s\d++)?(?:\ ?/\ ?|\u2044)(?P<divisor>{_SIGN}?\d++))?+
       (?P<percent>\s?\\?%)?+
+      (?P<more>{_MORE})?+
       (?P<unit>[^\W\d_]\w*+)?+
     """,
     regex.VERBOSE,
@@ -54,16 +70,25 @@ def numbers(answer: str) -> list[tuple[str, _Readings]]:
     found = []
     for match in _TOKEN.finditer(answer):
         if match["latex"]:
-            found.append((match.group(), _divided(_read(match["over"]), _read(match["under"]))))
-        elif match["unclear"]:
+            found.append((match.group(), _latex(match)))
+        elif match["unclear"] or match["unread"] or match["continental"]:
             found.append((match.group(), ()))
         elif match["number"] and not (match["unit"] and _ORDINAL.match(match["unit"])):
             found.append((match.group(), _readings(match)))
     return found
 
 
+def _latex(match: regex.Match[str]) -> _Readings:
+    part = _divided(_read(match["over"]), _read(match["under"]))
+    whole = _read(match["whole"].strip()) if match["whole"] else (Fraction(0),)
+    if not part or not whole or (match["whole"] and part[0] < 0):
+        return ()
+    value = whole[0] + part[0]
+    return (-value if match["before"] and match["before"] in _MINUS else value,)
+
+
 def _readings(match: regex.Match[str]) -> _Readings:
-    if match["unit"] and _NOT_UNITS.match(match["unit"]):
+    if match["more"] or (match["unit"] and _NOT_UNITS.match(match["unit"])):
         return ()
     value = _read(match["number"] + (match["exponent"] if match["exponent"] and match["power"] is None else ""))
     if match["power"] is not None:
@@ -76,14 +101,14 @@ def _readings(match: regex.Match[str]) -> _Readings:
         part = _divided(over, _read(match["divisor"]))
         value = part if match["mixed"] is None or not part or not value else (value[0] + part[0],)
     signs = [sign for sign in (match["sign"], match["second"]) if sign]
-    if any(sign in _MINUS for sign in signs):
+    if any(sign[0] in _MINUS for sign in signs):
         value = tuple(-one for one in value)
     return (*value, *(one / 100 for one in value)) if match["percent"] else value
 
 
 def _read(numeral: str) -> _Readings:
     """A numeral's value; nothing if it is too long to be one."""
-    plain = regex.sub(r"[,\u00a0\u202f\u2009{}\\]", "", numeral)
+    plain = regex.sub(r"[,\uff0c\u00a0\u202f\u2009{}\\!]", "", numeral)
     mantissa, _, exponent = plain.lower().partition("e")
     if len(mantissa) > _MOST_DIGITS or len(exponent) > 4 or (exponent and abs(int(exponent)) > _MOST_DIGITS):
         return ()
@@ -113,11 +138,14 @@ def _number(spec: Spec, answer: str) -> Finding:
     where = spec.get("where", "last")
     expected = short(spec["value"]) + ("" if "tolerance" not in spec else f" within {short(spec['tolerance'])}")
     if isinstance(where, dict):
-        place = answer.casefold().rfind(where["after"].casefold())
-        if place < 0:
+        # In the text as it stands: folded, 5M would be 5m.
+        label = regex.compile(
+            regex.escape(where["after"], literal_spaces=True), regex.IGNORECASE | regex.FULLCASE | regex.REVERSE
+        )
+        place = label.search(answer)
+        if place is None:
             return Finding(False, f"{expected} after {short(where['after'])}", "nothing after it: it is not there")
-        # Of a text that case folding makes longer, the place is not the same in both.
-        answer = answer.casefold()[place + len(where["after"].casefold()) :]
+        answer = answer[place.end() :]
     else:
         boxed = _boxed(answer)
         answer = answer if boxed is None else boxed

@@ -54,8 +54,9 @@ class Kind:
 
 
 def number(value: Any) -> None:
-    """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    """A finite number; an integer may be beyond every float."""
+    finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if isinstance(value, bool) or not finite:
         raise ValueError(f"is a number, found {short(value)}")
 
 

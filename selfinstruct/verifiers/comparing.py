@@ -11,6 +11,7 @@ from selfinstruct.verifiers.evaluator import evaluate
 
 __all__ = ["close", "judged"]
 
+_ROUNDED = 1e-12  # relative: an integer that was come to by way of floats
 _CLOSE = 1e-6  # relative: what is meant by the same number, where one of them is no integer
 
 
@@ -39,7 +40,7 @@ def close(found: float, value: float, tolerance: float | None) -> bool:
             return abs(found - value) <= tolerance
         if isinstance(found, int) and isinstance(value, int):
             return found == value
-        return math.isclose(found, value, rel_tol=_CLOSE, abs_tol=0.0)
+        return math.isclose(found, value, rel_tol=_ROUNDED if isinstance(value, int) else _CLOSE, abs_tol=0.0)
     except OverflowError:  # an integer beyond every float
         return False
 
@@ -57,7 +58,8 @@ def equal(found: Any, value: Any, tolerance: float | None) -> bool:  # noqa: PLR
             return False
         return all(equal(found[key], one, tolerance) for key, one in value.items())
     if isinstance(found, set):
-        return len(found) == len(value) and all(type(one) in (str, int, float) and one in found for one in value)
+        wanted = {(type(one) is bool, one) for one in value if type(one) in (str, int, float)}
+        return len(wanted) == len(value) and {(type(one) is bool, one) for one in found} == wanted
     if not isinstance(found, (list, tuple, range)) or len(found) != len(value):
         return False
     return all(equal(one, other, tolerance) for one, other in zip(found, value, strict=True))

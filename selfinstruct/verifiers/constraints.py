@@ -10,7 +10,9 @@ from selfinstruct.verifiers.base import Finding, Kind, Spec, count, short, text,
 
 __all__ = ["CONSTRAINTS", "sentences"]
 
-_END = re.compile(r"""[.!?\u3002\uff01\uff1f\u2026]+["'\u201d\u2019\u00bb)\]*_]*(?=\s|$)|[\u3002\uff01\uff1f]""")
+_END = re.compile(
+    r"""(?<![.!?\u3002\uff01\uff1f\u2026])[.!?\u3002\uff01\uff1f\u2026]++["'\u201d\u2019\u00bb)\]*_]*+(?=\s|$)|[\u3002\uff01\uff1f]"""
+)
 _LETTER = re.compile(r"[^\W\d_]")
 _ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "vs", "e.g", "i.e", "cf", "no", "fig", "al"})
 _LAST_WORD = re.compile(r"[\w.]+$")

@@ -86,7 +86,7 @@ class Count:
         self.spend(self.weight(value))
         return value
 
-    def items(self, value: Any, *, ordered: bool = True) -> list[Any]:
+    def items(self, value: Any, *, ordered: bool = True, sort: bool = False) -> list[Any]:
         """What is in a value, counted."""
         if isinstance(value, Once):
             found = value.items if isinstance(value.items, list) else self.taken(value.items)
@@ -94,6 +94,12 @@ class Count:
             return found
         if isinstance(value, set) and ordered:
             raise Refused("a set has no order: use sorted()")
+        if isinstance(value, set) and sort:  # the order of what is in a set is another in every process
+            self.spend(self.weight(value) * (1 + len(value).bit_length()))
+            try:
+                return sorted(value)
+            except TypeError:
+                raise Refused("a set of what can't be put in order") from None
         if not isinstance(value, (str, list, tuple, set, dict, range)):
             raise TypeError(f"{type(value).__name__!r} object is not iterable")
         limit(len(value))

@@ -174,6 +174,8 @@ class _Evaluator(Count):
             given = (node.slice.lower, node.slice.upper, node.slice.step)
             return self.made(value[slice(*[None if one is None else self.value(one, names) for one in given])])
         key = self.value(node.slice, names)
+        if isinstance(key, Once):
+            raise Refused("an iterator is not allowed here")
         self.spend(self.weight(key) + (len(value) // 16 if isinstance(value, dict) else 0))
         return value[key]
 

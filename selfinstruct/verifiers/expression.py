@@ -132,7 +132,8 @@ def _sources(answer: str) -> list[str]:
     blocks = code_blocks(answer)
     text = (blocks[-1] if blocks else answer).strip()
     lines = text.splitlines() or [""]
-    return [one.strip().strip("`")[:_LONGEST] for one in (text, lines[-1])][: 1 if len(lines) == 1 else 2]
+    found = [text] if len(lines) == 1 else [text, lines[-1]] if len(text) < _LONGEST else [lines[-1]]
+    return [one.strip().strip("`")[:_LONGEST] for one in found]
 
 
 def _python(spec: Spec, answer: str) -> Finding:

@@ -154,7 +154,9 @@ def _sum(run: Count, items: Any, /, start: Any = 0) -> Any:
     # From left to right, each step rounded: what Python's own sum() does with floats depends on its version.
     if isinstance(start, str):
         raise TypeError("sum() takes no strings")
-    for one in run.items(items, ordered=False):
+    if isinstance(items, set) and not isinstance(start, _NUMBER):
+        raise Refused("a set has no order: use sorted()")
+    for one in run.items(items, ordered=False, sort=True):
         start = run.made(_add(run, start, one))
     return start
 
@@ -164,7 +166,7 @@ def _extreme(function: Callable[..., Any]) -> Callable[..., Any]:
         if not set(named) <= {"default"}:
             raise Refused("only default= is allowed here")
         if len(given) == 1:
-            items = run.items(given[0], ordered=False)
+            items = run.items(given[0], ordered=False, sort=True)
             run.spend(sum(run.weight(one) for one in items))
             return function(items, **named)
         return function(*map(_plain, given))
@@ -179,7 +181,7 @@ def _round(_: Count, number: Any, ndigits: Any = None) -> Any:
 
 
 def _sorted(run: Count, items: Any, /, *, reverse: Any = False) -> list[Any]:
-    found = run.items(items, ordered=False)
+    found = run.items(items, ordered=False, sort=True)
     run.spend(sum(run.weight(one) for one in found) * (1 + len(found).bit_length()))
     return sorted(found, reverse=bool(reverse))
 
@@ -316,13 +318,13 @@ def _folded(function: Callable[[int, int], int]) -> Callable[..., Any]:
 
 
 def _prod(run: Count, items: Any, /, *, start: Any = 1) -> Any:
-    for one in run.items(items, ordered=False):
+    for one in run.items(items, ordered=False, sort=True):
         start = run.made(_multiply(run, _number(start), _number(one)))
     return start
 
 
 def _fsum(run: Count, items: Any, /) -> float:
-    return math.fsum(map(_number, run.items(items, ordered=False)))
+    return math.fsum(map(_number, run.items(items, ordered=False, sort=True)))
 
 
 def _isclose(_: Count, left: Any, right: Any, /, *, rel_tol: Any = 1e-9, abs_tol: Any = 0.0) -> bool:

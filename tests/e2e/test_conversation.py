@@ -172,6 +172,29 @@ def test_a_run_s_folder_is_read_by_the_trainer_and_by_datasets(made: Path, tmp_p
     assert [row["messages"] for row in loaded] == rows
 
 
+def test_a_layout_that_can_not_hold_what_came_later_goes(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps({"instruction": f"Question {word}?"}) + "\n" for word in WORDS[:12]))
+
+    def answer(body: dict[str, Any]) -> str:
+        rng = Rng("answer", json.dumps(body["messages"]))
+        return " ".join(rng.choice(WORDS) for _ in range(6))
+
+    with Loopback(answer) as server:
+        backend = {"model": "m", "base_url": server.url, "api": "chat"}
+        entries = [{"name": "conversation", "openings": "seeds"}, {"name": "respond"}]
+        given = {"strategies": entries, "seeds": str(path), "backend": "openai", "openai": backend}
+        rows = generate(tmp_path / "a", {**given, "n": 2}).rows
+        assert not any(row.candidate.messages for row in rows), "the first answers are single ones"
+        export_run(tmp_path / "a", "alpaca")
+        result = generate(tmp_path / "a", {"n": 14})
+    assert any(row.candidate.messages for row in result.rows)
+    assert len(dataset(tmp_path / "a", "messages").splitlines()) == len(result.rows) > 2
+    assert not (tmp_path / "a/dataset/alpaca.jsonl").exists()
+    manifest = json.loads((tmp_path / "a/dataset/manifest.json").read_text())
+    assert set(manifest["files"]) == {"messages.jsonl"}
+
+
 def test_conversations_that_say_the_same_are_one(tmp_path: Path) -> None:
     """A second task whose conversation goes as the first one's is a duplicate of the whole, not of its end."""
     seeds = tmp_path / "seeds.jsonl"

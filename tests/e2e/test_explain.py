@@ -84,6 +84,8 @@ def test_what_a_neighbour_shares_is_marked_in_its_text(run: Path) -> None:
         ("0", "has no row 0: its rows are 1 to 12"),
         ("13", "has no row 13"),
         ("0.99", "candidates, and 0.99 is none of them"),
+        ("9" * 5000, "neither a row's number (5) nor a candidate's id (17.2)"),
+        ("9" * 30 + ".0", "neither a row's number (5) nor a candidate's id (17.2)"),
         ("99999.0", "request 99999 is not judged, nor was it ever sent"),
         ("first", "'first' is neither a row's number (5) nor a candidate's id (17.2)"),
     ],

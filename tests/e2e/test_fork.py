@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from selfinstruct.engine.plan import forked_plan
+from selfinstruct.errors import UsageError
+from selfinstruct.explain import explain
 from selfinstruct.ledger import Heritage, Reader
 from selfinstruct.resources import builtin_prompts
 from tests.cli import command, dataset, environment, run_cli
@@ -99,6 +101,18 @@ def test_a_stricter_filter_passes_over_the_follow_ups_of_what_it_drops(
     run_cli("export", tmp_path / "b", "--format", "candidates", "-o", candidates)
     reasons = {one["instruction"]: one["reason"] for one in map(json.loads, candidates.read_text().splitlines())}
     assert {reasons[one["instruction"]] for one in lost} == {"similar"}
+
+
+def test_what_is_passed_over_is_told_in_a_sentence(tmp_path: Path, loopback: Callable[..., Loopback]) -> None:
+    run_cli("generate", tmp_path / "a", *ask(loopback(reply), "self-instruct"), "-n", 15, "--set", LOOSE)
+    run_cli("refilter", tmp_path / "a", "-o", tmp_path / "b", "--set", STRICT, "-n", 1000)
+    told = []
+    for number in range(60):
+        try:
+            explain(tmp_path / "b", f"{number}.0")
+        except UsageError as error:
+            told.append(str(error))
+    assert any("passed over: what it followed is not kept under this run's settings" in one for one in told), told
 
 
 def test_a_fork_goes_on_with_another_model_and_explains_rows_of_both(source: tuple[Path, Loopback]) -> None:

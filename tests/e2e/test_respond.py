@@ -94,6 +94,40 @@ def test_tasks_come_from_a_finished_run_and_verifiers_are_checked(tmp_path: Path
     assert "nothing more to ask" in many
 
 
+def test_a_run_that_has_asked_for_every_task_is_complete_and_forecasts_nothing(tmp_path: Path) -> None:
+    def answer(body: Mapping[str, Any]) -> Reply | str:
+        return Reply("cut", "length") if "3" in body["messages"][0]["content"] else "Fine."
+
+    run = tmp_path / "a"
+    with Loopback(answer) as server:
+        respond(run, server, "--from", tasks(tmp_path / "tasks.jsonl", 5))
+        page = run_cli("status", run)
+        assert "4 of 5 rows, complete: every task was asked" in page
+        assert "tokens to go" not in page
+        found = json.loads(run_cli("status", run, "--json"))
+        assert (found["complete"], found["exhausted"], found["rows"]) == (True, True, 4)
+        more = respond(run, server, "-n", 9, code=1)
+        assert "nothing more to ask" in more
+        page = run_cli("status", run, "--watch")
+        assert "4 of 9 rows, not complete: the strategy has nothing more to ask" in page
+        assert "tokens to go" not in page
+        assert len(server.arrived) == 5
+    respond(run, server, "-n", 5)  # nothing is left to ask: no server is needed
+
+
+def test_tasks_of_a_mixed_run_are_named_by_from(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps({"instruction": f"Describe the town {name}."}) + "\n" for name in "ABCD"))
+    entries = "strategies=[{name: respond}, {name: alpaca}]"
+    with Loopback(lambda body: "Fine.") as server:
+        backend = ("--backend", "openai", "--model", "m", "--base-url", server.url)
+        said = run_cli("generate", tmp_path / "a", "--set", entries, "--from", path, "-n", 9, *backend, code=1)
+        # alpaca can show none of them: they have no answers.
+        assert {one.body["messages"][-1]["content"][:17] for one in server.arrived} == {"Describe the town"}
+    assert "nothing more to ask" in said
+    assert len(dataset(tmp_path / "a").splitlines()) == 4
+
+
 def test_from_names_what_the_strategy_makes_of_it(tmp_path: Path) -> None:
     path = tasks(tmp_path / "tasks.jsonl", 3)
     with Loopback(lambda body: "Fine.") as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
 from typing import ClassVar
 
@@ -25,13 +26,16 @@ from selfinstruct.pool import Account
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Failure, Outcome, Received, Request, Sampling, Usage
 from selfinstruct.resources import builtin_prompts, builtin_seeds
+from selfinstruct.rng import Rng
 from selfinstruct.seeds import load_seeds
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies import STRATEGIES, QualityOptions, Refined
 from selfinstruct.strategies.mix import MixOptions
-from tests.scripted import answer
+from tests.scripted import WORDS, answer
 
 SEEDS = tuple(load_seeds(builtin_seeds()))
 
+
+ALL = ("alpaca", "self-instruct", "evol-instruct", "personas", "mix", "quality")
 
 MIXED = (
     {"name": "self-instruct", "weight": 2},
@@ -53,6 +57,8 @@ def mixed_plan(lag: int, n: int, seed: int) -> Plan:
 def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> Plan:
     if strategy == "mix":
         return mixed_plan(lag, n, seed)
+    if strategy == "quality":
+        return refined_plan(lag, n, seed)
     chosen = STRATEGIES[strategy]
     prompts = Prompts.load(chosen.templates, "completion", builtin_prompts())
     options = chosen.Options()
@@ -63,16 +69,53 @@ def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> Plan:
     return Plan(settings, options, ReplayOptions(), SEEDS, prompts, chosen(options, prompts))
 
 
+def refined_plan(lag: int, n: int, seed: int) -> Plan:
+    """Several methods whose rows are the best of three answers, judged twice and tagged."""
+    asked = {
+        "best_of": 3,
+        "judge": {"rubrics": ["clarity", "helpfulness"], "threshold": 2},
+        "pairs": True,
+        "tags": True,
+    }
+    quality, made = build(QualityOptions, asked), mixed_plan(lag, n, seed)
+    texts = {**made.prompts.texts, **Prompts.load(Refined.templates_of(quality), "completion", builtin_prompts()).texts}
+    prompts = Prompts(texts, "completion")
+    return replace(
+        made,
+        prompts=prompts,
+        strategy=Refined(made.strategy, quality, prompts),
+        settings=replace(made.settings, quality=quality),
+    )
+
+
+def judged(text: str, stage: str, number: int) -> Completion | None:
+    """What the scripted model says of a row: now and then without a score, cut short, or with an answer missing."""
+    rng, said = Rng("judge", text, number), stage.rpartition("/")[2]
+    if said == "candidates":
+        ends = ("stop" if rng.random() < 0.9 else "length" for _ in range(1 + rng.below(2)))
+        choices = [Choice(" ".join(rng.choice(WORDS) for _ in range(rng.below(6))), end) for end in ends]
+    elif said == "judge":
+        score = f" {1 + rng.below(5)}.{rng.below(3)}\nReason: so"
+        choices = [Choice("Hard to say." if rng.random() < 0.1 else score, "stop")]
+    elif said == "tags":
+        choices = [Choice(f" {rng.choice(['coding', 'poetry'])}\nDifficulty: easy\nLanguage: English", "stop")]
+    else:
+        return None
+    return Completion(tuple(choices), Usage(len(text) // 4, 30) if rng.random() < 0.8 else Usage(), "scripted")
+
+
 @cache
-def outcome_of(text: str, number: int) -> Outcome:
+def outcome_of(text: str, number: int, stage: str) -> Outcome:
     """The scripted model; every 13th request fails for good."""
     if number % 13 == 7:
         return Failure("bad_request", "no")
-    return Completion((Choice(answer(text), "stop"),), Usage(len(text) // 4, 30), "scripted")
+    return judged(text, stage, number) or Completion(
+        (Choice(answer(text), "stop"),), Usage(len(text) // 4, 30), "scripted"
+    )
 
 
 def reply(request: Request) -> Outcome:
-    return outcome_of(request.turns[0].text, request.number)
+    return outcome_of(request.turns[0].text, request.number, request.stage)
 
 
 def digest_of(course: Course) -> bytes:
@@ -84,7 +127,7 @@ def digest_of(course: Course) -> bytes:
                 row.candidate.instruction,
                 row.candidate.input,
                 row.candidate.output,
-                row.candidate.columns,
+                row.candidate.extras,
             ]
             for row in course.rows
         ]
@@ -105,7 +148,7 @@ def in_order(strategy: str, lag: int, n: int, seed: int) -> tuple[bytes, dict[in
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["alpaca", "self-instruct", "evol-instruct", "personas", "mix"]),
+    st.sampled_from(ALL),
     st.sampled_from([1, 8, 32]),
     st.integers(1, 64),
     st.integers(0, 2),
@@ -139,7 +182,7 @@ def test_arrival_concurrency_and_kills_change_nothing(
     assert all(sent_ever[number] == digest for number, digest in digests.items())
 
 
-@pytest.mark.parametrize("strategy", ["alpaca", "self-instruct", "evol-instruct", "personas", "mix"])
+@pytest.mark.parametrize("strategy", ALL)
 def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
     small, large = Course(plan(strategy, n=15), 15), Course(plan(strategy, n=40), 40)
     for course in (small, large):
@@ -151,7 +194,7 @@ def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(["alpaca", "self-instruct", "evol-instruct", "personas", "mix"]),
+    st.sampled_from(ALL),
     st.sampled_from([1, 8, 32]),
     st.integers(0, 2),
     st.integers(),

@@ -11,7 +11,7 @@ from selfinstruct.errors import ConfigError
 from selfinstruct.judge import FilterOptions, Judge
 from selfinstruct.pool import Account, Pool
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Choice, Completion, Instance, Request, Task, Usage
+from selfinstruct.records import Candidate, Choice, Completion, Instance, Request, Task, Usage
 from selfinstruct.rng import Rng
 from selfinstruct.strategies.evol import INPUTS, OPERATIONS, EvolInstruct
 
@@ -260,6 +260,24 @@ def test_a_response_of_punctuation_and_stop_words_is_none():
         way.says(GAIN)
         assert rejecting(way.says(said))[0] == ("evol_content", "no_content"), said
         assert way.asks_to_evolve(SEEDS[0].instruction)
+
+
+def test_another_answer_to_a_row_meets_the_rules_of_a_response():
+    made, row = strategy(sorry_words=9), Candidate(DEEPER, output=ANSWER)
+    assert made.fault(row, ANSWER) == ""
+    assert made.fault(row, "I am sorry, that I do not know.") == "sorry"
+    assert made.fault(row, "I am sorry, that I do not know it.") == ""
+    assert made.fault(row, "... and so!") == "no_content"
+
+
+def test_an_answer_in_a_chat_may_hold_the_heading_that_ends_a_raw_one():
+    stops = {}
+    for api in ("completion", "chat"):
+        one = Run(strategy(api), begun(strategy(api), "deepen"))
+        one.says(DEEPER)
+        one.says(GAIN)
+        stops[api] = (one.request.stage, one.request.sampling.stop)
+    assert stops == {"completion": ("answer", ("\n### Task",)), "chat": ("answer", ())}
 
 
 def test_words_of_the_prompt_are_not_an_instruction():

@@ -20,7 +20,7 @@ from selfinstruct.records import Candidate, Choice, Completion, Failure, Receive
 from selfinstruct.resources import builtin_seeds
 from selfinstruct.rng import Rng
 from selfinstruct.seeds import load_seeds
-from selfinstruct.strategies import STRATEGIES, Strategy
+from selfinstruct.strategies import STRATEGIES, Magpie, Strategy
 from selfinstruct.strategies.mix import Mixed, MixOptions, Part, last_of_race, suited
 
 SEEDS = tuple(load_seeds(builtin_seeds()))
@@ -261,3 +261,39 @@ def test_an_error_in_an_entry_knows_its_line(tmp_path: Path) -> None:
 def test_no_strategy_has_an_option_of_an_entry_s_own() -> None:
     for name, kind in STRATEGIES.items():
         assert not {"name", "weight", "label"} & vars(build(kind.Options, {})).keys(), name
+
+
+def texts(given: dict[str, Any]) -> dict[str, str]:
+    """By label, what each magpie of a mixed run puts before the user's words."""
+    strategy: Any = make_plan(given).strategy
+    parts = {label: part.strategy for label, part in strategy._parts.items()}
+    return {
+        label: one.options.system_pre_query or one.options.pre_query
+        for label, one in parts.items()
+        if isinstance(one, Magpie)
+    }
+
+
+def test_each_magpie_of_a_mixed_run_finds_its_own_texts() -> None:
+    server = {"backend": "openai", "openai": {"model": "m", "api": "completion"}}
+    chatml = "<|im_start|>user\n"
+    given = {"strategies": [{"name": "alpaca"}, {"name": "magpie", "template": "chatml"}], **server}
+    assert texts(given) == {"magpie": chatml}
+    given = {"strategies": [{"name": "alpaca"}, {"name": "magpie"}], "magpie": {"template": "chatml"}, **server}
+    assert texts(given) == {"magpie": chatml}
+    entries = [
+        {"name": "magpie", "label": "plain", "template": "chatml"},
+        {"name": "magpie", "label": "law", "template": "chatml", "system": "You teach law."},
+        {"name": "magpie", "label": "other", "template": "llama-3"},
+    ]
+    found = texts({"strategies": entries, **server})
+    assert found["plain"] == chatml
+    assert found["law"] == f"<|im_start|>system\nYou teach law.<|im_end|>\n{chatml}"
+    assert found["other"].startswith("<|begin_of_text|>")
+    with pytest.raises(ConfigError, match="nothing here tells which"):
+        texts({"strategies": [{"name": "alpaca"}, {"name": "magpie"}], **server})
+
+
+def test_a_mixed_run_reads_the_embedded_model_s_own_template() -> None:
+    found = texts({"strategies": [{"name": "alpaca"}, {"name": "magpie"}], "adapt": True})
+    assert found["magpie"].endswith("<|im_start|>user\n")

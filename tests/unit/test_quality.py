@@ -35,6 +35,9 @@ class Inner:
     def schema_apis(self, api):
         return frozenset()
 
+    def fault(self, row, text):
+        return "own_rule" if "sorry" in text else ""
+
     def propose(self, view, rng):
         return Request("answer", (), Sampling(5))
 
@@ -74,6 +77,7 @@ def chain(made: Refined, *said: Any, stage: str = "answer") -> tuple[list[Reques
     return asked, received
 
 
+APIS = ("completion", "chat")
 ONE = {"judge": {"rubrics": ["helpfulness"], "threshold": 3}}
 
 
@@ -168,6 +172,26 @@ def test_answers_that_could_be_no_row_s_are_out_and_missing_ones_are_counted():
     assert received.follow_ups[0].context["quality"]["others"] == ["Four."]
     cut = made.receive(request, completion("Four, and", ends="length"), None)
     assert [one.reason for one in cut.discards] == ["truncated"] + ["missing_choice"] * 4
+
+
+def test_further_answers_meet_the_rules_of_the_row_s_strategy():
+    made = refined(ROW, best_of=3, **ONE)
+    request = begun(made).candidates[0].then.numbered(8, 1)
+    received = made.receive(request, completion("I am sorry.", "Four."), None)
+    assert [one.reason for one in received.discards] == ["own_rule"]
+    assert received.follow_ups[0].context["quality"]["others"] == ["Four."]
+
+
+def test_a_further_answer_in_a_chat_may_hold_what_a_raw_prompt_ends_at():
+    stops = {api: begun(refined(ROW, api=api, best_of=2, **ONE)).candidates[0].then.sampling.stop for api in APIS}
+    assert stops == {"completion": ("\nTask:",), "chat": ()}
+
+
+def test_the_mean_is_that_of_the_scores_however_they_round():
+    scores = ("Score: 1.2", "Score: 1.4", "Score: 1.6")  # added one after the other they make less than 4.2
+    for said in (scores, scores[::-1]):
+        _, received = chain(refined(ROW, judge={"threshold": 1.4}), *said)
+        assert received.candidates[0].verdicts[0].kept
 
 
 def test_a_verifier_chooses_without_a_judge_and_its_failures_are_not_judged():
@@ -306,6 +330,14 @@ def test_backends_that_cannot_are_told_before_anything_is_sent():
     with pytest.raises(ConfigError, match="schema_field"):
         make_plan({**raw, "quality": {"judge": {}, "structured": True}})
     assert make_plan({**raw, "quality": {"judge": {}, "structured": True, "judging": {"max_tokens": 9, "api": "chat"}}})
+
+
+@pytest.mark.parametrize("given", [{"strategy": "respond"}, {"strategies": [{"name": "alpaca"}, {"name": "respond"}]}])
+def test_further_answers_without_their_reasoning_are_refused(given):
+    given = {**given, "respond": {"reasoning": True}, "quality": {"judge": {}}}
+    assert make_plan(given).settings.quality.best_of == 1
+    with pytest.raises(ConfigError, match=r"best_of: further answers .* without their reasoning"):
+        make_plan({**given, "quality": {"judge": {}, "best_of": 2}})
 
 
 def test_a_run_without_it_is_what_it_was_and_the_embedded_model_has_settings_for_it():

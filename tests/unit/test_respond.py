@@ -131,6 +131,12 @@ def test_what_is_cut_or_says_the_task_again_is_rejected_with_its_text() -> None:
     assert row(made, request, "")[0].output == ""  # which the instance rules reject
 
 
+def test_another_answer_that_says_the_task_again_is_none() -> None:
+    made, row = strategy(), Candidate("Name a river.", "In France.")
+    assert made.fault(row, "name a  river.\nin France.") == "task_repeated"
+    assert made.fault(row, "The Loire.") == ""
+
+
 def test_no_filter_rejects_what_was_given_for_its_form_or_for_resembling_another(tmp_path: Path) -> None:
     path = tmp_path / "tasks.txt"
     path.write_text("Draw an image.\n")
