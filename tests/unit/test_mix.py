@@ -289,7 +289,7 @@ def test_each_magpie_of_a_mixed_run_finds_its_own_texts() -> None:
     found = texts({"strategies": entries, **server})
     assert found["plain"] == chatml
     assert found["law"] == f"<|im_start|>system\nYou teach law.<|im_end|>\n{chatml}"
-    assert found["other"].startswith("<|begin_of_text|>")
+    assert found["other"].startswith("<|start_header_id|>user")
     with pytest.raises(ConfigError, match="nothing here tells which"):
         texts({"strategies": [{"name": "alpaca"}, {"name": "magpie"}], **server})
 
