@@ -101,6 +101,20 @@ def test_a_run_that_was_made_without_it_can_be_judged_in_a_fork(server: Loopback
     assert not [body for body in new if body in old], "nothing is asked for twice"
 
 
+def test_another_model_can_be_the_judge(server: Loopback, tmp_path: Path, loopback: Callable[..., Loopback]) -> None:
+    generate(tmp_path / "plain", {**settings(server, "self-instruct"), "n": 8, "quality": None})
+    written, judge = len(server.arrived), loopback(reply)
+    written_stages = json.loads(run_cli("status", tmp_path / "plain", "--json"))["stages"]
+    run_cli("fork", tmp_path / "plain", "-o", tmp_path / "judged", "-q", "-n", 2, "--base-url", judge.url,
+            "--set", "quality.judge.threshold=1", "--set", "quality.judge.rubrics=[clarity]")  # fmt: skip
+    assert len(lines(tmp_path / "judged/dataset/alpaca.jsonl")) == 2
+    assert len(server.arrived) == written
+    asked = [one.body["prompt"].endswith("Score:") for one in judge.arrived]
+    assert sum(asked) >= 2
+    stages = json.loads(run_cli("status", tmp_path / "judged", "--json"))["stages"]
+    assert stages["instructions"] == written_stages["instructions"], "nothing new is begun"
+
+
 def test_rows_and_rejections_are_explained_and_counted(server: Loopback, tmp_path: Path) -> None:
     run = tmp_path / "a"
     generate(run, settings(server))
