@@ -7,7 +7,8 @@ Layouts, told by the first of these fields that a row has:
 - ``messages`` (role and content) or ``conversations`` (ShareGPT: from and value);
 - ``prompt`` with ``completion``; ``question`` with ``answer``.
 
-A row of the first or the third kind may have a ``system``: the system prompt that it was answered under.
+Any row but a seed task may have a ``system``: the system prompt that it was answered under. Of messages that begin with
+one of their own, that one counts.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:
         keys = ", ".join(repr(key)[:80] for key in list(row)[:8]) or "no field"
         raise ValueError(f"unknown layout: none of {', '.join(_LAYOUTS)}; it has {keys}")
     if layout in ("messages", "conversations"):
-        return [Example(name, _turns(layout, row[layout]))]
+        return [Example(name, _with_system(_system(row), _turns(layout, row[layout])))]
     asked = _text(row, layout)
     if layout == "instruction":
         if row.get("instances") is not None:
@@ -150,6 +151,11 @@ def _exchange(asked: str, answered: str, system: str = "") -> tuple[Turn, ...]:
 def _system(row: Mapping[str, Any]) -> str:
     """The system prompt of a row that has a field for it, as exports of selfinstruct do."""
     return _text(row, "system") if row.get("system") is not None else ""
+
+
+def _with_system(system: str, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """A conversation under its row's system prompt, unless it begins with one of its own."""
+    return (Turn("system", system), *turns) if system and turns[0].role not in ("system", "developer") else turns
 
 
 def _instances(instruction: str, instances: Any, name: str) -> list[Example]:

@@ -135,17 +135,18 @@ def _slices(reader: Reader) -> tuple[Slice, ...]:
     )
 
 
-def export_run(folder: Path, name: str, path: Path | None = None) -> Exported:
+def export_run(folder: Path, name: str | None = None, path: Path | None = None) -> Exported:
     """Write a run's dataset in one format.
 
     Args:
+        name: None for the layout that suits the run's strategy.
         path: Where to; None is the run's own dataset folder, whose manifest then follows.
 
     Raises:
         LedgerError: There is no readable run in ``folder``.
         UsageError: There is no such format.
     """
-    if name not in export_formats():
+    if name is not None and name not in export_formats():
         raise UsageError(f"no format {name!r}; known: {', '.join(export_formats())}")
     if path is not None and path.parent.resolve() == folder.resolve() and path.name.startswith(_OWN):
         raise UsageError(f"{path} is a file of the run itself; write elsewhere with -o")
@@ -158,10 +159,11 @@ def export_run(folder: Path, name: str, path: Path | None = None) -> Exported:
             course = Course.of(plan, reader, lambda one, _: judged.append(one), dense=everything)
         else:
             course = Course.of(plan, reader, snapshot=Verdicts(folder, plan).load(reader))
+    name = name or plan.strategy.format
     return export_course(course, name, path or folder / DATASET / f"{name}.jsonl", judged)
 
 
-def _export_own(folder: Path, name: str) -> Exported:
+def _export_own(folder: Path, name: str | None) -> Exported:
     """Under the run's lock: a run at work may finish meanwhile, and its newer dataset must not be replaced."""
     with Reader(folder):
         pass  # no lock file in a directory that holds no run

@@ -108,7 +108,9 @@ def _of_run(path: Path) -> Path | None:
             if dataset.is_file():
                 return dataset
     if (path / "run.sqlite").exists() or (path / "dataset").is_dir():
-        raise UsageError(f"{path} has no dataset/alpaca.jsonl; write it by: selfinstruct export {path} --format alpaca")
+        raise UsageError(
+            f"{path} has no dataset/alpaca.jsonl or messages.jsonl; write it by: selfinstruct export {path}"
+        )
     return None
 
 

@@ -13,11 +13,11 @@ from selfinstruct.report import export_run
 
 @click.command("export")
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--format", "name", type=click.Choice(export_formats()), default="alpaca", show_default=True,
+@click.option("--format", "name", type=click.Choice(export_formats()),
               help="Layout of a row; 'preference' holds the rows that have a pair; 'candidates' lists every candidate "
-              "with its verdicts.")  # fmt: skip
+              "with its verdicts.  [default: that of the run's own dataset]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: RUN_DIR/dataset/FORMAT.jsonl]")
-def command(run_dir: Path, name: str, output: Path | None) -> None:
+def command(run_dir: Path, name: str | None, output: Path | None) -> None:
     """Write a run's dataset in a training format, as JSONL.
 
     \b

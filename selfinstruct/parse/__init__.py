@@ -18,16 +18,10 @@ Every pattern is anchored to a line and bounded in length before its first decis
 time linear in the text, whatever the text.
 """
 
+from selfinstruct.parse.announced import behind_announcement
 from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks
-from selfinstruct.parse.dialogue import (
-    CLOSING_SIGN,
-    Dialogue,
-    Utterance,
-    is_closing,
-    is_of_assistant,
-    message,
-    read_dialogue,
-)
+from selfinstruct.parse.dialogue import Dialogue, Utterance, is_of_assistant, message, read_dialogue
+from selfinstruct.parse.farewell import CLOSING_SIGN, is_closing
 from selfinstruct.parse.labels import read_labels
 from selfinstruct.parse.lists import Item, Listing, numbered
 from selfinstruct.parse.reasoning import Reasoned, reasoned
@@ -46,6 +40,7 @@ __all__ = [
     "Listing",
     "Reasoned",
     "Utterance",
+    "behind_announcement",
     "blank_input",
     "collapse",
     "first_word",

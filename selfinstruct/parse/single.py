@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from selfinstruct.parse.announced import behind_announcement
 from selfinstruct.parse.lists import Item, Listing
-from selfinstruct.parse.text import FLAGS, LEAD, closing, discard, strip, unwrap
+from selfinstruct.parse.text import BLANK_LINE, FLAGS, LEAD, closing, discard, strip, unwrap
 from selfinstruct.records import Discard
 
 __all__ = ["one_task"]
@@ -15,14 +16,14 @@ _LABEL = re.compile(
     r"|(?P<end>person|persona|answer|solution|response))[*_]{0,3}[ \t]?:[*_]{0,3}[ \t]*",
     FLAGS,
 )
-_BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
 
 def one_task(text: str, *, continued: bool, truncated: bool) -> Listing:
     """Read the one task of an answer.
 
     It stands behind the label ``Task:`` (or ``Problem:``, ``Question:`` and the like) if there is one, else it is the
-    text itself, without a first paragraph that ends with a colon ("Here is a task:"). It ends before the next label.
+    text itself, without what announces it ("Sure! Here's a task for this person:", or a first paragraph that ends with
+    a colon). It ends before the next label.
 
     Args:
         text: What the model wrote.
@@ -38,10 +39,10 @@ def one_task(text: str, *, continued: bool, truncated: bool) -> Listing:
     if opening is not None and not (continued and text[: opening.start()].strip()):
         start, discards = opening.end(), discard(text, "preamble", 0, opening.start())
     else:
-        start = 0 if continued else _behind_announcement(text)
+        start = 0 if continued else _announced(text)
         discards = discard(text, "preamble", 0, start)
     end = next((mark.start() for mark in marks if mark.start() >= start), closing(text, start))
-    if continued and (gap := _BLANK_LINE.search(text, strip(text, start, end)[0], end)):
+    if continued and (gap := BLANK_LINE.search(text, strip(text, start, end)[0], end)):
         end = gap.start()
     span = unwrap(text, *strip(text, start, end))
     rest = discard(text, "trailing", end, len(text))
@@ -52,8 +53,12 @@ def one_task(text: str, *, continued: bool, truncated: bool) -> Listing:
     return Listing((Item(text[span[0] : span[1]], span),), (*discards, *rest))
 
 
-def _behind_announcement(text: str) -> int:
-    """Where the second paragraph begins, if the first only announces it."""
-    gap = _BLANK_LINE.search(text, strip(text, 0, len(text))[0])
+def _announced(text: str) -> int:
+    """Where the task begins, if something announces it, or the first paragraph ends as if it did."""
+    whole = strip(text, 0, len(text))
+    begin, _ = behind_announcement(text, *whole)
+    if begin > whole[0]:
+        return begin
+    gap = BLANK_LINE.search(text, whole[0])
     announced = gap is not None and text[: gap.start()].rstrip().endswith(":") and text[gap.end() :].strip()
     return gap.end() if gap is not None and announced else 0

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from selfinstruct.records import Discard
 
 __all__ = [
+    "BLANK_LINE",
     "FLAGS",
     "LEAD",
     "blank_input",
@@ -29,6 +30,9 @@ LEAD = r"^(?P<indent>[ \t]{0,3})(?:[#>-]{1,6}[ \t]{1,2}|\#{1,6})?[*_]{0,3}"
 
 FLAGS = re.MULTILINE | re.IGNORECASE | re.ASCII
 """Of marker patterns. Without ASCII, other letters than an i would match it: names are looked up by what matched."""
+
+BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
+"""What ends a paragraph."""
 
 _FENCE = re.compile(r"^[ \t]{0,3}(?P<ticks>`{3,}|~{3,})(?P<info>[^\n]*)", re.MULTILINE)
 _RULE = re.compile(r"[ \t]*(?:#{2,}|-{3,}|\*{3,}|={3,}|_{3,})[ \t\r]*")

@@ -29,6 +29,7 @@ from selfinstruct.rng import Rng
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.demonstrations import ids, is_alone, is_other, preferred
 from selfinstruct.strategies.stage import Stage
+from selfinstruct.verifiers import verify
 
 __all__ = ["Conversation", "ConversationOptions"]
 
@@ -43,6 +44,7 @@ _SELF_CHAT = Stage(max_tokens=4096)
 
 _Role = Literal["user", "assistant"]
 _Said = tuple[Message, ...]
+_Verifier = Mapping[str, Json] | None
 
 
 @dataclass(frozen=True)
@@ -138,14 +140,14 @@ class Conversation(Strategy):
         text = user_text(seed.instruction, seed.instances[0].input if seed.instances else "")
         return self._begin(text, _Plan(seed.id, self._rounds(rng)), None, {"item": item})
 
-    def receive(self, request: Request, completion: Completion, view: View) -> Received:  # noqa: ARG002  (the contract)
+    def receive(self, request: Request, completion: Completion, view: View) -> Received:
         """Read openings, the next message, or a transcript, as the request's stage says."""
         if request.stage == "opening":
             return self._drafts(request, completion)
         plan = _Plan.of(request)
         if request.stage == "self-chat":
-            return self._transcribed(request, completion, plan)
-        return self._said(request, completion, plan)
+            return self._transcribed(request, completion, plan, _verifier(request, view))
+        return self._said(request, completion, plan, _verifier(request, view))
 
     def failed(self, request: Request, view: View) -> Received:  # noqa: ARG002
         """The conversation as far as it came: it may have outgrown the model's context."""
@@ -242,22 +244,27 @@ class Conversation(Strategy):
             *(self.prompts.turn(one.role, "conversation/plain", {"text": one.content}) for one in rest),
         )
 
-    def _said(self, request: Request, completion: Completion, plan: _Plan) -> Received:
+    def _said(self, request: Request, completion: Completion, plan: _Plan, verifier: _Verifier) -> Received:
         """The next message of one of the two."""
         said, role = _heard(request), cast("_Role", request.stage)
         span, wrong = message(completion.text, role)
         text = completion.text[slice(*span)]
-        if role == "user" and is_closing(text):
+        closed = wrong == "closed"  # by the assistant
+        if (role == "user" and is_closing(text)) or (closed and not text):
             return self._ended(said, plan, "closed")
-        wrong = "truncated" if completion.truncated else wrong or _wrong(text, role, said)
-        if wrong:
+        wrong = "" if closed else "truncated" if completion.truncated else wrong
+        if wrong := wrong or _wrong(text, role, said):
             return self._ended(said, plan, wrong)
         said = (*said, Message(role, text))
+        if (failed := _unverified(verifier, said)) is not None:
+            return self._ended(said, plan, failed.reason, span, failed)
         if role == "assistant" and len(said) >= 2 * plan.rounds:
             return self._ended(said, plan, "as planned", span)
+        if closed:
+            return self._ended(said, plan, "closed", span)
         return Received(follow_ups=(self._next(said, plan, request.number),))
 
-    def _transcribed(self, request: Request, completion: Completion, plan: _Plan) -> Received:
+    def _transcribed(self, request: Request, completion: Completion, plan: _Plan, verifier: _Verifier) -> Received:
         """All messages of a transcript, up to the first that breaks it."""
         opening = str(request.context["opening"])
         found = read_dialogue(completion.text, opening, truncated=completion.truncated)
@@ -273,13 +280,15 @@ class Conversation(Strategy):
             said = (*said, Message(one.role, one.text))
             if one.role == "assistant":
                 begin, end = begin if end else one.span[0], one.span[1]
+                if (failed := _unverified(verifier, said)) is not None:
+                    return self._ended(said, plan, failed.reason, one.span, failed)
                 if len(said) >= 2 * plan.rounds:
                     ending = "as planned"
                     break
         return self._ended(said, plan, ending, (begin, end))
 
-    def _ended(self, said: _Said, plan: _Plan, ending: str, span: tuple[int, int] = (0, 0)) -> Received:
-        """A conversation that is over: a row, if it has rounds enough."""
+    def _ended(self, said: _Said, plan: _Plan, ending: str, span: tuple[int, int] = (0, 0), *more: Verdict) -> Received:
+        """A conversation that is over: a row, if it has rounds enough. ``more``: other verdicts on it."""
         rounds = len(said) // 2
         whole = said[: 2 * rounds]
         kept = rounds >= self.options.min_rounds
@@ -297,7 +306,7 @@ class Conversation(Strategy):
             span=span,
             task=plan.task,
             messages=whole,
-            verdicts=(verdict,),
+            verdicts=(verdict, *more),
         )
         return Received((row,), marks=(f"conversations|{rounds} {'round' if rounds == 1 else 'rounds'}|{ending}",))
 
@@ -309,6 +318,23 @@ def _heard(request: Request) -> _Said:
     if request.stage == "user":
         return tuple(Message(_other(turn.role), turn.variables["text"]) for turn in request.turns[1:])
     return tuple(Message(cast("_Role", turn.role), turn.variables["text"]) for turn in request.turns)
+
+
+def _verifier(request: Request, view: View) -> _Verifier:
+    """What code can check the answer to a seed by; None where that isn't what a request asks for, or nothing is known.
+
+    Only the request that begins with a seed names its place among them.
+    """
+    item = request.context.get("item")
+    return view.seeds[item].verifier if isinstance(item, int) else None
+
+
+def _unverified(verifier: _Verifier, said: _Said) -> Verdict | None:
+    """What is wrong with the first answer; of those that came later, nothing is known."""
+    if verifier is None or len(said) != 2:
+        return None
+    verdict = verify(verifier, said[1].content)
+    return None if verdict.kept else verdict
 
 
 def _other(role: str) -> _Role:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from selfinstruct.codec import Json
 from selfinstruct.formats import user_text
-from selfinstruct.parse import stripped
+from selfinstruct.parse import behind_announcement, stripped
 from selfinstruct.parse.text import strip, unwrap
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Discard, Received, Request, Task, Verdict, candidate_id
@@ -39,13 +39,6 @@ INPUTS = ("a table", "a piece of code", "a formula", "an XML document", "a JSON 
 
 # What a chat model says again before its answer.
 _LABEL = re.compile(r"[#*_]{0,6}[ \t]?(?:rewritten|created) task[*_]{0,3}[ \t]?:[*_]{0,3}", re.IGNORECASE)
-
-# What a chat model says before it: "Sure! Here's a harder version:", on a line of its own.
-_ANNOUNCED = re.compile(
-    r"(?:(?:sure|certainly|of course|okay)\b[^\n:]{0,40}?)?here(?:['\u2019]s| is)\b[^\n:]{0,80}"
-    r"\b(?:task|version|rewrite|prompt|instruction|question|request)\b[^\n:]{0,40}:[*_]{0,3}[ \t]*\n",
-    re.IGNORECASE,
-)
 
 # Section 4: ChatGPT with temperature 1, top-p 0.9 and at most 2048 tokens.
 _WRITE = Stage(max_tokens=2048, temperature=1.0, top_p=0.9)
@@ -311,10 +304,8 @@ def _some(request: Request | None) -> tuple[Request, ...]:
 
 
 def _written(text: str) -> tuple[int, int]:
-    """Where the instruction stands: without the label that a chat model says again, and what encloses it."""
-    start, end = stripped(text)
-    if announced := _ANNOUNCED.match(text, start, end):
-        start, end = strip(text, announced.end(), end)
+    """Where the instruction stands: without what a chat model says before it, and what encloses it."""
+    start, end = behind_announcement(text, 0, len(text))
     if label := _LABEL.match(text, start, end):
         start = label.end()
     return unwrap(text, *strip(text, start, end))

@@ -45,6 +45,7 @@ from selfinstruct.filters import (
 from selfinstruct.filters.offsets import token_spans
 from selfinstruct.layouts import texts_of
 from selfinstruct.parse import (
+    behind_announcement,
     blank_input,
     collapse,
     first_word,
@@ -157,12 +158,20 @@ def _lists(text: str) -> None:
             for truncated in (False, True):
                 numbered(text, first=first, last=9999, continued=continued, truncated=truncated)
                 one_task(text, continued=continued, truncated=truncated)
+    for head in ("", "Sure! Here's a task", "Here is a task:", "sure here is task "):
+        for whole in (f"{head}{text}", f"{head}{text}:", f"{text}{head}"):
+            behind_announcement(whole, 0, len(whole))
 
 
 def _dialogue(text: str) -> None:
     for whole in (text, f"User: {text}", "User: a\nAI: b\n" * (len(text) // 14)):
         read_dialogue(whole, text, truncated=False)
         message(whole, "user")
+        message(whole, "assistant")
+    for sign in ("[END]", "[END] ", "\n[END]", "*[END]*\n", "[END].."):
+        message(sign * (len(text) // len(sign)) + "x", "assistant")
+        is_closing(sign * (len(text) // len(sign)) + "x")
+    is_closing(text[:200])
     is_closing(text)
     is_of_assistant(text)
 

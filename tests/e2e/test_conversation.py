@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from finetune.data import read_examples
 from selfinstruct import generate
 from selfinstruct.cli import cli
+from selfinstruct.errors import UsageError
 from selfinstruct.explain import explain
 from selfinstruct.report import export_run, status
 from selfinstruct.rng import Rng
@@ -139,6 +140,12 @@ def test_what_was_rejected_is_explained_with_its_reason(made: Path) -> None:
 
 def test_every_command_that_meets_conversations_knows_them(made: Path, tmp_path: Path) -> None:
     lines = dataset(made, "messages").splitlines()
+    (made / "dataset/messages.jsonl").unlink()
+    with pytest.raises(UsageError) as caught:
+        read_examples(made)
+    told = str(caught.value).partition("write it by: selfinstruct ")[2]
+    run(*told.split())
+    assert dataset(made, "messages").splitlines() == lines, "what it advises to do helps"
     said = run("export", made, "--format", "alpaca", code=2)
     assert "this run has conversations; export them as messages or sharegpt" in said
     run("export", made, "--format", "sharegpt")
@@ -193,6 +200,47 @@ def test_a_layout_that_can_not_hold_what_came_later_goes(tmp_path: Path) -> None
     assert not (tmp_path / "a/dataset/alpaca.jsonl").exists()
     manifest = json.loads((tmp_path / "a/dataset/manifest.json").read_text())
     assert set(manifest["files"]) == {"messages.jsonl"}
+
+
+@pytest.mark.parametrize("style", ["roles", "self-chat"])
+def test_a_wrong_first_answer_to_a_seed_with_a_verifier_is_told(tmp_path: Path, style: str) -> None:
+    """Every other sum is wrong, and the answers that follow would be wrong by the verifier as well."""
+    seeds = tmp_path / "seeds.jsonl"
+    sums = range(10, 18)
+    lines = [{"instruction": f"What is {one} + 1 ?", "verifier": {"kind": "number", "value": one + 1}} for one in sums]
+    seeds.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    def model(body: dict[str, Any]) -> str:
+        said = body["messages"]
+        asked = next(part for one in said for part in one["content"].splitlines() if "What is" in part)
+        number = next(int(word) for word in asked.split() if word.isdigit())
+        rng = Rng("sum", json.dumps(said))
+        rounds = [f"It is {number + 1 + number % 2}, of {words(rng, 6)}: {number + 1 + number % 2}"]
+        rounds += [f"What of the {words(rng, 5)}?", f"It has 5 {words(rng, 8)}"]
+        if style == "self-chat":
+            return f"{rounds[0]}\nUser: {rounds[1]}\nAssistant: {rounds[2]}"
+        if said[0]["content"].startswith("Let us"):
+            return rounds[1]
+        return rounds[0] if len(said) == 1 else rounds[2]
+
+    with Loopback(model) as server:
+        made = settings(server.url, "chat", style, "seeds", seeds=str(seeds))
+        made["conversation"]["max_rounds"] = 2
+        result = generate(tmp_path / "run", made)
+        asked = len(server.arrived)
+    assert result.ending == "exhausted"
+    assert [row.candidate.instruction for row in result.rows] == [f"What is {one} + 1 ?" for one in sums if one % 2 < 1]
+    assert result.tally.rejected == {"wrong_answer": 4}
+    assert asked == (4 * 3 + 4 if style == "roles" else 8), "a conversation that began wrong goes no further"
+    assert all("verifier" not in json.loads(line) for line in dataset(tmp_path / "run", "messages").splitlines())
+    assert status(tmp_path / "run", verify=True).tally.rejected == {"wrong_answer": 4}
+    export_run(tmp_path / "run", "candidates")
+    listed = [json.loads(line) for line in dataset(tmp_path / "run", "candidates").splitlines()]
+    bad = next(one["id"] for one in listed if one["reason"] == "wrong_answer")
+    page = run("explain", tmp_path / "run", bad)
+    assert "conversation: 1 rejected, wrong_answer" in page
+    assert '  verifier: rejected, wrong_answer\n    number: expected 12, found "13"' in page
+    assert "⟦It is 13" in page
 
 
 def test_conversations_that_say_the_same_are_one(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.parse import numbered, one_task, read_blocks, stripped
+from selfinstruct.parse import behind_announcement, numbered, one_task, read_blocks, stripped
 from selfinstruct.strategies.alpaca import FORM
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST
 
@@ -37,6 +37,9 @@ PIECES = st.sampled_from(
         "<noinput>",
         "word",
         "Sure!",
+        "Here's a task",
+        "for this person",
+        ":",
         "\r\n",
         "\t",
         "ß",
@@ -75,6 +78,33 @@ def test_one_task_is_the_line_that_states_it(line, continued):
     assert [one.text for one in one_task(f" {line}\n\nAnswer: no", continued=continued, truncated=False).items] == [
         line
     ]
+
+
+ANNOUNCED = st.builds(
+    "{}{} {}{}:{}".format,
+    st.sampled_from(["", "Sure! ", "Of course!\n\n", "**"]),
+    st.sampled_from(["Here is", "Here's", "here\u2019s"]),
+    st.sampled_from(["a task", "one new question", "the harder version", "a coding problem"]),
+    st.sampled_from(["", " for this person", " that fits"]),
+    st.sampled_from(["\n", "**\n", "  \n\n"]),
+)
+
+
+@given(ANNOUNCED, LINE)
+def test_what_announces_a_task_is_no_part_of_it(head, line):
+    text = f" {head}{line}\n"
+    start, end = behind_announcement(text, 0, len(text))
+    assert text[start:end] == line
+    assert [one.text for one in one_task(text, continued=False, truncated=False).items] == [line]
+    assert behind_announcement(line, 0, len(line)) == (0, len(line))
+
+
+@given(MESSY)
+def test_what_announces_a_task_is_a_beginning_of_its_own(text):
+    start, end = behind_announcement(text, 0, len(text))
+    begin, ending = stripped(text)
+    assert begin <= start <= end <= ending
+    assert start in (begin, end) or text[begin:start].rstrip().rstrip("*_").endswith(":")
 
 
 @given(MESSY, st.booleans(), st.booleans(), st.integers(1, 20))

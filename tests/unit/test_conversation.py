@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from selfinstruct.config import build
 from selfinstruct.errors import ConfigError
 from selfinstruct.judge import FilterOptions, Judge
+from selfinstruct.layouts import texts_of
 from selfinstruct.ledger.packing import pack, unpack
 from selfinstruct.parse import is_closing, is_of_assistant, message, read_dialogue
 from selfinstruct.pool import Account, Pool
@@ -183,6 +184,76 @@ def test_with_openings_of_seeds_each_task_begins_one_conversation(api: str, styl
     assert [kept.candidate for kept in pool.rows] == [one]
 
 
+SUM = (
+    *SEEDS[:2],
+    Task("s2", "What is 17 + 25?", (Instance("", "42"),), verifier={"kind": "number", "value": 42}),
+)
+
+
+def summed(style: str, *texts: str, api: str = "chat", seeds: tuple[Task, ...] = SUM, **options: Any) -> Received:
+    """What the run makes of a conversation that begins with the last of the seeds."""
+    made = strategy(api, openings="seeds", style=style, **{"min_rounds": 2, "max_rounds": 2, **options})
+    view = View(seeds=seeds)
+    for item in range(len(seeds) - 1):
+        view.account.take(item)
+    request = made.propose(view, Rng(1))
+    assert request is not None
+    if style == "self-chat":
+        labels = ("", *("\nUser: ", "\nAssistant: ") * len(texts))
+        text = "".join(f"{label}{text}" for label, text in zip(labels, texts, strict=False))
+        return made.receive(request.numbered(4, 1), answer(text), view)
+    for place, text in enumerate(texts, 4):
+        received = made.receive(request.numbered(place, 1), answer(text), view)
+        if not received.follow_ups:
+            assert place == 3 + len(texts)
+            return received
+        (request,) = received.follow_ups
+    raise AssertionError(received)
+
+
+@BOTH
+@pytest.mark.parametrize("style", ["roles", "self-chat"])
+def test_the_first_answer_to_a_seed_with_a_verifier_is_checked(api: str, style: str) -> None:
+    wrong = ("It is 43.",) if style == "roles" else ("It is 43.", "And twice that?", "86.", "And half?", "21.5")
+    received = summed(style, *wrong, api=api)
+    one = row(received)
+    assert [(each.filter, each.kept, each.reason) for each in one.verdicts] == [
+        ("conversation", False, "wrong_answer"), ("verifier", False, "wrong_answer"),
+    ]  # fmt: skip
+    assert one.verdicts[1].detail["found"] == '"43"'
+    assert (said(one), one.output) == ([("user", "What is 17 + 25?"), ("assistant", "It is 43.")], "It is 43.")
+    assert wrong[0][slice(*one.span)] == "It is 43."
+    assert received.marks == ("conversations|1 round|wrong_answer",)
+    pool = Pool(SUM)
+    request = Request("assistant", (), begun(strategy()).sampling).numbered(4, 1)
+    (judged,) = Judge(FilterOptions(), pool).judge(request, received).candidates
+    assert (judged.kept, judged.reason, pool.rows) == (False, "wrong_answer", [])
+    right = row(summed(style, "It is 42.", "And twice that?", "It's 86.", api=api))
+    assert [each.kept for each in right.verdicts] == [True], "of what came later nothing is known"
+    assert right.verifier is None, "its last answer is to another question"
+    assert len(right.messages) == 4
+    plain = (*SUM[:2], Task("s2", "What is 17 + 25?"))
+    assert row(summed(style, "It is 43.", "And twice that?", "86.", api=api, seeds=plain)).verdicts[0].kept
+
+
+@pytest.mark.parametrize("style", ["roles", "self-chat"])
+def test_what_is_checked_is_the_answer_as_the_row_has_it(style: str) -> None:
+    spec = {"kind": "regex", "pattern": "42", "full": True}
+    seeds = (Task("s0", "What is 17 + 25?", verifier=spec),)
+    assert len(row(summed(style, " 42 \n", "And twice that?", "84.", seeds=seeds)).verdicts) == 1
+    one = row(summed(style, "42\n\n[END]", seeds=seeds))
+    assert (said(one)[1], one.verdicts[0].reason) == (("assistant", "42"), "too_few_rounds")
+
+
+def test_an_opening_that_the_model_wrote_is_checked_by_no_seed_s_verifier() -> None:
+    """A candidate's id may be a seed's, too."""
+    seeds = (Task("3.0", "What is 17 + 25?", verifier={"kind": "number", "value": 42}),)
+    made = strategy(min_rounds=2, max_rounds=2)
+    request = begun(made).numbered(10, 0)
+    assert request.context["task"] == "3.0"
+    assert made.receive(request, answer(RIVERS), View(seeds=seeds)).follow_ups
+
+
 def test_the_rounds_are_drawn_from_the_range_when_it_is_begun() -> None:
     made = strategy(min_rounds=2, max_rounds=4)
     drawn = {made._openings(View(), Rng(n)).context["rounds"][0] for n in range(60)}  # type: ignore[union-attr,index]
@@ -194,7 +265,7 @@ def test_the_rounds_are_drawn_from_the_range_when_it_is_begun() -> None:
 
 
 CLOSINGS = ("[END]", "Thanks, that's all!", "Thank you so much. Have a nice day.", "Goodbye!", "OK great, thanks.",
-            "No more questions.", "thanks for the explanation")  # fmt: skip
+            "No more questions.", "thanks for the explanation", "[end]", "That helps.\n**[End]**")  # fmt: skip
 
 
 @BOTH
@@ -218,10 +289,107 @@ def test_a_user_who_is_done_ends_it(api: str, closing: str) -> None:
     "text",
     ["Thanks! But why is that?", "Thanks, now write a poem about it.", "Thank you. Please give me an example.",
      "Tell me how sailors say goodbye", "How do I say thanks in French?", "No, I want another one.", "Bye?",
-     "Thanks. I'd like to hear about tides, too.", ""],
+     "Thanks. I'd like to hear about tides, too.", "", "Thanks, I have one more question.",
+     "Thanks, that worked. I got an error though: TypeError.", "Thank you! Yes, do that.", "Sure, thanks.",
+     "No more pizza recipes, only pasta.", "Take care of the formatting in the table", "That is it, but shorter.",
+     "Thank you for the list. Number three confuses me.", "Thanks, that is wrong.", "Thank you note for a teacher",
+     "Thanks for that, I will try number 2. Number 3 needs an example.", "Bye-bye birdie, sum it up",
+     "That's all wrong.",
+     "Have a good recipe for soup", "Thanks for the poem please make it shorter", "Thanks and now add two", "Great.",
+     "Thank you. That is not what I asked.", "I understand it, but not the end. Thanks.", "Write [END] on each page",
+     "Thanks. I see an error in line 2."],
 )  # fmt: skip
 def test_thanks_with_a_question_or_a_request_is_no_end(text: str) -> None:
     assert not is_closing(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Thanks!", "No, thanks.", "Yes, that's all. Thank you!", "Thank you for the tips and tricks!", "Got it, thanks!",
+     "Thanks for your help! I'll try it tonight.", "Perfect, that\u2019s exactly what I needed. Thanks again!",
+     "That makes sense. Thank you for explaining!", "Thank you, you've been very helpful. Goodbye!", "Not now, thanks.",
+     "I have no further questions. Thanks and have a good day.", "Great - thanks a lot \U0001f60a", "No more, bye!",
+     "Goodbye and thanks for the fish", "Okay, I understand it now. Thank you very much.", "Thanks [END]",
+     "[END] Goodbye."],
+)  # fmt: skip
+def test_thanks_and_good_wishes_alone_are_an_end(text: str) -> None:
+    assert is_closing(text)
+
+
+def test_who_writes_much_has_something_else_to_say() -> None:
+    text = "Thank you for all of it".ljust(200, "!")
+    assert is_closing(text)
+    assert not is_closing(f"{text}!")
+    assert not is_closing("Thank you for all that you told me of " + "the sea and the rivers and " * 6 + "the rain.")
+
+
+def test_an_assistant_s_thanks_are_no_farewell() -> None:
+    thanks = "You're right, thanks."
+    assert is_closing(thanks)
+    made = strategy(min_rounds=2, max_rounds=2)
+    _, received = spoken(made, begun(made), RIVERS, LAKES, thanks)
+    assert said(row(received)) == [*FOUR[:3], ("assistant", thanks)]
+    made = strategy(style="self-chat", min_rounds=2, max_rounds=2)
+    text = f"{RIVERS}\nUser: {LAKES}\nAssistant: {thanks}"
+    received = made.receive(begun(made).numbered(5, 1), answer(text), View())
+    assert said(row(received)) == [*FOUR[:3], ("assistant", thanks)]
+    assert received.marks == ("conversations|2 rounds|as planned",)
+
+
+# The closing sign in what the assistant says
+
+ENDED = ["\n[END]", "\n\n[end]\n", " [END]", "\n**[End]**", "\n[END]\nUser: And ponds?\nAssistant: Them too.",
+         "\n[END]\n\nThe conversation is over."]  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize("tail", ENDED)
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_the_sign_ends_it_in_the_assistant_s_words_too(api: str, tail: str, reason: str) -> None:
+    made = strategy(api, min_rounds=2, max_rounds=7)
+    request = begun(made)
+    request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7})
+    _, received = spoken(made, request, RIVERS, LAKES, answer(f"{FLOW}{tail}", reason))
+    one = row(received)
+    assert (said(one), one.verdicts[0].detail["ending"]) == (FOUR, "closed")
+    assert f"{FLOW}{tail}"[slice(*one.span)] == FLOW
+    made = strategy(api, style="self-chat", min_rounds=2, max_rounds=7)
+    request = begun(made)
+    request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7}, None, 5)
+    received = made.receive(request, answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}{tail}", reason), View())
+    assert (said(row(received)), received.marks) == (FOUR, ("conversations|2 rounds|closed",))
+
+
+@BOTH
+def test_a_sign_alone_is_no_answer(api: str) -> None:
+    made = strategy(api, min_rounds=2, max_rounds=7)
+    _, received = spoken(made, begun(made), RIVERS, LAKES, "[END]")
+    one = row(received)
+    assert (said(one), one.verdicts[0].reason, one.verdicts[0].detail["ending"]) == (
+        FOUR[:2], "too_few_rounds", "closed",
+    )  # fmt: skip
+    made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
+    text = f"{RIVERS}\nUser: {LAKES}\nAssistant: [END]"
+    received = made.receive(begun(made).numbered(5, 1), answer(text), View())
+    assert (said(row(received)), received.marks) == (FOUR[:2], ("conversations|1 round|closed",))
+
+
+@BOTH
+def test_a_sign_in_a_sentence_or_in_code_is_a_part_of_the_answer(api: str) -> None:
+    told = "The program writes [END] last:\n```\ncount\n[END]\n```\nThat is all."
+    made = strategy(api, min_rounds=2, max_rounds=2)
+    _, received = spoken(made, begun(made), told, LAKES, FLOW)
+    assert said(row(received))[1] == ("assistant", told)
+    made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
+    text = f"{told}\nUser: {LAKES}\nAssistant: {FLOW}"
+    assert said(row(made.receive(begun(made).numbered(5, 1), answer(text), View())))[1] == ("assistant", told)
+
+
+def test_the_last_answer_of_a_dialogue_is_what_is_answered() -> None:
+    messages = [{"role": role, "content": text} for role, text in FOUR]
+    found = texts_of({"messages": [{"role": "system", "content": "Be brief."}, *messages]})
+    assert (found.asked, found.prompt, found.answered) == (OPENING, OPENING, FLOW)
+    assert found.whole == "\n".join(text for _, text in FOUR)
 
 
 BROKEN = [
@@ -305,6 +473,17 @@ def test_the_speaker_s_label_and_quotation_marks_are_no_part_of_a_message(api: s
     assert said(row(received)) == FOUR
 
 
+@BOTH
+@pytest.mark.parametrize("text", [f'"{FLOW}"', f"**{FLOW}**"])
+def test_quotation_marks_and_emphasis_around_an_answer_are_its_own(api: str, text: str) -> None:
+    made = strategy(api, min_rounds=2, max_rounds=2)
+    _, received = spoken(made, begun(made), RIVERS, LAKES, text)
+    assert row(received).output == text
+    made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
+    whole = f"{RIVERS}\nUser: {LAKES}\nAssistant: {text}"
+    assert row(made.receive(begun(made).numbered(5, 1), answer(whole), View())).output == text
+
+
 # Self-chat
 
 
@@ -324,6 +503,19 @@ def test_a_transcript_is_read_whole(api: str, head: str) -> None:
     assert said(one) == FOUR
     assert text[slice(*one.span)] == f"{RIVERS}\n\nUser: {LAKES}\nAssistant: {FLOW}"
     assert received.marks == ("conversations|2 rounds|as planned",)
+
+
+@pytest.mark.parametrize("head", ["Sure! Here is the rest:\n\n", "Here is\nthe conversation:\n"])
+def test_what_announces_a_transcript_is_no_answer(head: str) -> None:
+    made = strategy(style="self-chat", min_rounds=2, max_rounds=2)
+    request = begun(made).numbered(5, 1)
+    rest = f"User: {LAKES}\nAssistant: {FLOW}\nUser: And ponds?\nAssistant: Them too."
+    one = row(made.receive(request, answer(head + rest), View()))
+    assert (one.verdicts[0].reason, said(one)) == ("role_confusion", [])
+    for whole in (f"{head}Assistant: {RIVERS}\n{rest}", f"{head}User: {OPENING}\nAssistant: {RIVERS}\n{rest}"):
+        assert said(row(made.receive(request, answer(whole), View()))) == FOUR
+    long = f"{RIVERS}\n\nIt goes like this:"
+    assert said(row(made.receive(request, answer(f"{long}\n{rest}"), View())))[1] == ("assistant", long)
 
 
 TAILS = [

@@ -187,6 +187,24 @@ def test_an_epoch_evolves_compares_and_answers_and_the_next_goes_on_from_there()
     assert "item" not in way.request.context
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Sure! Here's a harder version:\n\n",
+        "**Here is the new task:**\nRewritten task: ",
+        "Sure!\n\nHere is a task:\n",
+        "Sure! Here's a harder version: ",
+    ],
+)
+def test_what_announces_the_instruction_is_no_part_of_it(head):
+    assert run("deepen").says(f'{head}"{DEEPER}"').candidate.instruction == DEEPER
+    for whole in (f"Here is my question: {DEEPER}", f"Here is my question:\n{DEEPER}"):
+        assert run("deepen").says(whole).candidate.instruction == whole
+    way = run("deepen")
+    assert way.says(head.removesuffix("Rewritten task: ")) is None
+    assert way.marks == ["evol|epoch 1, deepen|no_instruction"]
+
+
 def test_after_the_last_epoch_nothing_follows():
     way = run("deepen", epochs=1)
     way.says(DEEPER)

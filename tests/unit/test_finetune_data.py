@@ -94,6 +94,33 @@ def test_messages_keep_their_order_and_parts_of_text_are_joined() -> None:
     assert [turn.role for turn in only({"conversations": shared}).turns] == ["system", "user", "assistant"]
 
 
+SHARED = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
+SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+
+
+@pytest.mark.parametrize(("layout", "said"), [("conversations", SHARED), ("messages", SAID)])
+def test_a_conversation_is_under_its_row_s_system_prompt_or_under_its_own(layout: str, said: list[Any]) -> None:
+    turns = (Turn("user", "Hi"), Turn("assistant", "Yo"))
+    assert only({layout: said, "system": "Be brief."}).turns == (Turn("system", "Be brief."), *turns)
+    assert only({layout: said, "system": ""}).turns == only({layout: said, "system": None}).turns == turns
+    for role in ("system", "developer"):
+        own = {"role": role, "content": "Be kind."}
+        assert only({layout: [own, *said], "system": "Be brief."}).turns == (Turn(role, "Be kind."), *turns)
+    assert "'system' is a int" in wrong({layout: said, "system": 3})
+
+
+@pytest.mark.parametrize(
+    ("role", "known"),
+    [("human", "user"), ("user", "user"), ("gpt", "assistant"), ("model", "assistant"), ("bot", "assistant"),
+     ("chatgpt", "assistant"), ("assistant", "assistant"), ("system", "system"), ("tool", "tool")],
+)  # fmt: skip
+def test_every_name_of_a_speaker_is_the_one_that_templates_know(role: str, known: str) -> None:
+    said = [*SHARED, {"from": role, "value": "x"}]
+    assert only({"conversations": said}).turns[-1] == Turn(known, "x")
+    if known == "assistant":
+        assert only({"conversations": said[2:]}).turns == (Turn("assistant", "x"),)
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -169,7 +196,9 @@ def test_a_json_array_is_read_and_its_rows_are_numbered(tmp_path: Path) -> None:
 def test_a_run_of_selfinstruct_is_its_alpaca_file(tmp_path: Path) -> None:
     (tmp_path / "dataset").mkdir()
     (tmp_path / "run.sqlite").touch()
-    with pytest.raises(UsageError, match=r"has no dataset/alpaca\.jsonl.*selfinstruct export .* --format alpaca"):
+    with pytest.raises(
+        UsageError, match=r"has no dataset/alpaca\.jsonl or messages\.jsonl.*selfinstruct export .*[^ ]$"
+    ):
         read_examples(tmp_path)
     path = lines(tmp_path / "dataset" / "alpaca.jsonl", ROW)
     for folder in (tmp_path, tmp_path / "dataset"):

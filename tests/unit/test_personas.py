@@ -126,6 +126,18 @@ def test_a_kept_task_is_put_to_the_model_without_the_person():
         ("User prompt:\nBake a loaf\n\nof rye.", "Bake a loaf of rye.", []),
         ("Person: A baker.\nTask: Bake a loaf of rye.\n\nAnswer: no", "Bake a loaf of rye.", ["preamble", "trailing"]),
         ("Bake a loaf of rye. Explain:", "Bake a loaf of rye. Explain:", []),
+        ("Here is a task:\nBake a loaf of rye.", "Bake a loaf of rye.", ["preamble"]),
+        ("Here is a task: Bake a loaf of rye.", "Bake a loaf of rye.", ["preamble"]),
+        ("Sure! Here's a task for this person: Bake a loaf of rye.", "Bake a loaf of rye.", ["preamble"]),
+        ("Sure!\n\n**Here\u2019s a task:** *Bake a loaf of rye.*", "Bake a loaf of rye.", ["preamble"]),
+        ("Here is a problem that suits the persona: Bake a loaf of rye.", "Bake a loaf of rye.", ["preamble"]),
+        ("Certainly. Here is one request of theirs:\nBake a loaf.\n\nAnswer: no", "Bake a loaf.",
+         ["preamble", "trailing"]),
+        ("Here is my question:\nWhy is rye sour?", "Here is my question: Why is rye sour?", []),
+        ("Here is my question: why is rye sour?", "Here is my question: why is rye sour?", []),
+        ("Here is a sentence: rye is sour. Say it in Latin.", "Here is a sentence: rye is sour. Say it in Latin.", []),
+        ("Here is a question of a child: why? Answer.", "Here is a question of a child: why? Answer.", []),
+        ("Sure, bake rye: how is it done?", "Sure, bake rye: how is it done?", []),
     ],
 )  # fmt: skip
 def test_a_chat_model_states_its_task_in_its_own_way(text, task, discards):
@@ -137,7 +149,11 @@ def test_a_chat_model_states_its_task_in_its_own_way(text, task, discards):
 
 @pytest.mark.parametrize(
     ("text", "finish_reason", "reason"),
-    [(" \n", "stop", "no_instruction"), ("Tell how bre", "length", "truncated"), ("", "stop", "no_instruction")],
+    [
+        (" \n", "stop", "no_instruction"),
+        ("Tell how bre", "length", "truncated"),
+        ("", "stop", "no_instruction"),
+    ],
 )
 def test_what_is_no_task_is_told(text, finish_reason, reason):
     made, request = asked(kinds=only("math"))
@@ -145,6 +161,13 @@ def test_what_is_no_task_is_told(text, finish_reason, reason):
     assert [one.reason for one in received.discards] == [reason]
     assert received.candidates == ()
     assert received.marks == ("kinds|math|no task",)
+
+
+@pytest.mark.parametrize("text", ["Here is a task for this person:\n", "Sure! Here's a task:", "**Here is one task:**"])
+def test_an_announcement_is_no_task(text):
+    made, request = asked("chat", kinds=only("math"))
+    received = made.receive(request, answer(text), View())
+    assert (received.candidates, [one.reason for one in received.discards]) == ((), ["no_instruction"])
 
 
 def test_a_task_that_the_prompt_shows_or_that_only_repeats_the_person_is_rejected():
