@@ -209,9 +209,12 @@ class _Reader:
         return mark if not self.form.gap or separated(self.text, mark.begin) else None
 
     def _is_stray(self, place: int) -> bool:
-        """True where a block opens whose number is in range but not the next, or one opens anew."""
+        """True where a block opens whose number is in range but not the next, or one opens anew.
+
+        The number after the last is in range, too: shown again as the last block, this one would end there.
+        """
         mark = self.marks[place]
-        if mark.number is None or not 1 <= mark.number <= self.last or not self._opens(place, (mark.number,)):
+        if mark.number is None or not 1 <= mark.number <= self.last + 1 or not self._opens(place, (mark.number,)):
             return False
         return not mark.name or mark.number != self.number or not self._follows(mark)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from finetune.data import Example, read_examples
@@ -343,6 +343,7 @@ BLOCKS = st.lists(PIECES | WHOLE, max_size=20).map("".join)
 
 
 @settings(deadline=None, max_examples=400)
+@example("\nLabel: a\nInput: b\n### Task 21\n\n\nInstruction: a\nOutput: b\n", FORM, False)
 @given(BLOCKS, st.sampled_from([FORM, INPUT_FIRST, OUTPUT_FIRST]), st.booleans())
 def test_a_block_that_is_shown_again_is_read_as_what_it_was(text: str, form: Any, continued: bool) -> None:
     """A field can't have held what would part it, once it is written as prompts write it."""
