@@ -194,7 +194,7 @@ class _Way:
 
     def _texts(self, course: Course) -> dict[str, str]:
         pool = course.line.pool
-        tasks: list[Task] = [*pool.seeds, *pool.tasks]
+        tasks: list[Task] = [*pool.seeds, *pool.tasks, *pool.others]
         return {task.id: task.instruction for task in tasks} | {
             f"row {row.id}": whole(row.candidate) for row in pool.rows
         }

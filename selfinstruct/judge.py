@@ -158,7 +158,8 @@ class Judge:
     def know_pool(self) -> None:
         """Take in what the pool holds as if it had been judged here: what was kept is all that a filter remembers."""
         if self._novelty is not None:
-            self._novelty.fit([task.instruction for task in self._pool.tasks], [task.id for task in self._pool.tasks])
+            known = [*self._pool.tasks, *self._pool.others]
+            self._novelty.fit([task.instruction for task in known], [task.id for task in known])
         if self._near_duplicate is not None:
             rows = self._pool.rows
             self._near_duplicate.fit(
@@ -178,7 +179,7 @@ class Judge:
         return Judged(request, received, tuple(JudgedCandidate(*one) for one in judged))
 
     def _judge_tasks(self, verdicts: _Verdicts, explain: Explain) -> None:
-        """The instruction filters, cheapest first; what passes enters the novelty pool and the view."""
+        """The instruction filters, cheapest first; what passes enters the novelty pool, and what is a task the view."""
         texts, names = verdicts.instructions, verdicts.names
         places = [place for place, one in enumerate(verdicts.candidates) if one.task is None and verdicts.kept(place)]
         for one in self._instruction_filters:
@@ -186,7 +187,9 @@ class Judge:
         if self._novelty is not None and places:  # an empty index is falsy
             offered = [texts[place] for place in places], [names[place] for place in places]
             places = verdicts.passed(places, self._novelty.offer_many(*offered, explain=explain))
-        self._pool.tasks.extend(Task(names[place], texts[place]) for place in places)
+        for place in places:
+            kept = self._pool.tasks if verdicts.candidates[place].listed else self._pool.others
+            kept.append(Task(names[place], texts[place]))
 
     def _judge_rows(self, verdicts: _Verdicts) -> None:
         """The filters of rows, over those whose own instruction passed or was judged before."""

@@ -79,12 +79,14 @@ class Pool:
     """Seeds, the machine's own tasks, and the accepted rows, each in the order in which they came.
 
     Attributes:
+        others: Texts that were kept and are no tasks (``Candidate.listed``): known to the filters alone.
         accounts: By method; "" is the only one of a run that isn't mixed.
     """
 
     def __init__(self, seeds: Sequence[Task]) -> None:
         self.seeds: Sequence[Task] = tuple(seeds)
         self.tasks: list[Task] = []
+        self.others: list[Task] = []
         self.rows: list[Row] = []
         self.accounts: defaultdict[str, Account] = defaultdict(Account)
 

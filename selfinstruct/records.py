@@ -290,6 +290,8 @@ class Candidate:
         pair: Its counterpart in preference data.
         verifier: What code can check the output by (``verifiers.py``): a row that fails is not kept.
         verdicts: Those of the strategy itself, before any filter. Rejected by one, it is rejected.
+        listed: False for a text that is no task (a person, to be asked for one): the filters judge it, and no strategy
+            is shown it, nor is it counted as an instruction.
         mark: Where its end is counted, as ``table|row`` (see ``Received.marks``): a row that is kept in the column
             ``passed``, whatever is rejected in one named by the reason.
     """
@@ -309,6 +311,7 @@ class Candidate:
     pair: Pair | None = None
     verifier: Mapping[str, Json] | None = None
     verdicts: tuple[Verdict, ...] = ()
+    listed: bool = True
     mark: str = ""
 
     @property

@@ -32,7 +32,7 @@ def command(ctx: click.Context, /, run_dir: Path, output: Path, quiet: bool, **o
     \b
     Examples:
       selfinstruct fork runs/demo -o runs/more --set filters.novelty.threshold=0.8 -n 200
-      selfinstruct fork runs/demo -o runs/larger --backend openai --model gpt-5-mini --max-cost 5
+      selfinstruct fork runs/demo -o runs/larger --backend openai --model gpt-5-mini --max-requests 500
     """
     settings, lines = settings_of(run_dir, options)
     with located(options["config"], lines):

@@ -32,13 +32,14 @@ class Snapshot:
 
     Attributes:
         standing: Of the line.
-        tasks, rows: Of its pool.
+        tasks, others, rows: Of its pool.
         rows_before: Rows before the last judged request: a target that this reaches was reached earlier.
         recent: Of the saturation.
     """
 
     standing: Standing
     tasks: list[Task]
+    others: list[Task]
     rows: list[Row]
     rows_before: int
     tally: Tally
@@ -131,7 +132,7 @@ class Course:
         """Where it stands now."""
         pool = self.line.pool
         return Snapshot(
-            self.line.standing, pool.tasks, pool.rows, self._rows_before, self.tally, self.barren,
+            self.line.standing, pool.tasks, pool.others, pool.rows, self._rows_before, self.tally, self.barren,
             self.saturation.recent,
         )  # fmt: skip
 
@@ -147,7 +148,7 @@ class Course:
         queue = [request.digest for request in standing.follow_ups]
         rows = [(row.id, row.task, whole(row.candidate), row.candidate.extras) for row in now.rows]
         place = standing.judged, standing.numbered, open_, queue, standing.claimed, standing.accounts
-        return place, now.tasks, rows, now.rows_before, now.tally, now.barren, now.recent
+        return place, now.tasks, now.others, rows, now.rows_before, now.tally, now.barren, now.recent
 
     def restore(self, snapshot: Snapshot) -> None:
         """Stand where another course of the same run stood.
@@ -155,7 +156,7 @@ class Course:
         Raises:
             RunChangedError: Its open requests differ from the recorded ones.
         """
-        self.line.restore(snapshot.standing, snapshot.tasks, snapshot.rows)
+        self.line.restore(snapshot.standing, snapshot.tasks, snapshot.others, snapshot.rows)
         self.tally, self.barren, self.saturation.recent = snapshot.tally, snapshot.barren, snapshot.recent
         self._rows_before = snapshot.rows_before
         self._kept = snapshot.standing.judged

@@ -122,9 +122,10 @@ class Line:
             self._judged, self._next, dict(self.open), tuple(self._follow_ups), frozenset(self._claimed), accounts
         )
 
-    def restore(self, standing: Standing, tasks: Sequence[Task], rows: Sequence[Row]) -> None:
+    def restore(self, standing: Standing, tasks: Sequence[Task], others: Sequence[Task], rows: Sequence[Row]) -> None:
         """Stand where another line of the same run stood: with what its pool held, this one goes on as that did."""
         self.pool.tasks.extend(tasks)
+        self.pool.others.extend(others)
         self.pool.rows.extend(rows)
         for method, account in standing.accounts.items():
             self.pool.accounts[method] = Account.from_json(account)

@@ -70,12 +70,14 @@ class Method:
     Attributes:
         label: Unique among those of the run.
         name: Of its strategy.
+        mixed: Whether it is an entry of a mixed run: its data then have names of their own, with its label.
     """
 
     label: str
     name: str
     weight: float
     options: Any
+    mixed: bool = False
 
     @property
     def kind(self) -> Any:
@@ -90,13 +92,16 @@ class Method:
 
     @property
     def data(self) -> Mapping[str, Path]:
-        """Files of its own that it works from, see ``Strategy.data``."""
-        files: Mapping[str, Path] = STRATEGIES[self.name].data(self.options)
-        return files
+        """Files of its own that it works from (see ``Strategy.data``), by the name of each text among the run's."""
+        return {self._named(name): path for name, path in self.kind.data(self.options).items()}
+
+    def _named(self, name: str) -> str:
+        return f"{self.label}/{name}" if self.mixed else name
 
     def strategy(self, prompts: Prompts) -> Strategy:
-        """The method itself."""
-        made: Strategy = self.kind(self.options, prompts)
+        """The method itself, which knows its own data by their plain names."""
+        own = {name: prompts.texts[self._named(name)] for name in self.kind.data(self.options)}
+        made: Strategy = self.kind(self.options, Prompts({**prompts.texts, **own}, prompts.api) if own else prompts)
         return made
 
     @property
@@ -134,7 +139,7 @@ def methods_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
         label = own.label or own.name
         if label in methods:
             raise ConfigError(f"{where}: there is a {label!r} already; give it a label of its own", key=where)
-        methods[label] = Method(label, own.name, own.weight, build(kind, options, where))
+        methods[label] = Method(label, own.name, own.weight, build(kind, options, where), mixed=True)
     if not any(method.weight for method in methods.values()):
         raise ConfigError("strategies: at least one of them needs a weight above 0", key="strategies")
     return tuple(methods.values())

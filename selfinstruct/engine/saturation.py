@@ -45,7 +45,7 @@ class Saturation:
     def add(self, judged: Judged) -> None:
         """Take in what one completion came to."""
         for one in judged.candidates:
-            if one.candidate.task is not None:  # the row of a task that was judged before
+            if one.candidate.task is not None or not one.candidate.listed:  # of a task judged before, or no task
                 continue
             if len(self._recent) == self._recent.maxlen:
                 self._new -= self._recent[0][0]

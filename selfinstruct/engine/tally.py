@@ -80,8 +80,9 @@ class Tally:
         self.marks.update(judged.received.marks)
         self.discarded.update(discard.reason for discard in judged.received.discards)
         for one in judged.candidates:
-            self.instructions += one.candidate.task is None
-            self.tasks += one.kept and one.candidate.kind != "row" and one.candidate.task is None
+            is_instruction = one.candidate.listed and one.candidate.task is None
+            self.instructions += is_instruction
+            self.tasks += one.kept and one.candidate.kind != "row" and is_instruction
             self.rows += one.kept and one.candidate.kind == "row"
             if not one.kept:
                 self.rejected[one.reason] += 1

@@ -52,7 +52,7 @@ class Verdicts:
         self._plan = plan
         self._key = digest([plan.identity, __version__, _LAYOUT])
         self._judged = -1  # of the snapshot in the file; -1 where there is none of ours
-        self._tasks = self._rows = 0  # of what was kept, how much is in the file
+        self._tasks = self._others = self._rows = 0  # of what was kept, how much is in the file
 
     def load(self, reader: Reader) -> Snapshot | None:
         """The snapshot that was kept last, if it is of use."""
@@ -70,7 +70,7 @@ class Verdicts:
         except (sqlite3.Error, zlib.error, ValueError, KeyError, TypeError, SelfInstructError):
             return None  # damaged, or of another time: all is judged again, and the file replaced
         if snapshot is not None:
-            self._judged, self._tasks, self._rows = judged, len(snapshot.tasks), len(snapshot.rows)
+            self._note(judged, snapshot)
         return snapshot
 
     def save(self, course: Course) -> None:
@@ -82,6 +82,7 @@ class Verdicts:
         new = _zip(
             {
                 "tasks": [[task.id, task.instruction] for task in snapshot.tasks[self._tasks :]],
+                "others": [[task.id, task.instruction] for task in snapshot.others[self._others :]],
                 "rows": [_row(row) for row in snapshot.rows[self._rows :]],
             }
         )
@@ -95,7 +96,12 @@ class Verdicts:
             connection.execute("INSERT INTO snapshot VALUES (?, ?, ?)", (snapshot.standing.judged, self._key, body))
             connection.execute("INSERT INTO kept VALUES (?, ?)", (snapshot.standing.judged, new))
             connection.execute("COMMIT")
-            self._judged, self._tasks, self._rows = snapshot.standing.judged, len(snapshot.tasks), len(snapshot.rows)
+            self._note(snapshot.standing.judged, snapshot)
+
+    def _note(self, judged: int, snapshot: Snapshot) -> None:
+        """What is in the file now."""
+        self._judged = judged
+        self._tasks, self._others, self._rows = len(snapshot.tasks), len(snapshot.others), len(snapshot.rows)
 
     def forget(self) -> None:
         """Remove the file."""
@@ -124,6 +130,7 @@ class Verdicts:
             "accounts": standing.accounts,
             "texts": {name: text.decode("utf-8") for name, text in texts.items()},
             "tasks": len(snapshot.tasks),
+            "others": len(snapshot.others),
             "rows": len(snapshot.rows),
             "rows_before": snapshot.rows_before,
             "tally": snapshot.tally.to_json(),
@@ -142,16 +149,18 @@ class Verdicts:
         open_ = {number: unpack(one, number, prompts, text) for number, one in value["open"]}
         follow_ups = tuple(unpack(one, -1, prompts, text) for one in value["follow_ups"])
         tasks = [Task(*one) for part in kept for one in part["tasks"]]
+        others = [Task(*one) for part in kept for one in part.get("others", ())]  # older files have none
         rows = [_read_row(one) for part in kept for one in part["rows"]]
-        if (len(tasks), len(rows)) != (value["tasks"], value["rows"]):
+        if (len(tasks), len(others), len(rows)) != (value["tasks"], value.get("others", 0), value["rows"]):
             return None
         standing = Standing(
             value["judged"], value["numbered"], open_, follow_ups, frozenset(value["claimed"]), value["accounts"]
         )
         recent = [(bool(new), str(one)) for new, one in value["recent"]]
         return Snapshot(
-            standing, tasks, rows, value["rows_before"], Tally.from_json(value["tally"]), value["barren"], recent
-        )
+            standing, tasks, others, rows, value["rows_before"], Tally.from_json(value["tally"]), value["barren"],
+            recent,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

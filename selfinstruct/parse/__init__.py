@@ -24,7 +24,7 @@ from selfinstruct.parse.dialogue import Dialogue, Utterance, is_of_assistant, me
 from selfinstruct.parse.farewell import CLOSING_SIGN, is_closing
 from selfinstruct.parse.labels import read_labels
 from selfinstruct.parse.lists import Item, Listing, numbered
-from selfinstruct.parse.reasoning import Reasoned, reasoned
+from selfinstruct.parse.reasoning import Reasoned, reasoned, spoken
 from selfinstruct.parse.scores import read_score
 from selfinstruct.parse.single import one_task
 from selfinstruct.parse.structured import read_object, read_records, read_strings
@@ -57,5 +57,6 @@ __all__ = [
     "read_score",
     "read_strings",
     "reasoned",
+    "spoken",
     "stripped",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from selfinstruct.parse.text import FLAGS, fenced, strip, unfenced
 
-__all__ = ["Reasoned", "reasoned"]
+__all__ = ["Reasoned", "reasoned", "spoken"]
 
 Span = tuple[int, int]
 
@@ -47,6 +47,19 @@ def reasoned(text: str) -> Reasoned:
     for found in unfenced(_LINE.finditer(text), fenced(text, 0)):
         return Reasoned(_untitled(text, found.start()), strip(text, found.end(), len(text)))
     return Reasoned(_untitled(text, len(text)), (len(text), len(text)))
+
+
+def spoken(text: str) -> Span:
+    """Where a completion says something: all of it, but for reasoning that tags tell from it.
+
+    A tag that opens after the text's beginning is a word of it: an answer may be about such tags.
+    """
+    start, end = strip(text, 0, len(text))
+    opened, closed = _OPEN.search(text, start, end), _CLOSE.search(text, start, end)
+    first = min((tag for tag in (opened, closed) if tag is not None), key=re.Match.start, default=None)
+    if first is None or (first is opened and first.start() != start):
+        return start, end
+    return reasoned(text).answer
 
 
 def _untitled(text: str, end: int) -> Span:

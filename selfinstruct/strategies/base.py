@@ -58,7 +58,8 @@ class Strategy(Protocol):
     @classmethod
     def data(cls, options: Any) -> Mapping[str, Path]:  # noqa: ARG003  (those of a subclass)
         """Files of its own that it works from under these options, by the name at which their texts stand among the
-        run's templates, which the ledger keeps; a run whose file has gone takes them from there.
+        run's templates (of a mixed run, behind the entry's label), which the ledger keeps; a run whose file has gone
+        takes them from there.
         """
         return {}
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from selfinstruct.codec import Json
 from selfinstruct.formats import user_text
-from selfinstruct.parse import behind_announcement, stripped
+from selfinstruct.parse import behind_announcement, spoken, stripped
 from selfinstruct.parse.text import strip, unwrap
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Discard, Received, Request, Task, Verdict, candidate_id
@@ -42,7 +42,8 @@ _LABEL = re.compile(r"[#*_]{0,6}[ \t]?(?:rewritten|created) task[*_]{0,3}[ \t]?:
 
 # Section 4: ChatGPT with temperature 1, top-p 0.9 and at most 2048 tokens.
 _WRITE = Stage(max_tokens=2048, temperature=1.0, top_p=0.9)
-_COMPARE = Stage(max_tokens=16, temperature=0.0)
+_COMPARE = Stage(max_tokens=1024, temperature=0.0)
+_WORD = 16  # most tokens of the judge's word in a raw prompt, which a model goes on with
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class EvolOptions:
             changes nothing about them.
         sorry_words: A response that says sorry in fewer words is none.
         prompt_phrases: By which the prompts name their parts: in an evolved instruction they are copied.
-        evolve, compare, answer: The stages.
+        evolve, compare, answer: The stages. ``compare`` has room for the thoughts of a model that reasons; a raw
+            prompt is given 16 tokens of it at most.
     """
 
     epochs: int = 4  # section 4: M = 4
@@ -239,6 +241,8 @@ class EvolInstruct(Strategy):
     def _compare(self, chain: _Chain, parent: int, *, audited: bool = False) -> Request:
         """Ask a judge, who sees both instructions."""
         stage, first, second = self.options.compare, chain.current[1], chain.evolved[1]
+        if stage.is_raw(self.prompts):  # in messages an answer ends by itself
+            stage = replace(stage, max_tokens=min(stage.max_tokens, _WORD))
         return Request(
             stage="compare",
             turns=stage.turns(self.prompts, "evol-instruct/compare", first=first, second=second),
@@ -250,13 +254,14 @@ class EvolInstruct(Strategy):
     def _compared(self, request: Request, completion: Completion) -> Received:
         chain, audited = _Chain.of(request), bool(request.context["audited"])
         stay = self._evolve(chain.next(chain.current), request.number)
-        verdict = rules.gain(completion.text)
+        start, end = spoken(completion.text)
+        verdict = rules.gain(completion.text[start:end])
         says = "unjudged" if verdict.reason == "unjudged" else f"judge: {'gain' if verdict.kept else 'no gain'}"
         marks = (f"agreement|cheap test: {'no gain' if audited else 'gain'}|{says}",)
         if audited:
             return Received(follow_ups=_some(stay), marks=marks)
         draft = self._about(chain, verdict, kind="draft", then=self._answer(chain, request.number), otherwise=stay)
-        return Received(candidates=(replace(draft, span=stripped(completion.text)),), marks=marks)
+        return Received(candidates=(replace(draft, span=(start, end)),), marks=marks)
 
     def _answer(self, chain: _Chain, parent: int) -> Request:
         stage = self.options.answer

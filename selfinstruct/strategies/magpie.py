@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 from selfinstruct.chat_template import ChatTemplate
 from selfinstruct.config import nearest
 from selfinstruct.errors import ConfigError
-from selfinstruct.parse import stripped
+from selfinstruct.parse import spoken, stripped
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import (
     Candidate,
@@ -174,13 +174,14 @@ class Magpie(Strategy):
         return self._ask_user(())
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:  # noqa: ARG002
-        """Read a user's turn or an answer, the whole text of either."""
-        start, end = stripped(completion.text)
+        """Read a user's turn or an answer, the whole text of either; of an answer, what follows its reasoning."""
+        answers = request.stage == "answer"
+        start, end = spoken(completion.text) if answers and not completion.truncated else stripped(completion.text)
         if start == end:
             return Received(discards=(Discard("empty", (0, len(completion.text))),))
         text, said = completion.text[start:end], _said(request)
         verdict = self._judge(text, truncated=completion.truncated)
-        if request.stage == "answer":
+        if answers:
             return self._answered(request, text, (start, end), verdict)
         if said and verdict.kept:
             return Received(follow_ups=(self._ask_answer((*said, text), _task(request), request.number),))
@@ -217,6 +218,8 @@ class Magpie(Strategy):
         )
 
     def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002
+        if spoken(text) != stripped(text):
+            return "reasoning"
         return self._judge(text, truncated=False).reason
 
     def _judge(self, text: str, *, truncated: bool) -> Verdict:

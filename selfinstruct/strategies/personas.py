@@ -245,6 +245,7 @@ class Personas(Strategy):
                     kind="draft",
                     then=self._task(persona, rng, request.number),
                     verdicts=(self._new(persona, [str(one) for one in shown]),),
+                    listed=False,
                 )
             )
         marks = tuple(f"personas|{'new' if one.verdicts[0].kept else 'copied'}|personas" for one in drafts)

@@ -1,10 +1,11 @@
-"""The documentation does what it says: its Python runs, its commands parse, its generated pages are fresh."""
+"""The documentation does what it says: Python runs, commands parse and are planned, generated pages are fresh."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from finetune.cli import cli as finetune
 from selfinstruct.cli import cli as selfinstruct
+from selfinstruct.resources import builtin_seeds
 from tests.cli import ROOT, environment
+from tests.golden.make import GOLDEN
 
 COMMANDS = {"selfinstruct": selfinstruct, "finetune": finetune}
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -100,6 +104,44 @@ def test_the_commands_in_the_docs_exist_with_these_options(example: str) -> None
         assert found is not None, name
         command = found
     command.make_context("x", words)
+
+
+def planned() -> list[str]:
+    """The commands that make runs. None needs its key, server or model to be planned."""
+    starts = tuple(f"selfinstruct {command} " for command in ("generate", "respond", "fork", "refilter"))
+    return [line for line in examples() if line.startswith(starts)]
+
+
+def lay(folder: Path, words: list[str]) -> None:
+    """What a command reads: a run, a page's configuration file, or a file of tasks, by the name that it has there."""
+    named = [words[place + 1] for place, word in enumerate(words) if word in {"--from", "--seeds", "--config"}]
+    if words[0] in {"fork", "refilter"}:
+        named.append(words[1])
+    for name in named:
+        path = folder / name
+        if name.startswith("runs/"):
+            (path / "dataset").mkdir(parents=True)
+            shutil.copy(GOLDEN / "alpaca" / "run.sqlite", path)
+            shutil.copy(GOLDEN / "alpaca" / "alpaca.jsonl", path / "dataset")
+        elif path.suffix == ".yaml":
+            found = [block for page in PAGES for block in blocks(page, "yaml") if block.startswith(f"# {name}\n")]
+            path.write_text(found[0])
+        elif path.suffix == ".txt":
+            path.write_text("Name a bird.\nName a fish.\n")
+        else:
+            shutil.copy(builtin_seeds(), path)
+
+
+@pytest.mark.parametrize("example", planned())
+def test_the_runs_in_the_docs_are_not_refused(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planned as far as the first requests; a fork is judged, as ``refilter`` does under the same settings."""
+    words = shlex.split(example)[1:]
+    lay(tmp_path, words)
+    monkeypatch.chdir(tmp_path)
+    judged = words[0] in {"fork", "refilter"}
+    done = CliRunner().invoke(selfinstruct, ["refilter", *words[1:]] if judged else [*words, "--dry-run"])
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    assert judged or re.search(r"^--- [1-9]\d* requests would go out next", done.output, re.MULTILINE), done.output
 
 
 @pytest.mark.parametrize("example", [line for line in examples() if line.startswith("make")])

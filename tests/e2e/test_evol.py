@@ -13,7 +13,7 @@ from selfinstruct import generate
 from selfinstruct.explain import explain
 from selfinstruct.report import export_run, status
 from tests.cli import dataset, run_cli
-from tests.loopback import Loopback
+from tests.loopback import Fault, Loopback
 from tests.scripted import reply
 
 
@@ -41,15 +41,21 @@ def test_the_same_bytes_at_another_concurrency_and_after_a_stop(run: Path, tmp_p
     assert dataset(tmp_path / "eight") == dataset(tmp_path / "stopped") == dataset(run)
 
 
-def test_every_epoch_of_every_seed_is_counted_once(tmp_path: Path) -> None:
-    seeds = tmp_path / "seeds.jsonl"
+def worked_off(folder: Path, *faults: Any) -> Any:
+    """Twelve seeds through all their epochs."""
+    seeds = folder / "seeds.jsonl"
     seeds.write_text("".join(
         json.dumps({"id": f"s{n}", "instruction": f"Compare the {n} tallest trees of a park, by their leaves.",
                     "instances": [{"input": "", "output": "Oaks are wide."}]}) + "\n" for n in range(2, 14)
     ))  # fmt: skip
-    with Loopback(reply) as server:
-        result = evolved(tmp_path / "run", server, n=100, seeds=str(seeds), **{"evol-instruct": {"audit": 1.0}})
+    with Loopback(reply, *faults) as server:
+        result = evolved(folder / "run", server, n=100, seeds=str(seeds), **{"evol-instruct": {"audit": 1.0}})
     assert result.ending == "exhausted"
+    return result
+
+
+def test_every_epoch_of_every_seed_is_counted_once(tmp_path: Path) -> None:
+    result = worked_off(tmp_path)
     tables = result.tally.tables
     counts = sum(tables["evol"].values(), Counter())
     assert counts.total() == result.tally.stages["evolve"] == 12 * 4
@@ -65,6 +71,19 @@ def test_every_epoch_of_every_seed_is_counted_once(tmp_path: Path) -> None:
     assert "\n  evol\n    epoch 1, add-constraints" in shown
     assert "\n  agreement\n    cheap test: gain" in shown
     assert status(tmp_path / "run", verify=True).tally.tables == tables
+
+
+def test_an_epoch_whose_judge_fails_for_good_is_counted_once_too(tmp_path: Path) -> None:
+    def failing(_: int, body: dict[str, Any]) -> Fault | None:
+        asked = body["messages"][-1]["content"].endswith("Equal or different:")
+        return Fault(400) if asked and body["seed"] % 2 else None
+
+    result = worked_off(tmp_path, failing)
+    tables, stages = result.tally.tables, result.tally.stages
+    counts = sum(tables["evol"].values(), Counter())
+    failed = stages["compare"] - sum(line.total() for line in tables["agreement"].values())
+    assert result.tally.failures.total() == failed > counts["failed"] > 0, "an audited one is counted as similar"
+    assert counts.total() == stages["evolve"] == 12 * 4
 
 
 def test_a_row_s_lineage_leads_from_its_seed_through_every_epoch(run: Path) -> None:

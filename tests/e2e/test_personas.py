@@ -110,9 +110,72 @@ def test_what_the_file_says_belongs_to_the_run_and_where_it_lies_does_not(tmp_pa
     assert dataset(tmp_path / "kept") == dataset(tmp_path / "run")
     third = tmp_path / "third.txt"
     third.write_text("A nurse in Kyiv.\n")
-    run_cli("fork", tmp_path / "run", "-o", tmp_path / "new", "-n", 30, "-q", "--set", f"personas.file={third}")
+    run_cli("fork", tmp_path / "run", "-o", tmp_path / "new", "-n", 60, "-q", "--set", f"personas.file={third}")
     later = {row["persona"] for row in rows(tmp_path / "new")} - set(PEOPLE)
     assert later == {"A nurse in Kyiv."}
+
+
+def mixed(url: str, *entries: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {**settings(url, **more), "strategy": "mix", "strategies": list(entries)}
+
+
+def test_two_entries_of_a_mixed_run_ask_the_people_of_their_own_files(tmp_path: Path, server: Loopback) -> None:
+    people = {"odd": PEOPLE[1::2], "even": PEOPLE[::2]}
+    files = {label: tmp_path / f"{label}.txt" for label in people}
+    for label, path in files.items():
+        path.write_text("\n".join(people[label]))
+    entries = [{"name": "personas", "label": label, "file": str(path)} for label, path in files.items()]
+    generate(tmp_path / "whole", mixed(server.url, *entries))
+    generate(tmp_path / "turned", mixed(server.url, *entries[::-1]))
+    assert dataset(tmp_path / "turned") == dataset(tmp_path / "whole")
+    found = rows(tmp_path / "whole")
+    assert {row["strategy"] for row in found} == set(people)
+    assert all(row["persona"] in people[row["strategy"]] for row in found)
+    generate(tmp_path / "run", mixed(server.url, *entries, n=8))
+    for path in files.values():
+        path.unlink()
+    generate(tmp_path / "run", {"n": 24})
+    assert dataset(tmp_path / "run") == dataset(tmp_path / "whole")
+    generate(tmp_path / "again", {"backend": "replay", "replay": {"source": str(tmp_path / "run")}, "n": 24})
+    assert dataset(tmp_path / "again") == dataset(tmp_path / "whole")
+    with Reader(tmp_path / "run") as reader:
+        assert reader.templates()[f"odd/{Personas.DATA}"].split("\n") == list(people["odd"])
+    files["odd"].write_text("A nurse in Kyiv.")
+    files["even"].write_text("\n".join(people["even"]))
+    with pytest.raises(RunChangedError, match=r"(?s)odd/personas/people.*\+A nurse in Kyiv\."):
+        generate(tmp_path / "run", {"n": 25})
+
+
+def test_people_are_no_tasks_to_anybody_else(tmp_path: Path, server: Loopback) -> None:
+    entries = [{"name": "personas", "generate": True}, {"name": "self-instruct"}]
+    run, stopped = tmp_path / "run", tmp_path / "stopped"
+    result = generate(run, mixed(server.url, *entries, n=80, lag=8))
+    export_run(run, "candidates")
+    lines = [json.loads(line) for line in dataset(run, "candidates").splitlines()]
+    people = {line["id"] for line in lines if line["stage"] == "personas/people"}
+    tasks = {line["id"] for line in lines if line["draft"]} - people
+    shown = {name for line in lines for name in line["demonstrations"]}
+    assert {line["id"] for line in lines if line["id"] in people and line["kept"]}
+    assert shown & tasks
+    assert not shown & people
+    assert result.tally.instructions == len(tasks)
+    assert result.tally.tasks == sum(line["kept"] for line in lines if line["id"] in tasks)
+    texts = {line["instruction"] for line in lines if line["id"] in tasks}
+    assert {text for _, text in result.saturation.recent} <= texts
+    near = next(
+        (line["id"], one["nearest"])
+        for line in lines
+        for one in line["verdicts"]
+        if line["id"] in people and one["nearest"] in people
+    )
+    neighbour = explain(run, near[0]).steps[-1].neighbours["rouge"]
+    assert (neighbour.id, bool(neighbour.text)) == (near[1], True)
+    # A later start knows them again, from the verdicts that were kept.
+    generate(stopped, mixed(server.url, *entries, n=30, lag=8))
+    assert status(stopped, verify=True).complete
+    generate(stopped, {"n": 80})
+    assert dataset(stopped) == dataset(run)
+    assert status(stopped, verify=True).tally.instructions == result.tally.instructions
 
 
 def test_a_file_that_is_no_good_ends_the_command_before_anything_is_sent(tmp_path: Path, server: Loopback) -> None:

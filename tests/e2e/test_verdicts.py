@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from selfinstruct.engine.plan import recorded_plan
+from selfinstruct.engine.verdicts import Verdicts
+from selfinstruct.ledger import Reader
 from tests.cli import dataset, run_cli
 from tests.loopback import Loopback
 from tests.scripted import reply
@@ -76,8 +80,6 @@ def test_a_damaged_or_foreign_file_is_passed_over_and_replaced(run: Path, harm: 
 
 
 def test_verify_finds_a_verdict_that_is_not_the_one_reached_now(run: Path) -> None:
-    import zlib
-
     with sqlite3.connect(run / CACHE) as cache:
         judged, body = cache.execute("SELECT judged, body FROM kept ORDER BY judged LIMIT 1").fetchone()
         kept = json.loads(zlib.decompress(body))
@@ -98,3 +100,19 @@ def test_a_ledger_that_was_put_back_is_ahead_of_no_verdict(run: Path) -> None:
     assert told(older)["rows"] == 40
     run_cli("generate", older, "-n", 60, "-q")
     assert dataset(older) == dataset(run)
+
+
+def test_a_file_from_before_there_was_anything_but_tasks_and_rows_is_read(run: Path) -> None:
+    with sqlite3.connect(run / CACHE) as cache:
+        for table in ("snapshot", "kept"):
+            for judged, body in cache.execute(f"SELECT judged, body FROM {table}").fetchall():
+                value = json.loads(zlib.decompress(body))
+                assert not value.pop("others")
+                packed = zlib.compress(json.dumps(value).encode())
+                cache.execute(f"UPDATE {table} SET body = ? WHERE judged = ?", (packed, judged))
+    with Reader(run) as reader:
+        found = Verdicts(run, recorded_plan(reader)).load(reader)
+    assert found is not None
+    assert found.others == []
+    run_cli("generate", run, "-n", 45, "-q")
+    told(run, "--verify")

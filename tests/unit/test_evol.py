@@ -339,7 +339,108 @@ def test_a_request_that_fails_for_good_goes_back_unevolved_too():
     assert made.failed(last, View()).follow_ups == ()
 
 
+@pytest.mark.parametrize("stage", ["evolve", "compare", "answer"])
+def test_whichever_request_fails_the_next_epoch_begins_with_what_this_one_began_with(stage):
+    way = run("deepen", "breadth")
+    if stage != "evolve":
+        way.says(DEEPER)
+    if stage == "answer":
+        way.says(GAIN)
+    assert way.request.stage == stage
+    received = way.made.failed(way.request, View())
+    (again,) = received.follow_ups
+    assert (again.stage, again.parent, again.turns[0].template) == (
+        "evolve",
+        way.request.number,
+        "evol-instruct/breadth",
+    )
+    assert again.context["current"] == ["s0", SEEDS[0].instruction]
+    assert SEEDS[0].instruction in again.turns[0].text
+    assert received.marks == ("evol|epoch 1, deepen|failed",)
+
+
+def test_an_answer_that_only_says_the_instruction_again_is_none():
+    way = run("deepen", "breadth")
+    way.says(DEEPER)
+    way.says(GAIN)
+    assert rejecting(way.says(DEEPER)) == [("copied", "copied_demonstration")]
+    assert way.asks_to_evolve(SEEDS[0].instruction)
+
+
+def test_the_instruction_in_the_prompt_is_none_of_its_words():
+    evolved = "Do this task: name three birds that live near the sea, then say how each builds its nest on cliffs."
+    assert run("deepen").says(evolved).kept, "with the word before it they are eight in a row of the prompt"
+
+
+@pytest.mark.parametrize(
+    ("said", "evolved"),
+    [
+        (f"Sure! Here's a harder version of the task:\n\n{DEEPER}", DEEPER),
+        (f"Here is the rewritten task:\n{DEEPER}", DEEPER),
+        (f"{DEEPER} Use the table below:\n\n| bird | food |\n|---|---|\n| gull | fish |", None),
+    ],
+)
+def test_what_announces_the_instruction_is_no_part_of_it_and_what_announces_data_is(said, evolved):
+    assert run("deepen").says(said).candidate.instruction == (evolved or said)
+
+
+# --- what is sent ---
+
+
+def test_a_raw_prompt_ends_where_the_next_task_would_begin():
+    assert begun(strategy("completion"), "deepen").sampling.stop == ("\nGiven task:",)
+
+
+def comparing(api="chat", **options) -> Run:
+    made = strategy(api, **options)
+    way = Run(made, begun(made, "deepen", "breadth"))
+    way.says(DEEPER)
+    assert way.request.stage == "compare"
+    return way
+
+
+def test_a_judge_is_asked_for_its_likeliest_word_and_in_messages_may_think_before_it():
+    word = {"api": "chat", "max_tokens": 300}
+    for api, options, most in (
+        ("chat", {}, 1024),
+        ("completion", {}, 16),
+        ("completion", {"compare": {"max_tokens": 4}}, 4),
+        ("completion", {"compare": word}, 300),
+        ("chat", {"compare": {**word, "api": "completion"}}, 16),
+    ):
+        request = comparing(api, **options).request
+        assert request.sampling.max_tokens == most, (api, options)
+        assert request.sampling.stop == ("\nFirst task:",)
+    assert comparing().request.sampling.temperature == comparing("completion").request.sampling.temperature == 0.0
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("<think>they look equal</think> different", ""),
+        ("they look equal\n</think>\n\n**Different**", ""),
+        ("<think>The second is different.</think>\n\nThey are equal.", "equal"),
+        ("<think>They are different, or", "unjudged"),
+    ],
+)
+def test_what_a_judge_thinks_is_not_what_it_says(said, reason):
+    way = comparing()
+    one = way.says(said)
+    assert rejecting(one) == ([("evol_judge", reason)] if reason else [])
+    start, end = one.candidate.span
+    assert "think" not in said[start:end]
+    assert way.request.stage == ("evolve" if reason else "answer")
+
+
 # --- what is counted ---
+
+
+def test_an_audited_judge_that_fails_for_good_is_not_counted_a_second_time():
+    way = run("deepen", "breadth", audit=1.0)
+    way.says(SEEDS[0].instruction)
+    received = way.made.failed(way.request, View())
+    assert received.marks == ()
+    assert received.follow_ups[0].context["current"][1] == SEEDS[0].instruction
 
 
 def test_the_judge_is_asked_about_a_share_of_what_the_cheap_test_rejects():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from selfinstruct.engine.saturation import Saturation, SaturationOptions
+from selfinstruct.engine.tally import Tally
 from selfinstruct.judge import FilterOptions, Judge, Judged, everything
 from selfinstruct.pool import Pool
-from selfinstruct.records import Candidate, Received, Request, Sampling, Task, Verdict
+from selfinstruct.records import Candidate, Failure, Received, Request, Sampling, Task, Verdict
 
 SEEDS = [Task("s0", "Describe the colour of the evening sky over the sea")]
 THEN = Request("next", (), Sampling(1))
@@ -142,3 +144,20 @@ def test_an_answer_that_code_finds_wrong_is_no_row(answer: str, kept: bool) -> N
     pool, judged = judge(Candidate("Add up these two long numbers", output=answer, verifier=verifier))
     assert judged.candidates[0].reason == ("" if kept else "wrong_answer")
     assert len(pool.rows) == kept
+
+
+def test_what_is_no_task_is_known_to_the_filters_and_counted_nowhere() -> None:
+    person = Candidate("A smith in Riga who collects old coins", kind="draft", then=THEN, listed=False)
+    task = Candidate("Suggest a name for a small bakery", kind="draft", then=THEN)
+    pool, judged = judge(person, person, task, task)
+    assert [one.reason for one in judged.candidates] == ["", "similar", "", "similar"]
+    assert [[one.id for one in some] for some in (pool.tasks, pool.others)] == [["7.2"], ["7.0"]]
+    tally, saturation = Tally(), Saturation(SaturationOptions())
+    tally.add(judged, Failure("none", ""))
+    saturation.add(judged)
+    assert (tally.instructions, tally.tasks, tally.rejected) == (2, 1, {"similar": 2})
+    assert saturation.recent == [(True, task.instruction), (False, task.instruction)]
+    again = Judge(FilterOptions(), pool)
+    again.know_pool()
+    found = again.judge(Request("s", (), Sampling(1), number=8), Received((person, task)))
+    assert [one.reason for one in found.candidates] == ["similar", "similar"]

@@ -258,6 +258,35 @@ def test_an_error_in_an_entry_knows_its_line(tmp_path: Path) -> None:
     assert lines[error.value.key] == 5
 
 
+def test_each_entry_has_the_texts_of_its_own_files(tmp_path: Path) -> None:
+    def entry(name: str, label: str, option: str, *texts: str) -> dict[str, Any]:
+        path = tmp_path / f"{label}.txt"
+        path.write_text("\n".join(texts))
+        return {"name": name, "label": label, option: str(path)}
+
+    entries = [
+        entry("personas", "north", "file", "A baker in Oslo."),
+        entry("personas", "south", "file", "A baker in Rome.", "A judge in Bari."),
+        entry("respond", "brief", "systems", "Be brief."),
+        entry("respond", "kind", "systems", "Be kind."),
+    ]
+    plan, turned = make_plan({"strategies": entries}), make_plan({"strategies": entries[::-1]})
+    assert plan.identity == turned.identity
+    assert plan.meta()["templates"] == turned.meta()["templates"]
+    for one in (plan, turned):
+        strategy: Any = one.strategy
+        parts = {label: part.strategy for label, part in strategy._parts.items()}
+        assert parts["north"].personas == ["A baker in Oslo."]
+        assert parts["south"].personas == ["A baker in Rome.", "A judge in Bari."]
+        assert [parts[label].options.systems for label in ("brief", "kind")] == [("Be brief.",), ("Be kind.",)]
+    assert {name for name in plan.prompts.texts if name.endswith(".jsonl")} == {
+        "north/personas/people.jsonl",
+        "south/personas/people.jsonl",
+    }
+    alone = make_plan({"strategy": "personas"})
+    assert "personas/people.jsonl" in alone.prompts.texts, "as it has always been called in a run of one method"
+
+
 def test_no_strategy_has_an_option_of_an_entry_s_own() -> None:
     for name, kind in STRATEGIES.items():
         assert not {"name", "weight", "label"} & vars(build(kind.Options, {})).keys(), name

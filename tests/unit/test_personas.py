@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -232,6 +232,60 @@ def test_a_precise_task_is_judged_alone_and_put_to_the_model_with_its_constraint
     assert str(follow_up.context["instruction"]) in follow_up.turns[0].text
 
 
+def about(persona: str, kind: str = "instruction", **options) -> tuple[Personas, Request]:
+    """The request for a task of this person."""
+    made, request = asked(kinds=only(kind), **options)
+    return made, replace(request, context={**request.context, "persona": persona})
+
+
+def test_a_task_that_says_the_person_in_other_words_is_rejected():
+    made, request = about(PEOPLE[0])
+    judged = []
+    for text in ("A baker in Lyon who pays her rent.", "Tell a baker in Lyon how rent is lowered by asking."):
+        received = made.receive(request, answer(f" {text}"), View())
+        judged += Judge(FilterOptions(), Pool(())).judge(request, received).candidates
+    assert [one.reason for one in judged] == ["copied_input", ""]
+
+
+@pytest.mark.parametrize(
+    ("kind", "template", "task"),
+    [
+        ("instruction", "personas/answer", "Add these: 1 2"),
+        ("precise", "personas/answer", "Add these: 1 2"),
+        ("math", "personas/answer-math", "Add these:\n1\n2"),
+        ("code", "personas/answer-code", "Add these:\n1\n2"),
+    ],
+)
+def test_each_kind_is_answered_under_its_template_and_numbers_and_code_keep_their_lines(kind, template, task):
+    sampling = {"answer": {"max_tokens": 77, "temperature": 0.3}, "task": {"max_tokens": 55}}
+    made, request = asked(kinds=only(kind), **sampling)
+    assert request.sampling.max_tokens == 55
+    (draft,) = made.receive(request, answer(" Add these:\n1\n2"), View()).candidates
+    assert (draft.instruction, draft.listed) == (task, True)
+    assert draft.then.turns[0].template == template
+    assert str(draft.then.context["instruction"]).startswith(task)
+    assert (draft.then.sampling.max_tokens, draft.then.sampling.temperature) == (77, 0.3)
+
+
+def test_an_answer_that_only_says_the_task_again_is_rejected():
+    task = "Tell a baker in Lyon how bread is kept fresh."
+    made, request = answering("instruction", task)
+    received = made.receive(request, answer(f" {task}"), View())
+    (judged,) = Judge(FilterOptions(), Pool(())).judge(request, received).candidates
+    assert judged.reason == "copied_demonstration"
+
+
+@pytest.mark.parametrize(
+    ("task", "end"), [("Describe a stone", "."), ("What is a stone?", ""), ("Say \u00abstone\u00bb. Explain:", "")]
+)
+def test_a_task_without_an_end_gets_one_before_its_constraints(task, end):
+    _, follow_up = answering("precise", task, constraints=1)
+    (constraint,) = follow_up.context["constraints"]
+    assert follow_up.context["instruction"] == f"{task}{end} {constraint['text']}"
+    _, follow_up = answering("instruction", task)
+    assert follow_up.context["instruction"] == task
+
+
 def test_an_answer_that_breaks_a_constraint_is_no_row_and_each_constraint_is_counted():
     made, follow_up = answering("precise", constraints=1)
     held = [
@@ -273,6 +327,8 @@ def test_an_answer_that_breaks_a_constraint_is_no_row_and_each_constraint_is_cou
         ("> Result: [1, 2]", "[1, 2]"),
         ("So there are 42.", None),
         ("Answer:", None),
+        ("**Answer:** **", None),
+        ("Answer: .", None),
     ],
 )
 @pytest.mark.parametrize("kind", ["math", "code"])
@@ -318,6 +374,21 @@ def test_a_list_of_people_is_continued_and_each_new_one_gets_a_task():
     }
     assert len(ways) > 9, "each has a draw of its own"
     assert last.context["persona"] == "A nurse in Lima who"
+
+
+def test_a_new_person_much_like_one_that_is_shown_is_none_and_none_is_a_task():
+    made, request = asked(generate=True, people=4, list_length=6, continued={"max_tokens": 66})
+    assert request.sampling.max_tokens == 66
+    received = made.receive(request, answer(" A baker in Lyon who pays little rent.\n6. A smith in Riga."), View())
+    pool = Pool(())
+    judge = Judge(FilterOptions(), pool)
+    judged = judge.judge(request, received).candidates
+    assert [one.reason for one in judged] == ["copied_demonstration", ""]
+    assert [one.candidate.listed for one in judged] == [False, False]
+    assert pool.tasks == []
+    assert [one.instruction for one in pool.others] == ["A smith in Riga."]
+    again = judge.judge(request.numbered(8, 1), made.receive(request, answer(" A smith in old Riga."), View()))
+    assert [one.reason for one in again.candidates] == ["similar"]
 
 
 @given(st.text(max_size=200), st.sampled_from(["stop", "length"]), st.booleans())

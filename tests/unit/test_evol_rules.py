@@ -1,0 +1,62 @@
+"""The rules that eliminate an evolution, at their boundaries."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from selfinstruct.strategies import evol_rules as rules
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("Equal or different: different", ""),
+        ("Equal or Different: equal", "equal"),
+        ("They are not different.", "equal"),
+        ("No different", "equal"),
+        ("aren't equal", ""),
+        ("not-equal", ""),
+        ("not at all equal", ""),
+        ("**Not equal**", ""),
+        ("They are unequal.", ""),
+        ("Different", ""),
+        ("They are equal.", "equal"),
+        ("Hm, they rhyme.", "unjudged"),
+        ("", "unjudged"),
+        ("They are not different; they are equal.", "equal"),
+        ("They do not differ", "equal"),
+        ("**Equal or different:** **different**", ""),
+    ],
+)
+def test_what_a_judge_says_is_read_with_its_negations(said: str, reason: str) -> None:
+    verdict = rules.gain(said)
+    assert (verdict.filter, verdict.kept, verdict.reason) == ("evol_judge", not reason, reason)
+
+
+def test_a_response_of_exactly_so_many_words_may_be_sorry() -> None:
+    for count, reason in ((79, "sorry"), (80, "")):
+        verdict = rules.apology("Sorry " + "word " * (count - 1), words=80)
+        assert (verdict.kept, verdict.reason, verdict.score) == (not reason, reason, count)
+
+
+def test_a_similarity_of_exactly_so_much_is_too_much() -> None:
+    for least, reason in ((0.75, "too_similar"), (math.nextafter(0.75, 1), "")):
+        verdict = rules.similarity("Name four red birds", "Name four red trees", least=least, name="s0")
+        assert (verdict.kept, verdict.reason, verdict.score, verdict.nearest) == (not reason, reason, 0.75, "s0")
+
+
+def test_eight_words_of_the_prompt_in_one_piece_are_copied_and_seven_are_not() -> None:
+    prompt = "Rewrite it so that whoever answers has to think for longer."
+    seven, eight = "so that whoever answers has to think", "so that whoever answers has to think for"
+    assert rules.wording(f"Ask {seven} hard.", "Ask.", (), prompt).kept
+    verdict = rules.wording(f"Ask {eight} days.", "Ask.", (), prompt)
+    assert (verdict.reason, verdict.detail) == ("prompt_words", {"words": eight})
+    assert rules.wording(f"Ask {eight} days.", f"Say {eight} fun.", (), prompt).kept, "it was there before"
+
+
+@pytest.mark.parametrize("said", ["I don't.", "It isn't, and he didn't.", "We\u2019ll do so\u2026"])
+def test_what_an_apostrophe_leaves_of_a_word_is_no_content(said: str) -> None:
+    assert rules.content(said).reason == "no_content"
+    assert rules.content(f"{said} Gulls").kept
