@@ -43,7 +43,7 @@ _LABEL = re.compile(r"[#*_]{0,6}[ \t]?(?:rewritten|created) task[*_]{0,3}[ \t]?:
 # Section 4: ChatGPT with temperature 1, top-p 0.9 and at most 2048 tokens.
 _WRITE = Stage(max_tokens=2048, temperature=1.0, top_p=0.9)
 _COMPARE = Stage(max_tokens=1024, temperature=0.0)
-_WORD = 16  # most tokens of the judge's word in a raw prompt, which a model goes on with
+_WORD = 16  # most tokens of the judge's word in a raw prompt
 
 
 @dataclass(frozen=True)
@@ -240,9 +240,7 @@ class EvolInstruct(Strategy):
 
     def _compare(self, chain: _Chain, parent: int, *, audited: bool = False) -> Request:
         """Ask a judge, who sees both instructions."""
-        stage, first, second = self.options.compare, chain.current[1], chain.evolved[1]
-        if stage.is_raw(self.prompts):  # in messages an answer ends by itself
-            stage = replace(stage, max_tokens=min(stage.max_tokens, _WORD))
+        stage, first, second = self.options.compare.of_a_word(self.prompts, _WORD), chain.current[1], chain.evolved[1]
         return Request(
             stage="compare",
             turns=stage.turns(self.prompts, "evol-instruct/compare", first=first, second=second),

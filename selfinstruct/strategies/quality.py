@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from selfinstruct.codec import Json
 from selfinstruct.formats import user_text
-from selfinstruct.parse import read_labels, read_score, stripped
+from selfinstruct.parse import read_labels, read_score, spoken, stripped
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import (
     Candidate,
@@ -39,6 +39,7 @@ from selfinstruct.strategies.quality_options import RUBRICS, QualityOptions
 
 __all__ = ["TAGS", "Refined"]
 
+_JUDGEMENT, _LABELS = 256, 60  # most tokens of a score with its reason, and of three tags, in a raw prompt
 _KEY = "quality"  # of a context: the request is this wrapper's own
 
 TAGS: Mapping[str, tuple[str, ...]] = {
@@ -172,7 +173,7 @@ class Refined(Strategy):
         return self._request(request, "candidates", turns, sampling, known, {"count": count})
 
     def _judge(self, request: Request, known: Answers, place: int, rubric: str) -> Request:
-        options, stage = self.options, self.options.judging
+        options, stage = self.options, self.options.judging.of_a_word(self.prompts, _JUDGEMENT)
         assert options.judge is not None
         low, high = options.judge.scale
         scale = {"low": str(low), "high": str(high)}
@@ -188,7 +189,8 @@ class Refined(Strategy):
         return self._request(request, "judge", turns, sampling, known, asked)
 
     def _tags(self, request: Request, known: Answers) -> Request:
-        stage, row, structured = self.options.tagging, known.row, self.options.structured
+        stage, row = self.options.tagging.of_a_word(self.prompts, _LABELS), known.row
+        structured = self.options.structured
         turns = stage.turns(
             self.prompts,
             "quality/tags-json" if structured else "quality/tags",
@@ -237,13 +239,13 @@ class Refined(Strategy):
     def _judged(self, request: Request, known: Answers, asked: Mapping[str, Any], completion: Completion) -> Received:
         low, high = asked["scale"]
         continued = request.is_raw and request.sampling.schema is None
-        score = Score(*read_score(completion.text, low, high, continued=continued))
+        score = Score(*read_score(_said(completion), low, high, continued=continued))
         column = "none" if score.value is None else f"{score.value:g}"
         found = known.with_score(asked["answer"], asked["rubric"], score)
         return self._gone_on(request, found, marks=[_mark(request, asked["rubric"], column)])
 
     def _tagged(self, request: Request, known: Answers, completion: Completion) -> Received:
-        tags = read_labels(completion.text, TAGS, continued=request.is_raw and request.sampling.schema is None)
+        tags = read_labels(_said(completion), TAGS, continued=request.is_raw and request.sampling.schema is None)
         marks = [_mark(request, name, word or "none") for name, word in tags.items()]
         return self._row(request, known, marks=marks, tags=tags)
 
@@ -311,6 +313,12 @@ class Refined(Strategy):
     def _verdict(self, known: Answers) -> Verdict | None:
         judge = self.options.judge
         return None if judge is None else known.verdict(judge.rubrics, judge.threshold)
+
+
+def _said(completion: Completion) -> str:
+    """What a judge says, without the reasoning before it."""
+    start, end = spoken(completion.text)
+    return completion.text[start:end]
 
 
 def _mark(request: Request, row: str, column: str) -> str:

@@ -57,8 +57,9 @@ class QualityOptions:
         structured: Ask the judge and for tags as JSON by schema, where the backend can be asked for it
             (docs/structured.md).
         candidates: How further answers are drawn.
-        judging: How the judge is asked.
-        tagging: How tags are asked for.
+        judging: How the judge is asked. There is room for the thoughts of a model that reasons; a raw prompt is given
+            256 tokens of it at most.
+        tagging: How tags are asked for; a raw prompt is given 60 tokens at most.
     """
 
     best_of: int = 1
@@ -67,8 +68,8 @@ class QualityOptions:
     tags: bool = False
     structured: bool = False
     candidates: Stage = field(default_factory=lambda: Stage(max_tokens=1024, temperature=0.8, top_p=0.95))
-    judging: Stage = field(default_factory=lambda: Stage(max_tokens=256, temperature=0.0))
-    tagging: Stage = field(default_factory=lambda: Stage(max_tokens=60, temperature=0.0))
+    judging: Stage = field(default_factory=lambda: Stage(max_tokens=1024, temperature=0.0))
+    tagging: Stage = field(default_factory=lambda: Stage(max_tokens=1024, temperature=0.0))
 
     def __post_init__(self) -> None:
         if self.best_of < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from selfinstruct.codec import Json
@@ -54,6 +54,13 @@ class Stage:
     def api_in(self, run: Api) -> Api:
         """Its API in a run of that one."""
         return run if self.api == "run" else self.api
+
+    def of_a_word(self, prompts: Prompts, most: int) -> Stage:
+        """As it asks for a word or two: with so many tokens at most in a raw prompt, which a model would go on with.
+
+        In messages an answer ends by itself, and a model that reasons needs room for its thoughts.
+        """
+        return replace(self, max_tokens=min(self.max_tokens, most)) if self.is_raw(prompts) else self
 
     def answering(self, prompts: Prompts, *stop: str) -> Sampling:
         """The parameters of one free answer.

@@ -187,6 +187,17 @@ def test_a_further_answer_in_a_chat_may_hold_what_a_raw_prompt_ends_at():
     assert stops == {"completion": ("\nTask:",), "chat": ()}
 
 
+def test_a_judge_that_reasons_has_room_and_is_read_after_its_thoughts():
+    for api, most in (("completion", (256, 60)), ("chat", (1024, 1024))):
+        said = ("<think>Score: 1? Or 2.</think>\nScore: 4", "<think>Category: math</think>\nCategory: coding")
+        asked, received = chain(refined(ROW, api=api, tags=True, **ONE), *said)
+        assert tuple(one.sampling.max_tokens for one in asked) == most
+        assert received.candidates[0].columns["score"] == 4
+        assert received.candidates[0].columns["category"] == "coding"
+    asked, _ = chain(refined(ROW, api="completion", judging={"max_tokens": 9}, **ONE), "Score: 4")
+    assert asked[0].sampling.max_tokens == 9
+
+
 def test_the_mean_is_that_of_the_scores_however_they_round():
     scores = ("Score: 1.2", "Score: 1.4", "Score: 1.6")  # added one after the other they make less than 4.2
     for said in (scores, scores[::-1]):
