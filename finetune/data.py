@@ -20,13 +20,12 @@ from typing import Any
 
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 from selfinstruct.formats import user_text
-from selfinstruct.layouts import ANSWERS
+from selfinstruct.layouts import ANSWERS, ROLES
 from selfinstruct.sources import first_line, open_any
 
 __all__ = ["Example", "Examples", "Turn", "examples_of", "read_examples"]
 
 _SHOWN = 5  # bad rows that a message quotes
-_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 _LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question")
 
 
@@ -194,7 +193,7 @@ def _turn(layout: str, message: Any) -> Turn:
         raise ValueError(f"a message of {layout!r} has no role and content")
     if message.get("tool_calls"):
         raise ValueError(f"a message of {layout!r} holds tool calls, which can't be trained on")
-    return Turn(_ROLES.get(role, role), content)
+    return Turn(ROLES.get(role, role), content)
 
 
 def _answer(row: Mapping[str, Any], layout: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from selfinstruct.formats import user_text
 
-__all__ = ["ANSWERS", "LAYOUTS", "Texts", "fields_of", "opening", "texts_of"]
+__all__ = ["ANSWERS", "LAYOUTS", "ROLES", "Texts", "fields_of", "opening", "texts_of"]
 
 LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question", "text")
 """Fields that tell a row's layout, in the order in which they are looked for."""
@@ -20,8 +20,8 @@ ANSWERS = {
 }
 """The fields that may hold the answer, by the field that holds the question."""
 
-_USER = ("user", "human")
-_ASSISTANT = ("assistant", "gpt", "model")
+ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+"""The roles that collections name otherwise than chat templates do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +88,19 @@ def opening(field: str, messages: list[Any]) -> tuple[str, str]:
         ValueError: It is no list of messages, or has none of a user.
     """
     turns = [_turn(field, message) for message in messages]
-    first = next((place for place, (role, _) in enumerate(turns) if role in _USER), None)
+    first = next((place for place, (role, _) in enumerate(turns) if role == "user"), None)
     if first is None:
         raise ValueError(f"{field!r} has no message of a user")
     role, text = turns[first + 1] if first + 1 < len(turns) else ("", "")
-    return turns[first][1], text if role in _ASSISTANT else ""
+    return turns[first][1], text if role == "assistant" else ""
 
 
 def _dialogue(field: str, messages: list[Any]) -> Texts:
     turns = [_turn(field, message) for message in messages]
-    asked = next((text for role, text in turns if role in _USER), None)
+    asked = next((text for role, text in turns if role == "user"), None)
     if asked is None:
         raise ValueError(f"{field!r} has no message of a user")
-    answered = next((text for role, text in reversed(turns) if role in _ASSISTANT), "")
+    answered = next((text for role, text in reversed(turns) if role == "assistant"), "")
     return Texts(field, asked, asked, answered, _joined(*(text for role, text in turns if role != "system")))
 
 
@@ -114,7 +114,7 @@ def _turn(field: str, message: Any) -> tuple[str, str]:
         content = "\n".join(part for part in parts if isinstance(part, str))
     if not isinstance(role, str) or not isinstance(content, str | None):
         raise ValueError(f"a message of {field!r} has no role and content")
-    return role, content or ""
+    return ROLES.get(role, role), content or ""
 
 
 def _string(row: Mapping[str, Any], field: str) -> str:

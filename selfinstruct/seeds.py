@@ -28,7 +28,7 @@ from selfinstruct.filters.store import Vocabulary
 from selfinstruct.layouts import ANSWERS, LAYOUTS, fields_of, opening
 from selfinstruct.records import Instance, Task
 from selfinstruct.sources import open_any, open_lines
-from selfinstruct.verifiers import check_verifier
+from selfinstruct.verifiers import check_verifier, without_nulls
 
 __all__ = ["SeedReport", "check_seeds", "load_seeds", "load_tasks", "read_seeds", "seeds_from_json", "seeds_to_json"]
 
@@ -182,14 +182,12 @@ def _exchanges(row: Mapping[str, Any], field: str) -> list[tuple[str, str]]:
 
 
 def _given_verifier(row: Mapping[str, Any]) -> Mapping[str, Json] | None:
-    verifier = row.get("verifier")
-    if isinstance(verifier, dict):  # a column of Parquet gives each the fields of all
-        verifier = {key: value for key, value in verifier.items() if value is not None}
-        try:
-            dumps(verifier)
-        except (TypeError, ValueError):  # a date, bytes, NaN: columns hold what JSON has no word for
-            raise ValueError("'verifier' holds what JSON can't; write numbers and texts") from None
-    return None if not verifier else check_verifier(verifier)
+    verifier = without_nulls(row.get("verifier"))
+    try:
+        dumps(verifier)
+    except (TypeError, ValueError):  # a date, bytes, NaN: columns hold what JSON has no word for
+        raise ValueError("'verifier' holds what JSON can't; write numbers and texts") from None
+    return None if verifier is None else check_verifier(verifier)
 
 
 def _task(value: Mapping[str, Any], number: int) -> Task:

@@ -24,7 +24,7 @@ from selfinstruct.filters.pipeline import Judged, On, Pipeline
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.layouts import Texts, texts_of
 from selfinstruct.sources import STDIO, Row, Source, open_lines, open_source
-from selfinstruct.verifiers import check_verifier, verify
+from selfinstruct.verifiers import check_verifier, verify, without_nulls
 
 __all__ = ["Options", "Outcome", "Progress", "filter_file"]
 
@@ -270,8 +270,8 @@ class _Pass:
                 continue
             try:
                 row.texts = texts_of(row.value, options.column, options.output_column)
-                if options.verify and row.value.get("verifier") is not None:
-                    check_verifier(row.value["verifier"])
+                if options.verify and (verifier := without_nulls(row.value.get("verifier"))) is not None:
+                    check_verifier(verifier)
             except ValueError as error:
                 self._malformed(f"{self._given.where(row.number)}: {error}")
                 continue
@@ -335,7 +335,7 @@ def _part(part: Part) -> Callable[[Row], str]:
 def _checked(row: Row) -> str:
     """A row's verifier and its answer in one text: a filter judges texts."""
     assert row.texts is not None
-    return dumps([row.value.get("verifier"), row.texts.answered])
+    return dumps([without_nulls(row.value.get("verifier")), row.texts.answered])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,6 @@ Demands on its form (IFEval, Zhou et al. 2023, arXiv:2311.07911): ``words`` and 
 ``ends_with`` (``text``), ``lowercase``, ``uppercase``, ``no_commas``; and ``all``, which joins several (``of``).
 """
 
-from selfinstruct.verifiers.kinds import KINDS, check_verifier, verify
+from selfinstruct.verifiers.kinds import KINDS, check_verifier, verify, without_nulls
 
-__all__ = ["KINDS", "check_verifier", "verify"]
+__all__ = ["KINDS", "check_verifier", "verify", "without_nulls"]

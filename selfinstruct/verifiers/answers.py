@@ -15,40 +15,72 @@ __all__ = ["NUMBER", "REGEX", "TEXT", "numbers", "tolerance"]
 # --- numbers ---
 
 _SIGN = r"[-+\u2212\u2013\ufe63\uff0d]"
+_OPENED = r"(?<=[=\u2248\u2264\u2265({\[]\s?|\$)"  # what a minus with a space behind it belongs to its number after
 _MONEY = r"[$€£¥₹]"
 _DIGITS = r"(?!0)\d{1,3}+(?:(?:[,\uff0c\u00a0\u202f\u2009]|\{,\}|\\[,!])\d{3}(?!\d))++|\d++"
-_GROUP = r"(?:\{[^{}]*+\}|\d)"
-_POWER = r"\^\s?(?:\{[^{}]*+\}|\([^()]*+\)|[-+\u2212]?\w++)"
-# What makes another number of the one before it: a power, a root, a fraction of one character, digits set apart.
-_MORE = (
-    rf"\s?{_POWER}|\s?\\sqrt\s?{_GROUP}|\s?\u221a\s?\(?\d*+|"
-    r"[\u00b2\u00b3\u00b9\u2070-\u2079\u207b\u00bc-\u00be\u2150-\u215e]++"
-    r"|\s?\\pi(?![^\W\d_])|\s?\u03c0|_\d++|['\u2019]\d{3}(?!\d)|(?:\ \d{3}(?!\d))++"
-    r"|\ (?:hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?+(?!\w)"
+_FRACTION = r"(?:[.\uff0e]\d++)"
+_NUMERAL = rf"(?:{_DIGITS}){_FRACTION}?+"
+# Brackets within brackets, to a depth that keeps it linear: what is not closed is not looked through at each opening.
+_BRACES = r"\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\}"
+_PARENS = r"\((?:[^()]++|\([^()]*+\))*+\)"
+_GROUP = rf"(?:{_BRACES}|\d)"
+_FRAC = r"\\(?:[cdst]|nice)?frac"
+_ROOT = (
+    rf"(?:\\?sqrt\s?(?:\[[^\[\]{{}}]*+\]\s?)?+(?:{_GROUP}|{_PARENS})|[\u221a-\u221c]\s?(?:{_PARENS}|{_BRACES}|\d*+))"
 )
-_FRACTION = r"(?:\.\d++)"
+_PI = r"(?:\\pi(?![^\W\d_])|\u03c0|pi(?!\w))"
+_POWER = rf"\^\s?(?:{_BRACES}|{_PARENS}|[-+\u2212]?\w++(?:\.\d++)?+|\\[a-z]++(?:\s?{_GROUP}){{0,2}}+)"
+_RAISED = r"[\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u207a\u207b]"
+_VULGAR = r"[\u00bc-\u00be\u2150-\u215e]"
+_BY = r"\s?(?:[\u00d7\u00b7\u22c5*x]|\\times|\\cdot)\s?"
+_DEGREE = r"\^\s?(?:\\circ|\{\s?(?:\\circ|\\degree|\u00b0)\s?(?:\\?[A-Za-z]{1,8}\s?)?\})"
+_NTH = r"\s?\^\s?\{?\s?(?:\\(?:text|textrm|mathrm|rm)\s?\{?\s?)?(?:st|nd|rd|th)(?!\w)\s?\}{0,2}"
+_TAIL = r"(?:[.,]\d++)?+"
+# What makes another number of the one before it.
+_MORE = "|".join(
+    (
+        rf"\s?{_POWER} | \*\*(?:{_PARENS}|[-\u2212]?\d++{_TAIL})",
+        rf"(?:{_BY}|\s)?(?:{_ROOT}|{_PI}) | {_BY}10\s?(?:{_POWER}|{_RAISED})",
+        rf"\s?/\s?(?:{_ROOT}|{_PI}|{_PARENS}|[nxyz](?!\w)) | (?(divisor)\s?/\s?\d++|(?!))",
+        rf"(?:{_RAISED}|[\u2080-\u2089\u2030\u2031])++ | \s?{_VULGAR}",
+        # digits set apart: by what may separate thousands, or be a decimal comma, or the base
+        rf"_{_BRACES} | (?:_\d++)++{_TAIL} | (?:['\u2019]\d{{3}}(?!\d))++{_TAIL}",
+        rf"(?<=(?<![^\W_]|[.,/'\u2019])\d{{1,3}})(?:(?:[ ~]|\\[ ;:])\d{{3}}(?!\d))++{_TAIL}",
+        r"(?(divisor)(?!)|(?<=\d)(?:[.,:\u066b\u066c]\d++)++)",
+        rf"\.?+\\(?:overline|bar|dot)\s?{_GROUP} | \.\(\d++\)",
+        r"(?:\s|~|-|\\[,;\ ])?+(?:\\(?:text|textrm|mathrm)\s?\{\s*+)?+"
+        r"(?i:hundred|thousand|(?:m|b|tr|quadr|quint)illion|dozen|lakh|crore)(?i:s|ths?)?+(?!\w)",
+        r"\ (?:bn|mn|tn)(?!\w) | (?(money)\ [kKMBT](?!\w)|(?!))",
+        r"\s?(?:[十百万萬亿億兆만억천백]|千(?![克米瓦卡帕焦赫公]))",
+    )
+)
 # A run of letters and digits that begins with a letter is no number, nor are dates, times and versions. Each
 # alternative eats all that it looked at, so that nothing is looked at twice.
 _TOKEN = regex.compile(
     rf"""
-    (?P<latex>(?P<before>(?<![\w)\]}}]){_SIGN})?+(?P<whole>\d++\s?)?+
-      \\[cdt]?frac\s?\{{\s?(?P<over>{_SIGN}?\d++)\s?\}}\s?\{{\s?(?P<under>{_SIGN}?\d++)\s?\}})
-    | (?P<unread>\d*+\\(?:[cdt]?frac\s?{_GROUP}\s?{_GROUP}|sqrt\s?{_GROUP}) | \u221a\s?\(?\d++ | (?<=\)\s?){_POWER})
-    | {_POWER}
-    | \\?[^\W\d_](?:\w|[-'\u2019](?=[^\W_])|(?<=\d)\.(?=\d))*+
-    | (?P<continental>\d{{1,3}}(?:\.\d{{3}}){{2,}}+(?![.\d]) | \d++\.\d++,\d++)
+    (?![\s,;:!?"'()]) (?:
+    (?P<latex>(?P<before>{_OPENED}{_SIGN}\s|(?<![\w)\]}}]){_SIGN})?+(?P<whole>\d++\s?)?+
+      {_FRAC}\s?\{{\s?(?P<over>{_SIGN}?\d++)\s?\}}\s?\{{\s?(?P<under>{_SIGN}?\d++)\s?\}})
+      (?P<percent>\s?\\?[%\uff05])?+ (?P<more>{_MORE})?+ (?P<unit>[^\W\d_]\w*+)?+
+    | (?P<unread>\d*+(?:{_FRAC}|\\[dt]?binom)\s?{_GROUP}\s?{_GROUP} | {_ROOT} | {_VULGAR}
+        | (?<=\)\s?)(?:{_POWER}|{_RAISED}++) | (?:(?<=\s)/\s|(?<!\s)/){_SIGN}?\d++(?:[.,]\d++)*+)
+    | {_POWER} | _{_BRACES}
+    | \\?[^\W\d_](?:\w|[-'\u2019](?=[^\W_])|(?<=\d)\.(?=\d)|(?<=_){_BRACES})*+
+    | (?P<continental>\d{{1,3}}(?:\.\d{{3}}){{2,}}+(?!\.?\d){_TAIL} | \d++\.\d++,\d++)
     | (?P<other>\d{{4}}-\d{{1,2}}-\d{{1,2}}\b | \d{{1,2}}-\d{{1,2}}-\d{{4}}\b
         | \d++(?:/\d++){{2,}}+ | \d++(?:\.\d++){{2,}}+ | \d++(?::\d++)++ (?:\.\d++)?+ )
     | (?P<unclear>(?![1-9]\d{{0,2}}(?:,\d{{3}})+(?!,?\d))\d++(?:,\d++)++)
-    | (?P<sign>(?<=[=({{]\s?){_SIGN}\ (?=[\d.$\\])|(?<![\w)\]}}]){_SIGN})?+
-      (?:\\?{_MONEY}(?P<second>{_SIGN}(?=\.?\d))?+)?+
-      (?P<number>(?:{_DIGITS}){_FRACTION}?+|(?<!\w){_FRACTION})
-      (?P<exponent>[eE][-+]?\d++(?!\w)
-        |\s?(?:\u00d7|\*|\\times|\\cdot|x)\s?10\s?(?:\^|\*\*)\s?[{{(]?(?P<power>{_SIGN}?\d++)[}})]?)?+
-      (?:(?P<mixed>\s\d++)?(?:\ ?/\ ?|\u2044)(?P<divisor>{_SIGN}?\d++))?+
-      (?P<percent>\s?\\?%)?+
+    | (?P<sign>{_OPENED}{_SIGN}\ (?=[\d.$\\])|(?<![\w)\]}}]){_SIGN})?+
+      (?P<money>\\?{_MONEY}(?P<second>{_SIGN}(?=\.?\d))?+)?+
+      (?P<number>{_NUMERAL}|(?<!\w){_FRACTION})
+      (?P<exponent>[eE][-+\u2212]?\d++(?!\w)
+        |{_BY}10(?:\s?(?:\^|\*\*)\s?[{{(]?(?P<power>{_SIGN}?\d++)[}})]?|(?P<raised>{_RAISED}++)))?+
+      (?:(?P<mixed>\s\d++)?(?:\ ?/\ ?|\u2044)(?P<divisor>{_SIGN}?{_NUMERAL}))?+
+      (?P<percent>\s?\\?[%\uff05])?+
+      (?:{_DEGREE})?+ (?P<nth>{_NTH})?+
       (?P<more>{_MORE})?+
       (?P<unit>[^\W\d_]\w*+)?+
+    )
     """,
     regex.VERBOSE,
 )
@@ -57,25 +89,35 @@ _MINUS = "-\u2212\u2013\ufe63\uff0d"
 _MOST_DIGITS = 400
 _NOT_UNITS = regex.compile(r"(?:[kKMBTxyznijeEk]|bn|mn|tn|\w*\d\w*)$")  # thousands, variables: another number
 _ORDINAL = regex.compile(r"(?:st|nd|rd|th)$", regex.IGNORECASE)
+_FLAT = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b", "0123456789+-")
 
 _Readings = tuple[Fraction, ...]
 
 
-def numbers(answer: str) -> list[tuple[str, _Readings]]:
-    """The numbers of a text in their order, each as it stands there and what it can mean.
+def numbers(answer: str, start: int = 0, end: int | None = None) -> list[tuple[str, _Readings]]:
+    """The numbers of a text, or of a part of it, in their order, each as it stands there and what it can mean.
 
-    ``50%`` is 50 and 0.5. Numbers inside of words, ordinals, dates, times and versions are left out; one that letters
-    change (``5k``) or that can be read in several ways (``3,5``) is there with no meaning.
+    ``50%`` is 50 and 0.5. Numbers inside of words, ordinals, dates, times and versions are left out; one that something
+    makes another (``5k``, ``2π``, ``10^3``) or that can be read in several ways (``3,5``) is there with no meaning.
     """
-    found = []
-    for match in _TOKEN.finditer(answer):
-        if match["latex"]:
-            found.append((match.group(), _latex(match)))
-        elif match["unclear"] or match["unread"] or match["continental"]:
+    found: list[tuple[str, _Readings]] = []
+    for match in _TOKEN.finditer(answer, start, end):
+        if match["unclear"] or match["unread"] or match["continental"]:
             found.append((match.group(), ()))
-        elif match["number"] and not (match["unit"] and _ORDINAL.match(match["unit"])):
-            found.append((match.group(), _readings(match)))
+        elif match["latex"] or (match["number"] and not _is_ordinal(match)):
+            value = _value(match)
+            found.append((match.group(), (*value, *(one / 100 for one in value)) if match["percent"] else value))
     return found
+
+
+def _is_ordinal(match: regex.Match[str]) -> bool:
+    return bool(match["nth"] or (match["unit"] and _ORDINAL.match(match["unit"])))
+
+
+def _value(match: regex.Match[str]) -> _Readings:
+    if match["more"] or (match["unit"] and _NOT_UNITS.match(match["unit"])):
+        return ()
+    return _latex(match) if match["latex"] else _plain_value(match)
 
 
 def _latex(match: regex.Match[str]) -> _Readings:
@@ -84,54 +126,59 @@ def _latex(match: regex.Match[str]) -> _Readings:
     if not part or not whole or (match["whole"] and part[0] < 0):
         return ()
     value = whole[0] + part[0]
-    return (-value if match["before"] and match["before"] in _MINUS else value,)
+    return (-value if match["before"] and match["before"][0] in _MINUS else value,)
 
 
-def _readings(match: regex.Match[str]) -> _Readings:
-    if match["more"] or (match["unit"] and _NOT_UNITS.match(match["unit"])):
-        return ()
-    value = _read(match["number"] + (match["exponent"] if match["exponent"] and match["power"] is None else ""))
-    if match["power"] is not None:
-        power = _read(match["power"])
-        if not value or not power or abs(power[0]) > _MOST_DIGITS:
-            return () if power != (Fraction(0),) else value
-        value = (value[0] * Fraction(10) ** int(power[0]),)
+def _plain_value(match: regex.Match[str]) -> _Readings:
+    power = match["raised"].translate(_FLAT) if match["raised"] else match["power"]
+    value = _read(match["number"] + (match["exponent"] if match["exponent"] and power is None else ""))
+    if power is not None:
+        exponent = _whole(power)
+        if not value or exponent is None or abs(exponent) > _MOST_DIGITS:
+            return ()
+        value = (value[0] * Fraction(10) ** exponent,)
     if match["divisor"] is not None:
         over = value if match["mixed"] is None else _read(match["mixed"].strip())
         part = _divided(over, _read(match["divisor"]))
         value = part if match["mixed"] is None or not part or not value else (value[0] + part[0],)
     signs = [sign for sign in (match["sign"], match["second"]) if sign]
-    if any(sign[0] in _MINUS for sign in signs):
-        value = tuple(-one for one in value)
-    return (*value, *(one / 100 for one in value)) if match["percent"] else value
+    return tuple(-one for one in value) if any(sign[0] in _MINUS for sign in signs) else value
 
 
 def _read(numeral: str) -> _Readings:
     """A numeral's value; nothing if it is too long to be one."""
-    plain = regex.sub(r"[,\uff0c\u00a0\u202f\u2009{}\\!]", "", numeral)
+    plain = regex.sub(r"[,\uff0c\u00a0\u202f\u2009{}\\!]", "", numeral).replace("\uff0e", ".")
+    for minus in _MINUS:
+        plain = plain.replace(minus, "-")
     mantissa, _, exponent = plain.lower().partition("e")
     if len(mantissa) > _MOST_DIGITS or len(exponent) > 4 or (exponent and abs(int(exponent)) > _MOST_DIGITS):
         return ()
-    for minus in _MINUS:
-        plain = plain.replace(minus, "-")
     return (Fraction(plain),)
+
+
+def _whole(numeral: str) -> int | None:
+    """An exponent; None of what is none."""
+    try:
+        return int(_read(numeral)[0])
+    except (IndexError, ValueError):  # too long; signs alone
+        return None
 
 
 def _divided(over: _Readings, under: _Readings) -> _Readings:
     return (over[0] / under[0],) if over and under and under[0] else ()
 
 
-def _boxed(answer: str) -> str | None:
-    r"""What stands in the last ``\boxed{}``."""
+def _boxed(answer: str) -> tuple[int, int]:
+    r"""Where in an answer to look: in the last ``\boxed{}``, if there is one."""
     start = answer.rfind(_BOXED)
     if start < 0:
-        return None
+        return 0, len(answer)
     depth, begin = 1, start + len(_BOXED)
     for match in regex.compile(r"[{}]").finditer(answer, begin):
         depth += 1 if match.group() == "{" else -1
         if depth == 0:
-            return answer[begin : match.start()]
-    return answer[begin:]
+            return begin, match.start()
+    return begin, len(answer)
 
 
 def _number(spec: Spec, answer: str) -> Finding:
@@ -145,11 +192,10 @@ def _number(spec: Spec, answer: str) -> Finding:
         place = label.search(answer)
         if place is None:
             return Finding(False, f"{expected} after {short(where['after'])}", "nothing after it: it is not there")
-        answer = answer[place.end() :]
+        start, end = place.end(), len(answer)
     else:
-        boxed = _boxed(answer)
-        answer = answer if boxed is None else boxed
-    found = numbers(answer)
+        start, end = _boxed(answer)
+    found = numbers(answer, start, end)
     if not found:
         return Finding(False, expected, "no number")
     if where == "only" and len(found) > 1:

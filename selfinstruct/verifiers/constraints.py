@@ -14,14 +14,17 @@ _END = re.compile(
     r"""(?<![.!?\u3002\uff01\uff1f\u2026])[.!?\u3002\uff01\uff1f\u2026]++["'\u201d\u2019\u00bb)\]*_]*+(?=\s|$)|[\u3002\uff01\uff1f]"""
 )
 _LETTER = re.compile(r"[^\W\d_]")
-_ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "vs", "e.g", "i.e", "cf", "no", "fig", "al"})
-_LAST_WORD = re.compile(r"[\w.]+$")
+_ABBREVIATIONS = frozenset({"mr", "mrs", "dr", "prof", "vs", "e.g", "i.e", "cf", "et al"})
+_BEFORE_NUMBERS = frozenset({"no", "fig"})
+_BEFORE_NAMES = frozenset({"St", "Ms"})
+_LAST_WORD = re.compile(r"(?:\b[Ee]t\s)?[\w.]+$")
 
 
 def sentences(given: str) -> int:
     """Sentences of a text: what ends with a mark before white space and has a letter in it, and what is left over.
 
-    The full stop of a common abbreviation (``e.g.``, ``Dr.``) or of a list's number ends none.
+    The full stop of a common abbreviation (``e.g.``, ``Dr.``; ``no.`` before a number, ``St.`` before a name) or of a
+    list's number ends none.
     """
     found = start = 0
     begun = False  # a letter was met since the last end
@@ -29,13 +32,21 @@ def sentences(given: str) -> int:
         begun = begun or _LETTER.search(given, start, match.end()) is not None
         if match.group() == ".":
             word = _LAST_WORD.search(given, max(start, match.start() - 12), match.start())
-            if word is not None and word.group().casefold() in _ABBREVIATIONS:
+            if word is not None and _abbreviates(word.group(), given[match.end() : match.end() + 8]):
                 start = match.end()
                 continue
         start = match.end()
         found += begun
         begun = False
     return found + (begun or _LETTER.search(given, start) is not None)
+
+
+def _abbreviates(word: str, following: str) -> bool:
+    """Whether a word with a full stop is an abbreviation, before this text."""
+    first = following.lstrip(" \t\n*_([#")[:1]
+    if word.casefold() in _BEFORE_NUMBERS:
+        return first.isdecimal()
+    return " ".join(word.casefold().split()) in _ABBREVIATIONS or (word in _BEFORE_NAMES and first.isupper())
 
 
 def _range(unit: str, counted: Callable[[str], int]) -> Kind:

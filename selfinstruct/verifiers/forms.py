@@ -79,7 +79,7 @@ def _strings(value: Any) -> bool:
 def _pattern(value: Any) -> None:
     _form(TYPES["string"], "a regular expression")(value)
     try:
-        compile_pattern(value)
+        compile_pattern(value, ecma=True)
     except ValueError as error:
         raise ValueError(f"{short(value)} {error}") from None
 

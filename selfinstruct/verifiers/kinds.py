@@ -14,7 +14,7 @@ from selfinstruct.verifiers.expression import PYTHON
 from selfinstruct.verifiers.forms import check_schema
 from selfinstruct.verifiers.schema import fault
 
-__all__ = ["KINDS", "check_verifier", "verify"]
+__all__ = ["KINDS", "check_verifier", "verify", "without_nulls"]
 
 _DEPTH = 5  # of ``all`` within ``all``
 _MOST = 100  # verifiers in one
@@ -98,6 +98,20 @@ def check_verifier(verifier: object) -> Mapping[str, Json]:
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"'verifier' is no JSON: {error}") from None
     return verifier
+
+
+def without_nulls(verifier: object, depth: int = 0) -> object:
+    """A verifier without what a column of Arrow added: it gives each the fields of all, null where there was none.
+
+    None of one that has nulls only. The ``value`` of ``python`` may be null.
+    """
+    if not isinstance(verifier, Mapping) or depth > _DEPTH:
+        return verifier
+    null_is_value = verifier.get("kind") == "python"
+    kept = {key: one for key, one in verifier.items() if one is not None or (null_is_value and key == "value")}
+    if isinstance(kept.get("of"), list):
+        kept["of"] = [without_nulls(one, depth + 1) for one in kept["of"]]
+    return None if verifier and not kept else kept
 
 
 def _checked(spec: object, place: str) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -50,7 +51,8 @@ def _kind(character: str) -> int:
 class _Program:
     """Places of a pattern: each eats one character, or leads on to others at once, or asks what stands around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ecma: bool = False) -> None:
+        self._ecma = ecma
         self.eats: dict[int, tuple[int, int]] = {}  # the character class, and the place after it
         self.leads: dict[int, tuple[int, ...]] = {}
         self.asks: dict[int, tuple[int, int, int]] = {}  # the question, its flags, and the place after it
@@ -88,6 +90,8 @@ class _Program:
             return place
         if operation is _names.AT:
             place = self.new()
+            if self._ecma and value is _names.AT_END and not flags & re.MULTILINE:
+                value = _names.AT_END_STRING
             self.asks[place] = (int(value), flags, after)
             return place
         if operation is _names.BRANCH:
@@ -141,22 +145,25 @@ class Pattern:
     Args:
         source: In Python's syntax.
         full: The whole text must match, not a part of it.
+        ecma: ``$`` is the end of the text, as of JSON Schema, and not also before a newline there.
 
     Raises:
         ValueError: It is no pattern, or one that linear time is not enough for, or too large.
     """
 
-    def __init__(self, source: str, *, full: bool = False) -> None:
+    def __init__(self, source: str, *, full: bool = False, ecma: bool = False) -> None:
         if len(source) > MOST_CHARS:
             raise ValueError(f"has more than {MOST_CHARS:,} characters")
         try:
-            parsed = _parser.parse(source)
+            with warnings.catch_warnings():  # of what a later Python may read otherwise
+                warnings.simplefilter("ignore")
+                parsed = _parser.parse(source)
         except (re.error, OverflowError) as error:
             raise ValueError(f"is no regular expression: {error}") from None
         except RecursionError:
             raise ValueError("is nested too deeply") from None
         self.full = full
-        self._program = _Program()
+        self._program = _Program(ecma=ecma)
         try:
             self._first = self._program.sequence(parsed, 0, parsed.state.flags)
         except RecursionError:
@@ -263,10 +270,10 @@ def _holds(question: int, flags: int, before: int, following: int) -> bool:
 
 
 @lru_cache(maxsize=256)
-def compile_pattern(source: str, *, full: bool = False) -> Pattern:
+def compile_pattern(source: str, *, full: bool = False, ecma: bool = False) -> Pattern:
     """A ``Pattern``, kept for the next time.
 
     Raises:
         ValueError: As of ``Pattern``.
     """
-    return Pattern(source, full=full)
+    return Pattern(source, full=full, ecma=ecma)

@@ -81,7 +81,7 @@ class _Check:
         return True
 
     def matches(self, pattern: str, value: str) -> bool:
-        found = compile_pattern(pattern)
+        found = compile_pattern(pattern, ecma=True)
         self.spend(1 + len(value) * found.size // 64)  # by what it may take at the worst
         return found.matches(value)
 

@@ -92,6 +92,8 @@ PIECES = (
     "hope this ", "Sure, ", "Write a program ", "\u0301", "a\u0301", "\u0301\u0323", "e\u034f",
     "\u1112\u1161\u11ab", "\uac00\u11a8", "漢", "ก", "ｶﾞ", "\ufdfa", "\u0130", "\ufb01", "\u200d",
     "\U0001f469\u200d", "\ue000", "\U0010ffff", "\x00", "\x1b[", "$x", "${x}", "{{", "{%", "<|im_end|>",
+    "\\frac{", "\\frac{1}{", "1\\sqrt[", "1^{", "1^(", "x_{", "1/(", "1/1", "1 000 ", "1'000", "1.000", "1,000.", "1½",
+    "1 - ", "1 \\text{ ", "5 x 10^{", "No. ", "et al. ",
     "null,", "no ", '{"tasks":[', '{"a":"b"},', '{ "', '"a",', "{},", "[{\n", "\\u",
 )  # fmt: skip
 
@@ -114,6 +116,8 @@ def texts(size: int) -> dict[str, str]:
         "blocks": "".join(f"\n### Task {number}\nInstruction: a\nOutput: b" for number in range(4, size // 40)),
         "one rule": "-" * half + "x\n" + "-" * (half - 2),
         "one fence": "```" + "`" * (size - 3),
+        "dots, then a letter": "." * (size - 1) + "x",
+        "dots, stars, then a letter": "." * half + "*" * (half - 1) + "x",
         "words, the last of them first": " ".join(str(number) for number in range(size // 6, 0, -1)),
     }
     return found
@@ -121,7 +125,15 @@ def texts(size: int) -> dict[str, str]:
 
 FEW = (
     *map(repr, ("a", "ab", "\n", "1. ", "### Task", "### Task 5\nInstruction: a\n", '"', "\u0301", "a@a.")),
-    *("a...!", "spaces, then a letter", "nested brackets", "brackets before strings without end", "different lines"),
+    *(
+        "dots, then a letter",
+        "dots, stars, then a letter",
+        "a...!",
+        "spaces, then a letter",
+        "nested brackets",
+        "brackets before strings without end",
+        "different lines",
+    ),
 )
 
 

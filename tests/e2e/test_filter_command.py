@@ -107,6 +107,8 @@ def test_options_without_a_value_have_their_usual_one(given: Path, tmp_path: Pat
                        {"role": "assistant", "content": "Done."}]}, "messages", 0),
         ({"conversations": [{"from": "human", "value": "Sum up"}, {"from": "gpt", "value": "I cannot help."}]},
          "conversations", 1),
+        ({"conversations": [{"from": "human", "value": "Sum up"}, {"from": "chatgpt", "value": "I cannot help."}]},
+         "conversations", 1),
         ({"prompt": "Sum up", "completion": "I cannot help."}, "prompt", 1),
         ({"question": "Sum up", "answer": "I cannot help."}, "question", 1),
         ({"text": "I cannot help."}, "text", 1),
@@ -273,6 +275,33 @@ class TestKinds:
         assert datasets.load_from_disk(tmp_path / "new.v1").to_list() == [ROWS[place] for place in NEW]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "in.jsonl", "new.v1", "out"]
         assert "is no datasets directory" in run_cli("filter", tmp_path, "-o", tmp_path / "x.jsonl", code=2)
+
+    def test_verifiers_of_many_kinds_in_columns(self, tmp_path: Path) -> None:
+        """Arrow gives every verifier the fields of all, with nulls in them."""
+        datasets = pytest.importorskip("datasets")
+        pa = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        five, short = {"kind": "number", "value": 5, "where": "only"}, {"kind": "words", "max": 3}
+        nested = {"kind": "all", "of": [{"kind": "all", "of": [short, {"kind": "no_commas"}]}, five]}
+        about = {"kind": "all", "of": [{"kind": "words", "min": 3}, {"kind": "number", "value": 5, "tolerance": 1}]}
+        more = [{"kind": "all", "of": [five, short]}, {"kind": "all", "of": [about, five]}, nested]
+        verifiers = [five, short, *more, {"kind": "words", "min": 1, "max": 3}, None]
+        rows = [
+            {"instruction": f"Say five, {number}", "output": output, "verifier": verifier}
+            for number, verifier in enumerate(verifiers)
+            for output in ("It is 5.", "It is 6, not 5.")
+        ]
+        (tmp_path / "in.jsonl").write_text(lines(rows))
+        table = pa.Table.from_pylist(rows)
+        assert table["verifier"][0].as_py() != five
+        parquet.write_table(table, tmp_path / "in.parquet")
+        datasets.Dataset(table).save_to_disk(tmp_path / "in")
+        for name in ("in.jsonl", "in.parquet", "in"):
+            said = run_cli("filter", tmp_path / name, "-o", tmp_path / "out.jsonl", "--verify")
+            assert "verifier: wrong_answer" in said
+            found = [(row["instruction"], row["output"]) for row in read(tmp_path / "out.jsonl")]
+            assert found == [(row["instruction"], row["output"]) for row in [*rows[::2], rows[-1]]], name
 
     def test_a_missing_extra_is_named(self, given: Path, tmp_path: Path) -> None:
         for name in ("pyarrow", "datasets", "lingua"):

@@ -13,7 +13,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from selfinstruct.codec import dumps
-from selfinstruct.verifiers import check_verifier, verify
+from selfinstruct.verifiers import KINDS, check_verifier, verify, without_nulls
+from selfinstruct.verifiers.answers import numbers
 from selfinstruct.verifiers.comparing import close
 from selfinstruct.verifiers.counting import STEPS, Refused
 from selfinstruct.verifiers.evaluator import _Evaluator, _tree, evaluate
@@ -267,6 +268,37 @@ def test_a_number_is_found_however_it_is_written(value: int, form: str) -> None:
     assert not verify({"kind": "number", "value": value + 1}, form.format(value)).kept or (
         form == "{}%" and close(value / 100, value + 1, None)
     )
+
+
+@given(
+    st.integers(1000, 10**12), st.sampled_from((" ", "'", "_", ".", "~", "\\ ", ",", "\u202f", "\\,")),
+    st.sampled_from(("", "-", "$", "x = -", "about ")), st.sampled_from(("", ",5", ".25", " km", "%", ".")),
+)  # fmt: skip
+@example(1_000_000, ".", "", "")
+@example(1_234, ".", "", ",56")
+def test_thousands_set_apart_are_their_number_or_none(value: int, apart: str, before: str, after: str) -> None:
+    said = f"{before}{value:,}".replace(",", apart) + after
+    if apart == ".":  # 1.234 is a decimal fraction, 1.234.567.25 a version
+        assume((value >= 10**6 or after.startswith(",")) and after != ".25")
+    ((_, readings),) = numbers(said)
+    meant = (value + (float(after) if after == ".25" else 0)) * (-1 if "-" in before else 1)
+    assert {float(one) for one in readings} <= {meant, meant / 100}, said
+
+
+@given(st.sampled_from(SPECS))
+def test_the_nulls_that_a_column_adds_are_taken_away(spec: dict[str, Any]) -> None:
+    fields = {field for kind in KINDS.values() for field in kind.fields}
+
+    def column(one: Any) -> Any:
+        parts = {"of": [column(part) for part in one["of"]]} if "of" in one else {}
+        return {**dict.fromkeys(fields - ({"value"} if one["kind"] == "python" else set())), **one, **parts}
+
+    nested = {"kind": "all", "of": [spec, {"kind": "all", "of": [spec]}]}
+    assert without_nulls(column(spec)) == spec
+    assert without_nulls(column(nested)) == nested
+    assert without_nulls({"kind": "python", "value": None}) == {"kind": "python", "value": None}
+    assert without_nulls(dict.fromkeys(fields)) is without_nulls(None) is None
+    assert without_nulls({}) == {}
 
 
 @given(st.lists(st.sampled_from(("one", "Two", "three.")), max_size=8), st.integers(0, 9))

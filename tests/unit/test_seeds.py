@@ -10,7 +10,7 @@ from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filters import rouge_l
 from selfinstruct.records import Instance
 from selfinstruct.resources import builtin_seeds
-from selfinstruct.seeds import check_seeds, load_seeds, seeds_from_json, seeds_to_json
+from selfinstruct.seeds import check_seeds, load_seeds, load_tasks, seeds_from_json, seeds_to_json
 
 
 def test_the_builtin_seeds_are_a_good_start() -> None:
@@ -119,3 +119,18 @@ def test_one_task_has_no_closest_pair(tmp_path: Path) -> None:
     path = tmp_path / "seeds.jsonl"
     path.write_text('{"instruction": "Alone here.", "output": "x"}\n')
     assert check_seeds(path).closest == (0.0, 0, 0)
+
+
+def test_verifiers_of_many_kinds_in_a_column(tmp_path: Path) -> None:
+    """Arrow gives every verifier the fields of all, with nulls in them."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    five, short = {"kind": "number", "value": 5}, {"kind": "words", "max": 3}
+    verifiers = [five, short, {"kind": "all", "of": [{"kind": "all", "of": [short]}, five]}, None]
+    rows = [{"instruction": f"Say five, {number}", "verifier": one} for number, one in enumerate(verifiers)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    assert [task.verifier for task in load_tasks(tmp_path / "in.parquet")] == verifiers
+    (tmp_path / "in.jsonl").write_text('{"instruction": "Say five", "verifier": {"kind": null, "value": 5}}\n')
+    with pytest.raises(DataError, match=r"in\.jsonl:1: 'verifier' is an object with a 'kind'"):
+        load_tasks(tmp_path / "in.jsonl")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from selfinstruct.verifiers import KINDS, check_verifier, verify
 from selfinstruct.verifiers.answers import numbers
 from selfinstruct.verifiers.constraints import sentences
 from selfinstruct.verifiers.patterns import compile_pattern
-from tests.cli import run_cli
+from tests.cli import environment, run_cli
 
 
 def right(answer: str, kind: str, **spec: Any) -> bool:
@@ -87,10 +89,96 @@ def test_where_a_number_is_read() -> None:
     assert right("Answer: 1? No. Answer: 2", "number", value=2, where=after)
 
 
+READ = [
+    ("-\\frac{3}{4}", -0.75), ("\\boxed{-\\frac{1}{2}}", -0.5), ("x = - \\frac{1}{2}", -0.5), ("2\\frac{1}{2}", 2.5),
+    ("\\frac{-1}{-2}", 0.5), ("\\nicefrac{1}{2}", 0.5), ("1 / 2", 0.5), ("1/-2", -0.5), ("5/2.5", 2),
+    ("10/1,000", 0.01), ("42 cm^2.", 42), ("9.8 m/s^2", 9.8), ("5 m^(-1)", 5), ("42\\text{ cm}^2", 42),
+    ("$90^{\\circ}$", 90), ("90^\\circ", 90), ("-5°C", -5), ("5/hour", 5), ("w/ 5 items", 5), ("x = - 5", -5),
+    ("\\boxed{- 5}", -5), ("(- 5)", -5), ("$5$ - $3$", 3), ("A list:\n- 5", 5),
+    ("\uff11\uff0c\uff10\uff10\uff10", 1000), ("\uff11\uff0e\uff15", 1.5), ("5 \uff05", 0.05), ("5\u00d710⁻³", 0.005),
+    ("2·10^3", 2000), ("5e\u22123", 0.005), ("1.5 x 10^(-3)", 0.0015), ("In 2024 200 came", 200),
+    ("It costs $1,200 in 2024.", 2024), ("about 3/4 cup", 0.75), ("3.5e10", 3.5e10), ("x=5", 5), ("5 x 4 = 20", 20),
+    ("€ 5", 5), ("[3]", 3), ("a) 7", 7), ("No. 5", 5), ("page 3 / 10", 0.3), ("2^{10} = 1024", 1024), ("x² = 9", 9),
+    ("50%,60%", 0.6), ("\\sqrt[3]{8} = 2", 2), ("the 5^{th} term is 9", 9), ("5 千克", 5), ("**5**", 5), ("42[^1]", 42),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "value"), READ)
+def test_a_number_as_people_write_it(answer: str, value: float) -> None:
+    assert right(answer, "number", value=value)
+
+
+UNCLEAR = [
+    ("2^{10}", (2, 10, 1024)), ("10^3", (10, 3)), ("10²", (10, 2)), ("10⁻³", (10, 3)), ("2**10", (2, 10)),
+    ("2^0.5", (2, 0.5, 5)), ("2^{3^2}", (2, 3)), ("2^\\frac{1}{2}", (2, 0.5)), ("(2+3)^2", (2, 3)), ("(2)²", (2,)),
+    ("\\frac{3}{4}^2", (0.75, 2)), ("5 \u00d7 10^n", (5, 10)), ("2π", (2,)), ("2 pi", (2,)),
+    ("\\frac{1}{2}\\pi", (0.5,)), ("π/2", (2,)), ("3π/4", (3, 4)), ("x^2/2", (2,)), ("(a+b)/2", (2,)),
+    ("1 / 2 / 3", (0.5, 3)), ("1/(2)", (1, 2)), ("1/√2", (1, 2)), ("3√2", (3, 2)), ("√16", (16,)),
+    ("\\sqrt{16}", (16,)), ("sqrt(16)", (16,)), ("∛8", (8,)), ("\\sqrt[3]{8}", (3, 8)), ("5½", (5, 0.5)),
+    ("2 ½", (2,)), ("I ate 3, he ½", (3,)), ("\\frac34", (3, 4, 34)), ("\\frac{\\sqrt{3}}{2}", (3, 2)),
+    ("\\binom{5}{2}", (5, 2)), ("0.\\overline{3}", (0, 3)), ("0.(3)", (0, 3)), ("0,500", (500, 0)),
+    ("12 500", (12, 500)), ("20 000 people", (20, 0)), ("1'000", (1, 0)), ("5'000'000", (5, 0)), ("1_000", (1, 0)),
+    ("1_000_000", (1, 0)), ("42\\ 000", (42, 0)), ("42~000", (42, 0)), ("1.234,56", (1.234, 56)),
+    ("-1.234,56", (56,)), ("12 000,5", (5,)), ("1\u202f234,56", (1234, 56)), ("$3,5", (3, 5)), ("-3,5", (-3, 5)),
+    ("\u0663\u066b\u0665", (3, 5)), ("₹1,00,000", (1, 0)), ("Of 3, it is 1.000.000", (3, 1, 0)),
+    ("Of 3, it is 1.000.000.", (3, 1, 0)),
+    ("$1.000.000", (1, 0)), ("101_2", (101, 2)), ("101_{2}", (101, 2)), ("1010₂", (1010,)), ("x_{5}", (5,)),
+    ("4.5:1", (4.5, 1)), ("5‰", (5,)), ("5 million", (5,)), ("5 Million", (5,)), ("5-million", (5,)),
+    ("5\\text{ million}", (5,)), ("$5 bn", (5,)), ("$5 B", (5,)), ("5 hundredths", (5,)), ("5万", (5,)), ("5 億", (5,)),
+    ("3/4 million", (0.75,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "wrong"), UNCLEAR)
+def test_what_may_be_another_number_is_none_of_its_parts(answer: str, wrong: tuple[float, ...]) -> None:
+    for value in wrong:
+        assert not right(answer, "number", value=value), value
+        assert not right(answer, "number", value=value, where="only"), value
+        begins_with_another = answer.startswith(("(2", "Of 3", "I ate"))
+        assert right(f"Answer: {answer}", "number", value=value, where={"after": "Answer:"}) <= begins_with_another
+
+
+@pytest.mark.parametrize("answer", ["Answer: 5M", "Answer: 5k", "$5B. Answer: $5B", "ANSWER: 5K", "Answer: 5M for you"])
+def test_a_thousand_or_a_million_after_a_label_is_no_metre(answer: str) -> None:
+    assert not right(answer, "number", value=5, where={"after": "Answer:"})
+    assert right("Answer: 5m", "number", value=5, where={"after": "Answer:"})
+
+
+def test_the_sign_after_a_label_that_is_its_equals_sign() -> None:
+    assert right("x = - 5", "number", value=-5, where={"after": "x ="})
+    assert not right("x = - 5", "number", value=5, where={"after": "x ="})
+
+
+def test_the_last_box_counts() -> None:
+    assert right("\\boxed{7}? No: \\boxed{42} and not 7", "number", value=42)
+    assert not right("\\boxed{7}? No: \\boxed{42} and not 7", "number", value=7)
+    assert not right("5, so \\boxed{none}", "number", value=5)
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize("kind", ["number", "python"])
+def test_an_integer_beyond_every_float(kind: str, tmp_path: Path) -> None:
+    assert right(str(HUGE // 10), kind, value=HUGE // 10)
+    assert not right("5", kind, value=HUGE)
+    assert not right("1e300", kind, value=HUGE)
+    assert right("5", kind, value=4, tolerance=HUGE)
+    assert not right("5.5", kind, value=HUGE, tolerance=0.5)
+    assert not right("5", kind, value=0.5, tolerance=0), "exactly"
+    seeds = [{"instruction": f"Add {name}", "output": "5", "verifier": {"kind": kind, "value": 4, **more}}
+             for name, more in (("one", {"value": HUGE}), ("a lot", {"tolerance": HUGE}))]  # fmt: skip
+    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(one) + "\n" for one in seeds))
+    assert [task.verifier for task in load_seeds(tmp_path / "seeds.jsonl")] == [one["verifier"] for one in seeds]
+    assert "OverflowError" not in run_cli("seeds", "check", tmp_path / "seeds.jsonl", code=0)
+
+
 def test_a_text() -> None:
     assert right("**Paris.**", "text", value="paris")
     assert right(' "Rome"  ', "text", values=["Paris", "Rome"])
     assert right("New\n  York", "text", value="new york")
+    assert right("巴黎。", "text", value="巴黎")
+    assert right("巴黎", "text", value="巴黎。")
     assert not right("Paris, France", "text", value="Paris")
     assert not right("", "text", value="Paris")
 
@@ -102,6 +190,7 @@ def test_a_pattern() -> None:
     assert not right("a" * 50_000, "regex", pattern="(a|a)*b"), "no backtracking"
     long = verify({"kind": "regex", "pattern": "a{1000}b"}, "a" * 50_000)
     assert "too many for this pattern" in str(long.detail["found"])
+    assert right("[x", "regex", pattern="[[a]x"), "and no warning: here one is an error"
 
 
 def test_json() -> None:
@@ -125,6 +214,17 @@ def test_json() -> None:
     for wrong in ('{"name": "X", "tags": []}', '{"name": "x"}', '{"name": "x", "tags": [], "y": 1}',
                   '{"name": "x", "tags": [1, 1.0]}', '{"name": "", "tags": []}', "[]"):  # fmt: skip
         assert not right(wrong, "json", schema=schema), wrong
+
+
+def test_the_end_of_a_pattern_in_a_schema_is_the_end() -> None:
+    """JSON Schema's patterns are those of ECMA-262: ``$`` is not before a newline at the end, as it is in Python."""
+    for pattern in ("^[a-z]+$", "^(?:[a-z]+$|1)"):
+        assert right('"abc"', "json", schema={"pattern": pattern})
+        assert not right('"abc\\n"', "json", schema={"pattern": pattern})
+        assert not right('{"abc\\n": 1}', "json", schema={"propertyNames": {"pattern": pattern}})
+        assert right('{"abc\\n": 1}', "json", schema={"patternProperties": {pattern: False}})
+    assert right('"a\\nb"', "json", schema={"pattern": "(?m)^a$"}), "of each line, where that is asked for"
+    assert right("abc\n", "regex", pattern="^[a-z]+$"), "Python's own"
 
 
 # By the text of JSON Schema 2020-12, each with values that are valid and values that are not.
@@ -204,12 +304,71 @@ def test_an_expression(answer: str, value: Any, kept: bool) -> None:
     assert right(answer, "python", value=value) is kept
 
 
+@pytest.mark.parametrize(
+    ("answer", "value", "kept"),
+    [
+        ("5999998/2", 3000000, False),
+        ("2999999", 3000000, False),
+        ("6000000/2", 3000000, True),
+        ("0.1 * 30", 3, True),
+        ("3.0000001", 3, False),
+        ("3.0000001", 3.0, True),
+        ("{1, 2}", [1, 1], False),
+        ("{1, 2}", [1, 2, 2], False),
+        ("{1, 2}", [1, 2, 3], False),
+        ("{True}", [1], False),
+        ("{1}", [True], False),
+        ("{3, 4}", [1, 2], False),
+        ("{3, 4}", [4, 3], True),
+        ("{'a': 1, 'b': 2}", {"a": 1}, False),
+        ("{'a': 1}", {"a": 1, "b": 2}, False),
+        ("```\n1\n```\nNo:\n```\n2\n```", 2, True),
+        ("```\n1\n```\nNo:\n```\n2\n```", 1, False),
+    ],
+)
+def test_a_value_that_is_like_another(answer: str, value: Any, kept: bool) -> None:
+    assert right(answer, "python", value=value) is kept
+
+
+def test_a_long_answer_is_read_by_its_last_line() -> None:
+    prose = "It goes on and on.\n" * 1000
+    assert right(f"{prose}[1,2]", "python", value=[1, 2])
+    assert not right(f"{prose}[1,2]", "python", value=[1, 3])
+    assert not right(f"[1,2]\n{prose}", "python", value=[1, 2])
+    assert not right("1" + " " * 20_000 + "+ 1", "python", value=1), "a long line is not cut to a shorter expression"
+
+
+ORDERLESS = (
+    "sum({('a',), ('b',)}, ())", "sorted({'a', 1})", "{1: 2}[zip()]", "max({'a', 'b', 1})", "min({(1, 'a'), (1, 2)})",
+    "sorted({'b', 'a', 'c'})", "sum({0.1, 0.2, 0.3, 1e16})", "math.prod({0.1, 0.2, 0.3, 7})", "{'a', 'b', 'c'}",
+    "math.fsum({0.1, 'a', 'b'})", "sum({1, 'a', 'b'})", "[1, 2][enumerate([])]", "{zip(): 1}",
+)  # fmt: skip
+FINDINGS = f"""
+from selfinstruct.verifiers.comparing import judged
+for source in {ORDERLESS!r}:
+    print(source, judged([source], 5, None)["found"])
+"""
+
+
+def test_what_is_found_is_the_same_whatever_the_order_of_a_set() -> None:
+    told = set()
+    for seed in ("0", "1", "2", "3"):
+        done = subprocess.run([sys.executable, "-c", FINDINGS], capture_output=True, text=True, check=True,
+                              env=environment(PYTHONHASHSEED=seed))  # fmt: skip
+        assert done.stdout.count("\n") == len(ORDERLESS)
+        assert " at 0x" not in done.stdout
+        told.add(done.stdout)
+    assert len(told) == 1
+
+
 def test_demands_on_the_form() -> None:
     assert right("one two three", "words", min=3, max=3)
     assert not right("one two three", "words", min=4)
     assert right("漢字", "words", min=2), "a character is a word where there are no spaces"
     assert right("One. Two!", "sentences", min=2, max=2)
     assert right("- a\n* b\n-c\ntext - d", "bullets", count=2)
+    assert not right("- a\n* b\n- c", "bullets", count=2)
+    assert not right("- a", "bullets", count=2)
     assert right("The Sea is BLUE.", "contains", words=["sea", "blue"])
     assert not right("The seaside is blue.", "contains", words=["sea"])
     assert right("New York!", "contains", words=["new york"])
@@ -233,6 +392,29 @@ def test_sentences() -> None:
     assert sentences("It is 3.5 m long (or so.) Is it?") == 2
     assert sentences("天气很好。我们走吧\uff01") == 2
     assert sentences("...") == sentences("") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("No. I can't do that.", 2),
+        ("The answer is no. It rains.", 2),
+        ("See no. 5 and No. **6** there.", 1),
+        ("He likes a fig. She does not.", 2),
+        ("See Fig. 3 there.", 1),
+        ("As Al. He said so.", 2),
+        ("Zhou et al. showed it. So did Wang et\nal. later.", 2),
+        ("We saw St. Peter's today.", 1),
+        ("It stands in the main st. next to it.", 2),
+        ("He lives in Main St. and she does too.", 2),
+        ("It took 5 ms. Then it ended.", 2),
+        ("We met Ms. Smith, Mr. Wu and Prof. Li there.", 1),
+        ("Cats vs. dogs, cf. page 3, i.e. there.", 1),
+        ("Is it so?! Yes!!! (No...) Well.", 4),
+    ],
+)
+def test_an_abbreviation_ends_no_sentence_where_it_is_one(text: str, count: int) -> None:
+    assert sentences(text) == count
 
 
 def test_all_names_what_failed() -> None:
