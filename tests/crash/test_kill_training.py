@@ -200,6 +200,8 @@ def kill_while(what: str, reached: Callable[[], bool], command: Command, whole: 
 def kill_while_measuring(command: Command, left: Path) -> None:
     """Kill the command before its first step: only a screen shows that it is so far.
 
+    A screen is drawn four times a second, so the sample answers are to be long.
+
     Args:
         left: A file that is there already.
     """
@@ -208,7 +210,8 @@ def kill_while_measuring(command: Command, left: Path) -> None:
         left.write_bytes(b'{"model": "emb')
         ours, theirs = pty.openpty()
         shown = b""
-        with os.fdopen(ours, "rb", buffering=0) as screen, command.started(screen=theirs) as process:
+        long = "evaluation.sample_tokens=2000"
+        with os.fdopen(ours, "rb", buffering=0) as screen, command.started(long, screen=theirs) as process:
             os.close(theirs)
             with suppress(OSError):  # there is nobody at the other end any more
                 while not re.search(rb"measuring the loss|writing sample answers", shown):
