@@ -86,15 +86,16 @@ class Turn:
     def tenths(self) -> list[float]:
         """Mean number under way in each tenth of the turn, from the first send to the last answer."""
         start, end = self.flight[0][0], self.flight[-1][0]
-        step, sums = (end - start) / 10 or 1.0, [0.0] * 10
-        for (since, count), (until, _) in pairwise(self.flight):
-            at = since
-            while at < until:
-                place = min(9, int((at - start) / step))
-                stop = until if place == 9 else min(until, start + (place + 1) * step)
-                sums[place] += count * (stop - at)
-                at = stop if stop > at else until
-        return [one / step for one in sums]
+        step = (end - start) / 10 or 1.0
+        means = []
+        for place in range(10):
+            low = start + place * step
+            spans = (
+                count * max(0.0, min(until, low + step) - max(since, low))
+                for (since, count), (until, _) in pairwise(self.flight)
+            )
+            means.append(sum(spans) / step)
+        return means
 
     def window(self, width: int) -> tuple[int, float, float]:
         """Least and median number under way, and the share of time below ``width``: from when it was first reached (or
