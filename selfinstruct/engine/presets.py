@@ -21,8 +21,7 @@ def suiting(given: Mapping[str, Any]) -> dict[str, Any]:
     A backend with a window of its own names the lag that keeps it full. Like any setting these are resolved here, once:
     a run that exists keeps what it was begun with.
     """
-    backend = str(given.get("backend", Settings.backend))
-    lag = getattr(OPTIONS.get(backend), "LAG", None)
+    lag = getattr(OPTIONS.get(_backend(given)), "LAG", None)
     suited: dict[str, Any] = {} if lag is None else {"lag": lag}
     if _is_embedded(given):
         suited.update(_preset("embedded"))
@@ -30,7 +29,7 @@ def suiting(given: Mapping[str, Any]) -> dict[str, Any]:
             suited.update(_preset("embedded-quality"))
     suited = merge(preset_of(given), suited)
     values = merge(suited, given)
-    return merge(suited, found_out(values, _template(values, backend)))
+    return merge(suited, found_out(values, _template(values)))
 
 
 def laid_on(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,20 +40,24 @@ def laid_on(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     merged = merge(base, given)
     if given.get("quality") and not base.get("quality") and _is_embedded(merged):
         base = {**base, **_preset("embedded-quality")}
-    backend = str(merged.get("backend", Settings.backend))
-    return laid(base, given, lambda: suiting(merged), _template(merged, backend))
+    return laid(base, given, lambda: suiting(merged), _template(merged))
 
 
 def _preset(name: str) -> dict[str, Any]:
     return read_yaml(preset(name))[0]
 
 
+def _backend(values: Mapping[str, Any]) -> str:
+    return str(values.get("backend", Settings.backend))
+
+
 def _is_embedded(values: Mapping[str, Any]) -> bool:
-    return str(values.get("backend", Settings.backend)) == "llamacpp" and not section(values, "llamacpp").get("model")
+    return _backend(values) == "llamacpp" and not section(values, "llamacpp").get("model")
 
 
-def _template(values: Mapping[str, Any], backend: str) -> Callable[[], ChatTemplate | None]:
+def _template(values: Mapping[str, Any]) -> Callable[[], ChatTemplate | None]:
     """Reads what the model says of its own chat template."""
+    backend = _backend(values)
 
     def template() -> ChatTemplate | None:
         if backend not in OPTIONS:  # refused by name, later

@@ -112,7 +112,7 @@ class Strategy(Protocol):
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
         """Candidates, follow-ups and discards read from one completion. Must accept any text whatever."""
 
-    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002
+    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002  (those of a subclass)
         """Why another answer to a row's question is none, by the method's own rules (a short word); "" if it is one."""
         return ""
 

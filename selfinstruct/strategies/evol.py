@@ -286,7 +286,7 @@ class EvolInstruct(Strategy):
         # A small model at times says the task again in place of an answer.
         return Received(candidates=(replace(row, output=output, span=(start, end), shown=(row.instruction,)),))
 
-    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002
+    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002  (the contract)
         return rules.apology(text, words=self.options.sorry_words).reason or rules.content(text).reason
 
     @staticmethod

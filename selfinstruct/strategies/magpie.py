@@ -217,7 +217,7 @@ class Magpie(Strategy):
             )
         )
 
-    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002
+    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002  (the contract)
         if spoken(text) != stripped(text):
             return "reasoning"
         return self._judge(text, truncated=False).reason
