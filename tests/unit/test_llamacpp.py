@@ -309,14 +309,14 @@ def test_close_joins_and_frees_even_with_a_request_under_way() -> None:
 PROCESS = """
 import asyncio
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
-from selfinstruct.records import Request, Sampling, Turn
+from selfinstruct.records import Request, Sampling, PromptMessage
 
 async def main():
     backend = LlamaCppBackend(LlamaCppOptions(slots=1, threads=1))
     await backend.start()
     try:
         print(backend._server.listening_address, flush=True)
-        await backend.complete(Request("s", (Turn("prompt", "t", {}, "Once"),), Sampling(1500, temperature=1.5)))
+        await backend.complete(Request("s", (PromptMessage("prompt", "t", {}, "Once"),), Sampling(1500, temperature=1.5)))
     finally:
         await backend.close()
         print("closed", flush=True)
