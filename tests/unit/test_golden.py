@@ -1,4 +1,4 @@
-"""The same ledger gives the same bytes, in this version as in the one that made it."""
+"""A ledger gives the same bytes in this version as in the version that made it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from selfinstruct.runs.export import export
 from selfinstruct.runs.status import status
 from tests.golden.make import GOLDEN, RUNS
 
-HELP = "a ledger is read differently: raise SEMANTICS and run `python -m tests.golden.make`, or mend the change"
+HELP = "a ledger is read differently: raise SEMANTICS and run `python -m tests.golden.make`, or fix the change"
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_golden_ledger_gives_its_golden_bytes(name: str, tmp_path: Path) -> None:
+def test_a_golden_ledger_gives_its_golden_dataset(name: str, tmp_path: Path) -> None:
     shutil.copy(GOLDEN / name / "run.sqlite", tmp_path)
     for kind in ("alpaca", "candidates"):
         export(tmp_path, kind)
@@ -29,6 +29,6 @@ def test_a_golden_ledger_gives_its_golden_bytes(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_golden_ledger_can_be_replayed(name: str, tmp_path: Path) -> None:
-    """Every prompt is rebuilt as it was sent, from the seeds and templates of this tree."""
+    """Every prompt is rebuilt as it was sent, from the current seeds and templates."""
     result = generate(tmp_path / "again", {"backend": "replay", "replay": {"source": str(GOLDEN / name)}})
     assert result.exported.path.read_bytes() == (GOLDEN / name / "alpaca.jsonl").read_bytes()
