@@ -1,7 +1,7 @@
 """Rendering of chat templates: from the messages of a conversation to the prompt text that a model reads.
 
-A template is untrusted code. It runs in Jinja's sandbox, sees only its arguments, and has a time limit. Jinja is imported
-on the first rendering.
+A template is untrusted code. It runs in Jinja's sandbox, sees only its arguments, and has a time limit. Jinja is
+imported on the first rendering.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from selfinstruct.errors import MissingExtraError
 __all__ = ["LIMIT_S", "TODAY", "ChatTemplate", "ChatTemplateError", "EndlessError", "bounded"]
 
 LIMIT_S = 10.0  # CPU seconds for one conversation; templates need milliseconds
-# Some templates write the current date. Prompts must be reproducible, so they get the default date of Llama's templates.
+# Some templates write the current date. Prompts must be reproducible, so they get the default date of Llama's.
 TODAY = "26 Jul 2024"
 
 
@@ -28,7 +28,7 @@ class EndlessError(BaseException):
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Raise ``EndlessError`` in the block after ``LIMIT_S`` CPU seconds; in the main thread only, where signals work."""
+    """Raise ``EndlessError`` in the block after ``LIMIT_S`` CPU seconds, if it runs in the main thread."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return

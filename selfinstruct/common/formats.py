@@ -1,7 +1,7 @@
 """Export formats: the row layouts that training programs expect, one function each.
 
-``alpaca`` is the layout of the Alpaca release; ``messages`` is used by chat templates and the OpenAI API; ``sharegpt`` by
-the ShareGPT collections; ``prompt-completion`` by TRL and completion fine-tuning APIs.
+``alpaca`` is the layout of the Alpaca release; ``messages`` is used by chat templates and the OpenAI API; ``sharegpt``
+by the ShareGPT collections; ``prompt-completion`` by TRL and completion fine-tuning APIs.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ _warned: set[Path] = set()
 def network_file_system(mounts: str, path: str) -> str:
     """Return the type of the network file system that holds ``path``, or "" for a local one.
 
-    FUSE counts as a network file system (sshfs, object stores), except ``fuseblk`` (a disk) and fuse-overlayfs (a container's root).
+    FUSE counts as a network file system (sshfs, object stores), except ``fuseblk`` (a disk) and fuse-overlayfs (the
+    root of a container).
 
     Args:
         mounts: Text of ``/proc/self/mountinfo`` (proc_pid_mountinfo(5)).
