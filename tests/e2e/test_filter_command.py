@@ -219,7 +219,9 @@ class TestKinds:
         run_cli("filter", tmp_path / "b.parquet", "-o", tmp_path / "c.jsonl")
         assert read(tmp_path / "c.jsonl") == found
         (tmp_path / "bad.parquet").write_text("no")
-        assert "is not a Parquet file" in run_cli("filter", tmp_path / "bad.parquet", "-o", tmp_path / "d.jsonl", code=2)
+        assert "is not a Parquet file" in run_cli(
+            "filter", tmp_path / "bad.parquet", "-o", tmp_path / "d.jsonl", code=2
+        )
 
     def test_arrow_values_stay_what_they_are(self, tmp_path: Path) -> None:
         pa = pytest.importorskip("pyarrow")
