@@ -227,7 +227,9 @@ def main() -> None:
         return
     texts, source = load(options.data, options.rows)
     today = datetime.date.today().isoformat()
-    head = f"# Filters, {today}\n\n{len(texts):,} rows ({source}), {cores()}, Python {platform.python_version()}, load "
+    head = (
+        f"# Filters, {today}\n\n{len(texts):,} rows ({source}), {hardware()}, Python {platform.python_version()}, load "
+    )
     parts = [head + f"{os.getloadavg()[0]:.1f} at the start. Printed by `python bench/filters.py`.\n"]
     print(parts[0])
     for title, columns, work in (
@@ -242,11 +244,12 @@ def main() -> None:
         (RESULTS / f"filters-{today}.md").write_text("\n".join(parts), encoding="utf-8")
 
 
-def cores() -> str:
+def hardware() -> str:
+    """Return the processor as "N threads of MODEL"."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(models)} cores of {models[0]}" if models else platform.platform()
+    return f"{len(models)} threads of {models[0]}" if models else platform.platform()
 
 
 if __name__ == "__main__":
