@@ -232,7 +232,7 @@ def account_pool(labels: str) -> Pool:
     pool = Pool(SEEDS)
     for label in labels:
         for number in range(JUDGED):
-            pool.accounts[label].add(number % 9, 900 + number % 50)
+            pool.progress_by_method[label].add(number % 9, 900 + number % 50)
     return pool
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from selfinstruct import embedded
-from selfinstruct.backends import load
+from selfinstruct.backends import threads as load
+from selfinstruct.common import embedded
 from selfinstruct.errors import UsageError
 
 __all__ = ["Check", "check"]

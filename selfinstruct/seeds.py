@@ -19,15 +19,15 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
-from selfinstruct.codec import Json, dumps
+from selfinstruct.common.codec import Json, dumps
+from selfinstruct.common.files import read_jsonl_lines
+from selfinstruct.common.rows import ANSWERS, LAYOUTS, fields_of, opening
+from selfinstruct.common.sources import open_any, open_lines
 from selfinstruct.errors import DataError, UsageError
-from selfinstruct.files import read_jsonl_lines
 from selfinstruct.filters import tokenize
-from selfinstruct.filters.lcs import f1_array, strings
-from selfinstruct.filters.store import Vocabulary
-from selfinstruct.layouts import ANSWERS, LAYOUTS, fields_of, opening
+from selfinstruct.filters.rouge.lcs import f1_array, strings
+from selfinstruct.filters.rouge.store import Vocabulary
 from selfinstruct.records import Instance, Task
-from selfinstruct.sources import open_any, open_lines
 from selfinstruct.verifiers import check_verifier, without_nulls
 
 __all__ = ["SeedReport", "check_seeds", "load_seeds", "load_tasks", "read_seeds", "seeds_from_json", "seeds_to_json"]

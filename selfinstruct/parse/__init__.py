@@ -18,15 +18,15 @@ Every pattern is anchored to a line and bounded in length before its first decis
 time linear in the text, whatever the text.
 """
 
-from selfinstruct.parse.announced import behind_announcement
 from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks
+from selfinstruct.parse.closing import CLOSING_SIGN, is_closing
 from selfinstruct.parse.dialogue import Dialogue, Utterance, is_of_assistant, message, read_dialogue
-from selfinstruct.parse.farewell import CLOSING_SIGN, is_closing
 from selfinstruct.parse.labels import read_labels
 from selfinstruct.parse.lists import Item, Listing, numbered
+from selfinstruct.parse.preamble import behind_announcement
 from selfinstruct.parse.reasoning import Reasoned, reasoned, spoken
 from selfinstruct.parse.scores import read_score
-from selfinstruct.parse.single import one_task
+from selfinstruct.parse.single_task import one_task
 from selfinstruct.parse.structured import read_object, read_records, read_strings
 from selfinstruct.parse.text import blank_input, collapse, first_word, stripped
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from selfinstruct.parse.farewell import closing_sign
+from selfinstruct.parse.closing import closing_sign
 from selfinstruct.parse.text import BLANK_LINE, FLAGS, LEAD, fenced, strip, unfenced, unwrap
 
 __all__ = ["Dialogue", "Utterance", "is_of_assistant", "message", "read_dialogue"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from selfinstruct.codec import loads
+from selfinstruct.common.codec import loads
 from selfinstruct.parse.blocks import Block, Blocks
 from selfinstruct.parse.lists import Item, Listing
 from selfinstruct.parse.text import closing, discard

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from selfinstruct.codec import Json, dumps
+from selfinstruct.common.codec import Json, dumps
 from selfinstruct.parse.text import fenced
 
 __all__ = [
@@ -101,7 +101,7 @@ def short(value: Any) -> str:
 
 def near(word: str, known: Iterable[str]) -> str:
     """The known word that is most like it, in brackets."""
-    from selfinstruct.config import nearest  # loads pydantic, and only a mistake needs it
+    from selfinstruct.common.config import nearest  # loads pydantic, and only a mistake needs it
 
     return nearest(word, known)
 

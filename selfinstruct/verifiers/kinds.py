@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selfinstruct.codec import Json, canonical, loads
+from selfinstruct.common.codec import Json, canonical, loads
 from selfinstruct.records import Verdict
 from selfinstruct.verifiers.answers import NUMBER, REGEX, TEXT
 from selfinstruct.verifiers.base import Finding, Kind, Spec, code_blocks, near, short

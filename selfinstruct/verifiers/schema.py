@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
-from selfinstruct.codec import canonical
+from selfinstruct.common.codec import canonical
 from selfinstruct.verifiers.base import short
 from selfinstruct.verifiers.patterns import compile_pattern
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from selfinstruct.rng import Rng
+from selfinstruct.common.rng import Rng
 from tests.scripted import WORDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent

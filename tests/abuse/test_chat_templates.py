@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data import Turn
-from finetune.render import Renderer
-from finetune.templates import ChatTemplate
+from finetune.data.render import Renderer
+from finetune.data.rows import ChatTurn
+from finetune.data.templates import ChatTemplate
 from selfinstruct.errors import UsageError
 from tests import finetune_fixtures
 from tests.abuse.hostile import ROOT, finetune
@@ -25,7 +25,7 @@ from tests.finetune_fixtures import CHATML, make_tokenizer
 tiny_tokenizer = finetune_fixtures.tiny_tokenizer
 tiny_model_folder = finetune_fixtures.tiny_model_folder
 
-TURNS = (Turn("user", "What is it?"), Turn("assistant", "A boat."))
+TURNS = (ChatTurn("user", "What is it?"), ChatTurn("assistant", "A boat."))
 ESCAPES = (
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ messages.__class__.__base__.__subclasses__() }}",
@@ -93,8 +93,8 @@ ENDLESS = (
 )
 SCRIPT = """
 import sys
-from finetune.data import Turn
-from finetune.render import Renderer
+from finetune.data.rows import Turn
+from finetune.data.render import Renderer
 from selfinstruct.errors import UsageError
 from tests.finetune_fixtures import CHATML, make_tokenizer
 try:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from selfinstruct.codec import MAX_DEPTH, canonical, digest, dumps, loads
+from selfinstruct.common.codec import MAX_DEPTH, canonical, digest, dumps, loads
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))
 # Numbers at the borders: beyond a double's integers, negative zero, subnormal, the largest.

@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.data import read_examples
-from finetune.render import Renderer
+from finetune.data.render import Renderer
+from finetune.data.rows import read_examples
 from selfinstruct import generate
-from selfinstruct.codec import canonical, loads
-from selfinstruct.formats import FORMATS, user_text
+from selfinstruct.common.codec import canonical, loads
+from selfinstruct.common.formats import FORMATS, user_text
+from selfinstruct.common.rng import Rng, derive
+from selfinstruct.common.sources import open_source
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Instance
-from selfinstruct.report import export_run
-from selfinstruct.rng import Rng, derive
+from selfinstruct.runs.status import export_run
 from selfinstruct.seeds import load_seeds, seeds_from_json, seeds_to_json
-from selfinstruct.sources import open_source
 from tests import finetune_fixtures
 from tests.abuse.hostile import ODD, ROOT, Said, filled, finetune, selfinstruct, words
 from tests.cli import command, environment

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from selfinstruct.errors import SelfInstructError, UsageError
-from selfinstruct.export import export_formats
 from selfinstruct.prompts import Prompts
-from selfinstruct.report import export_run
+from selfinstruct.runs.export import export_formats
+from selfinstruct.runs.status import export_run
 from selfinstruct.strategies import STRATEGIES
 from tests.abuse.hostile import ROOT, finetune, selfinstruct
 from tests.conftest import Promise

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from selfinstruct.rng import derive
+from selfinstruct.common.rng import derive
 from tests.abuse.hostile import ROOT, selfinstruct
 from tests.cli import command, environment
 from tests.conftest import Promise
@@ -225,9 +225,9 @@ main()
 @pytest.mark.parametrize(
     ("module", "name", "shown"),
     [
-        ("selfinstruct.backends.server", "read_answer", "1"),
-        ("selfinstruct.backends.server", "_open_client", "1"),
-        ("selfinstruct.backends.server", "_lowered", ""),
+        ("selfinstruct.backends.openai.server", "read_answer", "1"),
+        ("selfinstruct.backends.openai.server", "_open_client", "1"),
+        ("selfinstruct.backends.openai.server", "_lowered", ""),
         ("selfinstruct.strategies.alpaca", "read_blocks", "1"),
     ],
 )

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfinstruct.backends.answers import Peer, read_answer, read_refusal, retry_after_s
-from selfinstruct.codec import canonical, loads
+from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
+from selfinstruct.common.codec import canonical, loads
 from selfinstruct.errors import SelfInstructError
 from selfinstruct.records import Completion
 from tests.abuse.test_input import BAD
 
-PEER = Peer("http://h/v1", "m", "KEY", True)
+PEER = ServerInfo("http://h/v1", "m", "KEY", True)
 # Halves of surrogate pairs too, which JSON's escapes can hold.
 TEXT = st.text(max_size=20) | st.lists(st.sampled_from([*"\ud800\ud83d\ude00\udfffa\n"]), max_size=5).map("".join)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT

@@ -17,18 +17,18 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from finetune.data import Example, read_examples
-from finetune.render import Renderer
+from finetune.data.render import Renderer
+from finetune.data.rows import Example, read_examples
 from selfinstruct import generate
+from selfinstruct.common.rng import Rng, derive
+from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import DataError
-from selfinstruct.judge import FilterOptions, Judge
 from selfinstruct.ledger import Reader
 from selfinstruct.parse import collapse, read_blocks
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Choice, Completion, Instance, Request, Task, Usage, candidate_id
-from selfinstruct.report import export_run
-from selfinstruct.rng import Rng, derive
+from selfinstruct.runs.status import export_run
 from selfinstruct.strategies.alpaca import FORM, Alpaca, AlpacaOptions
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST, SelfInstruct, SelfInstructOptions
 from tests import finetune_fixtures
@@ -260,7 +260,7 @@ def _requests() -> list[tuple[Any, Request]]:
             one = SelfInstruct(SelfInstructOptions(input_first_examples=examples), _prompts(SelfInstruct, api))
             first = one.propose(Pool(SEEDS), Rng(0)).numbered(17, 1)
             draft = one.receive(first, _completion(" Write some {words} of $x\n"), Pool(SEEDS)).candidates
-            classify = draft[0].then if draft else None
+            classify = draft[0].on_accept if draft else None
             found.append((one, first))
             if classify is None:
                 continue
@@ -304,12 +304,12 @@ def test_a_candidate_holds_a_part_of_its_completion_and_nothing_else(which: int,
             fields = []
             assert one.instruction == collapse(part)
             assert (one.input, one.output) == ("", "")
-            assert one.then is not None
-            assert one.then.parent == request.number
-            assert one.then.context["task"] == candidate_id(request.number, place)
-            assert one.then.context["instruction"] == one.instruction
+            assert one.on_accept is not None
+            assert one.on_accept.parent == request.number
+            assert one.on_accept.context["task"] == candidate_id(request.number, place)
+            assert one.on_accept.context["instruction"] == one.instruction
         else:
-            assert one.then is None
+            assert one.on_accept is None
             fields = [one.input, one.output] if request.stage != "tasks" else [one.instruction, one.input, one.output]
             if request.stage != "tasks":
                 assert (one.instruction, one.task) == (instruction, task)
@@ -320,12 +320,12 @@ def test_a_candidate_holds_a_part_of_its_completion_and_nothing_else(which: int,
         assert set(one.shown) <= {seed.instances[0].output for seed in SEEDS} | {instruction}
         own += len(one.instruction) * (request.stage in ("tasks", "instructions")) + len(one.input) + len(one.output)
     assert own <= len(text), "there is not more in the candidates than in the completion"
-    for follow in (*received.follow_ups, *(one.then for one in received.candidates if one.then)):
+    for follow in (*received.follow_ups, *(one.on_accept for one in received.candidates if one.on_accept)):
         assert set(follow.context["demonstrations"]) <= {seed.id for seed in SEEDS}
         assert len(follow.turns) == 1
         assert follow.turns[0].text.count(str(follow.context["instruction"])) >= 1
         assert follow.sampling.n == 1
-    judged = Judge(FilterOptions(), pool).judge(request, received)
+    judged = RowFilters(FilterOptions(), pool).judge(request, received)
     assert [one.id for one in judged.candidates] == [f"{request.number}.{place}" for place in range(len(spans))][
         : len(received.candidates)
     ]
@@ -451,7 +451,7 @@ def test_no_row_writes_a_special_token(shape: str, layout: str, promise: Promise
         return [number for number in renderer.document(example).ids.tolist() if number in special.values()]
 
     def read(instruction: str, given: str, output: str) -> Example:
-        from finetune.data import examples_of
+        from finetune.data.rows import examples_of
 
         row = {"instruction": instruction, "input": given, "output": output}
         if layout == "completion":

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.codec import dumps, loads
+from selfinstruct.common.codec import dumps, loads
 from selfinstruct.parse import read_records, read_strings, stripped
 from selfinstruct.parse.blocks import Blocks
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.codec import MAX_DEPTH, canonical, digest, dumps, loads
+from selfinstruct.common.codec import MAX_DEPTH, canonical, digest, dumps, loads
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))
 VALUES = st.recursive(

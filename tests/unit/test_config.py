@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.config import assign, build, flatten, merge, nearest, read_yaml, to_plain, to_yaml
+from selfinstruct.common.config import assign, build, flatten, merge, nearest, read_yaml, to_plain, to_yaml
 from selfinstruct.errors import ConfigError
 
 

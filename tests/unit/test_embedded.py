@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct import embedded
-from selfinstruct.embedded import FILE, INSTALL, EmbeddedModelError
+from selfinstruct.common import embedded
+from selfinstruct.common.embedded import FILE, INSTALL, EmbeddedModelError
 from selfinstruct.errors import UsageError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from selfinstruct.common.files import read_jsonl_lines, reason, write_atomic, write_folder
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
-from selfinstruct.files import read_jsonl_lines, reason, write_atomic, write_folder
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.data import examples_of
-from selfinstruct.layouts import ROLES, opening, texts_of
+from finetune.data.rows import examples_of
+from selfinstruct.common.rows import ROLES, opening, texts_of
 
 
 @pytest.mark.parametrize("assistant", ["assistant", "gpt", "model", "bot", "chatgpt"])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct import lock as module
+from selfinstruct.common import lock as module
+from selfinstruct.common.lock import RunLock, network_file_system
 from selfinstruct.errors import LedgerError, RunLockedError
-from selfinstruct.lock import RunLock, network_file_system
 from tests.cli import environment
 
 MOUNTS = """\
@@ -108,7 +108,9 @@ def test_a_network_file_system_is_warned_of_once(
 
 
 def test_a_killed_holder_blocks_nobody(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from selfinstruct.lock import RunLock; lock = RunLock(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib; from selfinstruct.common.lock import RunLock; lock = RunLock(pathlib.Path(sys.argv[1]))"
+    )
     line = [sys.executable, "-c", f"{code}; print('held', flush=True); sys.stdin.read()", str(tmp_path)]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as holder:
         assert holder.stdout is not None

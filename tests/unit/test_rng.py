@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.rng import Rng, derive
+from selfinstruct.common.rng import Rng, derive
 
 
 def test_the_sequence_is_the_same_for_ever() -> None:

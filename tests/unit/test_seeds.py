@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from selfinstruct.common.resources import builtin_seeds
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filters import rouge_l
 from selfinstruct.records import Instance
-from selfinstruct.resources import builtin_seeds
 from selfinstruct.seeds import check_seeds, load_seeds, load_tasks, seeds_from_json, seeds_to_json
 
 
