@@ -3,7 +3,7 @@
     python bench/filters.py [--data FILE.jsonl.gz] [--rows N] [--write]
     python bench/filters.py --scale 2000000     # memory and speed of the MinHash index alone
 
-Without the data file, similar texts are generated. A package that cannot be imported appears in the table with the
+Without a data file, similar texts are generated. A package that cannot be imported appears in the table with the
 reason; the extra ``bench`` installs all of them. Extrapolated figures are marked. Ratios compare figures of the same
 run, in which other load on the machine affects both sides.
 """
@@ -29,14 +29,13 @@ import peers
 
 from selfinstruct.filters import NearDuplicateIndex, NoveltyIndex
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "instructions_52k.jsonl.gz"
 NEW = ("some", "other", "word", "that", "was", "new")
 RESULTS = Path(__file__).parent / "results"
 
 
-def load(path: Path, rows: int) -> tuple[list[str], str]:
-    """Return instructions and the name of their source; generated ones if the file is missing."""
-    if path.is_file():
+def load(path: Path | None, rows: int) -> tuple[list[str], str]:
+    """Return instructions and the name of their source; generated ones if there is no file."""
+    if path is not None:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return [json.loads(line)["instruction"] for line in itertools.islice(file, rows)], path.name
     rng = random.Random(7)
@@ -217,7 +216,7 @@ def table(title: str, head: tuple, rows: list[tuple]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", type=Path, help="JSON lines with a field `instruction`, gzipped")
     parser.add_argument("--rows", type=int, default=52_000)
     parser.add_argument("--write", action="store_true", help="also write the tables into bench/results/")
     parser.add_argument("--scale", type=int, default=0, metavar="ROWS")

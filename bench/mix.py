@@ -28,17 +28,17 @@ from typing import ClassVar
 
 from filters import RESULTS, hardware
 
-from selfinstruct.engine.line import Line
-from selfinstruct.judge import FilterOptions
+from selfinstruct.common.resources import builtin_prompts, builtin_seeds
+from selfinstruct.common.rng import Rng
+from selfinstruct.engine.row_filters import FilterOptions
+from selfinstruct.engine.scheduler import Scheduler
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Choice, Completion, Received, Request, Sampling, Turn, Usage
-from selfinstruct.resources import builtin_prompts, builtin_seeds
-from selfinstruct.rng import Rng
+from selfinstruct.records import Candidate, Choice, Completion, PromptMessage, Received, Request, Sampling, Usage
 from selfinstruct.seeds import load_seeds
 from selfinstruct.strategies import Alpaca
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.mix import Mixed, MixOptions, Part, last_of_race
+from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, last_of_race
 
 JUDGED = 256  # requests of each method in its account, with 0 to 8 rows
 SEEDS = tuple(load_seeds(builtin_seeds()))
@@ -104,7 +104,7 @@ class Scripted(Strategy):
         return Received(tuple(Candidate(line, output="An answer.") for line in completion.text.splitlines()))
 
     def _request(self, stage: str) -> Request:
-        return Request(stage, (Turn("prompt", "bench", {}, stage),), Sampling(max_tokens=1))
+        return Request(stage, (PromptMessage("prompt", "bench", {}, stage),), Sampling(max_tokens=1))
 
 
 class ScriptedModel:
@@ -166,12 +166,12 @@ class RunYield:
 def run(scripts: Mapping[str, Script], seed: int, budget: int, lag: int, *, adapt: bool) -> RunYield:
     """Run the scheduler until the token budget is spent and all requests, follow-ups included, are judged."""
     model = ScriptedModel(scripts, seed, budget)
-    parts = [Part(label, 1.0, Scripted(script, model)) for label, script in scripts.items()]
-    line = Line(Mixed(MixOptions(), parts, adapt=adapt), SEEDS, FILTERS, seed=seed, lag=lag)
-    while not line.exhausted:
-        line.judge(model.complete(line.open[line.judged]))
-    by_method = Counter(str(row.candidate.columns["strategy"]) for row in line.pool.rows)
-    return RunYield(len(line.pool.rows), model.tokens, by_method)
+    parts = [MixtureMember(label, 1.0, Scripted(script, model)) for label, script in scripts.items()]
+    scheduler = Scheduler(MixtureStrategy(MixtureOptions(), parts, adapt=adapt), SEEDS, FILTERS, seed=seed, lag=lag)
+    while not scheduler.exhausted:
+        scheduler.judge(model.complete(scheduler.open[scheduler.judged]))
+    by_method = Counter(str(row.candidate.columns["strategy"]) for row in scheduler.pool.rows)
+    return RunYield(len(scheduler.pool.rows), model.tokens, by_method)
 
 
 def gain_table(titles: list[str], seeds: range, budget: int, lag: int) -> list[str]:
@@ -260,7 +260,7 @@ def cost_table(seconds: float) -> list[str]:
     ]
     for count in (2, 3, 5, 10):
         labels = "abcdefghij"[:count]
-        mixed = Mixed(MixOptions(), [Part(label, 1.0, alpaca) for label in labels], adapt=True)
+        mixed = MixtureStrategy(MixtureOptions(), [MixtureMember(label, 1.0, alpaca) for label in labels], adapt=True)
         view = account_pool(labels)
         shapes, exposures = [65] * count, [1000.0] * count
         proposals = rate(lambda number, m=mixed, v=view: m.propose(v, Rng("propose", 0, number)), seconds)

@@ -8,7 +8,7 @@ divided by the time of numba; the table shows the median over the turns. A turn 
 verdict. Numba stays for an index only if it is at least twice as fast in
 ``offer_many`` against the full pool.
 
-The texts are the instructions of the data file, or generated ones where that file is missing (``filters.load``). Where
+The texts are the instructions of the data file, or generated ones without a file (``filters.load``). Where
 the pool needs more texts than the file has, each further text joins the beginning of one instruction to the end of
 another, both cut at random words, so that lengths and word frequencies stay those of the file. Offered texts are a
 third each: instructions that the pool lacks, recombined instructions, and texts of the pool with three random edits.
@@ -31,14 +31,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from filters import DATA, RESULTS, edited, hardware, load
+from filters import RESULTS, edited, hardware, load
 
-from selfinstruct.filtering import Options, filter_file
+from selfinstruct.filtering import FilterFileOptions, filter_file
 from selfinstruct.filters import NearDuplicateIndex, NoveltyIndex
 
 ENGINES = ("numpy", "numba")
 INDEXES = {"ROUGE-L": NoveltyIndex, "MinHash": NearDuplicateIndex}
-FILTERS = {"ROUGE-L": Options(rouge=0.7), "MinHash": Options(minhash=0.8)}
+FILTERS = {"ROUGE-L": FilterFileOptions(rouge=0.7), "MinHash": FilterFileOptions(minhash=0.8)}
 SEED = 15
 BLOCK = 2_000  # texts offered at once by a bulk caller
 BLOCK_TURNS = 3
@@ -149,7 +149,7 @@ def measure_command(name: str, texts: list[str]) -> Measurement:
         source.write_text("".join(json.dumps({"instruction": text}) + "\n" for text in texts), encoding="utf-8")
 
         def run(engine: str, _: int) -> int:
-            modules = ("selfinstruct.filters.join.available", "selfinstruct.filters.minhash.available")
+            modules = ("selfinstruct.filters.rouge.join.available", "selfinstruct.filters.minhash.index.available")
             with patch(modules[0], lambda: engine == "numba"), patch(modules[1], lambda: engine == "numba"):
                 return filter_file(str(source), str(Path(folder) / f"{engine}.jsonl"), FILTERS[name]).progress.kept
 
@@ -159,7 +159,7 @@ def measure_command(name: str, texts: list[str]) -> Measurement:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="JSON lines with a field `instruction`, gzipped")
+    parser.add_argument("--data", type=Path, help="JSON lines with a field `instruction`, gzipped")
     parser.add_argument("--pool", type=int, default=500_000, help="texts of the pool")
     parser.add_argument("--bulk", type=int, default=60_000, help="texts of the pool that are deduplicated in bulk")
     parser.add_argument("--index", choices=list(INDEXES), action="append", help="measure this index only; repeatable")
@@ -182,7 +182,7 @@ def main() -> None:
         f"{len(pool):,} texts: {min(len(texts), len(pool)):,} instructions ({source}) and "
         f"{max(len(pool) - len(texts), 0):,} recombined from them (seed {SEED}), {hardware()}, "
         f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start. "
-        f"Printed by `python bench/numba_ratio.py`.",
+        f"Printed by `python bench/numba_ratio.py{f' --data {source}' if options.data else ''}`.",
         "",
         "| index | work | texts | turns | numpy, CPU (per text) | numba, CPU (per text) | ratio, median | range |",
         "|---|---|---|---|---|---|---|---|",
