@@ -17,7 +17,7 @@ from selfinstruct.backends import threads as load
 from selfinstruct.common import embedded
 from selfinstruct.errors import UsageError
 
-__all__ = ["Check", "check"]
+__all__ = ["Check", "check_environment"]
 
 _NEEDS_PYTHON = (3, 11)
 _FREE_BYTES = 1 << 30  # a run of thousands of rows takes tens of megabytes, an environment with torch some gigabytes
@@ -44,7 +44,7 @@ class Check:
     remedy: str = ""
 
 
-def check(*, key_env: str = "OPENAI_API_KEY") -> list[Check]:
+def check_environment(*, key_env: str = "OPENAI_API_KEY") -> list[Check]:
     """All checks, the basic ones first. Takes about half a second, most of it for the embedded model's SHA-256.
 
     Args:

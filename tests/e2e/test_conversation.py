@@ -230,7 +230,7 @@ def test_a_wrong_first_answer_to_a_seed_with_a_verifier_is_told(tmp_path: Path, 
         asked = len(server.arrived)
     assert result.ending == "exhausted"
     assert [row.candidate.instruction for row in result.rows] == [f"What is {one} + 1 ?" for one in sums if one % 2 < 1]
-    assert result.tally.rejected == {"wrong_answer": 4}
+    assert result.stats.rejected == {"wrong_answer": 4}
     assert asked == (4 * 3 + 4 if style == "roles" else 8), "a conversation that began wrong goes no further"
     assert all("verifier" not in json.loads(line) for line in dataset(tmp_path / "run", "messages").splitlines())
     assert status(tmp_path / "run", verify=True).tally.rejected == {"wrong_answer": 4}
@@ -259,4 +259,4 @@ def test_conversations_that_say_the_same_are_one(tmp_path: Path) -> None:
         result = generate(tmp_path / "run", made)
     assert result.ending == "exhausted"
     assert len(result.rows) == 2
-    assert result.tally.rejected == {"near_duplicate": 1}
+    assert result.stats.rejected == {"near_duplicate": 1}

@@ -56,15 +56,15 @@ def worked_off(folder: Path, *faults: Any) -> Any:
 
 def test_every_epoch_of_every_seed_is_counted_once(tmp_path: Path) -> None:
     result = worked_off(tmp_path)
-    tables = result.tally.tables
+    tables = result.stats.tables
     counts = sum(tables["evol"].values(), Counter())
-    assert counts.total() == result.tally.stages["evolve"] == 12 * 4
+    assert counts.total() == result.stats.stages["evolve"] == 12 * 4
     assert counts["passed"] == len(result.rows)
     for epoch in range(1, 5):
         assert sum(line.total() for name, line in tables["evol"].items() if name.startswith(f"epoch {epoch},")) == 12
     cheap = tables["agreement"]
     assert cheap["cheap test: no gain"].total() == counts["unchanged"] + counts["too_similar"] > 0
-    assert sum(line.total() for line in cheap.values()) == result.tally.stages["compare"]
+    assert sum(line.total() for line in cheap.values()) == result.stats.stages["compare"]
     assert cheap["cheap test: gain"]["judge: no gain"] == counts["equal"]
     assert {"prompt_words", "sorry", "no_content", "unchanged", "equal"} <= counts.keys()
     shown = run_cli("status", tmp_path / "run")
@@ -79,10 +79,10 @@ def test_an_epoch_whose_judge_fails_for_good_is_counted_once_too(tmp_path: Path)
         return Fault(400) if asked and body["seed"] % 2 else None
 
     result = worked_off(tmp_path, failing)
-    tables, stages = result.tally.tables, result.tally.stages
+    tables, stages = result.stats.tables, result.stats.stages
     counts = sum(tables["evol"].values(), Counter())
     failed = stages["compare"] - sum(line.total() for line in tables["agreement"].values())
-    assert result.tally.failures.total() == failed > counts["failed"] > 0, "an audited one is counted as similar"
+    assert result.stats.failures.total() == failed > counts["failed"] > 0, "an audited one is counted as similar"
     assert counts.total() == stages["evolve"] == 12 * 4
 
 

@@ -49,7 +49,7 @@ def test_concurrency_and_stops_change_no_byte_and_a_replay_is_the_same(tmp_path:
     for width in (1, 8, 64):
         with Loopback(reply, faulty) as server:
             result = generate(tmp_path / f"c{width}", given(server, concurrency=width))
-        assert (result.ending, result.tally.failures.total() > 0) == ("complete", True)
+        assert (result.ending, result.stats.failures.total() > 0) == ("complete", True)
         plain = plain or made(tmp_path / "c1")
         assert made(tmp_path / f"c{width}") == plain
     run = tmp_path / "stopped"

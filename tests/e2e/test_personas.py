@@ -158,8 +158,8 @@ def test_people_are_no_tasks_to_anybody_else(tmp_path: Path, server: Loopback) -
     assert {line["id"] for line in lines if line["id"] in people and line["kept"]}
     assert shown & tasks
     assert not shown & people
-    assert result.tally.instructions == len(tasks)
-    assert result.tally.tasks == sum(line["kept"] for line in lines if line["id"] in tasks)
+    assert result.stats.instructions == len(tasks)
+    assert result.stats.tasks == sum(line["kept"] for line in lines if line["id"] in tasks)
     texts = {line["instruction"] for line in lines if line["id"] in tasks}
     assert {text for _, text in result.saturation.recent} <= texts
     near = next(
@@ -175,7 +175,7 @@ def test_people_are_no_tasks_to_anybody_else(tmp_path: Path, server: Loopback) -
     assert status(stopped, verify=True).complete
     generate(stopped, {"n": 80})
     assert dataset(stopped) == dataset(run)
-    assert status(stopped, verify=True).tally.instructions == result.tally.instructions
+    assert status(stopped, verify=True).tally.instructions == result.stats.instructions
 
 
 def test_a_file_that_is_no_good_ends_the_command_before_anything_is_sent(tmp_path: Path, server: Loopback) -> None:
