@@ -24,9 +24,7 @@ _WAIT_FACTOR = 4.0  # and at least this many times as long as the last look took
 @click.command("status")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @json_option
-@click.option(
-    "--watch", is_flag=True, help="Repeat until the run is complete, or Ctrl-C; with --json, one object a line."
-)
+@click.option("--watch", is_flag=True, help="Repeat until the run is complete; with --json, one object a line.")
 @click.option("--verify", is_flag=True, help="Recompute all verdicts, and compare them with the stored ones.")
 def command(run_dir: Path, as_json: bool, watch: bool, verify: bool) -> None:
     """Show the progress of a run, and why candidates were rejected. The run may be at work.
@@ -58,14 +56,12 @@ def _show(current: Status) -> None:
         state += ": every task was asked" if current.complete else ": the strategy has nothing more to ask"
     click.secho(f"{current.folder}: {current.rows} of {current.target} rows, {state}", bold=True)
     forecast = current.forecast.in_words() if current.forecast and not current.complete else "-"
+    requests = f"{stats.requests} judged, {current.unjudged} stored for later, {current.open} without an outcome"
     lines = [
         ("strategy", _strategy(current)),
         ("backend", settings.backend),
         ("models", ", ".join(sorted(stats.models)) or "none yet"),
-        (
-            "requests",
-            f"{stats.requests} judged, {current.unjudged} stored for later, {current.open} without an outcome",
-        ),
+        ("requests", requests),
         ("stages", _counts(stats.stages)),
         ("instructions", f"{stats.instructions} parsed"),
         ("acceptance", "-" if stats.acceptance is None else f"{stats.acceptance:.1%} (rows / parsed instructions)"),
@@ -109,7 +105,8 @@ def _methods(current: Status) -> Iterator[str]:
     for label, share in shares.items():
         rate = "-" if share.rate is None else f"{share.rate:.2f}"
         part = share.proposals / proposals if proposals else 0.0
-        yield f"  {label:<{width}}  {share.proposals:>9,}  {part:>6.0%}  {share.tokens:>7,}  {share.rows:>6,}  {rate:>21}"
+        figures = f"{share.proposals:>9,}  {part:>6.0%}  {share.tokens:>7,}  {share.rows:>6,}  {rate:>21}"
+        yield f"  {label:<{width}}  {figures}"
     yield f"{'share of proposals':<{width + 2}}  " + "  ".join(f"{label:>4}" for label in shares)
     for piece in current.slices:
         total = sum(piece.proposals.values())
