@@ -142,7 +142,6 @@ class Registry(Generic[T]):
     def _checked(self, plugin: Plugin) -> T:
         entry = plugin.load()
         if not self._accepts(entry):
-            raise PluginError(
-                f"{plugin.kind} {plugin.name!r}: {plugin.target} of {plugin.origin} is not {self._expected}"
-            )
+            source = f"{plugin.target} of {plugin.origin}"
+            raise PluginError(f"{plugin.kind} {plugin.name!r}: {source} is not {self._expected}")
         return entry
