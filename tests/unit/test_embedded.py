@@ -53,7 +53,7 @@ def test_a_listed_file_that_is_gone(site: Path) -> None:
 
 def test_another_file_of_that_name_is_refused(site: Path) -> None:
     install(site)
-    with pytest.raises(EmbeddedModelError, match=r"12 bytes where 98362432 were expected.*--force-reinstall"):
+    with pytest.raises(EmbeddedModelError, match=r"12 bytes instead of 98362432.*--force-reinstall"):
         embedded.path()
 
 
@@ -62,7 +62,7 @@ def test_size_and_hash_are_both_checked(tmp_path: Path) -> None:
     model.write_bytes(b"weights")
     right = hashlib.sha256(b"weights").hexdigest()
     embedded.verify(model, size=7, sha256=right)
-    with pytest.raises(EmbeddedModelError, match="7 bytes where 8"):
+    with pytest.raises(EmbeddedModelError, match="7 bytes instead of 8"):
         embedded.verify(model, size=8, sha256=right)
     model.write_bytes(b"weightz")
     with pytest.raises(EmbeddedModelError, match=f"not {right}"):

@@ -112,7 +112,7 @@ def test_parquet_an_array_and_a_datasets_folder_are_read(tmp_path: Path) -> None
     assert load_tasks(tmp_path / "saved") == wanted
 
 
-def test_every_bad_row_is_told_in_one_message_with_its_place_and_what_to_do(tmp_path: Path) -> None:
+def test_one_message_lists_every_invalid_row_and_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     bad = [
         '{"instruction": ""}',
@@ -135,11 +135,11 @@ def test_every_bad_row_is_told_in_one_message_with_its_place_and_what_to_do(tmp_
                                     "no message of a user", "no list of messages", "first message", "list of objects",
                                     "unknown kind", "found list", "not JSON"), strict=True):  # fmt: skip
         assert says in error
-    assert "take them out" in remedy
+    assert "remove these rows" in remedy
 
 
-def test_nothing_to_begin_with_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no task in it"):
+def test_a_file_without_tasks_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the file has no task"):
         load_tasks(lines(tmp_path / "rows.jsonl"))
     for name in ("nowhere.jsonl", "nowhere.txt", "nowhere"):
         with pytest.raises(UsageError, match="nowhere"):
