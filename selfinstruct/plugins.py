@@ -72,11 +72,13 @@ class Plugin:
 
 
 def installed_plugins(kind: str) -> Iterator[Plugin]:
-    """Yield the plugins of one kind, in the order of their names; imports none of them."""
-    for entry in sorted(entry_points(group=GROUPS[kind])):
-        distribution = entry.dist
-        if distribution is not None:
-            yield Plugin(kind, entry.name, distribution.name, distribution.version, entry.value)
+    """Yield the plugins of one kind, by name and distribution; imports none of them."""
+    plugins = [
+        Plugin(kind, entry.name, entry.dist.name, entry.dist.version, entry.value)
+        for entry in entry_points(group=GROUPS[kind])
+        if entry.dist is not None  # entry points that come from no distribution have no version
+    ]
+    yield from sorted(plugins, key=lambda plugin: (plugin.name, plugin.distribution))
 
 
 class Registry(Generic[T]):
