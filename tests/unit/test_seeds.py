@@ -13,7 +13,7 @@ from selfinstruct.records import Instance
 from selfinstruct.seeds import check_seeds, load_seeds, load_tasks, seeds_from_json, seeds_to_json
 
 
-def test_the_builtin_seeds_are_a_good_start() -> None:
+def test_the_builtin_seeds_have_no_warnings() -> None:
     report = check_seeds(builtin_seeds())
     assert report.errors == report.warnings == ()
     assert report.tasks >= 175
