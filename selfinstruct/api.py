@@ -21,7 +21,7 @@ from selfinstruct.common.codec import canonical
 from selfinstruct.common.config import to_yaml
 from selfinstruct.common.files import write_atomic
 from selfinstruct.engine.dispatch.budget import Budget
-from selfinstruct.engine.identity import require_same
+from selfinstruct.engine.identity import require_same_identity
 from selfinstruct.engine.loop import Engine
 from selfinstruct.engine.plan import RunPlan, make_plan, recorded_plan
 from selfinstruct.engine.progress import RunProgress
@@ -34,16 +34,20 @@ from selfinstruct.errors import SelfInstructError
 from selfinstruct.ledger import Ledger, Reader, has_run
 from selfinstruct.pool import AcceptedRow
 from selfinstruct.records import Request
-from selfinstruct.runs import compare, listing
-from selfinstruct.runs import explain as explaining
-from selfinstruct.runs import fork as forking
-from selfinstruct.runs import status as summary
-from selfinstruct.runs.compare import Comparison
+from selfinstruct.runs.compare import Comparison, compare
 from selfinstruct.runs.explain import Explanation
-from selfinstruct.runs.export import Exported, refresh
-from selfinstruct.runs.fork import Refiltered, Tried
+from selfinstruct.runs.explain import explain as explain_candidate
+from selfinstruct.runs.export import ExportResult, update_dataset
+from selfinstruct.runs.export import export as export_dataset
+from selfinstruct.runs.fork import RefilterResult
+from selfinstruct.runs.fork import fork as create_fork
+from selfinstruct.runs.fork import refilter as create_refiltered
 from selfinstruct.runs.listing import RunListing
-from selfinstruct.runs.status import Status
+from selfinstruct.runs.listing import list_runs as list_runs_below
+from selfinstruct.runs.status import RunStatus
+from selfinstruct.runs.status import status as compute_status
+from selfinstruct.runs.tune import TuneResult
+from selfinstruct.runs.tune import tune as try_settings
 
 __all__ = [
     "GenerateResult",
@@ -91,14 +95,14 @@ class GenerateResult:
     rows: list[AcceptedRow]
     stats: Stats
     saturation: Saturation
-    exported: Exported
+    exported: ExportResult
     completions: int
     in_batches: int = 0
 
     @property
     def every_task_was_asked(self) -> bool:
         """True if the run was to make one row per task and has asked for all of them."""
-        return self.ending == "exhausted" and self.plan.is_one_for_each and bool(self.rows)
+        return self.ending == "exhausted" and self.plan.one_row_per_task and bool(self.rows)
 
     @property
     def succeeded(self) -> bool:
@@ -133,28 +137,30 @@ def generate(
         if not reader.has_outcomes() and any(
             canonical(reader.meta(key)) != canonical(value) for key, value in plan.meta().items()
         ):
-            ledger.begin_again(plan.meta(), plan.texts())  # for example after a first attempt with a wrong model name
-        require_same(plan, reader, folder)
+            ledger.reset(plan.meta(), plan.texts())  # for example after a first attempt with a wrong model name
+        require_same_identity(plan, reader, folder)
         verdicts = VerdictCache(folder, plan)
-        state = RunState.of(plan, reader, snapshot=None if verify else verdicts.load(reader), keep=verdicts.save)
+        state = RunState.from_ledger(
+            plan, reader, checkpoint=None if verify else verdicts.load(reader), on_checkpoint=verdicts.save
+        )
         if canonical(reader.meta("config")) != canonical(plan.values()):  # only now is the ledger known to be sound
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
         was_complete, ending, in_batches = state.done, "complete", 0
         try:
-            if not was_complete and state.line.exhausted:  # known without starting a model
+            if not was_complete and state.scheduler.exhausted:  # known without starting a model
                 ending = "exhausted"
             elif not was_complete:
                 ending, in_batches = _run(folder, plan, state, ledger, reader, show or (lambda _: nullcontext()))
         except SelfInstructError:
             with contextlib.suppress(SelfInstructError):  # on a full disk, report the first error
-                refresh(folder, plan, state)
+                update_dataset(folder, plan, state)
             raise
-        exported = refresh(folder, plan, state)
+        exported = update_dataset(folder, plan, state)
         verdicts.save(state)
         completions = reader.answers()
     return GenerateResult(
-        folder, ending, was_complete, plan, state.rows, state.tally, state.saturation, exported, completions, in_batches
+        folder, ending, was_complete, plan, state.rows, state.stats, state.saturation, exported, completions, in_batches
     )
 
 
@@ -172,16 +178,16 @@ def preview(folder: str | Path, settings: Mapping[str, Any] | None = None) -> li
     folder = Path(folder)
     plan = make_plan(settings or {}, folder)
     if not has_run(folder):
-        return list(RunState(plan, plan.settings.n).line.open.values())
+        return list(RunState(plan, plan.settings.n).scheduler.open.values())
     with Reader(folder) as reader:
         if not reader.has_outcomes():
             state = RunState(plan, plan.settings.n)
         else:
-            require_same(plan, reader, folder)
-            state = RunState.of(plan, reader)
+            require_same_identity(plan, reader, folder)
+            state = RunState.from_ledger(plan, reader)
     if state.done:
         return []
-    return [request for number, request in state.line.open.items() if number not in state.waiting]
+    return [request for number, request in state.scheduler.open.items() if number not in state.waiting]
 
 
 def fork(
@@ -206,11 +212,11 @@ def fork(
         LedgerError: A run can't be read or written.
         BackendError: As for ``generate``.
     """
-    forking.inherit(Path(folder), Path(new_folder), settings or {})
+    create_fork(Path(folder), Path(new_folder), settings or {})
     return generate(new_folder, show=show)
 
 
-def refilter(folder: str | Path, new_folder: str | Path, settings: Mapping[str, Any] | None = None) -> Refiltered:
+def refilter(folder: str | Path, new_folder: str | Path, settings: Mapping[str, Any] | None = None) -> RefilterResult:
     """Filter the completions of a run again under other settings, into a new run; send nothing.
 
     Args:
@@ -222,10 +228,10 @@ def refilter(folder: str | Path, new_folder: str | Path, settings: Mapping[str, 
         UsageError: A setting is wrong, ``new_folder`` holds a run, or ``folder`` has no completion yet.
         LedgerError: A run can't be read or written.
     """
-    return forking.refilter(Path(folder), Path(new_folder), settings or {})
+    return create_refiltered(Path(folder), Path(new_folder), settings or {})
 
 
-def tune(folder: str | Path, grid: Mapping[str, Sequence[Any]]) -> Iterator[Tried]:
+def tune(folder: str | Path, grid: Mapping[str, Sequence[Any]]) -> Iterator[TuneResult]:
     """Yield the result of every combination of filter settings, computed from the ledger alone.
 
     Args:
@@ -236,10 +242,10 @@ def tune(folder: str | Path, grid: Mapping[str, Sequence[Any]]) -> Iterator[Trie
         UsageError: A key is not a filter setting, or a value is not allowed.
         LedgerError: The run can't be read.
     """
-    return forking.tune(Path(folder), grid)
+    return try_settings(Path(folder), grid)
 
 
-def status(folder: str | Path, *, verify: bool = False) -> Status:
+def status(folder: str | Path, *, verify: bool = False) -> RunStatus:
     """Return the progress of a run: rows, requests, verdicts, tokens.
 
     Args:
@@ -249,7 +255,7 @@ def status(folder: str | Path, *, verify: bool = False) -> Status:
     Raises:
         LedgerError: There is no readable run, or the stored verdicts differ from the recomputed ones.
     """
-    return summary.status(Path(folder), verify=verify)
+    return compute_status(Path(folder), verify=verify)
 
 
 def explain(folder: str | Path, name: str | int) -> Explanation:
@@ -263,7 +269,7 @@ def explain(folder: str | Path, name: str | int) -> Explanation:
         UsageError: There is no such row or candidate.
         LedgerError: There is no readable run.
     """
-    return explaining.explain(Path(folder), str(name))
+    return explain_candidate(Path(folder), str(name))
 
 
 def diff(first: str | Path, second: str | Path) -> Comparison:
@@ -272,7 +278,7 @@ def diff(first: str | Path, second: str | Path) -> Comparison:
     Raises:
         LedgerError: There is no readable run in one of the directories.
     """
-    return compare.compare(Path(first), Path(second))
+    return compare(Path(first), Path(second))
 
 
 def list_runs(folder: str | Path = "runs") -> list[RunListing]:
@@ -281,10 +287,10 @@ def list_runs(folder: str | Path = "runs") -> list[RunListing]:
     Raises:
         UsageError: There is no such directory.
     """
-    return listing.list_runs(Path(folder))
+    return list_runs_below(Path(folder))
 
 
-def export(folder: str | Path, layout: str | None = None, path: str | Path | None = None) -> Exported:
+def export(folder: str | Path, layout: str | None = None, path: str | Path | None = None) -> ExportResult:
     """Write the dataset of a run as JSONL.
 
     Args:
@@ -297,7 +303,7 @@ def export(folder: str | Path, layout: str | None = None, path: str | Path | Non
         UsageError: There is no such layout, or it can't hold the rows.
         LedgerError: There is no readable run.
     """
-    return summary.export_run(Path(folder), layout, None if path is None else Path(path))
+    return export_dataset(Path(folder), layout, None if path is None else Path(path))
 
 
 @dataclass(frozen=True)
@@ -317,7 +323,7 @@ class Run:
         with Reader(self.folder) as reader:
             reader.freeze()
             plan = recorded_plan(reader)
-            return RunState.of(plan, reader, snapshot=VerdictCache(self.folder, plan).load(reader)).rows
+            return RunState.from_ledger(plan, reader, checkpoint=VerdictCache(self.folder, plan).load(reader)).rows
 
     def rejects(self) -> list[FilteredCandidate]:
         """Return the rejected candidates with their verdicts, in the order of their requests."""
@@ -328,10 +334,10 @@ class Run:
 
         with Reader(self.folder) as reader:
             reader.freeze()
-            RunState.of(recorded_plan(reader), reader, collect)
+            RunState.from_ledger(recorded_plan(reader), reader, collect)
         return rejected
 
-    def status(self) -> Status:
+    def status(self) -> RunStatus:
         """Return the progress of the run; see ``status``."""
         return status(self.folder)
 
@@ -339,7 +345,7 @@ class Run:
         """Return the history of a row or candidate; see ``explain``."""
         return explain(self.folder, name)
 
-    def export(self, layout: str | None = None, path: str | Path | None = None) -> Exported:
+    def export(self, layout: str | None = None, path: str | Path | None = None) -> ExportResult:
         """Write the dataset as JSONL; see ``export``."""
         return export(self.folder, layout, path)
 
@@ -360,7 +366,7 @@ def _run(
     """Run the loop to its end; return the ending and the number of requests still in batches."""
     budget = Budget(plan.settings.budget, reader.spending())
     progress = RunProgress(
-        plan.settings.n, state.tally, plan.settings.budget, rows=state.count, rows_before=state.count
+        plan.settings.n, state.stats, plan.settings.budget, rows=state.count, rows_before=state.count
     )
 
     def show_servers(servers: str) -> None:
@@ -368,7 +374,7 @@ def _run(
 
     backend = open_backend(plan.settings.backend, plan.backend_options, show_servers)
     if isinstance(backend, BatchBackend):
-        backend.keep_in(folder, progress.tell)
+        backend.keep_in(folder, progress.notify)
     engine = Engine(plan, state, ledger, reader, backend, budget, progress)
 
     async def main() -> tuple[str, int]:

@@ -11,7 +11,7 @@ from selfinstruct.api import diff
 from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import Json, dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
-from selfinstruct.runs.compare import Comparison, Missing
+from selfinstruct.runs.compare import Comparison, UnmatchedRow
 
 _PATH = click.Path(path_type=Path)
 _MOST_ROWS = 5  # shown of each run
@@ -42,7 +42,7 @@ def command(run_a: Path, run_b: Path, as_json: bool) -> None:
         echo(strip_control_chars(line))
 
 
-def _lines(rows: tuple[Missing, ...], run: Path, other: Path) -> Iterator[str]:
+def _lines(rows: tuple[UnmatchedRow, ...], run: Path, other: Path) -> Iterator[str]:
     if not rows:
         return
     reasons = ", ".join(f"{reason} {count}" for reason, count in Comparison.reasons(rows))
@@ -50,15 +50,15 @@ def _lines(rows: tuple[Missing, ...], run: Path, other: Path) -> Iterator[str]:
     for missing in rows[:_MOST_ROWS]:
         candidate = f" ({missing.candidate})" if missing.candidate else ""
         instruction = " ".join(missing.row.candidate.instruction.split())[:80]
-        yield f"  row {missing.place}: {instruction} | {missing.reason}{candidate}"
+        yield f"  row {missing.position}: {instruction} | {missing.reason}{candidate}"
     if len(rows) > _MOST_ROWS:
         yield f"  and {plural(len(rows) - _MOST_ROWS, 'other row')}"
 
 
-def _to_json(rows: tuple[Missing, ...]) -> list[Json]:
+def _to_json(rows: tuple[UnmatchedRow, ...]) -> list[Json]:
     return [
         {
-            "row": missing.place, "id": missing.row.id, "reason": missing.reason, "candidate": missing.candidate,
+            "row": missing.position, "id": missing.row.id, "reason": missing.reason, "candidate": missing.candidate,
             "instruction": missing.row.candidate.instruction, "input": missing.row.candidate.input,
             "output": missing.row.candidate.output,
         }

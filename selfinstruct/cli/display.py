@@ -23,7 +23,7 @@ def show_progress(progress: RunProgress) -> AbstractContextManager[None]:
 
 def plain_line(progress: RunProgress) -> str:
     """Return the progress as one line."""
-    stats = progress.tally
+    stats = progress.stats
     parts = [f"{progress.rows}/{progress.target} rows"]
     if stats.acceptance is not None:
         parts.append(f"{stats.acceptance:.0%} of {stats.instructions} instructions kept")
@@ -50,7 +50,7 @@ def _render(progress: RunProgress) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    stats = progress.tally
+    stats = progress.stats
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(f"{progress.rows}/{progress.target} rows", style="bold"),

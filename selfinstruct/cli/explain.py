@@ -12,7 +12,7 @@ from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import Json, dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.records import Completion, Verdict
-from selfinstruct.runs.explain import Ancestor, Explanation, Neighbour, Step
+from selfinstruct.runs.explain import Ancestor, Explanation, NearestText, Step
 
 _OPEN, _CLOSE = "⟦", "⟧"
 _KEPT = {
@@ -119,7 +119,7 @@ def _step(number: int, step: Step) -> Iterator[str]:
         yield f"  {verdict.filter}:{score} {'kept' if verdict.kept else f'rejected, {verdict.reason}'}"
         for line in _details(verdict):
             yield f"    {line}"
-        if near := step.neighbours.get(verdict.filter):
+        if near := step.nearest_texts.get(verdict.filter):
             yield f"    nearest, {near.id}: {_indented(_marked(near.text, near.common), 4)}"
 
 
@@ -206,14 +206,14 @@ def _step_to_json(step: Step) -> dict[str, Json]:
         "verdicts": [
             {
                 "filter": verdict.filter, "kept": verdict.kept, "reason": verdict.reason, "score": verdict.score,
-                "detail": dict(verdict.detail), "nearest": _neighbour_to_json(step.neighbours.get(verdict.filter)),
+                "detail": dict(verdict.detail), "nearest": _nearest_to_json(step.nearest_texts.get(verdict.filter)),
             }
             for verdict in candidate.verdicts
         ],
     }  # fmt: skip
 
 
-def _neighbour_to_json(neighbour: Neighbour | None) -> dict[str, Json] | None:
-    if neighbour is None:
+def _nearest_to_json(nearest: NearestText | None) -> dict[str, Json] | None:
+    if nearest is None:
         return None
-    return {"id": neighbour.id, "text": neighbour.text, "common": [list(span) for span in neighbour.common]}
+    return {"id": nearest.id, "text": nearest.text, "common": [list(span) for span in nearest.common]}

@@ -10,7 +10,7 @@ from selfinstruct.api import export
 from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural
-from selfinstruct.runs.export import Exported, export_formats
+from selfinstruct.runs.export import ExportResult, export_formats
 
 
 @click.command("export")
@@ -38,6 +38,6 @@ def command(run_dir: Path, name: str | None, output: Path | None, as_json: bool)
     echo(f"{exported.path}: {plural(exported.rows, 'line')} (sha256 {exported.sha256[:12]}){left_out}")
 
 
-def dataset_to_json(exported: Exported) -> dict[str, str | int]:
+def dataset_to_json(exported: ExportResult) -> dict[str, str | int]:
     """Return the JSON form of a dataset file."""
     return {"dataset": str(exported.path), "lines": exported.rows, "sha256": exported.sha256}

@@ -14,8 +14,8 @@ from selfinstruct.cli.options import json_option
 from selfinstruct.cli.settings import located, run_options, settings_of
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural
-from selfinstruct.runs.compare import Comparison, Missing
-from selfinstruct.runs.fork import Refiltered
+from selfinstruct.runs.compare import Comparison, UnmatchedRow
+from selfinstruct.runs.fork import RefilterResult
 
 _PATH = click.Path(path_type=Path)
 
@@ -43,7 +43,7 @@ def command(run_dir: Path, output: Path, as_json: bool, **options: Any) -> None:
         echo(dumps(_to_json(output, result)))
         return
     compared = result.comparison
-    echo(f"{output}: {result.rows} of {plural(result.target, 'row')}, from {plural(result.tally.requests, 'answer')} "
+    echo(f"{output}: {result.rows} of {plural(result.target, 'row')}, from {plural(result.stats.requests, 'answer')} "
         f"of {run_dir}; nothing was sent")  # fmt: skip
     echo(f"rows: {compared.common} kept, {len(compared.lost)} lost{_reasons(compared.lost)}, "
         f"{len(compared.gained)} gained{_reasons(compared.gained, 'before: ')}")  # fmt: skip
@@ -54,18 +54,18 @@ def command(run_dir: Path, output: Path, as_json: bool, **options: Any) -> None:
     echo(f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})")
 
 
-def _reasons(rows: tuple[Missing, ...], prefix: str = "") -> str:
+def _reasons(rows: tuple[UnmatchedRow, ...], prefix: str = "") -> str:
     reasons = ", ".join(f"{reason} {count}" for reason, count in Comparison.reasons(rows))
     return f" ({prefix}{reasons})" if reasons else ""
 
 
-def _to_json(folder: Path, result: Refiltered) -> dict[str, object]:
+def _to_json(folder: Path, result: RefilterResult) -> dict[str, object]:
     compared = result.comparison
     return {
         "run": str(folder),
         "rows": result.rows,
         "target": result.target,
-        "requests": result.tally.requests,
+        "requests": result.stats.requests,
         "common": compared.common,
         "lost": dict(Comparison.reasons(compared.lost)),
         "gained": dict(Comparison.reasons(compared.gained)),

@@ -42,7 +42,7 @@ def command(folder: Path, as_json: bool) -> None:
 def _cells(run: RunListing) -> tuple[str, ...]:
     if run.status is None:
         return str(run.folder), "-", "-", f"can't be read: {' '.join(run.error.split())[:90]}", "", "", ""
-    stats, settings = run.status.tally, run.status.plan.settings
+    stats, settings = run.status.stats, run.status.plan.settings
     return (
         str(run.folder),
         f"{run.status.rows}/{run.status.target}",
@@ -57,7 +57,7 @@ def _cells(run: RunListing) -> tuple[str, ...]:
 def _to_json(run: RunListing) -> dict[str, object]:
     if run.status is None:
         return {"run": str(run.folder), "error": run.error}
-    stats, settings = run.status.tally, run.status.plan.settings
+    stats, settings = run.status.stats, run.status.plan.settings
     return {
         "run": str(run.folder),
         "rows": run.status.rows,

@@ -15,7 +15,7 @@ from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.engine.stats import Stats
-from selfinstruct.runs.status import Status
+from selfinstruct.runs.status import RunStatus
 
 _LEAST_WAIT_S = 2.0  # between two looks of --watch
 _WAIT_FACTOR = 4.0  # and at least this many times as long as the last look took, to leave a large run its CPU
@@ -49,14 +49,14 @@ def command(run_dir: Path, as_json: bool, watch: bool, verify: bool) -> None:
         time.sleep(max(_LEAST_WAIT_S, _WAIT_FACTOR * seconds))
 
 
-def _show(current: Status) -> None:
-    stats, settings = current.tally, current.plan.settings
+def _show(current: RunStatus) -> None:
+    stats, settings = current.stats, current.plan.settings
     state = "complete" if current.complete else "not complete"
     if current.exhausted and current.rows < current.target:
         state += ": every task was asked" if current.complete else ": the strategy has nothing more to ask"
     click.secho(f"{current.folder}: {current.rows} of {current.target} rows, {state}", bold=True)
     forecast = current.forecast.in_words() if current.forecast and not current.complete else "-"
-    requests = f"{stats.requests} judged, {current.unjudged} stored for later, {current.open} without an outcome"
+    requests = f"{stats.requests} judged, {current.undecided} stored for later, {current.open} without an outcome"
     lines = [
         ("strategy", _strategy(current)),
         ("backend", settings.backend),
@@ -86,7 +86,7 @@ def _show(current: Status) -> None:
             echo(f"    {strip_control_chars(row):<{width}}  {strip_control_chars(_counts(counts))}")
 
 
-def _strategy(current: Status) -> str:
+def _strategy(current: RunStatus) -> str:
     settings, methods = current.plan.settings, current.plan.methods
     if not methods:
         return settings.strategy
@@ -94,9 +94,9 @@ def _strategy(current: Status) -> str:
     return f"{settings.strategy} of {weights}" + ("; weights follow what they bring" if settings.adapt else "")
 
 
-def _methods(current: Status) -> Iterator[str]:
+def _methods(current: RunStatus) -> Iterator[str]:
     """Yield a table of the methods of a mixed run, and one of their shares of the proposals over time."""
-    shares = current.tally.shares
+    shares = current.stats.by_method
     if not shares:
         return
     width = max(len("requests 9999-9999"), *map(len, shares))
@@ -108,7 +108,7 @@ def _methods(current: Status) -> Iterator[str]:
         figures = f"{share.proposals:>9,}  {part:>6.0%}  {share.tokens:>7,}  {share.rows:>6,}  {rate:>21}"
         yield f"  {label:<{width}}  {figures}"
     yield f"{'share of proposals':<{width + 2}}  " + "  ".join(f"{label:>4}" for label in shares)
-    for piece in current.slices:
+    for piece in current.proposal_windows:
         total = sum(piece.proposals.values())
         parts = "  ".join(f"{piece.proposals[label] / total:>{max(4, len(label))}.0%}" for label in shares)
         yield f"  {f'requests {piece.first}-{piece.last}':<{width}}  {parts}"
@@ -118,7 +118,7 @@ def _cached(stats: Stats) -> str:
     return f"{stats.cached_tokens:,} cached" + ("" if stats.cached is None else f": {stats.cached:.0%}")
 
 
-def _lost_tokens(current: Status) -> int:
+def _lost_tokens(current: RunStatus) -> int:
     return current.spending.lost_prompt_tokens + current.spending.lost_completion_tokens
 
 
@@ -126,8 +126,8 @@ def _counts(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
 
 
-def _to_json(current: Status) -> dict[str, object]:
-    stats = current.tally
+def _to_json(current: RunStatus) -> dict[str, object]:
+    stats = current.stats
     return {
         "run": str(current.folder),
         "rows": current.rows,
@@ -137,7 +137,7 @@ def _to_json(current: Status) -> dict[str, object]:
         "strategy": current.plan.settings.strategy,
         "backend": current.plan.settings.backend,
         "requests": stats.requests,
-        "unjudged": current.unjudged,
+        "unjudged": current.undecided,
         "open": current.open,
         "batches": current.batches,
         "batched": current.batched,
@@ -150,9 +150,9 @@ def _to_json(current: Status) -> dict[str, object]:
         "discarded": dict(stats.discarded),
         "failures": dict(stats.failures),
         "methods": {label: {**dataclasses.asdict(share), "rows_per_1000_tokens": share.rate}
-                    for label, share in stats.shares.items()},
+                    for label, share in stats.by_method.items()},
         "proposals": [{"first": piece.first, "last": piece.last, "methods": dict(sorted(piece.proposals.items()))}
-                      for piece in current.slices],
+                      for piece in current.proposal_windows],
         "tables": {table: {row: dict(counts) for row, counts in rows.items()}
                    for table, rows in stats.tables.items()},
         "models": dict(stats.models),

@@ -13,7 +13,7 @@ from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo
 from selfinstruct.errors import UsageError
-from selfinstruct.runs.fork import Tried
+from selfinstruct.runs.tune import TuneResult
 
 _DEFAULT = "filters.novelty.threshold=0.5,0.6,0.7,0.8,0.9"
 
@@ -50,7 +50,7 @@ def command(run_dir: Path, grid: tuple[str, ...], as_json: bool) -> None:
     head = "  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
     echo(f"{head}  instructions  tasks   rows  acceptance  waiting")
     for result in results:
-        stats = result.tally
+        stats = result.stats
         cells = "  ".join(
             f"{_cell(value):>{width}}" for value, width in zip(result.values.values(), widths, strict=True)
         )
@@ -73,8 +73,8 @@ def _cell(value: Any) -> str:
     return "off" if value is None else str(value)
 
 
-def _to_json(result: Tried) -> dict[str, Any]:
-    stats = result.tally
+def _to_json(result: TuneResult) -> dict[str, Any]:
+    stats = result.stats
     return {
         "settings": dict(result.values), "requests": stats.requests, "instructions": stats.instructions,
         "tasks": stats.tasks, "rows": result.rows, "acceptance": stats.acceptance, "waiting": result.queued,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from selfinstruct.errors import SelfInstructError, UsageError
 from selfinstruct.ledger import LEDGER_FILE
-from selfinstruct.runs.status import Status, status
+from selfinstruct.runs.status import RunStatus, status
 
 __all__ = ["RunListing", "list_runs"]
 
@@ -23,7 +23,7 @@ class RunListing:
     """
 
     folder: Path
-    status: Status | None
+    status: RunStatus | None
     error: str = ""
 
 

@@ -446,7 +446,7 @@ def test_another_model_before_the_first_answer_takes_nothing_of_the_first_ones(t
         assert generate(tmp_path / "run", settings(server.url)).left == 8
         script.hold.set()
         other = settings(server.url, section={"model": "other"}, n=5)
-        assert set(generate(tmp_path / "run", other).tally.models) == {"other"}
+        assert set(generate(tmp_path / "run", other).stats.models) == {"other"}
         assert {line["body"]["model"] for line in server.batches[0].lines} == {"scripted"}
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from selfinstruct import generate
 from selfinstruct.runs.explain import explain
-from selfinstruct.runs.status import export_run, status
+from selfinstruct.runs.export import export
+from selfinstruct.runs.status import status
 from tests.cli import dataset, run_cli
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply
@@ -70,7 +71,7 @@ def test_every_epoch_of_every_seed_is_counted_once(tmp_path: Path) -> None:
     shown = run_cli("status", tmp_path / "run")
     assert "\n  evol\n    epoch 1, add-constraints" in shown
     assert "\n  agreement\n    cheap test: gain" in shown
-    assert status(tmp_path / "run", verify=True).tally.tables == tables
+    assert status(tmp_path / "run", verify=True).stats.tables == tables
 
 
 def test_an_epoch_whose_judge_fails_for_good_is_counted_once_too(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_a_row_s_lineage_leads_from_its_seed_through_every_epoch(run: Path) -> N
 
 
 def test_what_led_no_further_stands_in_the_lineage_with_its_reason(run: Path) -> None:
-    export_run(run, "candidates")
+    export(run, "candidates")
     lines = [json.loads(line) for line in dataset(run, "candidates").splitlines()]
     failed = {line["task"] for line in lines if not line["kept"]}
     later = [at for at, row in enumerate(dataset(run).splitlines(), 1) if json.loads(row)["epoch"] > 1]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from selfinstruct import generate
 from selfinstruct.ledger.schema import SEALED, seal
-from selfinstruct.runs.status import export_run
+from selfinstruct.runs.export import export
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply
 
@@ -30,7 +30,7 @@ def make(name: str, api: str, rows: int) -> None:
         run = Path(scratch) / "run"
         section = {"model": "scripted", "api": api, "base_url": server.url}
         generate(run, {"strategy": name, "backend": "openai", "openai": section, "n": rows, "concurrency": 1})
-        export_run(run, "candidates")
+        export(run, "candidates")
         target.mkdir()
         ledger = sqlite3.connect(run / "run.sqlite", isolation_level=None)
         ledger.create_function("seal", -1, seal)

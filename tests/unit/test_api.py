@@ -53,7 +53,7 @@ def test_a_run_lists_its_rows_and_its_rejected_candidates(run: selfinstruct.Run)
     rows, rejects = run.rows(), run.rejects()
     assert len(rows) == run.status().rows > 0
     assert all(isinstance(row, selfinstruct.AcceptedRow) for row in rows)
-    assert {candidate.reason for candidate in rejects} == set(run.status().tally.rejected)
+    assert {candidate.reason for candidate in rejects} == set(run.status().stats.rejected)
     assert run.explain(1).id == rows[0].id
     assert run.explain(rejects[0].id).candidate.reason == rejects[0].reason
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.runs.status import export_run, status
+from selfinstruct.runs.export import export
+from selfinstruct.runs.status import status
 from tests.golden.make import GOLDEN, RUNS
 
 HELP = "a ledger is read differently: raise SEMANTICS and run `python -m tests.golden.make`, or mend the change"
@@ -18,7 +19,7 @@ HELP = "a ledger is read differently: raise SEMANTICS and run `python -m tests.g
 def test_a_golden_ledger_gives_its_golden_bytes(name: str, tmp_path: Path) -> None:
     shutil.copy(GOLDEN / name / "run.sqlite", tmp_path)
     for kind in ("alpaca", "candidates"):
-        export_run(tmp_path, kind)
+        export(tmp_path, kind)
         assert (tmp_path / "dataset" / f"{kind}.jsonl").read_bytes() == (
             GOLDEN / name / f"{kind}.jsonl"
         ).read_bytes(), HELP
