@@ -14,7 +14,7 @@ import yaml
 from finetune.cli import cli as finetune
 from finetune.options import Lora, Options
 from finetune.recipes import names, path_of
-from selfinstruct.backends import OPTIONS
+from selfinstruct.backends import backend_names, backend_spec
 from selfinstruct.cli import cli as selfinstruct
 from selfinstruct.common.config import build, to_plain
 from selfinstruct.engine.plan import Settings
@@ -72,7 +72,8 @@ def configuration() -> str:
         _section("Section `quality`", QUALITY, to_plain(QUALITY)),
     ]
     methods = {name: one.Options for name, one in STRATEGIES.items()} | {MixtureStrategy.name: MixtureStrategy.Options}
-    for title, known in (("Strategy", methods), ("Backend", OPTIONS)):
+    backends = {name: backend_spec(name).options for name in backend_names()}
+    for title, known in (("Strategy", methods), ("Backend", backends)):
         for name, options in sorted(known.items()):
             parts.append(_section(f"{title} `{name}`", build(options, {}), {name: to_plain(build(options, {}))}))
     parts += [

@@ -141,7 +141,7 @@ def _run(folder: Path, plan: RunPlan, course: RunState, ledger: Ledger, reader: 
 
     backend = open_backend(plan.settings.backend, plan.backend_options, tell)
     if isinstance(backend, BatchBackend):
-        backend.keep_in(folder, progress.tell)
+        backend.open_journal(folder, progress.tell)
     engine = Engine(plan, course, ledger, reader, backend, budget, progress)
 
     async def main() -> tuple[str, int]:

@@ -13,7 +13,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-from selfinstruct.backends.base import Backend, BatchBackend, StillThereError
+from selfinstruct.backends.base import Backend, BatchBackend, StillPendingError
 from selfinstruct.engine.dispatch.budget import Budget, worst_case
 from selfinstruct.engine.dispatch.concurrency import ConcurrencyLimiter
 from selfinstruct.engine.dispatch.retry import Retry
@@ -83,7 +83,7 @@ class Engine:
         self._budget = budget
         self._progress = progress
         self._known = set(course.recorded)
-        self._window = min(plan.settings.concurrency or backend.concurrency, plan.settings.lag)
+        self._window = min(plan.settings.concurrency or plan.capabilities.concurrency, plan.settings.lag)
         self._pace = ConcurrencyLimiter(self._window)
         self._retry = Retry(plan.settings.retry, self._pace, on_wait=self._on_wait)
         self._patience = plan.settings.patience
@@ -126,7 +126,7 @@ class Engine:
                     self._release()
                 if self._flight:
                     if self._detached is not None:
-                        self._detached.under_way(min(len(self._flight), self._window))
+                        self._detached.active_count_changed(min(len(self._flight), self._window))
                     await self._wait()
                 elif self._fault or self._ending or not await self._condemn(thorough=True):
                     break
@@ -158,7 +158,7 @@ class Engine:
         self._interrupts += 1
         self._end("interrupted")
         if self._detached is not None:
-            self._detached.leave()
+            self._detached.detach()
         if self._interrupts > 1:
             for task in self._flight:
                 task.cancel()
@@ -216,7 +216,7 @@ class Engine:
         A server that goes on by itself is waited for only when the budget is spent: nobody asked to stop then.
         """
         if self._detached is not None and not self._patient:
-            self._detached.leave()
+            self._detached.detach()
         for task, sent in self._flight.items():
             if sent.idle:
                 task.cancel()
@@ -242,7 +242,7 @@ class Engine:
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, StillThereError):
+        if isinstance(error, StillPendingError):
             self.left += 1
             return
         if error is None:
@@ -332,7 +332,7 @@ class Engine:
                     await acknowledged(self._ledger.describe(request))
                 return
             if self._detached is not None:
-                await self._detached.gathered(request)
+                await self._detached.wait_for_batch(request)
             sent.idle = False
             if attempt > 1:
                 sent.failed = sent.failed or self._newest_send
