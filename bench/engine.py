@@ -25,14 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from selfinstruct.budget import Budget
-from selfinstruct.engine.course import Course
+from selfinstruct.engine.dispatch.budget import Budget
+from selfinstruct.engine.loop import Engine
 from selfinstruct.engine.plan import make_plan
-from selfinstruct.engine.progress import Progress
-from selfinstruct.engine.run import Engine
-from selfinstruct.export import refresh
+from selfinstruct.engine.progress import RunProgress
+from selfinstruct.engine.run_state import RunState
 from selfinstruct.ledger import LEDGER_FILE, Ledger, Reader
 from selfinstruct.records import Choice, Completion, Request, Usage
+from selfinstruct.runs.export import refresh
 
 RESULTS = Path(__file__).parent / "results"
 WORDS = 20_000
@@ -106,9 +106,9 @@ def turn(strategy: str, rows: int, concurrency: int) -> Turn:
         plan = make_plan(settings)
         backend: Any = Null(strategy, rows, concurrency)
         with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
-            course = Course.of(plan, reader)
+            course = RunState.of(plan, reader)
             budget = Budget(plan.settings.budget, reader.spending())
-            progress = Progress(rows, course.tally, plan.settings.budget)
+            progress = RunProgress(rows, course.tally, plan.settings.budget)
             began = time.perf_counter()
             ending = asyncio.run(Engine(plan, course, ledger, reader, backend, budget, progress).run())
             seconds = time.perf_counter() - began
@@ -153,7 +153,7 @@ def profiled(strategy: str, rows: int, concurrency: int) -> str:
     turn(strategy, rows, concurrency)
     profile.disable()
     stats: Any = pstats.Stats(profile)
-    began = stats.stats[next(key for key in stats.stats if key[2] == "run" and key[0].endswith("engine/run.py"))][3]
+    began = stats.stats[next(key for key in stats.stats if key[2] == "run" and key[0].endswith("engine/loop.py"))][3]
     found = [
         (cumulated, own, calls, f"{Path(file).parent.name}/{Path(file).name} {name}")
         for (file, _, name), (_, calls, own, cumulated, _) in stats.stats.items()

@@ -41,13 +41,13 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.backends import open_backend
-from selfinstruct.budget import Budget
-from selfinstruct.config import assign, merge
-from selfinstruct.engine.course import Course
-from selfinstruct.engine.plan import Plan, make_plan
-from selfinstruct.engine.progress import Progress
-from selfinstruct.engine.run import Engine
-from selfinstruct.judge import Judge
+from selfinstruct.common.config import assign, merge
+from selfinstruct.engine.dispatch.budget import Budget
+from selfinstruct.engine.loop import Engine
+from selfinstruct.engine.plan import RunPlan, make_plan
+from selfinstruct.engine.progress import RunProgress
+from selfinstruct.engine.row_filters import RowFilters
+from selfinstruct.engine.run_state import RunState
 from selfinstruct.ledger import Ledger, Reader
 from selfinstruct.pool import Pool
 from selfinstruct.records import Candidate, Completion, Received, Request, Sampling
@@ -153,7 +153,7 @@ class Counting:
         self.turn.flight.append((time.perf_counter(), self._now))
 
 
-async def engine(plan: Plan, go: Any) -> Turn:
+async def engine(plan: RunPlan, go: Any) -> Turn:
     """One turn with an engine that is started before and closed afterwards."""
     backend = open_backend(plan.settings.backend, plan.backend_options)
     await backend.start()
@@ -167,13 +167,13 @@ async def engine(plan: Plan, go: Any) -> Turn:
         await backend.close()
 
 
-def loop_turn(plan: Plan) -> Turn:
+def loop_turn(plan: RunPlan) -> Turn:
     folder = Path(tempfile.mkdtemp(prefix="generate-"))
     try:
         with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
-            course = Course.of(plan, reader)
+            course = RunState.of(plan, reader)
             budget = Budget(plan.settings.budget, reader.spending())
-            progress = Progress(plan.settings.n, course.tally, plan.settings.budget)
+            progress = RunProgress(plan.settings.n, course.tally, plan.settings.budget)
 
             async def go(backend: Any) -> None:
                 await Engine(plan, course, ledger, reader, backend, budget, progress).run()
@@ -185,7 +185,7 @@ def loop_turn(plan: Plan) -> Turn:
         shutil.rmtree(folder)
 
 
-def bare_turn(plan: Plan, requests: list[Request], width: int) -> Turn:
+def bare_turn(plan: RunPlan, requests: list[Request], width: int) -> Turn:
     async def go(backend: Any) -> None:
         room = asyncio.Semaphore(width)
 
@@ -198,7 +198,7 @@ def bare_turn(plan: Plan, requests: list[Request], width: int) -> Turn:
     return asyncio.run(engine(plan, go))
 
 
-def peer_turn(command: str, server: str, plan: Plan) -> Turn:
+def peer_turn(command: str, server: str, plan: RunPlan) -> Turn:
     """A command that uses the server; the server counts, and the loop's filters judge."""
     turn, before = Turn(), gauge(server, TOKENS)
     over = threading.Event()
@@ -222,12 +222,12 @@ def peer_turn(command: str, server: str, plan: Plan) -> Turn:
     return turn
 
 
-def kept(plan: Plan, rows: list[dict[str, str]]) -> int:
+def kept(plan: RunPlan, rows: list[dict[str, str]]) -> int:
     """How many of these rows the run's filters keep."""
     pool = Pool(plan.seeds)
     candidates = tuple(Candidate(row["instruction"], row.get("input", ""), row["output"]) for row in rows)
     nobody = Request("peer", (), Sampling(1), number=0)
-    Judge(plan.settings.filters, pool).judge(nobody, Received(candidates))
+    RowFilters(plan.settings.filters, pool).judge(nobody, Received(candidates))
     return len(pool.rows)
 
 

@@ -11,14 +11,14 @@ import argparse
 import time
 from collections.abc import Callable
 
+from selfinstruct.common.resources import builtin_prompts, builtin_seeds
+from selfinstruct.common.rng import Rng
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Request
-from selfinstruct.resources import builtin_prompts, builtin_seeds
-from selfinstruct.rng import Rng
 from selfinstruct.seeds import load_seeds
 from selfinstruct.strategies import Alpaca
-from selfinstruct.strategies.mix import Mixed, MixOptions, Part, last_of_race
+from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, last_of_race
 
 JUDGED = 256  # requests of each method in its account, with 0 to 8 rows
 
@@ -28,7 +28,7 @@ def pool_of(labels: str) -> Pool:
     pool = Pool(load_seeds(builtin_seeds()))
     for label in labels:
         for number in range(JUDGED):
-            pool.accounts[label].add(number % 9, 900 + number % 50)
+            pool.progress_by_method[label].add(number % 9, 900 + number % 50)
     return pool
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     print(f"| alone | {rate(alone, seconds):,.0f} | - |")
     for count in (2, 3, 5, 10):
         labels = "abcdefghij"[:count]
-        mixed = Mixed(MixOptions(), [Part(label, 1.0, alpaca) for label in labels], adapt=True)
+        mixed = MixtureStrategy(MixtureOptions(), [MixtureMember(label, 1.0, alpaca) for label in labels], adapt=True)
         view = pool_of(labels)
         shapes, exposures = [65] * count, [1000.0] * count
         asked = rate(lambda number, m=mixed, v=view: m.propose(v, Rng("propose", 0, number)), seconds)

@@ -136,7 +136,7 @@ def work(cell: Cell) -> None:
     import torch
     from training.shapes import documents, flops
 
-    from finetune.estimate import peak
+    from finetune.model.footprint import peak
 
     try:
         turns.wait()
@@ -302,7 +302,7 @@ def _what(gpu: bool, arguments: argparse.Namespace) -> str:
         return common + (
             "Full-parameter training in bfloat16 (LoRA: rank 16 on all linear layers). Ours keeps exact float32 master "
             "weights and float32 moments; TRL's weights and moments are bfloat16. Documents of 512 tokens, 256 of them "
-            "supervised; 128 documents in a step, 64 for the 8B models. MFU: by finetune/estimate.py, over "
+            "supervised; 128 documents in a step, 64 for the 8B models. MFU: by finetune/model/footprint.py, over "
             "the dense bfloat16 peak of the data sheet."
         )
     return common + (

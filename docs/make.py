@@ -16,11 +16,11 @@ from finetune.options import Lora, Options
 from finetune.recipes import names, path_of
 from selfinstruct.backends import OPTIONS
 from selfinstruct.cli import cli as selfinstruct
-from selfinstruct.config import build, to_plain
+from selfinstruct.common.config import build, to_plain
 from selfinstruct.engine.plan import Settings
 from selfinstruct.strategies import STRATEGIES, QualityOptions
-from selfinstruct.strategies.mix import Mixed
-from selfinstruct.strategies.quality_options import JudgeOptions
+from selfinstruct.strategies.mixture import MixtureStrategy
+from selfinstruct.strategies.quality.options import JudgeOptions
 
 DOCS = Path(__file__).resolve().parent
 COMMANDS = {"selfinstruct": selfinstruct, "finetune": finetune}
@@ -71,7 +71,7 @@ def configuration() -> str:
         _section("Settings of a run", Settings(), to_plain(Settings())),
         _section("Section `quality`", QUALITY, to_plain(QUALITY)),
     ]
-    methods = {name: one.Options for name, one in STRATEGIES.items()} | {Mixed.name: Mixed.Options}
+    methods = {name: one.Options for name, one in STRATEGIES.items()} | {MixtureStrategy.name: MixtureStrategy.Options}
     for title, known in (("Strategy", methods), ("Backend", OPTIONS)):
         for name, options in sorted(known.items()):
             parts.append(_section(f"{title} `{name}`", build(options, {}), {name: to_plain(build(options, {}))}))

@@ -11,14 +11,14 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from finetune.adapters import BASE
-from finetune.data import Turn
-from finetune.model import load, load_adapted
+from finetune.data.render import Renderer, RenderError
+from finetune.data.rows import ChatTurn
+from finetune.evaluation.samples import generating
+from finetune.model.adapters import BASE
+from finetune.model.loading import load, load_adapted
 from finetune.record import RECORD, require_complete
-from finetune.render import Renderer, RenderError
-from finetune.report import harmless
-from finetune.sample import generating
-from selfinstruct.codec import loads
+from finetune.report import strip_control_chars
+from selfinstruct.common.codec import loads
 from selfinstruct.errors import UsageError
 
 __all__ = ["talk"]
@@ -45,8 +45,8 @@ def talk(
     """Answer what ``read`` gives, until it raises EOFError.
 
     Args:
-        folder: What ``finetune.model.load`` takes, or adapters trained here; a folder that was trained here has its
-            format in ``finetune.json``.
+        folder: A model as ``finetune.model.loading.load`` accepts it, or adapters that this trainer wrote; the format
+            of a folder trained here is read from its ``finetune.json``.
         prompt: Answer this alone, and return.
         system: What the conversation begins with, in the place of the system.
         temperature: 0 takes the likeliest token each time.
@@ -74,7 +74,7 @@ def talk(
         eos_token_id=sorted(renderer.stop_ids),
         pad_token_id=min(renderer.stop_ids),
     )
-    chat = _Chat(model, tokenizer, renderer, config, max_tokens, [Turn("system", system)] if system else [], write)
+    chat = _Chat(model, tokenizer, renderer, config, max_tokens, [ChatTurn("system", system)] if system else [], write)
     if prompt is not None:
         chat.answer(prompt)
         return
@@ -117,7 +117,7 @@ class _Chat:
     renderer: Renderer
     config: Any
     longest: int
-    first: list[Turn]
+    first: list[ChatTurn]
     write: Write
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class _Chat:
             KeyboardInterrupt: The answer was stopped; what there was of it is remembered.
         """
         # Alpaca's prompt has room for one instruction: each is answered by itself.
-        turns = [*(self.turns if self.renderer.format == "chat" else self.first), Turn("user", asked)]
+        turns = [*(self.turns if self.renderer.format == "chat" else self.first), ChatTurn("user", asked)]
         ids = self.renderer.prompt(turns)
         room = getattr(self.model.config, "max_position_embeddings", None)
         left = self.longest if room is None else min(self.longest, room - len(ids))
@@ -143,7 +143,7 @@ class _Chat:
             self._generate(ids, left, stream)
         finally:
             if stream.text.strip():
-                self.turns = [*turns, Turn("assistant", stream.text)]
+                self.turns = [*turns, ChatTurn("assistant", stream.text)]
         self.write("\n")
 
     @torch.no_grad()
@@ -187,7 +187,7 @@ class _Stream(BaseStreamer):
             return
         self._from, self._shown = self._shown, len(self._ids)
         self.text += now[len(before) :]
-        self._write(harmless(now[len(before) :]))
+        self._write(strip_control_chars(now[len(before) :]))
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

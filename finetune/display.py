@@ -6,8 +6,8 @@ import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from finetune.progress import Progress
-from selfinstruct.console import clock, say, show
+from finetune.training.progress import TrainingProgress
+from selfinstruct.common.console import echo, format_duration, show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,23 +27,23 @@ _PHASES = {
 }
 
 
-def show_progress(progress: Progress) -> AbstractContextManager[None]:
+def show_progress(progress: TrainingProgress) -> AbstractContextManager[None]:
     """Show ``progress`` on standard error while the context is open."""
     return show(lambda: _render(progress), lambda: plain_line(progress), last=False)  # the report comes
 
 
-def plain_line(progress: Progress) -> str:
+def plain_line(progress: TrainingProgress) -> str:
     """One line that says where the run is."""
     parts = [_PHASES[progress.phase]]
     if progress.phase == "training":
         parts = [f"step {progress.step}/{progress.steps}", f"epoch {progress.epoch:.2f}", *_figures(progress)]
-        parts.append(f"{clock(progress.seconds_left)} left")
+        parts.append(f"{format_duration(progress.seconds_left)} left")
     if progress.notice:
         parts.append(progress.notice)
     return " | ".join(parts)
 
 
-def _figures(progress: Progress) -> list[str]:
+def _figures(progress: TrainingProgress) -> list[str]:
     """What is known so far of loss and speed; the share of the peak only where the peak is known."""
     parts = []
     if progress.loss is not None:
@@ -55,7 +55,7 @@ def _figures(progress: Progress) -> list[str]:
     return parts
 
 
-def _render(progress: Progress) -> RenderableType:
+def _render(progress: TrainingProgress) -> RenderableType:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -74,7 +74,7 @@ def _render(progress: Progress) -> RenderableType:
     if progress.steps:
         figures.add_row("epoch", f"{progress.epoch:.2f}")
         figures.add_row("now", ", ".join(_figures(progress)) or "-")
-        figures.add_row("time left", clock(progress.seconds_left))
+        figures.add_row("time left", format_duration(progress.seconds_left))
     if progress.notice:
         figures.add_row("notice", Text(progress.notice, style="yellow"))
     return Group(head, figures)
@@ -86,7 +86,7 @@ def show_preview(preview: Preview) -> None:
 
     if not sys.stdout.isatty():
         for line in preview_lines(preview):
-            say(line)
+            echo(line)
         return
     from rich.console import Console
 

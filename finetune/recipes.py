@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.options import Options
-from selfinstruct.config import assign, build, merge, nearest, read_yaml
+from selfinstruct.common.config import assign, build, merge, nearest, read_yaml
 from selfinstruct.errors import ConfigError, UsageError
 
 __all__ = ["names", "path_of", "read"]

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.evaluate import Losses
+from finetune.data.training_data import TrainingData
+from finetune.evaluation.held_out import Losses
 from finetune.options import Options
-from finetune.texts import Texts
-from selfinstruct.codec import dumps, loads
+from selfinstruct.common.codec import dumps, loads
+from selfinstruct.common.files import reason, write_atomic
+from selfinstruct.common.lock import RunLock
 from selfinstruct.errors import RunChangedError, UsageError
-from selfinstruct.files import reason, write_atomic
-from selfinstruct.lock import RunLock
 
 __all__ = ["RECORD", "Measured", "identity", "locked", "read_record", "require_complete", "write_record"]
 
@@ -113,7 +113,7 @@ def _require_free(out: Path) -> None:
         raise UsageError(f"{out}: there is something else here already; name another folder with -o")
 
 
-def identity(model: str, options: Options, texts: Texts, prompt_format: str) -> dict[str, Any]:
+def identity(model: str, options: Options, texts: TrainingData, prompt_format: str) -> dict[str, Any]:
     """What a run may not change on the way."""
     settings = {name: value for name, value in asdict(options).items() if name not in _FREE}
     held = hashlib.sha256("".join(one.digest for one in texts.held_out.values()).encode()).hexdigest()

@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from finetune.evaluate import Losses, difference
-from selfinstruct.console import harmless, plural
+from finetune.evaluation.held_out import Losses, difference
+from selfinstruct.common.console import plural, strip_control_chars
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from finetune.session import Preview, Result
+    from finetune.session import Preview, TrainingResult
 
-__all__ = ["coloured", "harmless", "preview_lines", "result_lines"]
+__all__ = ["coloured", "preview_lines", "result_lines", "strip_control_chars"]
 
 _FEW = 10  # steps: below, little is learnt, and the schedule is hardly one
 _SHOWN = 3  # documents of a dry run
@@ -28,7 +28,7 @@ _WIDTH = 100  # of that table
 _OPEN, _CLOSE = "⟦", "⟧"  # around what is supervised
 
 
-def result_lines(result: Result) -> Iterator[str]:
+def result_lines(result: TrainingResult) -> Iterator[str]:
     """A run's last screen."""
     if not result.complete:
         yield f"{result.folder}: stopped after {plural(result.steps, 'step')}; the same command goes on"
@@ -123,12 +123,12 @@ def coloured(line: str) -> Text:
 
 def _unmarked(text: str) -> str:
     """Without our own marks."""
-    return harmless(text).replace(_OPEN, "[[").replace(_CLOSE, "]]")
+    return strip_control_chars(text).replace(_OPEN, "[[").replace(_CLOSE, "]]")
 
 
 def _short(text: str) -> str:
     """One line of a text, and not too long."""
-    flat = harmless(" ".join(text.split()))
+    flat = strip_control_chars(" ".join(text.split()))
     return flat if len(flat) <= _LONGEST else flat[: _LONGEST - 3] + "..."
 
 

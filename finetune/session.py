@@ -2,7 +2,7 @@
 
 A run is a folder. ``finetune.json`` in it says what the run is, and, at its end, that it is complete; checkpoints lie
 below ``checkpoints/`` until then. The same call goes on where the last one stopped. Below torchrun it is made by
-several processes together (``finetune.distributed``); the first one writes and talks.
+several processes together (``finetune.training.distributed``); the first one writes and talks.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from typing import Any
 
 import torch
 
-from finetune import checkpoint
-from finetune.adapters import save_adapters
-from finetune.distributed import World, gathered, joined
-from finetune.evaluate import Losses, evaluate
-from finetune.loop import Loop, Plan, Stopped
-from finetune.metrics import Metrics
-from finetune.model import EMBEDDED, Loaded, load, load_config, load_tokenizer, save
-from finetune.optim import FlatAdamW
+from finetune.data.render import Rendered, Renderer
+from finetune.data.training_data import TrainingData, read_training_data
+from finetune.evaluation.held_out import Losses, evaluate
+from finetune.evaluation.samples import sample
+from finetune.model.adapters import save_adapters
+from finetune.model.loading import EMBEDDED, Loaded, load, load_config, load_tokenizer, save
+from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import Options
-from finetune.progress import Progress
 from finetune.record import Measured, identity, locked, read_record, write_record
-from finetune.render import Rendered, Renderer
-from finetune.sample import sample
-from finetune.setup import Costs, Setup, compile_layers, prepare
-from finetune.texts import Texts, read_texts
-from finetune.trainee import Trainee
-from selfinstruct.console import plural
+from finetune.training import checkpoint
+from finetune.training.distributed import World, gathered, joined
+from finetune.training.loop import EpochPlan, Loop, Stopped
+from finetune.training.metrics import Metrics
+from finetune.training.optimizer import FlatAdamW
+from finetune.training.progress import TrainingProgress
+from finetune.training.setup import Costs, Setup, compile_layers, prepare
+from selfinstruct.common.console import plural
 from selfinstruct.errors import RunChangedError
 
-__all__ = ["Preview", "Result", "plan", "train"]
+__all__ = ["Preview", "TrainingResult", "plan", "train"]
 
-Show = Callable[[Progress], AbstractContextManager[None]]
+Show = Callable[[TrainingProgress], AbstractContextManager[None]]
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainingResult:
     """What became of a run.
 
     Attributes:
@@ -66,7 +66,7 @@ class Result:
     already: bool = False
 
     @classmethod
-    def of(cls, out: Path, record: dict[str, Any], prompts: list[str], *, already: bool = False) -> Result:
+    def of(cls, out: Path, record: dict[str, Any], prompts: list[str], *, already: bool = False) -> TrainingResult:
         """Of a complete run."""
         before, after = Measured.of(record["before"]), Measured.of(record["after"])
         return cls(out, record["steps"], before, after, prompts, record["seconds"], already=already)
@@ -86,7 +86,7 @@ class Preview:
 
     rendered: Rendered
     renderer: Renderer
-    plan: Plan
+    plan: EpochPlan
     skipped: list[str]
     costs: Costs
 
@@ -99,9 +99,9 @@ def plan(model: str | None, data: str, options: Options) -> Preview:
     """
     with joined() as world:
         renderer = Renderer(load_tokenizer(model), options.format, max_length=options.max_length)
-        texts = read_texts(data, renderer, options)
+        texts = read_training_data(data, renderer, options)
         setup = Setup.of(options, world.device)
-        steps = Plan.of(texts.train, options, budget=setup.budget, ranks=world.ranks)
+        steps = EpochPlan.of(texts.train, options, budget=setup.budget, ranks=world.ranks)
         return Preview(texts.rendered, renderer, steps, texts.skipped, Costs.of(load_config(model), steps, setup))
 
 
@@ -113,7 +113,7 @@ def train(
     *,
     show: Show = lambda _progress: nullcontext(),
     tell: Tell = lambda _what: None,
-) -> Result:
+) -> TrainingResult:
     """Fine-tune ``model`` on ``data`` into the folder ``out``, or go on with what is there.
 
     Args:
@@ -125,7 +125,7 @@ def train(
     Raises:
         SelfInstructError: Bad data or settings; a run of other settings in ``out``; a loss that is not finite; ...
     """
-    progress = Progress()
+    progress = TrainingProgress()
     with joined() as world:
         if not world.main:
             return _Run(model, out, options, world, progress, lambda _what: None).go(data)
@@ -135,27 +135,27 @@ def train(
 
 class _Run:
     def __init__(
-        self, model: str | None, out: Path, options: Options, world: World, progress: Progress, tell: Tell
+        self, model: str | None, out: Path, options: Options, world: World, progress: TrainingProgress, tell: Tell
     ) -> None:
         self.name, self.out, self.options, self.world = model, out, options, world
         self.progress, self.tell = progress, tell
         self.setup = Setup.of(options, world.device)
 
-    def go(self, data: str) -> Result:
+    def go(self, data: str) -> TrainingResult:
         options = self.options
         self.progress.phase = "reading"
         renderer = Renderer(load_tokenizer(self.name), options.format, max_length=options.max_length)
-        texts = read_texts(data, renderer, options)
-        plan = Plan.of(texts.train, options, budget=self.setup.budget, ranks=self.world.ranks)
+        texts = read_training_data(data, renderer, options)
+        plan = EpochPlan.of(texts.train, options, budget=self.setup.budget, ranks=self.world.ranks)
         same = identity(self.name or EMBEDDED, options, texts, renderer.format)
         record = read_record(self.out, same)
         if record.get("complete"):
             self._clear()  # a kill may have come before
-            return Result.of(self.out, record, texts.prompts, already=True)
+            return TrainingResult.of(self.out, record, texts.prompts, already=True)
         with locked(self.out) if self.world.main else nullcontext():
             return self._go(renderer, texts, plan, same)
 
-    def _go(self, renderer: Renderer, texts: Texts, plan: Plan, same: dict[str, Any]) -> Result:
+    def _go(self, renderer: Renderer, texts: TrainingData, plan: EpochPlan, same: dict[str, Any]) -> TrainingResult:
         options, progress = self.options, self.progress
         record = read_record(self.out, same)
         costs = Costs.of(load_config(self.name), plan, self.setup)
@@ -174,7 +174,7 @@ class _Run:
             raise RunChangedError(f"{self.out}: the weights of the model are not those that this run began with")
         seconds = self._fit(trainee, plan, costs)
         if seconds is None:
-            return Result(self.out, self.progress.step, complete=False)
+            return TrainingResult(self.out, self.progress.step, complete=False)
         record["after"] = self._measure(trainee, loaded, renderer, texts).plain()
         progress.phase = "saving"
         self._save(loaded)
@@ -184,9 +184,9 @@ class _Run:
         self._write(record)  # last: who finds it complete finds all the rest
         self._clear()
         progress.phase = "done"
-        return Result.of(self.out, record, texts.prompts)
+        return TrainingResult.of(self.out, record, texts.prompts)
 
-    def _warn(self, texts: Texts, plan: Plan, costs: Costs) -> None:
+    def _warn(self, texts: TrainingData, plan: EpochPlan, costs: Costs) -> None:
         for line in texts.told():
             self.tell(line)
         if plan.steps < 10:
@@ -198,7 +198,7 @@ class _Run:
             count = torch.cuda.device_count()
             self.tell(f"one of {count} GPUs is used; all by: torchrun --nproc-per-node {count} -m finetune train ...")
 
-    def _measure(self, trainee: Trainee, loaded: Loaded, renderer: Renderer, texts: Texts) -> Measured:
+    def _measure(self, trainee: PackedCausalLM, loaded: Loaded, renderer: Renderer, texts: TrainingData) -> Measured:
         self.progress.phase = "evaluating"
         losses = {
             name: evaluate(trainee, corpus, budget=self.setup.budget, world=self.world)
@@ -209,7 +209,7 @@ class _Run:
         answers = sample(trainee, loaded.tokenizer, renderer, texts.samples, evaluation.sample_tokens)
         return Measured(losses, answers)
 
-    def _fit(self, trainee: Trainee, plan: Plan, costs: Costs) -> float | None:
+    def _fit(self, trainee: PackedCausalLM, plan: EpochPlan, costs: Costs) -> float | None:
         """Train; the seconds it took over all calls, or None after Ctrl-C."""
         options, world = self.options, self.world
         optimizer = FlatAdamW(trainee.parameters(), options, world.total)

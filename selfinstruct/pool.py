@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfinstruct.codec import Json
+from selfinstruct.common.codec import Json
 from selfinstruct.records import Candidate, Task
 
-__all__ = ["Account", "Pool", "Row"]
+__all__ = ["AcceptedRow", "MethodProgress", "Pool"]
 
 _RECENT = 256  # judged requests of a method that tell what it brings: the pool fills, and what was new no longer is
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AcceptedRow:
     """One accepted row: one line of the dataset.
 
     Attributes:
@@ -29,7 +29,7 @@ class Row:
     candidate: Candidate
 
 
-class Account:
+class MethodProgress:
     """What one method of a run was asked to begin with, and what it brings.
 
     Some methods begin with what they are given, one after the other: such a request says which by ``item`` in its
@@ -67,7 +67,7 @@ class Account:
         return [self.next_item, sorted(self._beyond), [list(one) for one in self.recent]]
 
     @classmethod
-    def from_json(cls, value: Any) -> Account:
+    def from_json(cls, value: Any) -> MethodProgress:
         account = cls()
         account.next_item, account._beyond = value[0], set(value[1])
         for rows, tokens in value[2]:
@@ -79,18 +79,18 @@ class Pool:
     """Seeds, the machine's own tasks, and the accepted rows, each in the order in which they came.
 
     Attributes:
-        others: Texts that were kept and are no tasks (``Candidate.listed``): known to the filters alone.
-        accounts: By method; "" is the only one of a run that isn't mixed.
+        others: Texts that were kept and are no tasks (``Candidate.is_task``): known to the filters alone.
+        progress_by_method: By method; "" is the only one of a run that isn't mixed.
     """
 
     def __init__(self, seeds: Sequence[Task]) -> None:
         self.seeds: Sequence[Task] = tuple(seeds)
         self.tasks: list[Task] = []
         self.others: list[Task] = []
-        self.rows: list[Row] = []
-        self.accounts: defaultdict[str, Account] = defaultdict(Account)
+        self.rows: list[AcceptedRow] = []
+        self.progress_by_method: defaultdict[str, MethodProgress] = defaultdict(MethodProgress)
 
     @property
-    def account(self) -> Account:
+    def progress(self) -> MethodProgress:
         """That of a run of one method."""
-        return self.accounts[""]
+        return self.progress_by_method[""]

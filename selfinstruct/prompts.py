@@ -10,9 +10,9 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
-from selfinstruct.codec import digest
+from selfinstruct.common.codec import digest
 from selfinstruct.errors import TemplateError
-from selfinstruct.records import Role, Turn
+from selfinstruct.records import PromptMessage, Role
 
 __all__ = ["Api", "Prompts"]
 
@@ -76,11 +76,11 @@ class Prompts:
         """SHA-256 of each template, by name."""
         return {name: digest(text.encode("utf-8")) for name, text in self.texts.items()}
 
-    def turn(self, role: Role, name: str, variables: Mapping[str, str]) -> Turn:
+    def turn(self, role: Role, name: str, variables: Mapping[str, str]) -> PromptMessage:
         """One rendered message, or the whole raw prompt (role ``prompt``)."""
-        return Turn(role, name, variables, self._templates[name].substitute(variables))
+        return PromptMessage(role, name, variables, self._templates[name].substitute(variables))
 
-    def turns(self, name: str, **variables: str) -> tuple[Turn, ...]:
+    def turns(self, name: str, **variables: str) -> tuple[PromptMessage, ...]:
         """A one-template request in the run's API: a raw prompt, or one user message."""
         return (self.turn("prompt" if self.api == "completion" else "user", name, variables),)
 

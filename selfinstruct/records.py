@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from selfinstruct.codec import Json, digest, dumps, loads
+from selfinstruct.common.codec import Json, digest, dumps, loads
 
 __all__ = [
     "Candidate",
@@ -23,12 +23,12 @@ __all__ = [
     "Message",
     "Outcome",
     "Pair",
+    "PromptMessage",
     "Received",
     "Request",
     "Role",
     "Sampling",
     "Task",
-    "Turn",
     "Usage",
     "Verdict",
     "candidate_id",
@@ -36,7 +36,7 @@ __all__ = [
 
 Role = Literal["prompt", "system", "user", "assistant"]
 
-Kind = Literal["row", "draft", "trial"]
+Kind = Literal["row", "pending_task", "provisional_row"]
 
 
 def candidate_id(number: int, index: int) -> str:
@@ -89,7 +89,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class PromptMessage:
     """One message of a request; or, with the role ``prompt``, the whole raw prompt.
 
     Attributes:
@@ -117,7 +117,7 @@ class Request:
     """
 
     stage: str
-    turns: tuple[Turn, ...]
+    turns: tuple[PromptMessage, ...]
     sampling: Sampling
     context: Mapping[str, Json] = field(default_factory=dict)
     parent: int | None = None
@@ -282,17 +282,17 @@ class Candidate:
         span: Where it stands in the first choice's text: start and end, in characters.
         task: Id of the draft or trial whose instance this is; None when the candidate brings its own instruction.
         shown: Outputs that the prompt displayed, so that a copy of one can be recognised.
-        then: Queued if the candidate is kept. A draft and a trial have one.
-        otherwise: Queued if it is rejected.
+        on_accept: Queued if the candidate is kept. A draft and a trial have one.
+        on_reject: Queued if it is rejected.
         system: The system prompt that it was answered under; "" for none.
         messages: Of a conversation of more than one round: all of it, the first message the instruction.
         columns: Further fields of the exported row, by name; none of a training format's own.
         pair: Its counterpart in preference data.
         verifier: What code can check the output by (``verifiers.py``): a row that fails is not kept.
         verdicts: Those of the strategy itself, before any filter. Rejected by one, it is rejected.
-        listed: False for a text that is no task (a person, to be asked for one): the filters judge it, and no strategy
+        is_task: False for a text that is no task (a person, to be asked for one): the filters judge it, and no strategy
             is shown it, nor is it counted as an instruction.
-        mark: Where its end is counted, as ``table|row`` (see ``Received.marks``): a row that is kept in the column
+        mark: Where its end is counted, as ``table|row`` (see ``Received.counters``): a row that is kept in the column
             ``passed``, whatever is rejected in one named by the reason.
     """
 
@@ -303,15 +303,15 @@ class Candidate:
     task: str | None = None
     shown: tuple[str, ...] = ()
     kind: Kind = "row"
-    then: Request | None = None
-    otherwise: Request | None = None
+    on_accept: Request | None = None
+    on_reject: Request | None = None
     system: str = ""
     messages: tuple[Message, ...] = ()
     columns: Mapping[str, Json] = field(default_factory=dict)
     pair: Pair | None = None
     verifier: Mapping[str, Json] | None = None
     verdicts: tuple[Verdict, ...] = ()
-    listed: bool = True
+    is_task: bool = True
     mark: str = ""
 
     @property
@@ -351,14 +351,14 @@ class Received:
     """What a strategy read in one completion.
 
     Attributes:
-        marks: What is to be counted, each ``table|row|column`` (``evol|epoch 2, deepen|passed``); ``status`` shows the
+        counters: Counter increments, each ``table|row|column`` (``evol|epoch 2, deepen|passed``); ``status`` shows the
             tables.
     """
 
     candidates: tuple[Candidate, ...] = ()
     follow_ups: tuple[Request, ...] = ()
     discards: tuple[Discard, ...] = ()
-    marks: tuple[str, ...] = ()
+    counters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from selfinstruct.common.rng import Rng
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Received, Request
-from selfinstruct.rng import Rng
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.stage import Stage
+from selfinstruct.strategies.shared.stage import Stage
 
 _ANSWER = Stage(max_tokens=60, temperature=0.0, api="chat")
 
@@ -33,7 +33,7 @@ class Answering(Strategy):
         self.prompts = prompts
 
     def propose(self, view: View, rng: Rng) -> Request | None:
-        item = view.account.next_item
+        item = view.progress.next_item
         if item >= len(view.seeds):
             return None
         turns = self.options.answer.turns(self.prompts, "answering/answer", task=view.seeds[item].instruction)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selfinstruct.rng import Rng
+from selfinstruct.common.rng import Rng
 
 STRATEGIES = ("alpaca", "self-instruct")
 """Those whose prompts it knows."""

@@ -8,13 +8,13 @@ import torch
 from training.shapes import Cell, documents, make
 from training.turns import Turns
 
-from finetune.adapters import attach
-from finetune.distributed import World
-from finetune.loop import Loop, Plan
-from finetune.optim import FlatAdamW
+from finetune.model.adapters import attach
 from finetune.options import Lora, Options
-from finetune.setup import Setup, compile_layers
-from finetune.setup import prepare as ready
+from finetune.training.distributed import World
+from finetune.training.loop import EpochPlan, Loop
+from finetune.training.optimizer import FlatAdamW
+from finetune.training.setup import Setup, compile_layers
+from finetune.training.setup import prepare as ready
 
 __all__ = ["prepare"]
 
@@ -29,7 +29,7 @@ def prepare(cell: Cell, turns: Turns) -> Any:
         batch_size=cell.batch, epochs=cell.turns, log_every=steps, checkpoint_every=0, lora=lora, **cell.options
     )
     setup = Setup.of(options, world.device)
-    plan = Plan.of(corpus, options, budget=setup.budget)
+    plan = EpochPlan.of(corpus, options, budget=setup.budget)
     model = make(cell)
     trainee = ready(
         model if lora is None else attach(model, lora), setup, world, recompute=bool(options.recompute)

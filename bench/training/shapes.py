@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.corpus import Corpus, Document
+from finetune.data.corpus import Corpus, Document
 
 __all__ = ["SHAPES", "Cell", "Shape", "config", "documents", "flops", "make"]
 
@@ -135,7 +135,7 @@ def flops(cell: Cell, corpus: Corpus) -> float | None:
     """Of a training step, for each token."""
     import torch
 
-    from finetune.estimate import examine
+    from finetune.model.footprint import examine
     from finetune.options import Lora
 
     lora = Lora(rank=16, alpha=32) if cell.shape.lora else None

@@ -16,7 +16,7 @@ from training.turns import Turns
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
-from finetune.corpus import Corpus
+from finetune.data.corpus import Corpus
 
 __all__ = ["prepare"]
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from selfinstruct.console import say
+from selfinstruct.common.console import echo
 
 
 @click.command("export")
@@ -25,7 +25,7 @@ def command(folder: Path, kind: Literal["hf", "gguf"], dtype: str | None, output
       finetune export runs/llama --format hf --dtype bf16 -o llama
       finetune export runs/llama --format gguf -o llama.gguf
     """
-    from finetune.export import export
+    from finetune.export.writer import export
 
     export(folder, output, kind, dtype=dtype)
-    say(f"model: {output}")
+    echo(f"model: {output}")

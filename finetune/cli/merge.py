@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.console import say
+from selfinstruct.common.console import echo
 
 
 @click.command("merge")
@@ -25,9 +25,9 @@ def command(folder: Path, output: Path, base: str | None) -> None:
       finetune merge runs/llama -o runs/llama-merged
       finetune merge runs/llama --base /models/llama -o runs/llama-merged
     """
-    from finetune.merge import merge
+    from finetune.model.merge import merge
 
     parity = merge(folder, output, base=base)
-    say(f"compared at {parity.places} places: the same likeliest token at {parity.agreement:.1%}, "
+    echo(f"compared at {parity.places} places: the same likeliest token at {parity.agreement:.1%}, "
         f"largest difference of two logits {parity.largest:.2g}")  # fmt: skip
-    say(f"model: {output}")
+    echo(f"model: {output}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from finetune.recipes import names, read
-from selfinstruct.console import say
+from selfinstruct.common.console import echo
 
 _PATH = click.Path(path_type=Path)
 
@@ -57,17 +57,17 @@ def command(
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output'.", ctx)
     from finetune.display import show_preview, show_progress
-    from finetune.distributed import leads
     from finetune.report import result_lines
     from finetune.session import plan, train
+    from finetune.training.distributed import leads
 
     if output is None or dry_run:
         show_preview(plan(model, data, options))
         return
     show = _nothing if quiet else show_progress
-    result = train(model, data, output, options, show=show, tell=lambda line: say(line, err=True))
+    result = train(model, data, output, options, show=show, tell=lambda line: echo(line, err=True))
     for line in result_lines(result) if leads() else ():
-        say(line)
+        echo(line)
     if not result.complete:
         ctx.exit(130)
 

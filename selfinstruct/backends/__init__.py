@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from selfinstruct.backends.base import Backend, Detached
+from selfinstruct.backends.base import Backend, BatchBackend
+from selfinstruct.backends.batch.backend import OpenAIBatchBackend, OpenAIBatchOptions
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
-from selfinstruct.backends.openai_batch import OpenAIBatchBackend, OpenAIBatchOptions
+from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
 from selfinstruct.backends.replay import ReplayBackend, ReplayOptions
-from selfinstruct.backends.vllm import VllmBackend, VllmOptions
+from selfinstruct.backends.vllm.backend import VllmBackend, VllmOptions
 from selfinstruct.errors import ConfigError
 
-__all__ = ["OPTIONS", "Backend", "Detached", "open_backend"]
+__all__ = ["OPTIONS", "Backend", "BatchBackend", "open_backend"]
 
 Tell = Callable[[str], None]
 

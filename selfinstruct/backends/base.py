@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from selfinstruct.records import Completion, Request
 
-__all__ = ["Backend", "Detached", "StillThereError"]
+__all__ = ["Backend", "BatchBackend", "StillThereError"]
 
 
 class StillThereError(Exception):
@@ -48,7 +48,7 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class Detached(Backend, Protocol):
+class BatchBackend(Backend, Protocol):
     """A backend whose server goes on with what it was given when this process has ended.
 
     So it keeps notes beside the ledger, finds at its next start what it gave to the server, and need not be waited for:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from selfinstruct import embedded, gguf
-from selfinstruct.backends import load
-from selfinstruct.backends.options import OpenAIOptions, check_fields
-from selfinstruct.backends.server import Server
-from selfinstruct.chat_template import ChatTemplate
+from selfinstruct.backends import threads as load
+from selfinstruct.backends.openai.options import OpenAIOptions, check_fields
+from selfinstruct.backends.openai.server import Server
+from selfinstruct.common import embedded, gguf
+from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.errors import BackendError, MissingExtraError, RequestError, TransientError
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from selfinstruct.codec import dumps
+from selfinstruct.common.codec import dumps
 from selfinstruct.errors import ReplayError, RequestError
 from selfinstruct.ledger import Reader
 from selfinstruct.prompts import Api

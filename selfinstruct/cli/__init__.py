@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from selfinstruct.console import LazyGroup, run
+from selfinstruct.common.console import LazyGroup, run
 from selfinstruct.version import __version__
 
 __all__ = ["cli", "main"]

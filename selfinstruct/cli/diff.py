@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.codec import Json, dumps
-from selfinstruct.compare import Comparison, Missing, compare
-from selfinstruct.console import harmless, plural, say
+from selfinstruct.common.codec import Json, dumps
+from selfinstruct.common.console import echo, plural, strip_control_chars
+from selfinstruct.runs.compare import Comparison, Missing, compare
 
 _PATH = click.Path(path_type=Path)
 _SHOWN = 5  # rows of each kind
@@ -31,12 +31,12 @@ def command(run_a: Path, run_b: Path, as_json: bool) -> None:
     """
     found = compare(run_a, run_b)
     if as_json:
-        say(dumps({"common": found.common, "lost": _values(found.lost), "gained": _values(found.gained)}))
+        echo(dumps({"common": found.common, "lost": _values(found.lost), "gained": _values(found.gained)}))
         return
     counts = f"{len(found.lost):,} in {run_a} alone, {len(found.gained):,} in {run_b} alone"
-    say(f"{plural(found.common, 'row')} in both, {counts}")
+    echo(f"{plural(found.common, 'row')} in both, {counts}")
     for line in (*_lines(found.lost, run_a, run_b), *_lines(found.gained, run_b, run_a)):
-        say(harmless(line))
+        echo(strip_control_chars(line))
 
 
 def _lines(missing: tuple[Missing, ...], here: Path, there: Path) -> Iterator[str]:

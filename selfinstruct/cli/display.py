@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from selfinstruct.console import clock, show
-from selfinstruct.engine.progress import Progress
+from selfinstruct.common.console import format_duration, show
+from selfinstruct.engine.progress import RunProgress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 __all__ = ["plain_line", "show_progress"]
 
 
-def show_progress(progress: Progress) -> AbstractContextManager[None]:
+def show_progress(progress: RunProgress) -> AbstractContextManager[None]:
     """Show ``progress`` on standard error while the context is open."""
     return show(lambda: _render(progress), lambda: plain_line(progress))
 
 
-def plain_line(progress: Progress) -> str:
+def plain_line(progress: RunProgress) -> str:
     """One line that says where the run is."""
     tally = progress.tally
     parts = [f"{progress.rows}/{progress.target} rows"]
@@ -34,7 +34,7 @@ def plain_line(progress: Progress) -> str:
         parts.append(f"{progress.tokens_per_second:.0f} tokens/s")
         if tally.cached is not None:
             parts.append(f"{tally.cached:.0%} of prompts cached")
-        left = clock(progress.seconds_left)
+        left = format_duration(progress.seconds_left)
         parts.append(f"{left} left" if progress.phase == "running" else progress.phase)
         if progress.phase == "running" and (forecast := progress.forecast):
             parts.append(forecast.in_words())
@@ -42,7 +42,7 @@ def plain_line(progress: Progress) -> str:
     return " | ".join(parts)
 
 
-def _render(progress: Progress) -> RenderableType:
+def _render(progress: RunProgress) -> RenderableType:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -63,7 +63,7 @@ def _render(progress: Progress) -> RenderableType:
     figures.add_row("speed", f"{speed}, {progress.in_flight} in flight, {progress.received} answers")
     if tally.cached is not None:
         figures.add_row("cache", f"{tally.cached:.0%} of the prompts' tokens")
-    figures.add_row("time left", clock(progress.seconds_left))
+    figures.add_row("time left", format_duration(progress.seconds_left))
     if forecast := progress.forecast:
         figures.add_row("to go", forecast.in_words())
     if progress.servers:

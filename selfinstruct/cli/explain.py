@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.codec import Json, dumps
-from selfinstruct.console import harmless, plural, say
-from selfinstruct.explain import Ancestor, Explanation, Neighbour, Step, explain
+from selfinstruct.common.codec import Json, dumps
+from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.records import Completion, Verdict
+from selfinstruct.runs.explain import Ancestor, Explanation, Neighbour, Step, explain
 
 _OPEN, _CLOSE = "⟦", "⟧"
 _KEPT = {
@@ -41,10 +41,10 @@ def command(run_dir: Path, name: str, as_json: bool) -> None:
     """
     found = explain(run_dir, name)
     if as_json:
-        say(dumps(_values(found)))
+        echo(dumps(_values(found)))
         return
     for line in _page(found):
-        say(harmless(line))
+        echo(strip_control_chars(line))
 
 
 def _page(found: Explanation) -> Iterator[str]:

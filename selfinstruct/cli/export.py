@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.console import plural
-from selfinstruct.export import export_formats
-from selfinstruct.report import export_run
+from selfinstruct.common.console import plural
+from selfinstruct.runs.export import export_formats
+from selfinstruct.runs.status import export_run
 
 
 @click.command("export")

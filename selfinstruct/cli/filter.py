@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfinstruct.console import show
-from selfinstruct.filtering import Options, Outcome, Progress, filter_file
+from selfinstruct.common.console import show
+from selfinstruct.filtering import FilterFileOptions, FilterProgress, FilterSummary, filter_file
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -87,7 +87,7 @@ def command(ctx: click.Context, /, source: str, output: str, **options: Any) -> 
 
     try:
         show = None if quiet else _show
-        outcome = filter_file(source, output, Options(**options), report=report, tell=tell, show=show)
+        outcome = filter_file(source, output, FilterFileOptions(**options), report=report, tell=tell, show=show)
     except KeyboardInterrupt:
         click.echo("stopped; nothing was written", err=True)
         ctx.exit(130)
@@ -100,7 +100,7 @@ def command(ctx: click.Context, /, source: str, output: str, **options: Any) -> 
         ctx.exit(1)
 
 
-def _summary(outcome: Outcome, pii: str | None) -> Iterator[str]:
+def _summary(outcome: FilterSummary, pii: str | None) -> Iterator[str]:
     progress = outcome.progress
     many = len(progress.fields) > 1
     fields = [f"{name} ({count:,})" if many else name for name, count in progress.fields.most_common()]
@@ -119,21 +119,21 @@ def _summary(outcome: Outcome, pii: str | None) -> Iterator[str]:
         yield f"note: {notice}"
 
 
-def _show(progress: Progress) -> AbstractContextManager[None]:
+def _show(progress: FilterProgress) -> AbstractContextManager[None]:
     return show(lambda: _bar(progress), lambda: _line(progress), last=False)  # the summary comes
 
 
-def _line(progress: Progress) -> str:
+def _line(progress: FilterProgress) -> str:
     share = f"{progress.done / progress.total:.0%} of {_size(progress)}, " if progress.total else ""
     return f"{share}{progress.read:,} rows read, {progress.kept:,} kept"
 
 
-def _size(progress: Progress) -> str:
+def _size(progress: FilterProgress) -> str:
     total = progress.total or 0
     return f"{total:,} rows" if progress.unit == "rows" else f"{total / 1e6:.1f} MB"
 
 
-def _bar(progress: Progress) -> RenderableType:
+def _bar(progress: FilterProgress) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from selfinstruct.api import generate
 from selfinstruct.cli.display import show_progress
 from selfinstruct.cli.generate import finish
 from selfinstruct.cli.settings import located, run_options, settings_of
-from selfinstruct.fork import inherit
-from selfinstruct.session import generate
+from selfinstruct.runs.fork import inherit
 
 _PATH = click.Path(path_type=Path)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from selfinstruct.api import GenerateResult, generate, preview
 from selfinstruct.cli.display import show_progress
 from selfinstruct.cli.settings import located, run_options, settings_of
-from selfinstruct.console import harmless, plural, say
+from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.ledger import Reader
-from selfinstruct.session import Result, generate, preview
 from selfinstruct.strategies import STRATEGIES
 
 _PATH = click.Path(path_type=Path)
@@ -112,7 +112,7 @@ def begin(
     finish(ctx, result)
 
 
-def finish(ctx: click.Context, result: Result) -> None:
+def finish(ctx: click.Context, result: GenerateResult) -> None:
     """Tell how a run ended, and end with its exit code."""
     _print_result(result)
     if result.ending == "interrupted":
@@ -121,7 +121,7 @@ def finish(ctx: click.Context, result: Result) -> None:
         ctx.exit(1)
 
 
-def _worked_off(result: Result) -> bool:
+def _worked_off(result: GenerateResult) -> bool:
     """Whether no more than a row for each task was wanted, and every task was asked: there is no more to be had."""
     return result.ending == "exhausted" and result.plan.is_one_for_each and bool(result.rows)
 
@@ -133,19 +133,19 @@ def _print_preview(run_dir: Path, settings: Mapping[str, Any]) -> None:
         click.secho(f"--- request {request.number}: {request.stage}, up to {sampling.max_tokens} tokens, "
                     f"temperature {sampling.temperature}", bold=True)  # fmt: skip
         for turn in request.turns:
-            text = harmless(turn.text)
+            text = strip_control_chars(turn.text)
             click.echo(text if turn.role == "prompt" else f"[{turn.role}]\n{text}")
     click.secho(f"--- {len(requests)} requests would go out next; nothing was sent or written", bold=True)
 
 
-def _print_result(result: Result) -> None:
+def _print_result(result: GenerateResult) -> None:
     tally, target = result.tally, result.plan.settings.n
     if result.already:
         with Reader(result.folder) as reader:
             answers = reader.answers()
         # After a smaller -n the dataset is shorter than it was: what it was made of is still there.
         part = f", from {tally.requests} of the {answers} answers in its ledger" if tally.requests < answers else ""
-        say(f"{result.folder} is complete: {plural(len(result.rows), 'row')}{part}. Ask for more with -n.")
+        echo(f"{result.folder} is complete: {plural(len(result.rows), 'row')}{part}. Ask for more with -n.")
     else:
         if result.ending != "complete":
             for name, counts in (
@@ -154,7 +154,7 @@ def _print_result(result: Result) -> None:
                 ("failed", tally.failures),
             ):
                 if counts:
-                    say(f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8)))
+                    echo(f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8)))
         settings, novelty = result.plan.settings, result.saturation.novelty
         ending = _ENDINGS[result.ending].format(
             patience=settings.patience,
@@ -162,16 +162,16 @@ def _print_result(result: Result) -> None:
             repeated=1 - (novelty or 0),
             asked="every task was asked" if _worked_off(result) else "stopped: the strategy has nothing more to ask",
         )
-        say(f"{result.folder}: {ending}")
+        echo(f"{result.folder}: {ending}")
         if result.left:
             how = _COLLECTED_BY.get(result.ending, "the same command")
-            say(f"{plural(result.left, 'request')} under way in batches: the server goes on with them, {how} will "
+            echo(f"{plural(result.left, 'request')} under way in batches: the server goes on with them, {how} will "
                 "collect their answers")  # fmt: skip
         if result.ending == "saturated":
             for text in result.saturation.samples:
-                say(f"  such as: {harmless(' '.join(text.split())[:100])}")
-            say(_SATURATED)
+                echo(f"  such as: {strip_control_chars(' '.join(text.split())[:100])}")
+            echo(_SATURATED)
         rate = f", {tally.acceptance:.0%} of {tally.instructions} instructions" if tally.acceptance is not None else ""
-        say(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(tally.requests, 'request')}, "
+        echo(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(tally.requests, 'request')}, "
                    f"{tally.completion_tokens:,} tokens generated")  # fmt: skip
-    say(f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})")
+    echo(f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})")

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from selfinstruct.cli.settings import located, run_options, settings_of
-from selfinstruct.compare import Comparison, Missing
-from selfinstruct.console import plural, say
-from selfinstruct.fork import refilter
+from selfinstruct.common.console import echo, plural
+from selfinstruct.runs.compare import Comparison, Missing
+from selfinstruct.runs.fork import refilter
 
 _PATH = click.Path(path_type=Path)
 
@@ -34,15 +34,15 @@ def command(run_dir: Path, output: Path, **options: Any) -> None:
     with located(options["config"], lines):
         found = refilter(run_dir, output, settings)
     judged, compared = found.tally.requests, found.comparison
-    say(f"{output}: {found.rows} of {plural(found.target, 'row')}, from {plural(judged, 'answer')} of {run_dir}; "
+    echo(f"{output}: {found.rows} of {plural(found.target, 'row')}, from {plural(judged, 'answer')} of {run_dir}; "
         "nothing was sent")  # fmt: skip
-    say(f"rows: {compared.common} kept, {len(compared.lost)} lost{_why(compared.lost)}, "
+    echo(f"rows: {compared.common} kept, {len(compared.lost)} lost{_why(compared.lost)}, "
         f"{len(compared.gained)} gained{_why(compared.gained, 'before: ')}")  # fmt: skip
     if found.rows < found.target:
         first = f"{plural(found.queued, 'follow-up')} of tasks that are kept now, then new ones"
         rest = f"; {found.forecast.in_words()}" if found.forecast else ""
-        say(f"selfinstruct generate {output} would send {first if found.queued else 'new requests'}{rest}")
-    say(f"dataset: {found.exported.path} (sha256 {found.exported.sha256[:12]})")
+        echo(f"selfinstruct generate {output} would send {first if found.queued else 'new requests'}{rest}")
+    echo(f"dataset: {found.exported.path} (sha256 {found.exported.sha256[:12]})")
 
 
 def _why(missing: tuple[Missing, ...], head: str = "") -> str:

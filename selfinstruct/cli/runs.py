@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.console import harmless, say
+from selfinstruct.common.console import echo, strip_control_chars
 from selfinstruct.errors import SelfInstructError, UsageError
 from selfinstruct.ledger import LEDGER_FILE
-from selfinstruct.report import status
+from selfinstruct.runs.status import status
 
 
 @click.command("runs")
@@ -26,13 +26,13 @@ def command(folder: Path) -> None:
         raise UsageError(f"there is no directory {folder}")
     found = sorted(path.parent for path in (*folder.glob(LEDGER_FILE), *folder.glob(f"*/{LEDGER_FILE}")))
     if not found:
-        say(f"no run in {folder}")
+        echo(f"no run in {folder}")
         return
     head: tuple[str, ...] = ("run", "rows", "kept", "strategy", "backend", "models", "tokens out")
     lines = [head, *map(_line, found)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     for line in lines:
-        say("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _line(path: Path) -> tuple[str, ...]:
@@ -47,6 +47,6 @@ def _line(path: Path) -> tuple[str, ...]:
         "-" if tally.acceptance is None else f"{tally.acceptance:.0%}",
         settings.strategy,
         settings.backend,
-        harmless(", ".join(sorted(tally.models))) or "-",
+        strip_control_chars(", ".join(sorted(tally.models))) or "-",
         f"{tally.completion_tokens:,}",
     )

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from selfinstruct.backends import OPTIONS
-from selfinstruct.config import assign, merge, read_yaml
+from selfinstruct.common.config import assign, merge, read_yaml
 from selfinstruct.engine.plan import Settings
 from selfinstruct.errors import ConfigError, UsageError
 from selfinstruct.ledger import Reader, has_run

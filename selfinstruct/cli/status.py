@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.codec import dumps
-from selfinstruct.console import harmless, plural, say
-from selfinstruct.engine.tally import Tally
-from selfinstruct.report import Status, status
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.console import echo, plural, strip_control_chars
+from selfinstruct.engine.stats import Stats
+from selfinstruct.runs.status import Status, status
 
 _LEAST_S = 2.0  # between two looks of --watch
 _SHARE = 4.0  # and this many times what a look took: a large run is not kept busy with being looked at
@@ -46,7 +46,7 @@ def command(run_dir: Path, as_json: bool, watch: bool, verify: bool) -> None:
 
 def _show(found: Status, *, as_json: bool) -> None:
     if as_json:
-        say(dumps(_values(found)))
+        echo(dumps(_values(found)))
         return
     tally, settings = found.tally, found.plan.settings
     state = "complete" if found.complete else "not complete"
@@ -72,14 +72,14 @@ def _show(found: Status, *, as_json: bool) -> None:
     if found.batches:
         rows.append(("batches", f"{found.batches} at the server, with {plural(found.batched, 'request')}"))
     for name, value in rows:
-        click.echo(f"  {name:<16} {harmless(value)}")
+        click.echo(f"  {name:<16} {strip_control_chars(value)}")
     for line in _methods(found):
-        click.echo(f"  {harmless(line)}")
+        click.echo(f"  {strip_control_chars(line)}")
     for table, lines in tally.tables.items():
-        click.echo(f"  {harmless(table)}")
+        click.echo(f"  {strip_control_chars(table)}")
         width = max(map(len, lines))
         for line, counts in lines.items():
-            click.echo(f"    {harmless(line):<{width}}  {harmless(_counts(counts))}")
+            click.echo(f"    {strip_control_chars(line):<{width}}  {strip_control_chars(_counts(counts))}")
 
 
 def _strategy(found: Status) -> str:
@@ -109,7 +109,7 @@ def _methods(found: Status) -> Iterator[str]:
         yield f"  {f'requests {part.first}-{part.last}':<{width}}  {parts}"
 
 
-def _cached(tally: Tally) -> str:
+def _cached(tally: Stats) -> str:
     return f"{tally.cached_tokens:,} cached" + ("" if tally.cached is None else f": {tally.cached:.0%}")
 
 

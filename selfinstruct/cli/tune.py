@@ -8,10 +8,10 @@ from typing import Any
 import click
 import yaml
 
-from selfinstruct.codec import dumps
-from selfinstruct.console import say
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.console import echo
 from selfinstruct.errors import UsageError
-from selfinstruct.fork import Tried, tune
+from selfinstruct.runs.fork import Tried, tune
 
 _DEFAULT = "filters.novelty.threshold=0.5,0.6,0.7,0.8,0.9"
 
@@ -42,17 +42,19 @@ def command(run_dir: Path, grid: tuple[str, ...], as_json: bool) -> None:
     names = [key.removeprefix("filters.").removesuffix(".threshold") for key in wanted]
     if not as_json:
         head = "  ".join(f"{name:>{max(len(name), 6)}}" for name in names)
-        say(f"{head}  instructions  tasks   rows  acceptance  waiting")
+        echo(f"{head}  instructions  tasks   rows  acceptance  waiting")
     for found in tune(run_dir, wanted):
         if as_json:
-            say(dumps(_values(found)))
+            echo(dumps(_values(found)))
             continue
         values = "  ".join(
             f"{_shown(value):>{max(len(name), 6)}}" for name, value in zip(names, found.values.values(), strict=True)
         )
         rate = "-" if found.tally.acceptance is None else f"{found.tally.acceptance:.1%}"
         tasks = found.tally.tasks or found.rows  # where each task is a row, there are no drafts
-        say(f"{values}  {found.tally.instructions:>12,}  {tasks:>5,}  {found.rows:>5,}  {rate:>10}  {found.queued:>7,}")
+        echo(
+            f"{values}  {found.tally.instructions:>12,}  {tasks:>5,}  {found.rows:>5,}  {rate:>10}  {found.queued:>7,}"
+        )
 
 
 def _read(text: str) -> tuple[str, list[Any]]:

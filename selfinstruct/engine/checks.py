@@ -6,13 +6,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.config import nearest
+from selfinstruct.common.config import nearest
+from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.methods import Method
 from selfinstruct.errors import ConfigError
-from selfinstruct.resources import builtin_prompts
 from selfinstruct.strategies import STRATEGIES, QualityOptions
 from selfinstruct.strategies.base import Strategy
-from selfinstruct.strategies.quality_options import RUBRICS
+from selfinstruct.strategies.quality.options import RUBRICS
 
 __all__ = ["check_choices", "check_raw", "check_reasoning", "check_rubrics", "check_schemas"]
 

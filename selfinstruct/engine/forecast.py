@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from selfinstruct.budget import BudgetOptions
-from selfinstruct.engine.tally import Tally
+from selfinstruct.engine.dispatch.budget import BudgetOptions
+from selfinstruct.engine.stats import Stats
 
 __all__ = ["Forecast"]
 
@@ -25,7 +25,7 @@ class Forecast:
     cost: float | None
 
     @classmethod
-    def of(cls, tally: Tally, target: int, prices: BudgetOptions) -> Forecast | None:
+    def of(cls, tally: Stats, target: int, prices: BudgetOptions) -> Forecast | None:
         """In proportion to the judged requests and the rows that they brought; None before the first row."""
         if not tally.rows:
             return None

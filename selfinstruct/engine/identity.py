@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from selfinstruct.codec import canonical
-from selfinstruct.config import flatten
+from selfinstruct.common.codec import canonical
+from selfinstruct.common.config import flatten
 from selfinstruct.engine.loading import recorded_seeds
-from selfinstruct.engine.plan import Plan
+from selfinstruct.engine.plan import RunPlan
 from selfinstruct.errors import RunChangedError
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Task
@@ -16,7 +16,7 @@ from selfinstruct.records import Task
 __all__ = ["require_same"]
 
 
-def require_same(plan: Plan, reader: Reader, folder: Path) -> None:
+def require_same(plan: RunPlan, reader: Reader, folder: Path) -> None:
     """Refuse to go on with a run as something else than it is.
 
     Raises:

@@ -9,14 +9,14 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from selfinstruct.codec import loads
+from selfinstruct.common.codec import loads
+from selfinstruct.common.resources import builtin_prompts, builtin_seeds
 from selfinstruct.engine.methods import Method, methods_in
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import UsageError
 from selfinstruct.ledger import Reader
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
-from selfinstruct.resources import builtin_prompts, builtin_seeds
 from selfinstruct.seeds import load_seeds, load_tasks, seeds_from_json
 from selfinstruct.strategies import STRATEGIES
 

@@ -18,28 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.chat_template import ChatTemplate
-from selfinstruct.config import build, lasting, merge, nearest, to_plain
+from selfinstruct.common.chat_template import ChatTemplate
+from selfinstruct.common.config import build, identity_fields, merge, nearest, to_plain
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Prompts
 from selfinstruct.strategies import STRATEGIES, SelfInstruct
 from selfinstruct.strategies.base import Strategy
-from selfinstruct.strategies.mix import Mixed, MixOptions, Part, suited
+from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, suited
 
 __all__ = [
     "DEFAULT",
     "MIX",
     "Method",
-    "found_out",
-    "given_anew",
-    "laid",
+    "discovered_options",
+    "merge_with_previous",
     "methods_in",
     "methods_of",
+    "overlay",
     "preset_of",
     "strategy_of",
 ]
 
-MIX = Mixed.name
+MIX = MixtureStrategy.name
 DEFAULT = SelfInstruct.name
 
 
@@ -112,7 +112,7 @@ class Method:
     @property
     def recipe(self) -> dict[str, Any]:
         """What of it a run keeps for life."""
-        return {"name": self.name, "weight": self.weight, **lasting(self.options)}
+        return {"name": self.name, "weight": self.weight, **identity_fields(self.options)}
 
 
 def methods_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
@@ -153,13 +153,13 @@ def methods_in(config: Mapping[str, Any]) -> tuple[Method, ...]:
     return (Method(name, name, 1.0, build(STRATEGIES[name].Options, config[name], name)),)
 
 
-def strategy_of(methods: Sequence[Method], mix: MixOptions | None, prompts: Prompts, *, adapt: bool) -> Strategy:
+def strategy_of(methods: Sequence[Method], mix: MixtureOptions | None, prompts: Prompts, *, adapt: bool) -> Strategy:
     """The one of them; with options for it, all of them as one."""
     if mix is None:
         [method] = methods
         return method.strategy(prompts)
-    parts = [Part(method.label, method.weight, method.strategy(prompts)) for method in methods]
-    return Mixed(mix, parts, adapt=adapt)
+    parts = [MixtureMember(method.label, method.weight, method.strategy(prompts)) for method in methods]
+    return MixtureStrategy(mix, parts, adapt=adapt)
 
 
 def preset_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def preset_of(given: Mapping[str, Any]) -> dict[str, Any]:
     return suited([STRATEGIES[name].defaults for name in names if isinstance(name, str) and name in STRATEGIES])
 
 
-def found_out(values: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> dict[str, Any]:
+def discovered_options(values: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> dict[str, Any]:
     """The section of a run's one strategy, of options that were not given: see ``Strategy.found``."""
     if values.get("strategies") is not None:
         return {}  # each entry finds out its own, see ``laid``
@@ -194,7 +194,7 @@ def found_in(name: str, options: Mapping[str, Any], template: Callable[[], ChatT
     return found
 
 
-def laid(
+def overlay(
     base: Mapping[str, Any],
     given: Mapping[str, Any],
     preset: Callable[[], Mapping[str, Any]],
@@ -241,7 +241,7 @@ def laid(
     return values
 
 
-def given_anew(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def merge_with_previous(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What was given before, with what is given now laid on it: several methods instead of one, or one of several."""
     if given.get("strategies") is not None:
         gone = {"strategy"}

@@ -14,28 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.backends import OPTIONS
-from selfinstruct.codec import canonical, digest
-from selfinstruct.config import build, lasting, nearest, section, to_plain
+from selfinstruct.common.codec import canonical, digest
+from selfinstruct.common.config import build, identity_fields, nearest, section, to_plain
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
 from selfinstruct.engine.loading import prompts_of, seeds_of, with_data
-from selfinstruct.engine.methods import MIX, Method, given_anew, methods_of, strategy_of
-from selfinstruct.engine.presets import laid_on, suiting
+from selfinstruct.engine.methods import MIX, Method, merge_with_previous, methods_of, strategy_of
+from selfinstruct.engine.presets import defaults_for, overlay_settings
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
-from selfinstruct.ledger import Heritage, Reader, has_run
+from selfinstruct.ledger import InheritedOutcomes, Reader, has_run
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
-from selfinstruct.strategies import STRATEGIES, Refined
+from selfinstruct.strategies import STRATEGIES, QualityStrategy
 from selfinstruct.strategies.base import Strategy
-from selfinstruct.strategies.mix import MixOptions
+from selfinstruct.strategies.mixture import MixtureOptions
 from selfinstruct.version import SEMANTICS, __version__
 
-__all__ = ["Plan", "Settings", "forked_plan", "make_plan", "recorded_plan"]
+__all__ = ["RunPlan", "Settings", "forked_plan", "make_plan", "recorded_plan"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """All that a run is made of, checked and loaded.
 
     Attributes:
@@ -81,9 +81,9 @@ class Plan:
         kept = {key: settings[key] for key in ("strategy", "seed", "lag", "filters")}
         return {
             **kept,
-            self.settings.strategy: lasting(self.strategy_options),
+            self.settings.strategy: identity_fields(self.strategy_options),
             **self._mixture,
-            **({"quality": lasting(self.settings.quality)} if self.settings.quality else {}),
+            **({"quality": identity_fields(self.settings.quality)} if self.settings.quality else {}),
             "api": self.prompts.api,
             "seeds": digest(seeds_to_json(self.seeds)),
             "prompts": self.prompts.digests(),
@@ -124,7 +124,7 @@ class Plan:
         return {**texts, self.recipe["seeds"]: canonical(seeds_to_json(self.seeds))}
 
 
-def make_plan(given: Mapping[str, Any], run: Path | None = None) -> Plan:
+def make_plan(given: Mapping[str, Any], run: Path | None = None) -> RunPlan:
     """Check settings and load what they name.
 
     Args:
@@ -139,19 +139,19 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> Plan:
     if run is not None and has_run(run):
         base = Reader(run)
         if not base.has_outcomes():  # nothing is decided yet: begin anew with what was given then and now
-            given = given_anew(base.meta("given"), given)
+            given = merge_with_previous(base.meta("given"), given)
             base.close()
             base = None
     if base is not None:
-        values = laid_on(base.meta("config"), given)
+        values = overlay_settings(base.meta("config"), given)
     elif given.get("backend") == "replay":
         base = Reader(_replay_source(given))
         source = base.meta("config")
         source.pop(source["backend"])
         replay = {**section(given, "replay"), "api": base.meta("api")}
-        values = laid_on(source, {**given, "replay": replay})
+        values = overlay_settings(source, {**given, "replay": replay})
     else:
-        values = laid_on(suiting(given), given)
+        values = overlay_settings(defaults_for(given), given)
     # A replay asks what was asked before: from the seeds and templates of the time, unless others are given.
     replays = values.get("backend") == "replay" and base is not None
     recorded = frozenset({"seeds", "prompts"} - given.keys()) if replays else frozenset()
@@ -169,7 +169,7 @@ def _is_in(run: Path | None, base: Reader) -> bool:
     return run is not None and base.path.parent == run
 
 
-def recorded_plan(reader: Reader) -> Plan:
+def recorded_plan(reader: Reader) -> RunPlan:
     """The plan of a run from its ledger alone, wherever its files have gone.
 
     Raises:
@@ -179,7 +179,7 @@ def recorded_plan(reader: Reader) -> Plan:
     return replace(plan, history=reader.meta("history", None))
 
 
-def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: Heritage) -> Plan:
+def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: InheritedOutcomes) -> RunPlan:
     """The plan of a run that inherits what another one was answered.
 
     Args:
@@ -190,7 +190,7 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: Heritage) ->
         UsageError: A setting is wrong, or the strategy another.
         RunChangedError: This version of selfinstruct reads ledgers differently.
     """
-    values = laid_on(reader.meta("config"), given)
+    values = overlay_settings(reader.meta("config"), given)
     plan = _plan(values, reader, frozenset({"seeds", "prompts"} - given.keys()))
     identity = reader.meta("identity")
     before = identity["strategy"]
@@ -215,10 +215,10 @@ def _replay_source(given: Mapping[str, Any]) -> Path:
     return Path(source)
 
 
-def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> Plan:
+def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> RunPlan:
     """A plan of these settings; ``recorded`` names what is taken from the ledger of ``base`` and not from files."""
     own = {field.name for field in dataclasses.fields(Settings)}
-    sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, MIX: MixOptions, **OPTIONS}
+    sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, MIX: MixtureOptions, **OPTIONS}
     for key in values:
         if key not in own and key not in sections:
             raise ConfigError(f"unknown key {key!r}{nearest(str(key), own | set(sections))}", key=str(key))
@@ -255,15 +255,15 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         check_reasoning(quality, methods)
         check_rubrics(quality, folder, () if base is None else base.templates())
         check_choices(quality, settings.backend, backend_options)
-        names |= Refined.templates_of(quality)
+        names |= QualityStrategy.templates_of(quality)
     prompts = prompts_of(settings, names, backend_options.api, base, recorded="prompts" in recorded)
     prompts = with_data(prompts, methods, base, recorded="prompts" in recorded)
     strategy = strategy_of(methods, own_options if mixed else None, prompts, adapt=settings.adapt)
     if quality is not None:
-        strategy = Refined(strategy, quality, prompts)
+        strategy = QualityStrategy(strategy, quality, prompts)
     check_schemas(settings.backend, backend_options, strategy)
     if "n" not in values and (rows := strategy.rows(seeds)):
         settings = replace(settings, n=rows)
-    return Plan(
+    return RunPlan(
         settings, own_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
     )

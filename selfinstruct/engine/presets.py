@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from selfinstruct.backends import OPTIONS
-from selfinstruct.chat_template import ChatTemplate
-from selfinstruct.config import build, merge, read_yaml, section
-from selfinstruct.engine.methods import found_out, laid, preset_of
+from selfinstruct.common.chat_template import ChatTemplate
+from selfinstruct.common.config import build, merge, read_yaml, section
+from selfinstruct.common.resources import preset
+from selfinstruct.engine.methods import discovered_options, overlay, preset_of
 from selfinstruct.engine.settings import Settings
-from selfinstruct.resources import preset
 
-__all__ = ["laid_on", "suiting"]
+__all__ = ["defaults_for", "overlay_settings"]
 
 
-def suiting(given: Mapping[str, Any]) -> dict[str, Any]:
+def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that suit the methods, the backend and the model: the embedded model needs other ones.
 
     A backend with a window of its own names the lag that keeps it full. Like any setting these are resolved here, once:
@@ -29,10 +29,10 @@ def suiting(given: Mapping[str, Any]) -> dict[str, Any]:
             suited.update(_preset("embedded-quality"))
     suited = merge(preset_of(given), suited)
     values = merge(suited, given)
-    return merge(suited, found_out(values, _template(values)))
+    return merge(suited, discovered_options(values, _template(values)))
 
 
-def laid_on(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def overlay_settings(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The given settings laid on others: a preset, or those of a run.
 
     The first time that quality is asked for, what suits a small model goes in, too.
@@ -40,7 +40,7 @@ def laid_on(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
     merged = merge(base, given)
     if given.get("quality") and not base.get("quality") and _is_embedded(merged):
         base = {**base, **_preset("embedded-quality")}
-    return laid(base, given, lambda: suiting(merged), _template(merged))
+    return overlay(base, given, lambda: defaults_for(merged), _template(merged))
 
 
 def _preset(name: str) -> dict[str, Any]:

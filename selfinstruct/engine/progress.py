@@ -6,15 +6,15 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from selfinstruct.budget import BudgetOptions
+from selfinstruct.engine.dispatch.budget import BudgetOptions
 from selfinstruct.engine.forecast import Forecast
-from selfinstruct.engine.tally import Tally
+from selfinstruct.engine.stats import Stats
 
-__all__ = ["Progress"]
+__all__ = ["RunProgress"]
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """A live snapshot. Times are those of ``time.monotonic``.
 
     Attributes:
@@ -27,7 +27,7 @@ class Progress:
     """
 
     target: int
-    tally: Tally
+    tally: Stats
     budget: BudgetOptions = field(default_factory=BudgetOptions)
     phase: str = "loading"
     rows: int = 0

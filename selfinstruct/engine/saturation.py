@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from selfinstruct.judge import Judged
+from selfinstruct.engine.row_filters import FilterOutcome
 
 __all__ = ["Saturation", "SaturationOptions"]
 
@@ -42,10 +42,10 @@ class Saturation:
         self._recent: deque[tuple[bool, str]] = deque(maxlen=options.window)
         self._new = 0
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: FilterOutcome) -> None:
         """Take in what one completion came to."""
         for one in judged.candidates:
-            if one.candidate.task is not None or not one.candidate.listed:  # of a task judged before, or no task
+            if one.candidate.task is not None or not one.candidate.is_task:  # of a task judged before, or no task
                 continue
             if len(self._recent) == self._recent.maxlen:
                 self._new -= self._recent[0][0]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from selfinstruct.budget import BudgetOptions
+from selfinstruct.engine.dispatch.budget import BudgetOptions
+from selfinstruct.engine.dispatch.retry import RetryOptions
 from selfinstruct.engine.methods import DEFAULT
+from selfinstruct.engine.row_filters import FilterOptions
 from selfinstruct.engine.saturation import SaturationOptions
-from selfinstruct.judge import FilterOptions
-from selfinstruct.retry import RetryOptions
 from selfinstruct.strategies import QualityOptions
 
 __all__ = ["Settings"]

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from selfinstruct.codec import dumps
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.files import write_atomic
+from selfinstruct.common.rows import RowTexts, texts_of
+from selfinstruct.common.sources import STDIO, Source, SourceRow, open_lines, open_source
 from selfinstruct.errors import DataError, UsageError
-from selfinstruct.files import write_atomic
 from selfinstruct.filtering.sinks import check_sink, write_rows
 from selfinstruct.filters import Filter, Keywords, NearDuplicateIndex, NoveltyIndex, Tokenizer, Verdict, WordCount
 from selfinstruct.filters.decontaminate import Decontaminator
@@ -22,11 +24,9 @@ from selfinstruct.filters.patterns import Refusals
 from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.pipeline import Judged, On, Pipeline
 from selfinstruct.filters.repetition import Repetition
-from selfinstruct.layouts import Texts, texts_of
-from selfinstruct.sources import STDIO, Row, Source, open_lines, open_source
 from selfinstruct.verifiers import check_verifier, verify, without_nulls
 
-__all__ = ["Options", "Outcome", "Progress", "filter_file"]
+__all__ = ["FilterFileOptions", "FilterProgress", "FilterSummary", "filter_file"]
 
 PiiAction = Literal["flag", "redact", "drop"]
 Part = Literal["asked", "answered", "whole", "checked"]
@@ -37,7 +37,7 @@ CHUNK = 1 << 20  # bytes of the report copied at once
 
 
 @dataclass(frozen=True)
-class Options:
+class FilterFileOptions:
     """What to filter by.
 
     Attributes:
@@ -75,7 +75,7 @@ class Options:
 
 
 @dataclass
-class Progress:
+class FilterProgress:
     """How far a pass is; changes while it runs.
 
     Attributes:
@@ -98,7 +98,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FilterSummary:
     """What a pass came to.
 
     Attributes:
@@ -107,23 +107,23 @@ class Outcome:
         notices: What deserves a look.
     """
 
-    progress: Progress
+    progress: FilterProgress
     judged: tuple[str, ...]
     notices: tuple[str, ...]
 
 
-Show = Callable[[Progress], AbstractContextManager[None]]
+Show = Callable[[FilterProgress], AbstractContextManager[None]]
 
 
 def filter_file(
     source: str,
     output: str,
-    options: Options,
+    options: FilterFileOptions,
     *,
     report: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
     show: Show | None = None,
-) -> Outcome:
+) -> FilterSummary:
     """Write the rows of one file that the filters keep into another.
 
     Without any filter in ``options`` it is ROUGE-L at 0.7. The filters judge in the order words, keywords, repetition,
@@ -141,7 +141,7 @@ def filter_file(
         SelfInstructError: Something can't be written; old files are as they were.
     """
     if not options.judging:
-        options = Options(rouge=0.7, column=options.column, output_column=options.output_column,
+        options = FilterFileOptions(rouge=0.7, column=options.column, output_column=options.output_column,
                           tokenizer=options.tokenizer)  # fmt: skip
     check_sink(output)
     if report is not None and Path(report).exists() and not Path(report).is_file():
@@ -155,7 +155,7 @@ def filter_file(
         if report is not None:
             spool.seek(0)
             write_atomic(Path(report), iter(lambda: spool.read(CHUNK), b""))
-    return Outcome(one.progress, tuple(step.told for step in steps), tuple(one.notices()))
+    return FilterSummary(one.progress, tuple(step.told for step in steps), tuple(one.notices()))
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class _Step:
     told: str
 
 
-def _steps(options: Options) -> list[_Step]:
+def _steps(options: FilterFileOptions) -> list[_Step]:
     """The filters asked for, those that need no memory first."""
     steps: list[_Step] = []
     if options.words:
@@ -223,9 +223,9 @@ class _Pass:
     """The pass under way."""
 
     def __init__(
-        self, given: Source, options: Options, steps: list[_Step], spool: Any, tell: Callable[[str], None]
+        self, given: Source, options: FilterFileOptions, steps: list[_Step], spool: Any, tell: Callable[[str], None]
     ) -> None:
-        self.progress = Progress(total=given.total, unit=given.unit)
+        self.progress = FilterProgress(total=given.total, unit=given.unit)
         self._given = given
         self._options = options
         self._steps = steps
@@ -235,7 +235,7 @@ class _Pass:
         self._groups: Counter[tuple[str, str]] = Counter()
         self._bad = ""  # the first malformed row, in words
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SourceRow]:
         """The rows that are kept, as they are to be written."""
         for row, verdicts in self._judged():
             if verdicts and not verdicts[-1].kept:
@@ -259,7 +259,7 @@ class _Pass:
         pipeline = Pipeline([On(_part(step.part), step.filter) for step in self._steps])
         return pipeline.stream(self._whole_rows(), _part("whole"), id_column=lambda row: str(row.number))
 
-    def _whole_rows(self) -> Iterator[Row]:
+    def _whole_rows(self) -> Iterator[SourceRow]:
         """The rows that can be read, with their texts."""
         progress, options = self.progress, self._options
         for place, row in enumerate(self._given.rows):
@@ -284,7 +284,7 @@ class _Pass:
         self._bad = self._bad or what
         self._tell(what)
 
-    def _drop(self, row: Row, step: int, verdict: Verdict) -> None:
+    def _drop(self, row: SourceRow, step: int, verdict: Verdict) -> None:
         self.progress.dropped[verdict.filter, verdict.reason] += 1
         judge = self._steps[step]
         if verdict.nearest is not None and isinstance(judge.filter, NoveltyIndex | NearDuplicateIndex):
@@ -294,7 +294,7 @@ class _Pass:
             text = judge.filter.redact(text)[0]
         self._report(row, verdict, text)
 
-    def _report(self, row: Row, verdict: Verdict, text: str) -> None:
+    def _report(self, row: SourceRow, verdict: Verdict, text: str) -> None:
         if self._spool is None:
             return
         line = {
@@ -310,7 +310,7 @@ class _Pass:
         }
         self._spool.write(dumps(line).encode() + b"\n")
 
-    def _marked(self, row: Row, pii: Pii) -> Row:
+    def _marked(self, row: SourceRow, pii: Pii) -> SourceRow:
         """The row, redacted if that was asked for, and reported if there was anything in it."""
         found: Counter[str] = Counter()
         value = _redacted(row.value, pii, found)
@@ -318,21 +318,21 @@ class _Pass:
             return row
         self.progress.marked += 1
         self._report(row, Verdict(pii.filter, True, detail={"kinds": dict(found)}), pii.redact(_whole(row.texts))[0])
-        return row if self._options.pii == "flag" else Row(row.number, value)
+        return row if self._options.pii == "flag" else SourceRow(row.number, value)
 
 
-def _part(part: Part) -> Callable[[Row], str]:
+def _part(part: Part) -> Callable[[SourceRow], str]:
     if part == "checked":
         return _checked
 
-    def text(row: Row) -> str:
+    def text(row: SourceRow) -> str:
         value: str = getattr(row.texts, part)
         return value
 
     return text
 
 
-def _checked(row: Row) -> str:
+def _checked(row: SourceRow) -> str:
     """A row's verifier and its answer in one text: a filter judges texts."""
     assert row.texts is not None
     return dumps([without_nulls(row.value.get("verifier")), row.texts.answered])
@@ -350,7 +350,7 @@ class _Verified(Filter):
         return self.kept() if verifier is None else verify(verifier, answer)
 
 
-def _whole(texts: Texts | None) -> str:
+def _whole(texts: RowTexts | None) -> str:
     assert texts is not None
     return texts.whole
 

@@ -18,10 +18,10 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.codec import dumps, loads
+from selfinstruct.common.codec import dumps, loads
+from selfinstruct.common.files import reason, write_atomic
+from selfinstruct.common.sources import STDIO, SourceRow
 from selfinstruct.errors import DataError, MissingExtraError, SelfInstructError, UsageError
-from selfinstruct.files import reason, write_atomic
-from selfinstruct.sources import STDIO, Row
 
 __all__ = ["check_sink", "write_rows"]
 
@@ -58,7 +58,7 @@ def check_sink(name: str) -> str:
     return kind
 
 
-def write_rows(name: str, rows: Iterator[Row], schema: Any = None) -> None:
+def write_rows(name: str, rows: Iterator[SourceRow], schema: Any = None) -> None:
     """Write rows as they come.
 
     Args:
@@ -84,7 +84,7 @@ def write_rows(name: str, rows: Iterator[Row], schema: Any = None) -> None:
         _write_dataset(path, rows, schema)
 
 
-def _line(row: Row) -> bytes:
+def _line(row: SourceRow) -> bytes:
     if row.raw is not None:
         return row.raw + b"\n"
     try:
@@ -111,7 +111,7 @@ def _zipped(lines: Iterable[bytes]) -> Iterator[bytes]:
     yield squeeze.flush()
 
 
-def _tables(rows: Iterator[Row], schema: Any) -> Iterator[Any]:
+def _tables(rows: Iterator[SourceRow], schema: Any) -> Iterator[Any]:
     """Rows as Arrow tables of one schema, which comes first."""
     import pyarrow
 
@@ -134,7 +134,7 @@ def _tables(rows: Iterator[Row], schema: Any) -> Iterator[Any]:
         yield pyarrow.concat_tables(parts)
 
 
-def _spooled(rows: Iterator[Row], spool: Any) -> Any:
+def _spooled(rows: Iterator[SourceRow], spool: Any) -> Any:
     """Put rows of JSON aside, and find the schema that holds all of them: a type may show itself in the last row."""
     import pyarrow
 
@@ -177,7 +177,7 @@ class _Buffer(io.RawIOBase):
         return b"".join(pieces)
 
 
-def _parquet(rows: Iterator[Row], schema: Any) -> Iterator[bytes]:
+def _parquet(rows: Iterator[SourceRow], schema: Any) -> Iterator[bytes]:
     import pyarrow.parquet
 
     tables, buffer = _tables(rows, schema), _Buffer()
@@ -188,7 +188,7 @@ def _parquet(rows: Iterator[Row], schema: Any) -> Iterator[bytes]:
     yield buffer.take()
 
 
-def _write_dataset(path: Path, rows: Iterator[Row], schema: Any) -> None:
+def _write_dataset(path: Path, rows: Iterator[SourceRow], schema: Any) -> None:
     import datasets
     import pyarrow
 

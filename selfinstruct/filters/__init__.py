@@ -18,14 +18,14 @@ from selfinstruct.filters.instructions import (
     WordCount,
 )
 from selfinstruct.filters.language import Language
-from selfinstruct.filters.minhash import NearDuplicateIndex
+from selfinstruct.filters.minhash.index import NearDuplicateIndex
 from selfinstruct.filters.patterns import Boilerplate, Refusals
 from selfinstruct.filters.perplexity import Ifd, Perplexity
 from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.pipeline import Dropped, Judged, On, Pipeline, Result
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.filters.report import Drop, Report
-from selfinstruct.filters.rouge import NoveltyIndex, f1, lcs_length, rouge_l
+from selfinstruct.filters.rouge.index import NoveltyIndex, f1, lcs_length, rouge_l
 from selfinstruct.filters.semantic import SemanticIndex
 from selfinstruct.filters.text import Tokenizer, tokenize
 from selfinstruct.records import Verdict

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from selfinstruct.filters.lcs import f1, lcs_length
-from selfinstruct.filters.rouge import LONGEST
+from selfinstruct.filters.rouge.index import LONGEST
+from selfinstruct.filters.rouge.lcs import f1, lcs_length
 from selfinstruct.filters.text import Tokenizer, count_words, tokenize
 from selfinstruct.records import Verdict
 

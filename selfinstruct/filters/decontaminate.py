@@ -26,7 +26,7 @@ from selfinstruct.errors import UsageError
 from selfinstruct.filters.base import Filter
 from selfinstruct.filters.grams import Grams, Longs, Query
 from selfinstruct.filters.offsets import token_spans
-from selfinstruct.filters.rouge import NoveltyIndex
+from selfinstruct.filters.rouge.index import NoveltyIndex
 from selfinstruct.filters.text import tokenize
 from selfinstruct.records import Verdict
 

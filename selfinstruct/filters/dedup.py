@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from selfinstruct.errors import UsageError
-from selfinstruct.filters.minhash import NearDuplicateIndex
+from selfinstruct.filters.minhash.index import NearDuplicateIndex
 from selfinstruct.filters.report import Drop, Report
-from selfinstruct.filters.rouge import NoveltyIndex
+from selfinstruct.filters.rouge.index import NoveltyIndex
 
 __all__ = ["dedup"]
 

@@ -33,7 +33,7 @@ def kernels() -> ModuleType:
         MissingExtraError: numba is not installed.
     """
     _demand()
-    from selfinstruct.filters import kernels as module  # imports numba
+    from selfinstruct.filters.rouge import kernels as module  # imports numba
 
     return module
 
@@ -41,6 +41,6 @@ def kernels() -> ModuleType:
 def minhash_kernels() -> ModuleType:
     """As ``kernels``, for MinHash."""
     _demand()
-    from selfinstruct.filters import kernels_minhash as module  # imports numba
+    from selfinstruct.filters.minhash import kernels as module  # imports numba
 
     return module

@@ -10,14 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
-from selfinstruct.codec import Json, dumps
+from selfinstruct.common.codec import Json, dumps
+from selfinstruct.common.files import write_atomic
 from selfinstruct.errors import MissingExtraError, UsageError
-from selfinstruct.files import write_atomic
 from selfinstruct.filters.base import Filter
 from selfinstruct.filters.dedup import SHARE, SOME
-from selfinstruct.filters.minhash import NearDuplicateIndex
+from selfinstruct.filters.minhash.index import NearDuplicateIndex
 from selfinstruct.filters.report import Drop, Report
-from selfinstruct.filters.rouge import NoveltyIndex
+from selfinstruct.filters.rouge.index import NoveltyIndex
 from selfinstruct.records import Verdict
 
 __all__ = ["Column", "Dropped", "Index", "Judged", "On", "Pipeline", "Result"]

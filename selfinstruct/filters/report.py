@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.codec import Json, dumps
+from selfinstruct.common.codec import Json, dumps
+from selfinstruct.common.files import write_atomic
 from selfinstruct.errors import MissingExtraError, UsageError
-from selfinstruct.files import write_atomic
 
 __all__ = ["Drop", "Report"]
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from selfinstruct.codec import canonical, loads
+from selfinstruct.common.codec import canonical, loads
+from selfinstruct.common.files import reason, write_atomic
 from selfinstruct.errors import UsageError
-from selfinstruct.files import reason, write_atomic
 
 __all__ = ["FORMAT", "pack", "read", "unpack", "write"]
 

@@ -7,16 +7,16 @@ digest, so that a run stays small, and explainable when its files have moved.
 """
 
 from selfinstruct.ledger.packing import pack, unpack
-from selfinstruct.ledger.reader import Heritage, Reader, Recorded, Spending, has_run
+from selfinstruct.ledger.reader import InheritedOutcomes, Reader, RecordedOutcome, Spending, has_run
 from selfinstruct.ledger.schema import LEDGER_FILE
 from selfinstruct.ledger.writer import Ledger, acknowledged
 
 __all__ = [
     "LEDGER_FILE",
-    "Heritage",
+    "InheritedOutcomes",
     "Ledger",
     "Reader",
-    "Recorded",
+    "RecordedOutcome",
     "Spending",
     "acknowledged",
     "has_run",

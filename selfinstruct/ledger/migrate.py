@@ -9,8 +9,8 @@ import os
 import sqlite3
 from pathlib import Path
 
+from selfinstruct.common.files import reason
 from selfinstruct.errors import LedgerError
-from selfinstruct.files import reason
 from selfinstruct.ledger.schema import SCHEMA_VERSION, SEALED, check, schema_of, seal
 
 __all__ = ["backup_of", "migrate"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from selfinstruct.codec import digest
+from selfinstruct.common.codec import digest
 from selfinstruct.ledger.schema import LONG_TEXT
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Request, Sampling

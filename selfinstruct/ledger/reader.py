@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.codec import digest, loads
+from selfinstruct.common.codec import digest, loads
+from selfinstruct.common.files import reason
 from selfinstruct.errors import LedgerError, TemplateError
-from selfinstruct.files import reason
 from selfinstruct.ledger.packing import unpack
 from selfinstruct.ledger.schema import LEDGER_FILE, SEALED, check, is_empty, seal, trouble
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Completion, Failure, Outcome, Request
 
-__all__ = ["Heritage", "Reader", "Recorded", "Spending", "has_run"]
+__all__ = ["InheritedOutcomes", "Reader", "RecordedOutcome", "Spending", "has_run"]
 
 
 _REQUIRED = object()
@@ -27,7 +27,7 @@ _WORDS = ("seeds", "api", "version")  # metadata that is a string
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedOutcome:
     """One outcome as stored, with the seconds that it took."""
 
     number: int
@@ -35,7 +35,7 @@ class Recorded:
     seconds: float
 
 
-class Heritage:
+class InheritedOutcomes:
     """Every answered request of a run, with its outcome and the texts that it names, as another ledger takes them in.
 
     Sends are not among it: what another run spent counts there.
@@ -216,7 +216,7 @@ class Reader:
         """True once anything was answered."""
         return self._one("SELECT 1 FROM outcomes LIMIT 1") is not None
 
-    def outcomes(self, start: int = 0) -> Iterator[Recorded]:
+    def outcomes(self, start: int = 0) -> Iterator[RecordedOutcome]:
         """Every outcome from number ``start`` on, in order of number; from 0 on, after a look at the whole file.
 
         Raises:
@@ -244,14 +244,14 @@ class Reader:
         row = self._one("SELECT COUNT(*) FROM requests WHERE k NOT IN (SELECT k FROM outcomes)")
         return row[0] if row else 0
 
-    def outcome(self, number: int) -> Recorded | None:
+    def outcome(self, number: int) -> RecordedOutcome | None:
         """The outcome of one request."""
         row = self._one("SELECT * FROM outcomes WHERE k = ?", number)
         return None if row is None else self._recorded(self._whole("outcomes", row))
 
-    def _recorded(self, row: tuple[Any, ...]) -> Recorded:
+    def _recorded(self, row: tuple[Any, ...]) -> RecordedOutcome:
         number, kind, body, _, _, _, seconds = row
-        return Recorded(number, self._outcome(number, kind, body), seconds)
+        return RecordedOutcome(number, self._outcome(number, kind, body), seconds)
 
     def _rows(self, table: str, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         return (self._whole(table, row) for row in self._all(statement, *values))

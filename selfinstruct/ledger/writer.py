@@ -11,14 +11,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.codec import canonical
+from selfinstruct.common.codec import canonical
+from selfinstruct.common.files import reason
+from selfinstruct.common.lock import RunLock
 from selfinstruct.errors import LedgerError
-from selfinstruct.files import reason
 from selfinstruct.ledger.migrate import migrate
 from selfinstruct.ledger.packing import pack
-from selfinstruct.ledger.reader import Heritage
+from selfinstruct.ledger.reader import InheritedOutcomes
 from selfinstruct.ledger.schema import LEDGER_FILE, SCHEMA, check, is_empty, seal, trouble
-from selfinstruct.lock import RunLock
 from selfinstruct.records import Completion, Outcome, Request
 
 __all__ = ["Ledger", "acknowledged"]
@@ -41,7 +41,11 @@ class Ledger:
     """
 
     def __init__(
-        self, folder: Path, meta: Mapping[str, Any], texts: Mapping[str, bytes], heritage: Heritage | None = None
+        self,
+        folder: Path,
+        meta: Mapping[str, Any],
+        texts: Mapping[str, bytes],
+        heritage: InheritedOutcomes | None = None,
     ) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +64,7 @@ class Ledger:
         self._thread.start()
 
     def _open(
-        self, meta: Mapping[str, Any], texts: Mapping[str, bytes], heritage: Heritage | None
+        self, meta: Mapping[str, Any], texts: Mapping[str, bytes], heritage: InheritedOutcomes | None
     ) -> tuple[sqlite3.Connection, int]:
         """The connection, and the id of the next send."""
         try:

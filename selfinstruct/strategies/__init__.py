@@ -14,8 +14,8 @@ from selfinstruct.strategies.conversation import Conversation
 from selfinstruct.strategies.evol import EvolInstruct
 from selfinstruct.strategies.magpie import Magpie
 from selfinstruct.strategies.personas import Personas
-from selfinstruct.strategies.quality import Refined
-from selfinstruct.strategies.quality_options import QualityOptions
+from selfinstruct.strategies.quality.options import QualityOptions
+from selfinstruct.strategies.quality.strategy import QualityStrategy
 from selfinstruct.strategies.respond import Respond
 from selfinstruct.strategies.self_instruct import SelfInstruct
 
@@ -27,7 +27,7 @@ __all__ = [
     "Magpie",
     "Personas",
     "QualityOptions",
-    "Refined",
+    "QualityStrategy",
     "Respond",
     "SelfInstruct",
     "Strategy",

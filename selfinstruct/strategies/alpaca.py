@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from selfinstruct.codec import dumps
-from selfinstruct.config import ADDED
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.config import ADDED
+from selfinstruct.common.rng import Rng
 from selfinstruct.parse import Blocks, Form, blank_input, collapse, read_blocks, read_records
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Candidate, Completion, Received, Request, Task
-from selfinstruct.rng import Rng
-from selfinstruct.strategies import schemas
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.demonstrations import ids, longest_field, named, preferred
-from selfinstruct.strategies.stage import Stage
+from selfinstruct.strategies.shared import schemas
+from selfinstruct.strategies.shared.demonstrations import ids, longest_field, named, preferred
+from selfinstruct.strategies.shared.stage import Stage
 
 __all__ = ["Alpaca", "AlpacaOptions"]
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from selfinstruct.chat_template import ChatTemplate
-from selfinstruct.pool import Account
+from selfinstruct.common.chat_template import ChatTemplate
+from selfinstruct.common.rng import Rng
+from selfinstruct.pool import MethodProgress
 from selfinstruct.prompts import Api
 from selfinstruct.records import Candidate, Completion, Received, Request, Task
-from selfinstruct.rng import Rng
 
 __all__ = ["Strategy", "View"]
 
@@ -33,11 +33,11 @@ class View(Protocol):
         """Machine-written tasks whose instruction the filters kept, oldest first."""
 
     @property
-    def account(self) -> Account:
+    def progress(self) -> MethodProgress:
         """What this strategy has asked to begin with, and what it brings."""
 
     @property
-    def accounts(self) -> Mapping[str, Account]:
+    def progress_by_method(self) -> Mapping[str, MethodProgress]:
         """Those of all methods of a mixed run, by label."""
 
 

@@ -19,16 +19,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
-from selfinstruct.codec import Json
+from selfinstruct.common.codec import Json
+from selfinstruct.common.formats import user_text
+from selfinstruct.common.rng import Rng
 from selfinstruct.filters import Copied
-from selfinstruct.formats import user_text
 from selfinstruct.parse import collapse, is_closing, is_of_assistant, message, numbered, read_dialogue
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Completion, Message, Received, Request, Task, Turn, Verdict, candidate_id
-from selfinstruct.rng import Rng
+from selfinstruct.records import (
+    Candidate,
+    Completion,
+    Message,
+    PromptMessage,
+    Received,
+    Request,
+    Task,
+    Verdict,
+    candidate_id,
+)
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.demonstrations import ids, is_alone, is_other, preferred
-from selfinstruct.strategies.stage import Stage
+from selfinstruct.strategies.shared.demonstrations import ids, is_alone, is_other, preferred
+from selfinstruct.strategies.shared.stage import Stage
 from selfinstruct.verifiers import verify
 
 __all__ = ["Conversation", "ConversationOptions"]
@@ -133,7 +143,7 @@ class Conversation(Strategy):
         """Ask for new openings, or for the first answer to the next seed; None without a seed (left)."""
         if self.options.openings == "new":
             return self._openings(view, rng)
-        item = view.account.next_item
+        item = view.progress.next_item
         if item >= len(view.seeds):
             return None
         seed = view.seeds[item]
@@ -194,7 +204,7 @@ class Conversation(Strategy):
             opening = collapse(item.text)
             plan = _Plan(candidate_id(request.number, place), rounds[place])
             then = self._begin(opening, plan, request.number)
-            drafts.append(Candidate(opening, span=item.span, kind="draft", then=then))
+            drafts.append(Candidate(opening, span=item.span, kind="pending_task", on_accept=then))
         return Received(candidates=tuple(drafts), discards=found.discards)
 
     def _begin(self, opening: str, plan: _Plan, parent: int | None, more: Mapping[str, Json] | None = None) -> Request:
@@ -216,18 +226,18 @@ class Conversation(Strategy):
         stage = self.options.user if role == "user" else self.options.assistant
         context = {**plan.context, **(more or {})}
         if stage.is_raw(self.prompts):
-            turns: tuple[Turn, ...] = self._transcript(said, role)
+            turns: tuple[PromptMessage, ...] = self._transcript(said, role)
             context["messages"] = [[one.role, one.content] for one in said]
         else:
             turns = self._messages(said, role)
         return Request(stage=role, turns=turns, sampling=stage.sampling(*_STOPS), context=context, parent=parent)
 
-    def _transcript(self, said: _Said, role: _Role) -> tuple[Turn, ...]:
+    def _transcript(self, said: _Said, role: _Role) -> tuple[PromptMessage, ...]:
         lines = "\n".join(f"{_SPEAKERS[one.role]}: {one.content}" for one in said)
         variables = {"conversation": lines, "speaker": _SPEAKERS[role]}
         return (self.prompts.turn("prompt", "conversation/transcript", variables),)
 
-    def _messages(self, said: _Said, role: _Role) -> tuple[Turn, ...]:
+    def _messages(self, said: _Said, role: _Role) -> tuple[PromptMessage, ...]:
         """The messages by themselves, so that the ledger holds each once (see ``_heard``) and servers cache them.
 
         Whoever is to speak is the assistant of the request. Chat templates want the first message to be a user's, and
@@ -308,7 +318,7 @@ class Conversation(Strategy):
             messages=whole,
             verdicts=(verdict, *more),
         )
-        return Received((row,), marks=(f"conversations|{rounds} {'round' if rounds == 1 else 'rounds'}|{ending}",))
+        return Received((row,), counters=(f"conversations|{rounds} {'round' if rounds == 1 else 'rounds'}|{ending}",))
 
 
 def _heard(request: Request) -> _Said:

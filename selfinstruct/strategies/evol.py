@@ -18,16 +18,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from selfinstruct.codec import Json
-from selfinstruct.formats import user_text
+from selfinstruct.common.codec import Json
+from selfinstruct.common.formats import user_text
+from selfinstruct.common.rng import Rng
 from selfinstruct.parse import behind_announcement, spoken, stripped
 from selfinstruct.parse.text import strip, unwrap
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Discard, Received, Request, Task, Verdict, candidate_id
-from selfinstruct.rng import Rng
-from selfinstruct.strategies import evol_rules as rules
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.stage import Stage
+from selfinstruct.strategies.shared import evol_rules as rules
+from selfinstruct.strategies.shared.stage import Stage
 
 __all__ = ["OPERATIONS", "EvolInstruct", "EvolOptions"]
 
@@ -167,7 +167,7 @@ class EvolInstruct(Strategy):
 
     def propose(self, view: View, rng: Rng) -> Request | None:
         """Take up the next seed; None after the last."""
-        item = view.account.next_item
+        item = view.progress.next_item
         if item >= len(view.seeds):
             return None
         draws = tuple(
@@ -192,7 +192,7 @@ class EvolInstruct(Strategy):
         chain = _Chain.of(request)
         stay = self._evolve(chain.next(chain.current), request.number)
         counted = request.context.get("audited")  # the cheap test ended this epoch, and was counted for it
-        return Received(follow_ups=_some(stay), marks=() if counted else (f"{chain.mark}|failed",))
+        return Received(follow_ups=_some(stay), counters=() if counted else (f"{chain.mark}|failed",))
 
     def _evolve(self, chain: _Chain | None, parent: int | None) -> Request | None:
         """The request that begins an epoch; None where there is none."""
@@ -214,7 +214,7 @@ class EvolInstruct(Strategy):
         start, end = _written(completion.text)
         if start == end:
             found = Discard("no_instruction", (0, len(completion.text)))
-            return Received(follow_ups=_some(stay), discards=(found,), marks=(f"{chain.mark}|no_instruction",))
+            return Received(follow_ups=_some(stay), discards=(found,), counters=(f"{chain.mark}|no_instruction",))
         text = completion.text[start:end]
         chain = replace(chain, evolved=(candidate_id(request.number, 0), text))
         asked = request.turns[0].text.replace(chain.current[1], " ")  # as it was, also in a fork with other templates
@@ -229,9 +229,9 @@ class EvolInstruct(Strategy):
         draft = Candidate(
             text,
             span=(start, end),
-            kind="draft",
-            then=self._compare(chain, request.number),
-            otherwise=self._compare(chain, request.number, audited=True) if audited else stay,
+            kind="pending_task",
+            on_accept=self._compare(chain, request.number),
+            on_reject=self._compare(chain, request.number, audited=True) if audited else stay,
             columns=chain.columns,
             mark=chain.mark,
             verdicts=verdicts,
@@ -257,9 +257,11 @@ class EvolInstruct(Strategy):
         says = "unjudged" if verdict.reason == "unjudged" else f"judge: {'gain' if verdict.kept else 'no gain'}"
         marks = (f"agreement|cheap test: {'no gain' if audited else 'gain'}|{says}",)
         if audited:
-            return Received(follow_ups=_some(stay), marks=marks)
-        draft = self._about(chain, verdict, kind="draft", then=self._answer(chain, request.number), otherwise=stay)
-        return Received(candidates=(replace(draft, span=(start, end)),), marks=marks)
+            return Received(follow_ups=_some(stay), counters=marks)
+        draft = self._about(
+            chain, verdict, kind="pending_task", on_accept=self._answer(chain, request.number), on_reject=stay
+        )
+        return Received(candidates=(replace(draft, span=(start, end)),), counters=marks)
 
     def _answer(self, chain: _Chain, parent: int) -> Request:
         stage = self.options.answer
@@ -280,8 +282,8 @@ class EvolInstruct(Strategy):
             rules.whole(completion.truncated),
             rules.apology(output, words=self.options.sorry_words),
             rules.content(output),
-            then=self._evolve(chain.next(chain.evolved), request.number),
-            otherwise=self._evolve(chain.next(chain.current), request.number),
+            on_accept=self._evolve(chain.next(chain.evolved), request.number),
+            on_reject=self._evolve(chain.next(chain.current), request.number),
         )
         # A small model at times says the task again in place of an answer.
         return Received(candidates=(replace(row, output=output, span=(start, end), shown=(row.instruction,)),))

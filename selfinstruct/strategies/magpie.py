@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from selfinstruct.chat_template import ChatTemplate
-from selfinstruct.config import nearest
+from selfinstruct.common.chat_template import ChatTemplate
+from selfinstruct.common.config import nearest
+from selfinstruct.common.rng import Rng
 from selfinstruct.errors import ConfigError
 from selfinstruct.parse import spoken, stripped
 from selfinstruct.prompts import Prompts
@@ -26,17 +27,16 @@ from selfinstruct.records import (
     Completion,
     Discard,
     Message,
+    PromptMessage,
     Received,
     Request,
     Role,
-    Turn,
     Verdict,
     candidate_id,
 )
-from selfinstruct.rng import Rng
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.pre_query import KNOWN, known, markers, of_template
-from selfinstruct.strategies.stage import Stage
+from selfinstruct.strategies.shared.stage import Stage
+from selfinstruct.strategies.shared.template_markers import KNOWN, known, markers, of_template
 
 __all__ = ["Magpie", "MagpieOptions"]
 
@@ -189,9 +189,9 @@ class Magpie(Strategy):
         draft = Candidate(
             text,
             span=(start, end),
-            kind="draft",
+            kind="pending_task",
             task=_task(request) if said else None,
-            then=self._ask_answer((text,), task, request.number),
+            on_accept=self._ask_answer((text,), task, request.number),
             verdicts=(verdict,),
         )
         return Received((draft,))
@@ -209,8 +209,8 @@ class Magpie(Strategy):
                     span=span,
                     task=task,
                     shown=said[:-1],
-                    kind="row" if last else "trial",
-                    then=None if last else self._ask_user(said, task, request.number),
+                    kind="row" if last else "provisional_row",
+                    on_accept=None if last else self._ask_user(said, task, request.number),
                     messages=messages if len(said) > 2 else (),
                     verdicts=(verdict,),
                 ),
@@ -260,7 +260,7 @@ class Magpie(Strategy):
             pieces += [one, self._next if place % 2 == 0 else self._past if given else self._post]
         return "".join(pieces)
 
-    def _turn(self, role: Role, template: str, text: str) -> Turn:
+    def _turn(self, role: Role, template: str, text: str) -> PromptMessage:
         return self.prompts.turn(role, template, {"text": text})
 
 

@@ -21,19 +21,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from selfinstruct.codec import Json
-from selfinstruct.config import NAMES_FILE
+from selfinstruct.common.codec import Json
+from selfinstruct.common.config import NAMES_FILE
+from selfinstruct.common.resources import builtin_personas
+from selfinstruct.common.rng import Rng
 from selfinstruct.filters import Copied
 from selfinstruct.filters.text import count_words
 from selfinstruct.parse import collapse, numbered, one_task, stripped
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Discard, Received, Request, Verdict, candidate_id
-from selfinstruct.resources import builtin_personas
-from selfinstruct.rng import Rng
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.constraints import Constraint, all_of, draw
-from selfinstruct.strategies.people import read_personas
-from selfinstruct.strategies.stage import Stage
+from selfinstruct.strategies.shared.constraints import Constraint, all_of, draw
+from selfinstruct.strategies.shared.persona_lists import read_personas
+from selfinstruct.strategies.shared.stage import Stage
 from selfinstruct.verifiers import verify
 
 __all__ = ["Personas", "PersonasOptions"]
@@ -242,14 +242,14 @@ class Personas(Strategy):
                 Candidate(
                     persona,
                     span=item.span,
-                    kind="draft",
-                    then=self._task(persona, rng, request.number),
+                    kind="pending_task",
+                    on_accept=self._task(persona, rng, request.number),
                     verdicts=(self._new(persona, [str(one) for one in shown]),),
-                    listed=False,
+                    is_task=False,
                 )
             )
         marks = tuple(f"personas|{'new' if one.verdicts[0].kept else 'copied'}|personas" for one in drafts)
-        return Received(tuple(drafts), discards=found.discards, marks=marks)
+        return Received(tuple(drafts), discards=found.discards, counters=marks)
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -267,18 +267,18 @@ class Personas(Strategy):
         assert isinstance(shown, list | tuple)
         found = one_task(completion.text, continued=request.is_raw, truncated=completion.truncated)
         if not found.items:
-            return Received(discards=found.discards, marks=(f"kinds|{kind}|no task",))
+            return Received(discards=found.discards, counters=(f"kinds|{kind}|no task",))
         item = found.items[0]
         task = item.text if kind in _ANSWERS else collapse(item.text)
         examples = [str(one).partition("\nTask: ")[2] for one in shown]
         draft = Candidate(
             task,
             span=item.span,
-            kind="draft",
-            then=self._answer(request, task),
+            kind="pending_task",
+            on_accept=self._answer(request, task),
             verdicts=(_own(task, persona, examples),),
         )
-        return Received((draft,), discards=found.discards, marks=(f"kinds|{kind}|task",))
+        return Received((draft,), discards=found.discards, counters=(f"kinds|{kind}|task",))
 
     def _answer(self, asked: Request, task: str) -> Request:
         kind, constraints = _text(asked, "kind"), _constraints(asked)
@@ -315,7 +315,7 @@ def _answered(request: Request, completion: Completion) -> Received:
     if completion.truncated or start == end:
         reason = "truncated" if completion.truncated else "no_output"
         mark = f"kinds|{kind}|{'cut short' if completion.truncated else 'no answer'}"
-        return Received(discards=(Discard(reason, (start, end)),), marks=(mark,))
+        return Received(discards=(Discard(reason, (start, end)),), counters=(mark,))
     output, instruction = completion.text[start:end], _text(request, "instruction")
     columns: dict[str, Json] = {"persona": _text(request, "persona"), "kind": kind}
     marks = [f"kinds|{kind}|answer"]
@@ -337,7 +337,7 @@ def _answered(request: Request, completion: Completion) -> Received:
         columns=columns,
         verifier=all_of(constraints) if constraints else None,
     )
-    return Received((row,), marks=tuple(marks))
+    return Received((row,), counters=tuple(marks))
 
 
 def _constraints(request: Request) -> list[Constraint]:

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from selfinstruct.codec import Json
+from selfinstruct.common.codec import Json
+from selfinstruct.common.files import read_text
+from selfinstruct.common.formats import user_text
+from selfinstruct.common.resources import builtin_prompts
+from selfinstruct.common.rng import Rng
 from selfinstruct.errors import UsageError
-from selfinstruct.files import read_text
 from selfinstruct.filters.instances import COLONS
-from selfinstruct.formats import user_text
 from selfinstruct.parse import collapse, reasoned, stripped
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Completion, Received, Request, Sampling, Task, Turn, Verdict
-from selfinstruct.resources import builtin_prompts
-from selfinstruct.rng import Rng
+from selfinstruct.records import Candidate, Completion, PromptMessage, Received, Request, Sampling, Task, Verdict
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.stage import Stage
+from selfinstruct.strategies.shared.stage import Stage
 
 __all__ = ["Respond", "RespondOptions"]
 
@@ -124,7 +124,7 @@ class Respond(Strategy):
 
     def propose(self, view: View, rng: Rng) -> Request | None:
         """Ask for the answer to the next task; None when all were asked for."""
-        item = view.account.next_item
+        item = view.progress.next_item
         if item >= len(view.seeds):
             return None
         task = view.seeds[item]
@@ -141,7 +141,7 @@ class Respond(Strategy):
         turns, sampling = self._asked(user_text(instruction, given), system)
         return Request("answer", turns, sampling, context)
 
-    def _asked(self, task: str, system: str) -> tuple[tuple[Turn, ...], Sampling]:
+    def _asked(self, task: str, system: str) -> tuple[tuple[PromptMessage, ...], Sampling]:
         reasoning = self.options.reasoning
         stage = self.options.reason if reasoning else self.options.answer
         if (self.prompts.api if stage.api == "run" else stage.api) == "completion":

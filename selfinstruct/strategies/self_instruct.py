@@ -21,8 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from selfinstruct.codec import Json, dumps
-from selfinstruct.config import ADDED
+from selfinstruct.common.codec import Json, dumps
+from selfinstruct.common.config import ADDED
+from selfinstruct.common.rng import Rng
 from selfinstruct.parse import (
     Blocks,
     Form,
@@ -38,10 +39,9 @@ from selfinstruct.parse import (
 )
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Candidate, Completion, Discard, Instance, Received, Request, Task, candidate_id
-from selfinstruct.rng import Rng
-from selfinstruct.strategies import schemas
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.demonstrations import (
+from selfinstruct.strategies.shared import schemas
+from selfinstruct.strategies.shared.demonstrations import (
     has_instances,
     ids,
     instruction_length,
@@ -54,7 +54,7 @@ from selfinstruct.strategies.demonstrations import (
     preferred,
     shortest,
 )
-from selfinstruct.strategies.stage import Stage
+from selfinstruct.strategies.shared.stage import Stage
 
 __all__ = ["SelfInstruct", "SelfInstructOptions"]
 
@@ -221,7 +221,7 @@ class SelfInstruct(Strategy):
         for place, item in enumerate(found.items):
             instruction = collapse(item.text)
             follow_up = self._follow_up(request.number, candidate_id(request.number, place), instruction, view)
-            drafts.append(Candidate(instruction, span=item.span, kind="draft", then=follow_up))
+            drafts.append(Candidate(instruction, span=item.span, kind="pending_task", on_accept=follow_up))
         return Received(candidates=tuple(drafts), discards=found.discards)
 
     def _listed(self, request: Request, completion: Completion) -> Listing:

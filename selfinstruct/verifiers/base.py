@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from selfinstruct.codec import Json, dumps
+from selfinstruct.common.codec import Json, dumps
 from selfinstruct.parse.text import fenced
 
 __all__ = [
@@ -115,7 +115,7 @@ def short(value: Any) -> str:
 
 def nearest_name(word: str, names: Iterable[str]) -> str:
     """Return the name most similar to `word` as a hint in brackets, or all names if none is similar."""
-    from selfinstruct.config import nearest  # loads pydantic, which only a mistake needs
+    from selfinstruct.common.config import nearest  # loads pydantic, which only a mistake needs
 
     return nearest(word, names)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
-from selfinstruct.codec import Json, canonical, digest
+from selfinstruct.common.codec import Json, canonical, digest
 from selfinstruct.verifiers.base import Finding, Spec
 
 __all__ = ["Journal", "recorded", "use_journal"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from selfinstruct.codec import Json, canonical
+from selfinstruct.common.codec import Json, canonical
 from selfinstruct.records import Verdict
 from selfinstruct.verifiers.answers import NUMBER, TEXT
 from selfinstruct.verifiers.base import Finding, Kind, Spec, nearest_name, short

@@ -19,7 +19,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from selfinstruct.codec import canonical, loads
+from selfinstruct.common.codec import canonical, loads
 from selfinstruct.errors import MissingExtraError
 from selfinstruct.verifiers.base import Finding, Kind, Spec, code_blocks, nearest_name, short
 from selfinstruct.verifiers.patterns import check_pattern, search, worst_case

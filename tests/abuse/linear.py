@@ -14,9 +14,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from selfinstruct.backends.answers import Peer, read_answer, read_refusal, retry_after_s
-from selfinstruct.backends.keys import redacted, without_key
-from selfinstruct.codec import loads
+from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
+from selfinstruct.backends.openai.keys import redacted, without_key
+from selfinstruct.common.codec import loads
+from selfinstruct.common.rows import texts_of
 from selfinstruct.filters import (
     Balance,
     Boilerplate,
@@ -42,7 +43,6 @@ from selfinstruct.filters import (
     tokenize,
 )
 from selfinstruct.filters.offsets import token_spans
-from selfinstruct.layouts import texts_of
 from selfinstruct.parse import (
     behind_announcement,
     blank_input,
@@ -205,7 +205,7 @@ def _codec(text: str) -> None:
 
 def _server(text: str) -> None:
     key = "sk-" + "a" * 20
-    peer = Peer("http://h/v1", "m", "KEY", True, partial(without_key, key=key))
+    peer = ServerInfo("http://h/v1", "m", "KEY", True, partial(without_key, key=key))
     for body in (text.encode(), json.dumps({"error": {"message": text}}).encode(), f"<{text}".encode()):
         read_refusal(peer, 400, {}, body)
         read_refusal(peer, 500, {}, body)

@@ -17,18 +17,18 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from finetune.data import Example, read_examples
-from finetune.render import Renderer
+from finetune.data.render import Renderer
+from finetune.data.rows import Example, read_examples
 from selfinstruct import generate
+from selfinstruct.common.rng import Rng, derive
+from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import DataError
-from selfinstruct.judge import FilterOptions, Judge
 from selfinstruct.ledger import Reader
 from selfinstruct.parse import collapse, read_blocks
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Choice, Completion, Instance, Request, Task, Usage, candidate_id
-from selfinstruct.report import export_run
-from selfinstruct.rng import Rng, derive
+from selfinstruct.runs.status import export_run
 from selfinstruct.strategies.alpaca import FORM, Alpaca, AlpacaOptions
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST, SelfInstruct, SelfInstructOptions
 from tests import finetune_fixtures
@@ -100,7 +100,7 @@ def check_candidates(run: Path, seeds: set[str]) -> list[dict[str, Any]]:
     return found
 
 
-def test_alpaca_shows_seeds_and_keeps_rows_to_the_letter(tmp_path: Path, promise: Promise) -> None:
+def test_alpaca_shows_seeds_and_keeps_rows_verbatim(tmp_path: Path, promise: Promise) -> None:
     seeds = hostile_seeds(tmp_path / "seeds.jsonl")
     sent: dict[str, tuple[str, str, str]] = {}
 
@@ -142,7 +142,7 @@ def test_alpaca_shows_seeds_and_keeps_rows_to_the_letter(tmp_path: Path, promise
     )
 
 
-def test_self_instruct_asks_with_drafts_and_keeps_rows_to_the_letter(tmp_path: Path, promise: Promise) -> None:
+def test_self_instruct_shows_pending_tasks_and_keeps_rows_verbatim(tmp_path: Path, promise: Promise) -> None:
     seeds = hostile_seeds(tmp_path / "seeds.jsonl")
     sent: dict[str, tuple[str, str]] = {}
 
@@ -215,7 +215,7 @@ def test_self_instruct_asks_with_drafts_and_keeps_rows_to_the_letter(tmp_path: P
     )
 
 
-# --- any completion whatever ---
+# --- arbitrary completions ---
 
 PIECES = st.sampled_from(
     [
@@ -260,7 +260,7 @@ def _requests() -> list[tuple[Any, Request]]:
             one = SelfInstruct(SelfInstructOptions(input_first_examples=examples), _prompts(SelfInstruct, api))
             first = one.propose(Pool(SEEDS), Rng(0)).numbered(17, 1)
             draft = one.receive(first, _completion(" Write some {words} of $x\n"), Pool(SEEDS)).candidates
-            classify = draft[0].then if draft else None
+            classify = draft[0].on_accept if draft else None
             found.append((one, first))
             if classify is None:
                 continue
@@ -278,13 +278,13 @@ def _completion(text: str, reason: str = "stop") -> Completion:
 REQUESTS = _requests()
 
 
-def test_there_is_a_request_of_every_stage() -> None:
+def test_the_requests_cover_every_stage() -> None:
     assert {request.stage for _, request in REQUESTS} == {"tasks", "instructions", "classify", "instances", "answer"}
 
 
 @settings(deadline=None, max_examples=400)
 @given(st.sampled_from(range(len(REQUESTS))), COMPLETIONS, st.sampled_from(["stop", "length"]))
-def test_a_candidate_holds_a_part_of_its_completion_and_nothing_else(which: int, text: str, reason: str) -> None:
+def test_a_candidate_is_a_verbatim_part_of_its_completion(which: int, text: str, reason: str) -> None:
     strategy, request = REQUESTS[which]
     pool = Pool(SEEDS)
     received = strategy.receive(request, _completion(text, reason), pool)
@@ -304,12 +304,12 @@ def test_a_candidate_holds_a_part_of_its_completion_and_nothing_else(which: int,
             fields = []
             assert one.instruction == collapse(part)
             assert (one.input, one.output) == ("", "")
-            assert one.then is not None
-            assert one.then.parent == request.number
-            assert one.then.context["task"] == candidate_id(request.number, place)
-            assert one.then.context["instruction"] == one.instruction
+            assert one.on_accept is not None
+            assert one.on_accept.parent == request.number
+            assert one.on_accept.context["task"] == candidate_id(request.number, place)
+            assert one.on_accept.context["instruction"] == one.instruction
         else:
-            assert one.then is None
+            assert one.on_accept is None
             fields = [one.input, one.output] if request.stage != "tasks" else [one.instruction, one.input, one.output]
             if request.stage != "tasks":
                 assert (one.instruction, one.task) == (instruction, task)
@@ -320,12 +320,12 @@ def test_a_candidate_holds_a_part_of_its_completion_and_nothing_else(which: int,
         assert set(one.shown) <= {seed.instances[0].output for seed in SEEDS} | {instruction}
         own += len(one.instruction) * (request.stage in ("tasks", "instructions")) + len(one.input) + len(one.output)
     assert own <= len(text), "there is not more in the candidates than in the completion"
-    for follow in (*received.follow_ups, *(one.then for one in received.candidates if one.then)):
+    for follow in (*received.follow_ups, *(one.on_accept for one in received.candidates if one.on_accept)):
         assert set(follow.context["demonstrations"]) <= {seed.id for seed in SEEDS}
         assert len(follow.turns) == 1
         assert follow.turns[0].text.count(str(follow.context["instruction"])) >= 1
         assert follow.sampling.n == 1
-    judged = Judge(FilterOptions(), pool).judge(request, received)
+    judged = RowFilters(FilterOptions(), pool).judge(request, received)
     assert [one.id for one in judged.candidates] == [f"{request.number}.{place}" for place in range(len(spans))][
         : len(received.candidates)
     ]
@@ -345,7 +345,7 @@ BLOCKS = st.lists(PIECES | WHOLE, max_size=20).map("".join)
 @settings(deadline=None, max_examples=400)
 @example("\nLabel: a\nInput: b\n### Task 21\n\n\nInstruction: a\nOutput: b\n", FORM, False)
 @given(BLOCKS, st.sampled_from([FORM, INPUT_FIRST, OUTPUT_FIRST]), st.booleans())
-def test_a_block_that_is_shown_again_is_read_as_what_it_was(text: str, form: Any, continued: bool) -> None:
+def test_a_block_survives_being_shown_in_a_prompt(text: str, form: Any, continued: bool) -> None:
     """A field can't have held what would part it, once it is written as prompts write it."""
     labels = {name: variants[0] for name, variants in form.labels}
     found = read_blocks(text, form, first=4, last=20, continued=continued, truncated=False)
@@ -370,8 +370,8 @@ def test_a_template_is_filled_once(values: dict[str, str]) -> None:
 # --- names ---
 
 
-def test_a_seed_can_not_take_the_id_of_a_candidate(tmp_path: Path) -> None:
-    """Or a completion would meet it in the pool, and its run would end there for good."""
+def test_a_seed_with_a_candidate_id_is_refused(tmp_path: Path) -> None:
+    """Otherwise a candidate would collide with it in the pool and end the run."""
     seeds = tmp_path / "seeds.jsonl"
     rows = [{"id": f"{place}.0", "instruction": f"{words(Rng(place), 6)}", "output": "a"} for place in range(3)]
     seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -379,14 +379,14 @@ def test_a_seed_can_not_take_the_id_of_a_candidate(tmp_path: Path) -> None:
     with Loopback(lambda body: answer) as server:
         with pytest.raises(DataError, match=re.escape(f"{seeds}:1: ")):
             generate(tmp_path / "run", {**run_settings("alpaca", server.url, seeds), "n": 3})
-        assert not server.arrived, "told before anything is bought"
+        assert not server.arrived, "the error comes before the first request"
 
 
 def _named(rows: list[str], name: str, body: dict[str, Any]) -> dict[str, Any]:
     return {"model": name, "choices": [{"text": rows[NUMBERS[body["seed"]]]}]}
 
 
-def test_settings_are_written_as_what_they_are(tmp_path: Path) -> None:
+def test_settings_are_stored_verbatim(tmp_path: Path) -> None:
     """A model's name is somebody else's text too: in the configuration file, the manifest and the ledger."""
     rows = [f" {words(Rng(place), 9)}\nOutput: {words(Rng('o', place), 7)}" for place in range(99)]
     names = [*TRICKS[::6], "a: b", "- a", "!!python/name:os.system", "*a", "%YAML 1.2", "null", "~", "1"]
@@ -406,7 +406,7 @@ def test_settings_are_written_as_what_they_are(tmp_path: Path) -> None:
 # --- the terminal ---
 
 
-def test_no_text_drives_the_terminal(tmp_path: Path) -> None:
+def test_texts_cannot_control_the_terminal(tmp_path: Path) -> None:
     """On a terminal, where colours pass: an escape sequence of a model or a seed file is shown as what it is."""
     evil = "\x1b]0;owned\x07 \x1b[2J \x9b31m \u202e \x7f x"
     seeds, run = tmp_path / "seeds.jsonl", tmp_path / "run"
@@ -451,7 +451,7 @@ def test_no_row_writes_a_special_token(shape: str, layout: str, promise: Promise
         return [number for number in renderer.document(example).ids.tolist() if number in special.values()]
 
     def read(instruction: str, given: str, output: str) -> Example:
-        from finetune.data import examples_of
+        from finetune.data.rows import examples_of
 
         row = {"instruction": instruction, "input": given, "output": output}
         if layout == "completion":
@@ -467,7 +467,7 @@ def test_no_row_writes_a_special_token(shape: str, layout: str, promise: Promise
         promise("abuse: special tokens", f"{layout}: {len(tricks)} tricks write 0 special tokens")
 
 
-def test_rows_with_tricks_are_read_by_the_trainer_as_they_are(tmp_path: Path) -> None:
+def test_the_trainer_reads_hostile_rows_verbatim(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"instruction": trick, "input": trick, "output": trick} for trick in TRICKS]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

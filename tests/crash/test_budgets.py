@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct import generate
-from selfinstruct.budget import Budget, BudgetOptions, worst_case
-from selfinstruct.engine.progress import Progress
+from selfinstruct.common.rng import Rng
+from selfinstruct.engine.dispatch.budget import Budget, BudgetOptions, worst_case
+from selfinstruct.engine.progress import RunProgress
 from selfinstruct.ledger import Ledger, Reader, Spending
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Choice, Completion, Failure, Request, Sampling, Usage
-from selfinstruct.rng import Rng
 from tests.cli import run_cli
 from tests.conftest import Promise
 from tests.crash.test_kill import Life, Nursery, commits, made, number_of, options, out_of_order
@@ -297,12 +297,12 @@ class Held:
     """
 
     def __init__(self, shop: Shop, free: int) -> None:
-        self.progress: Progress | None = None
+        self.progress: RunProgress | None = None
         self._shop, self._free, self._lock = shop, free, threading.Lock()
         self._came = 0
 
     @contextmanager
-    def show(self, progress: Progress) -> Iterator[None]:
+    def show(self, progress: RunProgress) -> Iterator[None]:
         self.progress = progress
         yield
 

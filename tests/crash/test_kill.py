@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.engine.course import Course
+from selfinstruct.common.rng import Rng, derive
 from selfinstruct.engine.plan import recorded_plan
+from selfinstruct.engine.run_state import RunState
 from selfinstruct.ledger import Reader
-from selfinstruct.rng import Rng, derive
 from tests.cli import command, dataset, environment, run_cli
 from tests.conftest import Promise
 from tests.loopback import Loopback
@@ -298,7 +298,7 @@ class Killed:
         if not sends:
             return
         with Reader(self.run) as reader:
-            course = Course.of(recorded_plan(reader), reader)
+            course = RunState.of(recorded_plan(reader), reader)
         assert max(sends) < course.line.numbered, "a request rests on an outcome that was not stored"
         self.ahead += len(course.waiting) if not course.done else 0
 
@@ -347,7 +347,7 @@ def kill_often(tmp_path: Path, strategy: str, nurseries: list[Nursery], *, kills
 
 def check_the_end(killed: Killed, whole: Path, rows: int, *, moody: bool) -> None:
     with Reader(killed.run) as reader:
-        ids = [row.id for row in Course.of(recorded_plan(reader), reader).rows]
+        ids = [row.id for row in RunState.of(recorded_plan(reader), reader).rows]
     lines = dataset(killed.run).splitlines()
     assert len(set(ids)) == len(ids) == len(set(lines)) == len(lines) == rows
     if moody:  # no other run has these answers; one that replays them was never stopped

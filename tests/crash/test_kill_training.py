@@ -21,9 +21,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from finetune import checkpoint
 from finetune.cli import cli
-from selfinstruct.codec import loads
+from finetune.training import checkpoint
+from selfinstruct.common.codec import loads
 from tests.cli import environment
 from tests.finetune_fixtures import make_model, make_tokenizer
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct.budget import worst_case
-from selfinstruct.engine.course import Course
+from selfinstruct.engine.dispatch.budget import worst_case
 from selfinstruct.engine.plan import make_plan
-from selfinstruct.engine.verdicts import Verdicts
+from selfinstruct.engine.run_state import RunState
+from selfinstruct.engine.verdict_cache import VerdictCache
 from selfinstruct.ledger import LEDGER_FILE, Ledger, Reader
 from selfinstruct.records import Choice, Completion, Usage
 from tests.cli import command, dataset, environment, run_cli
@@ -42,8 +42,8 @@ def make(folder: Path, settings: dict[str, object], requests: int, keep: float) 
         Rows.
     """
     plan = make_plan({**settings, "n": 10**9})
-    verdicts = Verdicts(folder, plan)
-    course = Course(plan, plan.settings.n)
+    verdicts = VerdictCache(folder, plan)
+    course = RunState(plan, plan.settings.n)
     course.keep = verdicts.save
     with Ledger(folder, plan.meta(), plan.texts()) as ledger:
         committed = None

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
+from selfinstruct.common.lock import RunLock
 from selfinstruct.ledger.schema import SEALED, seal
-from selfinstruct.lock import RunLock
 from tests.cli import dataset, environment, run_cli
 from tests.conftest import Promise
 from tests.golden.make import GOLDEN

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from finetune.cli import cli as finetune
 from selfinstruct.cli import cli as selfinstruct
-from selfinstruct.resources import builtin_seeds
+from selfinstruct.common.resources import builtin_seeds
 from tests.cli import ROOT, environment
 from tests.golden.make import GOLDEN
 

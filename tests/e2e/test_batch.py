@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.backends.batches import NOTES_FILE
+from selfinstruct.backends.batch.journal import NOTES_FILE
 from selfinstruct.errors import BackendError, LedgerError
 from selfinstruct.ledger import Reader, Spending
-from selfinstruct.report import status
+from selfinstruct.runs.status import status
 from tests.batches import Batches, Script
 from tests.conftest import Promise
 from tests.crash.test_kill import Life, Nursery, commits, made, number_of

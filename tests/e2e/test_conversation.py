@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from finetune.data import read_examples
+from finetune.data.rows import read_examples
 from selfinstruct import generate
 from selfinstruct.cli import cli
+from selfinstruct.common.rng import Rng
 from selfinstruct.errors import UsageError
-from selfinstruct.explain import explain
-from selfinstruct.report import export_run, status
-from selfinstruct.rng import Rng
+from selfinstruct.runs.explain import explain
+from selfinstruct.runs.status import export_run, status
 from tests.cli import dataset
 from tests.loopback import Loopback, Reply
 from tests.scripted import WORDS, answer

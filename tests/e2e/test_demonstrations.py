@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from selfinstruct.engine.course import Course
+from selfinstruct.engine.run_state import RunState
 from tests.property.test_line import plan, reply
 
 
 def test_prompts_show_six_human_and_two_machine_tasks_once_there_are_machine_tasks() -> None:
     the_plan = plan("self-instruct", lag=256, n=300)
     known: dict[int, int] = {}
-    course = Course(the_plan, 300)
+    course = RunState(the_plan, 300)
     shown: Counter[tuple[int, int]] = Counter()
     human = {seed.id for seed in the_plan.seeds}
     while not course.done:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.explain import explain
-from selfinstruct.report import export_run, status
+from selfinstruct.runs.explain import explain
+from selfinstruct.runs.status import export_run, status
 from tests.cli import dataset, run_cli
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply

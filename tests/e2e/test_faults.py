@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.rng import derive
+from selfinstruct.common.rng import derive
 from tests.cli import command, dataset, environment, run_cli
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply

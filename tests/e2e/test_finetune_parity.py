@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-import finetune.loss
-from finetune.attention import install
-from finetune.corpus import Corpus, Document
-from finetune.loop import Loop, Plan
-from finetune.optim import FlatAdamW
+import finetune.model.loss
+from finetune.data.corpus import Corpus, Document
+from finetune.model.attention import install
+from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import Options
-from finetune.trainee import Trainee
+from finetune.training.loop import EpochPlan, Loop
+from finetune.training.optimizer import FlatAdamW
 from tests.finetune_fixtures import make_model, make_tokenizer
 
 STEPS, VOCAB = 50, 384
@@ -62,17 +62,17 @@ class Observed(FlatAdamW):
         super().step(step, rate, factor, sound)
 
 
-def ours(model: Any, plan: Plan) -> tuple[list[dict[str, Any]], Observed]:
+def ours(model: Any, plan: EpochPlan) -> tuple[list[dict[str, Any]], Observed]:
     """What a run logs; ``model`` has its weights afterwards."""
     install(model, "sdpa")
-    trainee = Trainee(model)
+    trainee = PackedCausalLM(model)
     optimizer = Observed(trainee.parameters(), plan.options)
     lines: list[dict[str, Any]] = []
     Loop(trainee, optimizer, plan, log=lambda _step, values: lines.append(dict(values))).run()
     return lines, optimizer
 
 
-def order(plan: Plan) -> list[int]:
+def order(plan: EpochPlan) -> list[int]:
     """The documents of all steps, in the order in which they are trained on."""
     return [index for step in range(plan.steps) for micro in plan.step(step) for index in micro]
 
@@ -85,7 +85,7 @@ def labels(document: Document) -> list[int]:
     return np.where(document.supervised, document.ids, -100).tolist()  # type: ignore[no-any-return]
 
 
-def padded(plan: Plan, step: int) -> dict[str, torch.Tensor]:
+def padded(plan: EpochPlan, step: int) -> dict[str, torch.Tensor]:
     """The documents of a step as transformers takes them: padded to the longest, with a mask."""
     documents = [plan.corpus[index] for micro in plan.step(step) for index in micro]
     longest = max(map(len, documents))
@@ -100,9 +100,9 @@ def padded(plan: Plan, step: int) -> dict[str, torch.Tensor]:
 def test_packing_micro_batches_and_the_chunked_head_leave_the_gradients_of_a_plain_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(finetune.loss, "_CHUNK_BYTES", 7 * VOCAB * 4)  # seven rows of logits at a time
+    monkeypatch.setattr(finetune.model.loss, "_CHUNK_BYTES", 7 * VOCAB * 4)  # seven rows of logits at a time
     model, plain = make_model(VOCAB), make_model(VOCAB).train()
-    plan = Plan.of(corpus(8), replace(OPTIONS, max_steps=1), budget=96)
+    plan = EpochPlan.of(corpus(8), replace(OPTIONS, max_steps=1), budget=96)
     assert len(plan.step(0)) > 1
     assert max(map(len, plan.step(0))) > 1
 
@@ -119,7 +119,7 @@ def test_packing_micro_batches_and_the_chunked_head_leave_the_gradients_of_a_pla
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_fifty_steps_end_at_the_losses_and_weights_of_trl(tmp_path: Path, accumulated: int) -> None:
     pytest.importorskip("trl", reason="TRL is in the extra bench")
-    plan = Plan.of(corpus(80), OPTIONS, budget=96)
+    plan = EpochPlan.of(corpus(80), OPTIONS, budget=96)
     assert plan.steps == STEPS
     model, theirs, before = (make_model(VOCAB) for _ in range(3))
 
@@ -141,7 +141,7 @@ def test_fifty_steps_end_at_the_losses_and_weights_of_trl(tmp_path: Path, accumu
         assert float((mine - other).abs().max()) < 1e-4, name
 
 
-def trl(model: Any, plan: Plan, folder: Path, accumulated: int) -> list[dict[str, Any]]:
+def trl(model: Any, plan: EpochPlan, folder: Path, accumulated: int) -> list[dict[str, Any]]:
     """Train ``model`` by TRL on the steps of ``plan``; what it logged at each."""
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback

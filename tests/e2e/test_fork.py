@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.plan import forked_plan
 from selfinstruct.errors import UsageError
-from selfinstruct.explain import explain
-from selfinstruct.ledger import Heritage, Reader
-from selfinstruct.resources import builtin_prompts
+from selfinstruct.ledger import InheritedOutcomes, Reader
+from selfinstruct.runs.explain import explain
 from tests.cli import command, dataset, environment, run_cli
 from tests.loopback import Loopback
 from tests.scripted import reply
@@ -169,7 +169,7 @@ def test_an_option_that_asks_for_more_templates_leaves_the_recorded_ones(
         file.write_text("EDITED SINCE\n" + file.read_text())
     settings = {"alpaca": {"structured": True}, "openai": {"schema_field": "json_schema"}}
     with Reader(run) as reader:
-        texts, recorded = forked_plan(settings, reader, Heritage(reader)).prompts.texts, reader.templates()
+        texts, recorded = forked_plan(settings, reader, InheritedOutcomes(reader)).prompts.texts, reader.templates()
     assert {name: texts[name] for name in recorded} == recorded
     assert texts["alpaca/list-json"].startswith("EDITED SINCE"), "which the run never had"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.rng import Rng
+from selfinstruct.common.rng import Rng
 from tests.cli import dataset, run_cli
 from tests.loopback import Loopback, Reply
 from tests.scripted import WORDS

@@ -13,9 +13,9 @@ import pytest
 
 from selfinstruct import generate
 from selfinstruct.errors import RunChangedError, UsageError
-from selfinstruct.explain import explain
-from selfinstruct.fork import refilter, tune
-from selfinstruct.report import status
+from selfinstruct.runs.explain import explain
+from selfinstruct.runs.fork import refilter, tune
+from selfinstruct.runs.status import status
 from tests.cli import dataset, run_cli
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply

@@ -17,7 +17,7 @@ from tests.cli import ROOT
 
 PROBE = """
 import json, importlib.metadata, selfinstruct
-from selfinstruct.resources import builtin_personas, builtin_prompts, builtin_seeds, preset
+from selfinstruct.common.resources import builtin_personas, builtin_prompts, builtin_seeds, preset
 print(json.dumps({
     "package": selfinstruct.__file__,
     "version": importlib.metadata.version("selfinstruct"),

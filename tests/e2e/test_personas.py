@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.config import merge
+from selfinstruct.common.config import merge
 from selfinstruct.errors import RunChangedError
-from selfinstruct.explain import explain
 from selfinstruct.ledger import Reader
-from selfinstruct.report import export_run, status
+from selfinstruct.runs.explain import explain
+from selfinstruct.runs.status import export_run, status
 from selfinstruct.strategies import Personas
 from selfinstruct.verifiers import verify
 from tests.cli import dataset, run_cli

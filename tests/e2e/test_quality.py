@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.fork import inherit, refilter
-from selfinstruct.report import export_run, status
-from selfinstruct.rng import Rng
+from selfinstruct.common.rng import Rng
+from selfinstruct.runs.fork import inherit, refilter
+from selfinstruct.runs.status import export_run, status
 from tests import scripted
 from tests.cli import dataset, run_cli
 from tests.loopback import Loopback, Reply

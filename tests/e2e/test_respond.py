@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.rng import Rng
+from selfinstruct.common.rng import Rng
 from tests.cli import dataset, run_cli
 from tests.loopback import Loopback, Reply
 

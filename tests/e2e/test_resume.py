@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from selfinstruct import generate
+from selfinstruct.common.resources import preset
+from selfinstruct.common.rng import derive
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import RunLockedError, UsageError
 from selfinstruct.ledger import Ledger
-from selfinstruct.report import export_run
-from selfinstruct.resources import preset
-from selfinstruct.rng import derive
+from selfinstruct.runs.status import export_run
 from tests.cli import command, dataset, environment, run_cli
 from tests.golden.make import GOLDEN
 from tests.loopback import Fault, Loopback

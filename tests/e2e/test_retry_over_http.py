@@ -22,12 +22,12 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
+from selfinstruct.common.rng import derive
+from selfinstruct.engine.dispatch.concurrency import ConcurrencyLimiter
+from selfinstruct.engine.dispatch.retry import Retry, RetryOptions
 from selfinstruct.errors import SelfInstructError, TransientError
-from selfinstruct.pace import Pace
-from selfinstruct.records import Completion, Request, Sampling, Turn
-from selfinstruct.retry import Retry, RetryOptions
-from selfinstruct.rng import derive
+from selfinstruct.records import Completion, PromptMessage, Request, Sampling
 from tests.cli import dataset, environment, run_cli
 from tests.conftest import Promise
 from tests.loopback import Fault, Loopback
@@ -54,7 +54,7 @@ def go(main: Coroutine[Any, Any, Any]) -> Any:
 
 
 def make(number: int = 0) -> Request:
-    return Request("s", (Turn("prompt", "t", {}, f"p{number}"),), Sampling(9), number=number)
+    return Request("s", (PromptMessage("prompt", "t", {}, f"p{number}"),), Sampling(9), number=number)
 
 
 class Client:
@@ -67,7 +67,7 @@ class Client:
 
     def __init__(self, url: str, options: RetryOptions = PATIENT, *, width: int = 64, **more: Any) -> None:
         self.backend = OpenAIBackend(OpenAIOptions(base_url=url, model="m", **more))
-        self.pace = Pace(width)
+        self.pace = ConcurrencyLimiter(width)
         self.retry = Retry(options, self.pace, on_wait=self._waits)
         self.waits: list[float] = []
         self.told = asyncio.Event()
@@ -449,7 +449,7 @@ def bomb(encoding: str) -> bytes:
 # A client in a process of its own, with so much more memory than it needs to begin with, and not a gigabyte.
 FRUGAL = """
 import asyncio, resource, sys
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
+from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
 from selfinstruct.errors import SelfInstructError
 from selfinstruct.records import Request, Sampling, Turn
 

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
-from selfinstruct.engine.progress import Progress
+from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
+from selfinstruct.engine.progress import RunProgress
 from selfinstruct.errors import BackendError, SelfInstructError, TransientError
-from selfinstruct.records import Request, Sampling, Turn
+from selfinstruct.records import PromptMessage, Request, Sampling
 from tests.cli import ROOT, dataset, environment, run_cli
 from tests.conftest import Promise
 from tests.crash.test_budgets import Shop
@@ -40,7 +40,7 @@ class Watched:
         self.servers: list[str] = []
 
     @contextmanager
-    def __call__(self, progress: Progress) -> Iterator[None]:
+    def __call__(self, progress: RunProgress) -> Iterator[None]:
         told = self.servers
 
         class Kept(type(progress)):  # type: ignore[misc]
@@ -118,7 +118,7 @@ def test_a_server_that_dies_amid_a_run_costs_nothing_and_gets_work_again_when_it
     tmp_path: Path, loopback: Servers, alone: bytes, monkeypatch: pytest.MonkeyPatch, promise: Promise
 ) -> None:
     """It dies with two requests under way, which the other one is asked at once; it is back a little later."""
-    monkeypatch.setattr("selfinstruct.backends.fleet._FIRST_S", 0.01)
+    monkeypatch.setattr("selfinstruct.backends.openai.server_pool._FIRST_S", 0.01)
     with ExitStack() as stack:
         back: list[Loopback] = []
         dead = threading.Event()
@@ -334,7 +334,7 @@ def test_each_server_is_sent_the_key_that_is_its_own_and_no_other(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
     monkeypatch.setenv("MY_KEY", "sk-mine")
     server = loopback(reply)
-    request = Request("s", (Turn("prompt", "t", {}, "1."),), Sampling(9))
+    request = Request("s", (PromptMessage("prompt", "t", {}, "1."),), Sampling(9))
 
     async def keys(*urls: str, **more: Any) -> list[str]:
         backend = OpenAIBackend(OpenAIOptions(base_url=urls, model="m", **more))

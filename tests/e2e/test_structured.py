@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.codec import dumps
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.rng import Rng
 from selfinstruct.errors import BackendError
 from selfinstruct.ledger import Reader
-from selfinstruct.rng import Rng
 from tests.cli import dataset, run_cli
 from tests.loopback import Fault, Loopback, Reply
 from tests.scripted import WORDS, reply

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from selfinstruct.engine.plan import recorded_plan
-from selfinstruct.engine.verdicts import Verdicts
+from selfinstruct.engine.verdict_cache import VerdictCache
 from selfinstruct.ledger import Reader
 from tests.cli import dataset, run_cli
 from tests.loopback import Loopback
@@ -111,7 +111,7 @@ def test_a_file_from_before_there_was_anything_but_tasks_and_rows_is_read(run: P
                 packed = zlib.compress(json.dumps(value).encode())
                 cache.execute(f"UPDATE {table} SET body = ? WHERE judged = ?", (packed, judged))
     with Reader(run) as reader:
-        found = Verdicts(run, recorded_plan(reader)).load(reader)
+        found = VerdictCache(run, recorded_plan(reader)).load(reader)
     assert found is not None
     assert found.others == []
     run_cli("generate", run, "-n", 45, "-q")

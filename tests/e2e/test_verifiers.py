@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.session import generate
+from selfinstruct.api import generate
 from selfinstruct.strategies import STRATEGIES
 from tests.abuse.hostile import selfinstruct
 from tests.answering import Answering

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from selfinstruct import generate
 from selfinstruct.ledger.schema import SEALED, seal
-from selfinstruct.report import export_run
+from selfinstruct.runs.status import export_run
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from finetune.attention import block_mask
-from finetune.batch import Batch, collate
-from finetune.corpus import Corpus, Document
-from finetune.distributed import World
-from finetune.evaluate import evaluate
-from finetune.loop import Loop, OutOfMemoryError, Plan
-from finetune.optim import FlatAdamW, join
+from finetune.data.batch import Batch, collate
+from finetune.data.corpus import Corpus, Document
+from finetune.evaluation.held_out import evaluate
+from finetune.model.attention import block_mask
+from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import Options
-from finetune.setup import Costs, Setup, compile_layers, prepare
-from finetune.trainee import Trainee
+from finetune.training.distributed import World
+from finetune.training.loop import EpochPlan, Loop, OutOfMemoryError
+from finetune.training.optimizer import FlatAdamW, join
+from finetune.training.setup import Costs, Setup, compile_layers, prepare
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -55,7 +55,7 @@ def corpus(count: int = 24, longest: int = 200) -> Corpus:
     )
 
 
-def ready(model: Any, **options: Any) -> tuple[Trainee, Setup]:
+def ready(model: Any, **options: Any) -> tuple[PackedCausalLM, Setup]:
     setup = Setup.of(Options(**options), WORLD.device)
     return prepare(model.to(setup.dtype).to(WORLD.device), setup, WORLD, recompute=False), setup
 
@@ -67,7 +67,7 @@ def batch(found: Corpus, indices: list[int], attention: str, pad_to: int | None 
     return one
 
 
-def gradients(trainee: Trainee) -> torch.Tensor:
+def gradients(trainee: PackedCausalLM) -> torch.Tensor:
     return torch.cat([one.grad.float().flatten() for one in trainee.parameters() if one.grad is not None])
 
 
@@ -105,7 +105,7 @@ def test_filler_adds_nothing_to_loss_or_gradient() -> None:
 
 def train(options: Options, **more: Any) -> tuple[list[dict[str, Any]], FlatAdamW]:
     setup = Setup.of(options, WORLD.device)
-    plan = Plan.of(corpus(), options, budget=1024)
+    plan = EpochPlan.of(corpus(), options, budget=1024)
     trainee = prepare(llama().to(setup.dtype).to(WORLD.device), setup, WORLD, recompute=bool(options.recompute))
     optimizer = FlatAdamW(trainee.parameters(), options)
     if setup.compile:
@@ -147,9 +147,9 @@ def test_nothing_waits_for_the_gpu_between_two_looks() -> None:
     setup = Setup.of(options, WORLD.device)
     trainee = prepare(llama().bfloat16().to(WORLD.device), setup, WORLD, recompute=False)
     optimizer = FlatAdamW(trainee.parameters(), options)
-    plan = Plan.of(corpus(), options, budget=1024)
+    plan = EpochPlan.of(corpus(), options, budget=1024)
     loop = Loop(trainee, optimizer, plan, WORLD)
-    Loop(trainee, optimizer, Plan.of(corpus(), replace(options, epochs=1), budget=1024), WORLD).run()
+    Loop(trainee, optimizer, EpochPlan.of(corpus(), replace(options, epochs=1), budget=1024), WORLD).run()
     kept: list[torch.Tensor] = []
     batches = [one.to(WORLD.device) for one in loop._batches(0, plan.steps)]
     torch.cuda.synchronize()
@@ -199,7 +199,7 @@ def test_too_large_a_micro_batch_names_the_setting() -> None:
     options = Options(batch_size=24, epochs=1, compile=False, checkpoint_every=0)
     trainee, _ = ready(model)
     optimizer = FlatAdamW(trainee.parameters(), options)
-    plan = Plan.of(corpus(), options, budget=8192)
+    plan = EpochPlan.of(corpus(), options, budget=8192)
     torch.cuda.empty_cache()
     here = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + (64 << 20)) / here))
@@ -216,7 +216,7 @@ def test_predicted_memory_is_near_what_is_taken(recompute: bool) -> None:
     model = llama(hidden_size=1024, intermediate_size=4096, num_hidden_layers=8, vocab_size=32_000, head_dim=128)
     options = Options(batch_size=64, epochs=1, compile=False, checkpoint_every=0, recompute=recompute)
     found = Corpus.of([corpus(1, 512)[0]] * 64)
-    plan = Plan.of(found, options, budget=4096)
+    plan = EpochPlan.of(found, options, budget=4096)
     setup = Setup.of(options, WORLD.device)
     costs = Costs.of(copy.deepcopy(model.config), plan, setup)
     torch.cuda.empty_cache()

@@ -171,7 +171,7 @@ def reference_of(tokens: int) -> float:
 
 
 def test_numbers_beyond_the_last_code_point(monkeypatch):
-    monkeypatch.setattr("selfinstruct.filters.lcs.MAX_CODE", 40)
+    monkeypatch.setattr("selfinstruct.filters.rouge.lcs.MAX_CODE", 40)
     texts = corpus(random.Random(3), 300, 100, 20)
     expected = decisive(sequential(texts[:100], 0.5))
     assert brief(NoveltyIndex(0.5, "rouge", engine="numpy").offer_many(texts[:100])) == expected

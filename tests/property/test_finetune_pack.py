@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.batch import collate
-from finetune.corpus import Corpus, Document
-from finetune.pack import Packing, best_fit_decreasing, plan_epoch
+from finetune.data.batch import collate
+from finetune.data.corpus import Corpus, Document
+from finetune.data.packing import Packing, best_fit_decreasing, plan_epoch
 
 lengths = st.lists(st.integers(2, 64), min_size=1, max_size=80).map(lambda found: np.array(found, dtype=np.int64))
 packings = st.builds(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from finetune.data import Example, Turn
-from finetune.render import FORMATS, Renderer, RenderError
+from finetune.data.render import FORMATS, Renderer, RenderError
+from finetune.data.rows import ChatTurn, Example
 from tests import finetune_fixtures
 from tests.finetune_fixtures import make_tokenizer
 from tests.finetune_templates import SHAPES, Shape
@@ -63,9 +63,9 @@ def conversations(draw: st.DrawFn, shape: Shape | None, text: st.SearchStrategy[
     """One exchange, or, for a chat, up to three, with or without a system turn; no response is empty."""
     turns = []
     if shape and shape.system and draw(st.booleans()):
-        turns.append(Turn("system", draw(text)))
+        turns.append(ChatTurn("system", draw(text)))
     for _ in range(draw(st.integers(1, 3)) if shape else 1):
-        turns += [Turn("user", draw(text)), Turn("assistant", draw(text.filter(str.strip)))]
+        turns += [ChatTurn("user", draw(text)), ChatTurn("assistant", draw(text.filter(str.strip)))]
     return Example("rows.jsonl:1", tuple(turns))
 
 
@@ -119,7 +119,7 @@ def test_a_document_begins_with_its_prompt_and_its_prompts_are_never_learned(cas
 
 @many
 @given(cases(plain))
-@example(("chatml", Example("", (Turn("user", "Name a colour."), Turn("assistant", "Red.")))))
+@example(("chatml", Example("", (ChatTurn("user", "Name a colour."), ChatTurn("assistant", "Red.")))))
 def test_ids_are_those_of_the_whole_text_unless_it_hides_the_prompt(case: tuple[str, Example]) -> None:
     name, row = case
     document = renderer(name).document(row)
@@ -135,7 +135,7 @@ def test_ids_are_those_of_the_whole_text_unless_it_hides_the_prompt(case: tuple[
 @given(cases(hostile))
 def test_no_text_makes_a_special_token(case: tuple[str, Example]) -> None:
     name, row = case
-    quiet = Example("", tuple(Turn(turn.role, "q") for turn in row.turns))
+    quiet = Example("", tuple(ChatTurn(turn.role, "q") for turn in row.turns))
     found = [
         ids[np.isin(ids, control(name))].tolist() for ids in (renderer(name).document(one).ids for one in (row, quiet))
     ]
@@ -190,7 +190,7 @@ def test_all_this_holds_for_the_embedded_models_tokenizer(form: str, smollm2_tok
         assert document.ids[: len(asked)].tolist() == asked
         if asked:
             assert [text for text, supervised in pieces if supervised] == [f"{text}<|im_end|>" for text in responses]
-        quiet = one.document(Example("", tuple(Turn(turn.role, "q") for turn in row.turns)))
+        quiet = one.document(Example("", tuple(ChatTurn(turn.role, "q") for turn in row.turns)))
         found = [[one for one in ids if one in special] for ids in (document.ids.tolist(), quiet.ids.tolist())]
         assert found[0] == found[1]
 

@@ -12,24 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.backends.replay import ReplayOptions
-from selfinstruct.codec import canonical, dumps, loads
-from selfinstruct.config import build
-from selfinstruct.engine.course import Course
-from selfinstruct.engine.line import Line
+from selfinstruct.common.codec import canonical, dumps, loads
+from selfinstruct.common.config import build
+from selfinstruct.common.resources import builtin_prompts, builtin_seeds
+from selfinstruct.common.rng import Rng
 from selfinstruct.engine.methods import methods_of, strategy_of
-from selfinstruct.engine.plan import Plan, Settings
-from selfinstruct.engine.verdicts import Verdicts
+from selfinstruct.engine.plan import RunPlan, Settings
+from selfinstruct.engine.row_filters import FilterOptions
+from selfinstruct.engine.run_state import RunState
+from selfinstruct.engine.scheduler import Scheduler
+from selfinstruct.engine.verdict_cache import VerdictCache
 from selfinstruct.errors import RunChangedError
-from selfinstruct.judge import FilterOptions
-from selfinstruct.ledger import Recorded
-from selfinstruct.pool import Account
+from selfinstruct.ledger import RecordedOutcome
+from selfinstruct.pool import MethodProgress
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Failure, Outcome, Received, Request, Sampling, Usage
-from selfinstruct.resources import builtin_prompts, builtin_seeds
-from selfinstruct.rng import Rng
 from selfinstruct.seeds import load_seeds
-from selfinstruct.strategies import STRATEGIES, QualityOptions, Refined
-from selfinstruct.strategies.mix import MixOptions
+from selfinstruct.strategies import STRATEGIES, QualityOptions, QualityStrategy
+from selfinstruct.strategies.mixture import MixtureOptions
 from tests.scripted import WORDS, answer
 
 SEEDS = tuple(load_seeds(builtin_seeds()))
@@ -44,17 +44,17 @@ MIXED = (
 )
 
 
-def mixed_plan(lag: int, n: int, seed: int) -> Plan:
+def mixed_plan(lag: int, n: int, seed: int) -> RunPlan:
     """Three methods, whose weights follow what they bring."""
-    methods, options = methods_of(MIXED), MixOptions()
+    methods, options = methods_of(MIXED), MixtureOptions()
     names = {name: used for method in methods for name, used in method.templates.items()}
     prompts = Prompts.load(names, "completion", builtin_prompts())
     strategy = strategy_of(methods, options, prompts, adapt=True)
     chosen = Settings("mix", MIXED, adapt=True, lag=lag, n=n, seed=seed)
-    return Plan(chosen, options, ReplayOptions(), SEEDS, prompts, strategy, methods=methods)
+    return RunPlan(chosen, options, ReplayOptions(), SEEDS, prompts, strategy, methods=methods)
 
 
-def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> Plan:
+def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> RunPlan:
     if strategy == "mix":
         return mixed_plan(lag, n, seed)
     if strategy == "quality":
@@ -66,10 +66,10 @@ def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> Plan:
     prompts = Prompts({**prompts.texts, **data}, "completion")
     filters = build(FilterOptions, chosen.defaults.get("filters", {}))
     settings = Settings(strategy, lag=lag, n=n, seed=seed, filters=filters)
-    return Plan(settings, options, ReplayOptions(), SEEDS, prompts, chosen(options, prompts))
+    return RunPlan(settings, options, ReplayOptions(), SEEDS, prompts, chosen(options, prompts))
 
 
-def refined_plan(lag: int, n: int, seed: int) -> Plan:
+def refined_plan(lag: int, n: int, seed: int) -> RunPlan:
     """Several methods whose rows are the best of three answers, judged twice and tagged."""
     asked = {
         "best_of": 3,
@@ -78,12 +78,15 @@ def refined_plan(lag: int, n: int, seed: int) -> Plan:
         "tags": True,
     }
     quality, made = build(QualityOptions, asked), mixed_plan(lag, n, seed)
-    texts = {**made.prompts.texts, **Prompts.load(Refined.templates_of(quality), "completion", builtin_prompts()).texts}
+    texts = {
+        **made.prompts.texts,
+        **Prompts.load(QualityStrategy.templates_of(quality), "completion", builtin_prompts()).texts,
+    }
     prompts = Prompts(texts, "completion")
     return replace(
         made,
         prompts=prompts,
-        strategy=Refined(made.strategy, quality, prompts),
+        strategy=QualityStrategy(made.strategy, quality, prompts),
         settings=replace(made.settings, quality=quality),
     )
 
@@ -118,7 +121,7 @@ def reply(request: Request) -> Outcome:
     return outcome_of(request.turns[0].text, request.number, request.stage)
 
 
-def digest_of(course: Course) -> bytes:
+def digest_of(course: RunState) -> bytes:
     return canonical(
         [
             [
@@ -137,7 +140,7 @@ def digest_of(course: Course) -> bytes:
 @cache
 def in_order(strategy: str, lag: int, n: int, seed: int) -> tuple[bytes, dict[int, str]]:
     """The plainest run there is: one request at a time."""
-    course = Course(plan(strategy, lag, n, seed), n)
+    course = RunState(plan(strategy, lag, n, seed), n)
     digests = {}
     while not course.done:
         number = course.line.judged
@@ -162,7 +165,7 @@ def test_arrival_concurrency_and_kills_change_nothing(
     dice = random.Random(chaos)
     stored: dict[int, Outcome] = {}
     sent_ever: dict[int, str] = {}
-    course = Course(plan(strategy, lag, n, seed), n)
+    course = RunState(plan(strategy, lag, n, seed), n)
     flight: dict[int, Request] = {}
     while not course.done:
         for number, request in course.line.open.items():
@@ -173,7 +176,7 @@ def test_arrival_concurrency_and_kills_change_nothing(
         stored[number] = reply(flight.pop(number))  # the ledger first
         if dice.random() < 0.05:  # killed: what was in flight is lost, what was stored is not
             flight = {}
-            course = Course(plan(strategy, lag, n, seed), n, sent_ever)
+            course = RunState(plan(strategy, lag, n, seed), n, sent_ever)
             for known in dice.sample(sorted(stored), len(stored)):
                 course.receive(known, stored[known])
         else:
@@ -184,7 +187,7 @@ def test_arrival_concurrency_and_kills_change_nothing(
 
 @pytest.mark.parametrize("strategy", ALL)
 def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
-    small, large = Course(plan(strategy, n=15), 15), Course(plan(strategy, n=40), 40)
+    small, large = RunState(plan(strategy, n=15), 15), RunState(plan(strategy, n=40), 40)
     for course in (small, large):
         while not course.done:
             course.receive(course.line.judged, reply(course.line.open[course.line.judged]))
@@ -205,10 +208,10 @@ def test_a_line_that_stands_where_another_stood_goes_on_as_that_does(
     """Kept in a file and read again at random moments, with outcomes waiting out of order."""
     n, dice = 25, random.Random(chaos)
     rows, digests = in_order(strategy, lag, n, seed)
-    the_plan, course = plan(strategy, lag, n, seed), Course(plan(strategy, lag, n, seed), n)
+    the_plan, course = plan(strategy, lag, n, seed), RunState(plan(strategy, lag, n, seed), n)
     stored: dict[int, Outcome] = {}
     folder = tmp_path_factory.mktemp("run")
-    verdicts = Verdicts(folder, the_plan)
+    verdicts = VerdictCache(folder, the_plan)
     while not course.done:
         number = dice.choice([number for number in course.line.open if number not in stored])
         stored[number] = reply(course.line.open[number])
@@ -216,9 +219,9 @@ def test_a_line_that_stands_where_another_stood_goes_on_as_that_does(
         if dice.random() < 0.1:
             verdicts.save(course)
         if dice.random() < 0.1:
-            verdicts = Verdicts(folder, the_plan)
+            verdicts = VerdictCache(folder, the_plan)
             kept = verdicts.load(Answers(stored))
-            again = Course(the_plan, n, digests)
+            again = RunState(the_plan, n, digests)
             if kept is not None:
                 again.restore(kept)
             for known in dice.sample(sorted(stored), len(stored)):
@@ -234,12 +237,12 @@ class Answers:
     def __init__(self, stored: dict[int, Outcome]) -> None:
         self.stored = stored
 
-    def outcome(self, number: int) -> Recorded | None:
-        return Recorded(number, self.stored[number], 0.0) if number in self.stored else None
+    def outcome(self, number: int) -> RecordedOutcome | None:
+        return RecordedOutcome(number, self.stored[number], 0.0) if number in self.stored else None
 
 
 def test_the_window_opens_slowly_and_never_wider_than_the_lag() -> None:
-    course = Course(plan("alpaca", lag=20, n=1000), 1000)
+    course = RunState(plan("alpaca", lag=20, n=1000), 1000)
     widths = []
     for _ in range(30):
         widths.append(course.line.numbered - course.line.judged)
@@ -248,11 +251,11 @@ def test_the_window_opens_slowly_and_never_wider_than_the_lag() -> None:
 
 
 def test_a_rebuilt_request_that_differs_is_refused() -> None:
-    course = Course(plan("alpaca"), 40)
+    course = RunState(plan("alpaca"), 40)
     digests = {number: request.digest for number, request in course.line.open.items()}
-    Course(plan("alpaca"), 40, digests)
+    RunState(plan("alpaca"), 40, digests)
     with pytest.raises(RunChangedError, match="request 3 is rebuilt differently"):
-        Course(plan("alpaca"), 40, {**digests, 3: "0" * 64})
+        RunState(plan("alpaca"), 40, {**digests, 3: "0" * 64})
 
 
 class OneTask:
@@ -277,12 +280,14 @@ class OneTask:
     def receive(self, request, completion, view):
         if request.stage == "draft":
             follow = self._request("rows", task=f"{request.number}.0")
-            return Received((Candidate("Describe the colour of the evening sky", kind="draft", then=follow),))
+            return Received(
+                (Candidate("Describe the colour of the evening sky", kind="pending_task", on_accept=follow),)
+            )
         return Received((Candidate("Describe the colour", output="deep red and gold", task=request.context["task"]),))
 
 
 def test_a_draft_is_followed_up_only_if_it_is_kept_and_the_end_is_seen() -> None:
-    line = Line(OneTask(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
+    line = Scheduler(OneTask(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
     stages = []
     while not line.exhausted:
         stages.append(line.open[line.judged].stage)
@@ -302,7 +307,7 @@ class InTurn:
         self.prompts = prompts
 
     def propose(self, view, rng):
-        item = view.accounts["part"].next_item
+        item = view.progress_by_method["part"].next_item
         return self._request("part/first", item=item) if item < 3 else None
 
     def _request(self, stage: str, **context) -> Request:
@@ -310,11 +315,11 @@ class InTurn:
 
     def receive(self, request, completion, view):
         again = None if request.stage.endswith("again") else self._request("part/again", item=request.context["item"])
-        return Received((Candidate(completion.text, output="deep red and gold", otherwise=again),), marks=("a|b|c",))
+        return Received((Candidate(completion.text, output="deep red and gold", on_reject=again),), counters=("a|b|c",))
 
 
 def test_tasks_are_taken_in_turn_and_a_rejected_candidate_is_followed_up() -> None:
-    line = Line(InTurn(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
+    line = Scheduler(InTurn(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
     asked = []
     while not line.exhausted:
         request = line.open[line.judged]
@@ -322,16 +327,16 @@ def test_tasks_are_taken_in_turn_and_a_rejected_candidate_is_followed_up() -> No
         text = ("Suggest a name for a bakery", "No", "List the moons of Jupiter")[request.context["item"]]
         line.judge(Completion((Choice(text, "stop"),), Usage(7, 3), "m"))
     assert asked == [("part/first", 0), ("part/first", 1), ("part/first", 2), ("part/again", 1)]
-    account = line.pool.accounts["part"]
+    account = line.pool.progress_by_method["part"]
     assert account.next_item == 3
     assert list(account.recent) == [(1, 10), (0, 10), (1, 10), (0, 10)]
 
 
 @given(st.permutations(range(12)))
 def test_an_account_knows_the_lowest_item_that_was_not_asked_for(order: list[int]) -> None:
-    account, asked = Account(), set()
+    account, asked = MethodProgress(), set()
     for item in order:
         account.take(item)
         asked.add(item)
-        account = Account.from_json(loads(dumps(account.to_json())))
+        account = MethodProgress.from_json(loads(dumps(account.to_json())))
         assert account.next_item == min(set(range(13)) - asked)

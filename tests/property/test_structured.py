@@ -1,4 +1,4 @@
-"""Rows in JSON: whatever they say comes back with its place, cut anywhere a prefix does, and any text is taken."""
+"""Property tests of JSON rows: exact values and spans, any truncation, any text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.codec import dumps, loads
+from selfinstruct.common.codec import dumps, loads
 from selfinstruct.parse import read_records, read_strings, stripped
 from selfinstruct.parse.blocks import Blocks
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from selfinstruct.codec import dumps
+from selfinstruct.common.codec import dumps
 from selfinstruct.verifiers import check_verifier, kinds, verify, without_nulls
 from selfinstruct.verifiers.answers import numbers
 from selfinstruct.verifiers.patterns import search

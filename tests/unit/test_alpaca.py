@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct.config import build
+from selfinstruct.common.config import build
+from selfinstruct.common.rng import Rng
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Choice, Completion, Instance, Request, Task, Usage
-from selfinstruct.rng import Rng
 from selfinstruct.strategies import STRATEGIES, Alpaca
 
 TEMPLATES = Path(__file__).parents[2] / "prompts"
@@ -95,7 +95,7 @@ def test_a_raw_answer_gives_rows():
     for row in received.candidates:
         assert row.output in text[slice(*row.span)]
         assert row.task is None
-        assert row.then is None
+        assert row.on_accept is None
         names = request.context["demonstrations"]
         assert row.shown == tuple(f"Output {name[1:]}" for name in names)
     assert [one.reason for one in received.discards] == ["truncated"]

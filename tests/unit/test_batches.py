@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.backends import Detached, batches, open_backend
-from selfinstruct.backends.batch_api import BatchApi
-from selfinstruct.backends.batches import Lines, Notes, custom_id, is_name
-from selfinstruct.backends.openai_batch import OpenAIBatchOptions, _words
-from selfinstruct.config import build
+from selfinstruct.backends import BatchBackend, open_backend
+from selfinstruct.backends.batch import journal as batches
+from selfinstruct.backends.batch.backend import OpenAIBatchOptions, _words
+from selfinstruct.backends.batch.client import BatchApi
+from selfinstruct.backends.batch.journal import BatchJournal, Lines, custom_id, is_name
+from selfinstruct.common.config import build
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import BackendError, ConfigError
 from selfinstruct.prompts import Prompts
@@ -21,12 +22,12 @@ from selfinstruct.records import Request, Sampling
 
 
 def test_notes_come_back_as_they_were_and_a_request_is_in_its_newest_batch_alone(tmp_path: Path) -> None:
-    notes = Notes.read(tmp_path)
+    notes = BatchJournal.read(tmp_path)
     first = notes.begin(["0-a", "1-b"])
     first.id = "batch_1"
     notes.put(first, "collected")
     notes.begin(["1-b", "2-c"])
-    again = Notes.read(tmp_path)
+    again = BatchJournal.read(tmp_path)
     assert again == notes
     assert [(one.requests, one.state, one.id) for one in again.batches] == [
         (["0-a"], "collected", "batch_1"),
@@ -42,7 +43,7 @@ def test_notes_come_back_as_they_were_and_a_request_is_in_its_newest_batch_alone
 def test_damaged_notes_are_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "batches.json").write_text(text)
     with pytest.raises(BackendError, match=r"batches\.json: it is damaged; .*restore it, or remove it"):
-        Notes.read(tmp_path)
+        BatchJournal.read(tmp_path)
 
 
 def lines(pieces: list[bytes]) -> list[Any]:
@@ -100,8 +101,8 @@ def test_a_run_in_batches_has_a_longer_line_unless_one_is_given(tmp_path: Path) 
 
 
 def test_only_batches_go_on_without_us() -> None:
-    assert isinstance(open_backend("openai-batch", OpenAIBatchOptions()), Detached)
-    assert not isinstance(open_backend("openai", OpenAIBatchOptions()), Detached)
+    assert isinstance(open_backend("openai-batch", OpenAIBatchOptions()), BatchBackend)
+    assert not isinstance(open_backend("openai", OpenAIBatchOptions()), BatchBackend)
 
 
 def test_a_key_in_a_batchs_error_is_hidden_before_the_text_is_cut() -> None:
@@ -131,7 +132,7 @@ class Lists:
 def test_a_batch_that_is_not_listed_yet_is_not_written_off_because_somebody_leaves(tmp_path: Path) -> None:
     async def main() -> None:
         server: Any = Lists()
-        api = BatchApi(server, Notes(tmp_path / "batches.json", run="r"), 30.0, lambda _: None)
+        api = BatchApi(server, BatchJournal(tmp_path / "batches.json", run="r"), 30.0, lambda _: None)
         api.leaving.set()
         with pytest.raises(BackendError, match="give the same command"):
             await api.found(["mark"])

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfinstruct.config import build
+from selfinstruct.common.config import build
+from selfinstruct.common.rng import Rng
+from selfinstruct.common.rows import texts_of
+from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import ConfigError
-from selfinstruct.judge import FilterOptions, Judge
-from selfinstruct.layouts import texts_of
 from selfinstruct.ledger.packing import pack, unpack
 from selfinstruct.parse import is_closing, is_of_assistant, message, read_dialogue
-from selfinstruct.pool import Account, Pool
+from selfinstruct.pool import MethodProgress, Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Instance, Received, Request, Task, Usage
-from selfinstruct.rng import Rng
 from selfinstruct.strategies import Conversation
 
 TEMPLATES = Path(__file__).parents[2] / "prompts"
@@ -39,7 +39,7 @@ STAGES = ("assistant", "user")
 class View:
     seeds: tuple[Task, ...] = SEEDS
     tasks: tuple[Task, ...] = ()
-    account: Account = field(default_factory=Account)
+    progress: MethodProgress = field(default_factory=MethodProgress)
 
 
 def strategy(api: str = "chat", **options: Any) -> Conversation:
@@ -59,10 +59,10 @@ def begun(made: Conversation, opening: str = OPENING) -> Request:
     assert (first.stage, first.parent) == ("opening", None)
     number = "" if first.is_raw else f"{first.context['first']}."
     (draft,) = made.receive(first, answer(f"{number} {opening}"), View()).candidates
-    assert (draft.kind, draft.instruction, draft.task) == ("draft", opening, None)
-    assert draft.then is not None
-    assert draft.then.parent == 3
-    return draft.then
+    assert (draft.kind, draft.instruction, draft.task) == ("pending_task", opening, None)
+    assert draft.on_accept is not None
+    assert draft.on_accept.parent == 3
+    return draft.on_accept
 
 
 def spoken(made: Conversation, request: Request, *texts: str | Completion) -> tuple[list[Request], Received]:
@@ -129,7 +129,7 @@ def test_in_messages_the_assistant_gets_the_conversation_and_the_user_the_same_w
     assert said(one) == FOUR
     assert (one.instruction, one.input, one.output, one.task, one.kind) == (OPENING, "", FLOW, "3.0", "row")
     assert FLOW[slice(*one.span)] == FLOW
-    assert received.marks == ("conversations|2 rounds|as planned",)
+    assert received.counters == ("conversations|2 rounds|as planned",)
 
 
 def test_in_raw_prompts_it_is_a_transcript_that_ends_with_the_speaker() -> None:
@@ -166,7 +166,7 @@ def test_with_openings_of_seeds_each_task_begins_one_conversation(api: str, styl
         request = made.propose(view, Rng(item))
         assert request is not None
         assert (request.context["item"], request.context["task"]) == (item, SEEDS[item].id)
-        view.account.take(item)
+        view.progress.take(item)
         found.append(request)
     assert made.propose(view, Rng(9)) is None
     assert "Sort these words.\n\nb a" in found[1].turns[0].text
@@ -178,7 +178,7 @@ def test_with_openings_of_seeds_each_task_begins_one_conversation(api: str, styl
     one = row(received)
     assert (one.task, one.instruction) == ("s1", "Sort these words.\n\nb a")
     pool = Pool(SEEDS)
-    assert Judge(FilterOptions(), pool).judge(found[1].numbered(4, 1), received).candidates[0].kept, (
+    assert RowFilters(FilterOptions(), pool).judge(found[1].numbered(4, 1), received).candidates[0].kept, (
         "no news, but wanted"
     )
     assert [kept.candidate for kept in pool.rows] == [one]
@@ -195,7 +195,7 @@ def summed(style: str, *texts: str, api: str = "chat", seeds: tuple[Task, ...] =
     made = strategy(api, openings="seeds", style=style, **{"min_rounds": 2, "max_rounds": 2, **options})
     view = View(seeds=seeds)
     for item in range(len(seeds) - 1):
-        view.account.take(item)
+        view.progress.take(item)
     request = made.propose(view, Rng(1))
     assert request is not None
     if style == "self-chat":
@@ -223,10 +223,10 @@ def test_the_first_answer_to_a_seed_with_a_verifier_is_checked(api: str, style: 
     assert one.verdicts[1].detail["found"] == '"43"'
     assert (said(one), one.output) == ([("user", "What is 17 + 25?"), ("assistant", "It is 43.")], "It is 43.")
     assert wrong[0][slice(*one.span)] == "It is 43."
-    assert received.marks == ("conversations|1 round|wrong_answer",)
+    assert received.counters == ("conversations|1 round|wrong_answer",)
     pool = Pool(SUM)
     request = Request("assistant", (), begun(strategy()).sampling).numbered(4, 1)
-    (judged,) = Judge(FilterOptions(), pool).judge(request, received).candidates
+    (judged,) = RowFilters(FilterOptions(), pool).judge(request, received).candidates
     assert (judged.kept, judged.reason, pool.rows) == (False, "wrong_answer", [])
     right = row(summed(style, "It is 42.", "And twice that?", "It's 86.", api=api))
     assert [each.kept for each in right.verdicts] == [True], "of what came later nothing is known"
@@ -333,7 +333,7 @@ def test_an_assistant_s_thanks_are_no_farewell() -> None:
     text = f"{RIVERS}\nUser: {LAKES}\nAssistant: {thanks}"
     received = made.receive(begun(made).numbered(5, 1), answer(text), View())
     assert said(row(received)) == [*FOUR[:3], ("assistant", thanks)]
-    assert received.marks == ("conversations|2 rounds|as planned",)
+    assert received.counters == ("conversations|2 rounds|as planned",)
 
 
 # The closing sign in what the assistant says
@@ -357,7 +357,7 @@ def test_the_sign_ends_it_in_the_assistant_s_words_too(api: str, tail: str, reas
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7}, None, 5)
     received = made.receive(request, answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}{tail}", reason), View())
-    assert (said(row(received)), received.marks) == (FOUR, ("conversations|2 rounds|closed",))
+    assert (said(row(received)), received.counters) == (FOUR, ("conversations|2 rounds|closed",))
 
 
 @BOTH
@@ -371,7 +371,7 @@ def test_a_sign_alone_is_no_answer(api: str) -> None:
     made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
     text = f"{RIVERS}\nUser: {LAKES}\nAssistant: [END]"
     received = made.receive(begun(made).numbered(5, 1), answer(text), View())
-    assert (said(row(received)), received.marks) == (FOUR[:2], ("conversations|1 round|closed",))
+    assert (said(row(received)), received.counters) == (FOUR[:2], ("conversations|1 round|closed",))
 
 
 @BOTH
@@ -423,7 +423,7 @@ def test_a_message_that_breaks_it_cuts_it_back(api: str, text: str | Completion,
     assert (one.verdicts[0].kept, one.verdicts[0].reason) == (True, "")
     assert one.verdicts[0].detail["ending"] == reason
     assert said(one) == FOUR
-    assert received.marks == (f"conversations|2 rounds|{reason}",)
+    assert received.counters == (f"conversations|2 rounds|{reason}",)
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_a_first_answer_that_breaks_it_leaves_an_opening_without_an_output() -> 
     _, received = spoken(made, begun(made), "")
     one = row(received)
     assert (one.instruction, one.output, one.messages, one.verdicts[0].reason) == (OPENING, "", (), "empty")
-    assert received.marks == ("conversations|0 rounds|empty",)
+    assert received.counters == ("conversations|0 rounds|empty",)
 
 
 def test_an_assistant_may_give_back_a_text_that_it_was_to_correct_and_talk_of_itself() -> None:
@@ -502,7 +502,7 @@ def test_a_transcript_is_read_whole(api: str, head: str) -> None:
     one = row(received)
     assert said(one) == FOUR
     assert text[slice(*one.span)] == f"{RIVERS}\n\nUser: {LAKES}\nAssistant: {FLOW}"
-    assert received.marks == ("conversations|2 rounds|as planned",)
+    assert received.counters == ("conversations|2 rounds|as planned",)
 
 
 @pytest.mark.parametrize("head", ["Sure! Here is the rest:\n\n", "Here is\nthe conversation:\n"])
@@ -539,7 +539,7 @@ def test_a_transcript_is_cut_where_it_is_not_in_order(tail: str, rounds: int, en
     text = f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}{tail}"
     received = made.receive(request, answer(text), View())
     assert said(row(received))[:4] == FOUR
-    assert received.marks == (f"conversations|{rounds} rounds|{ending}",)
+    assert received.counters == (f"conversations|{rounds} rounds|{ending}",)
 
 
 def test_a_transcript_cut_short_loses_its_last_message() -> None:
@@ -573,7 +573,7 @@ def test_any_text_is_read_and_a_conversation_is_always_in_turns(which: int, text
     assert len(received.follow_ups) <= 1
     for one in received.candidates:
         assert 0 <= one.span[0] <= one.span[1] <= len(text)
-        if one.kind == "draft":
+        if one.kind == "pending_task":
             continue
         assert [each.role for each in one.messages] == ["user", "assistant"] * (len(one.messages) // 2)
         assert all(each.content.strip() for each in one.messages)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct.codec import dumps, loads
-from selfinstruct.config import build
+from selfinstruct.common.codec import dumps, loads
+from selfinstruct.common.config import build
+from selfinstruct.common.rng import Rng
+from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import ConfigError
-from selfinstruct.judge import FilterOptions, Judge
-from selfinstruct.pool import Account, Pool
+from selfinstruct.pool import MethodProgress, Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Instance, Request, Task, Usage
-from selfinstruct.rng import Rng
 from selfinstruct.strategies.evol import INPUTS, OPERATIONS, EvolInstruct
 
 TEMPLATES = Path(__file__).parents[2] / "prompts"
@@ -29,7 +29,7 @@ ANSWER = "Gulls eat fish and raise two or three chicks on cliffs."
 class View:
     seeds: tuple[Task, ...] = SEEDS
     tasks: tuple[Task, ...] = ()
-    account: Account = field(default_factory=Account)
+    progress: MethodProgress = field(default_factory=MethodProgress)
 
 
 def strategy(api="chat", **options):
@@ -44,7 +44,7 @@ def begun(made: EvolInstruct, *operations: str, seed: int = 0) -> Request:
     """The first request of a seed whose epochs do this."""
     view = View()
     for item in range(seed):
-        view.account.take(item)
+        view.progress.take(item)
     for trial in range(100_000):
         request = made.propose(view, Rng("test", trial))
         assert request is not None
@@ -58,8 +58,8 @@ class Run:
     """One seed's way: each text is the model's next answer."""
 
     def __init__(self, made: EvolInstruct, request: Request) -> None:
-        self.made, self.request, self.marks = made, request, []
-        self.judge = Judge(FilterOptions(novelty=None), Pool(SEEDS))
+        self.made, self.request, self.counters = made, request, []
+        self.judge = RowFilters(FilterOptions(novelty=None), Pool(SEEDS))
 
     def says(self, text: str, finish_reason: str = "stop"):
         """What came of it; the request that follows is the next."""
@@ -68,8 +68,8 @@ class Run:
         one = judged.candidates[0] if judged.candidates else None
         following = list(received.follow_ups)
         if one is not None:
-            following.append(one.candidate.then if one.kept else one.candidate.otherwise)
-        self.marks += received.marks
+            following.append(one.candidate.on_accept if one.kept else one.candidate.on_reject)
+        self.counters += received.counters
         assert len(following) <= 1
         next_ = following[0] if following else None
         assert next_ is None or next_.parent == self.request.number
@@ -162,17 +162,17 @@ def test_seeds_are_taken_in_turn_with_their_input_and_then_it_ends():
     made, view = strategy(), View()
     first = made.propose(view, Rng("a"))
     assert (first.context["item"], first.context["root"]) == (0, "s0")
-    view.account.take(0)
+    view.progress.take(0)
     second = made.propose(view, Rng("a"))
     assert second.context["current"] == ["s1", "Say how the word is spelled.\n\ncolour"]
-    view.account.take(1)
+    view.progress.take(1)
     assert made.propose(view, Rng("a")) is None
 
 
 def test_an_epoch_evolves_compares_and_answers_and_the_next_goes_on_from_there():
     way = run("deepen", "breadth")
     draft = way.says(f"**Rewritten task:** {DEEPER}\n")
-    assert (draft.candidate.kind, draft.candidate.instruction) == ("draft", DEEPER)
+    assert (draft.candidate.kind, draft.candidate.instruction) == ("pending_task", DEEPER)
     assert way.request.stage == "compare"
     assert f"First task: {SEEDS[0].instruction}\nSecond task: {DEEPER}\n" in way.request.turns[0].text
     assert way.says(GAIN).kept
@@ -202,7 +202,7 @@ def test_what_announces_the_instruction_is_no_part_of_it(head):
         assert run("deepen").says(whole).candidate.instruction == whole
     way = run("deepen")
     assert way.says(head.removesuffix("Rewritten task: ")) is None
-    assert way.marks == ["evol|epoch 1, deepen|no_instruction"]
+    assert way.counters == ["evol|epoch 1, deepen|no_instruction"]
 
 
 def test_after_the_last_epoch_nothing_follows():
@@ -331,7 +331,7 @@ def test_a_request_that_fails_for_good_goes_back_unevolved_too():
     made = strategy(epochs=2)
     first = begun(made, "deepen", "breadth")
     received = made.failed(first, View())
-    assert received.marks == ("evol|epoch 1, deepen|failed",)
+    assert received.counters == ("evol|epoch 1, deepen|failed",)
     (again,) = received.follow_ups
     assert (again.stage, again.parent, again.context["current"]) == ("evolve", first.number, first.context["current"])
     assert again.turns[0].template == "evol-instruct/breadth"
@@ -356,7 +356,7 @@ def test_whichever_request_fails_the_next_epoch_begins_with_what_this_one_began_
     )
     assert again.context["current"] == ["s0", SEEDS[0].instruction]
     assert SEEDS[0].instruction in again.turns[0].text
-    assert received.marks == ("evol|epoch 1, deepen|failed",)
+    assert received.counters == ("evol|epoch 1, deepen|failed",)
 
 
 def test_an_answer_that_only_says_the_instruction_again_is_none():
@@ -439,7 +439,7 @@ def test_an_audited_judge_that_fails_for_good_is_not_counted_a_second_time():
     way = run("deepen", "breadth", audit=1.0)
     way.says(SEEDS[0].instruction)
     received = way.made.failed(way.request, View())
-    assert received.marks == ()
+    assert received.counters == ()
     assert received.follow_ups[0].context["current"][1] == SEEDS[0].instruction
 
 
@@ -449,12 +449,12 @@ def test_the_judge_is_asked_about_a_share_of_what_the_cheap_test_rejects():
     assert rejecting(one) == [("evol_similarity", "unchanged")]
     assert (way.request.stage, way.request.context["audited"]) == ("compare", True)
     assert way.says(GAIN) is None
-    assert way.marks == ["agreement|cheap test: no gain|judge: gain"]
+    assert way.counters == ["agreement|cheap test: no gain|judge: gain"]
     assert way.asks_to_evolve(SEEDS[0].instruction)  # whatever the judge says
     way = run("deepen", audit=1.0)
     way.says(DEEPER)
     way.says(SAME)
-    assert way.marks == ["agreement|cheap test: gain|judge: no gain"]
+    assert way.counters == ["agreement|cheap test: gain|judge: no gain"]
     made = strategy(audit=0.25)
     drawn = [draw[2] for n in range(500) for draw in made.propose(View(), Rng(n)).context["draws"]]
     assert 0.2 < sum(drawn) / len(drawn) < 0.3
@@ -469,7 +469,7 @@ def test_another_rule_s_rejection_is_not_audited():
 def test_nothing_written_is_counted_too():
     way = run("deepen", "breadth")
     assert way.says(" \n ") is None
-    assert way.marks == ["evol|epoch 1, deepen|no_instruction"]
+    assert way.counters == ["evol|epoch 1, deepen|no_instruction"]
     assert way.asks_to_evolve(SEEDS[0].instruction)
 
 

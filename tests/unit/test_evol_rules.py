@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from selfinstruct.strategies import evol_rules as rules
+from selfinstruct.strategies.shared import evol_rules as rules
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import pytest
 from datasketch import MinHash, MinHashLSH
 
 from selfinstruct.errors import UsageError
-from selfinstruct.filters import NearDuplicateIndex, minhash
-from selfinstruct.filters.bands import pairs_of as all_of
-from selfinstruct.filters.shingles import char_shingles, jaccard, word_shingles
-from selfinstruct.filters.shingles import shingle_sets as joined_sets
-from selfinstruct.filters.signatures import from_datasketch, permutations, signatures, to_datasketch
-from selfinstruct.filters.sketches import Sketcher
+from selfinstruct.filters import NearDuplicateIndex
+from selfinstruct.filters.minhash import index as minhash
+from selfinstruct.filters.minhash.bands import pairs_of as all_of
+from selfinstruct.filters.minhash.shingles import char_shingles, jaccard, word_shingles
+from selfinstruct.filters.minhash.shingles import shingle_sets as joined_sets
+from selfinstruct.filters.minhash.signatures import from_datasketch, permutations, signatures, to_datasketch
+from selfinstruct.filters.minhash.sketches import Sketcher
 
 STORY = "The lighthouse keeper counted the ships that passed in the night and wrote each name in a blue book. " * 3
 

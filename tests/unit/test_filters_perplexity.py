@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from selfinstruct.codec import canonical
+from selfinstruct.common.codec import canonical
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.filters.perplexity import Ifd, Perplexity, ifd, perplexity
 

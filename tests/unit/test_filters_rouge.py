@@ -8,7 +8,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from selfinstruct.errors import UsageError
 from selfinstruct.filters import NoveltyIndex, f1, lcs_length, rouge_l
-from selfinstruct.filters.lcs import least_lcs, least_match
+from selfinstruct.filters.rouge.lcs import least_lcs, least_match
 
 CHINESE = ["写一首关于春天的诗", "解释牛顿第二定律", "列出三种健康早餐", "把下面的句子翻译成英文"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.adapters import BASE, apply, attach, save_adapters
-from finetune.merge import Parity, merge
-from finetune.model import Base, load, save
+from finetune.model.adapters import BASE, apply, attach, save_adapters
+from finetune.model.loading import Base, load, save
+from finetune.model.merge import Parity, merge
 from finetune.options import Lora
 from selfinstruct.errors import RunChangedError, UsageError
 from tests.finetune_fixtures import make_model, make_tokenizer
@@ -118,7 +118,7 @@ def test_a_layer_in_four_bits_computes_with_the_weights_it_stands_for(wide) -> N
 
 def test_a_gguf_is_held_in_four_bits_too(wide, tmp_path) -> None:
     pytest.importorskip("bitsandbytes")
-    from finetune.gguf import export_gguf
+    from finetune.export.gguf import export_gguf
 
     export_gguf(str(wide), tmp_path / "m.gguf", dtype="f32")
     nf4 = Lora(rank=4, base="nf4")

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.adapters import attach, save_adapters
 from finetune.chat import _Stream, talk
-from finetune.data import Turn
-from finetune.model import load
+from finetune.data.render import Renderer, RenderError
+from finetune.data.rows import ChatTurn
+from finetune.model.adapters import attach, save_adapters
+from finetune.model.loading import load
 from finetune.options import Lora
-from finetune.render import Renderer, RenderError
 from selfinstruct.errors import RunChangedError, UsageError
 from tests.finetune_fixtures import make_model, tiny_model_folder, tiny_tokenizer  # noqa: F401
 
@@ -36,7 +36,7 @@ def said(folder: Path | str, lines: list[Any], **options: Any) -> str:
     return "".join(written)
 
 
-def greedy(folder: Path, renderer: Renderer, turns: list[Turn], most: int = 6) -> str:
+def greedy(folder: Path, renderer: Renderer, turns: list[ChatTurn], most: int = 6) -> str:
     """The answer without a cache, a batch or a stream."""
     loaded = load(str(folder), dtype=torch.float32)
     ids = renderer.prompt(turns)
@@ -72,7 +72,7 @@ def recorded(folder: Path, model: Path, record: bytes) -> Path:
 
 def test_the_answer_is_that_of_a_plain_loop(tiny_model_folder: Path, tiny_tokenizer: Any) -> None:  # noqa: F811
     renderer = Renderer(tiny_tokenizer, "chat", max_length=512)
-    expected = greedy(tiny_model_folder, renderer, [Turn("user", "Name a colour.")])
+    expected = greedy(tiny_model_folder, renderer, [ChatTurn("user", "Name a colour.")])
     assert expected.strip()
     assert said(tiny_model_folder, [], prompt="Name a colour.") == expected + "\n"
 
@@ -100,7 +100,7 @@ def test_the_format_of_the_run_is_used_and_alpaca_answers_each_line_alone(
     assert prompts == [[("user", "one")], [("user", "two")]]
     renderer = Renderer(tiny_tokenizer, "alpaca", max_length=512)
     for line in ("one", "two"):
-        assert greedy(folder, renderer, [Turn("user", line)]) in output
+        assert greedy(folder, renderer, [ChatTurn("user", line)]) in output
     prompts.clear()
     said(folder, ["one", "two"], system="be brief")
     assert prompts == [[("system", "be brief"), ("user", one)] for one in ("one", "two")]

@@ -15,17 +15,17 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from finetune import checkpoint
-from finetune.attention import block_mask, install, unpacked
-from finetune.batch import collate
-from finetune.corpus import Corpus, Document
-from finetune.evaluate import Losses, difference, evaluate
-from finetune.isolation import check_head, check_isolation
-from finetune.loop import DivergedError, Loop, Plan
-from finetune.loss import linear_cross_entropy, token_losses
-from finetune.optim import FlatAdamW
+from finetune.data.batch import collate
+from finetune.data.corpus import Corpus, Document
+from finetune.evaluation.held_out import Losses, difference, evaluate
+from finetune.model.attention import block_mask, install, unpacked
+from finetune.model.isolation import check_head, check_isolation
+from finetune.model.loss import linear_cross_entropy, token_losses
+from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import Lora, Options
-from finetune.trainee import Trainee
+from finetune.training import checkpoint
+from finetune.training.loop import DivergedError, EpochPlan, Loop
+from finetune.training.optimizer import FlatAdamW
 from selfinstruct.errors import SelfInstructError, UsageError
 
 WORDS = 97
@@ -71,10 +71,10 @@ def corpus(count: int = 24, longest: int = 30, seed: int = 0) -> Corpus:
     return Corpus.of(documents)
 
 
-def trainee(model: Any = None, attention: str = "sdpa") -> Trainee:
+def trainee(model: Any = None, attention: str = "sdpa") -> PackedCausalLM:
     model = model or llama()
     install(model, attention)
-    return Trainee(model)
+    return PackedCausalLM(model)
 
 
 # Documents packed together do not see each other.
@@ -272,7 +272,7 @@ def run(folder: Path, options: Options, *, stop: int | None = None, model: Any =
         if step == stop:
             raise KilledError
 
-    plan = Plan.of(corpus(), options, budget=64)
+    plan = EpochPlan.of(corpus(), options, budget=64)
     loop = Loop(ours, optimizer, plan, log=lambda _, values: losses.append(values["loss"]), save=save)
     with contextlib.suppress(KilledError):
         loop.run(start)
@@ -329,7 +329,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the
     options = Options(batch_size=3, epochs=1, warmup=0.0)
     optimizer = FlatAdamW(ours.parameters(), options)
     before = {name: tensor.clone() for name, tensor in optimizer.state().items()}
-    loop = Loop(ours, optimizer, Plan.of(Corpus.of(documents), options, budget=64))
+    loop = Loop(ours, optimizer, EpochPlan.of(Corpus.of(documents), options, budget=64))
     with pytest.raises(DivergedError, match=r"step 1: .*rows at fault: rows\.jsonl:2$"):
         loop.run()
     assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.state().items())
@@ -339,7 +339,7 @@ def test_a_dataset_with_nothing_to_supervise_is_an_error() -> None:
     found = corpus(2)
     masked = Corpus(found.ids, np.zeros_like(found.supervised), found.offsets, found.names)
     with pytest.raises(UsageError, match="nothing to train on"):
-        Plan.of(masked, Options(), budget=64)
+        EpochPlan.of(masked, Options(), budget=64)
 
 
 def test_running_out_of_memory_names_the_batch_and_the_setting() -> None:
@@ -349,7 +349,7 @@ def test_running_out_of_memory_names_the_batch_and_the_setting() -> None:
 
     options = Options(batch_size=8, epochs=1)
     ours = trainee()
-    loop = Loop(Hungry(), FlatAdamW(ours.parameters(), options), Plan.of(corpus(), options, budget=64))
+    loop = Loop(Hungry(), FlatAdamW(ours.parameters(), options), EpochPlan.of(corpus(), options, budget=64))
     with pytest.raises(
         SelfInstructError, match=r"micro-batch of \d+ tokens \(longest document 3\d\) at step 1; try --set"
     ):
@@ -363,7 +363,7 @@ def test_memorising_a_few_rows_brings_the_loss_down(tmp_path) -> None:
 
 
 def test_adapters_learn_and_the_base_stays() -> None:
-    from finetune.adapters import attach
+    from finetune.model.adapters import attach
 
     base = llama()
     before = {name: one.clone() for name, one in base.named_parameters()}
@@ -375,7 +375,7 @@ def test_adapters_learn_and_the_base_stays() -> None:
     Loop(
         ours,
         optimizer,
-        Plan.of(corpus(), options, budget=64),
+        EpochPlan.of(corpus(), options, budget=64),
         log=lambda _, v: losses.append(v["loss"]),
     ).run()
     assert losses[-1] < losses[0]

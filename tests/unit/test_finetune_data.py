@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from finetune.data import Example, Turn, examples_of, read_examples
+from finetune.data.rows import ChatTurn, Example, examples_of, read_examples
+from selfinstruct.common.formats import FORMATS
+from selfinstruct.common.formats import TrainingRow as Row
+from selfinstruct.common.resources import builtin_seeds
 from selfinstruct.errors import MissingExtraError, UsageError
-from selfinstruct.formats import FORMATS
-from selfinstruct.formats import Example as Row
-from selfinstruct.resources import builtin_seeds
 
 ROW = {"instruction": "Sort.", "input": "b a", "output": "a b"}
-TURNS = (Turn("user", "Sort.\n\nb a"), Turn("assistant", "a b"))
+TURNS = (ChatTurn("user", "Sort.\n\nb a"), ChatTurn("assistant", "a b"))
 
 
 def lines(path: Path, *rows: Any) -> Path:
@@ -45,12 +45,15 @@ def wrong(row: dict[str, Any]) -> str:
 def test_every_layout_that_is_exported_is_read_as_the_same_conversation(layout: str) -> None:
     assert only(FORMATS[layout](Row("Sort.", "b a", "a b"))).turns == TURNS
     system = FORMATS[layout](Row("Sort.", "b a", "a b", "Be brief."))
-    assert only(system).turns == (Turn("system", "Be brief."), *TURNS)
+    assert only(system).turns == (ChatTurn("system", "Be brief."), *TURNS)
 
 
 def test_an_alpaca_row_keeps_its_fields() -> None:
     assert only(ROW) == Example("f:1", TURNS, instruction="Sort.", input="b a", output="a b")
-    assert only({"instruction": "Hi.", "output": "Hello."}).turns == (Turn("user", "Hi."), Turn("assistant", "Hello."))
+    assert only({"instruction": "Hi.", "output": "Hello."}).turns == (
+        ChatTurn("user", "Hi."),
+        ChatTurn("assistant", "Hello."),
+    )
     assert only({"instruction": "Hi.", "input": None, "response": "Hello."}).input == ""
 
 
@@ -62,7 +65,7 @@ def test_a_system_prompt_that_is_none_is_told_or_passed_over() -> None:
 def test_a_prompt_keeps_its_completion_and_a_question_its_answer() -> None:
     assert only({"prompt": "2+2=", "completion": "4"}).completion == "4"
     assert only({"prompt": "", "completion": "4"}).prompt == ""
-    assert only({"question": "2+2?", "answer": "4"}).turns == (Turn("user", "2+2?"), Turn("assistant", "4"))
+    assert only({"question": "2+2?", "answer": "4"}).turns == (ChatTurn("user", "2+2?"), ChatTurn("assistant", "4"))
 
 
 def test_each_instance_of_a_seed_task_is_an_example() -> None:
@@ -89,7 +92,7 @@ def test_messages_keep_their_order_and_parts_of_text_are_joined() -> None:
         {"role": "user", "content": "Name colours."},
         {"role": "assistant", "content": parts},
     ]
-    assert only({"messages": said}).turns[::2] == (Turn("system", "Be kind."), Turn("assistant", "Red\nBlue"))
+    assert only({"messages": said}).turns[::2] == (ChatTurn("system", "Be kind."), ChatTurn("assistant", "Red\nBlue"))
     shared = [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
     assert [turn.role for turn in only({"conversations": shared}).turns] == ["system", "user", "assistant"]
 
@@ -100,12 +103,12 @@ SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"
 
 @pytest.mark.parametrize(("layout", "said"), [("conversations", SHARED), ("messages", SAID)])
 def test_a_conversation_is_under_its_row_s_system_prompt_or_under_its_own(layout: str, said: list[Any]) -> None:
-    turns = (Turn("user", "Hi"), Turn("assistant", "Yo"))
-    assert only({layout: said, "system": "Be brief."}).turns == (Turn("system", "Be brief."), *turns)
+    turns = (ChatTurn("user", "Hi"), ChatTurn("assistant", "Yo"))
+    assert only({layout: said, "system": "Be brief."}).turns == (ChatTurn("system", "Be brief."), *turns)
     assert only({layout: said, "system": ""}).turns == only({layout: said, "system": None}).turns == turns
     for role in ("system", "developer"):
         own = {"role": role, "content": "Be kind."}
-        assert only({layout: [own, *said], "system": "Be brief."}).turns == (Turn(role, "Be kind."), *turns)
+        assert only({layout: [own, *said], "system": "Be brief."}).turns == (ChatTurn(role, "Be kind."), *turns)
     assert "'system' is a int" in wrong({layout: said, "system": 3})
 
 
@@ -116,9 +119,9 @@ def test_a_conversation_is_under_its_row_s_system_prompt_or_under_its_own(layout
 )  # fmt: skip
 def test_every_name_of_a_speaker_is_the_one_that_templates_know(role: str, known: str) -> None:
     said = [*SHARED, {"from": role, "value": "x"}]
-    assert only({"conversations": said}).turns[-1] == Turn(known, "x")
+    assert only({"conversations": said}).turns[-1] == ChatTurn(known, "x")
     if known == "assistant":
-        assert only({"conversations": said[2:]}).turns == (Turn("assistant", "x"),)
+        assert only({"conversations": said[2:]}).turns == (ChatTurn("assistant", "x"),)
 
 
 @pytest.mark.parametrize(
@@ -273,5 +276,5 @@ def test_a_missing_extra_is_named(name: str, package: str, tmp_path: Path, monke
 
 
 def test_reading_rows_loads_nothing_heavy() -> None:
-    code = "import sys, finetune.data; print({'torch', 'transformers', 'datasets', 'pyarrow'} & {*sys.modules})"
+    code = "import sys, finetune.data.rows; print({'torch', 'transformers', 'datasets', 'pyarrow'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -13,14 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from finetune.adapters import attach
-from finetune.attention import install
-from finetune.batch import Batch, collate
-from finetune.corpus import Corpus, Document
-from finetune.estimate import Anatomy, capacity, examine, fits, in_words, mfu, peak
-from finetune.optim import FlatAdamW
+from finetune.data.batch import Batch, collate
+from finetune.data.corpus import Corpus, Document
+from finetune.model.adapters import attach
+from finetune.model.attention import install
+from finetune.model.footprint import ModelFootprint, capacity, examine, fits, in_words, mfu, peak
+from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import Lora, Options
-from finetune.trainee import Trainee
+from finetune.training.optimizer import FlatAdamW
 from tests.finetune_fixtures import make_model
 
 TOKENS, LENGTH = 512, 64  # documents of 64 tokens, half of each supervised
@@ -35,12 +35,12 @@ def batch(vocabulary: int = 300) -> Batch:
     return collate(Corpus.of(documents), range(len(documents)), longest=LENGTH)
 
 
-def ready(**options: Any) -> tuple[Trainee, Anatomy]:
+def ready(**options: Any) -> tuple[PackedCausalLM, ModelFootprint]:
     model = make_model(300, hidden_size=64, intermediate_size=192, num_hidden_layers=4, **options).train()
     anatomy = examine(model.config, dtype=torch.float32)
     assert anatomy is not None
     install(model, "sdpa")
-    return Trainee(model), anatomy
+    return PackedCausalLM(model), anatomy
 
 
 class Peak(TorchDispatchMode):
@@ -119,7 +119,7 @@ def test_exact_masters_of_bfloat16_weights_are_counted() -> None:
     assert anatomy.weights == sum(weight.nbytes for weight in model.parameters())
 
 
-def counted(trainee: Trainee) -> float:
+def counted(trainee: PackedCausalLM) -> float:
     """Of the matrix products in a step of the layers; one of ours at the head is of a kind that is not counted."""
     with FlopCounterMode(display=False) as counter:
         trainee.hidden(batch()).sum().backward()
@@ -161,7 +161,7 @@ def test_the_formula_counts_frozen_weights_and_adapters() -> None:
     # The inputs of the first layer's projections need no gradient, which the formula does not know.
     first = 2 * 64 * (64 + 32 + 32) + 3 * 2 * 4 * 64
     expected = anatomy.flops_per_token(NO_ATTENTION, supervised=0.0) - first
-    assert counted(Trainee(adapted)) == expected * TOKENS
+    assert counted(PackedCausalLM(adapted)) == expected * TOKENS
 
 
 def test_attention_counts_the_places_that_a_document_sees() -> None:

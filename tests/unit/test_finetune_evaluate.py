@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.attention import install
-from finetune.corpus import Corpus, Document
-from finetune.evaluate import Losses, difference, evaluate
-from finetune.trainee import Trainee
+from finetune.data.corpus import Corpus, Document
+from finetune.evaluation.held_out import Losses, difference, evaluate
+from finetune.model.attention import install
+from finetune.model.packed_lm import PackedCausalLM
 from tests.finetune_fixtures import make_model
 
 WORDS = 300
@@ -28,10 +28,10 @@ def corpus(lengths: list[int]) -> Corpus:
     return Corpus.of(found)
 
 
-def packed(**options: Any) -> Trainee:
+def packed(**options: Any) -> PackedCausalLM:
     model = make_model(WORDS, **options)
     install(model, "sdpa")
-    return Trainee(model)
+    return PackedCausalLM(model)
 
 
 def alone(documents: Corpus, **options: Any) -> list[float]:
@@ -58,7 +58,7 @@ def test_packed_documents_have_the_losses_that_they_have_alone(budget: int) -> N
 
 def test_a_model_that_can_not_be_packed_is_measured_one_document_at_a_time() -> None:
     documents = corpus([5, 17, 8])
-    losses = evaluate(Trainee(make_model(WORDS)), documents, budget=1000)
+    losses = evaluate(PackedCausalLM(make_model(WORDS)), documents, budget=1000)
     np.testing.assert_allclose(losses.sums, alone(documents), rtol=1e-5)
 
 

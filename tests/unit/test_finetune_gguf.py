@@ -18,15 +18,15 @@ from gguf import GGUFReader
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from finetune import splitting
-from finetune.adapters import BASE, save_adapters
-from finetune.export import export
-from finetune.gguf import DTYPES, export_gguf
-from finetune.model import load, load_tokenizer, save
+from finetune.export.gguf import DTYPES, export_gguf
+from finetune.export.writer import export
+from finetune.model import pretokenizers as splitting
+from finetune.model.adapters import BASE, save_adapters
+from finetune.model.loading import load, load_tokenizer, save
 from finetune.options import Lora
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.errors import SelfInstructError, UsageError
-from selfinstruct.records import Request, Sampling, Turn
+from selfinstruct.records import PromptMessage, Request, Sampling
 from tests.finetune_fixtures import make_model, make_tokenizer
 
 HARD = (
@@ -177,7 +177,7 @@ def test_llama_cpp_goes_on_with_the_same_words(embedded) -> None:
     async def answers() -> list[str]:
         await backend.start()
         try:
-            requests = [Request("s", (Turn("prompt", "t", {}, prompt),), sampling) for prompt in PROMPTS]
+            requests = [Request("s", (PromptMessage("prompt", "t", {}, prompt),), sampling) for prompt in PROMPTS]
             found = await asyncio.gather(*(backend.complete(request) for request in requests))
             return [one.choices[0].text for one in found]
         finally:
@@ -196,7 +196,7 @@ def test_each_way_of_cutting_is_that_of_llama_cpp(name, tmp_path, monkeypatch) -
     assert splitting.by_name(written) == (cutter, whole_words)
     tokenizer = cutting(name)
     saved(tmp_path / "model", tokenizer)
-    monkeypatch.setattr("finetune.gguf.name_of", lambda *_, **__: name)
+    monkeypatch.setattr("finetune.export.gguf.name_of", lambda *_, **__: name)
     export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="f32")
     llama, again = Llama(tmp_path / "m.gguf"), load_tokenizer(str(tmp_path / "m.gguf"))
     for text in (*HARD, "an unreachable word", "<tool>1<tool> <tool >"):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from finetune.metrics import Metrics
-from selfinstruct.codec import loads
+from finetune.training.metrics import Metrics
+from selfinstruct.common.codec import loads
 from selfinstruct.errors import DataError, SelfInstructError
 
 
@@ -135,7 +135,7 @@ def test_without_steps_there_is_no_picture(tmp_path: Path) -> None:
 
 
 def test_the_smoothed_line_begins_at_the_first_loss_and_follows_slowly() -> None:
-    from finetune.metrics import _smooth
+    from finetune.training.metrics import _smooth
 
     assert _smooth([4.0]) == pytest.approx([4.0])
     assert _smooth([4.0, 2.0]) == pytest.approx([4.0, (0.9 * 4 + 2) / 1.9])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.model import load, load_tokenizer, save
+from finetune.model.loading import load, load_tokenizer, save
 from selfinstruct.errors import UsageError
 
 TEXTS = (

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from finetune.optim import FlatAdamW, join, split
 from finetune.options import Options
+from finetune.training.optimizer import FlatAdamW, join, split
 
 TRUE = torch.tensor(True)
 ONE = torch.tensor(1.0)

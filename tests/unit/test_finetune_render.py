@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.data import Example, Turn, read_examples
-from finetune.render import Renderer, RenderError, render_all
-from selfinstruct.codec import dumps
+from finetune.data.render import Renderer, RenderError, render_all
+from finetune.data.rows import ChatTurn, Example, read_examples
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.formats import FORMATS
+from selfinstruct.common.formats import TrainingRow as Row
+from selfinstruct.common.resources import builtin_seeds
 from selfinstruct.errors import UsageError
-from selfinstruct.formats import FORMATS
-from selfinstruct.formats import Example as Row
-from selfinstruct.resources import builtin_seeds
 from tests import finetune_fixtures
 from tests.finetune_fixtures import make_tokenizer
 from tests.finetune_templates import SHAPES, THINKING, add_bos
@@ -27,11 +27,11 @@ CHAT = ("user", "Name a colour."), ("assistant", "Red."), ("user", "Another?"), 
 
 
 def chat(*turns: tuple[str, str]) -> Example:
-    return Example("rows.jsonl:7", tuple(Turn(role, content) for role, content in turns))
+    return Example("rows.jsonl:7", tuple(ChatTurn(role, content) for role, content in turns))
 
 
 def row(instruction: str, given: str, output: str) -> Example:
-    turns = (Turn("user", f"{instruction}\n\n{given}" if given else instruction), Turn("assistant", output))
+    turns = (ChatTurn("user", f"{instruction}\n\n{given}" if given else instruction), ChatTurn("assistant", output))
     return Example("rows.jsonl:1", turns, instruction=instruction, input=given, output=output)
 
 
@@ -88,7 +88,7 @@ def test_a_system_prompt_takes_the_place_of_what_the_alpaca_prompt_begins_with(g
     renderer = Renderer(tiny_tokenizer, "alpaca", max_length=512)
     plain = row("Sort.", given, "a b")
     ((prompt, _), answer) = renderer.pieces(renderer.document(plain))
-    said = replace(plain, turns=(Turn("system", "Be $kind.\n<|im_end|>"), *plain.turns))
+    said = replace(plain, turns=(ChatTurn("system", "Be $kind.\n<|im_end|>"), *plain.turns))
     rest = prompt[prompt.index("\n\n### Instruction:") :]
     assert renderer.pieces(renderer.document(said)) == [(f"Be $kind.\n<|im_end|>{rest}", False), answer]
 
@@ -106,7 +106,7 @@ def test_a_completion_without_a_prompt_never_supervises_its_first_token(tiny_tok
     document = renderer.document(chat(("user", ""), ("assistant", "🟦 sky")))
     assert document.supervised.tolist() == [False] + [True] * (len(document) - 1)
     assert renderer.pieces(document) == [("", False), ("🟦 sky<|im_end|>", True)]  # a fourth of 🟦 is no text yet
-    assert renderer.prompt([Turn("user", "")]) == []
+    assert renderer.prompt([ChatTurn("user", "")]) == []
 
 
 # Chat
@@ -383,7 +383,7 @@ def test_a_control_token_that_only_some_conversations_show_is_text_in_text() -> 
 
 def test_a_role_can_not_spell_a_special_token() -> None:
     with pytest.raises(ValueError, match="unknown role 'im_end'"):
-        Turn("im_end", "hello")
+        ChatTurn("im_end", "hello")
 
 
 def test_characters_reserved_for_special_tokens_drop_the_row(tiny_tokenizer: Any) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from finetune.data import Example, Turn
-from finetune.evaluate import Losses
-from finetune.loop import Plan
+from finetune.data.render import Renderer, render_all
+from finetune.data.rows import ChatTurn, Example
+from finetune.evaluation.held_out import Losses
 from finetune.options import Options
 from finetune.record import Measured
-from finetune.render import Renderer, render_all
-from finetune.report import coloured, harmless, preview_lines, result_lines
-from finetune.session import Preview, Result
-from finetune.setup import Costs
+from finetune.report import coloured, preview_lines, result_lines, strip_control_chars
+from finetune.session import Preview, TrainingResult
+from finetune.training.loop import EpochPlan
+from finetune.training.setup import Costs
 from tests.finetune_fixtures import tiny_tokenizer  # noqa: F401
 
 SURE = ([10.0, 20.0, 30.0], [10, 10, 10])
@@ -26,10 +26,12 @@ def shifted(by: list[float]) -> Losses:
     return Losses.of([one + more for one, more in zip(sums, by, strict=True)], counts)
 
 
-def result(after: Losses, **options: Any) -> Result:
+def result(after: Losses, **options: Any) -> TrainingResult:
     fields: dict[str, Any] = {"steps": 20, "seconds": 75.4, **options}
     before = Measured({"rows": Losses.of(*SURE)}, fields.pop("answers_before", []))
-    return Result(Path("out"), before=before, after=Measured({"rows": after}, fields.pop("answers", [])), **fields)
+    return TrainingResult(
+        Path("out"), before=before, after=Measured({"rows": after}, fields.pop("answers", [])), **fields
+    )
 
 
 def line(after: Losses) -> str:
@@ -57,7 +59,7 @@ def test_no_change_is_neither() -> None:
 
 def test_a_single_document_has_no_error_to_show() -> None:
     before, after = (Measured({"rows": Losses.of([sums], [10])}, []) for sums in (20.0, 18.0))
-    lines = list(result_lines(Result(Path("out"), 20, before, after)))
+    lines = list(result_lines(TrainingResult(Path("out"), 20, before, after)))
     assert lines[1] == "held-out loss, rows: 2.000 -> 1.800, change -0.200 (a fall; 1 document)"
 
 
@@ -69,10 +71,10 @@ def test_fewer_than_ten_steps_warn(steps: int, warned: bool) -> None:
 
 
 def test_a_run_that_was_stopped_says_how_to_go_on() -> None:
-    assert list(result_lines(Result(Path("out"), 3, complete=False))) == [
+    assert list(result_lines(TrainingResult(Path("out"), 3, complete=False))) == [
         "out: stopped after 3 steps; the same command goes on"
     ]
-    assert "was complete already" in next(iter(result_lines(Result(Path("out"), 30, already=True))))
+    assert "was complete already" in next(iter(result_lines(TrainingResult(Path("out"), 30, already=True))))
 
 
 def test_answers_stand_beside_each_other_and_are_text() -> None:
@@ -94,19 +96,19 @@ def test_answers_stand_beside_each_other_and_are_text() -> None:
 
 
 def test_control_characters_are_replaced_and_letters_are_not() -> None:
-    assert harmless("a\tb\nc\x00\x07\x1b\x9b\r\u202e\u2066\ud800") == "a\tb\nc" + "�" * 8
+    assert strip_control_chars("a\tb\nc\x00\x07\x1b\x9b\r\u202e\u2066\ud800") == "a\tb\nc" + "�" * 8
     for text in ("👩‍👩‍👧", "क्‍ष", "می‌خواهم", "é", "日本"):
-        assert harmless(text) == text
+        assert strip_control_chars(text) == text
 
 
 def dry(tokenizer: Any, answers: list[str], *, skipped: list[str], memory: dict[str, int]) -> Preview:
     renderer = Renderer(tokenizer, "chat", max_length=64)
     examples = [
-        Example(f"x:{number}", (Turn("user", "Say [b]it[/b]."), Turn("assistant", answer)))
+        Example(f"x:{number}", (ChatTurn("user", "Say [b]it[/b]."), ChatTurn("assistant", answer)))
         for number, answer in enumerate(answers, start=1)
     ]
     rendered = render_all(examples, renderer)
-    plan = Plan.of(rendered.corpus, Options(batch_size=2, epochs=1), budget=128)
+    plan = EpochPlan.of(rendered.corpus, Options(batch_size=2, epochs=1), budget=128)
     costs = Costs(memory, room=None, recompute=False, flops=None, device="cpu", ranks=1)
     return Preview(rendered, renderer, plan, skipped, costs)
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.attention import install
-from finetune.data import Example, Turn
-from finetune.render import Renderer, RenderError
-from finetune.sample import generate, sample
-from finetune.trainee import Trainee
+from finetune.data.render import Renderer, RenderError
+from finetune.data.rows import ChatTurn, Example
+from finetune.evaluation.samples import generate, sample
+from finetune.model.attention import install
+from finetune.model.packed_lm import PackedCausalLM
 from tests.finetune_fixtures import make_model, tiny_tokenizer  # noqa: F401
 
 PROMPTS = [[7, 8, 9], [250], [30, 31, 32, 33, 34, 35, 36, 37, 38], [9, 8], [101, 55, 3, 77]]
@@ -80,8 +80,8 @@ def test_a_model_with_packed_attention_answers_by_its_own_and_takes_the_packed_o
     model = make_model(len(tiny_tokenizer))
     renderer = Renderer(tiny_tokenizer, "chat", max_length=128)
     examples = [
-        Example("x:1", (Turn("user", "Name three colours."), Turn("assistant", "red, green, blue"))),
-        Example("x:2", (Turn("user", "The fox?"), Turn("assistant", "jumps"))),
+        Example("x:1", (ChatTurn("user", "Name three colours."), ChatTurn("assistant", "red, green, blue"))),
+        Example("x:2", (ChatTurn("user", "The fox?"), ChatTurn("assistant", "jumps"))),
     ]
     expected = [
         tiny_tokenizer.decode(
@@ -90,7 +90,7 @@ def test_a_model_with_packed_attention_answers_by_its_own_and_takes_the_packed_o
         for example in examples
     ]
     install(model, "sdpa")
-    trainee = Trainee(model).train()
+    trainee = PackedCausalLM(model).train()
     assert sample(trainee, tiny_tokenizer, renderer, examples, 8) == expected
     assert any(expected)
     assert trainee.training
@@ -114,9 +114,9 @@ def test_compiled_layers_are_not_compiled_again_for_each_token() -> None:
 
 
 def test_an_example_without_a_prompt_leaves_the_mode_as_it_was(tiny_tokenizer: Any) -> None:  # noqa: F811
-    trainee = Trainee(make_model(len(tiny_tokenizer))).train()
+    trainee = PackedCausalLM(make_model(len(tiny_tokenizer))).train()
     renderer = Renderer(tiny_tokenizer, "alpaca", max_length=128)
-    turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d"))
+    turns = (ChatTurn("user", "a"), ChatTurn("assistant", "b"), ChatTurn("user", "c"), ChatTurn("assistant", "d"))
     with pytest.raises(RenderError):
         sample(trainee, tiny_tokenizer, renderer, [Example("x:1", turns)], 8)
     assert trainee.training

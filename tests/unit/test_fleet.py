@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfinstruct.backends.fleet import Fleet, Place
+from selfinstruct.backends.openai.server_pool import ServerPool, Slot
 from selfinstruct.errors import BackendError, TransientError, UnreachableError
 
 LOST = UnreachableError("no answer from b: ConnectError (Connection refused)")
@@ -21,17 +21,17 @@ class Bench:
     def __init__(self, names: str) -> None:
         self.now = 1000.0
         self.told: list[str] = []
-        self.fleet = Fleet(list(names), self.told.append, clock=lambda: self.now)
+        self.fleet = ServerPool(list(names), self.told.append, clock=lambda: self.now)
         self.names = names
-        self._open: dict[Place, object] = {}
+        self._open: dict[Slot, object] = {}
 
-    def take(self) -> Place:
+    def take(self) -> Slot:
         context = self.fleet.place()
         place = context.__enter__()
         self._open[place] = context
         return place
 
-    def give(self, place: Place) -> None:
+    def give(self, place: Slot) -> None:
         self._open.pop(place).__exit__(None, None, None)  # type: ignore[attr-defined]
 
     def at(self, count: int) -> str:
@@ -52,7 +52,7 @@ class Bench:
             self.give(place)
         return found
 
-    def answer(self, place: Place) -> None:
+    def answer(self, place: Slot) -> None:
         self.fleet.answered(place)
         self.give(place)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.report import export_run, status
+from selfinstruct.runs.status import export_run, status
 from tests.golden.make import GOLDEN, RUNS
 
 HELP = "a ledger is read differently: raise SEMANTICS and run `python -m tests.golden.make`, or mend the change"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from selfinstruct.engine.row_filters import FilterOptions, FilterOutcome, RowFilters, every_request
 from selfinstruct.engine.saturation import Saturation, SaturationOptions
-from selfinstruct.engine.tally import Tally
-from selfinstruct.judge import FilterOptions, Judge, Judged, everything
+from selfinstruct.engine.stats import Stats
 from selfinstruct.pool import Pool
 from selfinstruct.records import Candidate, Failure, Received, Request, Sampling, Task, Verdict
 
@@ -14,11 +14,11 @@ SEEDS = [Task("s0", "Describe the colour of the evening sky over the sea")]
 THEN = Request("next", (), Sampling(1))
 
 
-def judge(*candidates: Candidate, options: FilterOptions | None = None) -> tuple[Pool, Judged]:
+def judge(*candidates: Candidate, options: FilterOptions | None = None) -> tuple[Pool, FilterOutcome]:
     """The candidates of one completion (number 7), judged with nothing but the seeds before them."""
     pool = Pool(SEEDS)
     request = Request("s", (), Sampling(1), number=7)
-    return pool, Judge(options or FilterOptions(), pool, dense=everything).judge(request, Received(candidates))
+    return pool, RowFilters(options or FilterOptions(), pool, dense=every_request).judge(request, Received(candidates))
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_every_filter_but_the_instance_rules_can_be_switched_off() -> None:
 
 def test_drafts_are_judged_as_tasks_alone() -> None:
     pool, judged = judge(
-        Candidate("Suggest a name for a small bakery", kind="draft", then=THEN),
-        Candidate("Go", kind="draft", then=THEN),
+        Candidate("Suggest a name for a small bakery", kind="pending_task", on_accept=THEN),
+        Candidate("Go", kind="pending_task", on_accept=THEN),
     )
     assert [one.kept for one in judged.candidates] == [True, False]
     assert [task.id for task in pool.tasks] == ["7.0"]
@@ -115,13 +115,15 @@ def test_drafts_are_judged_as_tasks_alone() -> None:
 
 
 def test_a_trial_is_judged_as_a_row_and_becomes_one_only_when_another_request_offers_it() -> None:
-    trial = Candidate("Suggest a name for a small bakery", output="Crumb and Crust", kind="trial", then=THEN)
-    empty = Candidate("Say how bread is made from flour", output="", kind="trial", then=THEN)
+    trial = Candidate(
+        "Suggest a name for a small bakery", output="Crumb and Crust", kind="provisional_row", on_accept=THEN
+    )
+    empty = Candidate("Say how bread is made from flour", output="", kind="provisional_row", on_accept=THEN)
     pool, judged = judge(trial, empty)
     assert [one.reason for one in judged.candidates] == ["", "empty_output"]
     assert [one.id for one in pool.tasks] == ["7.0", "7.1"]
     assert pool.rows == []
-    later = Judge(FilterOptions(), pool)
+    later = RowFilters(FilterOptions(), pool)
     later.know_pool()
     request = Request("score", (), Sampling(1), number=9)
     row = Candidate(trial.instruction, output=trial.output, task="7.0", columns={"score": 4})
@@ -147,17 +149,17 @@ def test_an_answer_that_code_finds_wrong_is_no_row(answer: str, kept: bool) -> N
 
 
 def test_what_is_no_task_is_known_to_the_filters_and_counted_nowhere() -> None:
-    person = Candidate("A smith in Riga who collects old coins", kind="draft", then=THEN, listed=False)
-    task = Candidate("Suggest a name for a small bakery", kind="draft", then=THEN)
+    person = Candidate("A smith in Riga who collects old coins", kind="pending_task", on_accept=THEN, is_task=False)
+    task = Candidate("Suggest a name for a small bakery", kind="pending_task", on_accept=THEN)
     pool, judged = judge(person, person, task, task)
     assert [one.reason for one in judged.candidates] == ["", "similar", "", "similar"]
     assert [[one.id for one in some] for some in (pool.tasks, pool.others)] == [["7.2"], ["7.0"]]
-    tally, saturation = Tally(), Saturation(SaturationOptions())
+    tally, saturation = Stats(), Saturation(SaturationOptions())
     tally.add(judged, Failure("none", ""))
     saturation.add(judged)
     assert (tally.instructions, tally.tasks, tally.rejected) == (2, 1, {"similar": 2})
     assert saturation.recent == [(True, task.instruction), (False, task.instruction)]
-    again = Judge(FilterOptions(), pool)
+    again = RowFilters(FilterOptions(), pool)
     again.know_pool()
     found = again.judge(Request("s", (), Sampling(1), number=8), Received((person, task)))
     assert [one.reason for one in found.candidates] == ["similar", "similar"]

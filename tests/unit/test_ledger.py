@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfinstruct.budget import Budget, BudgetOptions, worst_case
+from selfinstruct.engine.dispatch.budget import Budget, BudgetOptions, worst_case
 from selfinstruct.errors import LedgerError, RunLockedError
 from selfinstruct.ledger import Ledger, Reader, Spending, has_run
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Choice, Completion, Failure, Outcome, Request, Sampling, Turn, Usage
+from selfinstruct.records import Choice, Completion, Failure, Outcome, PromptMessage, Request, Sampling, Usage
 
 PROMPTS = Prompts({"t": "Say $a and $b"}, "completion")
 META = {"templates": PROMPTS.digests(), "identity": {"x": 1}}
@@ -122,10 +122,10 @@ def test_a_resumed_run_knows_the_same_spending(tmp_path: Path) -> None:
 
 
 def test_a_chat_costs_more_than_its_bytes_and_a_raw_prompt_does_not() -> None:
-    turns = (Turn("system", "t", {}, "é"), Turn("user", "t", {}, "abc"))
+    turns = (PromptMessage("system", "t", {}, "é"), PromptMessage("user", "t", {}, "abc"))
     assert worst_case(Request("s", turns, Sampling(7, n=2))) == (2 + 3 + 256 + 2 * 16, 14)
     assert worst_case(Request("s", turns[1:], Sampling(7))) == (3 + 256 + 16, 7)
-    assert worst_case(Request("s", (Turn("prompt", "t", {}, "é"),), Sampling(7))) == (2, 7)
+    assert worst_case(Request("s", (PromptMessage("prompt", "t", {}, "é"),), Sampling(7))) == (2, 7)
 
 
 def test_other_files_are_refused_untouched(tmp_path: Path) -> None:

@@ -19,23 +19,24 @@ from typing import Any
 
 import pytest
 
-from selfinstruct import embedded, gguf
-from selfinstruct.backends import load, open_backend
+from selfinstruct.backends import open_backend
+from selfinstruct.backends import threads as load
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
-from selfinstruct.config import build
+from selfinstruct.common import embedded, gguf
+from selfinstruct.common.config import build
+from selfinstruct.common.gguf import ModelFileError
 from selfinstruct.errors import BackendError, ConfigError, MissingExtraError, RequestError
-from selfinstruct.gguf import ModelFileError
-from selfinstruct.records import Completion, Request, Sampling, Turn
+from selfinstruct.records import Completion, PromptMessage, Request, Sampling
 
 
 def raw(text: str, **sampling: Any) -> Request:
     values = {"max_tokens": 8, "temperature": 0.0, **sampling}
-    return Request("s", (Turn("prompt", "t", {}, text),), Sampling(**values))
+    return Request("s", (PromptMessage("prompt", "t", {}, text),), Sampling(**values))
 
 
 def chat(text: str, **sampling: Any) -> Request:
     values = {"max_tokens": 8, "temperature": 0.0, **sampling}
-    return Request("s", (Turn("user", "t", {}, text),), Sampling(**values))
+    return Request("s", (PromptMessage("user", "t", {}, text),), Sampling(**values))
 
 
 # Model files
@@ -118,7 +119,7 @@ def test_paths_that_cannot_be_looked_at(tmp_path: Path) -> None:
 CLOSED = """
 import os, sys
 from pathlib import Path
-from selfinstruct import gguf
+from selfinstruct.common import gguf
 if os.geteuid() == 0:
     os.setuid(65534)
 try:
@@ -308,14 +309,15 @@ def test_close_joins_and_frees_even_with_a_request_under_way() -> None:
 PROCESS = """
 import asyncio
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
-from selfinstruct.records import Request, Sampling, Turn
+from selfinstruct.records import Request, Sampling, PromptMessage
 
 async def main():
     backend = LlamaCppBackend(LlamaCppOptions(slots=1, threads=1))
     await backend.start()
     try:
         print(backend._server.listening_address, flush=True)
-        await backend.complete(Request("s", (Turn("prompt", "t", {}, "Once"),), Sampling(1500, temperature=1.5)))
+        prompt = PromptMessage("prompt", "t", {}, "Once")
+        await backend.complete(Request("s", (prompt,), Sampling(1500, temperature=1.5)))
     finally:
         await backend.close()
         print("closed", flush=True)

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct import gguf
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
-from selfinstruct.backends.vllm import VllmOptions
-from selfinstruct.chat_template import ChatTemplate, ChatTemplateError
-from selfinstruct.config import build
+from selfinstruct.backends.vllm.backend import VllmOptions
+from selfinstruct.common import gguf
+from selfinstruct.common.chat_template import ChatTemplate, ChatTemplateError
+from selfinstruct.common.config import build
+from selfinstruct.common.resources import builtin_prompts
+from selfinstruct.common.rng import Rng
 from selfinstruct.engine.plan import make_plan
+from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import ConfigError
-from selfinstruct.judge import FilterOptions, Judge
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Choice, Completion, Received, Request, Sampling, Turn, Usage
-from selfinstruct.resources import builtin_prompts
-from selfinstruct.rng import Rng
+from selfinstruct.records import Candidate, Choice, Completion, PromptMessage, Received, Request, Sampling, Usage
 from selfinstruct.strategies import Magpie
-from selfinstruct.strategies.pre_query import KNOWN, known, markers, of_template
+from selfinstruct.strategies.shared.template_markers import KNOWN, known, markers, of_template
 
 VIEW = Pool(())
 SMOLLM = (
@@ -97,7 +97,7 @@ def test_a_template_that_is_of_no_use_is_refused(source: str, system: str, said:
 
 
 def test_a_template_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("selfinstruct.chat_template.LIMIT_S", 0.1)
+    monkeypatch.setattr("selfinstruct.common.chat_template.LIMIT_S", 0.1)
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(ChatTemplateError, match="not done after"):
         ChatTemplate(endless).render([("user", "x")])
@@ -238,9 +238,9 @@ def test_a_turn_is_a_draft_and_its_answer_a_row(api: str):
     made = strategy(api, system="You teach.")
     received = answered(made, first(made), "  Why is the sky blue?\n")
     [draft] = received.candidates
-    assert (draft.kind, draft.instruction, draft.verdicts[0].kept) == ("draft", "Why is the sky blue?", True)
+    assert (draft.kind, draft.instruction, draft.verdicts[0].kept) == ("pending_task", "Why is the sky blue?", True)
     assert draft.span == (2, 22)
-    request = draft.then
+    request = draft.on_accept
     assert (request.stage, request.parent, request.context["task"]) == ("answer", 3, "3.0")
     if api == "chat":
         assert [(turn.role, turn.text) for turn in request.turns] == [("user", "Why is the sky blue?")]
@@ -256,16 +256,16 @@ def test_a_turn_is_a_draft_and_its_answer_a_row(api: str):
         "Why is the sky blue?",
         "It scatters.",
     )
-    assert (row.messages, row.then, made.format) == ((), None, "alpaca")
+    assert (row.messages, row.on_accept, made.format) == ((), None, "alpaca")
 
 
 @pytest.mark.parametrize("api", ["completion", "chat"])
 def test_turns_are_repeated_and_make_one_row(api: str):
     made = strategy(api, turns=2, system="You teach.")
     [draft] = answered(made, first(made), "Why is it blue?").candidates
-    [trial] = answered(made, draft.then, "It scatters.", number=4).candidates
-    assert (trial.kind, trial.task, trial.messages) == ("trial", "3.0", ())
-    again = trial.then
+    [trial] = answered(made, draft.on_accept, "It scatters.", number=4).candidates
+    assert (trial.kind, trial.task, trial.messages) == ("provisional_row", "3.0", ())
+    again = trial.on_accept
     assert again.is_raw
     assert again.turns[0].text == (
         "<|im_start|>system\nYou teach.<|im_end|>\n<|im_start|>user\nWhy is it blue?<|im_end|>\n"
@@ -299,11 +299,11 @@ def test_an_answer_that_is_given_stands_as_the_template_gives_answers():
     found = Magpie.found(given, lambda: ChatTemplate(LLAMA2, bos="<s>", eos="</s>"))
     made = Magpie(replace(given, **found), Prompts.load(Magpie.templates, "completion", builtin_prompts()))
     [draft] = answered(made, first(made), "Why is it blue?").candidates
-    assert draft.then.turns[0].text == "<s>[INST] Why is it blue? [/INST]"
-    [trial] = answered(made, draft.then, "It scatters.", number=4).candidates
+    assert draft.on_accept.turns[0].text == "<s>[INST] Why is it blue? [/INST]"
+    [trial] = answered(made, draft.on_accept, "It scatters.", number=4).candidates
     said = "<s>[INST] Why is it blue? [/INST] It scatters. </s><s>[INST]"
-    assert trial.then.turns[0].text == said
-    [last] = answered(made, trial.then, "What does?", number=5).follow_ups
+    assert trial.on_accept.turns[0].text == said
+    [last] = answered(made, trial.on_accept, "What does?", number=5).follow_ups
     assert last.turns[0].text == f"{said} What does? [/INST]"
 
 
@@ -312,10 +312,10 @@ def test_an_answer_that_says_a_turn_before_it_again_is_rejected(place: int):
     made = strategy(turns=2)
     said = ("Why is the sky blue at noon?", "The air scatters light of short waves.", "What else does it scatter?")
     [draft] = answered(made, first(made), said[0]).candidates
-    [trial] = answered(made, draft.then, said[1], number=4).candidates
-    [last] = answered(made, trial.then, said[2], number=5).follow_ups
+    [trial] = answered(made, draft.on_accept, said[1], number=4).candidates
+    [last] = answered(made, trial.on_accept, said[2], number=5).follow_ups
     received = answered(made, last, said[place], number=6)
-    [one] = Judge(FilterOptions(), Pool(())).judge(last.numbered(6, 1), received).candidates
+    [one] = RowFilters(FilterOptions(), Pool(())).judge(last.numbered(6, 1), received).candidates
     assert one.reason == "copied_demonstration"
 
 
@@ -324,22 +324,22 @@ def test_of_an_answer_with_its_reasoning_only_the_answer_is_kept():
     thinking = "<|im_end|>\n<|im_start|>assistant\n<think>\n"
     made = strategy(turns=2, pre_query="<|im_start|>user\n", post_query=thinking, next_query="<|im_end|>\n")
     [draft] = answered(made, first(made), "Why is it blue?").candidates
-    assert draft.then.turns[0].text.endswith(thinking)
+    assert draft.on_accept.turns[0].text.endswith(thinking)
     text = "Okay, the sky.\n</think>\n\nIt scatters."
     for said in (text, f"<think>\n{text}"):
-        [trial] = answered(made, draft.then, said, number=4).candidates
+        [trial] = answered(made, draft.on_accept, said, number=4).candidates
         assert (trial.output, said[slice(*trial.span)]) == ("It scatters.", "It scatters.")
-        assert "Okay" not in trial.then.turns[0].text
+        assert "Okay" not in trial.on_accept.turns[0].text
         assert made.fault(trial, said) == "reasoning"
     for said in ("Okay, the sky.\n</think>\n", "<think>Okay, the sky."):
-        received = answered(made, draft.then, said, number=4)
+        received = answered(made, draft.on_accept, said, number=4)
         assert (received.candidates, [one.reason for one in received.discards]) == ((), ["empty"])
-    [cut] = answered(made, draft.then, "<think>Okay, the", "length", number=4).candidates
+    [cut] = answered(made, draft.on_accept, "<think>Okay, the", "length", number=4).candidates
     assert not cut.verdicts[0].kept
     made = strategy()
     [draft] = answered(made, first(made), "Why is it blue?").candidates
     about = "Put it between <think> and </think> tags."
-    [row] = answered(made, draft.then, about, number=4).candidates
+    [row] = answered(made, draft.on_accept, about, number=4).candidates
     assert (row.output, row.verdicts[0].kept, made.fault(row, about)) == (about, True, "")
     assert answered(made, first(made), "What is </think>?").candidates[0].instruction == "What is </think>?"
 
@@ -365,11 +365,16 @@ def test_another_answer_that_would_forge_a_turn_is_none():
 def test_turns_that_would_forge_others_or_were_cut_are_rejected(text: str, finish: str, reason: str, token: str | None):
     made = strategy(turns=2)
     [draft] = answered(made, first(made), "Why is it blue?").candidates
-    [trial] = answered(made, draft.then, "It scatters.").candidates
-    [last] = answered(made, trial.then, "What does?").follow_ups
-    for request, kind in ((first(made), "draft"), (draft.then, "trial"), (trial.then, "draft"), (last, "row")):
+    [trial] = answered(made, draft.on_accept, "It scatters.").candidates
+    [last] = answered(made, trial.on_accept, "What does?").follow_ups
+    for request, kind in (
+        (first(made), "pending_task"),
+        (draft.on_accept, "provisional_row"),
+        (trial.on_accept, "pending_task"),
+        (last, "row"),
+    ):
         [one] = answered(made, request, text, finish).candidates
-        assert (one.kind, one.task) == (kind, None if kind == "draft" and not request.context else "3.0")
+        assert (one.kind, one.task) == (kind, None if kind == "pending_task" and not request.context else "3.0")
         [verdict] = one.verdicts
         assert (verdict.filter, verdict.kept, verdict.reason) == ("turn", False, reason)
         assert verdict.detail.get("token") == token
@@ -393,18 +398,18 @@ def test_the_embedded_model_reads_the_texts_as_special_tokens_and_as_its_own_tem
     made = plan.strategy
     assert isinstance(made, Magpie)
     [draft] = answered(made, first(made), "Why is the sky blue?").candidates
-    [trial] = answered(made, draft.then, "It scatters light.").candidates
-    [last] = answered(made, trial.then, "What does?").follow_ups
+    [trial] = answered(made, draft.on_accept, "It scatters light.").candidates
+    [last] = answered(made, trial.on_accept, "What does?").follow_ups
     texts = ("Why is the sky blue?", "It scatters light.", "What does?")
     roles = ("user", "assistant", "user")
-    turns = tuple(Turn(role, "t", {}, text) for role, text in zip(roles, texts, strict=True))
+    turns = tuple(PromptMessage(role, "t", {}, text) for role, text in zip(roles, texts, strict=True))
 
     async def main() -> list[Completion]:
         backend = LlamaCppBackend(options)
         await backend.start()
         try:
-            asked = [first(made), draft.then, last]
-            asked += [replace(draft.then, turns=turns[:1]), replace(last, turns=turns)]
+            asked = [first(made), draft.on_accept, last]
+            asked += [replace(draft.on_accept, turns=turns[:1]), replace(last, turns=turns)]
             return [
                 await backend.complete(replace(one, sampling=replace(one.sampling, max_tokens=24, temperature=0.0)))
                 for one in asked
@@ -425,7 +430,7 @@ def test_llama_cpp_ends_a_text_at_a_special_token_that_ends_no_answer():
     """The model is made to write ``<|im_start|>`` (token 1) and nothing else."""
     options = LlamaCppOptions(context=256, slots=1, extra_body={"logit_bias": [[1, 1000.0]]})
     sampling = Sampling(max_tokens=8, temperature=0.0, stop=("<|im_start|>",))
-    request = Request("s", (Turn("prompt", "t", {}, "<|im_start|>user\n"),), sampling)
+    request = Request("s", (PromptMessage("prompt", "t", {}, "<|im_start|>user\n"),), sampling)
 
     async def main() -> Completion:
         backend = LlamaCppBackend(options)

@@ -8,20 +8,20 @@ from typing import Any, ClassVar
 
 import pytest
 
-from selfinstruct.config import build, read_yaml
-from selfinstruct.engine.line import Line
-from selfinstruct.engine.methods import laid, methods_of
+from selfinstruct.common.config import build, read_yaml
+from selfinstruct.common.resources import builtin_seeds
+from selfinstruct.common.rng import Rng
+from selfinstruct.engine.methods import methods_of, overlay
 from selfinstruct.engine.plan import make_plan
+from selfinstruct.engine.row_filters import FilterOptions
+from selfinstruct.engine.scheduler import Scheduler
 from selfinstruct.errors import ConfigError, SelfInstructError
-from selfinstruct.judge import FilterOptions
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Failure, Received, Request, Sampling, Usage
-from selfinstruct.resources import builtin_seeds
-from selfinstruct.rng import Rng
 from selfinstruct.seeds import load_seeds
 from selfinstruct.strategies import STRATEGIES, Magpie, Strategy
-from selfinstruct.strategies.mix import Mixed, MixOptions, Part, last_of_race, suited
+from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, last_of_race, suited
 
 SEEDS = tuple(load_seeds(builtin_seeds()))
 PROMPTS = Prompts({"t": "$text"}, "completion")
@@ -42,31 +42,31 @@ class Asks(Strategy):
         return self.layout
 
     def propose(self, view, rng):
-        item = view.account.next_item
+        item = view.progress.next_item
         return self._request("first", item=item, drawn=rng.random()) if item < self.times else None
 
     def _request(self, stage: str, **context: Any) -> Request:
         return Request(stage, PROMPTS.turns("t", text=stage), Sampling(5), context)
 
     def receive(self, request, completion, view):
-        self.seen.append((request.stage, view.account, view.accounts))
+        self.seen.append((request.stage, view.progress, view.progress_by_method))
         then, otherwise = self._request("then"), self._request("otherwise")
-        draft = Candidate(completion.text, kind="draft", then=then, otherwise=otherwise, columns={"own": 1})
-        return Received((draft,), (self._request("next"),), marks=("table|row|column",))
+        draft = Candidate(completion.text, kind="pending_task", on_accept=then, on_reject=otherwise, columns={"own": 1})
+        return Received((draft,), (self._request("next"),), counters=("table|row|column",))
 
 
-def mixed(*parts: tuple[str, float, Strategy], adapt: bool = False, explore: float = 0.05) -> Mixed:
-    return Mixed(MixOptions(explore), [Part(*part) for part in parts], adapt=adapt)
+def mixed(*parts: tuple[str, float, Strategy], adapt: bool = False, explore: float = 0.05) -> MixtureStrategy:
+    return MixtureStrategy(MixtureOptions(explore), [MixtureMember(*part) for part in parts], adapt=adapt)
 
 
-def drawn(strategy: Mixed, pool: Pool, times: int = 2000) -> Counter[str]:
+def drawn(strategy: MixtureStrategy, pool: Pool, times: int = 2000) -> Counter[str]:
     requests = [strategy.propose(pool, Rng("draw", number)) for number in range(times)]
     return Counter(request.method for request in requests if request is not None)
 
 
 def test_without_adapt_the_weights_are_the_shares() -> None:
     pool = Pool(SEEDS)
-    pool.accounts["a"].add(1000, 10)
+    pool.progress_by_method["a"].add(1000, 10)
     found = drawn(mixed(("a", 1, Asks()), ("b", 3, Asks()), ("c", 0, Asks())), pool)
     assert found["b"] / found["a"] == pytest.approx(3, rel=0.15)
     assert found["c"] == 0
@@ -77,9 +77,9 @@ def test_what_was_judged_decides_and_the_weights_as_long_as_nothing_was() -> Non
     found = drawn(strategy, pool)
     assert found["c"] / found["a"] == pytest.approx(2, rel=0.2)
     for _ in range(40):
-        pool.accounts["a"].add(2, 100)
-        pool.accounts["b"].add(1, 100)
-        pool.accounts["c"].add(0, 100)
+        pool.progress_by_method["a"].add(2, 100)
+        pool.progress_by_method["b"].add(1, 100)
+        pool.progress_by_method["c"].add(0, 100)
     found = drawn(strategy, pool)
     # Of the rows of b and c half as many and none come of as many tokens: they are left what is drawn by weight.
     assert found["a"] > 0.94 * 2000
@@ -90,15 +90,15 @@ def test_what_was_judged_decides_and_the_weights_as_long_as_nothing_was() -> Non
 def test_a_weight_is_what_a_row_is_worth() -> None:
     pool = Pool(SEEDS)
     for _ in range(40):
-        pool.accounts["a"].add(2, 100)
-        pool.accounts["b"].add(1, 100)
+        pool.progress_by_method["a"].add(2, 100)
+        pool.progress_by_method["b"].add(1, 100)
     assert drawn(mixed(("a", 1, Asks()), ("b", 8, Asks()), adapt=True), pool)["b"] > 1900
 
 
 def test_one_that_nothing_is_known_of_is_tried() -> None:
     pool = Pool(SEEDS)
     for _ in range(40):
-        pool.accounts["a"].add(2, 100)
+        pool.progress_by_method["a"].add(2, 100)
     found = drawn(mixed(("a", 1, Asks()), ("b", 1, Asks()), adapt=True, explore=0.0), pool)
     assert 0.2 * 2000 < found["b"] < 0.6 * 2000
 
@@ -108,7 +108,7 @@ def test_the_choice_is_the_same_on_every_machine() -> None:
     pool = Pool(SEEDS)
     for place, label in enumerate("abc"):
         for number in range(30):
-            pool.accounts[label].add((number + place) % 3, 90 + 7 * place)
+            pool.progress_by_method[label].add((number + place) % 3, 90 + 7 * place)
     strategy = mixed(*((label, 1.3, Asks()) for label in "cab"), adapt=True)
     requests = [strategy.propose(pool, Rng("draw", number)) for number in range(40)]
     assert "".join(request.method for request in requests) == SEQUENCE
@@ -136,13 +136,13 @@ def test_the_race_draws_gamma_variables(shapes: Any, exposures: Any, chance: flo
 
 def test_when_one_has_nothing_to_ask_another_does_and_all_at_the_end_have_nothing() -> None:
     strategy = mixed(("a", 100, Asks(2)), ("b", 1, Asks(3)), adapt=True)
-    line = Line(strategy, SEEDS, FilterOptions(), seed=0, lag=8)
+    line = Scheduler(strategy, SEEDS, FilterOptions(), seed=0, lag=8)
     asked = Counter()
     while not line.exhausted:
         asked[line.open[line.judged].stage] += 1
         line.judge(Failure("bad_request", "no"))
     assert asked == {"a/first": 2, "b/first": 3}
-    assert line.pool.accounts["b"].tokens == 3 * (1 + len("first") // 4), "what failed is not free"
+    assert line.pool.progress_by_method["b"].tokens == 3 * (1 + len("first") // 4), "what failed is not free"
 
 
 def test_a_method_knows_its_own_stages_and_account_and_what_it_asks_on_bears_its_label() -> None:
@@ -151,12 +151,12 @@ def test_a_method_knows_its_own_stages_and_account_and_what_it_asks_on_bears_its
     request = strategy.propose(pool, Rng("x"))
     assert (request.stage, request.method) == ("a b/first", "a b")
     found = strategy.receive(request.numbered(0, 1), Completion((Choice("Do it", "stop"),), Usage(), "m"), pool)
-    assert inner.seen == [("first", pool.accounts["a b"], pool.accounts)]
+    assert inner.seen == [("first", pool.progress_by_method["a b"], pool.progress_by_method)]
     [one] = found.candidates
-    stages = [one.then.stage, one.otherwise.stage, *(each.stage for each in found.follow_ups)]
+    stages = [one.on_accept.stage, one.on_reject.stage, *(each.stage for each in found.follow_ups)]
     assert stages == ["a b/then", "a b/otherwise", "a b/next"]
     assert one.columns == {"own": 1, "strategy": "a b"}
-    assert found.marks == ("a b: table|row|column",)
+    assert found.counters == ("a b: table|row|column",)
 
 
 def test_layout_and_schemas_are_those_of_all() -> None:
@@ -198,10 +198,10 @@ def test_an_entry_falls_back_on_the_section_and_the_preset(tmp_path: Path) -> No
     assert plan.settings.strategy == "mix"
     recorded = plan.values()
     assert [one["list_length"] for one in recorded["strategies"]] == [9, 20]
-    again = laid(recorded, given, dict)  # given again, they are what they were
+    again = overlay(recorded, given, dict)  # given again, they are what they were
     assert methods_of(again["strategies"]) == plan.methods
-    assert methods_of(laid(recorded, {"n": 3}, dict)["strategies"]) == plan.methods
-    changed = laid(recorded, {"strategies": [{"name": "alpaca", "label": "long", "weight": 5}]}, dict)
+    assert methods_of(overlay(recorded, {"n": 3}, dict)["strategies"]) == plan.methods
+    changed = overlay(recorded, {"strategies": [{"name": "alpaca", "label": "long", "weight": 5}]}, dict)
     [one] = methods_of(changed["strategies"])
     assert (one.weight, one.options.list_length) == (5.0, 20)
 

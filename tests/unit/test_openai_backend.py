@@ -16,18 +16,18 @@ from typing import Any
 import pytest
 
 from selfinstruct.backends import OPTIONS, open_backend
-from selfinstruct.backends.answers import Peer, read_answer, read_refusal, retry_after_s
-from selfinstruct.backends.keys import redacted, without_key
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
-from selfinstruct.backends.server import Server
-from selfinstruct.codec import canonical
-from selfinstruct.config import build, to_plain
+from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
+from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
+from selfinstruct.backends.openai.keys import redacted, without_key
+from selfinstruct.backends.openai.server import Server
+from selfinstruct.common.codec import canonical
+from selfinstruct.common.config import build, to_plain
 from selfinstruct.errors import BackendError, ConfigError, RequestError, SelfInstructError, TransientError
-from selfinstruct.records import Completion, Request, Sampling, Turn, Usage
+from selfinstruct.records import Completion, PromptMessage, Request, Sampling, Usage
 from tests.loopback import Fault, Loopback, Reply
 
 CANARY = "sk-canary-7f3a91c4e5"
-PEER = Peer("http://h/v1", "m", "OPENAI_API_KEY", True)
+PEER = ServerInfo("http://h/v1", "m", "OPENAI_API_KEY", True)
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +37,11 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def raw(text: str = "Once", **sampling: Any) -> Request:
-    return Request("s", (Turn("prompt", "t", {}, text),), Sampling(**{"max_tokens": 9, **sampling}))
+    return Request("s", (PromptMessage("prompt", "t", {}, text),), Sampling(**{"max_tokens": 9, **sampling}))
 
 
 def chat(text: str = "Hello", **sampling: Any) -> Request:
-    turns = (Turn("system", "t", {}, "Be brief."), Turn("user", "t", {}, text))
+    turns = (PromptMessage("system", "t", {}, "Be brief."), PromptMessage("user", "t", {}, text))
     return Request("s", turns, Sampling(**{"max_tokens": 9, **sampling}))
 
 
@@ -155,7 +155,7 @@ def test_a_redirection_is_followed_and_one_without_end_is_not() -> None:
 @pytest.mark.parametrize("status", [200, 500])
 def test_an_answer_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     body = b'{"choices": [{"text": "0123456789", "finish_reason": "stop"}]}'
-    monkeypatch.setattr("selfinstruct.backends.server._MOST_BYTES", len(body))
+    monkeypatch.setattr("selfinstruct.backends.openai.server._MOST_BYTES", len(body))
     for coding, packed in (("identity", body), ("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
         fault = Fault(200, {"content-encoding": coding}, packed)
         with Loopback(faults={1: fault}) as server:

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from selfinstruct.pace import Pace
+from selfinstruct.engine.dispatch.concurrency import ConcurrencyLimiter
 
 
 def test_a_throttled_window_halves_the_places_once() -> None:
     async def go() -> list[int]:
-        pace, widths = Pace(16), []
+        pace, widths = ConcurrencyLimiter(16), []
         tickets = []
         for number in range(16):
             async with pace.place(number) as ticket:
@@ -29,7 +29,7 @@ def test_a_throttled_window_halves_the_places_once() -> None:
 
 def test_answers_widen_by_one_a_window_and_never_beyond_the_most() -> None:
     async def go() -> list[int]:
-        pace = Pace(8)
+        pace = ConcurrencyLimiter(8)
         async with pace.place(0) as ticket:
             pace.throttled(ticket)
         widths = [pace.width]
@@ -46,7 +46,7 @@ def test_answers_widen_by_one_a_window_and_never_beyond_the_most() -> None:
 
 def test_there_is_always_a_place() -> None:
     async def go() -> int:
-        pace = Pace(4)
+        pace = ConcurrencyLimiter(4)
         for number in range(10):
             async with pace.place(number) as ticket:
                 pace.throttled(ticket)
@@ -57,7 +57,7 @@ def test_there_is_always_a_place() -> None:
 
 def test_never_more_than_the_places_are_taken_and_the_lowest_number_goes_first() -> None:
     async def go() -> tuple[int, list[int]]:
-        pace, inside, most, order = Pace(3), 0, 0, []
+        pace, inside, most, order = ConcurrencyLimiter(3), 0, 0, []
 
         async def stay(number: int) -> None:
             nonlocal inside, most
@@ -78,7 +78,7 @@ def test_never_more_than_the_places_are_taken_and_the_lowest_number_goes_first()
 
 def test_who_gives_up_waiting_takes_no_place() -> None:
     async def go() -> list[str]:
-        pace, said = Pace(1), []
+        pace, said = ConcurrencyLimiter(1), []
 
         async def stay(name: str, number: int, release: asyncio.Event) -> None:
             async with pace.place(number):

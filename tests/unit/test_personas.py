@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.config import build
+from selfinstruct.common.config import build
+from selfinstruct.common.resources import builtin_personas
+from selfinstruct.common.rng import Rng
+from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import ConfigError, DataError, UsageError
-from selfinstruct.judge import FilterOptions, Judge
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Choice, Completion, Request, Task, Usage
-from selfinstruct.resources import builtin_personas
-from selfinstruct.rng import Rng
 from selfinstruct.strategies import Personas
-from selfinstruct.strategies.constraints import all_of, draw
-from selfinstruct.strategies.people import read_personas
+from selfinstruct.strategies.shared.constraints import all_of, draw
+from selfinstruct.strategies.shared.persona_lists import read_personas
 from selfinstruct.verifiers import check_verifier, verify
 
 TEMPLATES = Path(__file__).parents[2] / "prompts"
@@ -31,7 +31,7 @@ PEOPLE = ("A baker in Lyon who pays $rent.", "A judge in Oslo.", "A diver in Mal
 class View:
     seeds: tuple[Task, ...] = ()
     tasks: tuple[Task, ...] = ()
-    account: object = field(default_factory=object)
+    progress: object = field(default_factory=object)
 
 
 def strategy(api="completion", **options):
@@ -57,7 +57,7 @@ def asked(api="completion", name="a", **options) -> tuple[Personas, Request]:
 def answering(kind: str, task: str = "Tell how bread is kept fresh.", **options) -> tuple[Personas, Request]:
     """The request for the answer to a task of this kind."""
     made, request = asked(kinds=only(kind), **options)
-    follow_up = made.receive(request, answer(f" {task}"), View()).candidates[0].then
+    follow_up = made.receive(request, answer(f" {task}"), View()).candidates[0].on_accept
     assert follow_up is not None
     return made, follow_up.numbered(8, 2)
 
@@ -100,10 +100,10 @@ def test_a_kept_task_is_put_to_the_model_without_the_person():
     made, request = asked(kinds=only("instruction"))
     received = made.receive(request, answer(" Tell how bread\nis kept fresh.\n\nAnswer: In a bag."), View())
     (draft,) = received.candidates
-    assert (draft.kind, draft.instruction, draft.output) == ("draft", "Tell how bread is kept fresh.", "")
-    assert received.marks == ("kinds|instruction|task",)
+    assert (draft.kind, draft.instruction, draft.output) == ("pending_task", "Tell how bread is kept fresh.", "")
+    assert received.counters == ("kinds|instruction|task",)
     assert [one.reason for one in received.discards] == ["trailing"]
-    follow_up = draft.then.numbered(8, 2)
+    follow_up = draft.on_accept.numbered(8, 2)
     assert (follow_up.stage, follow_up.parent, follow_up.context["task"]) == ("answer", 7, "7.0")
     assert str(request.context["persona"]) not in follow_up.turns[0].text
     assert "Tell how bread is kept fresh.\n" in follow_up.turns[0].text
@@ -115,7 +115,7 @@ def test_a_kept_task_is_put_to_the_model_without_the_person():
         {"persona": request.context["persona"], "kind": "instruction"},
         None,
     )
-    assert received.marks == ("kinds|instruction|answer",)
+    assert received.counters == ("kinds|instruction|answer",)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_is_no_task_is_told(text, finish_reason, reason):
     received = made.receive(request, answer(text, finish_reason), View())
     assert [one.reason for one in received.discards] == [reason]
     assert received.candidates == ()
-    assert received.marks == ("kinds|math|no task",)
+    assert received.counters == ("kinds|math|no task",)
 
 
 @pytest.mark.parametrize("text", ["Here is a task for this person:\n", "Sure! Here's a task:", "**Here is one task:**"])
@@ -176,7 +176,7 @@ def test_a_task_that_the_prompt_shows_or_that_only_repeats_the_person_is_rejecte
     person = str(request.context["persona"]).rstrip(".")
     for text, reason in ((shown, "copied_demonstration"), (f"{person} is {person}.", "copied_input")):
         received = made.receive(request, answer(f" {text}"), View())
-        judged = Judge(FilterOptions(), Pool(())).judge(request, received)
+        judged = RowFilters(FilterOptions(), Pool(())).judge(request, received)
         assert [one.reason for one in judged.candidates] == [reason]
 
 
@@ -243,7 +243,7 @@ def test_a_task_that_says_the_person_in_other_words_is_rejected():
     judged = []
     for text in ("A baker in Lyon who pays her rent.", "Tell a baker in Lyon how rent is lowered by asking."):
         received = made.receive(request, answer(f" {text}"), View())
-        judged += Judge(FilterOptions(), Pool(())).judge(request, received).candidates
+        judged += RowFilters(FilterOptions(), Pool(())).judge(request, received).candidates
     assert [one.reason for one in judged] == ["copied_input", ""]
 
 
@@ -261,17 +261,17 @@ def test_each_kind_is_answered_under_its_template_and_numbers_and_code_keep_thei
     made, request = asked(kinds=only(kind), **sampling)
     assert request.sampling.max_tokens == 55
     (draft,) = made.receive(request, answer(" Add these:\n1\n2"), View()).candidates
-    assert (draft.instruction, draft.listed) == (task, True)
-    assert draft.then.turns[0].template == template
-    assert str(draft.then.context["instruction"]).startswith(task)
-    assert (draft.then.sampling.max_tokens, draft.then.sampling.temperature) == (77, 0.3)
+    assert (draft.instruction, draft.is_task) == (task, True)
+    assert draft.on_accept.turns[0].template == template
+    assert str(draft.on_accept.context["instruction"]).startswith(task)
+    assert (draft.on_accept.sampling.max_tokens, draft.on_accept.sampling.temperature) == (77, 0.3)
 
 
 def test_an_answer_that_only_says_the_task_again_is_rejected():
     task = "Tell a baker in Lyon how bread is kept fresh."
     made, request = answering("instruction", task)
     received = made.receive(request, answer(f" {task}"), View())
-    (judged,) = Judge(FilterOptions(), Pool(())).judge(request, received).candidates
+    (judged,) = RowFilters(FilterOptions(), Pool(())).judge(request, received).candidates
     assert judged.reason == "copied_demonstration"
 
 
@@ -299,8 +299,8 @@ def test_an_answer_that_breaks_a_constraint_is_no_row_and_each_constraint_is_cou
     for text in ("it keeps well in a bag", "It keeps well in a bag"):
         received = made.receive(request, answer(text), View())
         assert received.candidates[0].verifier == {"kind": "all", "of": [one["verifier"] for one in held]}
-        (judged,) = Judge(FilterOptions(), Pool(())).judge(request, received).candidates
-        outcomes[judged.reason] = received.marks
+        (judged,) = RowFilters(FilterOptions(), Pool(())).judge(request, received).candidates
+        outcomes[judged.reason] = received.counters
     assert outcomes == {
         "": (
             "kinds|precise|answer",
@@ -337,7 +337,7 @@ def test_the_last_line_tells_the_result(kind, last, result):
     received = made.receive(follow_up, answer(f"Answer: 1 is a step.\n{last}\n"), View())
     assert received.candidates[0].columns.get("result") == result
     assert received.candidates[0].verifier is None
-    assert (f"kinds|{kind}|result" in received.marks) == (result is not None)
+    assert (f"kinds|{kind}|result" in received.counters) == (result is not None)
 
 
 @pytest.mark.parametrize(
@@ -359,16 +359,16 @@ def test_a_list_of_people_is_continued_and_each_new_one_gets_a_task():
     text = f" A smith in Riga.\n4. {other.upper()}\n5. {shown[0]}\n6. A nurse in Lima who\n\nsings"
     received = made.receive(request, answer(text), View())
     assert [(one.instruction, one.kind) for one in received.candidates] == [
-        (name, "draft") for name in ("A smith in Riga.", other.upper(), shown[0], "A nurse in Lima who")
+        (name, "pending_task") for name in ("A smith in Riga.", other.upper(), shown[0], "A nurse in Lima who")
     ]
-    judged = Judge(FilterOptions(), Pool(())).judge(request, received)
+    judged = RowFilters(FilterOptions(), Pool(())).judge(request, received)
     copied = "copied_demonstration"
     assert [one.reason for one in judged.candidates] == ["", copied, copied, ""]
-    first, last = received.candidates[0].then, received.candidates[3].then
+    first, last = received.candidates[0].on_accept, received.candidates[3].on_accept
     assert (first.stage, first.parent, first.context["persona"]) == ("task", 7, "A smith in Riga.")
     assert made.receive(request, answer(text), View()) == received
     ways = {
-        (one.then.context["kind"], str(one.then.context["shown"]))
+        (one.on_accept.context["kind"], str(one.on_accept.context["shown"]))
         for name in range(9)
         for one in made.receive(asked(generate=True, name=name)[1], answer(text), View()).candidates
     }
@@ -381,10 +381,10 @@ def test_a_new_person_much_like_one_that_is_shown_is_none_and_none_is_a_task():
     assert request.sampling.max_tokens == 66
     received = made.receive(request, answer(" A baker in Lyon who pays little rent.\n6. A smith in Riga."), View())
     pool = Pool(())
-    judge = Judge(FilterOptions(), pool)
+    judge = RowFilters(FilterOptions(), pool)
     judged = judge.judge(request, received).candidates
     assert [one.reason for one in judged] == ["copied_demonstration", ""]
-    assert [one.candidate.listed for one in judged] == [False, False]
+    assert [one.candidate.is_task for one in judged] == [False, False]
     assert pool.tasks == []
     assert [one.instruction for one in pool.others] == ["A smith in Riga."]
     again = judge.judge(request.numbered(8, 1), made.receive(request, answer(" A smith in old Riga."), View()))

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from selfinstruct.config import build
+from selfinstruct.common.config import build
+from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import ConfigError, TemplateError
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Message, Received, Request, Sampling, Usage, Verdict
-from selfinstruct.resources import builtin_prompts
-from selfinstruct.strategies import QualityOptions, Refined
+from selfinstruct.strategies import QualityOptions, QualityStrategy
 from tests.cli import run_cli
 
 TEXT = {"inner": frozenset({"text"})}
@@ -42,30 +42,30 @@ class Inner:
         return Request("answer", (), Sampling(5))
 
     def failed(self, request, view):
-        return Received(marks=("inner|failed|1",))
+        return Received(counters=("inner|failed|1",))
 
     def receive(self, request, completion, view):
         return Received(self.candidates, follow_ups=(Request("more", (), Sampling(5)),))
 
 
-def refined(*candidates: Candidate, api: Any = "chat", **options: Any) -> Refined:
+def refined(*candidates: Candidate, api: Any = "chat", **options: Any) -> QualityStrategy:
     made = build(QualityOptions, options)
-    prompts = Prompts.load(Refined.templates_of(made), api, builtin_prompts())
+    prompts = Prompts.load(QualityStrategy.templates_of(made), api, builtin_prompts())
     prompts = Prompts({**prompts.texts, "inner": "$text"}, api)
-    return Refined(Inner(*candidates), made, prompts)
+    return QualityStrategy(Inner(*candidates), made, prompts)
 
 
 def completion(*texts: str, ends: str = "stop") -> Completion:
     return Completion(tuple(Choice(text, ends) for text in texts), Usage(), "scripted")
 
 
-def begun(made: Refined, stage: str = "answer", number: int = 7) -> Received:
+def begun(made: QualityStrategy, stage: str = "answer", number: int = 7) -> Received:
     return made.receive(replace(Request(stage, (), Sampling(5)), number=number), completion("x"), None)
 
 
-def chain(made: Refined, *said: Any, stage: str = "answer") -> tuple[list[Request], Received]:
+def chain(made: QualityStrategy, *said: Any, stage: str = "answer") -> tuple[list[Request], Received]:
     """The requests of the first candidate's chain, and what the last of them brought."""
-    request = begun(made, stage).candidates[0].then
+    request = begun(made, stage).candidates[0].on_accept
     asked = []
     for place, texts in enumerate(said):
         assert request is not None, f"{len(said) - place} answers too many"
@@ -82,17 +82,17 @@ ONE = {"judge": {"rubrics": ["helpfulness"], "threshold": 3}}
 
 
 def test_a_row_becomes_a_trial_and_all_else_passes_through():
-    draft = Candidate("Write a thing.", kind="draft", then=Request("inner", (), Sampling(1)))
-    trial, rejected = replace(ROW, kind="trial"), replace(ROW, verdicts=(Verdict("own", False, "bad"),))
+    draft = Candidate("Write a thing.", kind="pending_task", on_accept=Request("inner", (), Sampling(1)))
+    trial, rejected = replace(ROW, kind="provisional_row"), replace(ROW, verdicts=(Verdict("own", False, "bad"),))
     received = begun(refined(ROW, draft, trial, rejected, judge={}))
     assert received.candidates[1:] == (draft, trial, rejected)
     assert [one.stage for one in received.follow_ups] == ["more"]
     first = received.candidates[0]
-    assert (first.kind, first.span, first.shown, first.task) == ("trial", (0, 5), ("Three.",), None)
-    assert first.then is not None
-    assert (first.then.stage, first.then.parent) == ("judge", 7)
-    assert "Five." in first.then.turns[0].text
-    assert begun(refined(ROW, judge={}), "evol/answer").candidates[0].then.stage == "evol/judge"
+    assert (first.kind, first.span, first.shown, first.task) == ("provisional_row", (0, 5), ("Three.",), None)
+    assert first.on_accept is not None
+    assert (first.on_accept.stage, first.on_accept.parent) == ("judge", 7)
+    assert "Five." in first.on_accept.turns[0].text
+    assert begun(refined(ROW, judge={}), "evol/answer").candidates[0].on_accept.stage == "evol/judge"
 
 
 def test_one_request_an_answer_and_rubric_and_the_mean_decides():
@@ -106,7 +106,7 @@ def test_one_request_an_answer_and_rubric_and_the_mean_decides():
     [verdict] = row.verdicts
     assert (verdict.filter, verdict.kept, verdict.score) == ("judge", True, 11 / 3)
     assert verdict.detail["reasons"]["helpfulness"] == "all of it"
-    assert received.marks == ("quality|clarity|4",)
+    assert received.counters == ("quality|clarity|4",)
 
 
 @pytest.mark.parametrize(
@@ -129,14 +129,14 @@ def test_an_answer_without_a_score_is_asked_about_no_more_and_a_rejected_row_not
 
 def test_a_step_of_the_chain_that_fails_for_good_is_passed_over():
     made = refined(ROW, best_of=2, tags=True, judge={"rubrics": ["helpfulness", "clarity"], "threshold": 3})
-    candidates = begun(made).candidates[0].then.numbered(8, 1)
+    candidates = begun(made).candidates[0].on_accept.numbered(8, 1)
     (judge,) = made.failed(candidates, None).follow_ups
     assert judge.stage == "judge"
     (second,) = made.receive(judge.numbered(9, 1), completion("Score: 4"), None).follow_ups
     [row] = made.failed(second.numbered(10, 1), None).candidates
     assert row.verdicts[-1].reason == "no_score"
     made = refined(ROW, tags=True, **ONE)
-    judge = begun(made).candidates[0].then.numbered(8, 1)
+    judge = begun(made).candidates[0].on_accept.numbered(8, 1)
     (tags,) = made.receive(judge, completion("Score: 4"), None).follow_ups
     [row] = made.failed(tags.numbered(9, 1), None).candidates
     assert all(verdict.kept for verdict in row.verdicts)
@@ -155,7 +155,7 @@ def test_the_best_of_several_by_the_judge_the_first_of_equals_and_the_worst_besi
     assert (row.pair.rejected, row.pair.scores) == ("Six.", (4.0, 1.0))
     assert [one.filter for one in row.verdicts] == ["best_of", "judge"]
     assert row.verdicts[0].detail == {"answer": 2, "means": [2.0, 4.0, 1.0, 4.0]}
-    assert "quality|best answer|2" in received.marks
+    assert "quality|best answer|2" in received.counters
 
 
 def test_equal_scores_are_no_pair_and_the_row_s_own_answer_stays():
@@ -166,7 +166,7 @@ def test_equal_scores_are_no_pair_and_the_row_s_own_answer_stays():
 
 def test_answers_that_could_be_no_row_s_are_out_and_missing_ones_are_counted():
     made = refined(ROW, best_of=6, **ONE)
-    request = begun(made).candidates[0].then.numbered(8, 1)
+    request = begun(made).candidates[0].on_accept.numbered(8, 1)
     received = made.receive(request, completion("Five.", "", "The sum:", "Four."), None)
     assert [one.reason for one in received.discards] == ["same_answer", "empty_output", "colon", "missing_choice"]
     assert received.follow_ups[0].context["quality"]["others"] == ["Four."]
@@ -176,14 +176,14 @@ def test_answers_that_could_be_no_row_s_are_out_and_missing_ones_are_counted():
 
 def test_further_answers_meet_the_rules_of_the_row_s_strategy():
     made = refined(ROW, best_of=3, **ONE)
-    request = begun(made).candidates[0].then.numbered(8, 1)
+    request = begun(made).candidates[0].on_accept.numbered(8, 1)
     received = made.receive(request, completion("I am sorry.", "Four."), None)
     assert [one.reason for one in received.discards] == ["own_rule"]
     assert received.follow_ups[0].context["quality"]["others"] == ["Four."]
 
 
 def test_a_further_answer_in_a_chat_may_hold_what_a_raw_prompt_ends_at():
-    stops = {api: begun(refined(ROW, api=api, best_of=2, **ONE)).candidates[0].then.sampling.stop for api in APIS}
+    stops = {api: begun(refined(ROW, api=api, best_of=2, **ONE)).candidates[0].on_accept.sampling.stop for api in APIS}
     assert stops == {"completion": ("\nTask:",), "chat": ()}
 
 
@@ -257,7 +257,7 @@ def test_tags_are_columns_of_closed_vocabularies():
     made = refined(ROW, api="completion", tags=True)
     _, received = chain(made, " Math.\nDifficulty: fiendish\nLanguage: Elvish")
     assert received.candidates[0].columns == {"category": "math", "difficulty": None, "language": "other"}
-    assert received.marks == ("quality|category|math", "quality|difficulty|none", "quality|language|other")
+    assert received.counters == ("quality|category|math", "quality|difficulty|none", "quality|language|other")
     assert refined(ROW, tags=True, structured=True).schema_apis("completion") == {"completion"}
     assert refined(ROW, tags=True).schema_apis("completion") == frozenset()
 
@@ -273,7 +273,9 @@ def test_structured_requests_carry_a_schema():
 
 def test_a_system_prompt_goes_before_the_question_in_both_apis():
     row = replace(ROW, system="Be $brief.")
-    chat, raw = (begun(refined(row, api=api, best_of=2, **ONE)).candidates[0].then for api in ("chat", "completion"))
+    chat, raw = (
+        begun(refined(row, api=api, best_of=2, **ONE)).candidates[0].on_accept for api in ("chat", "completion")
+    )
     assert [(turn.role, turn.text[:10]) for turn in chat.turns] == [("system", "Be $brief."), ("user", "Answer thi")]
     assert raw.is_raw
     assert "Task: Be $brief.\n\nName a sum" in raw.turns[0].text
@@ -285,14 +287,14 @@ def test_what_a_row_would_lead_to_waits_for_the_judge():
         Request(name, prompts.turns("inner", text=f"{name} $x"), Sampling(9, stop=("s",)), {"c": [1]}, 7)
         for name in ("deepen", "again")
     )
-    row = replace(ROW, then=then, otherwise=otherwise, columns={"origin": "a"})
+    row = replace(ROW, on_accept=then, on_reject=otherwise, columns={"origin": "a"})
     made = refined(row, **ONE)
     trial = begun(made).candidates[0]
-    assert trial.then.stage == "judge"
-    assert trial.otherwise == otherwise
+    assert trial.on_accept.stage == "judge"
+    assert trial.on_reject == otherwise
     _, received = chain(made, "Score: 5")
     found = received.candidates[0]
-    assert (found.then, found.otherwise) == (replace(then, parent=8), replace(otherwise, parent=8))
+    assert (found.on_accept, found.on_reject) == (replace(then, parent=8), replace(otherwise, parent=8))
     assert found.columns["origin"] == "a"
 
 

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.config import build
+from selfinstruct.common.config import build
+from selfinstruct.common.resources import builtin_prompts
+from selfinstruct.common.rng import Rng
 from selfinstruct.engine.plan import make_plan
+from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import ConfigError
-from selfinstruct.judge import FilterOptions, Judge
 from selfinstruct.parse import reasoned
-from selfinstruct.pool import Account, Pool
+from selfinstruct.pool import MethodProgress, Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Instance, Request, Task, Usage
-from selfinstruct.resources import builtin_prompts
-from selfinstruct.rng import Rng
 from selfinstruct.strategies import Respond
 
 NUMBER = {"kind": "number", "value": 4}
@@ -34,7 +34,7 @@ TASKS = (
 class View:
     seeds: tuple[Task, ...] = TASKS
     tasks: tuple[Task, ...] = ()
-    account: Account = field(default_factory=Account)
+    progress: MethodProgress = field(default_factory=MethodProgress)
 
 
 def strategy(api: str = "completion", **options: Any) -> Respond:
@@ -44,7 +44,7 @@ def strategy(api: str = "completion", **options: Any) -> Respond:
 def asked(item: int = 0, **options: Any) -> tuple[Respond, Request]:
     made, view = strategy(**options), View()
     for before in range(item):
-        view.account.take(before)
+        view.progress.take(before)
     request = made.propose(view, Rng("test", item))
     assert request is not None
     return made, request.numbered(7, 1)
@@ -66,7 +66,7 @@ def test_each_task_is_asked_as_it_stands_in_turn_until_all_were() -> None:
     assert turns(asked(1)[1]) == [("user", "Add.\n\n1 3")]
     view = View()
     for item in range(3):
-        view.account.take(item)
+        view.progress.take(item)
     assert strategy().propose(view, Rng("x")) is None
     assert strategy().rows(TASKS) == 3
 
@@ -143,7 +143,7 @@ def test_no_filter_rejects_what_was_given_for_its_form_or_for_resembling_another
     plan = make_plan({"strategy": "respond", "seeds": str(path), "backend": "openai", "openai": {"model": "m"}})
     assert plan.settings.n == 1
     pool = Pool(TASKS)
-    judge = Judge(plan.settings.filters, pool)
+    judge = RowFilters(plan.settings.filters, pool)
     texts = ["Draw an image.", "Draw an image.", "!", "Write a program", "word " * 200]
     given = [("", "Yes, here."), ("Correct she go to school.", "Correct: she goes to school.")]
     for number, text in enumerate(texts):

@@ -9,18 +9,18 @@ from typing import ClassVar
 import pytest
 
 from selfinstruct.backends.base import Backend
-from selfinstruct.config import build
+from selfinstruct.common.config import build
+from selfinstruct.engine.dispatch.concurrency import ConcurrencyLimiter
+from selfinstruct.engine.dispatch.retry import Retry, RetryOptions
 from selfinstruct.errors import BackendError, ConfigError, RequestError, TransientError
-from selfinstruct.pace import Pace
-from selfinstruct.records import Choice, Completion, Request, Sampling, Turn, Usage
-from selfinstruct.retry import Retry, RetryOptions
+from selfinstruct.records import Choice, Completion, PromptMessage, Request, Sampling, Usage
 
 DONE = Completion((Choice("done", "stop"),), Usage(), "m")
 QUICK = RetryOptions(attempts=4, base_s=0.001, cap_s=0.002, total_s=60)
 
 
 def make(number: int = 0) -> Request:
-    return Request("s", (Turn("prompt", "t", {}, "p"),), Sampling(1), number=number)
+    return Request("s", (PromptMessage("prompt", "t", {}, "p"),), Sampling(1), number=number)
 
 
 class Scripted(Backend):
@@ -277,7 +277,7 @@ def test_a_429_that_another_server_can_make_up_for_pauses_nobody() -> None:
         return TransientError("", retry_after=1e6, throttled=True, elsewhere=1) if call <= 5 else None
 
     async def go() -> None:
-        pace, backend, log = Pace(4), Scripted(script), Log()
+        pace, backend, log = ConcurrencyLimiter(4), Scripted(script), Log()
         retry = Retry(RetryOptions(attempts=1, base_s=60.0), pace, on_wait=log.waited)
         assert await retry.complete(backend, make(), log.before) is DONE
         assert await retry.complete(backend, make(), log.before) is DONE, "the gate is open"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct.config import build
+from selfinstruct.common.config import build
+from selfinstruct.common.rng import Rng
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Choice, Completion, Instance, Request, Task, Usage
-from selfinstruct.rng import Rng
 from selfinstruct.strategies import SelfInstruct
 
 TEMPLATES = Path(__file__).parents[2] / "prompts"
@@ -57,7 +57,7 @@ def follow(made, request: Request, text, number=8, view=None):
 def instances(made, label: str, view=None) -> Request:
     """The request for the instances of one draft, after this answer of the classify stage."""
     draft = drafts(made, "9. Name a bird.", view).candidates[0]
-    (request,) = follow(made, draft.then, label, view=view).follow_ups
+    (request,) = follow(made, draft.on_accept, label, view=view).follow_ups
     return request
 
 
@@ -106,9 +106,9 @@ class TestInstructions:
         text = " Name a\tbird.\n10. \n11. Name a tree.\n12. Name a f"
         received = drafts(strategy(), text, finish_reason="length")
         assert [draft.instruction for draft in received.candidates] == ["Name a bird.", "Name a tree."]
-        assert [draft.then.context["task"] for draft in received.candidates] == ["7.0", "7.1"]
-        assert [draft.then.stage for draft in received.candidates] == ["classify", "classify"]
-        assert [draft.then.parent for draft in received.candidates] == [7, 7]
+        assert [draft.on_accept.context["task"] for draft in received.candidates] == ["7.0", "7.1"]
+        assert [draft.on_accept.stage for draft in received.candidates] == ["classify", "classify"]
+        assert [draft.on_accept.parent for draft in received.candidates] == [7, 7]
         assert [one.reason for one in received.discards] == ["no_instruction", "truncated"]
         assert [draft.output for draft in received.candidates] == ["", ""]
 
@@ -124,11 +124,11 @@ class TestClassify:
     def test_the_head_of_the_prompt_is_the_same_for_every_task(self):
         made = strategy(classify_yes=2, classify_no=3)
         received = drafts(made, " Name a bird.\n10. Name a tree.")
-        texts = [draft.then.turns[0].text for draft in received.candidates]
+        texts = [draft.on_accept.turns[0].text for draft in received.candidates]
         heads = {text.rpartition("Task: ")[0] for text in texts}
         assert len(heads) == 1
         assert texts[0].endswith("\n\nTask: Name a bird.\nClassification:")
-        assert received.candidates[0].then.context["demonstrations"] == ["s1", "s0", "s2", "s3", "s4"]
+        assert received.candidates[0].on_accept.context["demonstrations"] == ["s1", "s0", "s2", "s3", "s4"]
         assert [line for line in heads.pop().splitlines() if line.startswith("Classification")] == [
             "Classification: no",
             "Classification: yes",
@@ -149,7 +149,7 @@ class TestClassify:
     )
     def test_the_answer_decides_the_form(self, text, label, reasons):
         made = strategy()
-        received = follow(made, drafts(made, " Name a bird.").candidates[0].then, text)
+        received = follow(made, drafts(made, " Name a bird.").candidates[0].on_accept, text)
         (request,) = received.follow_ups
         assert request.context["is_classification"] is label
         assert request.turns[0].template == f"self-instruct/{'output' if label else 'input'}-first"
@@ -159,7 +159,7 @@ class TestClassify:
 
     def test_without_classification_seeds_the_stage_is_skipped(self):
         view = View(seeds=tuple(one for one in SEEDS if not one.is_classification))
-        then = drafts(strategy(), " Name a bird.", view).candidates[0].then
+        then = drafts(strategy(), " Name a bird.", view).candidates[0].on_accept
         assert (then.stage, then.turns[0].template) == ("instances", "self-instruct/input-first")
         assert (then.context["task"], then.parent) == ("7.0", 7)
 
@@ -268,5 +268,5 @@ def test_options_out_of_range(options, said):
 
 
 def test_a_request_is_the_same_in_every_process():
-    one, other = (drafts(strategy(), " Name a bird.").candidates[0].then.digest for _ in range(2))
+    one, other = (drafts(strategy(), " Name a bird.").candidates[0].on_accept.digest for _ in range(2))
     assert one == other

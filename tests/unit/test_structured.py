@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
-from selfinstruct.backends.openai import OpenAIBackend, OpenAIOptions
-from selfinstruct.codec import canonical, digest, dumps, loads
-from selfinstruct.config import build, lasting
+from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
+from selfinstruct.common.codec import canonical, digest, dumps, loads
+from selfinstruct.common.config import build, identity_fields
+from selfinstruct.common.rng import Rng
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import BackendError, RequestError
 from selfinstruct.ledger import pack, unpack
 from selfinstruct.prompts import Api, Prompts
-from selfinstruct.records import Choice, Completion, Instance, Request, Sampling, Task, Turn, Usage
-from selfinstruct.rng import Rng
-from selfinstruct.strategies import Alpaca, SelfInstruct, schemas
+from selfinstruct.records import Choice, Completion, Instance, PromptMessage, Request, Sampling, Task, Usage
+from selfinstruct.strategies import Alpaca, SelfInstruct
 from selfinstruct.strategies.alpaca import FIELDS
+from selfinstruct.strategies.shared import schemas
 from tests.loopback import Fault, Loopback
 
 TEMPLATES = Path(__file__).parents[2] / "prompts"
@@ -97,7 +98,7 @@ def test_self_instruct_asks_for_instructions_and_instances_by_schema_and_for_the
     assert request.sampling.schema == schemas.strings("instructions", 9)
     received = made.receive(request, answer(dumps({"instructions": [TRICK, "Do b."]})), View())
     assert [one.instruction for one in received.candidates] == [" ".join(TRICK.split()), "Do b."]
-    classify = received.candidates[0].then
+    classify = received.candidates[0].on_accept
     assert classify is not None
     assert classify.sampling.schema is None
     orders = {"yes": ["output", "input"], "no": ["input", "output"]}
@@ -165,7 +166,7 @@ def test_how_an_answer_is_read_follows_from_its_request_and_not_from_the_options
 
 
 def test_a_request_without_a_schema_has_the_digest_that_it_always_had() -> None:
-    turns = (Turn("prompt", "t", {}, "text"),)
+    turns = (PromptMessage("prompt", "t", {}, "text"),)
     plain = Request("s", turns, Sampling(9))
     assert "schema" not in plain.sampling.to_json()
     assert plain.digest == "80a9b138e537fcdf244dab33e2b669377db8c76e0147e3dc47d95893e49ad036"
@@ -197,18 +198,22 @@ def test_a_run_without_it_is_what_it_was_before_there_was_the_option(name: str) 
     other = make_plan({**given, name: {"structured": True}})
     assert other.identity[name]["structured"] is True
     assert [one for one in other.prompts.texts if one.endswith("-json")]
-    assert "structured" not in lasting(plan.strategy_options)
+    assert "structured" not in identity_fields(plan.strategy_options)
 
 
 # What is sent
 
 
 def raw(**sampling: Any) -> Request:
-    return Request("s", (Turn("prompt", "t", {}, "Tasks as JSON:\n"),), Sampling(**{"max_tokens": 9, **sampling}))
+    return Request(
+        "s", (PromptMessage("prompt", "t", {}, "Tasks as JSON:\n"),), Sampling(**{"max_tokens": 9, **sampling})
+    )
 
 
 def chat(**sampling: Any) -> Request:
-    return Request("s", (Turn("user", "t", {}, "Tasks as JSON:\n"),), Sampling(**{"max_tokens": 9, **sampling}))
+    return Request(
+        "s", (PromptMessage("user", "t", {}, "Tasks as JSON:\n"),), Sampling(**{"max_tokens": 9, **sampling})
+    )
 
 
 async def _complete(backend: Any, request: Request) -> Completion:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.codec import Json
+from selfinstruct.common.codec import Json
 from selfinstruct.errors import DataError, MissingExtraError
 from selfinstruct.seeds import load_seeds
 from selfinstruct.verifiers import check_verifier, kind_of, kinds, use_journal, verify

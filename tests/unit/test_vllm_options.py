@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from selfinstruct.backends import open_backend
-from selfinstruct.backends.vllm import VllmBackend, VllmOptions, engine_arguments
-from selfinstruct.backends.vllm_process import cause_in
-from selfinstruct.config import build
+from selfinstruct.backends.vllm.backend import VllmBackend, VllmOptions, engine_arguments
+from selfinstruct.backends.vllm.process import cause_in
+from selfinstruct.common.config import build
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import ConfigError, MissingExtraError
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.backends.vllm import VllmBackend, VllmOptions
+from selfinstruct.backends.vllm.backend import VllmBackend, VllmOptions
 from selfinstruct.records import Completion, Request
 
 HERE = Path(__file__).parent
@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model out of its GGUF file, as a folder with safetensors."""
     import torch
 
-    from finetune.model import load, save
+    from finetune.model.loading import load, save
 
     folder = tmp_path_factory.mktemp("model") / "SmolLM2"
     loaded = load(None, dtype=torch.float32)

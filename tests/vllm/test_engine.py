@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.backends.vllm import VllmBackend, VllmOptions
+from selfinstruct.backends.vllm.backend import VllmBackend, VllmOptions
+from selfinstruct.common.rng import Rng
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import BackendError, ConfigError, RequestError, TransientError
 from selfinstruct.pool import Pool
-from selfinstruct.records import Completion, Request, Sampling, Turn
-from selfinstruct.rng import Rng
+from selfinstruct.records import Completion, PromptMessage, Request, Sampling
 from tests.vllm.conftest import SETTINGS
 
 Ask = Callable[..., list[Completion]]
@@ -23,12 +23,14 @@ HEAD = "A list of short and clear tasks for an assistant, each on a line of its 
 
 
 def raw(text: str, **sampling: Any) -> Request:
-    return Request("s", (Turn("prompt", "t", {}, text),), Sampling(**{"max_tokens": 8, "temperature": 0.0, **sampling}))
+    return Request(
+        "s", (PromptMessage("prompt", "t", {}, text),), Sampling(**{"max_tokens": 8, "temperature": 0.0, **sampling})
+    )
 
 
 def chat(*texts: str, **sampling: Any) -> Request:
     roles = ("system", "user") if len(texts) == 2 else ("user",)
-    turns = tuple(Turn(role, "t", {}, text) for role, text in zip(roles, texts, strict=True))
+    turns = tuple(PromptMessage(role, "t", {}, text) for role, text in zip(roles, texts, strict=True))
     return Request("s", turns, Sampling(**{"max_tokens": 8, "temperature": 0.0, **sampling}))
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct.backends.vllm import VllmBackend, VllmOptions
-from selfinstruct.records import Request, Sampling, Turn
+from selfinstruct.backends.vllm.backend import VllmBackend, VllmOptions
+from selfinstruct.records import PromptMessage, Request, Sampling
 from tests.vllm.conftest import SETTINGS
 
 PROMPTS = ("The capital of France is", "1. Name a colour.\n2. Name a colour.\n3. Name a")
@@ -22,7 +22,7 @@ def answers(options: VllmOptions) -> list[str]:
         await backend.start()
         try:
             sampling = Sampling(max_tokens=16, temperature=0.0)
-            requests = [Request("s", (Turn("prompt", "t", {}, text),), sampling) for text in PROMPTS]
+            requests = [Request("s", (PromptMessage("prompt", "t", {}, text),), sampling) for text in PROMPTS]
             return [one.text for one in await asyncio.gather(*map(backend.complete, requests))]
         finally:
             await backend.close()

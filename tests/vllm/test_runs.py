@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct.backends.vllm import VllmBackend
+from selfinstruct.backends.vllm.backend import VllmBackend
 from selfinstruct.errors import BackendError
 from selfinstruct.ledger import Reader, has_run
 from selfinstruct.records import Completion
