@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from finetune.export.gguf import DTYPES, export_gguf
+from finetune.export.writer import export_model
 from finetune.model import pretokenizers as splitting
 from finetune.model.adapters import BASE, save_adapters
 from finetune.model.loading import load, load_tokenizer, save
@@ -195,7 +196,7 @@ def test_each_way_of_cutting_is_that_of_llama_cpp(name, tmp_path, monkeypatch) -
     assert splitting.pre_tokenizer_by_name(written) == (cutter, whole_words)
     tokenizer = cutting(name)
     saved(tmp_path / "model", tokenizer)
-    monkeypatch.setattr("finetune.export.gguf.name_of", lambda *_, **__: name)
+    monkeypatch.setattr("finetune.export.gguf.pre_tokenizer_name", lambda *_, **__: name)
     export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="f32")
     llama, again = Llama(tmp_path / "m.gguf"), load_tokenizer(str(tmp_path / "m.gguf"))
     for text in (*HARD, "an unreachable word", "<tool>1<tool> <tool >"):
