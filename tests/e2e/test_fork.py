@@ -217,13 +217,14 @@ def test_tune_predicts_the_result_of_refilter(source: tuple[Path, Loopback]) -> 
     before = len(server.arrived)
     strategy = json.loads(run_cli("status", run, "--json"))["strategy"]
     grid = "filters.novelty.threshold=0.45,0.6,0.95"
-    results = [json.loads(line) for line in run_cli("tune", run, "--grid", grid, "--json").splitlines()]
+    results = json.loads(run_cli("tune", run, "--grid", grid, "--json"))["results"]
     assert len(server.arrived) == before
-    assert [result["filters.novelty.threshold"] for result in results] == [0.45, 0.6, 0.95]
+    assert [result["settings"]["filters.novelty.threshold"] for result in results] == [0.45, 0.6, 0.95]
     assert results[0]["rejected"].get("similar", 0) > results[-1]["rejected"].get("similar", 0)
     for result in results:
-        new = run.with_name(f"at {result['filters.novelty.threshold']}")
-        setting = f"filters.novelty.threshold={result['filters.novelty.threshold']}"
+        threshold = result["settings"]["filters.novelty.threshold"]
+        new = run.with_name(f"at {threshold}")
+        setting = f"filters.novelty.threshold={threshold}"
         output = run_cli("refilter", run, "-o", new, "--set", setting, "-n", 1000)
         assert len(rows(new)) == result["rows"]
         assert (f"{result['waiting']} follow-up" in output) == bool(result["waiting"])
