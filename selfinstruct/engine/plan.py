@@ -45,7 +45,7 @@ class RunPlan:
         seeds: The seed tasks.
         prompts: Templates and data files.
         strategy: The strategy, wrapped where ``quality`` is set.
-        given: The user's settings, before presets and defaults are added.
+        user_settings: The user's settings, before presets and defaults are added.
         history: Provenance of a fork as stored in its ledger: ``until``, its first own request number; ``digest`` of
             the inherited outcomes; ``eras``, see ``Reader.eras``. None for other runs.
         methods: The methods of a mixed run; () for a run of one strategy.
@@ -57,7 +57,7 @@ class RunPlan:
     seeds: tuple[Task, ...]
     prompts: Prompts
     strategy: Strategy
-    given: Mapping[str, Any] = field(default_factory=dict)
+    user_settings: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Any] | None = None
     methods: tuple[Method, ...] = ()
 
@@ -116,7 +116,7 @@ class RunPlan:
         """Return the metadata for the ledger of a new run."""
         return {
             "config": self.values(),
-            "given": self.given,
+            "given": self.user_settings,
             "identity": self.identity,
             "templates": self.prompts.digests(),
             "seeds": self.row_identity["seeds"],
@@ -131,11 +131,11 @@ class RunPlan:
         return {**texts, self.row_identity["seeds"]: canonical(seeds_to_json(self.seeds))}
 
 
-def make_plan(given: Mapping[str, Any], run: Path | None = None) -> RunPlan:
+def make_plan(settings: Mapping[str, Any], run: Path | None = None) -> RunPlan:
     """Validate settings and load the files that they name.
 
     Args:
-        given: The user's settings in the form of a configuration file, without defaults.
+        settings: The user's settings in the form of a configuration file, without defaults.
         run: A run directory. If it holds a run, missing settings are those of the run.
 
     Raises:
@@ -146,22 +146,22 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> RunPlan:
     if run is not None and has_run(run):
         base = Reader(run)
         if not base.has_outcomes():  # the run may still change: merge the earlier settings with the new ones
-            given = merge_with_previous(base.meta("given"), given)
+            settings = merge_with_previous(base.meta("given"), settings)
             base.close()
             base = None
     if base is not None:
-        values = overlay_settings(base.meta("config"), given)
-    elif given.get("backend") == "replay":
-        base = Reader(_replay_source(given))
+        values = overlay_settings(base.meta("config"), settings)
+    elif settings.get("backend") == "replay":
+        base = Reader(_replay_source(settings))
         source = base.meta("config")
         source.pop(source["backend"])
-        replay = {**section(given, "replay"), "api": base.meta("api")}
-        values = overlay_settings(source, {**given, "replay": replay})
+        replay = {**section(settings, "replay"), "api": base.meta("api")}
+        values = overlay_settings(source, {**settings, "replay": replay})
     else:
-        values = overlay_settings(defaults_for(given), given)
+        values = overlay_settings(defaults_for(settings), settings)
     # A replay makes the recorded requests again: from the recorded seeds and templates, unless others are set.
     replays = values.get("backend") == "replay" and base is not None
-    recorded = frozenset({"seeds", "prompts"} - given.keys()) if replays else frozenset()
+    recorded = frozenset({"seeds", "prompts"} - settings.keys()) if replays else frozenset()
     try:
         history = base.meta("history", None) if base is not None else None
         if replays and history is not None and base is not None and base.path.parent != run:
@@ -169,7 +169,7 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> RunPlan:
                 f"{base.path.parent} is a fork and can't be replayed, as its first requests belong to another run; "
                 "use selfinstruct fork"
             )
-        return replace(_plan(values, base, recorded), given=dict(given), history=history)
+        return replace(_plan(values, base, recorded), user_settings=dict(settings), history=history)
     finally:
         if base is not None:
             base.close()
@@ -185,11 +185,11 @@ def recorded_plan(reader: Reader) -> RunPlan:
     return replace(plan, history=reader.meta("history", None))
 
 
-def forked_plan(given: Mapping[str, Any], reader: Reader, inherited: InheritedOutcomes) -> RunPlan:
+def forked_plan(settings: Mapping[str, Any], reader: Reader, inherited: InheritedOutcomes) -> RunPlan:
     """Return the plan of a fork, a run that inherits the outcomes of another run.
 
     Args:
-        given: Settings that differ from those of the source. The recorded seeds and prompts are used unless set here.
+        settings: Settings that differ from the source. The recorded seeds and prompts are used unless set here.
         reader: The ledger of the source.
         inherited: The outcomes of the source.
 
@@ -197,8 +197,8 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, inherited: InheritedOu
         UsageError: If a setting is wrong or the strategy differs.
         RunChangedError: If this version of selfinstruct reads ledgers differently.
     """
-    values = overlay_settings(reader.meta("config"), given)
-    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - given.keys()))
+    values = overlay_settings(reader.meta("config"), settings)
+    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - settings.keys()))
     identity = reader.meta("identity")
     previous = identity["strategy"]
     if plan.settings.strategy != previous:
@@ -212,11 +212,11 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, inherited: InheritedOu
             )
     era = {"until": inherited.until, "templates": reader.meta("templates")}
     history = {"until": inherited.until, "digest": inherited.digest, "eras": [*reader.eras(), era]}
-    return replace(plan, given=dict(given), history=history)
+    return replace(plan, user_settings=dict(settings), history=history)
 
 
-def _replay_source(given: Mapping[str, Any]) -> Path:
-    source = section(given, "replay").get("source")
+def _replay_source(settings: Mapping[str, Any]) -> Path:
+    source = section(settings, "replay").get("source")
     if not source:
         raise UsageError("the replay backend needs a recorded run; name one with --from RUN_DIR")
     return Path(source)

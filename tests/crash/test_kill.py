@@ -27,7 +27,7 @@ from selfinstruct.ledger import Reader
 from tests.cli import command, dataset, environment, run_cli
 from tests.conftest import Promise
 from tests.loopback import Loopback
-from tests.scripted import STRATEGIES, reply
+from tests.scripted import SETTINGS, STRATEGIES, reply
 
 HASH_SEEDS = ("0", "4242")
 PATIENCE_S = 90.0  # after which a life that does not end is killed, and its test fails
@@ -125,14 +125,13 @@ def nurseries() -> Iterator[list[Nursery]]:
         yield [first, second]
 
 
-MIXED = "strategies=[{name: alpaca}, {name: self-instruct}, {name: alpaca, label: short, list_length: 5}]"
-
-
 def options(strategy: str, url: str, rows: int, *more: object) -> list[object]:
+    settings = {"strategy": strategy, **SETTINGS[strategy]}
     if strategy == "mix":
-        more = (*more, "--set", MIXED, "--set", "adapt=true")
-    return ["--backend", "openai", "--model", "scripted", "--base-url", url, "--api", "completion", "--strategy",
-            strategy, "-n", rows, "-q", *more]  # fmt: skip
+        settings["adapt"] = True
+    given = [word for name, value in settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    return ["--backend", "openai", "--model", "scripted", "--base-url", url, "--api", "completion", "-n", rows, "-q",
+            *given, *more]  # fmt: skip
 
 
 @cache
@@ -152,7 +151,8 @@ def out_of_order(body: dict[str, Any]) -> float:
 
 def made(run: Path) -> tuple[bytes, bytes]:
     """The bytes that a run is about: its dataset and the manifest."""
-    return dataset(run), (run / "dataset" / "manifest.json").read_bytes()
+    [rows] = (run / "dataset").glob("*.jsonl")
+    return rows.read_bytes(), (run / "dataset" / "manifest.json").read_bytes()
 
 
 def commits(run: Path, columns: str = "k, body", table: str = "outcomes") -> dict[int, Any]:

@@ -25,9 +25,15 @@ ENTRIES = [{"name": "self-instruct"}, {"name": "alpaca", "label": "short", "list
 LABELS = {"self-instruct", "short", "alpaca"}
 
 
+FILTERED = Fault(400, body={"error": {"message": "filtered", "code": "content_filter"}})
+
+
 def faulty(_: int, body: dict[str, Any]) -> Fault | None:
-    """A failure for good of one request in eleven, by its content: of the same ones in every run."""
-    return Fault(400) if body["seed"] % 11 == 3 else None
+    """Fail one request in eleven permanently, by its content: the same ones in every run.
+
+    The content filter is at fault and no other error: a plain 400 that comes before the first answer blames the server.
+    """
+    return FILTERED if body["seed"] % 11 == 3 else None
 
 
 @pytest.fixture
