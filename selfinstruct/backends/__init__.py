@@ -28,7 +28,7 @@ __all__ = [
     "register_backend",
 ]
 
-# The options of each backend have a type of their own, which no common type argument can name.
+# Each backend has another type of options, so the type argument of a registry entry is not known.
 _SPECS: dict[str, BackendSpec[Any]] = {spec.name: spec for spec in (LLAMACPP, OPENAI, OPENAI_BATCH, REPLAY, VLLM)}
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.backends import Capabilities, backend_names, backend_spec
+from selfinstruct.backends import BackendOptions, Capabilities, backend_names, backend_spec
 from selfinstruct.common.codec import canonical, digest
 from selfinstruct.common.config import build, identity_fields, nearest, section, to_plain
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
@@ -47,7 +47,7 @@ class RunPlan:
 
     settings: Settings
     strategy_options: Any
-    backend_options: Any
+    backend_options: BackendOptions
     seeds: tuple[Task, ...]
     prompts: Prompts
     strategy: Strategy

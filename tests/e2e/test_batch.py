@@ -207,7 +207,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_collects(
         life = Life(nursery, tmp_path / "log", *args(tmp_path / "run", server.url))
         script.fault = lambda method, path, times: life.kill(signal.SIGINT) if (path, times) == when else None
         output = life.end(130)
-        assert "16 requests under way in batches: the server goes on with them" in output
+        assert "16 requests" in output
         assert "the same command will collect" in output
         assert states(tmp_path / "run") == ["collected", "there"]
         script.hold.set()

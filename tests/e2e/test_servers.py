@@ -313,10 +313,10 @@ def test_a_server_process_that_is_killed(tmp_path: Path, alone: bytes) -> None:
 def test_addresses_may_change_during_the_life_of_a_run(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
     """From one address to several and back."""
     servers = [loopback(reply), loopback(reply)]
-    one, both = servers[0].url, [server.url for server in servers]
+    first, both = servers[0].url, [server.url for server in servers]
     args = ("--backend", "openai", "--model", "scripted", "--api", "completion", "--strategy", "alpaca", "-q")
-    run_cli("generate", tmp_path / "run", *args, "--base-url", one, "-n", 5, "--concurrency", 1)
-    assert f"base_url: {one}\n" in (tmp_path / "run" / "config.yaml").read_text()
+    run_cli("generate", tmp_path / "run", *args, "--base-url", first, "-n", 5, "--concurrency", 1)
+    assert f"base_url: {first}\n" in (tmp_path / "run" / "config.yaml").read_text()
     config = tmp_path / "c.yaml"
     config.write_text(f"openai:\n  base_url:\n  - {both[0]}\n  - {both[1]}\n")
     run_cli("generate", tmp_path / "run", "--config", config, "-n", 20, "--concurrency", 4, "-q")
