@@ -374,7 +374,7 @@ def _run(
 
     backend = open_backend(plan.settings.backend, plan.backend_options, show_servers)
     if isinstance(backend, BatchBackend):
-        backend.keep_in(folder, progress.notify)
+        backend.open_journal(folder, progress.notify)
     engine = Engine(plan, state, ledger, reader, backend, budget, progress)
 
     async def main() -> tuple[str, int]:

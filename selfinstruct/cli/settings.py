@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from selfinstruct.backends import OPTIONS
+from selfinstruct.backends import backend_names, backend_spec
 from selfinstruct.common.config import assign, merge, read_yaml
 from selfinstruct.engine.plan import Settings
 from selfinstruct.errors import ConfigError, UsageError
@@ -118,7 +118,7 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
     if source:
         section["source"] = str(source)
     backend = str(_resolved(run_dir, settings, "backend"))
-    if section and backend in OPTIONS:  # an unknown backend is refused by name later
+    if section and backend in backend_names():  # an unknown backend is refused by name later
         _check_flags(backend, section)
         settings = merge(settings, {backend: section})
     return settings, lines
@@ -126,7 +126,9 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
 
 def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
     """Refuse an option that the backend does not have, naming the backends that do."""
-    options = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in OPTIONS.items()}
+    options = {
+        name: {field.name for field in dataclasses.fields(backend_spec(name).options)} for name in backend_names()
+    }
     for key in section:
         if key not in options[backend]:
             flag = "--from" if key == "source" else f"--{key.replace('_', '-')}"
