@@ -17,7 +17,7 @@ import selfinstruct as package
 from finetune.cli import cli as finetune
 from finetune.options import Lora, Options
 from finetune.recipes import names, path_of
-from selfinstruct.backends import backend_names, backend_spec
+from selfinstruct.backends import builtin_backends
 from selfinstruct.cli import cli as selfinstruct
 from selfinstruct.common.config import build, to_plain
 from selfinstruct.engine.plan import Settings
@@ -275,7 +275,7 @@ def configuration() -> str:
     ]
     strategies = {name: kind.Options for name, kind in STRATEGIES.items()}
     strategies[MixtureStrategy.name] = MixtureStrategy.Options
-    backends = {name: backend_spec(name).options for name in backend_names()}
+    backends = {spec.name: spec.options for spec in builtin_backends()}
     for title, sections in (("Strategy", strategies), ("Backend", backends)):
         for name, options in sorted(sections.items()):
             parts.append(_section(f"{title} `{name}`", build(options, {}), {name: to_plain(build(options, {}))}))
