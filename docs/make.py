@@ -15,7 +15,7 @@ import yaml
 
 import selfinstruct as package
 from finetune.cli import cli as finetune
-from finetune.options import Lora, Options
+from finetune.options import Lora, TrainingOptions
 from finetune.recipes import names, path_of
 from selfinstruct.backends import builtin_backends
 from selfinstruct.cli import cli as selfinstruct
@@ -283,7 +283,7 @@ def configuration() -> str:
         "# Training\n",
         "`finetune train` takes its settings from a recipe, then from `--config FILE` (YAML, these keys), then from "
         "`--set key=value`.\n",
-        _section("Settings of a training run", Options(lora=Lora()), to_plain(Options())),
+        _section("Settings of a training run", TrainingOptions(lora=Lora()), to_plain(TrainingOptions())),
     ]
     for name in names():
         parts += [f"## Recipe `{name}`\n", "```yaml", path_of(name).read_text(encoding="utf-8") + "```\n"]
