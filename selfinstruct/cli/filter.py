@@ -87,7 +87,7 @@ def command(ctx: click.Context, /, source: str, output: str, **options: Any) -> 
 
     try:
         show = None if quiet else _show
-        outcome = filter_file(source, output, FilterFileOptions(**options), report=report, tell=tell, show=show)
+        outcome = filter_file(source, output, FilterFileOptions(**options), report=report, on_malformed=tell, show=show)
     except KeyboardInterrupt:
         click.echo("stopped; nothing was written", err=True)
         ctx.exit(130)

@@ -18,7 +18,7 @@ from selfinstruct.filters import (
     ProgramPrefix,
     Tokenizer,
     WordCount,
-    judge_instances,
+    check_instances,
 )
 from selfinstruct.filters.rouge.index import Explain
 from selfinstruct.pool import AcceptedRow, Pool
@@ -173,7 +173,7 @@ class RowFilters:
         same: what a filter says of a candidate depends on those before it that passed this filter, and on no later one.
         """
         verdicts = _Verdicts(received.candidates, request.number)
-        self._judge_tasks(verdicts, "dense" if self._dense(request.number) else "match")
+        self._judge_tasks(verdicts, "full" if self._dense(request.number) else "match")
         self._judge_rows(verdicts)
         judged = zip(verdicts.names, received.candidates, map(tuple, verdicts.found), strict=True)
         return FilterOutcome(request, received, tuple(FilteredCandidate(*one) for one in judged))
@@ -183,7 +183,7 @@ class RowFilters:
         texts, names = verdicts.instructions, verdicts.names
         places = [place for place, one in enumerate(verdicts.candidates) if one.task is None and verdicts.kept(place)]
         for one in self._instruction_filters:
-            places = verdicts.passed(places, one.judge([texts[place] for place in places]))
+            places = verdicts.passed(places, one.decide([texts[place] for place in places]))
         if self._novelty is not None and places:  # an empty index is falsy
             offered = [texts[place] for place in places], [names[place] for place in places]
             places = verdicts.passed(places, self._novelty.offer_many(*offered, explain=explain))
@@ -199,7 +199,7 @@ class RowFilters:
         places = verdicts.passed(places, [by_rules[place] for place in places])
         if self._copied is not None:
             rows = [candidates[place] for place in places]
-            places = verdicts.passed(places, [self._copied.judge(row.output, row.input, row.shown) for row in rows])
+            places = verdicts.passed(places, [self._copied.decide(row.output, row.input, row.shown) for row in rows])
         verified = [place for place in places if candidates[place].verifier is not None]
         failed = set(verified) - set(verdicts.passed(verified, [_verified(candidates[place]) for place in verified]))
         places = [place for place in places if place not in failed and candidates[place].kind == "row"]
@@ -255,6 +255,6 @@ def _instance_rules(candidates: Sequence[Candidate]) -> dict[int, Verdict]:
     verdicts: dict[int, Verdict] = {}
     for places in groups.values():
         rows = [candidates[place] for place in places]
-        found = judge_instances([Instance(row.input, row.output) for row in rows], truncated=False)
+        found = check_instances([Instance(row.input, row.output) for row in rows], truncated=False)
         verdicts.update(zip(places, found, strict=True))
     return verdicts
