@@ -83,8 +83,8 @@ def filter_file(
     """Write the rows of one file that the filters keep into another file.
 
     If no filter is on, ROUGE-L at 0.7 is. The filters decide in this order: words, keywords, repetition, refusals,
-    boilerplate, language, PII, decontamination, verifiers, perplexity, IFD, ROUGE-L, MinHash, semantic, balance. A row
-    that one filter drops is not offered to the next.
+    boilerplate, language, PII, decontamination, plugins, verifiers, perplexity, IFD, ROUGE-L, MinHash, semantic,
+    balance. A row that one filter drops is not offered to the next.
 
     Args:
         source, output: Paths; ``-`` for the standard streams.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from selfinstruct.filters import Tokenizer
+from selfinstruct.filters import Filter, Tokenizer
 
 __all__ = ["EMBEDDER", "FilterFileOptions", "PiiAction"]
 
@@ -34,6 +34,7 @@ class FilterFileOptions:
         language: ISO 639-1 codes of the languages that are kept.
         pii: ``drop`` rows with personal data or secrets, ``redact`` them, or ``flag`` them in the report.
         decontaminate: Files with benchmark items; rows that reveal an item are dropped.
+        plugins: Further filters, from plugins or the caller. Each reads the text that its attribute ``reads`` names.
         balance: A field, and the largest share of the kept rows that may have the same value in it. It needs all other
             verdicts first, so the kept rows are held in memory.
         column: The field that every filter reads; None detects the layout of each row.
@@ -57,6 +58,7 @@ class FilterFileOptions:
     language: tuple[str, ...] = ()
     pii: PiiAction | None = None
     decontaminate: tuple[str, ...] = ()
+    plugins: tuple[Filter, ...] = ()
     balance: tuple[str, float] | None = None
     column: str | None = None
     output_column: str | None = None
@@ -66,10 +68,7 @@ class FilterFileOptions:
     @property
     def any_filter(self) -> bool:
         """Whether at least one filter is on."""
-        numbers = (self.rouge, self.minhash, self.semantic, self.words, self.perplexity, self.ifd, self.balance)
-        flags = (self.keywords, self.repetition, self.refusals, self.boilerplate, self.verify)
-        return (
-            any(value is not None for value in numbers)
-            or any(flags)
-            or bool(self.language or self.pii or self.decontaminate)
-        )
+        settings = (self.rouge, self.minhash, self.semantic, self.words, self.perplexity, self.ifd, self.balance)
+        flags = (self.keywords, self.repetition, self.refusals, self.boilerplate, self.verify, self.pii is not None)
+        lists = (self.language, self.decontaminate, self.plugins)
+        return any(setting is not None for setting in settings) or any(flags) or any(lists)

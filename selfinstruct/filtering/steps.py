@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -32,6 +32,7 @@ from selfinstruct.filters import (
     Verdict,
     WordCount,
 )
+from selfinstruct.filters.base import Reads
 from selfinstruct.filters.perplexity import load_scorer
 from selfinstruct.verifiers import verify, without_nulls
 
@@ -46,45 +47,52 @@ class Step:
 
     Attributes:
         filter: The filter.
-        text: Returns the text that it decides on.
         label: Name and setting, for the summary.
+        text: Returns the text that the filter decides on.
         reported: Returns the text for the report; None for the text that the filter decides on.
     """
 
     filter: Filter | TextIndex
-    text: Text
     label: str
+    text: Text
     reported: Text | None = None
 
 
 def steps_of(options: FilterFileOptions) -> list[Step]:
-    """Return the filters that are on: rules first, then models, indexes last."""
+    """Return the filters that are on: rules first, then models, indexes last.
+
+    Raises:
+        UsageError: An option is invalid, or a model or a file of benchmark items cannot be read.
+        MissingExtraError: A filter needs a package that is not installed.
+    """
     return [*_rules(options), *_models(options), *_indexes(options)]
 
 
 def _rules(options: FilterFileOptions) -> Iterator[Step]:
     if options.words is not None:
         least, most = options.words
-        yield Step(WordCount(least, most), _asked, f"words {least} to {most}")
+        yield _step(WordCount(least, most), f"words {least} to {most}")
     if options.keywords:
-        yield Step(Keywords(), _asked, "keywords")
+        yield _step(Keywords(), "keywords")
     if options.repetition:
-        yield Step(Repetition(), _answered, "repetition")
+        yield _step(Repetition(), "repetition")
     if options.refusals:
-        yield Step(Refusals(), _answered, "refusals")
+        yield _step(Refusals(), "refusals")
     if options.boilerplate:
-        yield Step(Boilerplate(), _answered, "boilerplate")
+        yield _step(Boilerplate(), "boilerplate")
     if options.language:
         languages = Language(allow=options.language)
         languages.verdict("")  # fails before any row is read if lingua is missing or a code is unknown
-        yield Step(languages, _asked, f"language {', '.join(options.language)}")
+        yield _step(languages, f"language {', '.join(options.language)}")
     if options.pii == "drop":
-        yield Step(Pii(), full_text, "pii")
+        yield _step(Pii(), "pii")
     if options.decontaminate:
         ids, items = _items(options.decontaminate)
-        yield Step(Decontaminator(items, ids), full_text, f"decontamination from {len(items):,} items")
+        yield _step(Decontaminator(items, ids), f"decontamination from {len(items):,} items")
+    for plugin in options.plugins:
+        yield _step(plugin, plugin.name)
     if options.verify:
-        yield Step(_Verified(), _verifier_and_answer, "verify", reported=_answered)
+        yield Step(_Verified(), "verify", _verifier_and_answer, reported=_answered)
 
 
 def _models(options: FilterFileOptions) -> Iterator[Step]:
@@ -95,20 +103,24 @@ def _models(options: FilterFileOptions) -> Iterator[Step]:
     scorer = load_scorer(options.scorer)  # fails before any row is read
     if options.perplexity is not None:
         low, high = options.perplexity
-        yield Step(Perplexity(scorer, min=low, max=high), _answered, f"perplexity {_bounds(low, high)}")
+        yield _step(Perplexity(scorer, min=low, max=high), f"perplexity {_bounds(low, high)}")
     if options.ifd is not None:
         low, high = options.ifd
         difficulty = _RowIfd(Ifd(scorer, min=low, max=high))
-        yield Step(difficulty, _prompt_and_answer, f"ifd {_bounds(low, high)}", reported=_answered)
+        yield Step(difficulty, f"ifd {_bounds(low, high)}", _prompt_and_answer, reported=_answered)
 
 
 def _indexes(options: FilterFileOptions) -> Iterator[Step]:
     if options.rouge is not None:
-        yield Step(NoveltyIndex(options.rouge, options.tokenizer), _asked, f"rouge {options.rouge:g}")
+        yield Step(NoveltyIndex(options.rouge, options.tokenizer), f"rouge {options.rouge:g}", _asked)
     if options.minhash is not None:
-        yield Step(NearDuplicateIndex(options.minhash), full_text, f"minhash {options.minhash:g}")
+        yield Step(NearDuplicateIndex(options.minhash), f"minhash {options.minhash:g}", full_text)
     if options.semantic is not None:
-        yield Step(SemanticIndex(options.semantic, options.embedder), _asked, f"semantic {options.semantic:g}")
+        yield Step(SemanticIndex(options.semantic, options.embedder), f"semantic {options.semantic:g}", _asked)
+
+
+def _step(member: Filter, label: str) -> Step:
+    return Step(member, label, TEXTS[member.reads])
 
 
 def _bounds(low: float, high: float) -> str:
@@ -154,6 +166,9 @@ def _answered(row: SourceRow) -> str:
 def full_text(row: SourceRow) -> str:
     """Return all texts of a row except system messages."""
     return _texts_of(row).whole
+
+
+TEXTS: Mapping[Reads, Text] = {"row": full_text, "instruction": _asked, "output": _answered}
 
 
 def _verifier_and_answer(row: SourceRow) -> str:

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from selfinstruct.records import Verdict
 
-__all__ = ["Filter"]
+__all__ = ["Filter", "Reads"]
+
+Reads: TypeAlias = Literal["row", "instruction", "output"]
+"""The text of a row that a filter decides on; ``row`` is instruction, input and output together."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,12 @@ class Filter:
 
     Attributes:
         name: Short name of the filter, as verdicts, reports and the command line show it.
+        reads: The text of a row that the filter decides on, where a command or a run applies it to rows. ``Pipeline``
+            and ``Dataset.filter`` name the column instead.
     """
 
     name: ClassVar[str]
+    reads: ClassVar[Reads] = "row"
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from selfinstruct.filters.base import Filter
+from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.filters.text import count_words
 from selfinstruct.records import Verdict
 
@@ -40,6 +40,7 @@ class WordCount(Filter):
     """
 
     name: ClassVar[str] = "words"
+    reads: ClassVar[Reads] = "instruction"
     min_words: int = 4
     max_words: int = 150
 
@@ -71,6 +72,7 @@ class Keywords(Filter):
     """
 
     name: ClassVar[str] = "keywords"
+    reads: ClassVar[Reads] = "instruction"
     words: tuple[str, ...] = ALPACA_KEYWORDS
 
     def verdict(self, text: str) -> Verdict:
@@ -91,6 +93,7 @@ class LeadingPunctuation(Filter):
     """
 
     name: ClassVar[str] = "punctuation"
+    reads: ClassVar[Reads] = "instruction"
     allowed: str = "¿¡"
 
     def verdict(self, text: str) -> Verdict:
@@ -113,6 +116,7 @@ class ProgramPrefix(Filter):
     """
 
     name: ClassVar[str] = "program"
+    reads: ClassVar[Reads] = "instruction"
     prefixes: tuple[str, ...] = ("Write a program",)
 
     def verdict(self, text: str) -> Verdict:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 from selfinstruct.errors import MissingExtraError, UsageError
-from selfinstruct.filters.base import Filter
+from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.records import Verdict
 
 __all__ = ["Language", "Undecided"]
@@ -41,6 +41,7 @@ class Language(Filter):
     """
 
     name: ClassVar[str] = "language"
+    reads: ClassVar[Reads] = "instruction"
     allow: tuple[str, ...] = ("en",)
     min_confidence: float = MIN_CONFIDENCE
     undecided: Undecided = "keep"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from selfinstruct.filters.base import Filter
+from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.records import Verdict
 
 __all__ = ["BOILERPLATE_ENDINGS", "BOILERPLATE_OPENINGS", "REFUSALS", "SELF_REFERENCES", "Boilerplate", "Refusals"]
@@ -99,6 +99,7 @@ class Refusals(Filter):
     """
 
     name: ClassVar[str] = "refusals"
+    reads: ClassVar[Reads] = "output"
     refusals: tuple[str, ...] = REFUSALS
     self_references: tuple[str, ...] = SELF_REFERENCES
     head: int = HEAD
@@ -126,6 +127,7 @@ class Boilerplate(Filter):
     """
 
     name: ClassVar[str] = "boilerplate"
+    reads: ClassVar[Reads] = "output"
     openings: tuple[str, ...] = BOILERPLATE_OPENINGS
     endings: tuple[str, ...] = BOILERPLATE_ENDINGS
     tail: int = TAIL

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from selfinstruct.errors import MissingExtraError, UsageError
-from selfinstruct.filters.base import Filter
+from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.records import Verdict
 
 __all__ = ["Ifd", "Perplexity", "Scorer", "ifd", "load_scorer", "perplexity"]
@@ -74,6 +74,7 @@ class Perplexity(Filter):
     """
 
     name: ClassVar[str] = "perplexity"
+    reads: ClassVar[Reads] = "output"
     model: str | Path | Scorer
     max: float = field(kw_only=True)
     min: float = field(default=0.0, kw_only=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from selfinstruct.errors import UsageError
-from selfinstruct.filters.base import Filter
+from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.filters.text import tokenize
 from selfinstruct.records import Verdict
 
@@ -66,6 +66,7 @@ class Repetition(Filter):
     """
 
     name: ClassVar[str] = "repetition"
+    reads: ClassVar[Reads] = "output"
     lines: float = LINES
     paragraphs: float = PARAGRAPHS
     line_characters: float = LINE_CHARACTERS
