@@ -18,7 +18,7 @@ from selfinstruct.filters import (
     ProgramPrefix,
     Tokenizer,
     WordCount,
-    judge_instances,
+    check_instances,
 )
 from selfinstruct.filters.rouge.index import Explain
 from selfinstruct.pool import AcceptedRow, Pool
@@ -182,7 +182,7 @@ class RowFilters:
         passed this filter.
         """
         verdicts = _Verdicts(received.candidates, request.number)
-        self._filter_tasks(verdicts, "dense" if self._full_comparison(request.number) else "match")
+        self._filter_tasks(verdicts, "full" if self._full_comparison(request.number) else "match")
         self._filter_rows(verdicts)
         filtered = zip(verdicts.ids, received.candidates, map(tuple, verdicts.verdicts), strict=True)
         return FilterOutcome(request, received, tuple(FilteredCandidate(*fields) for fields in filtered))
@@ -192,7 +192,7 @@ class RowFilters:
         texts, ids = verdicts.instructions, verdicts.ids
         indices = [i for i, each in enumerate(verdicts.candidates) if each.task is None and verdicts.kept(i)]
         for instruction_filter in self._instruction_filters:
-            indices = verdicts.record(indices, instruction_filter.judge([texts[i] for i in indices]))
+            indices = verdicts.record(indices, instruction_filter.decide([texts[i] for i in indices]))
         if self._novelty is not None and indices:  # an empty index is falsy
             batch = [texts[i] for i in indices], [ids[i] for i in indices]
             indices = verdicts.record(indices, self._novelty.offer_many(*batch, explain=explain))
@@ -208,7 +208,7 @@ class RowFilters:
         indices = verdicts.record(indices, [by_rules[i] for i in indices])
         if self._copied is not None:
             rows = [candidates[i] for i in indices]
-            indices = verdicts.record(indices, [self._copied.judge(row.output, row.input, row.shown) for row in rows])
+            indices = verdicts.record(indices, [self._copied.decide(row.output, row.input, row.shown) for row in rows])
         verifiable = [i for i in indices if candidates[i].verifier is not None]
         failed = set(verifiable) - set(verdicts.record(verifiable, [_verify(candidates[i]) for i in verifiable]))
         indices = [i for i in indices if i not in failed and candidates[i].kind == "row"]
@@ -264,6 +264,6 @@ def _instance_rules(candidates: Sequence[Candidate]) -> dict[int, Verdict]:
     verdicts: dict[int, Verdict] = {}
     for indices in groups.values():
         rows = [candidates[i] for i in indices]
-        group_verdicts = judge_instances([Instance(row.input, row.output) for row in rows], truncated=False)
+        group_verdicts = check_instances([Instance(row.input, row.output) for row in rows], truncated=False)
         verdicts.update(zip(indices, group_verdicts, strict=True))
     return verdicts

@@ -406,9 +406,9 @@ def test_a_bar_on_a_terminal(given: Path, tmp_path: Path) -> None:
 
 PEAK = """
 import pathlib, re, resource, sys
-from selfinstruct.filtering import Options, filter_file
+from selfinstruct.filtering import FilterFileOptions, filter_file
 
-filter_file(sys.argv[1], sys.argv[2], Options(words=(150, 250)), report=sys.argv[3])
+filter_file(sys.argv[1], sys.argv[2], FilterFileOptions(words=(150, 250)), report=sys.argv[3])
 status = pathlib.Path("/proc/self/status")  # on Linux ru_maxrss begins with the peak of the parent
 if status.exists():
     print(int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) * 1024)
