@@ -89,7 +89,7 @@ class RunPlan:
     @cached_property
     def row_identity(self) -> dict[str, Any]:
         """The part of the identity that decides how completions become rows; it contains no path."""
-        settings = to_plain(self.settings)
+        settings = to_plain(self.settings) | {"filters": identity_fields(self.settings.filters)}
         kept = {key: settings[key] for key in ("strategy", "seed", "lag", "filters")}
         return {
             **kept,
@@ -108,7 +108,8 @@ class RunPlan:
     def _row_plugins(self) -> dict[str, str]:
         """The plugins that decide how completions become rows, with their versions."""
         strategies = [method.name for method in self.methods] or [self.settings.strategy]
-        return row_plugins(strategies, self.seeds)
+        filters = [str(entry["name"]) for entry in self.settings.filters.plugins]
+        return row_plugins(strategies, filters, self.seeds)
 
     @property
     def _mixture(self) -> dict[str, Any]:
@@ -252,6 +253,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
         )
     settings = build(Settings, {key: value for key, value in values.items() if key in general})
+    settings.filters.build_plugins()  # checks names and settings before anything is written
     mixed = settings.strategies is not None
     for kind, name, known in (("strategy", settings.strategy, strategies), ("backend", settings.backend, backends)):
         if name == MIX and not mixed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from selfinstruct.backends import backend_origin
+from selfinstruct.filters.registry import filter_origin
 from selfinstruct.records import Task
 from selfinstruct.strategies import strategy_origin
 from selfinstruct.verifiers import kind_origin, kinds_in
@@ -12,11 +13,12 @@ from selfinstruct.verifiers import kind_origin, kinds_in
 __all__ = ["backend_plugin", "row_plugins"]
 
 
-def row_plugins(strategies: Iterable[str], seeds: Iterable[Task]) -> dict[str, str]:
+def row_plugins(strategies: Iterable[str], filters: Iterable[str], seeds: Iterable[Task]) -> dict[str, str]:
     """Return the plugins that decide how completions become rows, with distribution and version.
 
     Args:
         strategies: Names of the strategies of the run.
+        filters: Names of the filters in the setting ``filters.plugins``.
         seeds: The seed tasks, whose verifiers may be of a plugin's kind.
 
     Returns:
@@ -25,6 +27,7 @@ def row_plugins(strategies: Iterable[str], seeds: Iterable[Task]) -> dict[str, s
     kinds = sorted({kind for seed in seeds if seed.verifier is not None for kind in kinds_in(seed.verifier)})
     versions = {
         **{f"strategy {name}": strategy_origin(name) for name in strategies},
+        **{f"filter {name}": filter_origin(name) for name in filters},
         **{f"verifier {name}": kind_origin(name) for name in kinds},
     }
     return {plugin: version for plugin, version in versions.items() if version}
