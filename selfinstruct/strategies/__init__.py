@@ -46,8 +46,8 @@ STRATEGIES: dict[str, Any] = {
 """The built-in strategies."""
 
 
-def _is_strategy(entry: object) -> TypeGuard[type[Strategy]]:
-    return isinstance(entry, type) and issubclass(entry, Strategy)
+def _is_strategy(entry: object) -> TypeGuard[type[Any]]:
+    return isinstance(entry, type) and Strategy in entry.__mro__
 
 
 _REGISTRY = Registry("strategy", STRATEGIES, _is_strategy, "a subclass of Strategy")
@@ -63,7 +63,7 @@ def strategy_origin(name: str) -> str:
     return _REGISTRY.origin(name)
 
 
-def strategy_class(name: str) -> type[Strategy]:
+def strategy_class(name: str) -> type[Any]:
     """Return the strategy that configurations call ``name``.
 
     Raises:
