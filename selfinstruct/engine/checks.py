@@ -22,9 +22,9 @@ def check_raw(backend: str, capabilities: Capabilities, methods: Sequence[Method
     for method in methods:
         if STRATEGIES[method.name].needs_raw and not capabilities.raw_prompts:
             raise ConfigError(
-                f"{method.label} needs raw completions, and {backend} is set to send chat messages: use --api completion "
-                "if the server has an endpoint that passes prompts on unchanged (vLLM and llama-server do, OpenAI's "
-                "chat models don't)",
+                f"{method.label} needs raw completions, and {backend} is set to send chat messages: use --api "
+                "completion if the server has an endpoint that passes prompts on unchanged (vLLM and llama-server do, "
+                "OpenAI's chat models don't)",
                 key=f"{backend}.api",
             )
 
@@ -55,8 +55,8 @@ def check_reasoning(quality: QualityOptions, methods: Sequence[Method]) -> None:
     """Refuse ``best_of`` for rows with separate reasoning, because further answers would have none."""
     if quality.best_of > 1 and any(getattr(method.options, "reasoning", False) for method in methods):
         raise ConfigError(
-            "quality.best_of: further answers are requested without reasoning, and the row would keep the reasoning of its "
-            "first answer; leave out best_of or respond.reasoning",
+            "quality.best_of: further answers are requested without reasoning, and the row would keep the reasoning of "
+            "its first answer; leave out best_of or respond.reasoning",
             key="quality.best_of",
         )
 

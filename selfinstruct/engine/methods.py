@@ -247,7 +247,7 @@ def overlay(
 
 
 def merge_with_previous(previous: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge ``settings`` into the settings of an earlier attempt; several methods replace a single one, and vice versa."""
+    """Merge ``settings`` into an earlier attempt's settings; several methods replace a single one, and vice versa."""
     if settings.get("strategies") is not None:
         replaced = {"strategy"}
     elif settings.get("strategy") not in (None, MIX):
