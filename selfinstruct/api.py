@@ -90,7 +90,8 @@ def generate(
             ledger.begin_again(plan.meta(), plan.texts())  # after a first attempt with a wrong model name, say
         require_same(plan, reader, folder)
         verdicts = VerdictCache(folder, plan)
-        course = RunState.of(plan, reader, snapshot=None if verify else verdicts.load(reader), keep=verdicts.save)
+        snapshot = None if verify else verdicts.load(reader)
+        course = RunState.of(plan, reader, snapshot=snapshot, keep=verdicts.save, ledger=ledger)
         if canonical(reader.meta("config")) != canonical(plan.values()):  # only now: the ledger is whole
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
@@ -104,6 +105,7 @@ def generate(
             with contextlib.suppress(SelfInstructError):  # on a full disk the first error is the one to tell
                 refresh(folder, plan, course)
             raise
+        ledger.flush()
         exported = refresh(folder, plan, course)
         verdicts.save(course)
     return GenerateResult(folder, ending, already, plan, course.rows, course.tally, course.saturation, exported, left)

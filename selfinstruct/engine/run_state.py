@@ -17,9 +17,10 @@ from selfinstruct.engine.saturation import Saturation
 from selfinstruct.engine.scheduler import Scheduler, SchedulerState
 from selfinstruct.engine.stats import Stats
 from selfinstruct.errors import RunChangedError
-from selfinstruct.ledger import Reader
+from selfinstruct.ledger import ExecutionJournal, Ledger, Reader
 from selfinstruct.pool import AcceptedRow
 from selfinstruct.records import Outcome, Task
+from selfinstruct.verifiers import Journal, use_journal
 
 __all__ = ["RunCheckpoint", "RunState"]
 
@@ -56,6 +57,7 @@ class RunState:
         on_judged: Called with each judged request and its outcome.
         dense: See ``RowFilters``.
         history: What a fork begins with.
+        journal: Results of verifiers that ran code; None runs it again.
 
     Attributes:
         keep: Called now and then between two judgements, to keep the snapshot.
@@ -76,6 +78,7 @@ class RunState:
         *,
         dense: FullComparison = no_request,
         history: InheritedRequests = NONE,
+        journal: Journal | None = None,
     ) -> None:
         self.target = target
         self.keep: Callable[[RunState], None] | None = None
@@ -86,6 +89,7 @@ class RunState:
         self.waiting: dict[int, Outcome] = {}
         self.recorded = recorded or {}
         self._on_judged = on_judged
+        self._journal = journal
         self._checked = history.until
         self._kept = self._rows_before = 0
         settings = plan.settings
@@ -105,17 +109,20 @@ class RunState:
         dense: FullComparison = no_request,
         snapshot: RunCheckpoint | None = None,
         keep: Callable[[RunState], None] | None = None,
+        ledger: Ledger | None = None,
     ) -> RunState:
         """The course as far as the ledger's outcomes take it.
 
         Args:
             snapshot: One of this run to go on from, instead of judging all again.
             keep: See ``RunState.keep``.
+            ledger: Stores the results of verifiers that run code.
         """
         start = snapshot.standing.judged if snapshot else 0
         history = InheritedRequests(plan.inherited, reader)
         digests = reader.request_digests(max(start, history.until))
-        course = cls(plan, plan.settings.n, digests, on_judged, dense=dense, history=history)
+        journal = ExecutionJournal(reader, ledger)
+        course = cls(plan, plan.settings.n, digests, on_judged, dense=dense, history=history, journal=journal)
         course.keep = keep
         if snapshot is not None:
             course.restore(snapshot)
@@ -191,7 +198,8 @@ class RunState:
             due = self.waiting.pop(self.line.judged)
             self.last = self.line.judged, due
             self._rows_before = len(self.line.pool.rows)
-            judged = self.line.judge(due)
+            with use_journal(self._journal):
+                judged = self.line.judge(due)
             if len(self.line.pool.rows) > self._rows_before:
                 self.unproductive_streak = 0
             elif not judged.fruitful:

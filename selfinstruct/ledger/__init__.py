@@ -6,6 +6,7 @@ renders it again. Templates, seeds and long variables (the examples at the head 
 digest, so that a run stays small, and explainable when its files have moved.
 """
 
+from selfinstruct.ledger.executions import ExecutionJournal
 from selfinstruct.ledger.packing import pack, unpack
 from selfinstruct.ledger.reader import InheritedOutcomes, Reader, RecordedOutcome, Spending, has_run
 from selfinstruct.ledger.schema import LEDGER_FILE
@@ -13,6 +14,7 @@ from selfinstruct.ledger.writer import Ledger, acknowledged
 
 __all__ = [
     "LEDGER_FILE",
+    "ExecutionJournal",
     "InheritedOutcomes",
     "Ledger",
     "Reader",

@@ -88,10 +88,11 @@ def refilter(source: Path, folder: Path, settings: Mapping[str, Any]) -> Refilte
         UsageError, LedgerError: As ``inherit``.
     """
     inherit(source, folder, settings)
-    with Reader(folder) as reader:
+    with Ledger(folder, {}, {}) as ledger, Reader(folder) as reader:
         plan = recorded_plan(reader)
         verdicts = VerdictCache(folder, plan)
-        course = RunState.of(plan, reader, keep=verdicts.save)
+        course = RunState.of(plan, reader, keep=verdicts.save, ledger=ledger)
+        ledger.flush()
         exported = refresh(folder, plan, course)
         verdicts.save(course)
     forecast = None if course.done else Forecast.of(course.tally, course.target, plan.settings.budget)
