@@ -86,10 +86,11 @@ def refilter(source: Path, folder: Path, settings: Mapping[str, Any]) -> Refilte
         LedgerError: See ``fork``.
     """
     fork(source, folder, settings)
-    with Reader(folder) as reader:
+    with Ledger(folder, {}, {}) as ledger, Reader(folder) as reader:
         plan = recorded_plan(reader)
         verdicts = VerdictCache(folder, plan)
-        state = RunState.from_ledger(plan, reader, on_checkpoint=verdicts.save)
+        state = RunState.from_ledger(plan, reader, on_checkpoint=verdicts.save, ledger=ledger)
+        ledger.flush()
         exported = update_dataset(folder, plan, state)
         verdicts.save(state)
     return RefilterResult(
