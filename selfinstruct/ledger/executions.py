@@ -1,7 +1,8 @@
 """The stored results of verifiers that run code.
 
 Whether a program finishes within its time limit depends on the machine, so its result is part of the run: it is stored
-when it is first reached, and read back whenever the run is processed again. The table exists only in ledgers that need it.
+when it is first computed, and read back whenever the run is processed again. The table exists only in ledgers that
+need it.
 """
 
 from __future__ import annotations

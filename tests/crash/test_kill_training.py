@@ -1,4 +1,4 @@
-"""``finetune train``, stopped at every stage and given again: the bytes are those of a run that was never stopped."""
+"""``finetune train``, stopped at every stage and resumed: the bytes equal those of a run that was never stopped."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ SETTINGS = (
     "format=chat", "batch_size=8", "learning_rate=1e-3", "epochs=6", "checkpoint_every=4",
     "evaluation={fraction: 0.2, seed_tasks: 2, samples: 2, sample_tokens: 40}",
 )  # fmt: skip
-NO_CHECKPOINT = "checkpoint_every=0"  # of those settings that may change on the way
+NO_CHECKPOINT = "checkpoint_every=0"  # one of the settings that may change on resumption
 BY_THE_CLOCK = {"seconds", "tokens_per_second", "mfu"}
-OF_THE_PROCESS = {".lock", "events"}  # hold its number, and times
-PATIENCE = 3  # kills at a stage, of which one must not come too late
-# A disk that takes its time: whatever is written is half written long enough to be seen, and killed, in that state.
+OF_THE_PROCESS = {".lock", "events"}  # hold its process id, and times
+PATIENCE = 3  # kills at a stage, at least one of which must come in time
+# A slow disk: every file stays incomplete long enough to be observed and killed in that state.
 SLOW_DISK = """
 import os, time
 
@@ -51,7 +51,7 @@ os.fsync = fsync
 
 @dataclass(frozen=True)
 class Command:
-    """``finetune train`` into the folder ``out``; ``inputs`` holds the model and the rows, and a slow disk's Python."""
+    """``finetune train`` into the folder ``out``; ``inputs`` holds the model, the rows and the slow disk."""
 
     inputs: Path
     out: Path
@@ -64,8 +64,8 @@ class Command:
 
     @contextmanager
     def started(self, *more: str, slow: bool = False, screen: int = subprocess.STDOUT) -> Iterator[Process]:
-        """A process; whatever happens in the block, it does not outlive it."""
-        # One thread adds in one order: the same bits, and no thread that waits for a core.
+        """Start a process, which does not outlive the block."""
+        # With one thread, sums have a fixed order, and no thread waits for a core.
         environ = environment(OMP_NUM_THREADS="1")
         if slow:
             environ["PYTHONPATH"] = f"{self.inputs}{os.pathsep}{environ['PYTHONPATH']}"
@@ -78,13 +78,13 @@ class Command:
 
     def finish(self, *more: str) -> None:
         with self.started(*more) as process:
-            said, _ = process.communicate(timeout=280)
-        assert process.returncode == 0, said
+            output, _ = process.communicate(timeout=280)
+        assert process.returncode == 0, output
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of two million weights, so that a step takes some time; 48 rows to train on."""
+    """A model of two million weights, so that a step takes some time, and 48 rows to train on."""
     folder = tmp_path_factory.mktemp("inputs")
     tokenizer = make_tokenizer()
     make_model(len(tokenizer), hidden_size=256, intermediate_size=1024).save_pretrained(folder / "model")
@@ -94,20 +94,20 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for count in range(60)
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "sitecustomize.py").write_text(SLOW_DISK)  # what Python runs first, where it is on its path
+    (folder / "sitecustomize.py").write_text(SLOW_DISK)  # Python runs this first if it is on the path
     return folder
 
 
 @pytest.fixture(scope="module")
 def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never stopped, and saved no checkpoint."""
+    """A run that was never stopped and saved no checkpoint."""
     out = tmp_path_factory.mktemp("whole") / "model"
     Command(inputs, out).finish(NO_CHECKPOINT)
     return out
 
 
 def call(*args: object, code: int) -> str:
-    """``finetune ARGS`` in this process, which has loaded torch already."""
+    """Run ``finetune ARGS`` in this process, which has loaded torch already."""
     done = CliRunner().invoke(cli, [str(arg) for arg in args])
     assert done.exit_code == code, f"exit {done.exit_code}, expected {code}:\n{done.output}\n{done.exception!r}"
     return done.output
@@ -117,23 +117,23 @@ def until(reached: Callable[[], bool], process: Process) -> None:
     """Wait for a stage, or for the end of the process."""
     end = time.monotonic() + 240
     while not reached() and process.poll() is None:
-        assert time.monotonic() < end, "it neither gets there nor ends"
+        assert time.monotonic() < end, "it neither reaches the stage nor ends"
         time.sleep(0.01)
 
 
 def logged(out: Path) -> list[dict]:
-    """The whole lines of metrics.jsonl: a kill may have cut the last one short."""
+    """Return the complete lines of metrics.jsonl; a kill may have truncated the last one."""
     path = out / "metrics.jsonl"
     return [loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 
 def parts(out: Path) -> list[Path]:
-    """Checkpoints half written."""
+    """Return incomplete checkpoints."""
     return list((out / "checkpoints").glob(".step-*.part"))
 
 
 def kept(out: Path) -> int:
-    """The step of the checkpoint in force, which must be whole; 0 if there is none."""
+    """Return the step of the latest checkpoint, which must be intact; 0 without one."""
     found = checkpoint.latest(out / "checkpoints")
     if found is None:
         return 0
@@ -145,7 +145,7 @@ def kept(out: Path) -> int:
 
 
 def complete(out: Path) -> bool:
-    """What the record says; torn, it would not be JSON."""
+    """Return whether the record marks the run as complete; a torn record would not be JSON."""
     path = out / "finetune.json"
     return path.exists() and loads(path.read_bytes())["complete"]
 
@@ -155,7 +155,7 @@ def contents(out: Path) -> dict[Path, bytes]:
 
 
 def check_left(out: Path, whole: Path) -> None:
-    """After a kill, nothing torn is taken for whole, and nothing unfinished for complete."""
+    """Check after a kill that nothing torn counts as intact, and nothing unfinished as complete."""
     steps, all_steps = ([line["step"] for line in logged(one)] for one in (out, whole))
     assert steps == all_steps[: len(steps)]
     assert kept(out) < all_steps[-1]
@@ -167,7 +167,7 @@ def check_left(out: Path, whole: Path) -> None:
 
 
 def check_equal(out: Path, whole: Path) -> None:
-    """Two complete runs have the same files with the same bytes, but for what a clock measured."""
+    """Check that two complete runs have the same files with the same bytes, except for measured times."""
     for lines in (logged, lambda one: [loads((one / "finetune.json").read_bytes())]):
         found, expected = (
             [{key: value for key, value in line.items() if key not in BY_THE_CLOCK} for line in lines(one)]
@@ -181,16 +181,16 @@ def check_equal(out: Path, whole: Path) -> None:
 
 
 def kill_while(what: str, reached: Callable[[], bool], command: Command, whole: Path, *more: str) -> None:
-    """Kill the command as soon as ``reached`` holds of its folder.
+    """Kill the command as soon as ``reached`` is true.
 
-    It must hold afterwards too: a kill that came after the end of what it was to interrupt is tried again.
+    It must be true afterwards too: a kill that came after the end of the stage is repeated.
     """
     for _ in range(PATIENCE):
         with command.started(*more, slow=True) as process:
             until(reached, process)
             process.kill()
-            said, _ = process.communicate()
-        assert process.returncode == -signal.SIGKILL, f"it ended before it was {what}:\n{said}"
+            output, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"it ended before it was {what}:\n{output}"
         check_left(command.out, whole)
         if reached():
             return
@@ -198,12 +198,12 @@ def kill_while(what: str, reached: Callable[[], bool], command: Command, whole: 
 
 
 def kill_while_measuring(command: Command, left: Path) -> None:
-    """Kill the command before its first step: only a screen shows that it is so far.
+    """Kill the command before its first step, which only the terminal shows.
 
-    A screen is drawn four times a second, so the sample answers are to be long.
+    The terminal is updated four times a second, so the sample answers must be long.
 
     Args:
-        left: A file that is there already.
+        left: A leftover temporary file to create first.
     """
     for _ in range(PATIENCE):
         command.out.mkdir()
@@ -213,7 +213,7 @@ def kill_while_measuring(command: Command, left: Path) -> None:
         long = "evaluation.sample_tokens=2000"
         with os.fdopen(ours, "rb", buffering=0) as screen, command.started(long, screen=theirs) as process:
             os.close(theirs)
-            with suppress(OSError):  # there is nobody at the other end any more
+            with suppress(OSError):  # the other end is closed
                 while not re.search(rb"measuring the loss|writing sample answers", shown):
                     shown += screen.read(4096)
             process.kill()
@@ -226,21 +226,21 @@ def kill_while_measuring(command: Command, left: Path) -> None:
 
 
 def stop_once(command: Command, number: signal.Signals) -> None:
-    """A signal, after some steps: a checkpoint is saved, and it is told how to go on."""
+    """Send a signal after some steps: a checkpoint is saved, and the output says how to continue."""
     goal = len(logged(command.out)) + 2
     with command.started(NO_CHECKPOINT) as process:
         until(lambda: len(logged(command.out)) >= goal, process)
         process.send_signal(number)
-        said, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
     step = kept(command.out)
-    assert f"stopped after {step} steps; the same command goes on" in said
+    assert f"stopped after {step} steps; repeat the command to resume" in output
     assert step == logged(command.out)[-1]["step"] >= goal
 
 
 def stop_twice(command: Command, number: signal.Signals) -> None:
-    """A signal, and Ctrl-C while a checkpoint is written because of it: that is given up."""
+    """Send a signal, and Ctrl-C while the resulting checkpoint is written, which cancels it."""
     for _ in range(PATIENCE):
         before, goal = kept(command.out), len(logged(command.out)) + 2
         with command.started(NO_CHECKPOINT, slow=True) as process:
@@ -248,27 +248,27 @@ def stop_twice(command: Command, number: signal.Signals) -> None:
             process.send_signal(number)
             until(lambda: bool(parts(command.out)), process)
             process.send_signal(signal.SIGINT)
-            said, _ = process.communicate(timeout=120)
-        assert process.returncode == 130, said
-        assert "Traceback" not in said
+            output, _ = process.communicate(timeout=120)
+        assert process.returncode == 130, output
+        assert "Traceback" not in output
         if kept(command.out) == before:
-            assert said.splitlines()[-1] == "stopped"
+            assert output.splitlines()[-1] == "stopped"
             return
     pytest.fail(f"{PATIENCE} times the second signal came too late")
 
 
 def test_stopped_at_every_stage_it_ends_with_the_same_bytes(inputs: Path, whole: Path, tmp_path: Path) -> None:
-    """One run in six processes; each begins where the one before it was."""
+    """One run in six processes, each of which continues the one before."""
     out = tmp_path / "model"
     command = Command(inputs, out)
-    kill_while_measuring(command, left=out / ".finetune.json.k1ll3d.part")  # as by a kill within the first write
+    kill_while_measuring(command, left=out / ".finetune.json.k1ll3d.part")  # as after a kill during the first write
     kill_while("writing the first checkpoint", lambda: bool(parts(out)), command, whole)
     assert kept(out) == 0
     stop_once(command, signal.SIGTERM)
     stop_twice(command, signal.SIGINT)
     kill_while("saving the model", lambda: any(out.glob(".*model.part")), command, whole, NO_CHECKPOINT)
     kill_while("finishing", lambda: complete(out), command, whole, NO_CHECKPOINT)
-    assert kept(out), "what a complete run doesn't need is still there"
+    assert kept(out), "files that a complete run doesn't need are still there"
     assert "was complete already" in call(*command.args(), code=0)
     check_equal(out, whole)
     before = contents(out)
@@ -277,7 +277,7 @@ def test_stopped_at_every_stage_it_ends_with_the_same_bytes(inputs: Path, whole:
 
 
 def test_a_kill_between_the_files_of_the_model_leaves_no_model(whole: Path, tmp_path: Path) -> None:
-    """They come into the folder one by one; the record, written last, tells when all are there."""
+    """The files appear one by one; the record is written last and marks them as complete."""
     out = tmp_path / "model"
     out.mkdir()
     for path in whole.iterdir():
@@ -290,29 +290,29 @@ def test_a_kill_between_the_files_of_the_model_leaves_no_model(whole: Path, tmp_
 
 
 def touched(out: Path) -> int:
-    """When metrics.jsonl was last written: where a process's loop begins, and after its steps."""
+    """Return when metrics.jsonl was last written: at the start of a process's loop, and after its steps."""
     path = out / "metrics.jsonl"
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def kill_again_and_again(command: Command, whole: Path, *, kills: int, longest_s: float) -> int:
-    """Kill the command ``kills`` times, each after a random while, then let it finish.
+    """Kill the command ``kills`` times, each after a random time, then let it finish.
 
     Returns:
-        How many kills hit the loop or what follows it: neither the start nor a run that was complete.
+        The number of kills that hit the loop or a later stage, but not a complete run.
     """
     out, dice, inside = command.out, random.Random(0), 0
     for number in range(1, kills + 1):
         begun, before = kept(out), touched(out)
         with command.started() as process:
-            # Each fifth kill may hit the start; for the others the clock begins where this process's loop does.
+            # Every fifth kill may hit the start; for the others the time starts with the loop of the process.
             if number % 5:
                 until(lambda: touched(out) != before, process)  # noqa: B023 called before the next turn
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=dice.uniform(0.0, longest_s if number % 5 else 8.0))
             process.kill()
-            said, _ = process.communicate()
-        assert "Traceback" not in said, said
+            output, _ = process.communicate()
+        assert "Traceback" not in output, output
         check_left(out, whole)
         at_work = process.returncode == -signal.SIGKILL and touched(out) != before
         inside += at_work
@@ -345,7 +345,7 @@ def test_twenty_kills_change_no_byte(inputs: Path, tmp_path: Path, kind: str, mo
 
 
 @pytest.mark.prove
-def test_either_signal_saves_and_the_next_one_stops_at_once(inputs: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_signal_saves_and_a_second_one_stops_at_once(inputs: Path, whole: Path, tmp_path: Path) -> None:
     command = Command(inputs, tmp_path / "model")
     for number in (signal.SIGINT, signal.SIGTERM):
         stop_once(command, number)
