@@ -1,4 +1,4 @@
-"""Writes the generated pages of the documentation: commands.md and configuration.md. Run it with: make docs."""
+"""Writes the generated pages of the documentation: commands.md, configuration.md and reasons.md. Run: make docs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from selfinstruct.backends import OPTIONS
 from selfinstruct.cli import cli as selfinstruct
 from selfinstruct.common.config import build, to_plain
 from selfinstruct.engine.plan import Settings
-from selfinstruct.strategies import STRATEGIES, QualityOptions
+from selfinstruct.reasons import RejectReason
+from selfinstruct.strategies import QualityOptions, strategy_class, strategy_names
 from selfinstruct.strategies.mixture import MixtureStrategy
 from selfinstruct.strategies.quality.options import JudgeOptions
 
@@ -71,7 +72,8 @@ def configuration() -> str:
         _section("Settings of a run", Settings(), to_plain(Settings())),
         _section("Section `quality`", QUALITY, to_plain(QUALITY)),
     ]
-    methods = {name: one.Options for name, one in STRATEGIES.items()} | {MixtureStrategy.name: MixtureStrategy.Options}
+    methods = {name: strategy_class(name).Options for name in strategy_names()}
+    methods[MixtureStrategy.name] = MixtureStrategy.Options
     for title, known in (("Strategy", methods), ("Backend", OPTIONS)):
         for name, options in sorted(known.items()):
             parts.append(_section(f"{title} `{name}`", build(options, {}), {name: to_plain(build(options, {}))}))
@@ -107,6 +109,23 @@ def _entries(options: Any, prefix: str) -> list[str]:
     return lines
 
 
+def reasons() -> str:
+    """Every built-in reason code with its explanation."""
+    rows = [f"| `{reason}` | {reason.explanation} |" for reason in RejectReason]
+    parts = [
+        "# Reason codes\n",
+        NOTE,
+        "Why a candidate, a piece of a completion or a row of a file was rejected: `status`, `explain`, the report of "
+        "`filter` and the exported candidates use these codes.\nTwo further families are open-ended: `no_<field>` for "
+        "a block without a required field, and `top_<n>_gram` and `duplicate_<n>_gram` of the repetition filter.\n"
+        "Plugins may add codes.\n",
+        "| code | meaning |\n| --- | --- |",
+        *rows,
+    ]
+    return "\n".join(parts) + "\n"
+
+
 if __name__ == "__main__":
     (DOCS / "commands.md").write_text(commands(), encoding="utf-8")
     (DOCS / "configuration.md").write_text(configuration(), encoding="utf-8")
+    (DOCS / "reasons.md").write_text(reasons(), encoding="utf-8")

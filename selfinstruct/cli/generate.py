@@ -13,7 +13,7 @@ from selfinstruct.cli.display import show_progress
 from selfinstruct.cli.settings import located, run_options, settings_of
 from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.ledger import Reader
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies import strategy_names
 
 _PATH = click.Path(path_type=Path)
 
@@ -65,7 +65,7 @@ def generate_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("generate")
 @click.argument("run_dir", type=_PATH)
-@click.option("--strategy", help=f"Method of synthesis: {', '.join(STRATEGIES)}.  [default: self-instruct]")
+@click.option("--strategy", help=f"Method of synthesis: {', '.join(strategy_names())}.  [default: self-instruct]")
 @generate_options
 @click.pass_context
 def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:

@@ -10,7 +10,8 @@ from selfinstruct.common.config import nearest
 from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.methods import Method
 from selfinstruct.errors import ConfigError
-from selfinstruct.strategies import STRATEGIES, QualityOptions
+from selfinstruct.strategies import QualityOptions
+from selfinstruct.strategies.abilities import NeedsRawPrompts, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.quality.options import RUBRICS
 
@@ -20,7 +21,8 @@ __all__ = ["check_choices", "check_raw", "check_reasoning", "check_rubrics", "ch
 def check_raw(backend: str, options: Any, methods: Sequence[Method]) -> None:
     """Refuse a method of raw prompts where only messages can be sent: before any is."""
     for method in methods:
-        if STRATEGIES[method.name].needs_raw and options.api == "chat" and not getattr(options, "RAW", False):
+        needs_raw = issubclass(method.kind, NeedsRawPrompts)
+        if needs_raw and options.api == "chat" and not getattr(options, "RAW", False):
             raise ConfigError(
                 f"{method.label} needs raw completions, and {backend} is to ask in chat messages: give --api "
                 "completion if the server has an endpoint for them that leaves prompts as they are (vLLM and "
@@ -31,7 +33,7 @@ def check_raw(backend: str, options: Any, methods: Sequence[Method]) -> None:
 
 def check_schemas(backend: str, options: Any, strategy: Strategy) -> None:
     """Refuse structured output in raw prompts where the server's name for a schema is not known: before any is sent."""
-    if getattr(options, "schema_field", "") is None and "completion" in strategy.schema_apis(options.api):
+    if getattr(options, "schema_field", "") is None and "completion" in schema_apis(strategy, options.api):
         raise ConfigError(
             "how does the server take a JSON schema for raw completions? Name its field, as in --set "
             f"{backend}.schema_field=structured_outputs (vLLM), ask with --api chat, or set structured to false",

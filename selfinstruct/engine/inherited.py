@@ -83,7 +83,7 @@ class InheritedRequests:
 
 def about(request: Request) -> bytes:
     """What a follow-up is about: two of one parent that have this in common are the same."""
-    context = {name: value for name, value in request.context.items() if name != "demonstrations"}
+    context = {name: value for name, value in request.stored_context.items() if name != "demonstrations"}
     return canonical([request.stage, context])
 
 

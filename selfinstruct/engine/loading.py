@@ -18,7 +18,7 @@ from selfinstruct.ledger import Reader
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import load_seeds, load_tasks, seeds_from_json
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies.abilities import BeginsWithTasks, ReadsDataFiles
 
 __all__ = ["prompts_of", "recorded_seeds", "seeds_of", "with_data"]
 
@@ -33,7 +33,7 @@ def seeds_of(settings: Settings, methods: Sequence[Method], base: Reader | None,
     gone = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
     if base is not None and (recorded or gone):
         return recorded_seeds(base)
-    begins = any(STRATEGIES[method.name].begins_with_tasks for method in methods)
+    begins = any(issubclass(method.kind, BeginsWithTasks) for method in methods)
     return load_tasks(path) if begins else load_seeds(path)
 
 
@@ -78,8 +78,8 @@ def with_data(prompts: Prompts, methods: Sequence[Method], base: Reader | None, 
         for name, path in method.data.items():
             if base is not None and (recorded or not os.path.exists(path)) and path == before.get(name):
                 texts[name] = base.templates()[name]
-            else:
-                texts[name] = STRATEGIES[method.name].read_data(path)
+            elif issubclass(method.kind, ReadsDataFiles):
+                texts[name] = method.kind.read_data(path)
     return Prompts({**prompts.texts, **texts}, prompts.api) if texts else prompts
 
 

@@ -22,9 +22,10 @@ from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.config import build, identity_fields, merge, nearest, to_plain
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Prompts
-from selfinstruct.strategies import STRATEGIES, SelfInstruct
+from selfinstruct.strategies import SelfInstruct, strategy_class, strategy_names
+from selfinstruct.strategies.abilities import data_files, discover_options, templates_for
 from selfinstruct.strategies.base import Strategy
-from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, suited
+from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, merged_defaults
 
 __all__ = [
     "DEFAULT",
@@ -80,29 +81,27 @@ class Method:
     mixed: bool = False
 
     @property
-    def kind(self) -> Any:
+    def kind(self) -> type[Strategy]:
         """The class of its strategy."""
-        return STRATEGIES[self.name]
+        return strategy_class(self.name)
 
     @property
     def templates(self) -> Mapping[str, frozenset[str]]:
         """Those that it needs."""
-        needed: Mapping[str, frozenset[str]] = self.kind.templates_for(self.options)
-        return needed
+        return templates_for(self.kind, self.options)
 
     @property
     def data(self) -> Mapping[str, Path]:
-        """Files of its own that it works from (see ``Strategy.data``), by the name of each text among the run's."""
-        return {self._named(name): path for name, path in self.kind.data(self.options).items()}
+        """Data files of the strategy (see ``ReadsDataFiles``), by the name of each text among the run's templates."""
+        return {self._named(name): path for name, path in data_files(self.kind, self.options).items()}
 
     def _named(self, name: str) -> str:
         return f"{self.label}/{name}" if self.mixed else name
 
     def strategy(self, prompts: Prompts) -> Strategy:
         """The method itself, which knows its own data by their plain names."""
-        own = {name: prompts.texts[self._named(name)] for name in self.kind.data(self.options)}
-        made: Strategy = self.kind(self.options, Prompts({**prompts.texts, **own}, prompts.api) if own else prompts)
-        return made
+        own = {name: prompts.texts[self._named(name)] for name in data_files(self.kind, self.options)}
+        return self.kind(self.options, Prompts({**prompts.texts, **own}, prompts.api) if own else prompts)
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -127,9 +126,9 @@ def methods_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
         if "name" not in entry:
             raise ConfigError(f"{where}: give it the 'name' of a strategy", key=where)
         own = build(_Entry, {key: value for key, value in entry.items() if key in _OWN}, where)
-        if own.name not in STRATEGIES:
-            raise ConfigError(f"{where}: unknown strategy {own.name!r}{nearest(own.name, STRATEGIES)}", key=where)
-        kind = STRATEGIES[own.name].Options
+        if own.name not in strategy_names():
+            raise ConfigError(f"{where}: unknown strategy {own.name!r}{nearest(own.name, strategy_names())}", key=where)
+        kind = strategy_class(own.name).Options
         options = {key: value for key, value in entry.items() if key not in _OWN}
         known = [*_OWN, *(field.name for field in dataclasses.fields(kind))]
         for key in options:
@@ -150,7 +149,7 @@ def methods_in(config: Mapping[str, Any]) -> tuple[Method, ...]:
     if config.get("strategies") is not None:
         return methods_of(config["strategies"])
     name = config["strategy"]
-    return (Method(name, name, 1.0, build(STRATEGIES[name].Options, config[name], name)),)
+    return (Method(name, name, 1.0, build(strategy_class(name).Options, config[name], name)),)
 
 
 def strategy_of(methods: Sequence[Method], mix: MixtureOptions | None, prompts: Prompts, *, adapt: bool) -> Strategy:
@@ -169,29 +168,29 @@ def preset_of(given: Mapping[str, Any]) -> dict[str, Any]:
         names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
     else:
         names = [given.get("strategy")]
-    return suited([STRATEGIES[name].defaults for name in names if isinstance(name, str) and name in STRATEGIES])
+    known = [name for name in names if isinstance(name, str) and name in strategy_names()]
+    return merged_defaults([strategy_class(name).defaults for name in known])
 
 
 def discovered_options(values: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> dict[str, Any]:
-    """The section of a run's one strategy, of options that were not given: see ``Strategy.found``."""
+    """The section of a run's one strategy, of options that were not given: see ``DiscoversOptions``."""
     if values.get("strategies") is not None:
         return {}  # each entry finds out its own, see ``laid``
     name = values.get("strategy", DEFAULT)
-    if not isinstance(name, str) or name not in STRATEGIES:  # refused by name, later
+    if not isinstance(name, str) or name not in strategy_names():  # refused by name, later
         return {}
     return {name: found_in(name, _section(values, {"name": name}), template)}
 
 
 def found_in(name: str, options: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> Mapping[str, Any]:
     """Options of one method that were not given, as its strategy finds them out."""
-    if name not in STRATEGIES:  # refused by name, later
+    if name not in strategy_names():  # refused by name, later
         return {}
     try:
-        built = build(STRATEGIES[name].Options, options, name)
+        built = build(strategy_class(name).Options, options, name)
     except ConfigError:  # told where all options are checked
         return {}
-    found: Mapping[str, Any] = STRATEGIES[name].found(built, template)
-    return found
+    return discover_options(strategy_class(name), built, template)
 
 
 def overlay(

@@ -26,7 +26,8 @@ from selfinstruct.ledger import InheritedOutcomes, Reader, has_run
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
-from selfinstruct.strategies import STRATEGIES, QualityStrategy
+from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_names
+from selfinstruct.strategies.abilities import default_target
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
 from selfinstruct.version import SEMANTICS, __version__
@@ -58,7 +59,7 @@ class RunPlan:
     @property
     def is_one_for_each(self) -> bool:
         """Whether no more is wanted than a row for each task: when all were asked, there is no more to be had."""
-        return self.strategy.rows(self.seeds) == self.settings.n
+        return default_target(self.strategy, self.seeds) == self.settings.n
 
     @property
     def inherited(self) -> int:
@@ -218,7 +219,7 @@ def _replay_source(given: Mapping[str, Any]) -> Path:
 def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> RunPlan:
     """A plan of these settings; ``recorded`` names what is taken from the ledger of ``base`` and not from files."""
     own = {field.name for field in dataclasses.fields(Settings)}
-    sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, MIX: MixtureOptions, **OPTIONS}
+    sections = {**{name: strategy_class(name).Options for name in strategy_names()}, MIX: MixtureOptions, **OPTIONS}
     for key in values:
         if key not in own and key not in sections:
             raise ConfigError(f"unknown key {key!r}{nearest(str(key), own | set(sections))}", key=str(key))
@@ -229,7 +230,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         )
     settings = build(Settings, {key: value for key, value in values.items() if key in own})
     mixed = settings.strategies is not None
-    for kind, name, known in (("strategy", settings.strategy, STRATEGIES), ("backend", settings.backend, OPTIONS)):
+    choices = (("strategy", settings.strategy, strategy_names()), ("backend", settings.backend, tuple(OPTIONS)))
+    for kind, name, known in choices:
         if name == MIX and not mixed:
             raise ConfigError(f"{MIX} is a run of several methods; name them under strategies", key=kind)
         if name not in known and name != MIX:
@@ -262,7 +264,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     if quality is not None:
         strategy = QualityStrategy(strategy, quality, prompts)
     check_schemas(settings.backend, backend_options, strategy)
-    if "n" not in values and (rows := strategy.rows(seeds)):
+    if "n" not in values and (rows := default_target(strategy, seeds)):
         settings = replace(settings, n=rows)
     return RunPlan(
         settings, own_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()

@@ -22,7 +22,7 @@ from selfinstruct.filters import (
 )
 from selfinstruct.filters.rouge.index import Explain
 from selfinstruct.pool import AcceptedRow, Pool
-from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict, candidate_id
+from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict
 from selfinstruct.verifiers import verify
 
 __all__ = [
@@ -172,7 +172,8 @@ class RowFilters:
         Filter by filter, since an index judges many texts at once far faster than one by one. The verdicts are the
         same: what a filter says of a candidate depends on those before it that passed this filter, and on no later one.
         """
-        verdicts = _Verdicts(received.candidates, request.number)
+        received = received.with_ids(request)
+        verdicts = _Verdicts(received.candidates)
         self._judge_tasks(verdicts, "dense" if self._dense(request.number) else "match")
         self._judge_rows(verdicts)
         judged = zip(verdicts.names, received.candidates, map(tuple, verdicts.found), strict=True)
@@ -199,7 +200,8 @@ class RowFilters:
         places = verdicts.passed(places, [by_rules[place] for place in places])
         if self._copied is not None:
             rows = [candidates[place] for place in places]
-            places = verdicts.passed(places, [self._copied.judge(row.output, row.input, row.shown) for row in rows])
+            copied = [self._copied.judge(row.output, row.input, row.shown_outputs) for row in rows]
+            places = verdicts.passed(places, copied)
         verified = [place for place in places if candidates[place].verifier is not None]
         failed = set(verified) - set(verdicts.passed(verified, [_verified(candidates[place]) for place in verified]))
         places = [place for place in places if place not in failed and candidates[place].kind == "row"]
@@ -214,10 +216,10 @@ class RowFilters:
 class _Verdicts:
     """The verdicts on the candidates of one completion, as they are reached; candidates are told by their place."""
 
-    def __init__(self, candidates: Sequence[Candidate], number: int) -> None:
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates
         self.instructions = [one.instruction for one in candidates]
-        self.names = [candidate_id(number, place) for place in range(len(candidates))]
+        self.names = [one.id for one in candidates]
         self.found: list[list[Verdict]] = [list(one.verdicts) for one in candidates]
 
     def kept(self, place: int) -> bool:

@@ -27,6 +27,7 @@ from selfinstruct.engine.inherited import NONE, InheritedRequests
 from selfinstruct.engine.row_filters import FilterOptions, FilterOutcome, FullComparison, RowFilters, no_request
 from selfinstruct.pool import AcceptedRow, MethodProgress, Pool
 from selfinstruct.records import Completion, Failure, Outcome, Request, Task, Usage
+from selfinstruct.strategies.abilities import recover
 from selfinstruct.strategies.base import Strategy
 
 __all__ = ["Scheduler", "SchedulerState"]
@@ -147,7 +148,7 @@ class Scheduler:
             self._note_asked(request)
         self._claimed.discard(number)
         if isinstance(outcome, Failure):
-            received = self._strategy.failed(request, self.pool)
+            received = recover(self._strategy, request, self.pool)
         else:
             received = self._strategy.receive(request, outcome, self.pool)
         rows = len(self.pool.rows)
@@ -167,8 +168,8 @@ class Scheduler:
 
     def _note_asked(self, request: Request) -> None:
         """Whatever has an item was proposed: a follow-up has none."""
-        if isinstance(item := request.context.get("item"), int) and request.parent is None:
-            self.pool.progress_by_method[request.method].take(item)
+        if request.item is not None and request.parent is None:
+            self.pool.progress_by_method[request.method].take(request.item)
 
     def _account(self, request: Request, outcome: Outcome, rows: int) -> None:
         """What the methods of a mixed run cost and bring.

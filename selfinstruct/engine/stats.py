@@ -9,7 +9,7 @@ from typing import Any
 
 from selfinstruct.common.codec import Json
 from selfinstruct.engine.row_filters import FilterOutcome
-from selfinstruct.records import Completion, Outcome, Usage
+from selfinstruct.records import Completion, CounterKey, Outcome, Usage
 
 __all__ = ["Share", "Stats"]
 
@@ -45,7 +45,7 @@ class Stats:
         failures: Requests that failed for good, by code.
         stages: Judged requests by stage.
         models: Names under which servers answered.
-        counters: What strategies had counted, see ``Received`` and ``Candidate.mark``.
+        counters: Cells counted by strategies, see ``Received.counters`` and ``Candidate.counter``.
         methods: Of a mixed run, the figures of each ``Share``: ``proposals|label``.
     """
 
@@ -61,7 +61,7 @@ class Stats:
     failures: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
-    counters: Counter[str] = field(default_factory=Counter)
+    counters: Counter[CounterKey] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
 
     def add(self, judged: FilterOutcome, outcome: Outcome) -> None:
@@ -86,8 +86,8 @@ class Stats:
             self.rows += one.kept and one.candidate.kind == "row"
             if not one.kept:
                 self.rejected[one.reason] += 1
-            if one.candidate.mark and (not one.kept or one.candidate.kind == "row"):
-                self.counters[f"{one.candidate.mark}|{one.reason or 'passed'}"] += 1
+            if one.candidate.counter and (not one.kept or one.candidate.kind == "row"):
+                self.counters[one.candidate.counter.column(one.reason or "passed")] += 1
 
     def _add_to(self, label: str, judged: FilterOutcome, outcome: Outcome) -> None:
         usage = outcome.usage if isinstance(outcome, Completion) else Usage()
@@ -107,22 +107,25 @@ class Stats:
         return {label: Share(*(self.methods[f"{name}|{label}"] for name in names)) for label in labels}
 
     def to_json(self) -> dict[str, Json]:
-        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+        return {
+            name: {str(key): count for key, count in value.items()} if isinstance(value, Counter) else value
+            for name, value in vars(self).items()
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Stats:
         values: dict[str, Any] = {
             name: Counter(one) if isinstance(one, Mapping) else one for name, one in value.items()
         }
-        return cls(**values)
+        keys = {CounterKey.from_text(text): count for text, count in values.pop("counters", {}).items()}
+        return cls(**values, counters=Counter(keys))
 
     @property
     def tables(self) -> dict[str, dict[str, Counter[str]]]:
-        """``marks`` as tables: by name of the table and of its row, the counts by column."""
+        """``counters`` as tables: by name of the table and of its row, the counts by column."""
         found: dict[str, dict[str, Counter[str]]] = {}
-        for mark, count in sorted(self.counters.items()):
-            table, row, column = mark.split("|")
-            found.setdefault(table, {}).setdefault(row, Counter())[column] += count
+        for key, count in sorted(self.counters.items(), key=lambda item: str(item[0])):
+            found.setdefault(key.table, {}).setdefault(key.row, Counter())[key.column] += count
         return found
 
     @property

@@ -180,7 +180,8 @@ def _row(row: AcceptedRow) -> list[Any]:
 
 def _read_row(value: list[Any]) -> AcceptedRow:
     name, of, instruction, given, output, span, task, extras = value
-    return AcceptedRow(name, of, Candidate(instruction, given, output, (span[0], span[1]), task).with_extras(extras))
+    candidate = Candidate(instruction, given, output, (span[0], span[1]), task, id=name)
+    return AcceptedRow(name, of, candidate.with_extras(extras))
 
 
 def _zip(value: Any) -> bytes:

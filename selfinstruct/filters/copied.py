@@ -9,6 +9,7 @@ from typing import ClassVar
 from selfinstruct.filters.rouge.index import LONGEST
 from selfinstruct.filters.rouge.lcs import f1, lcs_length
 from selfinstruct.filters.text import Tokenizer, count_words, tokenize
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Copied"]
@@ -41,10 +42,10 @@ class Copied:
         known = frozenset(tokens)
         score = self._score(tokens, known, input)
         if score > self.threshold:
-            return Verdict(self.filter, False, "copied_input", score)
+            return Verdict(self.filter, False, RejectReason.COPIED_INPUT, score)
         best, place = max(((self._score(tokens, known, text), -at) for at, text in enumerate(shown)), default=(0.0, 0))
         if best > self.threshold:
-            return Verdict(self.filter, False, "copied_demonstration", best, detail={"shown": -place})
+            return Verdict(self.filter, False, RejectReason.COPIED_DEMONSTRATION, best, detail={"shown": -place})
         return Verdict(self.filter, True)
 
     def _score(self, tokens: Sequence[str], known: frozenset[str], other: str) -> float:

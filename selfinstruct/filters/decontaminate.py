@@ -28,6 +28,7 @@ from selfinstruct.filters.grams import Grams, Longs, Query
 from selfinstruct.filters.offsets import token_spans
 from selfinstruct.filters.rouge.index import NoveltyIndex
 from selfinstruct.filters.text import tokenize
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Decontaminator"]
@@ -161,7 +162,7 @@ class _Index:
     def _find(self, text: str, tokens: list[str], has_run: bool, has_whole: bool) -> Found | None:
         item = self._exact.get(_key(tokens, text))
         if item is not None:
-            return "exact", item, 1.0, [(0, len(tokens))] if tokens else []
+            return RejectReason.EXACT, item, 1.0, [(0, len(tokens))] if tokens else []
         found = self._shared(tokens) if has_run else None
         if found is None and has_whole:
             found = self._contained(tokens)
@@ -171,9 +172,9 @@ class _Index:
         config, query = self._config, self._grams.read(tokens)
         found = None
         if config.ngram is not None:
-            found = self._covered("ngram", query, config.ngram, 0.0)
+            found = self._covered(RejectReason.NGRAM, query, config.ngram, 0.0)
         if found is None and config.coverage is not None:
-            found = self._covered("coverage", query, config.window, config.coverage)
+            found = self._covered(RejectReason.COVERAGE, query, config.window, config.coverage)
         return found
 
     def _covered(self, reason: str, query: Query, n: int, limit: float) -> Found | None:
@@ -198,7 +199,7 @@ class _Index:
             places, first = query.find(size)
             if len(places):
                 item = int(self._short[self._whole.row(places[:1])[0]])
-                return "contained", item, 1.0, [(int(first[0]), int(first[0]) + size)]
+                return RejectReason.CONTAINED, item, 1.0, [(int(first[0]), int(first[0]) + size)]
         return None
 
     def _similar(self, text: str, tokens: list[str]) -> Found | None:
@@ -211,7 +212,7 @@ class _Index:
         verdict = self._rouge.query(text)
         if verdict.kept or verdict.nearest is None or verdict.score is None:
             return None
-        return "rouge", int(self._short[int(verdict.nearest)]), verdict.score, [(0, len(tokens))]
+        return RejectReason.ROUGE, int(self._short[int(verdict.nearest)]), verdict.score, [(0, len(tokens))]
 
 
 def _key(tokens: list[str], text: str) -> str:

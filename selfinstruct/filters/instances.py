@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Instance, Verdict
 
 __all__ = ["judge_instances"]
@@ -21,11 +22,11 @@ def _invalid(instance: Instance) -> str:
     """Why an instance is wrong by itself, or ""."""
     given, output = instance.input.strip(), instance.output.strip()
     if not output:
-        return "empty_output"
+        return RejectReason.EMPTY_OUTPUT
     if given == output:
-        return "input_is_output"
+        return RejectReason.INPUT_IS_OUTPUT
     if given.endswith(COLONS) or output.endswith(COLONS):
-        return "colon"  # usually an incomplete generation
+        return RejectReason.COLON  # usually an incomplete generation
     return ""
 
 
@@ -42,7 +43,7 @@ def judge_instances(instances: Sequence[Instance], truncated: bool) -> list[Verd
     """
     reasons = [_invalid(instance) for instance in instances]
     if truncated and reasons:
-        reasons[-1] = "truncated"
+        reasons[-1] = RejectReason.TRUNCATED
     details: list[dict[str, int]] = [{} for _ in instances]
     pairs = [(instance.input.strip(), instance.output.strip()) for instance in instances]
     sound = [place for place, reason in enumerate(reasons) if not reason]
@@ -58,9 +59,9 @@ def judge_instances(instances: Sequence[Instance], truncated: bool) -> list[Verd
     seen: dict[tuple[str, str], int] = {}
     for place in sound:
         if clash is not None:
-            reasons[place] = "conflict"
+            reasons[place] = RejectReason.CONFLICT
             details[place] = {"instance": clash[0] if place != clash[0] else clash[1]}
         elif (first := seen.setdefault(pairs[place], place)) != place:
-            reasons[place] = "duplicate"
+            reasons[place] = RejectReason.DUPLICATE
             details[place] = {"instance": first}
     return [Verdict(FILTER, not reason, reason, detail=detail) for reason, detail in zip(reasons, details, strict=True)]

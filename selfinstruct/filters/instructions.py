@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from selfinstruct.filters.base import Filter
 from selfinstruct.filters.text import count_words
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["ALPACA_KEYWORDS", "SELF_INSTRUCT_KEYWORDS", "Keywords", "LeadingPunctuation", "ProgramPrefix", "WordCount"]
@@ -40,9 +41,9 @@ class WordCount(Filter):
         """Judge one text."""
         words = count_words(text)
         if words < self.min_words:
-            return self.dropped("too_short", words)
+            return self.dropped(RejectReason.TOO_SHORT, words)
         if words > self.max_words:
-            return self.dropped("too_long", words)
+            return self.dropped(RejectReason.TOO_LONG, words)
         return self.kept(words)
 
 
@@ -64,7 +65,7 @@ class Keywords(Filter):
         """Judge one text."""
         pattern = _pattern(tuple(self.words))
         match = pattern.search(text) if pattern else None
-        return self.kept() if match is None else self.dropped("keyword", keyword=match.group().lower())
+        return self.kept() if match is None else self.dropped(RejectReason.KEYWORD, keyword=match.group().lower())
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class LeadingPunctuation(Filter):
         if not first or first in self.allowed:
             return self.kept()
         fragment = first in string.punctuation or unicodedata.category(first)[0] in "PS"
-        return self.dropped("punctuation", character=first) if fragment else self.kept()
+        return self.dropped(RejectReason.PUNCTUATION, character=first) if fragment else self.kept()
 
 
 @dataclass(frozen=True)
@@ -98,4 +99,4 @@ class ProgramPrefix(Filter):
         """Judge one text."""
         head = " ".join(text.lstrip()[:200].split()).casefold()
         found = any(head.startswith(prefix.casefold()) for prefix in self.prefixes)
-        return self.dropped("program") if found else self.kept()
+        return self.dropped(RejectReason.PROGRAM) if found else self.kept()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.filters.base import Filter
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Language", "Undecided"]
@@ -76,11 +77,11 @@ class Language(Filter):
             return self._undecided(best.value)
         if code in self.allow:
             return self.kept(best.value)
-        return self.dropped("language", best.value, language=code)
+        return self.dropped(RejectReason.LANGUAGE, best.value, language=code)
 
     def _undecided(self, score: float) -> Verdict:
         if self.undecided == "drop":
-            return self.dropped("undecided", score)
+            return self.dropped(RejectReason.UNDECIDED, score)
         return Verdict(self.filter, True, score=score, detail={"undecided": True})
 
 

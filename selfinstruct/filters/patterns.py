@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from selfinstruct.filters.base import Filter
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["BOILERPLATE_ENDINGS", "BOILERPLATE_OPENINGS", "REFUSALS", "SELF_REFERENCES", "Boilerplate", "Refusals"]
@@ -106,9 +107,10 @@ class Refusals(Filter):
     def verdict(self, text: str) -> Verdict:
         """Judge one text."""
         start = text.lstrip()[: self.head]
-        for reason, phrases in (("refusal", self.refusals), ("self_reference", self.self_references)):
-            if phrase := _find(phrases, start):
-                return self.dropped(reason, phrase=phrase)
+        if phrase := _find(self.refusals, start):
+            return self.dropped(RejectReason.REFUSAL, phrase=phrase)
+        if phrase := _find(self.self_references, start):
+            return self.dropped(RejectReason.SELF_REFERENCE, phrase=phrase)
         return self.kept()
 
 
@@ -132,7 +134,7 @@ class Boilerplate(Filter):
         pattern = _pattern(tuple(self.openings))
         head = stripped[:HEAD].translate(_PLAIN)
         if pattern and (match := pattern.match(head)):
-            return self.dropped("opening", phrase=match.group().lower())
+            return self.dropped(RejectReason.OPENING, phrase=match.group().lower())
         if phrase := _find(self.endings, stripped[-self.tail :] if self.tail else ""):
-            return self.dropped("ending", phrase=phrase)
+            return self.dropped(RejectReason.ENDING, phrase=phrase)
         return self.kept()

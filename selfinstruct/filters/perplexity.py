@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.filters.base import Filter
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Ifd", "Perplexity", "Scorer", "ifd", "perplexity"]
@@ -86,7 +87,7 @@ class Perplexity(Filter):
         return self.judge([text])[0]
 
     def _verdict(self, score: float) -> Verdict:
-        return _decide(self.filter, score, self.min, self.max, ("repetitive", "perplexity"))
+        return _decide(self.filter, score, self.min, self.max, (RejectReason.REPETITIVE, RejectReason.PERPLEXITY))
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Ifd:
         return [verdict.kept for verdict in self.judge(instructions, answers)]
 
     def _verdict(self, score: float) -> Verdict:
-        return _decide(self.filter, score, self.min, self.max, ("easy", "unhelpful"))
+        return _decide(self.filter, score, self.min, self.max, (RejectReason.EASY, RejectReason.UNHELPFUL))
 
 
 def _check(low: float, high: float) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.filters import snapshot
 from selfinstruct.filters.ids import NO_PICKLE, Ids, paired
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Embed", "SemanticIndex"]
@@ -48,7 +49,7 @@ class SemanticIndex:
     """
 
     filter = "semantic"
-    reason = "same_meaning"
+    reason = RejectReason.SAME_MEANING
 
     def __init__(self, threshold: float, model: str | Path | Embed) -> None:
         if not -1 <= threshold <= 1:

@@ -41,7 +41,7 @@ def pack(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
         "stage": request.stage,
         "turns": turns,
         "sampling": sampling,
-        "context": dict(request.context),
+        "context": request.stored_context,
         "parent": request.parent,
     }
     return value, texts
@@ -60,4 +60,6 @@ def unpack(value: Mapping[str, Any], number: int, prompts: Prompts, text: Callab
     sampling = dict(value["sampling"])
     if "schema" in sampling:
         sampling["schema"] = text(sampling["schema"]["text"])
-    return Request(value["stage"], turns, Sampling.from_json(sampling), value["context"], value["parent"], number)
+    return Request.from_stored(
+        value["stage"], turns, Sampling.from_json(sampling), value["context"], value["parent"], number
+    )

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from rapidfuzz.distance import LCSseq
 
-from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
 from selfinstruct.engine.inherited import about
 from selfinstruct.engine.plan import RunPlan, recorded_plan
@@ -230,9 +229,7 @@ def _followed(judged: FilterOutcome, after: Request) -> FilteredCandidate | None
 
 
 def _shown(request: Request, texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    names: Json = request.context.get("demonstrations", [])
-    found = [str(name) for name in names] if isinstance(names, list | tuple) else []
-    return tuple((name, texts.get(name, "")) for name in found)
+    return tuple((name, texts.get(name, "")) for name in request.demonstrations or ())
 
 
 def _neighbours(one: FilteredCandidate, texts: Mapping[str, str]) -> dict[str, Neighbour]:

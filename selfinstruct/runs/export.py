@@ -18,6 +18,7 @@ from selfinstruct.engine.row_filters import FilteredCandidate, FilterOutcome
 from selfinstruct.engine.run_state import RunState
 from selfinstruct.errors import UsageError
 from selfinstruct.records import Candidate, Pair
+from selfinstruct.strategies.abilities import row_format
 
 __all__ = ["CANDIDATES", "DATASET", "PREFERENCE", "Exported", "export_course", "export_formats", "refresh"]
 
@@ -102,7 +103,7 @@ def refresh(folder: Path, plan: RunPlan, course: RunState, name: str | None = No
         name: None for the layout that suits the strategy.
     """
     dataset = folder / DATASET
-    name = name or plan.strategy.format
+    name = name or row_format(plan.strategy)
     written = {}
     for each in sorted([*FORMATS, PREFERENCE]):
         path = dataset / f"{each}.jsonl"
@@ -116,6 +117,7 @@ def refresh(folder: Path, plan: RunPlan, course: RunState, name: str | None = No
 
 def _manifest(plan: RunPlan, course: RunState, files: list[Exported]) -> bytes:
     tally = course.tally
+    marks = dict(sorted((str(key), count) for key, count in tally.counters.items()))
     value = {
         "files": {file.path.name: {"rows": file.rows, "sha256": file.sha256} for file in files},
         "rows": course.count,
@@ -130,7 +132,7 @@ def _manifest(plan: RunPlan, course: RunState, files: list[Exported]) -> bytes:
             "rejected": dict(sorted(tally.rejected.items())),
             "discarded": dict(sorted(tally.discarded.items())),
             "failures": dict(sorted(tally.failures.items())),
-            **({"marks": dict(sorted(tally.counters.items()))} if tally.counters else {}),
+            **({"marks": marks} if marks else {}),
             "prompt_tokens": tally.prompt_tokens,
             "completion_tokens": tally.completion_tokens,
         },
@@ -147,7 +149,7 @@ def _candidate_line(judged: FilterOutcome, one: FilteredCandidate) -> str:
         "task": candidate.task or one.id,
         "stage": judged.request.stage,
         "parent": judged.request.parent,
-        "demonstrations": judged.request.context.get("demonstrations", []),
+        "demonstrations": list(judged.request.demonstrations or ()),
         "instruction": candidate.instruction,
         "input": candidate.input,
         "output": candidate.output,

@@ -17,6 +17,7 @@ from selfinstruct.engine.verdict_cache import VERDICTS_FILE, VerdictCache
 from selfinstruct.errors import LedgerError, RunLockedError, UsageError
 from selfinstruct.ledger import LEDGER_FILE, Reader, Spending
 from selfinstruct.runs.export import CANDIDATES, DATASET, Exported, export_course, export_formats, refresh
+from selfinstruct.strategies.abilities import row_format
 
 __all__ = ["Slice", "Status", "export_run", "status"]
 
@@ -159,7 +160,7 @@ def export_run(folder: Path, name: str | None = None, path: Path | None = None) 
             course = RunState.of(plan, reader, lambda one, _: judged.append(one), dense=every_request)
         else:
             course = RunState.of(plan, reader, snapshot=VerdictCache(folder, plan).load(reader))
-    name = name or plan.strategy.format
+    name = name or row_format(plan.strategy)
     return export_course(course, name, path or folder / DATASET / f"{name}.jsonl", judged)
 
 

@@ -1,13 +1,13 @@
-"""Methods of synthesis, by the name that a configuration gives them.
+"""Methods of synthesis, by the name that configurations use.
 
-``STRATEGIES[name]`` is a class with a nested ``Options`` (a frozen dataclass of plain types) and is made with
-``STRATEGIES[name](options, prompts)``.
+``strategy_class(name)`` returns a class with a nested ``Options`` (a frozen dataclass of plain types); a strategy is
+made with ``strategy_class(name)(options, prompts)``.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from selfinstruct.common.config import nearest
+from selfinstruct.errors import UsageError
 from selfinstruct.strategies.alpaca import Alpaca
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.conversation import Conversation
@@ -32,8 +32,28 @@ __all__ = [
     "SelfInstruct",
     "Strategy",
     "View",
+    "strategy_class",
+    "strategy_names",
 ]
 
-STRATEGIES: dict[str, Any] = {
-    one.name: one for one in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation, Respond)
+STRATEGIES: dict[str, type[Strategy]] = {
+    kind.name: kind for kind in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation, Respond)
 }
+"""The built-in strategies."""
+
+
+def strategy_names() -> tuple[str, ...]:
+    """Return the names of all strategies."""
+    return tuple(STRATEGIES)
+
+
+def strategy_class(name: str) -> type[Strategy]:
+    """Return the strategy that configurations call ``name``.
+
+    Raises:
+        UsageError: There is none.
+    """
+    try:
+        return STRATEGIES[name]
+    except KeyError:
+        raise UsageError(f"unknown strategy {name!r}{nearest(name, strategy_names())}") from None

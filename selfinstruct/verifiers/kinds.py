@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfinstruct.common.codec import Json, canonical, loads
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 from selfinstruct.verifiers.answers import NUMBER, REGEX, TEXT
 from selfinstruct.verifiers.base import Finding, Kind, Spec, code_blocks, near, short
@@ -157,7 +158,7 @@ def verify(verifier: Mapping[str, Any], answer: str) -> Verdict:
     found = KINDS[name].verify(verifier, answer)
     if found.kept and not answer.strip():
         found = Finding(False, found.expected, "a blank answer")
-    return Verdict("verifier", found.kept, "" if found.kept else "wrong_answer", detail=_detail(name, found))
+    return Verdict("verifier", found.kept, "" if found.kept else RejectReason.WRONG_ANSWER, detail=_detail(name, found))
 
 
 def _detail(kind: str, found: Finding) -> dict[str, Json]:

@@ -38,7 +38,7 @@ def maker():
     return module
 
 
-@pytest.mark.parametrize("page", ["commands", "configuration"])
+@pytest.mark.parametrize("page", ["commands", "configuration", "reasons"])
 def test_generated_pages_are_fresh(page: str) -> None:
     assert (ROOT / "docs" / f"{page}.md").read_text() == getattr(maker(), page)(), "run: make docs"
 

@@ -26,9 +26,21 @@ from selfinstruct.errors import RunChangedError
 from selfinstruct.ledger import RecordedOutcome
 from selfinstruct.pool import MethodProgress
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Choice, Completion, Failure, Outcome, Received, Request, Sampling, Usage
+from selfinstruct.records import (
+    Candidate,
+    Choice,
+    Completion,
+    CounterKey,
+    Failure,
+    Outcome,
+    Received,
+    Request,
+    Sampling,
+    Usage,
+)
 from selfinstruct.seeds import load_seeds
-from selfinstruct.strategies import STRATEGIES, QualityOptions, QualityStrategy
+from selfinstruct.strategies import QualityOptions, QualityStrategy, strategy_class
+from selfinstruct.strategies.abilities import data_files
 from selfinstruct.strategies.mixture import MixtureOptions
 from tests.scripted import WORDS, answer
 
@@ -59,10 +71,10 @@ def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> RunPlan:
         return mixed_plan(lag, n, seed)
     if strategy == "quality":
         return refined_plan(lag, n, seed)
-    chosen = STRATEGIES[strategy]
+    chosen = strategy_class(strategy)
     prompts = Prompts.load(chosen.templates, "completion", builtin_prompts())
     options = chosen.Options()
-    data = {name: chosen.read_data(path) for name, path in chosen.data(options).items()}
+    data = {name: chosen.read_data(path) for name, path in data_files(chosen, options).items()}
     prompts = Prompts({**prompts.texts, **data}, "completion")
     filters = build(FilterOptions, chosen.defaults.get("filters", {}))
     settings = Settings(strategy, lag=lag, n=n, seed=seed, filters=filters)
@@ -279,10 +291,10 @@ class OneTask:
 
     def receive(self, request, completion, view):
         if request.stage == "draft":
-            follow = self._request("rows", task=f"{request.number}.0")
-            return Received(
-                (Candidate("Describe the colour of the evening sky", kind="pending_task", on_accept=follow),)
-            )
+            task = request.candidate_id(0)
+            follow = self._request("rows", task=task)
+            text = "Describe the colour of the evening sky"
+            return Received((Candidate(text, kind="pending_task", on_accept=follow, id=task),))
         return Received((Candidate("Describe the colour", output="deep red and gold", task=request.context["task"]),))
 
 
@@ -310,12 +322,15 @@ class InTurn:
         item = view.progress_by_method["part"].next_item
         return self._request("part/first", item=item) if item < 3 else None
 
-    def _request(self, stage: str, **context) -> Request:
-        return Request(stage, self.prompts.turns("t", text=stage), Sampling(5), context)
+    def _request(self, stage: str, item: int) -> Request:
+        return Request(stage, self.prompts.turns("t", text=stage), Sampling(5), item=item)
 
     def receive(self, request, completion, view):
-        again = None if request.stage.endswith("again") else self._request("part/again", item=request.context["item"])
-        return Received((Candidate(completion.text, output="deep red and gold", on_reject=again),), counters=("a|b|c",))
+        again = None if request.stage.endswith("again") else self._request("part/again", item=request.item)
+        return Received(
+            (Candidate(completion.text, output="deep red and gold", on_reject=again),),
+            counters=(CounterKey("a", "b", "c"),),
+        )
 
 
 def test_tasks_are_taken_in_turn_and_a_rejected_candidate_is_followed_up() -> None:
@@ -323,8 +338,8 @@ def test_tasks_are_taken_in_turn_and_a_rejected_candidate_is_followed_up() -> No
     asked = []
     while not line.exhausted:
         request = line.open[line.judged]
-        asked.append((request.stage, request.context["item"]))
-        text = ("Suggest a name for a bakery", "No", "List the moons of Jupiter")[request.context["item"]]
+        asked.append((request.stage, request.item))
+        text = ("Suggest a name for a bakery", "No", "List the moons of Jupiter")[request.item]
         line.judge(Completion((Choice(text, "stop"),), Usage(7, 3), "m"))
     assert asked == [("part/first", 0), ("part/first", 1), ("part/first", 2), ("part/again", 1)]
     account = line.pool.progress_by_method["part"]

@@ -49,7 +49,7 @@ def test_the_defaults_are_the_published_ones():
 def test_the_prompt_shows_the_drawn_seeds_and_ends_inside_the_next_block():
     _, request = asked()
     text = request.turns[0].text
-    names = request.context["demonstrations"]
+    names = request.demonstrations
     assert len(set(names)) == 3
     for place, name in enumerate(names, 1):
         seed = next(seed for seed in SEEDS if seed.id == name)
@@ -76,7 +76,7 @@ def test_without_seeds_there_is_nothing_to_ask():
 
 def test_only_seeds_of_the_domains_and_lengths_asked_for_are_shown():
     _, request = asked(domains=["b"], demonstration_chars=100)
-    assert request.context["demonstrations"] == ["s2"]
+    assert request.demonstrations == ("s2",)
     assert request.turns[0].text.endswith("### Task 2\nInstruction:")
 
 
@@ -96,8 +96,8 @@ def test_a_raw_answer_gives_rows():
         assert row.output in text[slice(*row.span)]
         assert row.task is None
         assert row.on_accept is None
-        names = request.context["demonstrations"]
-        assert row.shown == tuple(f"Output {name[1:]}" for name in names)
+        names = request.demonstrations
+        assert row.shown_outputs == tuple(f"Output {name[1:]}" for name in names)
     assert [one.reason for one in received.discards] == ["truncated"]
     assert received.follow_ups == ()
 

@@ -102,14 +102,14 @@ def test_openings_are_asked_for_by_the_instructions_of_seeds_that_need_no_input(
     request = strategy("completion").propose(View(), Rng("x"))
     assert request is not None
     text = request.turns[0].text
-    assert {*request.context["demonstrations"]} == {"s0", "s2"}  # type: ignore[misc]
+    assert {*request.demonstrations} == {"s0", "s2"}  # type: ignore[misc]
     assert "Name a good first book on stars." in text
     assert "Sort these words" not in text
     assert text.endswith("\n3.")
     assert len(request.context["rounds"]) == 7  # type: ignore[arg-type]
     only = strategy("completion", domains=["b"]).propose(View(), Rng("x"))
     assert only is not None
-    assert only.context["demonstrations"] == ["s2"]
+    assert only.demonstrations == ("s2",)
     assert strategy().propose(View(seeds=()), Rng("x")) is None
 
 
@@ -129,7 +129,7 @@ def test_in_messages_the_assistant_gets_the_conversation_and_the_user_the_same_w
     assert said(one) == FOUR
     assert (one.instruction, one.input, one.output, one.task, one.kind) == (OPENING, "", FLOW, "3.0", "row")
     assert FLOW[slice(*one.span)] == FLOW
-    assert received.counters == ("conversations|2 rounds|as planned",)
+    assert tuple(map(str, received.counters)) == ("conversations|2 rounds|as planned",)
 
 
 def test_in_raw_prompts_it_is_a_transcript_that_ends_with_the_speaker() -> None:
@@ -165,14 +165,14 @@ def test_with_openings_of_seeds_each_task_begins_one_conversation(api: str, styl
     for item in range(len(SEEDS)):
         request = made.propose(view, Rng(item))
         assert request is not None
-        assert (request.context["item"], request.context["task"]) == (item, SEEDS[item].id)
+        assert (request.item, request.context["task"]) == (item, SEEDS[item].id)
         view.progress.take(item)
         found.append(request)
     assert made.propose(view, Rng(9)) is None
     assert "Sort these words.\n\nb a" in found[1].turns[0].text
     if style == "roles":
         requests, received = spoken(made, found[1], RIVERS, LAKES, FLOW)
-        assert all("item" not in request.context for request in requests[1:])
+        assert all(request.item is None for request in requests[1:])
     else:
         received = made.receive(found[1].numbered(4, 1), answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}"), view)
     one = row(received)
@@ -181,7 +181,7 @@ def test_with_openings_of_seeds_each_task_begins_one_conversation(api: str, styl
     assert RowFilters(FilterOptions(), pool).judge(found[1].numbered(4, 1), received).candidates[0].kept, (
         "no news, but wanted"
     )
-    assert [kept.candidate for kept in pool.rows] == [one]
+    assert [(kept.id, kept.candidate.output) for kept in pool.rows] == [("4.0", one.output)]
 
 
 SUM = (
@@ -223,7 +223,7 @@ def test_the_first_answer_to_a_seed_with_a_verifier_is_checked(api: str, style: 
     assert one.verdicts[1].detail["found"] == '"43"'
     assert (said(one), one.output) == ([("user", "What is 17 + 25?"), ("assistant", "It is 43.")], "It is 43.")
     assert wrong[0][slice(*one.span)] == "It is 43."
-    assert received.counters == ("conversations|1 round|wrong_answer",)
+    assert tuple(map(str, received.counters)) == ("conversations|1 round|wrong_answer",)
     pool = Pool(SUM)
     request = Request("assistant", (), begun(strategy()).sampling).numbered(4, 1)
     (judged,) = RowFilters(FilterOptions(), pool).judge(request, received).candidates
@@ -256,7 +256,7 @@ def test_an_opening_that_the_model_wrote_is_checked_by_no_seed_s_verifier() -> N
 
 def test_the_rounds_are_drawn_from_the_range_when_it_is_begun() -> None:
     made = strategy(min_rounds=2, max_rounds=4)
-    drawn = {made._openings(View(), Rng(n)).context["rounds"][0] for n in range(60)}  # type: ignore[union-attr,index]
+    drawn = {made._request_openings(View(), Rng(n)).context["rounds"][0] for n in range(60)}  # type: ignore[union-attr,index]
     assert drawn == {2, 3, 4}
     fixed = strategy(min_rounds=3, max_rounds=3)
     more = "Is the Dead Sea a lake?"
@@ -264,8 +264,7 @@ def test_the_rounds_are_drawn_from_the_range_when_it_is_begun() -> None:
     assert len(row(received).messages) == 6
 
 
-CLOSINGS = ("[END]", "Thanks, that's all!", "Thank you so much. Have a nice day.", "Goodbye!", "OK great, thanks.",
-            "No more questions.", "thanks for the explanation", "[end]", "That helps.\n**[End]**")  # fmt: skip
+CLOSINGS = ("[END]", "Thanks. [END]", "[end]", "That helps.\n**[End]**", "[END] Goodbye.")
 
 
 @BOTH
@@ -285,55 +284,14 @@ def test_a_user_who_is_done_ends_it(api: str, closing: str) -> None:
     assert said(early) == FOUR[:2]
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["Thanks! But why is that?", "Thanks, now write a poem about it.", "Thank you. Please give me an example.",
-     "Tell me how sailors say goodbye", "How do I say thanks in French?", "No, I want another one.", "Bye?",
-     "Thanks. I'd like to hear about tides, too.", "", "Thanks, I have one more question.",
-     "Thanks, that worked. I got an error though: TypeError.", "Thank you! Yes, do that.", "Sure, thanks.",
-     "No more pizza recipes, only pasta.", "Take care of the formatting in the table", "That is it, but shorter.",
-     "Thank you for the list. Number three confuses me.", "Thanks, that is wrong.", "Thank you note for a teacher",
-     "Thanks for that, I will try number 2. Number 3 needs an example.", "Bye-bye birdie, sum it up",
-     "That's all wrong.",
-     "Have a good recipe for soup", "Thanks for the poem please make it shorter", "Thanks and now add two", "Great.",
-     "Thank you. That is not what I asked.", "I understand it, but not the end. Thanks.", "Write [END] on each page",
-     "Thanks. I see an error in line 2."],
-)  # fmt: skip
-def test_thanks_with_a_question_or_a_request_is_no_end(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "Goodbye!", "Thanks, that is all.", "Write [END] on each page"])
+def test_only_the_closing_sign_at_an_end_of_a_line_ends_a_conversation(text: str) -> None:
     assert not is_closing(text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["Thanks!", "No, thanks.", "Yes, that's all. Thank you!", "Thank you for the tips and tricks!", "Got it, thanks!",
-     "Thanks for your help! I'll try it tonight.", "Perfect, that\u2019s exactly what I needed. Thanks again!",
-     "That makes sense. Thank you for explaining!", "Thank you, you've been very helpful. Goodbye!", "Not now, thanks.",
-     "I have no further questions. Thanks and have a good day.", "Great - thanks a lot \U0001f60a", "No more, bye!",
-     "Goodbye and thanks for the fish", "Okay, I understand it now. Thank you very much.", "Thanks [END]",
-     "[END] Goodbye."],
-)  # fmt: skip
-def test_thanks_and_good_wishes_alone_are_an_end(text: str) -> None:
+@pytest.mark.parametrize("text", ["Thanks [END]", "[END] Goodbye.", "Thank you.\n[END]\n"])
+def test_the_closing_sign_at_an_end_of_a_line_ends_a_conversation(text: str) -> None:
     assert is_closing(text)
-
-
-def test_who_writes_much_has_something_else_to_say() -> None:
-    text = "Thank you for all of it".ljust(200, "!")
-    assert is_closing(text)
-    assert not is_closing(f"{text}!")
-    assert not is_closing("Thank you for all that you told me of " + "the sea and the rivers and " * 6 + "the rain.")
-
-
-def test_an_assistant_s_thanks_are_no_farewell() -> None:
-    thanks = "You're right, thanks."
-    assert is_closing(thanks)
-    made = strategy(min_rounds=2, max_rounds=2)
-    _, received = spoken(made, begun(made), RIVERS, LAKES, thanks)
-    assert said(row(received)) == [*FOUR[:3], ("assistant", thanks)]
-    made = strategy(style="self-chat", min_rounds=2, max_rounds=2)
-    text = f"{RIVERS}\nUser: {LAKES}\nAssistant: {thanks}"
-    received = made.receive(begun(made).numbered(5, 1), answer(text), View())
-    assert said(row(received)) == [*FOUR[:3], ("assistant", thanks)]
-    assert received.counters == ("conversations|2 rounds|as planned",)
 
 
 # The closing sign in what the assistant says
@@ -357,7 +315,7 @@ def test_the_sign_ends_it_in_the_assistant_s_words_too(api: str, tail: str, reas
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7}, None, 5)
     received = made.receive(request, answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}{tail}", reason), View())
-    assert (said(row(received)), received.counters) == (FOUR, ("conversations|2 rounds|closed",))
+    assert (said(row(received)), tuple(map(str, received.counters))) == (FOUR, ("conversations|2 rounds|closed",))
 
 
 @BOTH
@@ -371,7 +329,7 @@ def test_a_sign_alone_is_no_answer(api: str) -> None:
     made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
     text = f"{RIVERS}\nUser: {LAKES}\nAssistant: [END]"
     received = made.receive(begun(made).numbered(5, 1), answer(text), View())
-    assert (said(row(received)), received.counters) == (FOUR[:2], ("conversations|1 round|closed",))
+    assert (said(row(received)), tuple(map(str, received.counters))) == (FOUR[:2], ("conversations|1 round|closed",))
 
 
 @BOTH
@@ -423,7 +381,7 @@ def test_a_message_that_breaks_it_cuts_it_back(api: str, text: str | Completion,
     assert (one.verdicts[0].kept, one.verdicts[0].reason) == (True, "")
     assert one.verdicts[0].detail["ending"] == reason
     assert said(one) == FOUR
-    assert received.counters == (f"conversations|2 rounds|{reason}",)
+    assert tuple(map(str, received.counters)) == (f"conversations|2 rounds|{reason}",)
 
 
 @pytest.mark.parametrize(
@@ -441,10 +399,10 @@ def test_an_answer_that_breaks_it_goes_with_its_question(text: str | Completion,
 def test_a_request_that_fails_for_good_ends_it_where_it_is(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     requests, _ = spoken(made, begun(made), RIVERS, LAKES, FLOW)
-    one = row(made.failed(requests[-1].numbered(20, 1), View()))
+    one = row(made.recover(requests[-1].numbered(20, 1), View()))
     assert said(one) == FOUR
     assert one.verdicts[0].detail["ending"] == "failed"
-    short = row(made.failed(requests[1].numbered(20, 1), View()))
+    short = row(made.recover(requests[1].numbered(20, 1), View()))
     assert (short.verdicts[0].kept, short.verdicts[0].reason) == (False, "failed")
 
 
@@ -453,7 +411,7 @@ def test_a_first_answer_that_breaks_it_leaves_an_opening_without_an_output() -> 
     _, received = spoken(made, begun(made), "")
     one = row(received)
     assert (one.instruction, one.output, one.messages, one.verdicts[0].reason) == (OPENING, "", (), "empty")
-    assert received.counters == ("conversations|0 rounds|empty",)
+    assert tuple(map(str, received.counters)) == ("conversations|0 rounds|empty",)
 
 
 def test_an_assistant_may_give_back_a_text_that_it_was_to_correct_and_talk_of_itself() -> None:
@@ -502,7 +460,7 @@ def test_a_transcript_is_read_whole(api: str, head: str) -> None:
     one = row(received)
     assert said(one) == FOUR
     assert text[slice(*one.span)] == f"{RIVERS}\n\nUser: {LAKES}\nAssistant: {FLOW}"
-    assert received.counters == ("conversations|2 rounds|as planned",)
+    assert tuple(map(str, received.counters)) == ("conversations|2 rounds|as planned",)
 
 
 @pytest.mark.parametrize("head", ["Sure! Here is the rest:\n\n", "Here is\nthe conversation:\n"])
@@ -520,7 +478,7 @@ def test_what_announces_a_transcript_is_no_answer(head: str) -> None:
 
 TAILS = [
     ("", 2, "finished"),
-    ("\nUser: Thanks, goodbye!\nAssistant: Goodbye!", 2, "closed"),
+    ("\nUser: Thanks! [END]\nAssistant: Goodbye!", 2, "closed"),
     ("\nUser: And ponds?", 2, "finished"),
     ("\nAssistant: And another thing.", 2, "role_confusion"),
     ("\nUser: And ponds?\nUser: And wells?\nAssistant: Well.", 2, "role_confusion"),
@@ -539,7 +497,7 @@ def test_a_transcript_is_cut_where_it_is_not_in_order(tail: str, rounds: int, en
     text = f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}{tail}"
     received = made.receive(request, answer(text), View())
     assert said(row(received))[:4] == FOUR
-    assert received.counters == (f"conversations|{rounds} rounds|{ending}",)
+    assert tuple(map(str, received.counters)) == (f"conversations|{rounds} rounds|{ending}",)
 
 
 def test_a_transcript_cut_short_loses_its_last_message() -> None:

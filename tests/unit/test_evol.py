@@ -69,7 +69,7 @@ class Run:
         following = list(received.follow_ups)
         if one is not None:
             following.append(one.candidate.on_accept if one.kept else one.candidate.on_reject)
-        self.counters += received.counters
+        self.counters += tuple(map(str, received.counters))
         assert len(following) <= 1
         next_ = following[0] if following else None
         assert next_ is None or next_.parent == self.request.number
@@ -161,7 +161,7 @@ def test_the_defaults_are_the_published_ones():
 def test_seeds_are_taken_in_turn_with_their_input_and_then_it_ends():
     made, view = strategy(), View()
     first = made.propose(view, Rng("a"))
-    assert (first.context["item"], first.context["root"]) == (0, "s0")
+    assert (first.item, first.context["root"]) == (0, "s0")
     view.progress.take(0)
     second = made.propose(view, Rng("a"))
     assert second.context["current"] == ["s1", "Say how the word is spelled.\n\ncolour"]
@@ -184,7 +184,7 @@ def test_an_epoch_evolves_compares_and_answers_and_the_next_goes_on_from_there()
     assert row.candidate.columns == {"epoch": 1, "operation": "deepen", "root": "s0"}
     assert way.asks_to_evolve(DEEPER)
     assert way.request.turns[0].template == "evol-instruct/breadth"
-    assert "item" not in way.request.context
+    assert way.request.item is None
 
 
 @pytest.mark.parametrize(
@@ -282,10 +282,10 @@ def test_a_response_of_punctuation_and_stop_words_is_none():
 
 def test_another_answer_to_a_row_meets_the_rules_of_a_response():
     made, row = strategy(sorry_words=9), Candidate(DEEPER, output=ANSWER)
-    assert made.fault(row, ANSWER) == ""
-    assert made.fault(row, "I am sorry, that I do not know.") == "sorry"
-    assert made.fault(row, "I am sorry, that I do not know it.") == ""
-    assert made.fault(row, "... and so!") == "no_content"
+    assert made.reject_reason(row, ANSWER) == ""
+    assert made.reject_reason(row, "I am sorry, that I do not know.") == "sorry"
+    assert made.reject_reason(row, "I am sorry, that I do not know it.") == ""
+    assert made.reject_reason(row, "... and so!") == "no_content"
 
 
 def test_an_answer_in_a_chat_may_hold_the_heading_that_ends_a_raw_one():
@@ -330,13 +330,13 @@ def test_what_the_token_limit_cuts_short_is_none():
 def test_a_request_that_fails_for_good_goes_back_unevolved_too():
     made = strategy(epochs=2)
     first = begun(made, "deepen", "breadth")
-    received = made.failed(first, View())
-    assert received.counters == ("evol|epoch 1, deepen|failed",)
+    received = made.recover(first, View())
+    assert tuple(map(str, received.counters)) == ("evol|epoch 1, deepen|failed",)
     (again,) = received.follow_ups
     assert (again.stage, again.parent, again.context["current"]) == ("evolve", first.number, first.context["current"])
     assert again.turns[0].template == "evol-instruct/breadth"
     last = again.numbered(9, 1)
-    assert made.failed(last, View()).follow_ups == ()
+    assert made.recover(last, View()).follow_ups == ()
 
 
 @pytest.mark.parametrize("stage", ["evolve", "compare", "answer"])
@@ -347,7 +347,7 @@ def test_whichever_request_fails_the_next_epoch_begins_with_what_this_one_began_
     if stage == "answer":
         way.says(GAIN)
     assert way.request.stage == stage
-    received = way.made.failed(way.request, View())
+    received = way.made.recover(way.request, View())
     (again,) = received.follow_ups
     assert (again.stage, again.parent, again.turns[0].template) == (
         "evolve",
@@ -356,7 +356,7 @@ def test_whichever_request_fails_the_next_epoch_begins_with_what_this_one_began_
     )
     assert again.context["current"] == ["s0", SEEDS[0].instruction]
     assert SEEDS[0].instruction in again.turns[0].text
-    assert received.counters == ("evol|epoch 1, deepen|failed",)
+    assert tuple(map(str, received.counters)) == ("evol|epoch 1, deepen|failed",)
 
 
 def test_an_answer_that_only_says_the_instruction_again_is_none():
@@ -438,8 +438,8 @@ def test_what_a_judge_thinks_is_not_what_it_says(said, reason):
 def test_an_audited_judge_that_fails_for_good_is_not_counted_a_second_time():
     way = run("deepen", "breadth", audit=1.0)
     way.says(SEEDS[0].instruction)
-    received = way.made.failed(way.request, View())
-    assert received.counters == ()
+    received = way.made.recover(way.request, View())
+    assert tuple(map(str, received.counters)) == ()
     assert received.follow_ups[0].context["current"][1] == SEEDS[0].instruction
 
 

@@ -37,13 +37,13 @@ def test_what_a_judge_says_is_read_with_its_negations(said: str, reason: str) ->
 
 def test_a_response_of_exactly_so_many_words_may_be_sorry() -> None:
     for count, reason in ((79, "sorry"), (80, "")):
-        verdict = rules.apology("Sorry " + "word " * (count - 1), words=80)
+        verdict = rules.apology("Sorry " + "word " * (count - 1), min_words=80)
         assert (verdict.kept, verdict.reason, verdict.score) == (not reason, reason, count)
 
 
 def test_a_similarity_of_exactly_so_much_is_too_much() -> None:
     for least, reason in ((0.75, "too_similar"), (math.nextafter(0.75, 1), "")):
-        verdict = rules.similarity("Name four red birds", "Name four red trees", least=least, name="s0")
+        verdict = rules.similarity("Name four red birds", "Name four red trees", threshold=least, current_id="s0")
         assert (verdict.kept, verdict.reason, verdict.score, verdict.nearest) == (not reason, reason, 0.75, "s0")
 
 

@@ -89,7 +89,7 @@ def test_near_duplicates_are_sought_among_other_tasks_only() -> None:
 def test_copies_are_recognised() -> None:
     shown = "Paris is the capital of France and its largest city"
     _, judged = judge(
-        Candidate("Name a large city of France", output=shown + ".", shown=("Rome", shown)),
+        Candidate("Name a large city of France", output=shown + ".", shown_outputs=("Rome", shown)),
         Candidate("Say this sentence in other words", "the cat sat on the mat", "The cat sat on the mat!"),
     )
     assert [one.reason for one in judged.candidates] == ["copied_demonstration", "copied_input"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,16 +19,23 @@ from selfinstruct.engine.scheduler import Scheduler
 from selfinstruct.errors import ConfigError, SelfInstructError
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Choice, Completion, Failure, Received, Request, Sampling, Usage
+from selfinstruct.records import Candidate, Choice, Completion, CounterKey, Failure, Received, Request, Sampling, Usage
 from selfinstruct.seeds import load_seeds
 from selfinstruct.strategies import STRATEGIES, Magpie, Strategy
-from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, last_of_race, suited
+from selfinstruct.strategies.abilities import ChoosesFormat
+from selfinstruct.strategies.mixture import (
+    MixtureMember,
+    MixtureOptions,
+    MixtureStrategy,
+    draw_largest_gamma,
+    merged_defaults,
+)
 
 SEEDS = tuple(load_seeds(builtin_seeds()))
 PROMPTS = Prompts({"t": "$text"}, "completion")
 
 
-class Asks(Strategy):
+class Asks(Strategy, ChoosesFormat):
     """A method that asks so often; a draft that is kept is followed up, one that is rejected in another way."""
 
     name: ClassVar[str] = "asks"
@@ -43,7 +51,7 @@ class Asks(Strategy):
 
     def propose(self, view, rng):
         item = view.progress.next_item
-        return self._request("first", item=item, drawn=rng.random()) if item < self.times else None
+        return replace(self._request("first", drawn=rng.random()), item=item) if item < self.times else None
 
     def _request(self, stage: str, **context: Any) -> Request:
         return Request(stage, PROMPTS.turns("t", text=stage), Sampling(5), context)
@@ -52,7 +60,7 @@ class Asks(Strategy):
         self.seen.append((request.stage, view.progress, view.progress_by_method))
         then, otherwise = self._request("then"), self._request("otherwise")
         draft = Candidate(completion.text, kind="pending_task", on_accept=then, on_reject=otherwise, columns={"own": 1})
-        return Received((draft,), (self._request("next"),), counters=("table|row|column",))
+        return Received((draft,), (self._request("next"),), counters=(CounterKey("table", "row", "column"),))
 
 
 def mixed(*parts: tuple[str, float, Strategy], adapt: bool = False, explore: float = 0.05) -> MixtureStrategy:
@@ -130,7 +138,7 @@ SEQUENCE = "cbcabacbabcbacaaaabbaaabacacbcbaaabaabaa"
 def test_the_race_draws_gamma_variables(shapes: Any, exposures: Any, chance: float) -> None:
     """How often the first is the largest, by the closed forms."""
     rng = Rng("race")
-    found = sum(last_of_race(shapes, exposures, rng) == 0 for _ in range(20_000)) / 20_000
+    found = sum(draw_largest_gamma(shapes, exposures, rng) == 0 for _ in range(20_000)) / 20_000
     assert found == pytest.approx(chance, abs=0.012)
 
 
@@ -156,7 +164,7 @@ def test_a_method_knows_its_own_stages_and_account_and_what_it_asks_on_bears_its
     stages = [one.on_accept.stage, one.on_reject.stage, *(each.stage for each in found.follow_ups)]
     assert stages == ["a b/then", "a b/otherwise", "a b/next"]
     assert one.columns == {"own": 1, "strategy": "a b"}
-    assert found.counters == ("a b: table|row|column",)
+    assert found.counters == (CounterKey("a b: table", "row", "column"),)
 
 
 def test_layout_and_schemas_are_those_of_all() -> None:
@@ -173,7 +181,7 @@ def test_layout_and_schemas_are_those_of_all() -> None:
 
 
 def test_what_one_method_wants_off_is_off_and_else_the_first_decides() -> None:
-    found = suited([
+    found = merged_defaults([
         {"filters": {"copied": {"share": 1}}, "lag": 8},
         {"filters": {"novelty": None}},
         {"filters": {"novelty": {"threshold": 0.9}, "copied": {"share": 2, "more": 3}}, "lag": 9},
@@ -275,7 +283,7 @@ def test_each_entry_has_the_texts_of_its_own_files(tmp_path: Path) -> None:
     assert plan.meta()["templates"] == turned.meta()["templates"]
     for one in (plan, turned):
         strategy: Any = one.strategy
-        parts = {label: part.strategy for label, part in strategy._parts.items()}
+        parts = {label: part.strategy for label, part in strategy._members.items()}
         assert parts["north"].personas == ["A baker in Oslo."]
         assert parts["south"].personas == ["A baker in Rome.", "A judge in Bari."]
         assert [parts[label].options.systems for label in ("brief", "kind")] == [("Be brief.",), ("Be kind.",)]
@@ -295,7 +303,7 @@ def test_no_strategy_has_an_option_of_an_entry_s_own() -> None:
 def texts(given: dict[str, Any]) -> dict[str, str]:
     """By label, what each magpie of a mixed run puts before the user's words."""
     strategy: Any = make_plan(given).strategy
-    parts = {label: part.strategy for label, part in strategy._parts.items()}
+    parts = {label: part.strategy for label, part in strategy._members.items()}
     return {
         label: one.options.system_pre_query or one.options.pre_query
         for label, one in parts.items()
@@ -319,7 +327,7 @@ def test_each_magpie_of_a_mixed_run_finds_its_own_texts() -> None:
     assert found["plain"] == chatml
     assert found["law"] == f"<|im_start|>system\nYou teach law.<|im_end|>\n{chatml}"
     assert found["other"].startswith("<|start_header_id|>user")
-    with pytest.raises(ConfigError, match="nothing here tells which"):
+    with pytest.raises(ConfigError, match="the template is unknown"):
         texts({"strategies": [{"name": "alpaca"}, {"name": "magpie"}], **server})
 
 

@@ -101,7 +101,7 @@ def test_a_kept_task_is_put_to_the_model_without_the_person():
     received = made.receive(request, answer(" Tell how bread\nis kept fresh.\n\nAnswer: In a bag."), View())
     (draft,) = received.candidates
     assert (draft.kind, draft.instruction, draft.output) == ("pending_task", "Tell how bread is kept fresh.", "")
-    assert received.counters == ("kinds|instruction|task",)
+    assert tuple(map(str, received.counters)) == ("kinds|instruction|task",)
     assert [one.reason for one in received.discards] == ["trailing"]
     follow_up = draft.on_accept.numbered(8, 2)
     assert (follow_up.stage, follow_up.parent, follow_up.context["task"]) == ("answer", 7, "7.0")
@@ -115,7 +115,7 @@ def test_a_kept_task_is_put_to_the_model_without_the_person():
         {"persona": request.context["persona"], "kind": "instruction"},
         None,
     )
-    assert received.counters == ("kinds|instruction|answer",)
+    assert tuple(map(str, received.counters)) == ("kinds|instruction|answer",)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_is_no_task_is_told(text, finish_reason, reason):
     received = made.receive(request, answer(text, finish_reason), View())
     assert [one.reason for one in received.discards] == [reason]
     assert received.candidates == ()
-    assert received.counters == ("kinds|math|no task",)
+    assert tuple(map(str, received.counters)) == ("kinds|math|no task",)
 
 
 @pytest.mark.parametrize("text", ["Here is a task for this person:\n", "Sure! Here's a task:", "**Here is one task:**"])
@@ -300,7 +300,7 @@ def test_an_answer_that_breaks_a_constraint_is_no_row_and_each_constraint_is_cou
         received = made.receive(request, answer(text), View())
         assert received.candidates[0].verifier == {"kind": "all", "of": [one["verifier"] for one in held]}
         (judged,) = RowFilters(FilterOptions(), Pool(())).judge(request, received).candidates
-        outcomes[judged.reason] = received.counters
+        outcomes[judged.reason] = tuple(map(str, received.counters))
     assert outcomes == {
         "": (
             "kinds|precise|answer",
@@ -337,7 +337,7 @@ def test_the_last_line_tells_the_result(kind, last, result):
     received = made.receive(follow_up, answer(f"Answer: 1 is a step.\n{last}\n"), View())
     assert received.candidates[0].columns.get("result") == result
     assert received.candidates[0].verifier is None
-    assert (f"kinds|{kind}|result" in received.counters) == (result is not None)
+    assert (f"kinds|{kind}|result" in tuple(map(str, received.counters))) == (result is not None)
 
 
 @pytest.mark.parametrize(

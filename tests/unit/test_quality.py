@@ -14,35 +14,43 @@ from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import ConfigError, TemplateError
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Choice, Completion, Message, Received, Request, Sampling, Usage, Verdict
-from selfinstruct.strategies import QualityOptions, QualityStrategy
+from selfinstruct.records import (
+    Candidate,
+    Choice,
+    Completion,
+    CounterKey,
+    Message,
+    Received,
+    Request,
+    Sampling,
+    Usage,
+    Verdict,
+)
+from selfinstruct.strategies import QualityOptions, QualityStrategy, Strategy
+from selfinstruct.strategies.abilities import ChecksAnswers, RecoversFailures
 from tests.cli import run_cli
 
 TEXT = {"inner": frozenset({"text"})}
-ROW = Candidate("Name a sum of two and two.", output="Five.", span=(0, 5), shown=("Three.",))
+ROW = Candidate("Name a sum of two and two.", output="Five.", span=(0, 5), shown_outputs=("Three.",))
 
 
-class Inner:
+class Inner(Strategy, ChecksAnswers, RecoversFailures):
     """A strategy that offers what the test gives it."""
 
     name = "inner"
     templates: ClassVar = {}
-    format = "alpaca"
 
     def __init__(self, *candidates: Candidate) -> None:
         self.candidates = candidates
 
-    def schema_apis(self, api):
-        return frozenset()
-
-    def fault(self, row, text):
+    def reject_reason(self, row, text):
         return "own_rule" if "sorry" in text else ""
 
     def propose(self, view, rng):
         return Request("answer", (), Sampling(5))
 
-    def failed(self, request, view):
-        return Received(counters=("inner|failed|1",))
+    def recover(self, request, view):
+        return Received(counters=(CounterKey("inner", "failed", "1"),))
 
     def receive(self, request, completion, view):
         return Received(self.candidates, follow_ups=(Request("more", (), Sampling(5)),))
@@ -85,10 +93,11 @@ def test_a_row_becomes_a_trial_and_all_else_passes_through():
     draft = Candidate("Write a thing.", kind="pending_task", on_accept=Request("inner", (), Sampling(1)))
     trial, rejected = replace(ROW, kind="provisional_row"), replace(ROW, verdicts=(Verdict("own", False, "bad"),))
     received = begun(refined(ROW, draft, trial, rejected, judge={}))
-    assert received.candidates[1:] == (draft, trial, rejected)
+    assert tuple(replace(one, id="") for one in received.candidates[1:]) == (draft, trial, rejected)
+    assert [one.id for one in received.candidates] == ["7.0", "7.1", "7.2", "7.3"]
     assert [one.stage for one in received.follow_ups] == ["more"]
     first = received.candidates[0]
-    assert (first.kind, first.span, first.shown, first.task) == ("provisional_row", (0, 5), ("Three.",), None)
+    assert (first.kind, first.span, first.shown_outputs, first.task) == ("provisional_row", (0, 5), ("Three.",), None)
     assert first.on_accept is not None
     assert (first.on_accept.stage, first.on_accept.parent) == ("judge", 7)
     assert "Five." in first.on_accept.turns[0].text
@@ -101,12 +110,12 @@ def test_one_request_an_answer_and_rubric_and_the_mean_decides():
     assert [one.parent for one in asked] == [7, 8, 9]
     assert len({one.turns[0].text for one in asked}) == 3
     [row] = received.candidates
-    assert (row.kind, row.task, row.output, row.shown, row.span) == ("row", "7.0", "Five.", (), (0, 0))
+    assert (row.kind, row.task, row.output, row.shown_outputs, row.span) == ("row", "7.0", "Five.", (), (0, 0))
     assert row.columns == {"score": 3.667, "scores": {"helpfulness": 5.0, "correctness": 2.0, "clarity": 4.0}}
     [verdict] = row.verdicts
     assert (verdict.filter, verdict.kept, verdict.score) == ("judge", True, 11 / 3)
     assert verdict.detail["reasons"]["helpfulness"] == "all of it"
-    assert received.counters == ("quality|clarity|4",)
+    assert tuple(map(str, received.counters)) == ("quality|clarity|4",)
 
 
 @pytest.mark.parametrize(
@@ -130,15 +139,15 @@ def test_an_answer_without_a_score_is_asked_about_no_more_and_a_rejected_row_not
 def test_a_step_of_the_chain_that_fails_for_good_is_passed_over():
     made = refined(ROW, best_of=2, tags=True, judge={"rubrics": ["helpfulness", "clarity"], "threshold": 3})
     candidates = begun(made).candidates[0].on_accept.numbered(8, 1)
-    (judge,) = made.failed(candidates, None).follow_ups
+    (judge,) = made.recover(candidates, None).follow_ups
     assert judge.stage == "judge"
     (second,) = made.receive(judge.numbered(9, 1), completion("Score: 4"), None).follow_ups
-    [row] = made.failed(second.numbered(10, 1), None).candidates
+    [row] = made.recover(second.numbered(10, 1), None).candidates
     assert row.verdicts[-1].reason == "no_score"
     made = refined(ROW, tags=True, **ONE)
     judge = begun(made).candidates[0].on_accept.numbered(8, 1)
     (tags,) = made.receive(judge, completion("Score: 4"), None).follow_ups
-    [row] = made.failed(tags.numbered(9, 1), None).candidates
+    [row] = made.recover(tags.numbered(9, 1), None).candidates
     assert all(verdict.kept for verdict in row.verdicts)
     assert [row.columns[name] for name in ("score", "category", "difficulty", "language")] == [4, None, None, None]
 
@@ -151,11 +160,11 @@ def test_the_best_of_several_by_the_judge_the_first_of_equals_and_the_worst_besi
     assert asked[0].sampling.n == 3
     assert [one.context["quality"]["asked"].get("answer") for one in asked] == [None, 0, 1, 2, 3]
     [row] = received.candidates
-    assert (row.output, row.shown, row.columns["score"]) == ("Four.", (ROW.instruction,), 4.0)
+    assert (row.output, row.shown_outputs, row.columns["score"]) == ("Four.", (ROW.instruction,), 4.0)
     assert (row.pair.rejected, row.pair.scores) == ("Six.", (4.0, 1.0))
     assert [one.filter for one in row.verdicts] == ["best_of", "judge"]
     assert row.verdicts[0].detail == {"answer": 2, "means": [2.0, 4.0, 1.0, 4.0]}
-    assert "quality|best answer|2" in received.counters
+    assert "quality|best answer|2" in tuple(map(str, received.counters))
 
 
 def test_equal_scores_are_no_pair_and_the_row_s_own_answer_stays():
@@ -229,7 +238,7 @@ def test_an_answer_that_is_the_whole_first_choice_has_its_place():
 
 
 def test_nothing_to_choose_by_asks_for_no_other_answers():
-    assert begun(refined(ROW, best_of=3)).candidates == (ROW,)
+    assert begun(refined(ROW, best_of=3)).candidates == (replace(ROW, id="7.0"),)
 
 
 def test_a_conversation_is_judged_as_a_whole_and_has_no_other_answers():
@@ -257,7 +266,8 @@ def test_tags_are_columns_of_closed_vocabularies():
     made = refined(ROW, api="completion", tags=True)
     _, received = chain(made, " Math.\nDifficulty: fiendish\nLanguage: Elvish")
     assert received.candidates[0].columns == {"category": "math", "difficulty": None, "language": "other"}
-    assert received.counters == ("quality|category|math", "quality|difficulty|none", "quality|language|other")
+    cells = [str(counter) for counter in received.counters]
+    assert cells == ["quality|category|math", "quality|difficulty|none", "quality|language|other"]
     assert refined(ROW, tags=True, structured=True).schema_apis("completion") == {"completion"}
     assert refined(ROW, tags=True).schema_apis("completion") == frozenset()
 
@@ -301,13 +311,13 @@ def test_what_a_row_would_lead_to_waits_for_the_judge():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "nothing is asked for"),
+        ({}, "quality requests nothing"),
         ({"best_of": 0}, "best_of must be 1"),
         ({"pairs": True, "tags": True}, "set best_of to 2 or more"),
         ({"judge": {"threshold": 6}}, "judge: threshold 6 is outside the scale, which is 1 to 5"),
         ({"judge": {"scale": [5, 1]}}, "scale must be two numbers"),
         ({"judge": {"scale": [0, 5]}}, "scale must be two numbers"),
-        ({"judge": {"rubrics": []}}, "rubrics must name one"),
+        ({"judge": {"rubrics": []}}, "rubrics must name at least one"),
         ({"judge": {"rubrics": ["a", "a"]}}, "rubrics must differ"),
         ({"judge": {"rubrics": ["../x"]}}, "'../x' is not"),
         ({"judge": {"rubric": "a"}}, "did you mean 'rubrics'"),

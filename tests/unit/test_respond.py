@@ -68,7 +68,7 @@ def test_each_task_is_asked_as_it_stands_in_turn_until_all_were() -> None:
     for item in range(3):
         view.progress.take(item)
     assert strategy().propose(view, Rng("x")) is None
-    assert strategy().rows(TASKS) == 3
+    assert strategy().default_target(TASKS) == 3
 
 
 def test_a_raw_prompt_is_one_for_a_base_model_and_ends_where_it_begins_another_task() -> None:
@@ -91,7 +91,7 @@ def test_the_answer_is_a_row_with_the_task_s_verifier() -> None:
     assert (found.instruction, found.input, found.output, why) == ("Add.", "1 3", "4", "")
     assert (found.verifier, found.task, found.system, found.columns) == (NUMBER, None, "", {})
     assert "\n 4 "[slice(*found.span)] == "4"
-    assert request.context["demonstrations"] == ["own"]
+    assert request.demonstrations == ("own",)
 
 
 def test_system_prompts_are_drawn_and_go_into_the_row() -> None:
@@ -133,8 +133,8 @@ def test_what_is_cut_or_says_the_task_again_is_rejected_with_its_text() -> None:
 
 def test_another_answer_that_says_the_task_again_is_none() -> None:
     made, row = strategy(), Candidate("Name a river.", "In France.")
-    assert made.fault(row, "name a  river.\nin France.") == "task_repeated"
-    assert made.fault(row, "The Loire.") == ""
+    assert made.reject_reason(row, "name a  river.\nin France.") == "task_repeated"
+    assert made.reject_reason(row, "The Loire.") == ""
 
 
 def test_no_filter_rejects_what_was_given_for_its_form_or_for_resembling_another(tmp_path: Path) -> None:

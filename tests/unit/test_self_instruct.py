@@ -75,7 +75,7 @@ class TestInstructions:
         view = View(tasks=[Task(f"3.{place}", f"Machine {place}.") for place in range(machine)])
         places = set()
         for draw in range(200):
-            names = made.propose(view, Rng("propose", draw)).context["demonstrations"]
+            names = made.propose(view, Rng("propose", draw)).demonstrations
             kinds = [name.startswith("s") for name in names]
             assert len(set(names)) == 8
             assert (kinds.count(True), kinds.count(False)) == (human, shown)
@@ -99,7 +99,7 @@ class TestInstructions:
         assert strategy().propose(View(seeds=()), Rng("test")) is None
 
     def test_only_seeds_of_the_domains_are_shown(self):
-        names = strategy(domains=["odd"]).propose(View(), Rng("test")).context["demonstrations"]
+        names = strategy(domains=["odd"]).propose(View(), Rng("test")).demonstrations
         assert all(int(name[1:]) % 2 for name in names)
 
     def test_drafts_carry_their_own_id(self):
@@ -128,7 +128,7 @@ class TestClassify:
         heads = {text.rpartition("Task: ")[0] for text in texts}
         assert len(heads) == 1
         assert texts[0].endswith("\n\nTask: Name a bird.\nClassification:")
-        assert received.candidates[0].on_accept.context["demonstrations"] == ["s1", "s0", "s2", "s3", "s4"]
+        assert received.candidates[0].on_accept.demonstrations == ("s1", "s0", "s2", "s3", "s4")
         assert [line for line in heads.pop().splitlines() if line.startswith("Classification")] == [
             "Classification: no",
             "Classification: yes",
@@ -168,7 +168,7 @@ class TestInstances:
     def test_the_input_first_prompt_mixes_tasks_with_and_without_input(self):
         request = instances(strategy(input_first_examples=4, example_instances=2), "no")
         text = request.turns[0].text
-        assert request.context["demonstrations"] == ["s2", "s1", "s4", "s5"]
+        assert request.demonstrations == ("s2", "s1", "s4", "s5")
         assert (
             "### Task: Seed xx 2.\nExample 1\nInput: Input 2.1\nOutput: Output 2.1\nExample 2\nInput: Input 2.2" in text
         )
@@ -179,7 +179,7 @@ class TestInstances:
 
     def test_the_output_first_prompt_shows_classification_tasks_only(self):
         request = instances(strategy(output_first_examples=2), "yes")
-        assert request.context["demonstrations"] == ["s0", "s3"]
+        assert request.demonstrations == ("s0", "s3")
         assert "### Task: Seed xxx 3.\nExample 1\nLabel: Output 3.1\nInput: Input 3.1\n" in request.turns[0].text
 
     def test_input_first_rows(self):
@@ -193,7 +193,7 @@ class TestInstances:
             ("Name a bird.", "red", "b"),
         ]
         assert {row.task for row in received.candidates} == {"7.0"}
-        assert received.candidates[0].shown == ("Output 2.1", "Output 2.2", "Output 2.3", "Output 1.1")
+        assert received.candidates[0].shown_outputs == ("Output 2.1", "Output 2.2", "Output 2.3", "Output 1.1")
 
     def test_output_first_rows_in_a_chat_answer(self):
         made = strategy("chat", output_first_examples=2)
@@ -214,30 +214,30 @@ class TestInstances:
 
     def test_the_examples_are_those_of_the_domains_where_there_are_any(self):
         made = strategy(domains=["odd"], output_first_examples=9)
-        assert instances(made, "yes").context["demonstrations"] == ["s3", "s9", "s15", "s21"]
+        assert instances(made, "yes").demonstrations == ("s3", "s9", "s15", "s21")
         made = strategy(domains=["nowhere"], output_first_examples=2)
-        assert instances(made, "yes").context["demonstrations"] == ["s0", "s3"]
+        assert instances(made, "yes").demonstrations == ("s0", "s3")
 
 
 class TestAnswer:
     OPTIONS = {"input_first_examples": 0, "answer": {"api": "chat", "max_tokens": 50}}  # noqa: RUF012  (never written to)
 
     def test_only_seeds_without_an_input_are_shown(self):
-        names = strategy(**self.OPTIONS).propose(View(), Rng("test")).context["demonstrations"]
+        names = strategy(**self.OPTIONS).propose(View(), Rng("test")).demonstrations
         assert all(not SEEDS[int(name[1:])].instances[0].input for name in names)
 
     def test_the_task_is_put_as_it_stands_in_the_api_of_its_stage(self):
         request = instances(strategy(**self.OPTIONS), "no")
         assert (request.stage, request.turns[0].role, request.sampling.max_tokens) == ("answer", "user", 50)
         assert request.turns[0].text.endswith("\n\nName a bird.")
-        assert request.context["demonstrations"] == []
+        assert request.demonstrations == ()
 
     def test_the_whole_answer_is_the_output(self):
         made = strategy(**self.OPTIONS)
         received = follow(made, instances(made, "no"), "\nAn owl.\nInput: and more\n\nOutput: still more\n")
         (row,) = received.candidates
         assert (row.input, row.output) == ("", "An owl.\nInput: and more\n\nOutput: still more")
-        assert (row.task, row.span, row.shown) == ("7.0", (1, 44), ("Name a bird.",))
+        assert (row.task, row.span, row.shown_outputs) == ("7.0", (1, 44), ("Name a bird.",))
 
     @pytest.mark.parametrize(
         ("text", "why", "reason"), [("An ow", "length", "truncated"), (" \n", "stop", "no_output")]

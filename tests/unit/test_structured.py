@@ -76,7 +76,7 @@ def in_prompt(request: Request) -> list[Any]:
 def test_alpaca_shows_its_demonstrations_as_json_and_asks_for_the_rest_of_the_list(api: Api) -> None:
     request = asked(alpaca(api))
     seeds = {seed.id: seed for seed in SEEDS}
-    wanted = [seeds[str(name)] for name in request.context["demonstrations"]]  # type: ignore[union-attr]
+    wanted = [seeds[str(name)] for name in request.demonstrations]  # type: ignore[union-attr]
     [shown] = in_prompt(request)
     assert shown == {
         "tasks": [

@@ -23,6 +23,7 @@ from selfinstruct.filters.minhash.bands import Bands, Hits, packed, pairs_of, re
 from selfinstruct.filters.minhash.signatures import Signatures
 from selfinstruct.filters.minhash.sketches import Columns, Sketcher, Sketches
 from selfinstruct.filters.rouge.store import Longs
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["NearDuplicateIndex"]
@@ -51,7 +52,7 @@ class NearDuplicateIndex:
     """
 
     filter = "minhash"
-    reason = "near_duplicate"
+    reason = RejectReason.NEAR_DUPLICATE
 
     def __init__(
         self,

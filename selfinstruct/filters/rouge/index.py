@@ -24,6 +24,7 @@ from selfinstruct.filters.rouge.join import Join, make_join
 from selfinstruct.filters.rouge.lcs import LONG, common, f1, f1_array, lcs_length, rouge_l, strings
 from selfinstruct.filters.rouge.store import Block, Store, Vocabulary
 from selfinstruct.filters.text import Tokenizer, tokenize, tokenizer_function
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Engine", "Explain", "NoveltyIndex", "Tokenizer", "f1", "lcs_length", "rouge_l", "tokenize"]
@@ -58,7 +59,7 @@ class NoveltyIndex:
     """
 
     filter = "rouge"
-    reason = "similar"
+    reason = RejectReason.SIMILAR
 
     def __init__(
         self,
