@@ -153,7 +153,7 @@ def profiled(strategy: str, rows: int, concurrency: int) -> str:
     turn(strategy, rows, concurrency)
     profile.disable()
     stats: Any = pstats.Stats(profile)
-    began = stats.stats[next(key for key in stats.stats if key[2] == "run" and key[0].endswith("engine/run.py"))][3]
+    began = stats.stats[next(key for key in stats.stats if key[2] == "run" and key[0].endswith("engine/loop.py"))][3]
     found = [
         (cumulated, own, calls, f"{Path(file).parent.name}/{Path(file).name} {name}")
         for (file, _, name), (_, calls, own, cumulated, _) in stats.stats.items()

@@ -1,4 +1,4 @@
-"""Running the command line as a user does: in a process of its own."""
+"""Helpers that run the command line in a separate process, as a user does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run_cli(*args: object, code: int = 0, env: Mapping[str, str] | None = None) -> str:
-    """Run ``selfinstruct ARGS``, expect an exit code, return both outputs; a traceback is never right."""
+    """Run ``selfinstruct ARGS``, require an exit code and no traceback, and return both outputs."""
     done = subprocess.run(
         command(*args), capture_output=True, text=True, check=False, timeout=90, env=environment(**(env or {}))
     )

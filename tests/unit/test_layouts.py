@@ -13,7 +13,7 @@ from selfinstruct.common.rows import ROLES, opening, texts_of
 @pytest.mark.parametrize(
     ("field", "role", "content"), [("messages", "role", "content"), ("conversations", "from", "value")]
 )
-def test_the_roles_of_a_conversation_are_the_same_to_all_who_read_it(
+def test_all_readers_agree_on_the_roles_of_a_conversation(
     user: str, assistant: str, field: str, role: str, content: str
 ) -> None:
     said = [("system", "Be kind."), (user, "Hi"), (assistant, "Hello"), (user, "And?"), (assistant, "Bye")]
@@ -25,6 +25,6 @@ def test_the_roles_of_a_conversation_are_the_same_to_all_who_read_it(
     assert [turn.role for turn in example.turns] == ["system", "user", "assistant", "user", "assistant"]
 
 
-def test_other_names_of_roles_are_those_of_chat_templates() -> None:
+def test_role_aliases_map_to_chat_template_roles() -> None:
     assert set(ROLES.values()) == {"user", "assistant"}
     assert not set(ROLES) & set(ROLES.values())

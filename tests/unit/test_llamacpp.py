@@ -316,7 +316,8 @@ async def main():
     await backend.start()
     try:
         print(backend._server.listening_address, flush=True)
-        await backend.complete(Request("s", (PromptMessage("prompt", "t", {}, "Once"),), Sampling(1500, temperature=1.5)))
+        prompt = PromptMessage("prompt", "t", {}, "Once")
+        await backend.complete(Request("s", (prompt,), Sampling(1500, temperature=1.5)))
     finally:
         await backend.close()
         print("closed", flush=True)
