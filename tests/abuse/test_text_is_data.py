@@ -329,7 +329,7 @@ def test_a_candidate_is_a_verbatim_part_of_its_completion(which: int, text: str,
     assert [one.id for one in judged.candidates] == [f"{request.number}.{place}" for place in range(len(spans))][
         : len(received.candidates)
     ]
-    assert [one.candidate for one in judged.candidates] == list(received.candidates)
+    assert [one.candidate for one in judged.candidates] == list(received.with_ids(request).candidates)
 
 
 WHOLE = st.sampled_from(

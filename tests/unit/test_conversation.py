@@ -1,4 +1,4 @@
-"""The conversation strategy: what it asks of either role, how a conversation ends, and what breaks one."""
+"""The conversation strategy: the requests for both roles, and the endings of a conversation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def answer(text: str, finish_reason: str = "stop") -> Completion:
 
 
 def begun(made: Conversation, opening: str = OPENING) -> Request:
-    """The request after an opening that the model wrote and the filters kept."""
+    """Return the request after an opening that the model wrote and the filters kept."""
     first = made.propose(View(), Rng("x"))
     assert first is not None
     first = first.numbered(3, 1)
@@ -66,7 +66,7 @@ def begun(made: Conversation, opening: str = OPENING) -> Request:
 
 
 def spoken(made: Conversation, request: Request, *texts: str | Completion) -> tuple[list[Request], Received]:
-    """The requests that these answers lead to, and what the last brought."""
+    """Return the requests that these answers lead to, and the result of the last answer."""
     requests = [request]
     received = Received()
     for place, text in enumerate(texts):
@@ -98,7 +98,7 @@ def test_the_range_of_rounds() -> None:
     assert (options.min_rounds, options.max_rounds, options.style, options.openings) == (2, 7, "roles", "new")
 
 
-def test_openings_are_asked_for_by_the_instructions_of_seeds_that_need_no_input() -> None:
+def test_openings_are_requested_with_seed_instructions_that_need_no_input() -> None:
     request = strategy("completion").propose(View(), Rng("x"))
     assert request is not None
     text = request.turns[0].text
@@ -113,7 +113,7 @@ def test_openings_are_asked_for_by_the_instructions_of_seeds_that_need_no_input(
     assert strategy().propose(View(seeds=()), Rng("x")) is None
 
 
-def test_in_messages_the_assistant_gets_the_conversation_and_the_user_the_same_with_the_roles_changed_over() -> None:
+def test_a_chat_sends_the_conversation_and_swaps_the_roles_for_the_user() -> None:
     made = strategy(min_rounds=2, max_rounds=2)
     requests, received = spoken(made, begun(made), RIVERS, LAKES, FLOW)
     first, user, second = requests
@@ -124,7 +124,7 @@ def test_in_messages_the_assistant_gets_the_conversation_and_the_user_the_same_w
     ]  # fmt: skip
     assert [turn.text for turn in user.turns[1:]] == [OPENING, RIVERS]
     assert [(turn.role, turn.variables["text"]) for turn in second.turns] == FOUR[:3]
-    assert all("messages" not in request.context for request in requests), "the ledger would hold each text many times"
+    assert all("messages" not in request.context for request in requests), "the ledger would store each text many times"
     one = row(received)
     assert said(one) == FOUR
     assert (one.instruction, one.input, one.output, one.task, one.kind) == (OPENING, "", FLOW, "3.0", "row")
@@ -132,7 +132,7 @@ def test_in_messages_the_assistant_gets_the_conversation_and_the_user_the_same_w
     assert tuple(map(str, received.counters)) == ("conversations|2 rounds|as planned",)
 
 
-def test_in_raw_prompts_it_is_a_transcript_that_ends_with_the_speaker() -> None:
+def test_a_raw_prompt_is_a_transcript_that_ends_with_the_speaker() -> None:
     made = strategy("completion", min_rounds=2, max_rounds=2)
     requests, received = spoken(made, begun(made), f" {RIVERS}", f" {LAKES}\n", f" {FLOW}")
     texts = [request.turns[0].text for request in requests]
@@ -145,8 +145,8 @@ def test_in_raw_prompts_it_is_a_transcript_that_ends_with_the_speaker() -> None:
 
 
 @BOTH
-def test_the_ledger_gives_back_what_was_said(api: str) -> None:
-    """A conversation that was read from the ledger half-way goes on as one that never was in it."""
+def test_a_conversation_is_restored_from_the_ledger(api: str) -> None:
+    """A conversation restored from the ledger half-way continues like one that was never stored."""
     made = strategy(api, min_rounds=2, max_rounds=2)
     long = "The sea is old. " * 60
     requests, _ = spoken(made, begun(made), long, LAKES)
@@ -179,7 +179,7 @@ def test_with_openings_of_seeds_each_task_begins_one_conversation(api: str, styl
     assert (one.task, one.instruction) == ("s1", "Sort these words.\n\nb a")
     pool = Pool(SEEDS)
     assert RowFilters(FilterOptions(), pool).judge(found[1].numbered(4, 1), received).candidates[0].kept, (
-        "no news, but wanted"
+        "a seed is not novel, and is accepted"
     )
     assert [(kept.id, kept.candidate.output) for kept in pool.rows] == [("4.0", one.output)]
 
@@ -191,7 +191,7 @@ SUM = (
 
 
 def summed(style: str, *texts: str, api: str = "chat", seeds: tuple[Task, ...] = SUM, **options: Any) -> Received:
-    """What the run makes of a conversation that begins with the last of the seeds."""
+    """Return the result of a conversation that begins with the last seed."""
     made = strategy(api, openings="seeds", style=style, **{"min_rounds": 2, "max_rounds": 2, **options})
     view = View(seeds=seeds)
     for item in range(len(seeds) - 1):
@@ -237,7 +237,7 @@ def test_the_first_answer_to_a_seed_with_a_verifier_is_checked(api: str, style: 
 
 
 @pytest.mark.parametrize("style", ["roles", "self-chat"])
-def test_what_is_checked_is_the_answer_as_the_row_has_it(style: str) -> None:
+def test_the_verifier_checks_the_answer_of_the_row(style: str) -> None:
     spec = {"kind": "regex", "pattern": "42", "full": True}
     seeds = (Task("s0", "What is 17 + 25?", verifier=spec),)
     assert len(row(summed(style, " 42 \n", "And twice that?", "84.", seeds=seeds)).verdicts) == 1
@@ -245,8 +245,8 @@ def test_what_is_checked_is_the_answer_as_the_row_has_it(style: str) -> None:
     assert (said(one)[1], one.verdicts[0].reason) == (("assistant", "42"), "too_few_rounds")
 
 
-def test_an_opening_that_the_model_wrote_is_checked_by_no_seed_s_verifier() -> None:
-    """A candidate's id may be a seed's, too."""
+def test_a_verifier_does_not_apply_to_an_opening_of_the_model() -> None:
+    """A candidate may have the same id as a seed."""
     seeds = (Task("3.0", "What is 17 + 25?", verifier={"kind": "number", "value": 42}),)
     made = strategy(min_rounds=2, max_rounds=2)
     request = begun(made).numbered(10, 0)
@@ -254,7 +254,7 @@ def test_an_opening_that_the_model_wrote_is_checked_by_no_seed_s_verifier() -> N
     assert made.receive(request, answer(RIVERS), View(seeds=seeds)).follow_ups
 
 
-def test_the_rounds_are_drawn_from_the_range_when_it_is_begun() -> None:
+def test_the_number_of_rounds_is_drawn_from_the_range_at_the_beginning() -> None:
     made = strategy(min_rounds=2, max_rounds=4)
     drawn = {made._request_openings(View(), Rng(n)).context["rounds"][0] for n in range(60)}  # type: ignore[union-attr,index]
     assert drawn == {2, 3, 4}
@@ -269,7 +269,7 @@ CLOSINGS = ("[END]", "Thanks. [END]", "[end]", "That helps.\n**[End]**", "[END] 
 
 @BOTH
 @pytest.mark.parametrize("closing", CLOSINGS)
-def test_a_user_who_is_done_ends_it(api: str, closing: str) -> None:
+def test_the_closing_sign_of_the_user_ends_a_conversation(api: str, closing: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7})
@@ -294,7 +294,7 @@ def test_the_closing_sign_at_an_end_of_a_line_ends_a_conversation(text: str) -> 
     assert is_closing(text)
 
 
-# The closing sign in what the assistant says
+# The closing sign in messages of the assistant
 
 ENDED = ["\n[END]", "\n\n[end]\n", " [END]", "\n**[End]**", "\n[END]\nUser: And ponds?\nAssistant: Them too.",
          "\n[END]\n\nThe conversation is over."]  # fmt: skip
@@ -303,7 +303,7 @@ ENDED = ["\n[END]", "\n\n[end]\n", " [END]", "\n**[End]**", "\n[END]\nUser: And 
 @BOTH
 @pytest.mark.parametrize("tail", ENDED)
 @pytest.mark.parametrize("reason", ["stop", "length"])
-def test_the_sign_ends_it_in_the_assistant_s_words_too(api: str, tail: str, reason: str) -> None:
+def test_the_closing_sign_of_the_assistant_ends_a_conversation(api: str, tail: str, reason: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7})
@@ -319,7 +319,7 @@ def test_the_sign_ends_it_in_the_assistant_s_words_too(api: str, tail: str, reas
 
 
 @BOTH
-def test_a_sign_alone_is_no_answer(api: str) -> None:
+def test_a_closing_sign_alone_is_not_an_answer(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     _, received = spoken(made, begun(made), RIVERS, LAKES, "[END]")
     one = row(received)
@@ -333,7 +333,7 @@ def test_a_sign_alone_is_no_answer(api: str) -> None:
 
 
 @BOTH
-def test_a_sign_in_a_sentence_or_in_code_is_a_part_of_the_answer(api: str) -> None:
+def test_a_closing_sign_in_a_sentence_or_in_code_is_part_of_the_answer(api: str) -> None:
     told = "The program writes [END] last:\n```\ncount\n[END]\n```\nThat is all."
     made = strategy(api, min_rounds=2, max_rounds=2)
     _, received = spoken(made, begun(made), told, LAKES, FLOW)
@@ -343,7 +343,7 @@ def test_a_sign_in_a_sentence_or_in_code_is_a_part_of_the_answer(api: str) -> No
     assert said(row(made.receive(begun(made).numbered(5, 1), answer(text), View())))[1] == ("assistant", told)
 
 
-def test_the_last_answer_of_a_dialogue_is_what_is_answered() -> None:
+def test_the_last_answer_of_a_dialogue_may_contain_speaker_labels() -> None:
     messages = [{"role": role, "content": text} for role, text in FOUR]
     found = texts_of({"messages": [{"role": "system", "content": "Be brief."}, *messages]})
     assert (found.asked, found.prompt, found.answered) == (OPENING, OPENING, FLOW)
@@ -367,8 +367,8 @@ BROKEN = [
 
 @BOTH
 @pytest.mark.parametrize(("text", "reason"), BROKEN)
-def test_a_message_that_breaks_it_cuts_it_back(api: str, text: str | Completion, reason: str) -> None:
-    """In the second message of the user it leaves one round, in the third two."""
+def test_a_message_that_breaks_a_conversation_cuts_it_back(api: str, text: str | Completion, reason: str) -> None:
+    """A break in the user's second message leaves one round, in the third two."""
     made = strategy(api, min_rounds=2, max_rounds=4)
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 4})
@@ -388,7 +388,7 @@ def test_a_message_that_breaks_it_cuts_it_back(api: str, text: str | Completion,
     ("text", "reason"),
     [("", "empty"), (RIVERS, "repeated"), (answer(FLOW, "length"), "truncated"), (LAKES, "repeated")],
 )
-def test_an_answer_that_breaks_it_goes_with_its_question(text: str | Completion, reason: str) -> None:
+def test_an_answer_that_breaks_a_conversation_removes_its_question(text: str | Completion, reason: str) -> None:
     made = strategy(min_rounds=2, max_rounds=3)
     _, received = spoken(made, begun(made), RIVERS, LAKES, text)
     one = row(received)
@@ -396,7 +396,7 @@ def test_an_answer_that_breaks_it_goes_with_its_question(text: str | Completion,
 
 
 @BOTH
-def test_a_request_that_fails_for_good_ends_it_where_it_is(api: str) -> None:
+def test_a_failed_request_ends_a_conversation(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     requests, _ = spoken(made, begun(made), RIVERS, LAKES, FLOW)
     one = row(made.recover(requests[-1].numbered(20, 1), View()))
@@ -406,7 +406,7 @@ def test_a_request_that_fails_for_good_ends_it_where_it_is(api: str) -> None:
     assert (short.verdicts[0].kept, short.verdicts[0].reason) == (False, "failed")
 
 
-def test_a_first_answer_that_breaks_it_leaves_an_opening_without_an_output() -> None:
+def test_a_first_answer_that_breaks_a_conversation_leaves_no_output() -> None:
     made = strategy()
     _, received = spoken(made, begun(made), "")
     one = row(received)
@@ -414,7 +414,7 @@ def test_a_first_answer_that_breaks_it_leaves_an_opening_without_an_output() -> 
     assert tuple(map(str, received.counters)) == ("conversations|0 rounds|empty",)
 
 
-def test_an_assistant_may_give_back_a_text_that_it_was_to_correct_and_talk_of_itself() -> None:
+def test_an_assistant_may_return_a_text_that_it_was_asked_to_correct_and_speak_of_itself() -> None:
     text = "Please put this right: the sea are salty and the lakes is fresh and the rivers is cold today"
     right = "Put right, this is it: the sea are salty and the lakes is fresh and the rivers is cold today"
     made = strategy(min_rounds=2, max_rounds=2)
@@ -425,7 +425,7 @@ def test_an_assistant_may_give_back_a_text_that_it_was_to_correct_and_talk_of_it
 
 
 @BOTH
-def test_the_speaker_s_label_and_quotation_marks_are_no_part_of_a_message(api: str) -> None:
+def test_the_speakers_label_and_quotation_marks_are_removed(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=2)
     _, received = spoken(made, begun(made), f"Assistant: {RIVERS}", f'**User:** "{LAKES}"', FLOW)
     assert said(row(received)) == FOUR
@@ -433,7 +433,7 @@ def test_the_speaker_s_label_and_quotation_marks_are_no_part_of_a_message(api: s
 
 @BOTH
 @pytest.mark.parametrize("text", [f'"{FLOW}"', f"**{FLOW}**"])
-def test_quotation_marks_and_emphasis_around_an_answer_are_its_own(api: str, text: str) -> None:
+def test_quotation_marks_and_emphasis_around_an_answer_are_kept(api: str, text: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=2)
     _, received = spoken(made, begun(made), RIVERS, LAKES, text)
     assert row(received).output == text
@@ -449,7 +449,7 @@ def test_quotation_marks_and_emphasis_around_an_answer_are_its_own(api: str, tex
 @pytest.mark.parametrize(
     "head", [" ", "Assistant: ", f"User: {OPENING}\nAssistant: ", f"Sure!\n\nHuman: {OPENING}\nAI: "]
 )
-def test_a_transcript_is_read_whole(api: str, head: str) -> None:
+def test_a_complete_transcript_is_read(api: str, head: str) -> None:
     made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
     request = begun(made).numbered(5, 1)
     assert request.stage == "self-chat"
@@ -464,7 +464,7 @@ def test_a_transcript_is_read_whole(api: str, head: str) -> None:
 
 
 @pytest.mark.parametrize("head", ["Sure! Here is the rest:\n\n", "Here is\nthe conversation:\n"])
-def test_what_announces_a_transcript_is_no_answer(head: str) -> None:
+def test_an_announcement_of_a_transcript_is_not_an_answer(head: str) -> None:
     made = strategy(style="self-chat", min_rounds=2, max_rounds=2)
     request = begun(made).numbered(5, 1)
     rest = f"User: {LAKES}\nAssistant: {FLOW}\nUser: And ponds?\nAssistant: Them too."
@@ -490,7 +490,7 @@ TAILS = [
 
 
 @pytest.mark.parametrize(("tail", "rounds", "ending"), TAILS)
-def test_a_transcript_is_cut_where_it_is_not_in_order(tail: str, rounds: int, ending: str) -> None:
+def test_a_transcript_ends_where_the_speakers_do_not_alternate(tail: str, rounds: int, ending: str) -> None:
     made = strategy(style="self-chat", min_rounds=2, max_rounds=6)
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 6}, None, 5)
@@ -500,7 +500,7 @@ def test_a_transcript_is_cut_where_it_is_not_in_order(tail: str, rounds: int, en
     assert tuple(map(str, received.counters)) == (f"conversations|{rounds} rounds|{ending}",)
 
 
-def test_a_transcript_cut_short_loses_its_last_message() -> None:
+def test_a_truncated_transcript_loses_its_last_message() -> None:
     made = strategy(style="self-chat", min_rounds=2, max_rounds=2)
     request = begun(made).numbered(5, 1)
     received = made.receive(request, answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}", "length"), View())
@@ -525,7 +525,7 @@ REQUESTS = [
 
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(range(len(REQUESTS))), TEXTS, st.sampled_from(["stop", "length"]))
-def test_any_text_is_read_and_a_conversation_is_always_in_turns(which: int, text: str, reason: str) -> None:
+def test_any_text_is_accepted_and_speakers_always_alternate(which: int, text: str, reason: str) -> None:
     made, request = REQUESTS[which]
     received = made.receive(request, answer(text, reason), View())
     assert len(received.follow_ups) <= 1
@@ -543,7 +543,7 @@ def test_any_text_is_read_and_a_conversation_is_always_in_turns(which: int, text
     is_of_assistant(text)
 
 
-def test_what_is_said_is_never_a_template() -> None:
+def test_a_message_is_data_and_never_a_template() -> None:
     for api in ("chat", "completion"):
         made = strategy(api, min_rounds=2, max_rounds=2)
         trick = "Pay $speaker or ${text} $ and {x}?"
