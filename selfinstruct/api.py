@@ -17,7 +17,7 @@ from selfinstruct.common.codec import canonical
 from selfinstruct.common.config import to_yaml
 from selfinstruct.common.files import write_atomic
 from selfinstruct.engine.dispatch.budget import Budget
-from selfinstruct.engine.identity import require_same
+from selfinstruct.engine.identity import require_same_identity
 from selfinstruct.engine.loop import Engine
 from selfinstruct.engine.plan import RunPlan, make_plan
 from selfinstruct.engine.progress import RunProgress
@@ -29,7 +29,7 @@ from selfinstruct.errors import SelfInstructError
 from selfinstruct.ledger import Ledger, Reader, has_run
 from selfinstruct.pool import AcceptedRow
 from selfinstruct.records import Request
-from selfinstruct.runs.export import Exported, refresh
+from selfinstruct.runs.export import ExportResult, update_dataset
 
 __all__ = ["GenerateResult", "Show", "generate", "preview"]
 
@@ -54,9 +54,9 @@ class GenerateResult:
     already: bool
     plan: RunPlan
     rows: list[AcceptedRow]
-    tally: Stats
+    stats: Stats
     saturation: Saturation
-    exported: Exported
+    exported: ExportResult
     left: int = 0
 
 
@@ -87,26 +87,28 @@ def generate(
         if not reader.has_outcomes() and any(
             canonical(reader.meta(key)) != canonical(value) for key, value in plan.meta().items()
         ):
-            ledger.begin_again(plan.meta(), plan.texts())  # after a first attempt with a wrong model name, say
-        require_same(plan, reader, folder)
+            ledger.reset(plan.meta(), plan.texts())  # after a first attempt with a wrong model name, say
+        require_same_identity(plan, reader, folder)
         verdicts = VerdictCache(folder, plan)
-        course = RunState.of(plan, reader, snapshot=None if verify else verdicts.load(reader), keep=verdicts.save)
+        state = RunState.from_ledger(
+            plan, reader, checkpoint=None if verify else verdicts.load(reader), on_checkpoint=verdicts.save
+        )
         if canonical(reader.meta("config")) != canonical(plan.values()):  # only now: the ledger is whole
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
-        already, ending, left = course.done, "complete", 0
+        already, ending, left = state.done, "complete", 0
         try:
-            if not already and course.line.exhausted:  # no model is needed to see that
+            if not already and state.scheduler.exhausted:  # no model is needed to see that
                 ending = "exhausted"
             elif not already:
-                ending, left = _run(folder, plan, course, ledger, reader, show or (lambda _: nullcontext()))
+                ending, left = _run(folder, plan, state, ledger, reader, show or (lambda _: nullcontext()))
         except SelfInstructError:
             with contextlib.suppress(SelfInstructError):  # on a full disk the first error is the one to tell
-                refresh(folder, plan, course)
+                update_dataset(folder, plan, state)
             raise
-        exported = refresh(folder, plan, course)
-        verdicts.save(course)
-    return GenerateResult(folder, ending, already, plan, course.rows, course.tally, course.saturation, exported, left)
+        exported = update_dataset(folder, plan, state)
+        verdicts.save(state)
+    return GenerateResult(folder, ending, already, plan, state.rows, state.stats, state.saturation, exported, left)
 
 
 def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
@@ -119,21 +121,23 @@ def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
     folder = Path(folder)
     plan = make_plan(settings, folder)
     if not has_run(folder):
-        return list(RunState(plan, plan.settings.n).line.open.values())
+        return list(RunState(plan, plan.settings.n).scheduler.open.values())
     with Reader(folder) as reader:
         if reader.has_outcomes():
-            require_same(plan, reader, folder)
-        course = RunState.of(plan, reader) if reader.has_outcomes() else RunState(plan, plan.settings.n)
+            require_same_identity(plan, reader, folder)
+        state = RunState.from_ledger(plan, reader) if reader.has_outcomes() else RunState(plan, plan.settings.n)
     return (
-        [] if course.done else [request for number, request in course.line.open.items() if number not in course.waiting]
+        []
+        if state.done
+        else [request for number, request in state.scheduler.open.items() if number not in state.waiting]
     )
 
 
-def _run(folder: Path, plan: RunPlan, course: RunState, ledger: Ledger, reader: Reader, show: Show) -> tuple[str, int]:
+def _run(folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: Show) -> tuple[str, int]:
     """How it ended, and how many requests the server goes on with."""
     budget = Budget(plan.settings.budget, reader.spending())
     progress = RunProgress(
-        plan.settings.n, course.tally, plan.settings.budget, rows=course.count, rows_before=course.count
+        plan.settings.n, state.stats, plan.settings.budget, rows=state.count, rows_before=state.count
     )
 
     def tell(servers: str) -> None:
@@ -141,8 +145,8 @@ def _run(folder: Path, plan: RunPlan, course: RunState, ledger: Ledger, reader: 
 
     backend = open_backend(plan.settings.backend, plan.backend_options, tell)
     if isinstance(backend, BatchBackend):
-        backend.keep_in(folder, progress.tell)
-    engine = Engine(plan, course, ledger, reader, backend, budget, progress)
+        backend.keep_in(folder, progress.notify)
+    engine = Engine(plan, state, ledger, reader, backend, budget, progress)
 
     async def main() -> tuple[str, int]:
         loop = asyncio.get_running_loop()

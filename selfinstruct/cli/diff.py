@@ -9,7 +9,7 @@ import click
 
 from selfinstruct.common.codec import Json, dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
-from selfinstruct.runs.compare import Comparison, Missing, compare
+from selfinstruct.runs.compare import Comparison, UnmatchedRow, compare
 
 _PATH = click.Path(path_type=Path)
 _SHOWN = 5  # rows of each kind
@@ -39,22 +39,22 @@ def command(run_a: Path, run_b: Path, as_json: bool) -> None:
         echo(strip_control_chars(line))
 
 
-def _lines(missing: tuple[Missing, ...], here: Path, there: Path) -> Iterator[str]:
+def _lines(missing: tuple[UnmatchedRow, ...], here: Path, there: Path) -> Iterator[str]:
     if not missing:
         return
     reasons = ", ".join(f"{reason} {count}" for reason, count in Comparison.reasons(missing))
     yield f"in {here} alone; in {there}: {reasons}"
     for one in missing[:_SHOWN]:
         where = f" ({one.candidate})" if one.candidate else ""
-        yield f"  row {one.place}: {' '.join(one.row.candidate.instruction.split())[:80]} | {one.reason}{where}"
+        yield f"  row {one.position}: {' '.join(one.row.candidate.instruction.split())[:80]} | {one.reason}{where}"
     if len(missing) > _SHOWN:
         yield f"  and {plural(len(missing) - _SHOWN, 'other row')}"
 
 
-def _values(missing: tuple[Missing, ...]) -> list[Json]:
+def _values(missing: tuple[UnmatchedRow, ...]) -> list[Json]:
     return [
         {
-            "row": one.place, "id": one.row.id, "reason": one.reason, "candidate": one.candidate,
+            "row": one.position, "id": one.row.id, "reason": one.reason, "candidate": one.candidate,
             "instruction": one.row.candidate.instruction, "input": one.row.candidate.input,
             "output": one.row.candidate.output,
         }

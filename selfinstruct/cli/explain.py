@@ -10,7 +10,7 @@ import click
 from selfinstruct.common.codec import Json, dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.records import Completion, Verdict
-from selfinstruct.runs.explain import Ancestor, Explanation, Neighbour, Step, explain
+from selfinstruct.runs.explain import Ancestor, Explanation, NearestText, Step, explain
 
 _OPEN, _CLOSE = "⟦", "⟧"
 _KEPT = {
@@ -108,7 +108,7 @@ def _step(number: int, step: Step) -> Iterator[str]:
         yield f"  {verdict.filter}:{score} {'kept' if verdict.kept else f'rejected, {verdict.reason}'}"
         for line in _details(verdict):
             yield f"    {line}"
-        if near := step.neighbours.get(verdict.filter):
+        if near := step.nearest_texts.get(verdict.filter):
             yield f"    nearest, {near.id}: {_indented(_marked(near.text, near.common), 4)}"
 
 
@@ -191,14 +191,14 @@ def _step_values(step: Step) -> dict[str, Json]:
         "verdicts": [
             {
                 "filter": verdict.filter, "kept": verdict.kept, "reason": verdict.reason, "score": verdict.score,
-                "detail": dict(verdict.detail), "nearest": _near_values(step.neighbours.get(verdict.filter)),
+                "detail": dict(verdict.detail), "nearest": _near_values(step.nearest_texts.get(verdict.filter)),
             }
             for verdict in one.verdicts
         ],
     }  # fmt: skip
 
 
-def _near_values(near: Neighbour | None) -> dict[str, Json] | None:
+def _near_values(near: NearestText | None) -> dict[str, Json] | None:
     if near is None:
         return None
     return {"id": near.id, "text": near.text, "common": [list(span) for span in near.common]}

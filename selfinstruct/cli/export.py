@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from selfinstruct.common.console import plural
-from selfinstruct.runs.export import export_formats
-from selfinstruct.runs.status import export_run
+from selfinstruct.runs.export import export, export_formats
 
 
 @click.command("export")
@@ -27,6 +26,6 @@ def command(run_dir: Path, name: str | None, output: Path | None) -> None:
       selfinstruct export runs/demo --format candidates -o why.jsonl
       selfinstruct export runs/judged --format preference
     """
-    done = export_run(run_dir, name, output)
+    done = export(run_dir, name, output)
     left_out = f"; {plural(done.left_out, 'row')} without a pair left out" if done.left_out else ""
     click.echo(f"{done.path}: {plural(done.rows, 'line')} (sha256 {done.sha256[:12]}){left_out}")

@@ -11,7 +11,7 @@ from selfinstruct.api import generate
 from selfinstruct.cli.display import show_progress
 from selfinstruct.cli.generate import finish
 from selfinstruct.cli.settings import located, run_options, settings_of
-from selfinstruct.runs.fork import inherit
+from selfinstruct.runs.fork import fork
 
 _PATH = click.Path(path_type=Path)
 
@@ -36,6 +36,6 @@ def command(ctx: click.Context, /, run_dir: Path, output: Path, quiet: bool, **o
     """
     settings, lines = settings_of(run_dir, options)
     with located(options["config"], lines):
-        inherit(run_dir, output, settings)
+        fork(run_dir, output, settings)
         result = generate(output, show=None if quiet else show_progress)
     finish(ctx, result)

@@ -123,7 +123,7 @@ def finish(ctx: click.Context, result: GenerateResult) -> None:
 
 def _worked_off(result: GenerateResult) -> bool:
     """Whether no more than a row for each task was wanted, and every task was asked: there is no more to be had."""
-    return result.ending == "exhausted" and result.plan.is_one_for_each and bool(result.rows)
+    return result.ending == "exhausted" and result.plan.one_row_per_task and bool(result.rows)
 
 
 def _print_preview(run_dir: Path, settings: Mapping[str, Any]) -> None:
@@ -139,19 +139,19 @@ def _print_preview(run_dir: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _print_result(result: GenerateResult) -> None:
-    tally, target = result.tally, result.plan.settings.n
+    stats, target = result.stats, result.plan.settings.n
     if result.already:
         with Reader(result.folder) as reader:
             answers = reader.answers()
         # After a smaller -n the dataset is shorter than it was: what it was made of is still there.
-        part = f", from {tally.requests} of the {answers} answers in its ledger" if tally.requests < answers else ""
+        part = f", from {stats.requests} of the {answers} answers in its ledger" if stats.requests < answers else ""
         echo(f"{result.folder} is complete: {plural(len(result.rows), 'row')}{part}. Ask for more with -n.")
     else:
         if result.ending != "complete":
             for name, counts in (
-                ("rejected", tally.rejected),
-                ("discarded", tally.discarded),
-                ("failed", tally.failures),
+                ("rejected", stats.rejected),
+                ("discarded", stats.discarded),
+                ("failed", stats.failures),
             ):
                 if counts:
                     echo(f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8)))
@@ -171,7 +171,7 @@ def _print_result(result: GenerateResult) -> None:
             for text in result.saturation.samples:
                 echo(f"  such as: {strip_control_chars(' '.join(text.split())[:100])}")
             echo(_SATURATED)
-        rate = f", {tally.acceptance:.0%} of {tally.instructions} instructions" if tally.acceptance is not None else ""
-        echo(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(tally.requests, 'request')}, "
-                   f"{tally.completion_tokens:,} tokens generated")  # fmt: skip
+        rate = f", {stats.acceptance:.0%} of {stats.instructions} instructions" if stats.acceptance is not None else ""
+        echo(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(stats.requests, 'request')}, "
+                   f"{stats.completion_tokens:,} tokens generated")  # fmt: skip
     echo(f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})")

@@ -9,7 +9,7 @@ import click
 
 from selfinstruct.cli.settings import located, run_options, settings_of
 from selfinstruct.common.console import echo, plural
-from selfinstruct.runs.compare import Comparison, Missing
+from selfinstruct.runs.compare import Comparison, UnmatchedRow
 from selfinstruct.runs.fork import refilter
 
 _PATH = click.Path(path_type=Path)
@@ -33,7 +33,7 @@ def command(run_dir: Path, output: Path, **options: Any) -> None:
     settings, lines = settings_of(run_dir, options)
     with located(options["config"], lines):
         found = refilter(run_dir, output, settings)
-    judged, compared = found.tally.requests, found.comparison
+    judged, compared = found.stats.requests, found.comparison
     echo(f"{output}: {found.rows} of {plural(found.target, 'row')}, from {plural(judged, 'answer')} of {run_dir}; "
         "nothing was sent")  # fmt: skip
     echo(f"rows: {compared.common} kept, {len(compared.lost)} lost{_why(compared.lost)}, "
@@ -45,6 +45,6 @@ def command(run_dir: Path, output: Path, **options: Any) -> None:
     echo(f"dataset: {found.exported.path} (sha256 {found.exported.sha256[:12]})")
 
 
-def _why(missing: tuple[Missing, ...], head: str = "") -> str:
+def _why(missing: tuple[UnmatchedRow, ...], head: str = "") -> str:
     reasons = ", ".join(f"{reason} {count}" for reason, count in Comparison.reasons(missing))
     return f" ({head}{reasons})" if reasons else ""

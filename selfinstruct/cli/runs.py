@@ -40,13 +40,13 @@ def _line(path: Path) -> tuple[str, ...]:
         found = status(path)
     except SelfInstructError as error:
         return str(path), "-", "-", f"can't be read: {' '.join(str(error).split())[:90]}", "", "", ""
-    tally, settings = found.tally, found.plan.settings
+    stats, settings = found.stats, found.plan.settings
     return (
         str(path),
         f"{found.rows}/{found.target}",
-        "-" if tally.acceptance is None else f"{tally.acceptance:.0%}",
+        "-" if stats.acceptance is None else f"{stats.acceptance:.0%}",
         settings.strategy,
         settings.backend,
-        strip_control_chars(", ".join(sorted(tally.models))) or "-",
-        f"{tally.completion_tokens:,}",
+        strip_control_chars(", ".join(sorted(stats.models))) or "-",
+        f"{stats.completion_tokens:,}",
     )

@@ -13,7 +13,7 @@ import click
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.engine.stats import Stats
-from selfinstruct.runs.status import Status, status
+from selfinstruct.runs.status import RunStatus, status
 
 _LEAST_S = 2.0  # between two looks of --watch
 _SHARE = 4.0  # and this many times what a look took: a large run is not kept busy with being looked at
@@ -44,11 +44,11 @@ def command(run_dir: Path, as_json: bool, watch: bool, verify: bool) -> None:
         time.sleep(max(_LEAST_S, _SHARE * took))
 
 
-def _show(found: Status, *, as_json: bool) -> None:
+def _show(found: RunStatus, *, as_json: bool) -> None:
     if as_json:
         echo(dumps(_values(found)))
         return
-    tally, settings = found.tally, found.plan.settings
+    stats, settings = found.stats, found.plan.settings
     state = "complete" if found.complete else "not complete"
     if found.exhausted and found.rows < found.target:
         state += ": every task was asked" if found.complete else ": the strategy has nothing more to ask"
@@ -56,15 +56,15 @@ def _show(found: Status, *, as_json: bool) -> None:
     rows = [
         ("strategy", _strategy(found)),
         ("backend", settings.backend),
-        ("models", ", ".join(sorted(tally.models)) or "none yet"),
-        ("requests", f"{tally.requests} judged, {found.unjudged} stored for later, {found.open} without an outcome"),
-        ("stages", _counts(tally.stages)),
-        ("instructions", f"{tally.instructions} parsed"),
-        ("acceptance", "-" if tally.acceptance is None else f"{tally.acceptance:.1%} (rows / parsed instructions)"),
-        ("rejected", _counts(tally.rejected)),
-        ("discarded text", _counts(tally.discarded)),
-        ("failed requests", _counts(tally.failures)),
-        ("tokens", f"{tally.prompt_tokens:,} in ({_cached(tally)}), {tally.completion_tokens:,} out"),
+        ("models", ", ".join(sorted(stats.models)) or "none yet"),
+        ("requests", f"{stats.requests} judged, {found.undecided} stored for later, {found.open} without an outcome"),
+        ("stages", _counts(stats.stages)),
+        ("instructions", f"{stats.instructions} parsed"),
+        ("acceptance", "-" if stats.acceptance is None else f"{stats.acceptance:.1%} (rows / parsed instructions)"),
+        ("rejected", _counts(stats.rejected)),
+        ("discarded text", _counts(stats.discarded)),
+        ("failed requests", _counts(stats.failures)),
+        ("tokens", f"{stats.prompt_tokens:,} in ({_cached(stats)}), {stats.completion_tokens:,} out"),
         ("novelty", "-" if found.novelty is None else f"{found.novelty:.0%} of the last instructions were new"),
         ("to go", found.forecast.in_words() if found.forecast and not found.complete else "-"),
         ("sends", f"{found.spending.sends}, worst case of the unanswered: {_lost(found):,} tokens"),
@@ -75,14 +75,14 @@ def _show(found: Status, *, as_json: bool) -> None:
         click.echo(f"  {name:<16} {strip_control_chars(value)}")
     for line in _methods(found):
         click.echo(f"  {strip_control_chars(line)}")
-    for table, lines in tally.tables.items():
+    for table, lines in stats.tables.items():
         click.echo(f"  {strip_control_chars(table)}")
         width = max(map(len, lines))
         for line, counts in lines.items():
             click.echo(f"    {strip_control_chars(line):<{width}}  {strip_control_chars(_counts(counts))}")
 
 
-def _strategy(found: Status) -> str:
+def _strategy(found: RunStatus) -> str:
     settings = found.plan.settings
     if not found.plan.methods:
         return settings.strategy
@@ -90,9 +90,9 @@ def _strategy(found: Status) -> str:
     return f"{settings.strategy} of {weights}" + ("; weights follow what they bring" if settings.adapt else "")
 
 
-def _methods(found: Status) -> Iterator[str]:
+def _methods(found: RunStatus) -> Iterator[str]:
     """What each method of a mixed run took and brought, and how often it was asked over the run's course."""
-    shares = found.tally.shares
+    shares = found.stats.by_method
     if not shares:
         return
     width = max(len("requests 9999-9999"), *map(len, shares))
@@ -103,17 +103,17 @@ def _methods(found: Status) -> Iterator[str]:
         share = one.proposals / proposals if proposals else 0.0
         yield f"  {label:<{width}}  {one.proposals:>9,}  {share:>6.0%}  {one.tokens:>7,}  {one.rows:>6,}  {rate:>21}"
     yield f"{'share of proposals':<{width + 2}}  " + "  ".join(f"{label:>4}" for label in shares)
-    for part in found.slices:
+    for part in found.proposal_windows:
         total = sum(part.proposals.values())
         parts = "  ".join(f"{part.proposals[label] / total:>{max(4, len(label))}.0%}" for label in shares)
         yield f"  {f'requests {part.first}-{part.last}':<{width}}  {parts}"
 
 
-def _cached(tally: Stats) -> str:
-    return f"{tally.cached_tokens:,} cached" + ("" if tally.cached is None else f": {tally.cached:.0%}")
+def _cached(stats: Stats) -> str:
+    return f"{stats.cached_tokens:,} cached" + ("" if stats.cached is None else f": {stats.cached:.0%}")
 
 
-def _lost(found: Status) -> int:
+def _lost(found: RunStatus) -> int:
     return found.spending.lost_prompt_tokens + found.spending.lost_completion_tokens
 
 
@@ -121,8 +121,8 @@ def _counts(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
 
 
-def _values(found: Status) -> dict[str, object]:
-    tally = found.tally
+def _values(found: RunStatus) -> dict[str, object]:
+    stats = found.stats
     return {
         "run": str(found.folder),
         "rows": found.rows,
@@ -131,29 +131,29 @@ def _values(found: Status) -> dict[str, object]:
         "exhausted": found.exhausted,
         "strategy": found.plan.settings.strategy,
         "backend": found.plan.settings.backend,
-        "requests": tally.requests,
-        "unjudged": found.unjudged,
+        "requests": stats.requests,
+        "unjudged": found.undecided,
         "open": found.open,
         "batches": found.batches,
         "batched": found.batched,
-        "instructions": tally.instructions,
-        "acceptance": tally.acceptance,
+        "instructions": stats.instructions,
+        "acceptance": stats.acceptance,
         "novelty": found.novelty,
         "forecast": None if found.forecast is None else dataclasses.asdict(found.forecast),
-        "stages": dict(tally.stages),
-        "rejected": dict(tally.rejected),
-        "discarded": dict(tally.discarded),
-        "failures": dict(tally.failures),
+        "stages": dict(stats.stages),
+        "rejected": dict(stats.rejected),
+        "discarded": dict(stats.discarded),
+        "failures": dict(stats.failures),
         "methods": {label: {**dataclasses.asdict(one), "rows_per_1000_tokens": one.rate}
-                    for label, one in tally.shares.items()},
+                    for label, one in stats.by_method.items()},
         "proposals": [{"first": one.first, "last": one.last, "methods": dict(sorted(one.proposals.items()))}
-                      for one in found.slices],
+                      for one in found.proposal_windows],
         "tables": {table: {line: dict(counts) for line, counts in lines.items()}
-                   for table, lines in tally.tables.items()},
-        "models": dict(tally.models),
-        "prompt_tokens": tally.prompt_tokens,
-        "cached_tokens": tally.cached_tokens,
-        "completion_tokens": tally.completion_tokens,
+                   for table, lines in stats.tables.items()},
+        "models": dict(stats.models),
+        "prompt_tokens": stats.prompt_tokens,
+        "cached_tokens": stats.cached_tokens,
+        "completion_tokens": stats.completion_tokens,
         "sends": found.spending.sends,
         "lost_tokens": _lost(found),
     }  # fmt: skip

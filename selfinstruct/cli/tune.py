@@ -11,7 +11,7 @@ import yaml
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo
 from selfinstruct.errors import UsageError
-from selfinstruct.runs.fork import Tried, tune
+from selfinstruct.runs.tune import TuneResult, tune
 
 _DEFAULT = "filters.novelty.threshold=0.5,0.6,0.7,0.8,0.9"
 
@@ -50,10 +50,10 @@ def command(run_dir: Path, grid: tuple[str, ...], as_json: bool) -> None:
         values = "  ".join(
             f"{_shown(value):>{max(len(name), 6)}}" for name, value in zip(names, found.values.values(), strict=True)
         )
-        rate = "-" if found.tally.acceptance is None else f"{found.tally.acceptance:.1%}"
-        tasks = found.tally.tasks or found.rows  # where each task is a row, there are no drafts
+        rate = "-" if found.stats.acceptance is None else f"{found.stats.acceptance:.1%}"
+        tasks = found.stats.tasks or found.rows  # where each task is a row, there are no drafts
         echo(
-            f"{values}  {found.tally.instructions:>12,}  {tasks:>5,}  {found.rows:>5,}  {rate:>10}  {found.queued:>7,}"
+            f"{values}  {found.stats.instructions:>12,}  {tasks:>5,}  {found.rows:>5,}  {rate:>10}  {found.queued:>7,}"
         )
 
 
@@ -71,9 +71,9 @@ def _shown(value: Any) -> str:
     return "off" if value is None else str(value)
 
 
-def _values(found: Tried) -> dict[str, Any]:
-    tally = found.tally
+def _values(found: TuneResult) -> dict[str, Any]:
+    stats = found.stats
     return {
-        **found.values, "requests": tally.requests, "instructions": tally.instructions, "tasks": tally.tasks,
-        "rows": found.rows, "acceptance": tally.acceptance, "waiting": found.queued, "rejected": dict(tally.rejected),
+        **found.values, "requests": stats.requests, "instructions": stats.instructions, "tasks": stats.tasks,
+        "rows": found.rows, "acceptance": stats.acceptance, "waiting": found.queued, "rejected": dict(stats.rejected),
     }  # fmt: skip

@@ -9,7 +9,7 @@ from selfinstruct.backends import OPTIONS
 from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.config import build, merge, read_yaml, section
 from selfinstruct.common.resources import preset
-from selfinstruct.engine.methods import discovered_options, overlay, preset_of
+from selfinstruct.engine.methods import discovered_options, method_defaults, overlay
 from selfinstruct.engine.settings import Settings
 
 __all__ = ["defaults_for", "overlay_settings"]
@@ -27,7 +27,7 @@ def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
         suited.update(_preset("embedded"))
         if given.get("quality"):
             suited.update(_preset("embedded-quality"))
-    suited = merge(preset_of(given), suited)
+    suited = merge(method_defaults(given), suited)
     values = merge(suited, given)
     return merge(suited, discovered_options(values, _template(values)))
 

@@ -25,12 +25,14 @@ __all__ = [
     "NeedsRawPrompts",
     "ReadsDataFiles",
     "RecoversFailures",
+    "ResolvesOptions",
     "UsesSchemas",
     "data_files",
     "default_target",
     "discover_options",
     "recover",
     "reject_reason",
+    "resolve_options",
     "row_format",
     "schema_apis",
     "templates_for",
@@ -85,6 +87,19 @@ class DiscoversOptions(ABC, Generic[_Options_contra]):
 
         Raises:
             UsageError: The options can't be derived.
+        """
+
+
+class ResolvesOptions(ABC):
+    """A strategy with options that may name a file; the run records the content."""
+
+    @classmethod
+    @abstractmethod
+    def resolve_options(cls, options: Any) -> Any:
+        """Return the options with the content in place of the file.
+
+        Raises:
+            ValueError: The file can't be read, or its content is wrong.
         """
 
 
@@ -152,6 +167,11 @@ def discover_options(
 ) -> Mapping[str, Any]:
     """Return the options that a strategy derives from the model's chat template."""
     return kind.discover_options(options, template) if issubclass(kind, DiscoversOptions) else {}
+
+
+def resolve_options(kind: type[Strategy], options: object) -> object:
+    """Return a strategy's options with the content of the files that they name."""
+    return kind.resolve_options(options) if issubclass(kind, ResolvesOptions) else options
 
 
 def templates_for(kind: type[Strategy], options: object) -> Mapping[str, frozenset[str]]:

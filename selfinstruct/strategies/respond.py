@@ -8,7 +8,7 @@ is stored apart from the answer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,13 @@ from selfinstruct.parse import collapse, reasoned, stripped
 from selfinstruct.prompts import Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, PromptMessage, Received, Request, Sampling, Task, Verdict
-from selfinstruct.strategies.abilities import BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTarget
+from selfinstruct.strategies.abilities import (
+    BeginsWithTasks,
+    ChecksAnswers,
+    ChoosesFormat,
+    ChoosesTarget,
+    ResolvesOptions,
+)
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.contexts import context_json, read_context
 from selfinstruct.strategies.shared.stage import Stage
@@ -54,9 +60,6 @@ class RespondOptions:
     reasoning: bool = False
     answer: Stage = _ANSWER
     reason: Stage = _REASON
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "systems", _system_prompts(self.systems))
 
 
 def _system_prompts(systems: Sequence[str] | str | None) -> tuple[str, ...]:
@@ -96,7 +99,7 @@ class AnswerContext:
     verifier: Mapping[str, Json] | None = None
 
 
-class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTarget):
+class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTarget, ResolvesOptions):
     """Rows from the tasks of a file, in order: each task with the model's answer."""
 
     name: ClassVar[str] = "respond"
@@ -107,8 +110,8 @@ class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTa
         "respond/raw": frozenset({"system", "task"}),
         "respond/raw-reason": frozenset({"system", "task"}),
     }
-    # Every task is to be answered, whatever its form and however similar others are: a correction may well be close to
-    # its input. `selfinstruct filter` removes duplicates afterwards.
+    # Every task is to be answered, regardless of its form and of similar tasks: a correction may well be close to its
+    # input. `selfinstruct filter` removes duplicates afterwards.
     defaults: ClassVar[Mapping[str, Any]] = {
         "filters": {
             "word_count": None,
@@ -123,9 +126,16 @@ class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTa
     Options: ClassVar[type[RespondOptions]] = RespondOptions
     options: RespondOptions
 
+    @classmethod
+    def resolve_options(cls, options: RespondOptions) -> RespondOptions:
+        """Return the options with the texts of the system prompts."""
+        return replace(options, systems=_system_prompts(options.systems))
+
     def __init__(self, options: RespondOptions, prompts: Prompts) -> None:
+        if options.systems is None or isinstance(options.systems, str):
+            raise TypeError("call Respond.resolve_options first: it reads the system prompts")
         super().__init__(options, prompts)
-        self._systems = _system_prompts(options.systems)
+        self._systems = options.systems
 
     @property
     def format(self) -> str:

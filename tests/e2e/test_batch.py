@@ -277,7 +277,7 @@ def test_the_patience_with_a_server_is_not_used_up_by_a_day_in_its_queue(tmp_pat
     with Batches(reply, script) as server:
         result = generate(tmp_path / "run", settings(server.url, n=5, retry={"base_s": 0.01, "total_s": 0.1}))
         assert result.ending == "complete"
-    assert not result.tally.failures
+    assert not result.stats.failures
 
 
 @pytest.mark.parametrize("code", ["token_limit_exceeded", "invalid_request"])
@@ -321,7 +321,7 @@ def test_lines_that_failed(tmp_path: Path) -> None:
         poor = False
         result = generate(tmp_path / "run", settings(server.url, retry={"base_s": 0.01}))
     assert result.ending == "complete"
-    assert result.tally.failures == {"context_length": 1}
+    assert result.stats.failures == {"context_length": 1}
 
 
 def test_results_in_any_order_twice_missing_broken_and_of_others(tmp_path: Path, plain: tuple[bytes, bytes]) -> None:
@@ -446,7 +446,7 @@ def test_another_model_before_the_first_answer_takes_nothing_of_the_first_ones(t
         assert generate(tmp_path / "run", settings(server.url)).left == 8
         script.hold.set()
         other = settings(server.url, section={"model": "other"}, n=5)
-        assert set(generate(tmp_path / "run", other).tally.models) == {"other"}
+        assert set(generate(tmp_path / "run", other).stats.models) == {"other"}
         assert {line["body"]["model"] for line in server.batches[0].lines} == {"scripted"}
 
 

@@ -203,7 +203,7 @@ def test_what_can_not_be_forked_is_refused_with_the_reason(source: tuple[Path, L
     strategy = json.loads(run_cli("status", run, "--json"))["strategy"]
     other = "alpaca" if strategy == "self-instruct" else "self-instruct"
     new = tmp_path / "new"
-    assert "can read what" in run_cli("fork", run, "-o", new, "--set", f"strategy={other}", code=2)
+    assert "can read the completions of" in run_cli("fork", run, "-o", new, "--set", f"strategy={other}", code=2)
     assert not (new / "run.sqlite").exists()
     assert "threshold must be" in run_cli("refilter", run, "-o", new, "--set", "filters.novelty.threshold=7", code=2)
     assert "holds a run" in run_cli("refilter", run, "-o", run, code=2)

@@ -315,7 +315,7 @@ def test_an_answer_that_repeats_an_earlier_message_is_rejected(place: int):
     [trial] = answered(made, draft.on_accept, said[1], number=4).candidates
     [last] = answered(made, trial.on_accept, said[2], number=5).follow_ups
     received = answered(made, last, said[place], number=6)
-    [one] = RowFilters(FilterOptions(), Pool(())).judge(last.numbered(6, 1), received).candidates
+    [one] = RowFilters(FilterOptions(), Pool(())).apply(last.numbered(6, 1), received).candidates
     assert one.reason == "copied_demonstration"
 
 

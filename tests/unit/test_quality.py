@@ -372,12 +372,12 @@ def test_further_answers_without_their_reasoning_are_refused(given):
 
 def test_runs_without_quality_are_unchanged_and_the_embedded_model_has_settings_for_it():
     plain, judged = make_plan({}), make_plan({"quality": {"judge": {"threshold": 3}}})
-    assert "quality" not in plain.recipe
+    assert "quality" not in plain.row_identity
     assert plain.settings.quality is None
     assert not any(name.startswith("quality/") for name in plain.prompts.texts)
-    assert judged.recipe["quality"]["judge"]["threshold"] == 3
+    assert judged.row_identity["quality"]["judge"]["threshold"] == 3
     assert judged.settings.quality.judging.api == "chat"
-    assert make_plan({"quality": None}).recipe == plain.recipe
+    assert make_plan({"quality": None}).row_identity == plain.row_identity
 
 
 def test_an_error_names_the_configuration_file_and_the_line(tmp_path: Path):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.common.config import build
 from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.common.rng import Rng
+from selfinstruct.engine.methods import build_options
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import ConfigError
@@ -21,6 +21,7 @@ from selfinstruct.pool import MethodProgress, Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Instance, Request, Task, Usage
 from selfinstruct.strategies import Respond
+from selfinstruct.strategies.respond import RespondOptions
 
 NUMBER = {"kind": "number", "value": 4}
 TASKS = (
@@ -38,7 +39,7 @@ class View:
 
 
 def strategy(api: str = "completion", **options: Any) -> Respond:
-    return Respond(build(Respond.Options, options), Prompts.load(Respond.templates, api, builtin_prompts()))
+    return Respond(build_options(Respond, options, "respond"), Prompts.load(Respond.templates, api, builtin_prompts()))
 
 
 def asked(item: int = 0, **options: Any) -> tuple[Respond, Request]:
@@ -48,6 +49,10 @@ def asked(item: int = 0, **options: Any) -> tuple[Respond, Request]:
     request = made.propose(view, Rng("test", item))
     assert request is not None
     return made, request.numbered(7, 1)
+
+
+def resolved(systems: str | None) -> RespondOptions:
+    return build_options(Respond, {"systems": systems}, "respond")
 
 
 def turns(request: Request) -> list[tuple[str, str]]:
@@ -112,15 +117,15 @@ def test_system_prompts_are_drawn_and_stored_in_the_row() -> None:
 def test_system_prompts_come_from_a_file_or_the_project_or_are_off(tmp_path: Path) -> None:
     path = tmp_path / "systems.txt"
     path.write_text("\ufeffOne\u2028more\n\nline.\n---\n\n--- \r\nTwo $x.\r\n", "utf-8", newline="")
-    assert build(Respond.Options, {"systems": str(path)}).systems == ("One\u2028more\n\nline.", "Two $x.")
-    builtin = build(Respond.Options, {"systems": "builtin"}).systems
+    assert resolved(str(path)).systems == ("One\u2028more\n\nline.", "Two $x.")
+    builtin = resolved("builtin").systems
     assert len(set(builtin)) == 12
     assert min(map(len, builtin)) < 30 < 130 < max(map(len, builtin))
-    assert build(Respond.Options, {"systems": "none"}) == build(Respond.Options, {"systems": None}) == Respond.Options()
+    assert resolved("none") == resolved(None) == Respond.Options()
     path.write_text("---\n")
     for name, says in (("systems.txt", "no system prompt in it"), ("no", r"can't read .*builtin or none")):
         with pytest.raises(ConfigError, match=says):
-            build(Respond.Options, {"systems": str(tmp_path / name)})
+            resolved(str(tmp_path / name))
 
 
 def test_truncated_answers_and_repeated_tasks_are_rejected() -> None:
@@ -153,7 +158,7 @@ def test_no_filter_rejects_a_task_for_its_form_or_similarity(tmp_path: Path) -> 
             request = made.propose(view, Rng("x"))
             assert request is not None
             completion = Completion((Choice(output, "stop"),), Usage(), "m")
-            judge.judge(request.numbered(number, 0), made.receive(request, completion, view))
+            judge.apply(request.numbered(number, 0), made.receive(request, completion, view))
     assert len(pool.rows) == len(texts) * len(given)
     assert FilterOptions().novelty is not None  # the default of other strategies
 

@@ -56,9 +56,9 @@ class Slow:
 async def go(folder: Path, backend: Slow, *, interrupt: bool) -> str:
     plan = make_plan({"backend": "openai", "openai": {"model": "m"}})
     with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
-        course = RunState.of(plan, reader)
-        parts: Any = (plan, course, ledger, reader, backend, Budget(plan.settings.budget, reader.spending()))
-        engine = Engine(*parts, RunProgress(plan.settings.n, course.tally))
+        state = RunState.from_ledger(plan, reader)
+        parts: Any = (plan, state, ledger, reader, backend, Budget(plan.settings.budget, reader.spending()))
+        engine = Engine(*parts, RunProgress(plan.settings.n, state.stats))
         running = asyncio.create_task(engine.run())
         await backend.begun.wait()
         if interrupt:
@@ -126,9 +126,9 @@ def test_a_time_limit_ends_the_wait_for_batches_when_the_budget_allows_no_other_
 
     async def main() -> tuple[str, int]:
         with Ledger(tmp_path, plan.meta(), plan.texts()) as ledger, Reader(tmp_path) as reader:
-            course = RunState.of(plan, reader)
-            parts: Any = (plan, course, ledger, reader, Batches(), Budget(plan.settings.budget, reader.spending()))
-            engine = Engine(*parts, RunProgress(plan.settings.n, course.tally))
+            state = RunState.from_ledger(plan, reader)
+            parts: Any = (plan, state, ledger, reader, Batches(), Budget(plan.settings.budget, reader.spending()))
+            engine = Engine(*parts, RunProgress(plan.settings.n, state.stats))
             async with asyncio.timeout(60):
                 return await engine.run(), engine.left
 
@@ -176,11 +176,11 @@ def test_a_request_that_found_no_server_is_sent_once_more_when_others_are_answer
         ):
             free.bind(("127.0.0.1", 0))  # and listens to nobody
             backend = Astray(server.url, f"http://127.0.0.1:{free.getsockname()[1]}/v1", times=4)
-            course = RunState.of(plan, reader)
+            state = RunState.from_ledger(plan, reader)
             budget = Budget(plan.settings.budget, reader.spending())
-            parts: Any = (plan, course, ledger, reader, backend, budget)
+            parts: Any = (plan, state, ledger, reader, backend, budget)
             try:
-                return await Engine(*parts, RunProgress(plan.settings.n, course.tally)).run()
+                return await Engine(*parts, RunProgress(plan.settings.n, state.stats)).run()
             finally:
                 await backend.close()
 
