@@ -154,7 +154,7 @@ def make_plan(settings: Mapping[str, Any], run: Path | None = None) -> RunPlan:
 
     Args:
         settings: The user's settings in the form of a configuration file, without defaults.
-        run: A run directory. If it holds a run, missing settings are those of the run.
+        run: A run directory. If it holds a run, missing settings are taken from it.
 
     Raises:
         UsageError: If a setting, a seed file or a template is wrong.

@@ -1,6 +1,6 @@
 """The state of a run: a scheduler driven by recorded outcomes. This is the only way in which a ledger becomes rows.
 
-The engine feeds it outcomes as they arrive; ``export``, ``status`` and ``explain`` feed it those of the ledger.
+The engine feeds it outcomes as they arrive; ``export``, ``status`` and ``explain`` feed it recorded ones.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class RunState:
         return state
 
     def checkpoint(self) -> RunCheckpoint:
-        """Return the current state; its lists are those of the pool, which keep growing."""
+        """Return the current state. It shares the lists of the pool, which keep growing."""
         pool = self.scheduler.pool
         return RunCheckpoint(
             self.scheduler.state(),

@@ -187,7 +187,7 @@ class Ledger:
                     for statement, values in operations:
                         self._connection.execute(statement, values)
                 self._connection.execute("COMMIT")
-            except Exception as error:  # the waiting futures must fail, whatever the cause
+            except Exception as error:  # any error must reach the waiting futures
                 # After a failed write nothing later may be acknowledged: the file would have a gap.
                 if isinstance(error, sqlite3.Error):
                     self._broken = ledger_error(self.path, error)

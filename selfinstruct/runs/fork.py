@@ -51,7 +51,7 @@ def fork(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
     Args:
         source: The run directory to inherit from.
         folder: The directory of the new run.
-        settings: Settings that differ from those of ``source``, in the form of a configuration file. The strategy
+        settings: Settings that differ from ``source``, in the form of a configuration file. The strategy
             can't change.
 
     Raises:
