@@ -235,7 +235,7 @@ def stop_once(command: Command, number: signal.Signals) -> None:
     assert process.returncode == 130, said
     assert "Traceback" not in said
     step = kept(command.out)
-    assert f"stopped after {step} steps; the same command goes on" in said
+    assert f"stopped after {step} steps; repeat the command to resume" in said
     assert step == logged(command.out)[-1]["step"] >= goal
 
 

@@ -126,7 +126,7 @@ def test_a_run_leaves_a_model_that_transformers_loads_and_says_what_it_measured(
     out, said = trained
     assert re.search(r"held-out loss, rows: \d\.\d{3} ± \d\.\d{3} -> \d\.\d{3} ± .* \(a fall", said), said
     assert "held-out loss, seed tasks: " in said
-    assert re.search(r"asked +answer before +answer after", said)
+    assert re.search(r"prompt +answer before +answer after", said)
     lines = metrics(out)
     assert [line["step"] for line in lines] == list(range(1, 17))
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -193,7 +193,7 @@ def test_adapters_are_merged_and_exported(rows: Path, tiny_model_folder: Path, t
     call("train", "-q", "--model", tiny_model_folder, "--data", rows, *settings, "-o", tmp_path / "run")
     assert (tmp_path / "run" / "adapter_model.safetensors").exists()
     said = call("merge", tmp_path / "run", "-o", tmp_path / "whole")
-    assert "the same likeliest token at 100.0%" in said
+    assert "the same most likely token at 100.0%" in said
     call("export", tmp_path / "run", "--format", "hf", "--dtype", "bf16", "-o", tmp_path / "half")
     whole, half = (AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto") for name in ("whole", "half"))
     assert (str(whole.dtype), str(half.dtype)) == ("torch.float32", "torch.bfloat16")

@@ -58,9 +58,9 @@ class Observed(FlatAdamW):
         self.gradients: list[torch.Tensor] = []
         super().__init__(self.parameters, options)
 
-    def step(self, step: int, rate: float, factor: torch.Tensor, sound: torch.Tensor) -> None:
+    def step(self, step: int, rate: float, grad_scale: torch.Tensor, finite: torch.Tensor) -> None:
         self.gradients = self.gradients or [one.grad.clone() for one in self.parameters if one.grad is not None]
-        super().step(step, rate, factor, sound)
+        super().step(step, rate, grad_scale, finite)
 
 
 def ours(model: Any, plan: EpochPlan) -> tuple[list[dict[str, Any]], Observed]:
@@ -101,7 +101,7 @@ def padded(plan: EpochPlan, step: int) -> dict[str, torch.Tensor]:
 def test_packing_micro_batches_and_the_chunked_head_leave_the_gradients_of_a_plain_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(finetune.model.loss, "_CHUNK_BYTES", 7 * VOCAB * 4)  # seven rows of logits at a time
+    monkeypatch.setattr(finetune.model.loss, "CHUNK_BYTES", 7 * VOCAB * 4)  # seven rows of logits at a time
     model, plain = make_model(VOCAB), make_model(VOCAB).train()
     plan = EpochPlan.of(corpus(8), replace(OPTIONS, max_steps=1), budget=96)
     assert len(plan.step(0)) > 1

@@ -100,7 +100,7 @@ def test_two_processes_make_what_one_makes_and_go_on_after_being_stopped(
     assert files == {"state.json", "state-0.safetensors", "state-1.safetensors"}
     other = ended(start(1, *arguments(tiny_model_folder, rows, cut)), code=2)
     assert "saved by 2 processes" in other
-    assert "going on after step" in ended(start(2, *arguments(tiny_model_folder, rows, cut)))
+    assert "resuming after step" in ended(start(2, *arguments(tiny_model_folder, rows, cut)))
     whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "two", cut))
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
