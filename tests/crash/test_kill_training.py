@@ -257,7 +257,7 @@ def stop_twice(command: Command, number: signal.Signals) -> None:
     pytest.fail(f"{PATIENCE} times the second signal came too late")
 
 
-def test_stopped_at_every_stage_it_ends_with_the_same_bytes(inputs: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_at_every_stage_ends_with_the_same_bytes(inputs: Path, whole: Path, tmp_path: Path) -> None:
     """One run in six processes; each begins where the one before it was."""
     out = tmp_path / "model"
     command = Command(inputs, out)
@@ -276,7 +276,7 @@ def test_stopped_at_every_stage_it_ends_with_the_same_bytes(inputs: Path, whole:
     assert contents(out) == before
 
 
-def test_a_kill_between_the_files_of_the_model_leaves_no_model(whole: Path, tmp_path: Path) -> None:
+def test_a_kill_between_the_model_files_leaves_an_incomplete_run(whole: Path, tmp_path: Path) -> None:
     """They come into the folder one by one; the record, written last, tells when all are there."""
     out = tmp_path / "model"
     out.mkdir()
@@ -345,7 +345,7 @@ def test_twenty_kills_change_no_byte(inputs: Path, tmp_path: Path, kind: str, mo
 
 
 @pytest.mark.prove
-def test_either_signal_saves_and_the_next_one_stops_at_once(inputs: Path, whole: Path, tmp_path: Path) -> None:
+def test_either_signal_saves_a_checkpoint_and_a_second_one_stops_at_once(inputs: Path, whole: Path, tmp_path: Path) -> None:
     command = Command(inputs, tmp_path / "model")
     for number in (signal.SIGINT, signal.SIGTERM):
         stop_once(command, number)

@@ -40,7 +40,7 @@ def call(*args: object, code: int = 0) -> str:
 
 
 @pytest.mark.parametrize("command", ["train", "chat", "merge", "export"])
-def test_help_tells_what_a_command_does(command: str) -> None:
+def test_every_command_has_help_with_an_example(command: str) -> None:
     assert command in run("--help")
     assert "Example" in run(command, "--help")
 
@@ -64,7 +64,7 @@ def test_help_tells_what_a_command_does(command: str) -> None:
         (["chat", "out", "--prompt", "Hi"], "out"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, args: list[str], says: str) -> None:
+def test_a_usage_error_is_reported_in_one_line(tmp_path: Path, args: list[str], says: str) -> None:
     """Exit code 2: something in the command has to change first; nothing is written."""
     (tmp_path / "rows.jsonl").write_text('{"instruction": "Add 1 and 2.", "output": "3"}\n')
     assert says in run(*args, code=2, cwd=tmp_path)
@@ -120,7 +120,7 @@ def ended(process: subprocess.Popen[str]) -> bool:
     return True
 
 
-def test_a_run_leaves_a_model_that_transformers_loads_and_says_what_it_measured(trained: tuple[Path, str]) -> None:
+def test_a_run_writes_a_model_that_transformers_loads_and_reports_its_losses(trained: tuple[Path, str]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out, said = trained
@@ -136,7 +136,7 @@ def test_a_run_leaves_a_model_that_transformers_loads_and_says_what_it_measured(
     assert model.generate(**tokenizer("Name", return_tensors="pt"), max_new_tokens=2).shape[1] > 1
 
 
-def test_a_run_that_is_complete_says_so_and_changes_nothing(
+def test_repeating_a_complete_run_changes_nothing(
     trained: tuple[Path, str], rows: Path, tiny_model_folder: Path
 ) -> None:
     out, said = trained
@@ -150,7 +150,7 @@ def test_a_run_that_is_complete_says_so_and_changes_nothing(
     assert "another epochs" in other
 
 
-def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     trained: tuple[Path, str], rows: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "model"
@@ -169,7 +169,7 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
     assert steps == whole
 
 
-def test_a_dry_run_marks_what_is_learnt_and_writes_nothing(
+def test_a_dry_run_marks_supervised_text_and_writes_nothing(
     rows: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -181,7 +181,7 @@ def test_a_dry_run_marks_what_is_learnt_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_answers_in_the_format_that_it_was_trained_on(trained: tuple[Path, str]) -> None:
+def test_chat_uses_the_format_of_the_training_run(trained: tuple[Path, str]) -> None:
     said = call("chat", trained[0], "--prompt", ROWS[0]["instruction"], "--temperature", 0, "--max-tokens", 8)
     assert said.strip()
 

@@ -98,7 +98,7 @@ def padded(plan: EpochPlan, step: int) -> dict[str, torch.Tensor]:
     }
 
 
-def test_packing_micro_batches_and_the_chunked_head_leave_the_gradients_of_a_plain_loop(
+def test_gradients_equal_those_of_a_plain_loop_over_transformers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(finetune.model.loss, "CHUNK_BYTES", 7 * VOCAB * 4)  # seven rows of logits at a time
@@ -118,7 +118,7 @@ def test_packing_micro_batches_and_the_chunked_head_leave_the_gradients_of_a_pla
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_fifty_steps_end_at_the_losses_and_weights_of_trl(tmp_path: Path, accumulated: int) -> None:
+def test_fifty_steps_reach_the_losses_and_weights_of_trl(tmp_path: Path, accumulated: int) -> None:
     pytest.importorskip("trl", reason="TRL is in the extra bench")
     plan = EpochPlan.of(corpus(80), OPTIONS, budget=96)
     assert plan.steps == STEPS

@@ -78,7 +78,7 @@ def close(out: Path, other: Path, file: str) -> None:
         assert before[moment]["answers"] == after[moment]["answers"]
 
 
-def test_two_processes_make_what_one_makes_and_go_on_after_being_stopped(
+def test_two_processes_train_like_one_and_resume_after_an_interruption(
     rows: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     alone = start(1, *arguments(tiny_model_folder, rows, tmp_path / "alone"))

@@ -46,14 +46,14 @@ def test_every_document_is_in_one_micro_batch(found, packing, seed, epoch) -> No
 
 
 @given(lengths, packings, st.integers(0, 5))
-def test_epochs_have_equally_many_steps_and_other_orders(found, packing, seed) -> None:
+def test_epochs_have_the_same_number_of_steps(found, packing, seed) -> None:
     first, again, second = (plan_epoch(found, packing, seed=seed, epoch=epoch) for epoch in (0, 0, 1))
     assert first == again
     assert len(first) == len(second)
 
 
 @given(lengths, st.integers(1, 20), st.integers(0, 5))
-def test_packing_by_documents_changes_no_batch(found, batch_size, seed) -> None:
+def test_packing_by_documents_keeps_the_batches(found, batch_size, seed) -> None:
     """The documents of each step are those of unpacked training."""
     packed, alone = (
         plan_epoch(found, Packing(200, 64, batch_size, together=together), seed=seed, epoch=0)
@@ -64,13 +64,13 @@ def test_packing_by_documents_changes_no_batch(found, batch_size, seed) -> None:
 
 
 @given(lengths)
-def test_best_fit_needs_at_most_a_fifth_more_than_the_least_possible(found) -> None:
+def test_best_fit_needs_at_most_a_fifth_more_bins_than_the_minimum(found) -> None:
     """Best-fit decreasing uses at most 11/9 of the optimum and 4 bins more (Johnson 1974)."""
     bins = best_fit_decreasing(range(len(found)), found, 64)
     assert len(bins) <= 11 / 9 * -(-int(found.sum()) // 64) + 4 or (found > 32).sum() * 11 / 9 + 4 >= len(bins)
 
 
-def test_a_bin_that_is_just_right_is_chosen() -> None:
+def test_the_fullest_bin_with_enough_room_is_chosen() -> None:
     sizes = np.array([60, 50, 40, 4, 14, 24], dtype=np.int64)
     assert {frozenset(one) for one in best_fit_decreasing(range(6), sizes, 64)} == {
         frozenset({0, 3}),
@@ -79,7 +79,7 @@ def test_a_bin_that_is_just_right_is_chosen() -> None:
     }
 
 
-def test_a_document_longer_than_a_bin_is_refused() -> None:
+def test_a_document_longer_than_a_bin_is_rejected() -> None:
     with pytest.raises(AssertionError, match="document 1 has 65 tokens"):
         best_fit_decreasing(range(2), np.array([64, 65]), 64)
 

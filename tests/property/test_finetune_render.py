@@ -80,7 +80,7 @@ def control(name: str) -> list[int]:
 
 @many
 @given(cases())
-def test_what_is_learned_is_every_response_with_its_stop_token(case: tuple[str, Example]) -> None:
+def test_the_mask_covers_every_response_with_its_stop_token(case: tuple[str, Example]) -> None:
     name, row = case
     shape = SHAPES.get(name)
     document = renderer(name).document(row)
@@ -96,7 +96,7 @@ def test_what_is_learned_is_every_response_with_its_stop_token(case: tuple[str, 
 
 @many
 @given(cases())
-def test_pieces_join_to_the_text_that_the_format_makes(case: tuple[str, Example]) -> None:
+def test_pieces_join_to_the_rendered_text(case: tuple[str, Example]) -> None:
     name, row = case
     document = renderer(name).document(row)
     text = "".join(text for text, _ in renderer(name).pieces(document))
@@ -108,7 +108,7 @@ def test_pieces_join_to_the_text_that_the_format_makes(case: tuple[str, Example]
 
 @many
 @given(cases())
-def test_a_document_begins_with_its_prompt_and_its_prompts_are_never_learned(case: tuple[str, Example]) -> None:
+def test_a_document_begins_with_its_prompt_which_is_never_supervised(case: tuple[str, Example]) -> None:
     name, row = case
     document, asked = renderer(name).document(row), renderer(name).prompt(row)
     assert document.ids[: len(asked)].tolist() == asked == renderer(name).prompt(row.turns[:-1])
@@ -120,7 +120,7 @@ def test_a_document_begins_with_its_prompt_and_its_prompts_are_never_learned(cas
 @many
 @given(cases(plain))
 @example(("chatml", Example("", (ChatTurn("user", "Name a colour."), ChatTurn("assistant", "Red.")))))
-def test_ids_are_those_of_the_whole_text_unless_it_hides_the_prompt(case: tuple[str, Example]) -> None:
+def test_ids_equal_those_of_the_full_text_unless_a_token_spans_the_prompt(case: tuple[str, Example]) -> None:
     name, row = case
     document = renderer(name).document(row)
     text = tokenizer(name).decode(document.ids.tolist())
@@ -133,7 +133,7 @@ def test_ids_are_those_of_the_whole_text_unless_it_hides_the_prompt(case: tuple[
 
 @many
 @given(cases(hostile))
-def test_no_text_makes_a_special_token(case: tuple[str, Example]) -> None:
+def test_no_text_becomes_a_special_token(case: tuple[str, Example]) -> None:
     name, row = case
     quiet = Example("", tuple(ChatTurn(turn.role, "q") for turn in row.turns))
     found = [
@@ -144,7 +144,7 @@ def test_no_text_makes_a_special_token(case: tuple[str, Example]) -> None:
 
 @many
 @given(cases(), st.integers(2, 80))
-def test_a_cut_document_is_a_prefix_with_something_to_learn(case: tuple[str, Example], length: int) -> None:
+def test_a_truncated_document_is_a_prefix_with_supervised_tokens(case: tuple[str, Example], length: int) -> None:
     name, row = case
     whole = renderer(name).document(row)
     short = Renderer.__new__(Renderer)
@@ -163,7 +163,7 @@ def test_a_cut_document_is_a_prefix_with_something_to_learn(case: tuple[str, Exa
 
 @settings(max_examples=30, deadline=None)
 @given(cases())
-def test_rendering_is_the_same_each_time(case: tuple[str, Example]) -> None:
+def test_rendering_is_deterministic(case: tuple[str, Example]) -> None:
     name, row = case
     again = Renderer(tokenizer(name), renderer(name).format, max_length=LONG)
     one, two = renderer(name).document(row), again.document(row)
@@ -172,7 +172,7 @@ def test_rendering_is_the_same_each_time(case: tuple[str, Example]) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_all_this_holds_for_the_embedded_models_tokenizer(form: str, smollm2_tokenizer: Any) -> None:
+def test_the_properties_hold_for_the_embedded_tokenizer(form: str, smollm2_tokenizer: Any) -> None:
     one = Renderer(smollm2_tokenizer, form, max_length=LONG)
     special = set(smollm2_tokenizer.added_tokens_decoder)
 

@@ -60,7 +60,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("held", ["full", "nf4"])
-def test_only_adapters_are_trained_and_they_are_float32_beside_bfloat16(wide, held) -> None:
+def test_only_adapters_are_trained_and_they_are_float32(wide, held) -> None:
     if held == "nf4":
         pytest.importorskip("bitsandbytes")
     model = load(str(wide), dtype=torch.bfloat16, lora=Lora(rank=4, base=held)).model
@@ -71,21 +71,21 @@ def test_only_adapters_are_trained_and_they_are_float32_beside_bfloat16(wide, he
     assert trainable == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def test_targets_by_name_get_adapters_and_no_other_layer(tiny) -> None:
+def test_only_the_named_targets_get_adapters(tiny) -> None:
     model = load(str(tiny), dtype=torch.float32, lora=Lora(targets="self_attn.q_proj, down_proj")).model
     found = {name.split(".")[-4] for name, one in model.named_parameters() if one.requires_grad}
     assert found == {"q_proj", "down_proj"}
 
 
 @pytest.mark.parametrize("wrong", ["nothing", "lm_head"])
-def test_targets_that_are_no_layers_are_told_with_those_that_are(tiny, wrong) -> None:
+def test_unknown_targets_are_reported_with_the_available_layers(tiny, wrong) -> None:
     """The head is none of them: the loss takes its weights as they are, so that an adapter there would do nothing."""
     with pytest.raises(UsageError, match=f"no linear layer is called {wrong}; there are down_proj, .*q_proj") as caught:
         add_adapters(load(str(tiny), dtype=torch.float32).model, Lora(targets=f"q_proj,{wrong}"))
     assert "lm_head" not in str(caught.value).split("there are")[1]
 
 
-def test_a_layer_in_four_bits_computes_with_the_weights_it_stands_for(wide) -> None:
+def test_a_4bit_layer_computes_with_its_dequantised_weights(wide) -> None:
     """Loss and gradients are those of a plain model with the dequantised weights."""
     bnb = pytest.importorskip("bitsandbytes")
     held = trained(load(str(wide), dtype=torch.float32, lora=Lora(rank=4, base="nf4")).model)
@@ -116,7 +116,7 @@ def test_a_layer_in_four_bits_computes_with_the_weights_it_stands_for(wide) -> N
             assert one.grad.abs().sum() > 0
 
 
-def test_a_gguf_is_held_in_four_bits_too(wide, tmp_path) -> None:
+def test_a_gguf_file_can_be_the_base_of_qlora(wide, tmp_path) -> None:
     pytest.importorskip("bitsandbytes")
     from finetune.export.gguf import export_gguf
 
@@ -127,7 +127,7 @@ def test_a_gguf_is_held_in_four_bits_too(wide, tmp_path) -> None:
     assert ours.base.name == str(tmp_path / "m.gguf")
 
 
-def test_what_is_saved_is_the_layout_of_peft_and_names_the_base(tiny, tmp_path) -> None:
+def test_adapters_are_saved_in_the_layout_of_peft_with_their_base(tiny, tmp_path) -> None:
     model = adapted(tmp_path / "adapters", tiny)
     names = {path.name for path in (tmp_path / "adapters").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", BASE, "tokenizer.json"} <= names
@@ -141,7 +141,7 @@ def test_what_is_saved_is_the_layout_of_peft_and_names_the_base(tiny, tmp_path) 
         load(str(tmp_path / "adapters"), dtype=torch.float32)
 
 
-def test_merged_adapters_say_what_the_adapted_model_said(tiny, tmp_path) -> None:
+def test_a_merged_model_has_the_logits_of_the_adapted_model(tiny, tmp_path) -> None:
     model = adapted(tmp_path / "adapters", tiny)
     (tmp_path / "adapters" / "finetune.json").write_text("{}")
     parity = merge_adapters(tmp_path / "adapters", tmp_path / "merged")
@@ -158,7 +158,7 @@ def test_merged_adapters_say_what_the_adapted_model_said(tiny, tmp_path) -> None
     assert not {name for name in names if "adapter" in name}
 
 
-def test_a_merge_keeps_the_dtype_of_the_base_and_tells_what_rounding_changed(tmp_path) -> None:
+def test_a_merge_keeps_the_dtype_of_the_base_and_reports_the_rounding_error(tmp_path) -> None:
     base = saved(tmp_path / "base", dtype=torch.bfloat16)
     adapted(tmp_path / "adapters", base)
     parity = merge_adapters(tmp_path / "adapters", tmp_path / "merged")
@@ -169,7 +169,7 @@ def test_a_merge_keeps_the_dtype_of_the_base_and_tells_what_rounding_changed(tmp
     assert exact.largest < 1e-4
 
 
-def test_adapters_of_qlora_are_compared_with_the_model_in_four_bits(wide, tmp_path) -> None:
+def test_merged_qlora_adapters_are_compared_with_the_4bit_model(wide, tmp_path) -> None:
     """Merged into the weights as they were before, they make another model: the report must not hide it."""
     pytest.importorskip("bitsandbytes")
     model = adapted(tmp_path / "adapters", wide, base="nf4")
@@ -182,7 +182,7 @@ def test_adapters_of_qlora_are_compared_with_the_model_in_four_bits(wide, tmp_pa
     assert not torch.allclose(logits(merged), logits(model), atol=1e-2)
 
 
-def test_parity_is_the_difference_of_next_token_distributions() -> None:
+def test_parity_compares_next_token_distributions() -> None:
     one, other = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     parity = Parity.of([one[:1], one[1:]], [other[:1], other[1:]])
     shares = torch.tensor([0.0, 2.0]).softmax(-1)
@@ -190,7 +190,7 @@ def test_parity_is_the_difference_of_next_token_distributions() -> None:
     assert parity == Parity(2.0, pytest.approx(divergence), 0.5, 2)
 
 
-def test_adapters_are_not_merged_onto_another_base(tiny, tmp_path) -> None:
+def test_adapters_are_not_merged_into_a_different_base(tiny, tmp_path) -> None:
     adapted(tmp_path / "adapters", tiny)
     tokenizer = make_tokenizer()
     save(make_model(len(tokenizer), seed=5), tokenizer, tmp_path / "other")
@@ -201,7 +201,7 @@ def test_adapters_are_not_merged_onto_another_base(tiny, tmp_path) -> None:
     assert merge_adapters(tmp_path / "adapters", tmp_path / "merged", base=str(tmp_path / "moved")).agreement == 1.0
 
 
-def test_what_can_not_be_merged_is_told_before_anything_is_loaded(tiny, tmp_path) -> None:
+def test_invalid_merges_are_rejected_before_loading_a_model(tiny, tmp_path) -> None:
     with pytest.raises(UsageError, match=r"no base\.json in it; only adapters"):
         merge_adapters(tiny, tmp_path / "merged")
     adapted(tmp_path / "adapters", tiny)
@@ -212,7 +212,7 @@ def test_what_can_not_be_merged_is_told_before_anything_is_loaded(tiny, tmp_path
         merge_adapters(tmp_path / "adapters", tmp_path / "merged")
 
 
-def test_the_digest_of_a_base_is_of_its_weights_and_nothing_else(tiny, tmp_path) -> None:
+def test_the_digest_of_a_base_depends_only_on_its_weights(tiny, tmp_path) -> None:
     first = load(str(tiny), dtype=torch.float32).base
     (tiny / "README.md").write_text("changed")
     assert load(str(tiny), dtype=torch.bfloat16).base == first == Base(str(tiny), first.digest)

@@ -70,14 +70,14 @@ def recorded(folder: Path, model: Path, record: bytes) -> Path:
     return folder
 
 
-def test_the_answer_is_that_of_a_plain_loop(tiny_model_folder: Path, tiny_tokenizer: Any) -> None:  # noqa: F811
+def test_the_answer_equals_that_of_a_plain_decoding_loop(tiny_model_folder: Path, tiny_tokenizer: Any) -> None:  # noqa: F811
     renderer = Renderer(tiny_tokenizer, "chat", max_length=512)
     expected = greedy(tiny_model_folder, renderer, [ChatTurn("user", "Name a colour.")])
     assert expected.strip()
     assert said(tiny_model_folder, [], prompt="Name a colour.") == expected + "\n"
 
 
-def test_a_conversation_is_remembered_until_it_is_reset(
+def test_the_history_is_kept_until_a_reset(
     tiny_model_folder: Path,  # noqa: F811
     prompts: list[list[tuple[str, str]]],
 ) -> None:
@@ -89,7 +89,7 @@ def test_a_conversation_is_remembered_until_it_is_reset(
     assert prompts[1][:2] == prompts[0]
 
 
-def test_the_format_of_the_run_is_used_and_alpaca_answers_each_line_alone(
+def test_the_recorded_format_is_used_and_alpaca_has_no_history(
     tmp_path: Path,
     tiny_model_folder: Path,  # noqa: F811
     tiny_tokenizer: Any,  # noqa: F811
@@ -110,18 +110,18 @@ def test_the_format_of_the_run_is_used_and_alpaca_answers_each_line_alone(
 
 
 @pytest.mark.parametrize("record", [b"", b"[]", b"{}", b'{"form'])
-def test_a_damaged_record_is_said(tmp_path: Path, tiny_model_folder: Path, record: bytes) -> None:  # noqa: F811
+def test_a_damaged_record_is_reported(tmp_path: Path, tiny_model_folder: Path, record: bytes) -> None:  # noqa: F811
     with pytest.raises(UsageError, match="no record of a training run"):
         said(recorded(tmp_path / "run", tiny_model_folder, record), [])
 
 
-def test_a_run_that_is_not_complete_is_said(tmp_path: Path) -> None:
+def test_an_incomplete_run_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "finetune.json").write_text(json.dumps({"format": "chat", "complete": False}))
     with pytest.raises(UsageError, match="not complete"):
         said(tmp_path, [])
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_talk(
+def test_ctrl_c_stops_the_answer_but_not_the_conversation(
     tiny_model_folder: Path,  # noqa: F811
     prompts: list[list[tuple[str, str]]],
     monkeypatch: pytest.MonkeyPatch,
@@ -143,7 +143,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_talk(
     assert len(prompts) == 2
 
 
-def test_a_prompt_alone_passes_ctrl_c_on(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_ctrl_c_is_raised_when_only_a_prompt_is_answered(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     def interrupted(_self: _AnswerStream, _value: torch.Tensor) -> None:
         raise KeyboardInterrupt
 
@@ -152,7 +152,7 @@ def test_a_prompt_alone_passes_ctrl_c_on(tiny_model_folder: Path, monkeypatch: p
         said(tiny_model_folder, [], prompt="x")
 
 
-def test_a_conversation_beyond_the_context_is_said_and_can_begin_again(
+def test_a_conversation_beyond_the_context_is_rejected_and_can_be_reset(
     tmp_path: Path,
     tiny_tokenizer: Any,  # noqa: F811
 ) -> None:
@@ -164,7 +164,7 @@ def test_a_conversation_beyond_the_context_is_said_and_can_begin_again(
     assert output.rstrip().splitlines()[-1]
 
 
-def test_unknown_commands_bring_the_help_and_paths_are_text(
+def test_unknown_commands_show_the_help_and_paths_are_messages(
     tiny_model_folder: Path,  # noqa: F811
     prompts: list[list[tuple[str, str]]],
 ) -> None:
@@ -187,7 +187,7 @@ def tokens(stream: _AnswerStream, ids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["日本語 café 👩‍👩‍👧 naïve", " two  spaces ", "a\nb\tc", "हिन्दी", "�x�"])
-def test_characters_of_several_bytes_come_whole(tiny_tokenizer: Any, text: str) -> None:  # noqa: F811
+def test_multibyte_characters_are_written_whole(tiny_tokenizer: Any, text: str) -> None:  # noqa: F811
     written: list[str] = []
     stream = _AnswerStream(tiny_tokenizer, frozenset({2}), written.append)
     stream.put(torch.tensor([[5, 6, 7]]))
@@ -198,7 +198,7 @@ def test_characters_of_several_bytes_come_whole(tiny_tokenizer: Any, text: str) 
         assert not any("�" in piece for piece in written)
 
 
-def test_the_first_bytes_of_a_character_are_not_lost_at_the_end(tiny_tokenizer: Any) -> None:  # noqa: F811
+def test_an_incomplete_character_at_the_end_is_written(tiny_tokenizer: Any) -> None:  # noqa: F811
     written: list[str] = []
     stream = _AnswerStream(tiny_tokenizer, frozenset({2}), written.append)
     stream.put(torch.tensor([[5]]))
@@ -206,7 +206,7 @@ def test_the_first_bytes_of_a_character_are_not_lost_at_the_end(tiny_tokenizer: 
     assert "".join(written) == "a�"
 
 
-def test_a_model_can_not_drive_the_terminal(tiny_tokenizer: Any) -> None:  # noqa: F811
+def test_control_characters_of_a_model_do_not_reach_the_terminal(tiny_tokenizer: Any) -> None:  # noqa: F811
     written: list[str] = []
     stream = _AnswerStream(tiny_tokenizer, frozenset({2}), written.append)
     stream.put(torch.tensor([[5]]))
@@ -246,7 +246,7 @@ def adapters(tmp_path: Path, tiny_model_folder: Path) -> Path:  # noqa: F811
     return folder
 
 
-def test_adapters_are_put_beside_their_base_and_no_other(
+def test_adapters_are_loaded_only_with_their_base(
     adapters: Path,
     tiny_model_folder: Path,  # noqa: F811
 ) -> None:
@@ -256,7 +256,7 @@ def test_adapters_are_put_beside_their_base_and_no_other(
         said(adapters, [], prompt="x")
 
 
-def test_what_the_template_refuses_is_said_and_the_talk_goes_on(
+def test_a_rejected_message_is_reported_and_the_conversation_continues(
     tiny_model_folder: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

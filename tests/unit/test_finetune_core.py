@@ -83,7 +83,7 @@ def packed_lm(model: Any = None) -> PackedCausalLM:
 
 
 @pytest.mark.parametrize("make", [llama, qwen, mistral])
-def test_packed_logits_are_those_of_each_document_alone(make) -> None:
+def test_packed_logits_equal_those_of_separate_documents(make) -> None:
     plain, documents = make(), corpus(5, 16)
     ours = packed_lm(copy.deepcopy(plain))
     batch = collate(documents, range(5), max_seqlen=16)
@@ -96,7 +96,7 @@ def test_packed_logits_are_those_of_each_document_alone(make) -> None:
     torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-def test_a_change_in_one_document_changes_nothing_in_another() -> None:
+def test_changing_one_document_does_not_affect_another() -> None:
     ours, documents = packed_lm(), corpus(3, 12)
     changed = Corpus(documents.ids.copy(), documents.supervised, documents.offsets, documents.names)
     changed.ids[2] = (changed.ids[2] + 1) % WORDS
@@ -106,7 +106,7 @@ def test_a_change_in_one_document_changes_nothing_in_another() -> None:
     assert torch.equal(first[border:], second[border:])
 
 
-def test_a_model_whose_layers_leak_across_documents_is_refused() -> None:
+def test_a_model_that_leaks_across_documents_is_rejected() -> None:
     ours = packed_lm()
     layer = ours.decoder.layers[0]
     straight = layer.forward
@@ -119,7 +119,7 @@ def test_a_model_whose_layers_leak_across_documents_is_refused() -> None:
         check_isolation(ours)
 
 
-def test_packed_attention_never_generates_without_borders() -> None:
+def test_packed_attention_never_generates_without_document_boundaries() -> None:
     plain = llama()
     ours = packed_lm(copy.deepcopy(plain)).model
     ids = torch.tensor([[5, 6, 7]])
@@ -133,7 +133,7 @@ def test_packed_attention_never_generates_without_borders() -> None:
 
 
 @pytest.mark.parametrize("packing", [True, False])
-def test_an_attention_that_does_not_exist_is_answered_with_the_alternatives(packing) -> None:
+def test_an_unknown_attention_is_rejected_with_the_alternatives(packing) -> None:
     with pytest.raises(ConfigError, match=r"attention: .*'auto', 'varlen' or 'sdpa'"):
         load_options("alpaca", None, ["attention=flex", f"packing={packing}"])
     with pytest.raises(UsageError, match=r"attention=flex is not available; use .*auto, varlen \(GPU\) or sdpa"):
@@ -190,7 +190,7 @@ def test_extreme_logits_stay_finite() -> None:
     assert weight.grad.isfinite().all()
 
 
-def test_a_fully_masked_micro_batch_adds_exactly_nothing() -> None:
+def test_a_micro_batch_without_supervised_tokens_has_zero_loss_and_gradient() -> None:
     ours = packed_lm()
     found = corpus(2)
     masked = Corpus(found.ids, np.zeros_like(found.supervised), found.offsets, found.names)
@@ -214,7 +214,7 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_split(splits) -> None:
     torch.testing.assert_close(gradient_of(splits, found), gradient_of([list(range(6))], found), rtol=1e-5, atol=1e-6)
 
 
-def test_a_model_that_scales_its_logits_goes_through_its_own_head() -> None:
+def test_a_model_that_scales_its_logits_uses_its_own_head() -> None:
     from transformers import CohereConfig, CohereForCausalLM
 
     torch.manual_seed(0)
@@ -227,7 +227,7 @@ def test_a_model_that_scales_its_logits_goes_through_its_own_head() -> None:
 # Held-out losses.
 
 
-def test_held_out_losses_are_those_of_each_document_alone() -> None:
+def test_held_out_losses_equal_those_of_separate_documents() -> None:
     plain, found = llama(), corpus(7)
     losses = evaluate(packed_lm(copy.deepcopy(plain)), found, budget=64)
     for index in range(7):
@@ -238,7 +238,7 @@ def test_held_out_losses_are_those_of_each_document_alone() -> None:
         assert losses.sums[index] == pytest.approx(float(mean) * found.targets[index], rel=1e-5)
 
 
-def test_the_standard_error_is_that_of_drawing_documents() -> None:
+def test_the_standard_error_agrees_with_resampled_documents() -> None:
     rng = np.random.default_rng(0)
     counts = rng.integers(5, 50, 200)
     losses = Losses(counts * rng.normal(2, 0.5, 200), counts)
@@ -286,7 +286,7 @@ def run(
 
 
 @pytest.mark.parametrize("stop", [2, 5, 8])
-def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tmp_path, stop) -> None:
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path, stop) -> None:
     """Six steps an epoch, so that 2, 5 and 8 are in the middle of one; attention has dropout, which draws numbers."""
     options = TrainingOptions(batch_size=4, epochs=2, learning_rate=1e-2, checkpoint_every=1)
     whole, all_losses = run(tmp_path / "whole", options)
@@ -298,7 +298,7 @@ def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tmp_path, stop) -> 
         assert torch.equal(tensor, resumed.state()[name]), name
 
 
-def test_a_kill_during_a_checkpoint_leaves_the_one_before(tmp_path) -> None:
+def test_a_kill_during_a_checkpoint_leaves_the_previous_one(tmp_path) -> None:
     checkpoint.save(tmp_path, 1, {"a": torch.ones(3)}, {"fact": 1}, keep=2)
     torn = tmp_path / ".step-00000002.part"
     shutil.copytree(tmp_path / "step-00000001", torn)
@@ -310,14 +310,14 @@ def test_a_kill_during_a_checkpoint_leaves_the_one_before(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
-def test_a_damaged_checkpoint_is_told_not_trained_on(tmp_path) -> None:
+def test_a_damaged_checkpoint_is_reported(tmp_path) -> None:
     checkpoint.save(tmp_path, 1, {"a": torch.ones(3)}, {}, keep=2)
     (tmp_path / "step-00000001" / "state-0.safetensors").write_bytes(b"half")
     with pytest.raises(SelfInstructError, match="remove this folder"):
         checkpoint.latest(tmp_path).tensors()
 
 
-def test_checkpoints_hold_no_pickle(tmp_path) -> None:
+def test_checkpoints_contain_no_pickle(tmp_path) -> None:
     run(tmp_path, TrainingOptions(batch_size=8, epochs=1, checkpoint_every=1))
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors", ".json"}
 
@@ -341,14 +341,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the
     assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.state().items())
 
 
-def test_a_dataset_with_nothing_to_supervise_is_an_error() -> None:
+def test_a_dataset_without_supervised_tokens_is_rejected() -> None:
     found = corpus(2)
     masked = Corpus(found.ids, np.zeros_like(found.supervised), found.offsets, found.names)
     with pytest.raises(UsageError, match="nothing to train on"):
         EpochPlan.of(masked, TrainingOptions(), budget=64)
 
 
-def test_running_out_of_memory_names_the_batch_and_the_setting() -> None:
+def test_an_out_of_memory_error_names_the_batch_and_the_setting() -> None:
     class Hungry(torch.nn.Module):
         def forward(self, batch: Any, scale: float) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -362,13 +362,13 @@ def test_running_out_of_memory_names_the_batch_and_the_setting() -> None:
         loop.run()
 
 
-def test_memorising_a_few_rows_brings_the_loss_down(tmp_path) -> None:
+def test_training_on_a_few_rows_lowers_the_loss(tmp_path) -> None:
     options = TrainingOptions(batch_size=8, epochs=60, learning_rate=1e-2, checkpoint_every=0, weight_decay=0.0)
     _, losses = run(tmp_path, options, model=llama())
     assert losses[-1] < 0.5 < 4 < losses[0]
 
 
-def test_adapters_learn_and_the_base_stays() -> None:
+def test_adapters_are_trained_and_the_base_is_not() -> None:
     from finetune.model.adapters import add_adapters
 
     base = llama()

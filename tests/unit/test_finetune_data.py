@@ -42,7 +42,7 @@ def wrong(row: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("layout", FORMATS)
-def test_every_layout_that_is_exported_is_read_as_the_same_conversation(layout: str) -> None:
+def test_every_export_layout_is_read_as_the_same_conversation(layout: str) -> None:
     assert only(FORMATS[layout](Row("Sort.", "b a", "a b"))).turns == TURNS
     system = FORMATS[layout](Row("Sort.", "b a", "a b", "Be brief."))
     assert only(system).turns == (ChatTurn("system", "Be brief."), *TURNS)
@@ -57,7 +57,7 @@ def test_an_alpaca_row_keeps_its_fields() -> None:
     assert only({"instruction": "Hi.", "input": None, "response": "Hello."}).input == ""
 
 
-def test_a_system_prompt_that_is_none_is_told_or_passed_over() -> None:
+def test_an_empty_system_prompt_is_ignored_and_an_invalid_one_reported() -> None:
     assert only({**ROW, "system": ""}).turns == only({**ROW, "system": None}).turns == TURNS
     assert "'system' is a list" in wrong({**ROW, "system": ["Be brief."]})
 
@@ -78,14 +78,14 @@ def test_each_instance_of_a_seed_task_is_an_example() -> None:
     assert found[0].turns == TURNS
 
 
-def test_the_built_in_seed_tasks_are_read_whole() -> None:
+def test_all_built_in_seed_tasks_are_read() -> None:
     found = read_examples(builtin_seeds())
     tasks = [json.loads(line) for line in builtin_seeds().read_text().splitlines()]
     assert found.skipped == []
     assert [one.output for one in found.examples] == [one["output"] for task in tasks for one in task["instances"]]
 
 
-def test_messages_keep_their_order_and_parts_of_text_are_joined() -> None:
+def test_messages_keep_their_order_and_text_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "Red"}, {"type": "text", "text": "Blue"}]
     said = [
         {"role": "system", "content": "Be kind."},
@@ -102,7 +102,7 @@ SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"
 
 
 @pytest.mark.parametrize(("layout", "said"), [("conversations", SHARED), ("messages", SAID)])
-def test_a_conversation_is_under_its_row_s_system_prompt_or_under_its_own(layout: str, said: list[Any]) -> None:
+def test_the_system_prompt_of_a_row_applies_unless_its_messages_have_one(layout: str, said: list[Any]) -> None:
     turns = (ChatTurn("user", "Hi"), ChatTurn("assistant", "Yo"))
     assert only({layout: said, "system": "Be brief."}).turns == (ChatTurn("system", "Be brief."), *turns)
     assert only({layout: said, "system": ""}).turns == only({layout: said, "system": None}).turns == turns
@@ -117,7 +117,7 @@ def test_a_conversation_is_under_its_row_s_system_prompt_or_under_its_own(layout
     [("human", "user"), ("user", "user"), ("gpt", "assistant"), ("model", "assistant"), ("bot", "assistant"),
      ("chatgpt", "assistant"), ("assistant", "assistant"), ("system", "system"), ("tool", "tool")],
 )  # fmt: skip
-def test_every_name_of_a_speaker_is_the_one_that_templates_know(role: str, known: str) -> None:
+def test_role_aliases_become_the_roles_of_chat_templates(role: str, known: str) -> None:
     said = [*SHARED, {"from": role, "value": "x"}]
     assert only({"conversations": said}).turns[-1] == ChatTurn(known, "x")
     if known == "assistant":
@@ -145,14 +145,14 @@ def test_every_name_of_a_speaker_is_the_one_that_templates_know(role: str, known
         ({"prompt": "x", "completion": None}, "no field 'completion'"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_said(row: dict[str, Any], said: str) -> None:
+def test_an_invalid_row_is_reported_with_the_reason(row: dict[str, Any], said: str) -> None:
     assert said in wrong(row)
 
 
 # Files
 
 
-def test_bad_lines_are_skipped_and_told_with_their_place(tmp_path: Path) -> None:
+def test_bad_lines_are_skipped_and_reported_with_their_line_number(tmp_path: Path) -> None:
     path = lines(tmp_path / "rows.jsonl", ROW, "{", "", {"instruction": "x"}, "[1]", '{"a": NaN}', ROW)
     found = read_examples(str(path))
     assert [one.name for one in found.examples] == [f"{path}:1", f"{path}:7"]
@@ -160,7 +160,7 @@ def test_bad_lines_are_skipped_and_told_with_their_place(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "{\n", '{"a": 1}\n'])
-def test_a_file_without_a_single_row_is_an_error(tmp_path: Path, content: str) -> None:
+def test_a_file_without_usable_rows_is_rejected(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(content)
     with pytest.raises(UsageError, match="holds no row to train on") as caught:
@@ -168,13 +168,13 @@ def test_a_file_without_a_single_row_is_an_error(tmp_path: Path, content: str) -
     assert (f"{path}:1: " in str(caught.value)) == bool(content.strip())
 
 
-def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path) -> None:
+def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({**ROW, "output": "a\u2028b\u0085c 🟦"}, ensure_ascii=False) + "\r\n", "utf-8-sig")
     assert read_examples(path).examples[0].output == "a\u2028b\u0085c 🟦"
 
 
-def test_gzipped_lines_are_read_and_a_cut_file_is_told(tmp_path: Path) -> None:
+def test_gzipped_lines_are_read_and_a_truncated_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     whole = gzip.compress("".join(json.dumps({**ROW, "output": f"{n}"}) + "\n" for n in range(3000)).encode())
     path.write_bytes(whole)
@@ -208,19 +208,19 @@ def test_a_run_of_selfinstruct_is_its_alpaca_file(tmp_path: Path) -> None:
         assert [one.name for one in read_examples(folder).examples] == [f"{path}:1"]
 
 
-def test_a_directory_of_something_else_is_told(tmp_path: Path) -> None:
+def test_an_unknown_directory_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a run of selfinstruct nor a datasets directory"):
         read_examples(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "nowhere/rows.jsonl", "a/b/c", "./rows", "~/rows"])
-def test_a_missing_file_is_told_and_not_looked_for_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_not_looked_up_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # whoever looks on the hub meets another error
     with pytest.raises(UsageError, match="there is no file"):
         read_examples(name)
 
 
-def test_a_missing_file_in_a_folder_that_is_there_is_not_looked_for_on_the_hub(
+def test_a_missing_file_in_an_existing_folder_is_not_looked_up_on_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -244,7 +244,7 @@ def test_parquet_is_read_by_rows(tmp_path: Path) -> None:
         read_examples(path)
 
 
-def test_a_datasets_directory_is_read_and_one_of_several_splits_asks_for_one(tmp_path: Path) -> None:
+def test_a_datasets_directory_with_several_splits_asks_for_one(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     one = datasets.Dataset.from_list([ROW, ROW])
     one.save_to_disk(tmp_path / "one")
@@ -275,6 +275,6 @@ def test_a_missing_extra_is_named(name: str, package: str, tmp_path: Path, monke
         read_examples(name)
 
 
-def test_reading_rows_loads_nothing_heavy() -> None:
+def test_reading_rows_imports_no_heavy_library() -> None:
     code = "import sys, finetune.data.rows; print({'torch', 'transformers', 'datasets', 'pyarrow'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -81,7 +81,7 @@ class Peak(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("options", [{}, {"num_key_value_heads": 4}, {"tie_word_embeddings": False}])
-def test_activations_are_predicted_from_what_autograd_keeps(options: dict[str, Any]) -> None:
+def test_predicted_activations_match_what_autograd_saves(options: dict[str, Any]) -> None:
     packed_lm, footprint = ready(**options)
     own = {one.untyped_storage()._cdata for one in packed_lm.parameters()}
     kept: dict[int, torch.Tensor] = {}
@@ -98,7 +98,7 @@ def test_activations_are_predicted_from_what_autograd_keeps(options: dict[str, A
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_height_of_a_step_is_predicted(recompute: bool) -> None:
+def test_predicted_memory_matches_the_peak_of_a_step(recompute: bool) -> None:
     packed_lm, footprint = ready()
     if recompute:
         model = packed_lm.causal  # the name changed within transformers 5
@@ -117,7 +117,7 @@ def test_the_height_of_a_step_is_predicted(recompute: bool) -> None:
     assert parts["weights"] == sum(weight.nbytes for weight in packed_lm.parameters()) == parts["gradients"]
 
 
-def test_exact_masters_of_bfloat16_weights_are_counted() -> None:
+def test_the_remainders_of_bfloat16_weights_are_counted() -> None:
     model = make_model(300).bfloat16()
     footprint = measure_footprint(model.config, dtype=torch.bfloat16)
     assert footprint is not None
@@ -172,7 +172,7 @@ def test_the_formula_counts_frozen_weights_and_adapters() -> None:
     assert counted(PackedCausalLM(adapted)) == expected * TOKENS
 
 
-def test_attention_counts_the_places_that_a_document_sees() -> None:
+def test_attention_is_counted_within_documents() -> None:
     _, footprint = ready()
     # 4 layers, 4 heads of 16. Over a document of 3 tokens 1 + 2 + 3 places are seen, each by a score and a value.
     forward = 4 * 4 * 16 * (1 + 2 + 3) * 2 * 2
@@ -185,14 +185,14 @@ def test_recomputation_adds_a_forward_pass_of_the_layers() -> None:
     assert more == pytest.approx(usual * 4 / 3)
 
 
-def test_tied_weights_count_once_and_embeddings_as_no_arithmetic() -> None:
+def test_tied_weights_count_once_and_embeddings_need_no_arithmetic() -> None:
     (tied, one), (untied, two) = ready(tie_word_embeddings=True), ready(tie_word_embeddings=False)
     for packed_lm, footprint in ((tied, one), (untied, two)):
         assert footprint.parameters == sum(weight.numel() for weight in packed_lm.parameters())
     assert one.flops_per_token(64.0) == two.flops_per_token(64.0)
 
 
-def test_only_the_experts_that_a_token_meets_are_arithmetic() -> None:
+def test_only_the_experts_of_a_token_are_counted() -> None:
     from transformers import MixtralConfig
 
     few, many = (
@@ -212,7 +212,7 @@ def test_only_the_experts_that_a_token_meets_are_arithmetic() -> None:
     assert many.parameters > 2 * few.parameters
 
 
-def test_weights_in_four_bits_take_about_half_a_byte() -> None:
+def test_4bit_weights_take_about_half_a_byte() -> None:
     model = make_model(300, hidden_size=64, intermediate_size=192)
     full, quarter = (
         measure_footprint(model.config, dtype=torch.float32, lora=Lora(rank=4, base=base))  # type: ignore[arg-type]
@@ -224,7 +224,7 @@ def test_weights_in_four_bits_take_about_half_a_byte() -> None:
     assert full.weights - quarter.weights == pytest.approx(linear * (4 - 0.516), rel=1e-3)
 
 
-def test_a_model_that_can_not_be_examined_is_no_error() -> None:
+def test_a_model_that_can_not_be_measured_has_no_footprint() -> None:
     from transformers import T5Config
 
     assert measure_footprint(T5Config(), dtype=torch.float32) is None
@@ -250,22 +250,22 @@ def test_a_model_that_can_not_be_examined_is_no_error() -> None:
         ("cpu", None),
     ],
 )
-def test_no_gpu_takes_the_peak_of_another(name: str, value: float | None) -> None:
+def test_the_peak_follows_from_the_name_of_the_gpu(name: str, value: float | None) -> None:
     assert peak(name) == value
 
 
-def test_mfu_is_a_share_of_the_peak() -> None:
+def test_mfu_is_a_fraction_of_the_peak() -> None:
     assert mfu(1e5, 989e7, "NVIDIA H200") == pytest.approx(1.0)
 
 
-def test_what_does_not_fit_is_said_not_to() -> None:
+def test_memory_fits_with_a_margin() -> None:
     assert fits_in_memory({"weights": 50, "activations": 30}, 100)
     assert not fits_in_memory({"weights": 50, "activations": 45}, 100)
     assert fits_in_memory({"weights": 1 << 50}, None)
     assert (total_memory(torch.device("cpu")) or 0) > 1 << 28
 
 
-def test_memory_that_is_not_there_brings_a_remedy() -> None:
+def test_insufficient_memory_is_reported_with_remedies() -> None:
     parts = {"weights": 1 << 30, "activations": 3 << 30}
     assert describe_memory(parts) == describe_memory(parts, 5 << 30) == "4.00 GiB (weights 1.00, activations 3.00)"
     said = describe_memory(parts, 4 << 30)

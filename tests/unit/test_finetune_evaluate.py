@@ -49,20 +49,20 @@ def alone(documents: Corpus, **options: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("budget", [1, 20, 50, 10_000])
-def test_packed_documents_have_the_losses_that_they_have_alone(budget: int) -> None:
+def test_packed_documents_have_the_same_losses_as_separate_ones(budget: int) -> None:
     documents = corpus([5, 17, 2, 40, 9, 9, 30])
     losses = evaluate(packed(), documents, budget=budget)
     assert losses.counts.tolist() == documents.targets.tolist()
     np.testing.assert_allclose(losses.sums, alone(documents), rtol=1e-5)
 
 
-def test_a_model_that_can_not_be_packed_is_measured_one_document_at_a_time() -> None:
+def test_an_unpacked_model_is_evaluated_one_document_at_a_time() -> None:
     documents = corpus([5, 17, 8])
     losses = evaluate(PackedCausalLM(make_model(WORDS)), documents, budget=1000)
     np.testing.assert_allclose(losses.sums, alone(documents), rtol=1e-5)
 
 
-def test_dropout_and_gradients_stay_out_and_the_mode_comes_back() -> None:
+def test_evaluation_has_no_dropout_or_gradients_and_restores_the_mode() -> None:
     documents = corpus([12, 20])
     packed_lm = packed(attention_dropout=0.5)
     packed_lm.train()
@@ -77,7 +77,7 @@ def test_dropout_and_gradients_stay_out_and_the_mode_comes_back() -> None:
     assert not packed_lm.training
 
 
-def test_the_mode_comes_back_after_an_error() -> None:
+def test_evaluation_restores_the_mode_after_an_error() -> None:
     packed_lm = packed()
     packed_lm.train()
     broken = corpus([4])
@@ -87,7 +87,7 @@ def test_the_mode_comes_back_after_an_error() -> None:
     assert packed_lm.training
 
 
-def test_compiled_layers_are_not_compiled_again_for_each_shape() -> None:
+def test_evaluation_does_not_recompile_layers_for_each_shape() -> None:
     compiled: list[int] = []
 
     def count(graph: Any, _inputs: Any) -> Any:
@@ -103,11 +103,11 @@ def test_compiled_layers_are_not_compiled_again_for_each_shape() -> None:
     np.testing.assert_allclose(losses.sums, alone(documents), rtol=1e-5)
 
 
-def test_nothing_held_out_is_no_error() -> None:
+def test_an_empty_held_out_set_is_allowed() -> None:
     assert len(evaluate(packed(), Corpus.of([]), budget=10).sums) == 0
 
 
-def test_the_mean_weighs_tokens_not_documents() -> None:
+def test_the_mean_loss_is_per_token() -> None:
     losses = Losses.of([10.0, 2.0], [1, 9])
     assert losses.mean == 1.2
     assert losses.perplexity == pytest.approx(math.exp(1.2))
@@ -124,7 +124,7 @@ def drawn(documents: int, seed: int) -> tuple[Losses, Losses]:
     return before, after
 
 
-def test_the_standard_error_is_that_of_resampled_documents() -> None:
+def test_the_standard_error_agrees_with_a_bootstrap_over_documents() -> None:
     before, after = drawn(200, seed=0)
     rng = np.random.default_rng(1)
     picks = [rng.integers(0, 200, 200) for _ in range(4000)]
@@ -134,7 +134,7 @@ def test_the_standard_error_is_that_of_resampled_documents() -> None:
     assert difference(before, after)[1] == pytest.approx(np.std(changes), rel=0.05)
 
 
-def test_the_standard_error_covers_the_truth_as_often_as_it_says() -> None:
+def test_confidence_intervals_have_their_nominal_coverage() -> None:
     inside = 0
     for seed in range(300):
         change, error = difference(*drawn(50, seed=seed))
@@ -143,7 +143,7 @@ def test_the_standard_error_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.9 <= inside / 300 <= 0.98
 
 
-def test_comparing_documents_with_themselves_is_surer_than_comparing_means() -> None:
+def test_a_paired_comparison_has_a_smaller_error_than_unpaired_means() -> None:
     before, after = drawn(100, seed=3)
     change, error = difference(before, after)
     assert change == pytest.approx(after.mean - before.mean)
@@ -158,6 +158,6 @@ def test_one_document_has_no_standard_error() -> None:
     assert difference(Losses.of([3.0], [2]), Losses.of([2.0], [2])) == (-0.5, None)
 
 
-def test_losses_of_other_documents_are_not_compared() -> None:
+def test_losses_of_different_documents_are_not_compared() -> None:
     with pytest.raises(AssertionError, match="different documents"):
         difference(Losses.of([1.0, 1.0], [2, 3]), Losses.of([1.0, 1.0], [3, 2]))

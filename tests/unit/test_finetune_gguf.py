@@ -168,7 +168,7 @@ def test_llama_cpp_reads_the_same_tokens(embedded) -> None:
 
 
 @pytest.mark.model
-def test_llama_cpp_goes_on_with_the_same_words(embedded) -> None:
+def test_llama_cpp_continues_prompts_identically(embedded) -> None:
     """16 tokens for each of 20 prompts, the likeliest each time."""
     loaded, path = embedded
     options = LlamaCppOptions(model=str(path), slots=len(PROMPTS), threads=1, cache_prompt=False, context=128)
@@ -190,7 +190,7 @@ def test_llama_cpp_goes_on_with_the_same_words(embedded) -> None:
 
 
 @pytest.mark.parametrize("name", splitting.pre_tokenizer_names())
-def test_each_way_of_cutting_is_that_of_llama_cpp(name, tmp_path, monkeypatch) -> None:
+def test_each_pre_tokenizer_agrees_with_llama_cpp(name, tmp_path, monkeypatch) -> None:
     cutter, whole_words = splitting.pre_tokenizer_by_name(name)
     written = splitting.pre_tokenizer_name(cutter, ignore_merges=whole_words)
     assert splitting.pre_tokenizer_by_name(written) == (cutter, whole_words)
@@ -207,7 +207,7 @@ def test_each_way_of_cutting_is_that_of_llama_cpp(name, tmp_path, monkeypatch) -
     assert (tokenizer.vocab["Ġunreachable"] in tokenizer("an unreachable word").input_ids) == whole_words
 
 
-def test_each_way_of_cutting_is_another() -> None:
+def test_the_pre_tokenizers_differ() -> None:
     """Else the test above could not tell them apart."""
     ways = ["gpt-2", "smollm", "llama-bpe", "smaug-bpe"]
     found = {json.dumps([cutting(name)(text).input_ids for text in (*HARD, " unreachable")]) for name in ways}
@@ -219,7 +219,7 @@ def test_each_way_of_cutting_is_another() -> None:
 
 
 @pytest.mark.parametrize(("bos", "eos"), [(False, False), (True, False), (False, True), (True, True)])
-def test_what_is_put_around_a_text_is_the_same(bos, eos, tmp_path) -> None:
+def test_bos_and_eos_agree_with_llama_cpp(bos, eos, tmp_path) -> None:
     """As in Llama 3: a template of the tokenizer puts BOS before each text."""
     tokenizer = cutting("llama-bpe", bos=bos, eos=eos)
     folder = saved(tmp_path / "model", tokenizer)
@@ -251,7 +251,7 @@ def made(folder: Path, options: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("what", MODELS)
-def test_a_file_holds_the_same_model(what, tmp_path) -> None:
+def test_a_gguf_file_round_trips(what, tmp_path) -> None:
     folder = made(tmp_path / "model", MODELS[what])
     export_gguf(str(folder), tmp_path / "m.gguf", dtype="f32")
     one, other = (load(str(path), dtype=torch.float32) for path in (folder, tmp_path / "m.gguf"))
@@ -284,13 +284,13 @@ def test_llama_cpp_computes_the_same_logits(options, tmp_path) -> None:
         torch.testing.assert_close(found, wanted[count - 1], atol=1e-4, rtol=1e-4)
 
 
-def test_positions_scaled_in_another_way_are_not_read_as_plain_ones(tmp_path) -> None:
+def test_unknown_rotary_scaling_is_rejected(tmp_path) -> None:
     export_gguf(str(saved(tmp_path / "scaled", rope_parameters=LLAMA3)), tmp_path / "m.gguf", dtype="f32")
     with pytest.raises(UsageError, match="rotary positions are scaled otherwise than in Llama 3"):
         load(str(tmp_path / "m.gguf"), dtype=torch.float32)
 
 
-def test_scaled_positions_make_a_difference(tmp_path) -> None:
+def test_rotary_scaling_changes_the_logits(tmp_path) -> None:
     """Else the test above could not tell that they are written."""
     scaled = load(str(saved(tmp_path / "scaled", rope_parameters=LLAMA3)), dtype=torch.float32).model
     plain = {"rope_type": "default", "rope_theta": LLAMA3["rope_theta"]}
@@ -302,7 +302,7 @@ def test_scaled_positions_make_a_difference(tmp_path) -> None:
     assert factors[-1] == 1 / 8
 
 
-def test_rows_beyond_the_tokenizer_are_tokens_that_no_text_has(tmp_path) -> None:
+def test_embedding_rows_beyond_the_vocabulary_become_unused_tokens(tmp_path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["[PAD390]"])
     size = len(tokenizer)
@@ -320,7 +320,7 @@ ROUNDED = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_fewer_bits_are_near_the_same_model(dtype, tmp_path) -> None:
+def test_lower_precision_stays_close_to_the_model(dtype, tmp_path) -> None:
     folder = saved(tmp_path / "model", hidden_size=64, intermediate_size=96, tie_word_embeddings=False)
     export_gguf(str(folder), tmp_path / "m.gguf", dtype=dtype)
     reader = GGUFReader(tmp_path / "m.gguf")
@@ -342,7 +342,7 @@ def test_fewer_bits_are_near_the_same_model(dtype, tmp_path) -> None:
     assert (found - wanted[-1]).abs().mean() <= 2 * near, "llama.cpp rounds what it multiplies, too"
 
 
-def test_a_model_in_bf16_is_written_from_its_own_weights(tmp_path) -> None:
+def test_a_bf16_model_is_exported_exactly(tmp_path) -> None:
     tokenizer = make_tokenizer()
     save(make_model(len(tokenizer)).bfloat16(), tokenizer, tmp_path / "model")
     export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="bf16")
@@ -351,7 +351,7 @@ def test_a_model_in_bf16_is_written_from_its_own_weights(tmp_path) -> None:
         assert torch.equal(tensor, other.state_dict()[name]), name
 
 
-def test_rows_that_blocks_do_not_fit_stay_as_they_are(tmp_path) -> None:
+def test_rows_that_do_not_divide_into_blocks_stay_float32(tmp_path) -> None:
     folder = saved(tmp_path / "model", hidden_size=48, intermediate_size=64)
     export_gguf(str(folder), tmp_path / "m.gguf", dtype="q8_0")
     kinds = {one.name: one.tensor_type.name for one in GGUFReader(tmp_path / "m.gguf").tensors}
@@ -370,7 +370,7 @@ def refused(folder: Path, tmp_path: Path, words: str, **options: Any) -> None:
     assert [path for path in sorted(tmp_path.rglob("*")) if path != tmp_path / "new"] == before
 
 
-def test_another_architecture_is_refused(tmp_path) -> None:
+def test_an_unsupported_architecture_is_rejected(tmp_path) -> None:
     tokenizer = make_tokenizer()
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     save(GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), **shape)), tokenizer, tmp_path / "model")
@@ -386,14 +386,14 @@ def test_another_architecture_is_refused(tmp_path) -> None:
         ({"hidden_act": "gelu"}, "with silu, and this one has 'gelu'"),
     ],
 )
-def test_what_llama_cpp_computes_in_another_way_is_refused(options, words, tmp_path) -> None:
+def test_a_configuration_that_llama_cpp_computes_differently_is_rejected(options, words, tmp_path) -> None:
     folder = saved(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | options))
     refused(folder, tmp_path, words)
 
 
-def test_weights_that_are_quantised_already_are_refused(tmp_path) -> None:
+def test_quantised_weights_are_rejected(tmp_path) -> None:
     folder = saved(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
@@ -444,16 +444,16 @@ AROUND = processors.TemplateProcessing(single="<|im_start|> <|im_start|> $A", sp
         (without_end, "set eos_token in its tokenizer_config.json"),
     ],
 )
-def test_a_tokenizer_that_a_file_can_not_hold_is_refused(tokenizer, words, tmp_path) -> None:
+def test_an_unsupported_tokenizer_is_rejected(tokenizer, words, tmp_path) -> None:
     folder = saved(tmp_path / "model", tokenizer(), size=400, eos_token_id=2)
     refused(folder, tmp_path, words)
 
 
-def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path) -> None:
+def test_a_tokenizer_with_more_tokens_than_the_model_is_rejected(tmp_path) -> None:
     refused(saved(tmp_path / "model", size=380), tmp_path, "tokens that the model has no embedding for")
 
 
-def test_weights_beyond_f16_are_refused_in_the_middle_of_the_file(tmp_path) -> None:
+def test_weights_beyond_the_range_of_f16_are_rejected(tmp_path) -> None:
     tokenizer = make_tokenizer()
     model = make_model(len(tokenizer))
     with torch.no_grad():
@@ -463,7 +463,7 @@ def test_weights_beyond_f16_are_refused_in_the_middle_of_the_file(tmp_path) -> N
     export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="bf16")
 
 
-def test_nothing_is_overwritten(tmp_path) -> None:
+def test_an_export_overwrites_nothing(tmp_path) -> None:
     folder = saved(tmp_path / "model")
     (tmp_path / "old").write_text("old")
     (tmp_path / "empty").mkdir()
@@ -487,7 +487,7 @@ def test_nothing_is_overwritten(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gguf", "hf"])
-def test_a_full_disk_is_told_in_a_sentence(kind, tmp_path) -> None:
+def test_a_full_disk_is_reported_in_one_line(kind, tmp_path) -> None:
     folder = saved(tmp_path / "model")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
@@ -500,7 +500,7 @@ def test_a_full_disk_is_told_in_a_sentence(kind, tmp_path) -> None:
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_a_place_that_can_not_be_made_is_told_in_a_sentence(tmp_path) -> None:
+def test_an_output_folder_that_can_not_be_created_is_reported(tmp_path) -> None:
     folder = saved(tmp_path / "model")
     adapted(tmp_path / "adapters", folder)
     (tmp_path / "file").write_text("")
@@ -537,6 +537,6 @@ def test_adapters_are_merged_first(kind, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("kind", "dtype", "says"), [("hf", "q8_0", "a folder's weights can't be q8_0"), ("gguf", "q4", "can't be q4")]
 )
-def test_a_kind_of_weight_that_does_not_exist_is_told(kind, dtype, says, tmp_path) -> None:
+def test_an_unknown_dtype_is_rejected(kind, dtype, says, tmp_path) -> None:
     with pytest.raises(UsageError, match=says):
         export_model(tmp_path, tmp_path / "out", kind, dtype=dtype)

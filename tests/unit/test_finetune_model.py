@@ -33,7 +33,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pa
     shutil.rmtree(folder)  # half a gigabyte, which pytest would keep
 
 
-def test_the_embedded_model_becomes_a_checkpoint_like_any_other(embedded) -> None:
+def test_the_embedded_model_is_saved_as_a_plain_checkpoint(embedded) -> None:
     from transformers import AutoModelForCausalLM
 
     loaded, folder = embedded
@@ -51,7 +51,7 @@ def test_the_embedded_model_becomes_a_checkpoint_like_any_other(embedded) -> Non
 
 
 @pytest.mark.parametrize("name", ["no/such-model", "./nothing", "nothing.gguf"])
-def test_a_model_that_is_not_there_is_told_in_a_line(name, monkeypatch) -> None:
+def test_a_missing_model_is_reported_in_one_line(name, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"no such file|can't load the model") as caught:
         load(name, dtype=torch.float32)

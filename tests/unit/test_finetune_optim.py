@@ -31,14 +31,14 @@ def gradients(net: nn.Module, step: int) -> None:
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**120), max_value=2.0**120))
-def test_no_bit_of_a_master_weight_is_lost(value) -> None:
+def test_splitting_a_float32_weight_loses_no_bit(value) -> None:
     exact = torch.tensor([value], dtype=torch.float32)
     upper, remainder = split_float32(exact)
     assert torch.equal(join_float32(upper, remainder).view(torch.int32), exact.view(torch.int32))
     assert abs(float(upper) - value) <= abs(float(exact.to(torch.bfloat16)) - value), "not rounded to nearest"
 
 
-def test_ten_steps_are_those_of_pytorch() -> None:
+def test_ten_steps_equal_those_of_pytorch() -> None:
     options = TrainingOptions(weight_decay=0.1, learning_rate=1e-2)
     ours, theirs = module(), module()
     flat = FlatAdamW(ours.parameters(), options)
@@ -60,7 +60,7 @@ def test_ten_steps_are_those_of_pytorch() -> None:
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
-def test_bfloat16_weights_are_the_rounding_of_an_exact_float32_run() -> None:
+def test_bfloat16_weights_are_the_rounded_weights_of_a_float32_run() -> None:
     """The masters follow the float32 run on the same gradients bit by bit, though only bfloat16 is computed with."""
     options = TrainingOptions(weight_decay=0.01)
     half, full = module(torch.bfloat16), module(torch.bfloat16).float()
@@ -90,7 +90,7 @@ def test_steps_too_small_for_bfloat16_add_up() -> None:
     assert weight.detach()[0, 0].item() == pytest.approx(0.99, abs=0.004), "each step alone rounds to nothing"
 
 
-def test_an_unsound_step_changes_nothing() -> None:
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         net = module(dtype)
         optimizer = FlatAdamW(net.parameters(), TrainingOptions())
@@ -103,7 +103,7 @@ def test_an_unsound_step_changes_nothing() -> None:
         assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.state().items())
 
 
-def test_frozen_parameters_are_left_alone() -> None:
+def test_frozen_parameters_do_not_change() -> None:
     net = module()
     net[0].weight.requires_grad_(False)
     before = net[0].weight.clone()

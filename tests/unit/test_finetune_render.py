@@ -49,7 +49,7 @@ def reason(renderer: Renderer, example: Example) -> str:
 # Alpaca
 
 
-def test_the_alpaca_prompt_is_that_of_stanford_byte_for_byte(tiny_tokenizer: Any) -> None:
+def test_the_alpaca_prompt_equals_stanfords_byte_for_byte(tiny_tokenizer: Any) -> None:
     renderer = Renderer(tiny_tokenizer, "alpaca", max_length=512)
     document = renderer.document(row("Sort {input}.", "b a", "a b"))
     assert renderer.pieces(document) == [
@@ -72,7 +72,7 @@ def test_the_alpaca_prompt_is_that_of_stanford_byte_for_byte(tiny_tokenizer: Any
     ]
 
 
-def test_alpaca_takes_a_question_and_its_answer_of_other_layouts_and_nothing_longer(tiny_tokenizer: Any) -> None:
+def test_alpaca_accepts_a_single_exchange_of_any_layout(tiny_tokenizer: Any) -> None:
     renderer = Renderer(tiny_tokenizer, "alpaca", max_length=512)
     assert (
         renderer.document(chat(*CHAT[:2])).ids.tolist()
@@ -84,7 +84,7 @@ def test_alpaca_takes_a_question_and_its_answer_of_other_layouts_and_nothing_lon
 
 
 @pytest.mark.parametrize("given", ["", "b a"])
-def test_a_system_prompt_takes_the_place_of_what_the_alpaca_prompt_begins_with(given: str, tiny_tokenizer: Any) -> None:
+def test_a_system_prompt_replaces_the_introduction_of_the_alpaca_prompt(given: str, tiny_tokenizer: Any) -> None:
     renderer = Renderer(tiny_tokenizer, "alpaca", max_length=512)
     plain = row("Sort.", given, "a b")
     ((prompt, _), answer) = renderer.pieces(renderer.document(plain))
@@ -113,7 +113,7 @@ def test_a_completion_without_a_prompt_never_supervises_its_first_token(tiny_tok
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_turn_of_an_assistant_is_learned_and_nothing_else(name: str) -> None:
+def test_exactly_the_assistant_turns_are_supervised(name: str) -> None:
     shape = SHAPES[name]
     renderer = Renderer(shape.tokenizer(), "chat", max_length=512)
     said = [*([("system", "Be kind.")] if shape.system else []), *CHAT]
@@ -122,7 +122,7 @@ def test_every_turn_of_an_assistant_is_learned_and_nothing_else(name: str) -> No
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_ids_are_those_of_the_whole_text(name: str) -> None:
+def test_the_ids_equal_those_of_the_full_text(name: str) -> None:
     tokenizer = SHAPES[name].tokenizer()
     example = chat(*CHAT)
     messages = [{"role": turn.role, "content": turn.content} for turn in example.turns]
@@ -133,7 +133,7 @@ def test_the_ids_are_those_of_the_whole_text(name: str) -> None:
     assert tokenizer.decode(document.ids) == tokenizer.decode(whole)
 
 
-def test_the_mask_is_that_of_generation_marks_where_a_template_has_them() -> None:
+def test_the_mask_agrees_with_generation_marks_in_the_template() -> None:
     tokenizer = SHAPES["marked"].tokenizer()
     messages = [{"role": role, "content": content} for role, content in CHAT]
     marked = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
@@ -155,7 +155,7 @@ def test_whitespace_around_a_message_is_kept_or_trimmed_as_the_template_does(nam
     assert learned(renderer, said) == [f"{shape.lead}{answer}{shape.stop}" for answer in answers]
 
 
-def test_a_default_system_prompt_is_written_and_not_learned() -> None:
+def test_a_default_system_prompt_is_rendered_but_not_supervised() -> None:
     renderer = Renderer(SHAPES["smollm2"].tokenizer(), "chat", max_length=512)
     pieces = renderer.pieces(renderer.document(chat(*CHAT[:2])))
     assert pieces == [
@@ -169,7 +169,7 @@ def test_a_default_system_prompt_is_written_and_not_learned() -> None:
     ]
 
 
-def test_a_role_that_the_template_refuses_drops_the_row_with_the_templates_own_words() -> None:
+def test_a_row_that_the_template_rejects_is_dropped_with_its_message() -> None:
     renderer = Renderer(SHAPES["gemma"].tokenizer(), "chat", max_length=512)
     rendered = render_all([chat(("system", "Be kind."), *CHAT), chat(*CHAT), chat(*CHAT[:2], *CHAT[:1])], renderer)
     assert [name for name, _, _ in rendered.dropped] == ["rows.jsonl:7"]
@@ -183,7 +183,7 @@ def thinking(**options: Any) -> Renderer:
     return Renderer(tokenizer, "chat", max_length=512)
 
 
-def test_thoughts_that_the_template_writes_itself_are_learned_with_the_response() -> None:
+def test_thoughts_that_the_template_writes_are_supervised_with_the_response() -> None:
     assert learned(thinking(), chat(*CHAT)) == ["Red.<|im_end|>", "<think>\n\n</think>\n\nBlue 🟦, naïve.<|im_end|>"]
     thought = "<think>\nThe sky?\n</think>\n\nBlue."
     assert learned(thinking(), chat(*CHAT[:3], ("assistant", thought)))[1:] == [f"{thought}<|im_end|>"]
@@ -204,7 +204,7 @@ def test_an_earlier_response_that_the_template_rewrites_can_still_be_prompted_wi
     )
 
 
-def test_a_message_that_the_template_leaves_out_drops_the_row() -> None:
+def test_a_message_that_the_template_omits_drops_the_row() -> None:
     silent = SHAPES["chatml"].template.replace(
         "{{ '<|im_start|>'", "{% if message['role'] == 'system' %}{% continue %}{% endif %}{{ '<|im_start|>'", 1
     )
@@ -214,7 +214,7 @@ def test_a_message_that_the_template_leaves_out_drops_the_row() -> None:
     assert reason(renderer, chat(("system", "Be kind."), *CHAT[:2])) == "rewritten"
 
 
-def test_a_prompt_that_begins_the_response_for_the_model_leaves_the_response_whole() -> None:
+def test_a_generation_prompt_that_begins_the_response_keeps_it_whole() -> None:
     # As DeepSeek-R1's: the generation prompt ends with what a finished response begins with.
     opened = SHAPES["chatml"].template.replace(
         "{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>assistant\n<think>\n' }}"
@@ -229,7 +229,7 @@ def test_a_prompt_that_begins_the_response_for_the_model_leaves_the_response_who
 
 
 @pytest.mark.parametrize("written", ["{{ 'Mode: ' if mode }}", "{{ 'A' if mode else 'B' }}"])
-def test_a_template_that_looks_at_how_a_message_begins_drops_the_messages_that_begin_so(written: str) -> None:
+def test_a_template_that_depends_on_how_a_message_begins_drops_the_row(written: str) -> None:
     looking = "{% set mode = messages[0]['content'].startswith('/') %}" + written + SHAPES["chatml"].template
     tokenizer = make_tokenizer(SHAPES["chatml"].special, looking, eos_token="<|im_end|>")
     renderer = Renderer(tokenizer, "chat", max_length=512)
@@ -238,7 +238,7 @@ def test_a_template_that_looks_at_how_a_message_begins_drops_the_messages_that_b
 
 
 @pytest.mark.parametrize("kept", ["[0]", "[-1]"])
-def test_special_tokens_in_what_a_template_leaves_of_a_message_are_text(kept: str) -> None:
+def test_special_tokens_in_a_shortened_message_are_text(kept: str) -> None:
     halved = SHAPES["chatml"].template.replace("message['content']", f"message['content'].split('###'){kept}")
     tokenizer = make_tokenizer(SHAPES["chatml"].special, halved, eos_token="<|im_end|>")
     renderer = Renderer(tokenizer, "chat", max_length=512)
@@ -256,7 +256,7 @@ def test_a_template_that_writes_todays_date_renders_the_same_tomorrow() -> None:
 # Stops, BOS, padding
 
 
-def test_a_pad_id_equal_to_eos_hides_no_stop_token() -> None:
+def test_a_pad_id_equal_to_eos_masks_no_stop_token() -> None:
     for shape in SHAPES.values():
         tokenizer = shape.tokenizer()
         tokenizer.pad_token = shape.stop
@@ -276,7 +276,7 @@ def test_the_stop_tokens_are_eos_and_the_templates_own() -> None:
 
 @pytest.mark.parametrize("name", ["zephyr", "mistral"])  # without and with a BOS of the template's
 @pytest.mark.parametrize("added", [False, True])
-def test_there_is_exactly_one_bos_whoever_writes_it(name: str, added: bool) -> None:
+def test_there_is_exactly_one_bos(name: str, added: bool) -> None:
     tokenizer = SHAPES[name].tokenizer()
     if added:
         add_bos(tokenizer)
@@ -299,7 +299,7 @@ def test_a_response_that_ends_without_a_stop_token_drops_the_row() -> None:
     assert reason(renderer, chat(*CHAT)) == "no stop"
 
 
-def test_a_response_without_a_stop_token_never_takes_that_of_the_next_turn() -> None:
+def test_a_response_never_takes_the_stop_token_of_the_next_turn() -> None:
     late = (
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}"
         "{% if loop.last or m['role'] == 'user' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -309,7 +309,7 @@ def test_a_response_without_a_stop_token_never_takes_that_of_the_next_turn() -> 
     assert reason(renderer, chat(*CHAT)) == "no stop"
 
 
-def test_a_template_that_never_stops_is_refused_with_what_to_do() -> None:
+def test_a_template_without_stop_tokens_is_rejected_with_a_remedy() -> None:
     tokenizer = make_tokenizer(
         template="{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
     )
@@ -343,7 +343,7 @@ def test_special_tokens_in_a_system_turn_and_in_alpaca_fields_are_text(tiny_toke
     assert np.flatnonzero(np.isin(document.ids, [0, 1, 2])).tolist() == [len(document) - 1]
 
 
-def test_a_control_token_that_is_not_flagged_special_is_text_in_text_and_others_are_kept() -> None:
+def test_an_unflagged_control_token_is_text_in_a_row() -> None:
     from tokenizers import AddedToken
 
     tokenizer = make_tokenizer(("<|endoftext|>",), SHAPES["chatml"].template, eos_token="<|endoftext|>")
@@ -356,7 +356,7 @@ def test_a_control_token_that_is_not_flagged_special_is_text_in_text_and_others_
     assert renderer.stop_ids == {end, tokenizer.eos_token_id}
 
 
-def test_a_stop_token_that_stands_only_after_responses_is_text_in_text() -> None:
+def test_a_stop_token_used_only_after_responses_is_text_in_a_row() -> None:
     from tokenizers import AddedToken
 
     template = (
@@ -368,7 +368,7 @@ def test_a_stop_token_that_stands_only_after_responses_is_text_in_text() -> None
     assert (document.ids == tokenizer.convert_tokens_to_ids("<end>")).sum() == 1
 
 
-def test_a_control_token_that_only_some_conversations_show_is_text_in_text() -> None:
+def test_a_control_token_of_some_conversations_is_text_in_a_row() -> None:
     from tokenizers import AddedToken
 
     single = (  # as many, it takes one exchange only, here with a token of its own for a system turn
@@ -386,7 +386,7 @@ def test_a_role_can_not_spell_a_special_token() -> None:
         ChatTurn("im_end", "hello")
 
 
-def test_characters_reserved_for_special_tokens_drop_the_row(tiny_tokenizer: Any) -> None:
+def test_reserved_characters_drop_the_row(tiny_tokenizer: Any) -> None:
     renderer = Renderer(tiny_tokenizer, "chat", max_length=512)
     assert reason(renderer, chat(("user", "\U00100000\U00100001\U0010fffd"), ("assistant", "hi"))) == "special"
     assert learned(renderer, chat(("user", "\U000f0000\U000f0001"), ("assistant", "\U000f0002"))) == [
@@ -397,7 +397,7 @@ def test_characters_reserved_for_special_tokens_drop_the_row(tiny_tokenizer: Any
 # Borders, truncation, empty
 
 
-def test_a_merge_across_the_border_of_prompt_and_response_is_parted(tiny_tokenizer: Any) -> None:
+def test_no_token_spans_the_boundary_of_prompt_and_response(tiny_tokenizer: Any) -> None:
     whole = tiny_tokenizer("The colours").input_ids
     renderer = Renderer(tiny_tokenizer, "completion", max_length=512)
     example = chat(("user", "The colo"), ("assistant", "urs"))
@@ -421,7 +421,7 @@ def test_a_document_begins_with_its_prompt(name: str) -> None:
         assert document.supervised[len(prompt)] or not prompt
 
 
-def test_a_prompt_after_several_turns_begins_the_document_too() -> None:
+def test_a_document_begins_with_the_prompt_of_several_turns() -> None:
     for shape in SHAPES.values():
         renderer = Renderer(shape.tokenizer(), "chat", max_length=512)
         document = renderer.document(chat(*CHAT))
@@ -432,7 +432,7 @@ def test_a_prompt_after_several_turns_begins_the_document_too() -> None:
             assert document.supervised[len(prompt)]
 
 
-def test_truncation_keeps_a_prefix_and_invents_no_stop_token(tiny_tokenizer: Any) -> None:
+def test_truncation_keeps_a_prefix_and_adds_no_stop_token(tiny_tokenizer: Any) -> None:
     example = chat(*CHAT[:1], ("assistant", "word " * 50))
     whole = Renderer(tiny_tokenizer, "chat", max_length=512).document(example)
     renderer = Renderer(tiny_tokenizer, "chat", max_length=60)
@@ -445,7 +445,7 @@ def test_truncation_keeps_a_prefix_and_invents_no_stop_token(tiny_tokenizer: Any
     assert (len(rendered.corpus), rendered.truncated, rendered.dropped) == (2, 1, [])
 
 
-def test_a_document_whose_cut_leaves_nothing_to_learn_is_dropped(tiny_tokenizer: Any) -> None:
+def test_a_document_without_supervised_tokens_after_truncation_is_dropped(tiny_tokenizer: Any) -> None:
     renderer = Renderer(tiny_tokenizer, "chat", max_length=60)
     rendered = render_all([chat(("user", "word " * 50), ("assistant", "x")), chat(*CHAT[:2])], renderer)
     assert [(name, why) for name, why, _ in rendered.dropped] == [("rows.jsonl:7", "too long")]
@@ -468,7 +468,7 @@ def test_an_earlier_empty_response_can_still_be_prompted_with(tiny_tokenizer: An
     )
 
 
-def test_what_follows_the_last_response_is_left_out_of_the_document(tiny_tokenizer: Any) -> None:
+def test_turns_after_the_last_response_are_left_out(tiny_tokenizer: Any) -> None:
     renderer = Renderer(tiny_tokenizer, "chat", max_length=512)
     assert renderer.document(chat(*CHAT[:3])).ids.tolist() == renderer.document(chat(*CHAT[:2])).ids.tolist()
     assert reason(renderer, chat(CHAT[0])) == "turns"
@@ -499,7 +499,7 @@ def sentencepiece(prepend: str) -> Any:
 
 @pytest.mark.parametrize("prepend", ["first", "legacy"])
 @pytest.mark.parametrize("form", ["alpaca", "chat"])
-def test_a_tokenizer_that_puts_a_space_first_puts_none_before_the_response(prepend: str, form: str) -> None:
+def test_a_leading_space_is_not_added_before_the_response(prepend: str, form: str) -> None:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=sentencepiece(prepend), **SHAPES["mistral"].options)
@@ -532,7 +532,7 @@ def test_a_tokenizer_that_composes_characters_still_verifies() -> None:
     ]
 
 
-def test_a_tokenizer_that_loses_characters_drops_the_row_instead_of_learning_something_else() -> None:
+def test_a_tokenizer_that_loses_characters_drops_the_row() -> None:
     from tokenizers import normalizers
 
     tokenizer = SHAPES["chatml"].tokenizer()
@@ -559,7 +559,7 @@ def test_a_vocabulary_that_reads_a_special_token_in_plain_text_drops_the_row(wor
 
 
 @pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}])
-def test_special_tokens_that_take_the_space_around_them_leave_the_response_right(flags: dict[str, bool]) -> None:
+def test_special_tokens_that_absorb_spaces_keep_the_response_correct(flags: dict[str, bool]) -> None:
     from tokenizers import AddedToken
 
     tokenizer = make_tokenizer(("<|endoftext|>",), SHAPES["chatml"].template, eos_token="<|endoftext|>")
@@ -573,7 +573,7 @@ def test_special_tokens_that_take_the_space_around_them_leave_the_response_right
     assert renderer.document(example).ids[: len(prompt)].tolist() == prompt
 
 
-def test_a_tokenizer_that_trims_its_offsets_moves_no_border() -> None:
+def test_trimmed_offsets_move_no_boundary() -> None:
     from tokenizers.processors import ByteLevel
 
     tokenizer = make_tokenizer()
@@ -582,7 +582,7 @@ def test_a_tokenizer_that_trims_its_offsets_moves_no_border() -> None:
     assert learned(renderer, chat(("user", "2+2= "), ("assistant", " 4 "))) == [" 4 <|im_end|>"]
 
 
-def test_a_slow_tokenizer_is_refused_with_what_to_do() -> None:
+def test_a_slow_tokenizer_is_rejected_with_a_remedy() -> None:
     class Slow:
         eos_token = "</s>"
 
@@ -590,7 +590,7 @@ def test_a_slow_tokenizer_is_refused_with_what_to_do() -> None:
         Renderer(Slow(), "alpaca", max_length=512)
 
 
-def test_a_tokenizer_without_a_template_is_refused_for_chat_and_is_alpaca_by_itself() -> None:
+def test_a_tokenizer_without_a_template_defaults_to_alpaca() -> None:
     tokenizer = make_tokenizer(template=None)
     with pytest.raises(UsageError, match=r"no chat template.*format=alpaca"):
         Renderer(tokenizer, "chat", max_length=512)
@@ -600,13 +600,13 @@ def test_a_tokenizer_without_a_template_is_refused_for_chat_and_is_alpaca_by_its
         Renderer(tokenizer, "markdown", max_length=512)
 
 
-def test_a_tokenizer_without_eos_is_refused_where_nothing_else_ends_a_response() -> None:
+def test_a_tokenizer_without_eos_is_rejected_if_nothing_else_ends_a_response() -> None:
     tokenizer = make_tokenizer(("<pad>",), None, pad_token="<pad>")
     with pytest.raises(UsageError, match="no eos token"):
         Renderer(tokenizer, "alpaca", max_length=512)
 
 
-def test_a_template_that_is_no_template_is_refused() -> None:
+def test_an_invalid_template_is_rejected() -> None:
     with pytest.raises(UsageError, match="the chat template can't be rendered"):
         Renderer(make_tokenizer(template="{% for m in %}"), "chat", max_length=512)
 
@@ -635,7 +635,7 @@ def test_every_seed_task_renders_for_the_embedded_model(form: str, smollm2_token
         assert document.ids[: len(prompt)].tolist() == prompt
 
 
-def test_of_a_run_s_conversation_every_answer_is_learned_and_nothing_else(
+def test_every_answer_of_a_runs_conversation_is_supervised_and_nothing_else(
     tmp_path: Path, smollm2_tokenizer: Any
 ) -> None:
     """As the run's folder holds it, by the embedded model's own template, which adds a system prompt."""

@@ -30,7 +30,7 @@ def continued(model: Any, prompt: list[int], stop_ids: frozenset[int], most: int
     return ids[len(prompt) :]
 
 
-def test_a_batch_gives_what_each_prompt_gives_alone() -> None:
+def test_batched_answers_equal_those_of_separate_prompts() -> None:
     model = make_model(300)
     alone = [continued(model, prompt, NOWHERE, 12) for prompt in PROMPTS]
     assert all(len(answer) == 12 for answer in alone)
@@ -38,14 +38,14 @@ def test_a_batch_gives_what_each_prompt_gives_alone() -> None:
     assert generate(model, PROMPTS, NOWHERE, 12) == alone
 
 
-def test_more_prompts_than_a_batch_holds_keep_their_order() -> None:
+def test_several_batches_keep_the_order_of_the_prompts() -> None:
     model = make_model(300)
     prompts = [[number, number + 1] for number in range(3, 40)]
     assert generate(model, prompts, NOWHERE, 2) == [continued(model, prompt, NOWHERE, 2) for prompt in prompts]
     assert generate(model, [], NOWHERE, 2) == []
 
 
-def test_an_answer_ends_before_any_stop_token_and_not_at_the_filler() -> None:
+def test_an_answer_ends_at_a_stop_token_but_not_at_padding() -> None:
     model = make_model(300)
     free = [continued(model, prompt, NOWHERE, 12) for prompt in PROMPTS]
     stops = frozenset({free[0][5], free[2][3]})
@@ -54,7 +54,7 @@ def test_an_answer_ends_before_any_stop_token_and_not_at_the_filler() -> None:
     assert generate(model, PROMPTS, stops, 12) == expected
 
 
-def test_settings_that_a_model_brings_do_not_change_the_answers() -> None:
+def test_generation_settings_of_the_model_are_ignored() -> None:
     model = make_model(300)
     expected = generate(model, PROMPTS, NOWHERE, 12)
     model.generation_config.repetition_penalty = 5.0
@@ -66,7 +66,7 @@ def test_settings_that_a_model_brings_do_not_change_the_answers() -> None:
     assert model.generation_config is brought
 
 
-def test_a_context_that_is_almost_full_is_not_overrun() -> None:
+def test_answers_stay_within_the_context_length() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def test_a_context_that_is_almost_full_is_not_overrun() -> None:
     assert [len(answer) for answer in generate(model, [[5] * 10], NOWHERE, 50)] == [2]
 
 
-def test_a_model_with_packed_attention_answers_by_its_own_and_takes_the_packed_one_again(
+def test_sampling_uses_the_original_attention_and_restores_the_packed_one(
     tiny_tokenizer: Any,  # noqa: F811
 ) -> None:
     model = make_model(len(tiny_tokenizer))
@@ -98,7 +98,7 @@ def test_a_model_with_packed_attention_answers_by_its_own_and_takes_the_packed_o
     assert sample_answers(packed_lm, tiny_tokenizer, renderer, [], 8) == []
 
 
-def test_compiled_layers_are_not_compiled_again_for_each_token() -> None:
+def test_generation_does_not_recompile_layers_for_each_token() -> None:
     compiled: list[int] = []
 
     def count(graph: Any, _inputs: Any) -> Any:
@@ -113,7 +113,7 @@ def test_compiled_layers_are_not_compiled_again_for_each_token() -> None:
     assert compiled == []
 
 
-def test_an_example_without_a_prompt_leaves_the_mode_as_it_was(tiny_tokenizer: Any) -> None:  # noqa: F811
+def test_an_example_without_a_prompt_leaves_the_mode_unchanged(tiny_tokenizer: Any) -> None:  # noqa: F811
     packed_lm = PackedCausalLM(make_model(len(tiny_tokenizer))).train()
     renderer = Renderer(tiny_tokenizer, "alpaca", max_length=128)
     turns = (ChatTurn("user", "a"), ChatTurn("assistant", "b"), ChatTurn("user", "c"), ChatTurn("assistant", "d"))
