@@ -1,4 +1,4 @@
-"""metrics.jsonl, events and the picture."""
+"""Metrics: lines of metrics.jsonl, TensorBoard events, and the plot of the loss."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ def write(folder: Path, first: int, last: int) -> None:
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder / "events"))
-    found.Reload()
-    return {tag: [(one.step, one.value) for one in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    accumulator = EventAccumulator(str(folder / "events"))
+    accumulator.Reload()
+    return {
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
+    }
 
 
 def test_each_logged_step_is_written_at_once_as_strict_json(tmp_path: Path) -> None:
@@ -53,17 +55,17 @@ def test_each_logged_step_is_written_at_once_as_strict_json(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("torn", [b"", b'{"step": 6, "epo', b'{"step": 6}'])
 def test_a_resumed_run_writes_the_same_file_as_an_uninterrupted_one(tmp_path: Path, torn: bytes) -> None:
-    write(tmp_path / "whole", 1, 8)
-    write(tmp_path / "twice", 1, 5)
-    with (tmp_path / "twice" / "metrics.jsonl").open("ab") as file:
+    write(tmp_path / "uninterrupted", 1, 8)
+    write(tmp_path / "resumed", 1, 5)
+    with (tmp_path / "resumed" / "metrics.jsonl").open("ab") as file:
         file.write(torn)
     second = int(time.time())
-    while int(time.time()) == second:  # TensorBoard reads its files in the order of the seconds in their names
+    while int(time.time()) == second:  # TensorBoard orders its files by the seconds in their names
         pass
-    write(tmp_path / "twice", 4, 8)  # the last checkpoint was of step 3
-    whole, twice = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "twice"))
-    assert whole == twice
-    assert events(tmp_path / "whole") == events(tmp_path / "twice")
+    write(tmp_path / "resumed", 4, 8)  # the latest checkpoint was at step 3
+    uninterrupted, resumed = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("uninterrupted", "resumed"))
+    assert uninterrupted == resumed
+    assert events(tmp_path / "uninterrupted") == events(tmp_path / "resumed")
 
 
 def test_a_restarted_run_removes_earlier_metrics(tmp_path: Path) -> None:
@@ -75,9 +77,9 @@ def test_a_restarted_run_removes_earlier_metrics(tmp_path: Path) -> None:
 
 def test_events_have_the_same_values_as_the_lines(tmp_path: Path) -> None:
     write(tmp_path, 1, 3)
-    found = events(tmp_path)
-    assert set(found) == {f"train/{name}" for name in values(1) if name != "mfu"}
-    assert found["train/loss"] == [(1, 3.0), (2, 1.5), (3, 1.0)]
+    scalars = events(tmp_path)
+    assert set(scalars) == {f"train/{name}" for name in values(1) if name != "mfu"}
+    assert scalars["train/loss"] == [(1, 3.0), (2, 1.5), (3, 1.0)]
 
 
 @pytest.mark.parametrize("line", [b"nonsense", b"[1]", b'{"loss": 1.0}', b"\x00\x00"])
@@ -104,13 +106,13 @@ def test_missing_packages_are_reported_once_and_lines_are_still_written(
 ) -> None:
     for name in ("tensorboard", "torch.utils.tensorboard", "matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
-    told: list[str] = []
-    metrics = Metrics(tmp_path, told.append)
+    messages: list[str] = []
+    metrics = Metrics(tmp_path, messages.append)
     for step in (1, 2, 3):
         metrics.log(step, values(step))
     assert not metrics.plot("x", {})
     metrics.close()
-    assert [line.rpartition(": ")[2] for line in told] == ["it is not installed", "matplotlib is not installed"]
+    assert [line.rpartition(": ")[2] for line in messages] == ["it is not installed", "matplotlib is not installed"]
     assert len(metrics.path.read_bytes().splitlines()) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
 

@@ -1,4 +1,4 @@
-"""Recipes: what is in them, what may be laid on them, and whose fault it is when that is wrong."""
+"""Recipes: their contents, how settings override them, and where errors are attributed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def test_every_recipe_is_valid(name: str) -> None:
 
 
 def test_the_alpaca_recipe_is_the_published_one() -> None:
-    found = load_options("alpaca")
-    assert found == TrainingOptions(format="alpaca"), "the defaults of the options are the same recipe"
-    assert (found.batch_size, found.max_length, found.learning_rate, found.epochs) == (128, 512, 2e-5, 3)
-    assert (found.schedule, found.warmup, found.weight_decay) == ("cosine", 0.03, 0.0)
+    options = load_options("alpaca")
+    assert options == TrainingOptions(format="alpaca"), "the defaults of the options are the same recipe"
+    assert (options.batch_size, options.max_length, options.learning_rate, options.epochs) == (128, 512, 2e-5, 3)
+    assert (options.schedule, options.warmup, options.weight_decay) == ("cosine", 0.03, 0.0)
 
 
 def test_qlora_is_lora_on_a_4bit_base() -> None:
@@ -33,9 +33,9 @@ def test_qlora_is_lora_on_a_4bit_base() -> None:
 
 
 def test_quickstart_evaluates_and_suits_thirty_rows() -> None:
-    found = load_options("quickstart")
-    assert (found.batch_size, found.learning_rate, found.checkpoint_every) == (8, 1e-4, 10)
-    assert (found.evaluation.fraction, found.evaluation.seed_tasks, found.evaluation.samples) == (0.2, 64, 4)
+    options = load_options("quickstart")
+    assert (options.batch_size, options.learning_rate, options.checkpoint_every) == (8, 1e-4, 10)
+    assert (options.evaluation.fraction, options.evaluation.seed_tasks, options.evaluation.samples) == (0.2, 64, 4)
 
 
 def test_every_recipe_begins_with_its_source() -> None:
@@ -46,10 +46,10 @@ def test_every_recipe_begins_with_its_source() -> None:
 def test_assignments_override_the_file_which_overrides_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 5\nbatch_size: 4\nlora: {rank: 4}\n")
-    found = load_options("lora", path, ["epochs=7", "lora.alpha=8"])
-    assert (found.epochs, found.batch_size) == (7, 4)
-    assert found.lora == Lora(rank=4, alpha=8.0), "sections are laid on each other key by key"
-    assert found.learning_rate == 2e-4
+    options = load_options("lora", path, ["epochs=7", "lora.alpha=8"])
+    assert (options.epochs, options.batch_size) == (7, 4)
+    assert options.lora == Lora(rank=4, alpha=8.0), "sections are merged key by key"
+    assert options.learning_rate == 2e-4
 
 
 def test_assignments_can_add_and_remove_a_section() -> None:
@@ -59,7 +59,7 @@ def test_assignments_can_add_and_remove_a_section() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "says"),
+    ("text", "line", "message"),
     [
         ("epochs: 2\nlearning_rat: 1\n", 2, "unknown key 'learning_rat' (did you mean 'learning_rate'?)"),
         ("lora:\n  rank: 4\n  alfa: 1\n", 3, "unknown key 'lora.alfa' (did you mean 'alpha'?)"),
@@ -70,12 +70,12 @@ def test_assignments_can_add_and_remove_a_section() -> None:
         ("epochs: 1\nepochs: 2\n", 2, "key 'epochs' is given twice (first on line 1)"),
     ],
 )
-def test_an_error_in_a_file_names_its_line(tmp_path: Path, text: str, line: int, says: str) -> None:
+def test_an_error_in_a_file_names_its_line(tmp_path: Path, text: str, line: int, message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_options("alpaca", path)
-    assert str(caught.value).startswith(f"{path}:{line}: {says}")
+    assert str(caught.value).startswith(f"{path}:{line}: {message}")
 
 
 def test_an_error_in_an_assignment_does_not_name_the_file(tmp_path: Path) -> None:

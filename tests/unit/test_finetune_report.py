@@ -1,4 +1,4 @@
-"""What a run says."""
+"""The report of a run and the preview of a dry run."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from finetune.training.estimate import CostEstimate
 from selfinstruct.common.console import strip_control_chars
 from tests.finetune_fixtures import tiny_tokenizer  # noqa: F401
 
-SURE = ([10.0, 20.0, 30.0], [10, 10, 10])
+BEFORE = ([10.0, 20.0, 30.0], [10, 10, 10])
 
 
-def shifted(by: list[float]) -> Losses:
-    sums, counts = SURE
-    return Losses.of([one + more for one, more in zip(sums, by, strict=True)], counts)
+def shifted(differences: list[float]) -> Losses:
+    sums, counts = BEFORE
+    return Losses.of([value + difference for value, difference in zip(sums, differences, strict=True)], counts)
 
 
 def result(after: Losses, **options: Any) -> TrainingResult:
     fields: dict[str, Any] = {"steps": 20, "seconds": 75.4, **options}
-    before = Measurements({"rows": Losses.of(*SURE)}, fields.pop("answers_before", []))
+    before = Measurements({"rows": Losses.of(*BEFORE)}, fields.pop("answers_before", []))
     return TrainingResult(
         Path("out"), before=before, after=Measurements({"rows": after}, fields.pop("answers", [])), **fields
     )
 
 
 def line(after: Losses) -> str:
-    return next(one for one in result_lines(result(after)) if one.startswith("held-out loss, rows"))
+    return next(line for line in result_lines(result(after)) if line.startswith("held-out loss, rows"))
 
 
 def test_losses_are_shown_with_their_errors_and_the_paired_change() -> None:
@@ -49,9 +49,9 @@ def test_a_rising_loss_is_reported_as_a_rise() -> None:
     assert "change +0.200 ± 0.006 (a rise; 3 documents)" in line(shifted([2.0, 2.1, 1.9]))
 
 
-@pytest.mark.parametrize(("by", "word"), [([5.0, -5.0, 1.0], "rise"), ([5.0, -5.0, -1.0], "fall")])
-def test_a_change_within_two_standard_errors_is_not_significant(by: list[float], word: str) -> None:
-    assert f"(a {word} within two standard errors: no clear change; 3 documents)" in line(shifted(by))
+@pytest.mark.parametrize(("differences", "word"), [([5.0, -5.0, 1.0], "rise"), ([5.0, -5.0, -1.0], "fall")])
+def test_a_change_within_two_standard_errors_is_not_significant(differences: list[float], word: str) -> None:
+    assert f"(a {word} within two standard errors: no clear change; 3 documents)" in line(shifted(differences))
 
 
 def test_no_change_is_reported_as_such() -> None:
@@ -102,7 +102,7 @@ def test_only_control_characters_are_replaced() -> None:
         assert strip_control_chars(text) == text
 
 
-def dry(tokenizer: Any, answers: list[str], *, skipped: list[str], memory: dict[str, int]) -> Preview:
+def dry_run(tokenizer: Any, answers: list[str], *, skipped: list[str], memory: dict[str, int]) -> Preview:
     renderer = Renderer(tokenizer, "chat", max_length=64)
     examples = [
         Example(f"x:{number}", (ChatTurn("user", "Say [b]it[/b]."), ChatTurn("assistant", answer)))
@@ -115,8 +115,8 @@ def dry(tokenizer: Any, answers: list[str], *, skipped: list[str], memory: dict[
 
 
 def test_a_dry_run_marks_exactly_the_supervised_text(tiny_tokenizer: Any) -> None:  # noqa: F811
-    lines = list(preview_lines(dry(tiny_tokenizer, ["It is ⟦done⟧\x1b[2J.", "no"], skipped=[], memory={})))
-    first = next(one for one in lines if one.startswith("<|im_start|>user"))
+    lines = list(preview_lines(dry_run(tiny_tokenizer, ["It is ⟦done⟧\x1b[2J.", "no"], skipped=[], memory={})))
+    first = next(line for line in lines if line.startswith("<|im_start|>user"))
     assert first.count("⟦") == first.count("⟧") == 1
     before, inside = first.split("⟦")
     assert before.endswith("<|im_start|>assistant\n")
@@ -129,7 +129,7 @@ def test_a_dry_run_marks_exactly_the_supervised_text(tiny_tokenizer: Any) -> Non
 
 
 def test_a_dry_run_reports_what_is_left_out(tiny_tokenizer: Any) -> None:  # noqa: F811
-    preview = dry(
+    preview = dry_run(
         tiny_tokenizer, ["a", "", "word " * 60, "b", "c"], skipped=["x:9: bad"], memory={"weights": 3 << 29, "head": 0}
     )
     text = "\n".join(preview_lines(preview))
