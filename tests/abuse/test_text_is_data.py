@@ -28,7 +28,7 @@ from selfinstruct.parse import collapse, read_blocks
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Choice, Completion, Instance, Request, Task, Usage, candidate_id
-from selfinstruct.runs.status import export_run
+from selfinstruct.runs.export import export
 from selfinstruct.strategies.alpaca import FORM, Alpaca, AlpacaOptions
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST, SelfInstruct, SelfInstructOptions
 from tests import finetune_fixtures
@@ -81,7 +81,7 @@ def check_ledger(run: Path) -> int:
 
 def check_candidates(run: Path, seeds: set[str]) -> list[dict[str, Any]]:
     """Every candidate's facts are ours: keys, ids, verdicts, and whom they name."""
-    export_run(run, "candidates")
+    export(run, "candidates")
     lines = (run / "dataset" / "candidates.jsonl").read_bytes().split(b"\n")
     found = [json.loads(line) for line in lines[:-1]]
     assert lines[-1] == b""
@@ -325,7 +325,7 @@ def test_a_candidate_is_a_verbatim_part_of_its_completion(which: int, text: str,
         assert len(follow.turns) == 1
         assert follow.turns[0].text.count(str(follow.context["instruction"])) >= 1
         assert follow.sampling.n == 1
-    judged = RowFilters(FilterOptions(), pool).judge(request, received)
+    judged = RowFilters(FilterOptions(), pool).apply(request, received)
     assert [one.id for one in judged.candidates] == [f"{request.number}.{place}" for place in range(len(spans))][
         : len(received.candidates)
     ]

@@ -27,7 +27,7 @@ from selfinstruct.ledger import Reader
 from tests.cli import command, dataset, environment, run_cli
 from tests.conftest import Promise
 from tests.loopback import Loopback
-from tests.scripted import STRATEGIES, reply
+from tests.scripted import SETTINGS, STRATEGIES, reply
 
 HASH_SEEDS = ("0", "4242")
 PATIENCE_S = 90.0  # after which a life that does not end is killed, and its test fails
@@ -125,14 +125,13 @@ def nurseries() -> Iterator[list[Nursery]]:
         yield [first, second]
 
 
-MIXED = "strategies=[{name: alpaca}, {name: self-instruct}, {name: alpaca, label: short, list_length: 5}]"
-
-
 def options(strategy: str, url: str, rows: int, *more: object) -> list[object]:
+    settings = {"strategy": strategy, **SETTINGS[strategy]}
     if strategy == "mix":
-        more = (*more, "--set", MIXED, "--set", "adapt=true")
-    return ["--backend", "openai", "--model", "scripted", "--base-url", url, "--api", "completion", "--strategy",
-            strategy, "-n", rows, "-q", *more]  # fmt: skip
+        settings["adapt"] = True
+    given = [word for name, value in settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    return ["--backend", "openai", "--model", "scripted", "--base-url", url, "--api", "completion", "-n", rows, "-q",
+            *given, *more]  # fmt: skip
 
 
 @cache
@@ -152,7 +151,8 @@ def out_of_order(body: dict[str, Any]) -> float:
 
 def made(run: Path) -> tuple[bytes, bytes]:
     """The bytes that a run is about: its dataset and the manifest."""
-    return dataset(run), (run / "dataset" / "manifest.json").read_bytes()
+    [rows] = (run / "dataset").glob("*.jsonl")
+    return rows.read_bytes(), (run / "dataset" / "manifest.json").read_bytes()
 
 
 def commits(run: Path, columns: str = "k, body", table: str = "outcomes") -> dict[int, Any]:
@@ -298,9 +298,9 @@ class Killed:
         if not sends:
             return
         with Reader(self.run) as reader:
-            course = RunState.of(recorded_plan(reader), reader)
-        assert max(sends) < course.line.numbered, "a request rests on an outcome that was not stored"
-        self.ahead += len(course.waiting) if not course.done else 0
+            state = RunState.from_ledger(recorded_plan(reader), reader)
+        assert max(sends) < state.scheduler.numbered, "a request rests on an outcome that was not stored"
+        self.ahead += len(state.waiting) if not state.done else 0
 
 
 KINDS = ("stuck", "loop", "loop", "loop", "stuck", "loop", "loop", "start")  # and the last of each run in the export
@@ -347,7 +347,7 @@ def kill_often(tmp_path: Path, strategy: str, nurseries: list[Nursery], *, kills
 
 def check_the_end(killed: Killed, whole: Path, rows: int, *, moody: bool) -> None:
     with Reader(killed.run) as reader:
-        ids = [row.id for row in RunState.of(recorded_plan(reader), reader).rows]
+        ids = [row.id for row in RunState.from_ledger(recorded_plan(reader), reader).rows]
     lines = dataset(killed.run).splitlines()
     assert len(set(ids)) == len(ids) == len(set(lines)) == len(lines) == rows
     if moody:  # no other run has these answers; one that replays them was never stopped
