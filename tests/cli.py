@@ -42,7 +42,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run_cli(*args: object, code: int = 0, env: Mapping[str, str] | None = None) -> str:
-    """Run ``selfinstruct ARGS``, expect an exit code and no traceback, return both outputs."""
+    """Run ``selfinstruct ARGS``, require an exit code and no traceback, and return both outputs."""
     return run_program("selfinstruct", args, code=code, env=env)
 
 
@@ -55,7 +55,7 @@ def run_program(
     cwd: Path | None = None,
     timeout: float = TIMEOUT_S,
 ) -> str:
-    """Run ``selfinstruct`` or ``finetune``, expect an exit code and no traceback, return both outputs."""
+    """Run ``selfinstruct`` or ``finetune``, require an exit code and no traceback, and return both outputs."""
     words, changes = [*map(str, args)], env or {}
     if any(name.startswith("PYTHON") for name in changes):  # only a new interpreter reads these
         done = subprocess.run(

@@ -388,10 +388,10 @@ def test_no_bill_within_the_worst_cases_passes_a_limit(
                     budget.reserve(request)
                     flight[over] = request, *_sent(ledger, billed, request, dice, first=False)
                 elif event < 0.3:
-                    ledger.outcome(over, send, Failure("attempts", "no"), 0.0).result()
+                    ledger.record_outcome(over, send, Failure("attempts", "no"), 0.0).result()
                 else:
                     usage = Usage() if event < 0.35 else used
-                    ledger.outcome(over, send, Completion((Choice("x", "stop"),), usage, "m"), 0.0).result()
+                    ledger.record_outcome(over, send, Completion((Choice("x", "stop"),), usage, "m"), 0.0).result()
                     budget.settle(request, usage)
             elif event > 0.95:  # killed: what was under way is never heard of again
                 ledger.close()
@@ -409,7 +409,7 @@ def test_no_bill_within_the_worst_cases_passes_a_limit(
 
 def _sent(ledger: Ledger, billed: Shop, request: Request, dice: random.Random, *, first: bool) -> tuple[int, Usage]:
     """Send it: the server bills anything up to the worst case, and says so if it answers."""
-    send, committed = ledger.send(request, worst_case(request), first=first)
+    send, committed = ledger.record_send(request, worst_case(request), first=first)
     committed.result()
     used = Usage(*(dice.choice([most, dice.randrange(1, most + 1)]) for most in worst_case(request)))
     billed.requests += 1

@@ -298,9 +298,9 @@ class Killed:
         if not sends:
             return
         with Reader(self.run) as reader:
-            course = RunState.of(recorded_plan(reader), reader)
-        assert max(sends) < course.line.numbered, "a request rests on an outcome that was not stored"
-        self.ahead += len(course.waiting) if not course.done else 0
+            state = RunState.from_ledger(recorded_plan(reader), reader)
+        assert max(sends) < state.scheduler.numbered, "a request rests on an outcome that was not stored"
+        self.ahead += len(state.waiting) if not state.done else 0
 
 
 KINDS = ("stuck", "loop", "loop", "loop", "stuck", "loop", "loop", "start")  # and the last of each run in the export
@@ -347,7 +347,7 @@ def kill_often(tmp_path: Path, strategy: str, nurseries: list[Nursery], *, kills
 
 def check_the_end(killed: Killed, whole: Path, rows: int, *, moody: bool) -> None:
     with Reader(killed.run) as reader:
-        ids = [row.id for row in RunState.of(recorded_plan(reader), reader).rows]
+        ids = [row.id for row in RunState.from_ledger(recorded_plan(reader), reader).rows]
     lines = dataset(killed.run).splitlines()
     assert len(set(ids)) == len(ids) == len(set(lines)) == len(lines) == rows
     if moody:  # no other run has these answers; one that replays them was never stopped

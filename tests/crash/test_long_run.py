@@ -43,22 +43,22 @@ def make(folder: Path, settings: dict[str, object], requests: int, keep: float) 
     """
     plan = make_plan({**settings, "n": 10**9})
     verdicts = VerdictCache(folder, plan)
-    course = RunState(plan, plan.settings.n)
-    course.keep = verdicts.save
+    state = RunState(plan, plan.settings.n)
+    state.on_checkpoint = verdicts.save
     with Ledger(folder, plan.meta(), plan.texts()) as ledger:
         committed = None
         for number in range(requests):
-            request = course.line.open[number]
+            request = state.scheduler.open[number]
             text = answer(number, keep)
             outcome = Completion((Choice(text, "stop"),), Usage(200, len(text) // 4), "invented")
-            send, _ = ledger.send(request, worst_case(request), first=True)
-            committed = ledger.outcome(number, send, outcome, 0.5)
-            course.receive(number, outcome)
+            send, _ = ledger.record_send(request, worst_case(request), first=True)
+            committed = ledger.record_outcome(number, send, outcome, 0.5)
+            state.receive(number, outcome)
             if number % 1000 == 0:
                 committed.result()  # so that the writer's queue stays short
         assert committed is not None
         committed.result()
-    return len(course.rows)
+    return len(state.rows)
 
 
 def check(tmp_path: Path, requests: int, keep: float, promise: Promise) -> None:

@@ -207,7 +207,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_collects(
         life = Life(nursery, tmp_path / "log", *args(tmp_path / "run", server.url))
         script.fault = lambda method, path, times: life.kill(signal.SIGINT) if (path, times) == when else None
         said = life.end(130)
-        assert "16 requests under way in batches: the server goes on with them" in said
+        assert "16 requests under way in batches: the server continues with them" in said
         assert "the same command will collect" in said
         assert states(tmp_path / "run") == ["collected", "there"]
         script.hold.set()
@@ -222,13 +222,13 @@ def test_a_run_that_is_complete_waits_for_no_batch_and_a_longer_one_collects_it(
     with Batches(reply, script) as server:
         short = settings(server.url, n=25, section={"batch_size": 8})
         result = generate(tmp_path / "run", short)
-        assert (result.ending, result.left, len(server.batches)) == ("complete", 8, 3)
+        assert (result.ending, result.in_batches, len(server.batches)) == ("complete", 8, 3)
         now = status(tmp_path / "run")
         assert (now.batches, now.batched, now.open) == (1, 8, 8)
         script.looks = lambda number: 1
         longer = generate(tmp_path / "run", {**short, "n": 60})
-        assert (longer.ending, longer.already) == ("complete", False)
-        assert status(tmp_path / "run").batched == longer.left
+        assert (longer.ending, longer.was_complete) == ("complete", False)
+        assert status(tmp_path / "run").batched == longer.in_batches
         assert once(server)
     with Loopback(reply) as plain:
         generate(tmp_path / "plain", settings(plain.url, "openai", n=60))
@@ -242,10 +242,10 @@ def test_the_time_limit_waits_for_no_batch_and_the_first_answers_may_come_later(
     script.hold.clear()
     with Batches(reply, script) as server:
         first = generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": 0.5}))
-        assert (first.ending, first.left) == ("time", sum(len(batch.lines) for batch in server.batches))
+        assert (first.ending, first.in_batches) == ("time", sum(len(batch.lines) for batch in server.batches))
         script.hold.set()
         last = generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": None}))
-        assert (last.ending, last.left) == ("complete", 0)
+        assert (last.ending, last.in_batches) == ("complete", 0)
         assert once(server)
     assert made(tmp_path / "run") == plain
 
@@ -277,7 +277,7 @@ def test_the_patience_with_a_server_is_not_used_up_by_a_day_in_its_queue(tmp_pat
     with Batches(reply, script) as server:
         result = generate(tmp_path / "run", settings(server.url, n=5, retry={"base_s": 0.01, "total_s": 0.1}))
         assert result.ending == "complete"
-    assert not result.tally.failures
+    assert not result.stats.failures
 
 
 @pytest.mark.parametrize("code", ["token_limit_exceeded", "invalid_request"])
@@ -321,7 +321,7 @@ def test_lines_that_failed(tmp_path: Path) -> None:
         poor = False
         result = generate(tmp_path / "run", settings(server.url, retry={"base_s": 0.01}))
     assert result.ending == "complete"
-    assert result.tally.failures == {"context_length": 1}
+    assert result.stats.failures == {"context_length": 1}
 
 
 def test_results_in_any_order_twice_missing_broken_and_of_others(tmp_path: Path, plain: tuple[bytes, bytes]) -> None:
@@ -373,13 +373,13 @@ def test_a_budget_holds_across_a_restart_and_nothing_is_counted_twice(
         limited = settings(server.url, budget={"max_requests": 20})
         for _ in range(2):
             stopped = generate(tmp_path / "run", limited)
-            assert (stopped.ending, stopped.left, len(server.batches)) == ("interrupted", 12, 2)
+            assert (stopped.ending, stopped.in_batches, len(server.batches)) == ("interrupted", 12, 2)
             assert spending(tmp_path / "run").sends == 20
             server.calls.clear()
         script.hold.set()
         script.fault = lambda method, path, times: None
         last = generate(tmp_path / "run", limited)
-        assert (last.ending, last.left) == ("budget", 0)
+        assert (last.ending, last.in_batches) == ("budget", 0)
         assert sum(server.executed.values()) == spending(tmp_path / "run").sends == 20
         assert spending(tmp_path / "run").lost_prompt_tokens == 0
         generate(tmp_path / "run", settings(server.url, budget={"max_requests": None}))
@@ -446,7 +446,7 @@ def test_another_model_before_the_first_answer_takes_nothing_of_the_first_ones(t
         assert generate(tmp_path / "run", settings(server.url)).left == 8
         script.hold.set()
         other = settings(server.url, section={"model": "other"}, n=5)
-        assert set(generate(tmp_path / "run", other).tally.models) == {"other"}
+        assert set(generate(tmp_path / "run", other).stats.models) == {"other"}
         assert {line["body"]["model"] for line in server.batches[0].lines} == {"scripted"}
 
 

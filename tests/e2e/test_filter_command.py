@@ -219,7 +219,9 @@ class TestKinds:
         run_cli("filter", tmp_path / "b.parquet", "-o", tmp_path / "c.jsonl")
         assert read(tmp_path / "c.jsonl") == found
         (tmp_path / "bad.parquet").write_text("no")
-        assert "is no Parquet file" in run_cli("filter", tmp_path / "bad.parquet", "-o", tmp_path / "d.jsonl", code=2)
+        assert "is not a Parquet file" in run_cli(
+            "filter", tmp_path / "bad.parquet", "-o", tmp_path / "d.jsonl", code=2
+        )
 
     def test_arrow_values_stay_what_they_are(self, tmp_path: Path) -> None:
         pa = pytest.importorskip("pyarrow")
@@ -325,7 +327,7 @@ class TestKinds:
         (["{none}", "-o", "{out}"], "can't read {none}: No such file"),
         (["{given}", "-o", "{out}.csv"], "the name tells no kind of file"),
         (["{given}", "-o", "/dev/null"], "/dev/null"),
-        (["{given}", "-o", "{out}", "--report", "/dev/null"], "/dev/null is no regular file"),
+        (["{given}", "-o", "{out}", "--report", "/dev/null"], "/dev/null is not a regular file"),
         (["{given}", "-o", "{out}", "--words", "9:4"], "no range of words"),
         (["{given}", "-o", "{out}", "--rouge", "1.5"], "1.5 is not in the range"),
         (["{array}", "-o", "{out}"], "is a JSON array; give one object a line, as by: jq"),

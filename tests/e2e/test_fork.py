@@ -203,7 +203,7 @@ def test_what_can_not_be_forked_is_refused_with_the_reason(source: tuple[Path, L
     strategy = json.loads(run_cli("status", run, "--json"))["strategy"]
     other = "alpaca" if strategy == "self-instruct" else "self-instruct"
     new = tmp_path / "new"
-    assert "can read what" in run_cli("fork", run, "-o", new, "--set", f"strategy={other}", code=2)
+    assert "can read the completions of" in run_cli("fork", run, "-o", new, "--set", f"strategy={other}", code=2)
     assert not (new / "run.sqlite").exists()
     assert "threshold must be" in run_cli("refilter", run, "-o", new, "--set", "filters.novelty.threshold=7", code=2)
     assert "holds a run" in run_cli("refilter", run, "-o", run, code=2)
@@ -217,13 +217,14 @@ def test_tune_tells_what_refilter_would_come_to(source: tuple[Path, Loopback]) -
     before = len(server.arrived)
     strategy = json.loads(run_cli("status", run, "--json"))["strategy"]
     grid = "filters.novelty.threshold=0.45,0.6,0.95"
-    found = [json.loads(line) for line in run_cli("tune", run, "--grid", grid, "--json").splitlines()]
+    found = json.loads(run_cli("tune", run, "--grid", grid, "--json"))["results"]
     assert len(server.arrived) == before
-    assert [one["filters.novelty.threshold"] for one in found] == [0.45, 0.6, 0.95]
+    assert [one["settings"]["filters.novelty.threshold"] for one in found] == [0.45, 0.6, 0.95]
     assert found[0]["rejected"].get("similar", 0) > found[-1]["rejected"].get("similar", 0)
     for one in found:
-        new = run.with_name(f"at {one['filters.novelty.threshold']}")
-        setting = f"filters.novelty.threshold={one['filters.novelty.threshold']}"
+        threshold = one["settings"]["filters.novelty.threshold"]
+        new = run.with_name(f"at {threshold}")
+        setting = f"filters.novelty.threshold={threshold}"
         said = run_cli("refilter", run, "-o", new, "--set", setting, "-n", 1000)
         assert len(rows(new)) == one["rows"]
         assert (f"{one['waiting']} follow-up" in said) == bool(one["waiting"])

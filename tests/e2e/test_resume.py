@@ -17,7 +17,7 @@ from selfinstruct.common.rng import derive
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import RunLockedError, UsageError
 from selfinstruct.ledger import Ledger
-from selfinstruct.runs.status import export_run
+from selfinstruct.runs.export import export
 from tests.cli import command, dataset, environment, run_cli
 from tests.golden.make import GOLDEN
 from tests.loopback import Fault, Loopback
@@ -132,7 +132,7 @@ def test_an_export_beside_a_run_at_work_waits_and_the_run_s_own_files_are_safe(t
     settings = {"backend": "replay", "replay": {"source": str(GOLDEN / "alpaca")}}
     plan = generate(tmp_path / "a", settings).plan
     with Ledger(tmp_path / "a", plan.meta(), plan.texts()), pytest.raises(RunLockedError, match="elsewhere with -o"):
-        export_run(tmp_path / "a", "messages")
-    assert export_run(tmp_path / "a", "messages").rows == 12
+        export(tmp_path / "a", "messages")
+    assert export(tmp_path / "a", "messages").rows == 12
     with pytest.raises(UsageError, match="a file of the run itself"):
-        export_run(tmp_path / "a", "messages", tmp_path / "a" / "run.sqlite")
+        export(tmp_path / "a", "messages", tmp_path / "a" / "run.sqlite")

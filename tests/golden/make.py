@@ -17,7 +17,7 @@ from pathlib import Path
 
 from selfinstruct import generate
 from selfinstruct.ledger.schema import SEALED, seal
-from selfinstruct.runs.status import export_run
+from selfinstruct.runs.export import export
 from tests.loopback import Fault, Loopback
 from tests.scripted import SETTINGS, reply
 
@@ -58,7 +58,7 @@ def make(name: str) -> None:
             settings["lag"] = 8
         generate(run, {**settings, "n": ROWS, "concurrency": 1})
         for kind in exports(name)[1:]:
-            export_run(run, kind)
+            export(run, kind)
         target.mkdir()
         ledger = sqlite3.connect(run / "run.sqlite", isolation_level=None)
         ledger.create_function("seal", -1, seal)

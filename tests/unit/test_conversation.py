@@ -178,7 +178,7 @@ def test_with_openings_of_seeds_each_task_begins_one_conversation(api: str, styl
     one = row(received)
     assert (one.task, one.instruction) == ("s1", "Sort these words.\n\nb a")
     pool = Pool(SEEDS)
-    assert RowFilters(FilterOptions(), pool).judge(found[1].numbered(4, 1), received).candidates[0].kept, (
+    assert RowFilters(FilterOptions(), pool).apply(found[1].numbered(4, 1), received).candidates[0].kept, (
         "no news, but wanted"
     )
     assert [kept.candidate for kept in pool.rows] == [one]
@@ -226,7 +226,7 @@ def test_the_first_answer_to_a_seed_with_a_verifier_is_checked(api: str, style: 
     assert received.counters == ("conversations|1 round|wrong_answer",)
     pool = Pool(SUM)
     request = Request("assistant", (), begun(strategy()).sampling).numbered(4, 1)
-    (judged,) = RowFilters(FilterOptions(), pool).judge(request, received).candidates
+    (judged,) = RowFilters(FilterOptions(), pool).apply(request, received).candidates
     assert (judged.kept, judged.reason, pool.rows) == (False, "wrong_answer", [])
     right = row(summed(style, "It is 42.", "And twice that?", "It's 86.", api=api))
     assert [each.kept for each in right.verdicts] == [True], "of what came later nothing is known"

@@ -64,7 +64,7 @@ class Run:
     def says(self, text: str, finish_reason: str = "stop"):
         """What came of it; the request that follows is the next."""
         received = self.made.receive(self.request, answer(text, finish_reason), View())
-        judged = self.judge.judge(self.request, received)
+        judged = self.judge.apply(self.request, received)
         one = judged.candidates[0] if judged.candidates else None
         following = list(received.follow_ups)
         if one is not None:

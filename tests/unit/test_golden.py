@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.runs.status import export_run, status
+from selfinstruct.runs.export import export
+from selfinstruct.runs.status import status
 from selfinstruct.strategies import STRATEGIES
 from tests.golden.make import APIS, GOLDEN, exports
 
@@ -20,7 +21,7 @@ HELP = "a ledger is read differently: fix the change, or raise SEMANTICS and run
 def test_a_golden_ledger_gives_its_golden_bytes(name: str, tmp_path: Path) -> None:
     shutil.copy(GOLDEN / name / "run.sqlite", tmp_path)
     for kind in exports(name):
-        export_run(tmp_path, kind)
+        export(tmp_path, kind)
         golden = (GOLDEN / name / f"{kind}.jsonl").read_bytes()
         assert (tmp_path / "dataset" / f"{kind}.jsonl").read_bytes() == golden, HELP
     assert (tmp_path / "dataset" / "manifest.json").read_bytes() == (GOLDEN / name / "manifest.json").read_bytes(), HELP

@@ -40,9 +40,9 @@ def test_what_is_acknowledged_is_read_again_exactly(
     with Ledger(folder, META, TEXTS) as ledger:
         for number, outcome in enumerate(outcomes):
             sent = request(number, a, long)
-            send, committed = ledger.send(sent, (10, 5), first=True)
+            send, committed = ledger.record_send(sent, (10, 5), first=True)
             committed.result()
-            ledger.outcome(number, send, outcome, 0.5).result()
+            ledger.record_outcome(number, send, outcome, 0.5).result()
             with Reader(folder) as reader:  # while the run is at work
                 assert reader.request(number) == sent
                 assert reader.request_digest(number) == sent.digest
@@ -57,7 +57,9 @@ def test_what_is_acknowledged_is_read_again_exactly(
 def test_long_variables_are_stored_once(tmp_path: Path) -> None:
     head = "an example that stands in each prompt " * 100
     with Ledger(tmp_path, META, TEXTS) as ledger:
-        futures = [ledger.send(request(number, str(number), head), (1, 1), first=True)[1] for number in range(200)]
+        futures = [
+            ledger.record_send(request(number, str(number), head), (1, 1), first=True)[1] for number in range(200)
+        ]
         for future in futures:
             future.result()
     assert (tmp_path / "run.sqlite").stat().st_size < 200 * len(head) / 4
@@ -73,12 +75,12 @@ def test_a_second_writer_is_refused_and_a_stale_lock_is_not(tmp_path: Path) -> N
 
 def test_an_outcome_is_final(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, META, TEXTS)
-    send, _ = ledger.send(request(0), (1, 1), first=True)
-    ledger.outcome(0, send, completion("first"), 0).result()
+    send, _ = ledger.record_send(request(0), (1, 1), first=True)
+    ledger.record_outcome(0, send, completion("first"), 0).result()
     with pytest.raises(LedgerError, match="UNIQUE"):
-        ledger.outcome(0, send, completion("second"), 0).result()
+        ledger.record_outcome(0, send, completion("second"), 0).result()
     with pytest.raises(LedgerError):  # nothing later is acknowledged: it would leave a hole
-        ledger.outcome(1, send, completion("later"), 0).result()
+        ledger.record_outcome(1, send, completion("later"), 0).result()
     ledger.close()
     with Reader(tmp_path) as reader:
         assert [one.outcome for one in reader.outcomes()] == [completion("first")]
@@ -86,13 +88,13 @@ def test_an_outcome_is_final(tmp_path: Path) -> None:
 
 def test_what_is_unknown_counts_at_its_worst(tmp_path: Path) -> None:
     with Ledger(tmp_path, META, TEXTS) as ledger:
-        answered, _ = ledger.send(request(0), (100, 50), first=True)
-        ledger.outcome(0, answered, completion("x", 3), 0)
-        ledger.send(request(1), (100, 50), first=True)  # killed before an answer
-        again, _ = ledger.send(request(1), (100, 50), first=False)
-        ledger.outcome(1, again, completion("x", 4), 0)
-        silent, _ = ledger.send(request(2), (100, 50), first=True)
-        ledger.outcome(2, silent, completion("x", 0), 0).result()  # a server that does not count
+        answered, _ = ledger.record_send(request(0), (100, 50), first=True)
+        ledger.record_outcome(0, answered, completion("x", 3), 0)
+        ledger.record_send(request(1), (100, 50), first=True)  # killed before an answer
+        again, _ = ledger.record_send(request(1), (100, 50), first=False)
+        ledger.record_outcome(1, again, completion("x", 4), 0)
+        silent, _ = ledger.record_send(request(2), (100, 50), first=True)
+        ledger.record_outcome(2, silent, completion("x", 0), 0).result()  # a server that does not count
     with Reader(tmp_path) as reader:
         spent = reader.spending()
     assert (spent.sends, spent.prompt_tokens, spent.completion_tokens) == (4, 7, 7)
@@ -107,9 +109,9 @@ def test_a_resumed_run_knows_the_same_spending(tmp_path: Path) -> None:
         for number, usage in enumerate(usages):
             for first in (True, False):  # the first send brings nothing
                 budget.reserve(request(number))
-                send, _ = ledger.send(request(number), worst_case(request(number)), first=first)
+                send, _ = ledger.record_send(request(number), worst_case(request(number)), first=first)
             outcome: Outcome = Failure("bad_request", "no") if usage is None else Completion((), usage, "m")
-            ledger.outcome(number, send, outcome, 0).result()
+            ledger.record_outcome(number, send, outcome, 0).result()
             if usage is not None:
                 budget.settle(request(number), usage)
     with Reader(tmp_path) as reader:
@@ -145,14 +147,14 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "run.sqlite") as ledger:
         ledger.execute("PRAGMA user_version = 7")
     ledger.close()
-    with pytest.raises(LedgerError, match="ledger schema 7, this version of selfinstruct knows schema 2"):
+    with pytest.raises(LedgerError, match="ledger schema 7, this version of selfinstruct knows schema 3"):
         Reader(tmp_path)
 
 
 def test_a_run_without_answers_may_become_another(tmp_path: Path) -> None:
     with Ledger(tmp_path, META, TEXTS) as ledger:
-        ledger.send(request(0), (1, 1), first=True)[1].result()
-        ledger.begin_again({**META, "identity": {"x": 2}}, TEXTS)
+        ledger.record_send(request(0), (1, 1), first=True)[1].result()
+        ledger.reset({**META, "identity": {"x": 2}}, TEXTS)
         with Reader(tmp_path) as reader:
             assert reader.meta("identity") == {"x": 2}
             assert reader.request_digests() == {}

@@ -11,7 +11,7 @@ import pytest
 from selfinstruct.common.config import build, read_yaml
 from selfinstruct.common.resources import builtin_seeds
 from selfinstruct.common.rng import Rng
-from selfinstruct.engine.methods import methods_of, overlay
+from selfinstruct.engine.methods import build_methods, overlay
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.engine.row_filters import FilterOptions
 from selfinstruct.engine.scheduler import Scheduler
@@ -136,13 +136,13 @@ def test_the_race_draws_gamma_variables(shapes: Any, exposures: Any, chance: flo
 
 def test_when_one_has_nothing_to_ask_another_does_and_all_at_the_end_have_nothing() -> None:
     strategy = mixed(("a", 100, Asks(2)), ("b", 1, Asks(3)), adapt=True)
-    line = Scheduler(strategy, SEEDS, FilterOptions(), seed=0, lag=8)
+    scheduler = Scheduler(strategy, SEEDS, FilterOptions(), seed=0, lag=8)
     asked = Counter()
-    while not line.exhausted:
-        asked[line.open[line.judged].stage] += 1
-        line.judge(Failure("bad_request", "no"))
+    while not scheduler.exhausted:
+        asked[scheduler.open[scheduler.decided].stage] += 1
+        scheduler.process(Failure("bad_request", "no"))
     assert asked == {"a/first": 2, "b/first": 3}
-    assert line.pool.progress_by_method["b"].tokens == 3 * (1 + len("first") // 4), "what failed is not free"
+    assert scheduler.pool.progress_by_method["b"].tokens == 3 * (1 + len("first") // 4), "what failed is not free"
 
 
 def test_a_method_knows_its_own_stages_and_account_and_what_it_asks_on_bears_its_label() -> None:
@@ -199,10 +199,10 @@ def test_an_entry_falls_back_on_the_section_and_the_preset(tmp_path: Path) -> No
     recorded = plan.values()
     assert [one["list_length"] for one in recorded["strategies"]] == [9, 20]
     again = overlay(recorded, given, dict)  # given again, they are what they were
-    assert methods_of(again["strategies"]) == plan.methods
-    assert methods_of(overlay(recorded, {"n": 3}, dict)["strategies"]) == plan.methods
+    assert build_methods(again["strategies"]) == plan.methods
+    assert build_methods(overlay(recorded, {"n": 3}, dict)["strategies"]) == plan.methods
     changed = overlay(recorded, {"strategies": [{"name": "alpaca", "label": "long", "weight": 5}]}, dict)
-    [one] = methods_of(changed["strategies"])
+    [one] = build_methods(changed["strategies"])
     assert (one.weight, one.options.list_length) == (5.0, 20)
 
 
@@ -228,7 +228,7 @@ ALPACA = {"name": "alpaca"}
         ({"strategies": [{"weight": 1}]}, "strategies.0: give it the .name. of a strategy"),
         ({"strategies": [{"name": "alpacca"}]}, "unknown strategy 'alpacca'.*did you mean 'alpaca'"),
         ({"strategies": [{"name": "mix"}]}, "unknown strategy 'mix'"),
-        ({"strategies": [ALPACA, ALPACA]}, "there is a 'alpaca' already"),
+        ({"strategies": [ALPACA, ALPACA]}, "the label 'alpaca' is used twice"),
         ({"strategies": [{**ALPACA, "wieght": 2}]}, "unknown key 'strategies.0.wieght'.*did you mean 'weight'"),
         ({"strategies": [{**ALPACA, "weight": -1}]}, "strategies.0: weight must be 0 or more"),
         ({"strategies": [{**ALPACA, "weight": "much"}]}, "strategies.0.weight: "),
@@ -239,8 +239,8 @@ ALPACA = {"name": "alpaca"}
         ({"strategies": [{**ALPACA, "list_length": 1}]}, "strategies.0: list_length must be above"),
         ({"strategies": [{**ALPACA, "tasks": {"max_tokens": 0}}]}, "strategies.0.tasks: max_tokens"),
         ({"strategies": [ALPACA], "strategy": "alpaca"}, "both strategy .alpaca. and strategies"),
-        ({"strategy": "mix"}, "name them under strategies"),
-        ({"strategy": "alpaca", "adapt": True}, "adapt weighs several methods"),
+        ({"strategy": "mix"}, "list them under strategies"),
+        ({"strategy": "alpaca", "adapt": True}, "adapt needs several methods"),
         ({"strategies": [ALPACA], "mix": {"explore": 2}}, "mix: explore must be from 0 to 1"),
     ],
 )  # fmt: skip

@@ -176,7 +176,7 @@ def test_a_task_that_the_prompt_shows_or_that_only_repeats_the_person_is_rejecte
     person = str(request.context["persona"]).rstrip(".")
     for text, reason in ((shown, "copied_demonstration"), (f"{person} is {person}.", "copied_input")):
         received = made.receive(request, answer(f" {text}"), View())
-        judged = RowFilters(FilterOptions(), Pool(())).judge(request, received)
+        judged = RowFilters(FilterOptions(), Pool(())).apply(request, received)
         assert [one.reason for one in judged.candidates] == [reason]
 
 
@@ -243,7 +243,7 @@ def test_a_task_that_says_the_person_in_other_words_is_rejected():
     judged = []
     for text in ("A baker in Lyon who pays her rent.", "Tell a baker in Lyon how rent is lowered by asking."):
         received = made.receive(request, answer(f" {text}"), View())
-        judged += RowFilters(FilterOptions(), Pool(())).judge(request, received).candidates
+        judged += RowFilters(FilterOptions(), Pool(())).apply(request, received).candidates
     assert [one.reason for one in judged] == ["copied_input", ""]
 
 
@@ -271,7 +271,7 @@ def test_an_answer_that_only_says_the_task_again_is_rejected():
     task = "Tell a baker in Lyon how bread is kept fresh."
     made, request = answering("instruction", task)
     received = made.receive(request, answer(f" {task}"), View())
-    (judged,) = RowFilters(FilterOptions(), Pool(())).judge(request, received).candidates
+    (judged,) = RowFilters(FilterOptions(), Pool(())).apply(request, received).candidates
     assert judged.reason == "copied_demonstration"
 
 
@@ -299,7 +299,7 @@ def test_an_answer_that_breaks_a_constraint_is_no_row_and_each_constraint_is_cou
     for text in ("it keeps well in a bag", "It keeps well in a bag"):
         received = made.receive(request, answer(text), View())
         assert received.candidates[0].verifier == {"kind": "all", "of": [one["verifier"] for one in held]}
-        (judged,) = RowFilters(FilterOptions(), Pool(())).judge(request, received).candidates
+        (judged,) = RowFilters(FilterOptions(), Pool(())).apply(request, received).candidates
         outcomes[judged.reason] = received.counters
     assert outcomes == {
         "": (
@@ -361,7 +361,7 @@ def test_a_list_of_people_is_continued_and_each_new_one_gets_a_task():
     assert [(one.instruction, one.kind) for one in received.candidates] == [
         (name, "pending_task") for name in ("A smith in Riga.", other.upper(), shown[0], "A nurse in Lima who")
     ]
-    judged = RowFilters(FilterOptions(), Pool(())).judge(request, received)
+    judged = RowFilters(FilterOptions(), Pool(())).apply(request, received)
     copied = "copied_demonstration"
     assert [one.reason for one in judged.candidates] == ["", copied, copied, ""]
     first, last = received.candidates[0].on_accept, received.candidates[3].on_accept
@@ -382,12 +382,12 @@ def test_a_new_person_much_like_one_that_is_shown_is_none_and_none_is_a_task():
     received = made.receive(request, answer(" A baker in Lyon who pays little rent.\n6. A smith in Riga."), View())
     pool = Pool(())
     judge = RowFilters(FilterOptions(), pool)
-    judged = judge.judge(request, received).candidates
+    judged = judge.apply(request, received).candidates
     assert [one.reason for one in judged] == ["copied_demonstration", ""]
     assert [one.candidate.is_task for one in judged] == [False, False]
     assert pool.tasks == []
     assert [one.instruction for one in pool.others] == ["A smith in Riga."]
-    again = judge.judge(request.numbered(8, 1), made.receive(request, answer(" A smith in old Riga."), View()))
+    again = judge.apply(request.numbered(8, 1), made.receive(request, answer(" A smith in old Riga."), View()))
     assert [one.reason for one in again.candidates] == ["similar"]
 
 

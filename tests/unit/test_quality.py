@@ -355,12 +355,12 @@ def test_further_answers_without_their_reasoning_are_refused(given):
 
 def test_a_run_without_it_is_what_it_was_and_the_embedded_model_has_settings_for_it():
     plain, judged = make_plan({}), make_plan({"quality": {"judge": {"threshold": 3}}})
-    assert "quality" not in plain.recipe
+    assert "quality" not in plain.row_identity
     assert plain.settings.quality is None
     assert not any(name.startswith("quality/") for name in plain.prompts.texts)
-    assert judged.recipe["quality"]["judge"]["threshold"] == 3
+    assert judged.row_identity["quality"]["judge"]["threshold"] == 3
     assert judged.settings.quality.judging.api == "chat"
-    assert make_plan({"quality": None}).recipe == plain.recipe
+    assert make_plan({"quality": None}).row_identity == plain.row_identity
 
 
 def test_a_config_file_is_named_with_the_line(tmp_path: Path):

@@ -153,7 +153,7 @@ def test_no_filter_rejects_what_was_given_for_its_form_or_for_resembling_another
             request = made.propose(view, Rng("x"))
             assert request is not None
             completion = Completion((Choice(output, "stop"),), Usage(), "m")
-            judge.judge(request.numbered(number, 0), made.receive(request, completion, view))
+            judge.apply(request.numbered(number, 0), made.receive(request, completion, view))
     assert len(pool.rows) == len(texts) * len(given)
     assert FilterOptions().novelty is not None  # that of other strategies
 

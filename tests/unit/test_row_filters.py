@@ -18,7 +18,9 @@ def judge(*candidates: Candidate, options: FilterOptions | None = None) -> tuple
     """The candidates of one completion (number 7), judged with nothing but the seeds before them."""
     pool = Pool(SEEDS)
     request = Request("s", (), Sampling(1), number=7)
-    return pool, RowFilters(options or FilterOptions(), pool, dense=every_request).judge(request, Received(candidates))
+    return pool, RowFilters(options or FilterOptions(), pool, full_comparison=every_request).apply(
+        request, Received(candidates)
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,10 +126,10 @@ def test_a_trial_is_judged_as_a_row_and_becomes_one_only_when_another_request_of
     assert [one.id for one in pool.tasks] == ["7.0", "7.1"]
     assert pool.rows == []
     later = RowFilters(FilterOptions(), pool)
-    later.know_pool()
+    later.index_pool()
     request = Request("score", (), Sampling(1), number=9)
     row = Candidate(trial.instruction, output=trial.output, task="7.0", columns={"score": 4})
-    again = later.judge(request, Received((row,)))
+    again = later.apply(request, Received((row,)))
     assert again.candidates[0].kept
     assert [(one.id, one.task, one.candidate.columns) for one in pool.rows] == [("9.0", "7.0", {"score": 4})]
 
@@ -154,12 +156,12 @@ def test_what_is_no_task_is_known_to_the_filters_and_counted_nowhere() -> None:
     pool, judged = judge(person, person, task, task)
     assert [one.reason for one in judged.candidates] == ["", "similar", "", "similar"]
     assert [[one.id for one in some] for some in (pool.tasks, pool.others)] == [["7.2"], ["7.0"]]
-    tally, saturation = Stats(), Saturation(SaturationOptions())
-    tally.add(judged, Failure("none", ""))
+    stats, saturation = Stats(), Saturation(SaturationOptions())
+    stats.add(judged, Failure("none", ""))
     saturation.add(judged)
-    assert (tally.instructions, tally.tasks, tally.rejected) == (2, 1, {"similar": 2})
+    assert (stats.instructions, stats.tasks, stats.rejected) == (2, 1, {"similar": 2})
     assert saturation.recent == [(True, task.instruction), (False, task.instruction)]
     again = RowFilters(FilterOptions(), pool)
-    again.know_pool()
-    found = again.judge(Request("s", (), Sampling(1), number=8), Received((person, task)))
+    again.index_pool()
+    found = again.apply(Request("s", (), Sampling(1), number=8), Received((person, task)))
     assert [one.reason for one in found.candidates] == ["similar", "similar"]

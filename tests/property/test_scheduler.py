@@ -16,7 +16,7 @@ from selfinstruct.common.codec import canonical, dumps, loads
 from selfinstruct.common.config import build, merge
 from selfinstruct.common.resources import builtin_prompts, builtin_seeds
 from selfinstruct.common.rng import Rng
-from selfinstruct.engine.methods import discovered_options, methods_of, strategy_of
+from selfinstruct.engine.methods import build_methods, build_strategy, discovered_options
 from selfinstruct.engine.plan import RunPlan, Settings
 from selfinstruct.engine.row_filters import FilterOptions
 from selfinstruct.engine.run_state import RunState
@@ -62,12 +62,12 @@ def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> RunPlan:
 
 def mixed_plan(lag: int, n: int, seed: int) -> RunPlan:
     entries = SETTINGS["mix"]["strategies"]
-    methods, options = methods_of(entries), MixtureOptions()
+    methods, options = build_methods(entries), MixtureOptions()
     names = {name: used for method in methods for name, used in method.templates.items()}
     prompts = Prompts.load(names, "completion", builtin_prompts())
     data = {name: STRATEGIES[method.name].read_data(path) for method in methods for name, path in method.data.items()}
     prompts = Prompts({**prompts.texts, **data}, "completion")
-    strategy = strategy_of(methods, options, prompts, adapt=True)
+    strategy = build_strategy(methods, options, prompts, adapt=True)
     chosen = Settings("mix", tuple(entries), adapt=True, lag=lag, n=n, seed=seed)
     return RunPlan(chosen, options, ReplayOptions(), SEEDS, prompts, strategy, methods=methods)
 
@@ -103,7 +103,7 @@ def reply(request: Request) -> Outcome:
     return outcome_of(texts, request.is_raw, request.number, request.sampling.n)
 
 
-def digest_of(course: RunState) -> bytes:
+def digest_of(state: RunState) -> bytes:
     return canonical(
         [
             [
@@ -114,7 +114,7 @@ def digest_of(course: RunState) -> bytes:
                 row.candidate.output,
                 row.candidate.extras,
             ]
-            for row in course.rows
+            for row in state.rows
         ]
     )
 
@@ -122,13 +122,13 @@ def digest_of(course: RunState) -> bytes:
 @cache
 def in_order(strategy: str, lag: int, n: int, seed: int) -> tuple[bytes, dict[int, str]]:
     """The plainest run there is: one request at a time."""
-    course = RunState(plan(strategy, lag, n, seed), n)
+    state = RunState(plan(strategy, lag, n, seed), n)
     digests = {}
-    while not course.done:
-        number = course.line.judged
-        digests[number] = course.line.open[number].digest
-        course.receive(number, reply(course.line.open[number]))
-    return digest_of(course), digests
+    while not state.done:
+        number = state.scheduler.decided
+        digests[number] = state.scheduler.open[number].digest
+        state.receive(number, reply(state.scheduler.open[number]))
+    return digest_of(state), digests
 
 
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
@@ -147,10 +147,10 @@ def test_arrival_concurrency_and_kills_change_nothing(
     dice = random.Random(chaos)
     stored: dict[int, Outcome] = {}
     sent_ever: dict[int, str] = {}
-    course = RunState(plan(strategy, lag, n, seed), n)
+    state = RunState(plan(strategy, lag, n, seed), n)
     flight: dict[int, Request] = {}
-    while not course.done:
-        for number, request in course.line.open.items():
+    while not state.done:
+        for number, request in state.scheduler.open.items():
             if len(flight) < window and number not in stored and number not in flight:
                 flight[number] = request
                 sent_ever.setdefault(number, request.digest)
@@ -158,21 +158,21 @@ def test_arrival_concurrency_and_kills_change_nothing(
         stored[number] = reply(flight.pop(number))  # the ledger first
         if dice.random() < 0.05:  # killed: what was in flight is lost, what was stored is not
             flight = {}
-            course = RunState(plan(strategy, lag, n, seed), n, sent_ever)
+            state = RunState(plan(strategy, lag, n, seed), n, sent_ever)
             for known in dice.sample(sorted(stored), len(stored)):
-                course.receive(known, stored[known])
+                state.receive(known, stored[known])
         else:
-            course.receive(number, stored[number])
-    assert digest_of(course) == rows
+            state.receive(number, stored[number])
+    assert digest_of(state) == rows
     assert all(sent_ever[number] == digest for number, digest in digests.items())
 
 
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
     small, large = RunState(plan(strategy, n=15), 15), RunState(plan(strategy, n=40), 40)
-    for course in (small, large):
-        while not course.done:
-            course.receive(course.line.judged, reply(course.line.open[course.line.judged]))
+    for state in (small, large):
+        while not state.done:
+            state.receive(state.scheduler.decided, reply(state.scheduler.open[state.scheduler.decided]))
     assert large.rows[:15] == small.rows
     assert len(large.rows) == 40
 
@@ -190,16 +190,16 @@ def test_a_line_that_stands_where_another_stood_goes_on_as_that_does(
     """Kept in a file and read again at random moments, with outcomes waiting out of order."""
     n, dice = ROWS.get(strategy, 25), random.Random(chaos)
     rows, digests = in_order(strategy, lag, n, seed)
-    the_plan, course = plan(strategy, lag, n, seed), RunState(plan(strategy, lag, n, seed), n)
+    the_plan, state = plan(strategy, lag, n, seed), RunState(plan(strategy, lag, n, seed), n)
     stored: dict[int, Outcome] = {}
     folder = tmp_path_factory.mktemp("run")
     verdicts = VerdictCache(folder, the_plan)
-    while not course.done:
-        number = dice.choice([number for number in course.line.open if number not in stored])
-        stored[number] = reply(course.line.open[number])
-        course.receive(number, stored[number])
+    while not state.done:
+        number = dice.choice([number for number in state.scheduler.open if number not in stored])
+        stored[number] = reply(state.scheduler.open[number])
+        state.receive(number, stored[number])
         if dice.random() < 0.1:
-            verdicts.save(course)
+            verdicts.save(state)
         if dice.random() < 0.1:
             verdicts = VerdictCache(folder, the_plan)
             kept = verdicts.load(Answers(stored))
@@ -208,9 +208,9 @@ def test_a_line_that_stands_where_another_stood_goes_on_as_that_does(
                 again.restore(kept)
             for known in dice.sample(sorted(stored), len(stored)):
                 again.receive(known, stored[known])
-            assert again.same(course)
-            course = again
-    assert digest_of(course) == rows
+            assert again.equals(state)
+            state = again
+    assert digest_of(state) == rows
 
 
 class Answers:
@@ -224,17 +224,17 @@ class Answers:
 
 
 def test_the_window_opens_slowly_and_never_wider_than_the_lag() -> None:
-    course = RunState(plan("alpaca", lag=20, n=1000), 1000)
+    state = RunState(plan("alpaca", lag=20, n=1000), 1000)
     widths = []
     for _ in range(30):
-        widths.append(course.line.numbered - course.line.judged)
-        course.receive(course.line.judged, Failure("bad_request", "no"))
+        widths.append(state.scheduler.numbered - state.scheduler.decided)
+        state.receive(state.scheduler.decided, Failure("bad_request", "no"))
     assert widths == [min(20, 8 + judged) for judged in range(30)]
 
 
 def test_a_rebuilt_request_that_differs_is_refused() -> None:
-    course = RunState(plan("alpaca"), 40)
-    digests = {number: request.digest for number, request in course.line.open.items()}
+    state = RunState(plan("alpaca"), 40)
+    digests = {number: request.digest for number, request in state.scheduler.open.items()}
     RunState(plan("alpaca"), 40, digests)
     with pytest.raises(RunChangedError, match="request 3 is rebuilt differently"):
         RunState(plan("alpaca"), 40, {**digests, 3: "0" * 64})
@@ -269,14 +269,14 @@ class OneTask:
 
 
 def test_a_draft_is_followed_up_only_if_it_is_kept_and_the_end_is_seen() -> None:
-    line = Scheduler(OneTask(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
+    scheduler = Scheduler(OneTask(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
     stages = []
-    while not line.exhausted:
-        stages.append(line.open[line.judged].stage)
-        line.judge(Completion((Choice("x", "stop"),), Usage(), "m"))
+    while not scheduler.exhausted:
+        stages.append(scheduler.open[scheduler.decided].stage)
+        scheduler.process(Completion((Choice("x", "stop"),), Usage(), "m"))
     assert stages == ["draft", "draft", "rows"]  # the second draft repeats the first and is not followed up
-    assert [row.id for row in line.pool.rows] == ["2.0"]
-    assert [task.id for task in line.pool.tasks] == ["0.0"]
+    assert [row.id for row in scheduler.pool.rows] == ["2.0"]
+    assert [task.id for task in scheduler.pool.tasks] == ["0.0"]
 
 
 class InTurn:
@@ -301,15 +301,15 @@ class InTurn:
 
 
 def test_tasks_are_taken_in_turn_and_a_rejected_candidate_is_followed_up() -> None:
-    line = Scheduler(InTurn(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
+    scheduler = Scheduler(InTurn(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
     asked = []
-    while not line.exhausted:
-        request = line.open[line.judged]
+    while not scheduler.exhausted:
+        request = scheduler.open[scheduler.decided]
         asked.append((request.stage, request.context["item"]))
         text = ("Suggest a name for a bakery", "No", "List the moons of Jupiter")[request.context["item"]]
-        line.judge(Completion((Choice(text, "stop"),), Usage(7, 3), "m"))
+        scheduler.process(Completion((Choice(text, "stop"),), Usage(7, 3), "m"))
     assert asked == [("part/first", 0), ("part/first", 1), ("part/first", 2), ("part/again", 1)]
-    account = line.pool.progress_by_method["part"]
+    account = scheduler.pool.progress_by_method["part"]
     assert account.next_item == 3
     assert list(account.recent) == [(1, 10), (0, 10), (1, 10), (0, 10)]
 
