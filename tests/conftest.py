@@ -19,6 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
+# Unit tests of these modules train or load models: `make check` leaves them out.
+SLOW = {f"test_finetune_{name}.py" for name in ("adapters", "chat", "core", "estimate", "evaluate", "gguf")}
+
 Promise = Callable[[str, str], None]
 
 
@@ -33,8 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that prove a promise, so that ``make prove`` also selects the quick ones."""
+    """Mark slow unit tests, and tests that prove a promise, so that ``make prove`` also selects the quick ones."""
     for item in items:
+        if item.path.name in SLOW:
+            item.add_marker("slow")
         if "promise" in getattr(item, "fixturenames", ()):
             item.add_marker("promise")
 
