@@ -417,7 +417,7 @@ def test_the_deadline_holds_however_slowly_a_server_answers(how: str, promise: P
     """Each byte would put off a limit on silence; this one is on the whole, and the attempts are as many as ever."""
 
     async def main(url: str) -> SelfInstructError:
-        async with Client(url, RetryOptions(attempts=2, base_s=0.0), timeout_s=0.2) as client:
+        async with Client(url, RetryOptions(attempts=2, base_s=0.0), timeout_s=0.5) as client:
             with pytest.raises(TransientError) as caught:
                 await client.complete()
             return caught.value
