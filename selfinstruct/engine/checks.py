@@ -11,7 +11,8 @@ from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.methods import Method
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Api
-from selfinstruct.strategies import STRATEGIES, QualityOptions
+from selfinstruct.strategies import QualityOptions
+from selfinstruct.strategies.abilities import NeedsRawPrompts
 from selfinstruct.strategies.quality.options import RUBRICS
 
 __all__ = ["check_choices", "check_raw", "check_reasoning", "check_rubrics", "check_schemas"]
@@ -20,7 +21,7 @@ __all__ = ["check_choices", "check_raw", "check_reasoning", "check_rubrics", "ch
 def check_raw(backend: str, capabilities: Capabilities, methods: Sequence[Method]) -> None:
     """Refuse a method that needs raw prompts if the backend can only send chat messages."""
     for method in methods:
-        if STRATEGIES[method.name].needs_raw and not capabilities.raw_prompts:
+        if issubclass(method.kind, NeedsRawPrompts) and not capabilities.raw_prompts:
             raise ConfigError(
                 f"{method.label} needs raw completions, and {backend} is set to send chat messages: use --api "
                 "completion if the server has an endpoint that passes prompts on unchanged (vLLM and llama-server do, "

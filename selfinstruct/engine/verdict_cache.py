@@ -182,7 +182,7 @@ def _encode_row(row: AcceptedRow) -> list[Any]:
 
 def _decode_row(fields: list[Any]) -> AcceptedRow:
     row_id, row_task, instruction, input_, output, (start, end), task, extras = fields
-    candidate = Candidate(instruction, input_, output, (start, end), task).with_extras(extras)
+    candidate = Candidate(instruction, input_, output, (start, end), task, id=row_id).with_extras(extras)
     return AcceptedRow(row_id, row_task, candidate)
 
 
