@@ -24,7 +24,7 @@ from selfinstruct.common.rng import Rng, derive
 from selfinstruct.common.sources import open_source
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Instance
-from selfinstruct.runs.status import export_run
+from selfinstruct.runs.export import export
 from selfinstruct.seeds import load_seeds, seeds_from_json, seeds_to_json
 from tests import finetune_fixtures
 from tests.abuse.hostile import ODD, ROOT, Said, filled, finetune, selfinstruct, words
@@ -443,7 +443,7 @@ def test_unusual_characters_survive_from_seed_to_prompt_and_from_completion_to_t
         for number, prompt in prompts.items():
             recorded = reader.request(number)
             assert recorded is not None
-            shown = [tasks[str(name)] for name in recorded.context["demonstrations"]]
+            shown = [tasks[str(name)] for name in recorded.demonstrations]
             blocks = [
                 f"### Task {place}\nInstruction: {task.instruction}\nInput: {task.instances[0].input}\n"
                 f"Output: {task.instances[0].output}"
@@ -461,7 +461,7 @@ def test_unusual_characters_survive_from_seed_to_prompt_and_from_completion_to_t
     assert met == set(ODD), set(ODD) - met
     for name in FORMATS:
         path = tmp_path / f"{name}.jsonl"
-        assert export_run(run, name, path).rows == 70
+        assert export(run, name, path).rows == 70
         examples = read_examples(path).examples
         assert [tuple(turn.content for turn in one.turns) for one in examples] == [
             (user_text(instruction, given), output) for instruction, given, output in rows

@@ -12,8 +12,7 @@ import pytest
 
 from selfinstruct.errors import SelfInstructError, UsageError
 from selfinstruct.prompts import Prompts
-from selfinstruct.runs.export import export_formats
-from selfinstruct.runs.status import export_run
+from selfinstruct.runs.export import export, export_formats
 from selfinstruct.strategies import STRATEGIES
 from tests.abuse.hostile import ROOT, finetune, selfinstruct
 from tests.conftest import Promise
@@ -41,7 +40,7 @@ def test_a_name_that_is_a_path_is_refused_everywhere(
     refused = 0
     for name in PATHS:
         with pytest.raises(UsageError, match="no format"):
-            export_run(run, name)
+            export(run, name)
         if "\x00" in name:
             continue  # no argument of a process can hold it
         for args in (
