@@ -124,7 +124,6 @@ class Counting:
     """A started backend that counts what passes through it."""
 
     def __init__(self, backend: Any) -> None:
-        self.concurrency = backend.concurrency
         self.turn = Turn()
         self._backend = backend
         self._now = 0

@@ -32,7 +32,7 @@ GPU = ("smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "llama-3.1-8b", "llama-3.1-
 
 
 @dataclass
-class Measured:
+class CellResult:
     """A cell and what came of it."""
 
     cell: Cell
@@ -71,7 +71,7 @@ def cells(device: str, models: list[str], batch: int, count: int, turns: int) ->
         found.append(cell(model, "trl", "packed (bfd), flex, liger", attention="flex_attention", **how))
     first, rows = models[0], SHAPES[models[0]].rows
     tried: list[dict[str, Any]] = [
-        {"attention": "flex"}, {"attention": "sdpa"}, {"compile": False}, {"micro_batch_tokens": 16_384},
+        {"attention": "sdpa"}, {"compile": False}, {"micro_batch_tokens": 16_384},
         {"micro_batch_tokens": 65_536},
     ]  # fmt: skip
     found += [cell(first, "ours", _told(options), **options) for options in tried]
@@ -119,7 +119,7 @@ def main() -> None:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     out = arguments.out or RESULTS / f"train-{arguments.device}-{today}.md"
     out.parent.mkdir(parents=True, exist_ok=True)
-    bench = Bench(out, today, arguments, [Measured(one) for one in chosen])
+    bench = Bench(out, today, arguments, [CellResult(one) for one in chosen])
     (bench.in_turns if arguments.device == "cpu" else bench.one_by_one)()
     print(out.read_text(encoding="utf-8"))
 
@@ -157,7 +157,7 @@ def processor() -> str:
 class Bench:
     """The run of all cells, and its table."""
 
-    def __init__(self, out: Path, today: str, arguments: argparse.Namespace, measured: list[Measured]) -> None:
+    def __init__(self, out: Path, today: str, arguments: argparse.Namespace, measured: list[CellResult]) -> None:
         self.out, self.today, self.arguments, self.measured = out, today, arguments, measured
         self.until = time.monotonic() + arguments.limit
         self.load = os.getloadavg()[0]
@@ -186,7 +186,7 @@ class Bench:
                 self._end(one, worker)
             self.write()
 
-    def _alone(self, one: Measured, turns: int, worker: Worker | None = None) -> None:
+    def _alone(self, one: CellResult, turns: int, worker: Worker | None = None) -> None:
         worker = worker or Worker(one.cell.plain())
         for turn in range(turns + 1):
             self._turn(one, worker, counted=turn > 0)
@@ -202,7 +202,7 @@ class Bench:
             self._alone(one, self.arguments.repeats, worker)
             self.write()
 
-    def _turn(self, one: Measured, worker: Worker, *, counted: bool) -> None:
+    def _turn(self, one: CellResult, worker: Worker, *, counted: bool) -> None:
         if one.failure:
             return
         try:
@@ -219,7 +219,7 @@ class Bench:
         what = f"{speed:,.0f} tokens/s" if counted else f"warm after {facts['seconds']:.0f} s"
         print(f"{one.cell.model:18} {one.cell.trainer:5} {one.cell.setting:32} {what}", flush=True)
 
-    def _end(self, one: Measured, worker: Worker) -> None:
+    def _end(self, one: CellResult, worker: Worker) -> None:
         if one.failure:
             print(f"{one.cell.model:18} {one.cell.trainer:5} {one.cell.setting:32} {one.failure}", flush=True)
             return
@@ -251,7 +251,7 @@ class Bench:
             else f"{what} --batch {arguments.batch} --documents {arguments.documents}"
         )
 
-    def _line(self, one: Measured) -> str:
+    def _line(self, one: CellResult) -> str:
         cell, goal = one.cell, one.cell.shape.goal
         speed, share, memory, note = "", "", "", one.failure
         if one.speeds:

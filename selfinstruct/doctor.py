@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -19,8 +20,9 @@ from packaging.version import Version
 from selfinstruct.backends import threads
 from selfinstruct.common import embedded
 from selfinstruct.errors import UsageError
+from selfinstruct.plugins import GROUPS, installed_plugins
 
-__all__ = ["Check", "check"]
+__all__ = ["Check", "check_environment"]
 
 _NEEDS_PYTHON = (3, 11)
 _FREE_BYTES = 1 << 30  # a run of thousands of rows takes tens of megabytes, an environment with torch gigabytes
@@ -45,7 +47,7 @@ class Check:
     remedy: str = ""
 
 
-def check(*, key_env: str = "OPENAI_API_KEY") -> list[Check]:
+def check_environment(*, key_env: str = "OPENAI_API_KEY") -> list[Check]:
     """Run all checks, the basic ones first, in about half a second (mostly the embedded model's SHA-256).
 
     Args:
@@ -63,6 +65,7 @@ def check(*, key_env: str = "OPENAI_API_KEY") -> list[Check]:
         _disk(),
         _processor(),
         *_gpus(),
+        *_plugins(),
     ]
 
 
@@ -200,3 +203,13 @@ def _gpus() -> Iterator[Check]:
     for line in done.stdout.strip().splitlines():
         name, total, free = (part.strip() for part in line.rsplit(",", 2))
         yield Check("GPU", True, f"{name}, {free} of {total} free")
+
+
+def _plugins() -> Iterator[Check]:
+    """Yield one check for each distribution with plugins; a plugin is not imported."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for kind in GROUPS:
+        for plugin in installed_plugins(kind):
+            names[plugin.origin].append(f"{kind} {plugin.name}")
+    for origin, entries in sorted(names.items()):
+        yield Check("plugins", True, f"{origin}: {', '.join(entries)}")

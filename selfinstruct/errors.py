@@ -7,7 +7,8 @@
     │   ├── ConfigError               a wrong key, value or file of the configuration
     │   ├── DataError                 a wrong line of a seed or data file
     │   ├── TemplateError             a prompt template: unknown or missing variable
-    │   └── MissingExtraError         an optional dependency is not installed
+    │   ├── MissingExtraError         an optional dependency is not installed
+    │   └── PluginError               a plugin that cannot be imported, or whose name another distribution uses
     ├── LedgerError                   a run directory that cannot be read or written
     │   ├── RunLockedError            another process holds it
     │   └── RunChangedError           config, seeds, prompts or semantics differ from the run's own
@@ -32,6 +33,7 @@ __all__ = [
     "DataError",
     "LedgerError",
     "MissingExtraError",
+    "PluginError",
     "ReplayError",
     "RequestError",
     "RunChangedError",
@@ -83,6 +85,10 @@ class MissingExtraError(UsageError):
         other = f" ({otherwise})" if otherwise else ""
         super().__init__(f"{need} is not installed; run: pip install 'selfinstruct[{extra}]'{other}")
         self.extra = extra
+
+
+class PluginError(UsageError):
+    """A plugin cannot be imported, is not of its kind, or competes with another distribution for its name."""
 
 
 class LedgerError(SelfInstructError):

@@ -21,7 +21,7 @@ from rapidfuzz.distance import LCSseq
 
 from selfinstruct.common.codec import Json, dumps
 from selfinstruct.common.files import read_jsonl_lines
-from selfinstruct.common.rows import ANSWERS, LAYOUTS, fields_of, opening
+from selfinstruct.common.rows import LAYOUTS, answer_field, fields_of, layout_of, opening
 from selfinstruct.common.sources import open_any, open_lines
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filters import tokenize
@@ -144,7 +144,7 @@ def _unused(task_id: str, fallback: str, taken: Collection[str]) -> str:
 
 def _tasks(row: Mapping[str, Any]) -> list[Task]:
     """Return the tasks of a row, with the row's id or "" as their id."""
-    field = next((name for name in LAYOUTS if name in row), None)
+    field = layout_of(row)
     if field is None:
         known = ", ".join(LAYOUTS)
         raise ValueError(f"no task: none of {known}; it has {fields_of(row)}; name the task's field 'instruction'")
@@ -179,7 +179,7 @@ def _exchanges(row: Mapping[str, Any], field: str) -> list[tuple[str, str]]:
             fields = {key: value for key, value in instance.items() if value is not None}
             answers.setdefault(_text(fields, "input"), _text(fields, "output"))
         return list(answers.items()) or [("", "")]
-    answer = next((name for name in ANSWERS.get(field, ()) if name in row), None)
+    answer = answer_field(row, field)
     return [(_text(row, "input") if field == "instruction" else "", "" if answer is None else _text(row, answer))]
 
 

@@ -135,10 +135,10 @@ def flops(cell: Cell, corpus: Corpus) -> float | None:
     """Of a training step, for each token."""
     import torch
 
-    from finetune.model.footprint import examine
+    from finetune.model.footprint import measure_footprint
     from finetune.options import Lora
 
     lora = Lora(rank=16, alpha=32) if cell.shape.lora else None
-    anatomy = examine(config(cell.shape), dtype=torch.bfloat16, lora=lora)
+    footprint = measure_footprint(config(cell.shape), dtype=torch.bfloat16, lora=lora)
     length = float((corpus.lengths**2).sum() / corpus.lengths.sum())
-    return anatomy and anatomy.flops_per_token(length, supervised=float(corpus.supervised.mean()))
+    return footprint and footprint.flops_per_token(length, supervised=float(corpus.supervised.mean()))

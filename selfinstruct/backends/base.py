@@ -1,89 +1,175 @@
-"""The contract between the engine and whatever completes text.
+"""The contract between the engine and a backend: anything that completes text.
 
-A backend sends one request and returns one completion. It retries nothing, counts nothing and knows nothing of pools,
-files or budgets: those stand in front of it, once, for every backend.
+A backend sends one request and returns one completion. It does not retry or count, and it knows nothing of pools, files
+or budgets: ``engine.dispatch`` takes care of those once, for every backend.
+
+A new backend consists of a frozen dataclass of options, a subclass of ``Backend`` and a ``BackendSpec`` that registers
+the two under a name.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar
 
+from selfinstruct.common.chat_template import ChatTemplate
+from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
 
-__all__ = ["Backend", "BatchBackend", "StillThereError"]
+__all__ = [
+    "ALL_APIS",
+    "Backend",
+    "BackendOptions",
+    "BackendSpec",
+    "BatchBackend",
+    "Capabilities",
+    "StatusCallback",
+    "StillPendingError",
+]
+
+ALL_APIS: frozenset[Api] = frozenset(("chat", "completion"))
+
+StatusCallback = Callable[[str], None]
+"""Receives one line for the user about the state of the servers; "" when there is nothing to report."""
 
 
-class StillThereError(Exception):
-    """The request is in the server's hands, and nobody waits for it any more; a later start may ask for it."""
+class StillPendingError(Exception):
+    """The server holds the request, but this process has stopped waiting; a later start can collect the answer."""
 
 
 class Backend(Protocol):
     """Something that completes text."""
 
-    name: ClassVar[str]
-    concurrency: int
-    """Requests at once that suit this backend, where the user has not said."""
-
     async def start(self) -> None:
-        """Make ready: load the model, start the server. Called once, before any request.
+        """Load the model or open the client. Called once, before any request.
 
         Raises:
             UsageError: The model file, address or key is not usable; nothing has been sent.
-            BackendError: The server can't be reached.
+            BackendError: The server cannot be reached.
         """
 
     async def complete(self, request: Request) -> Completion:
         """Complete one request. Called from many tasks at once.
 
         Raises:
-            RequestError: The request's own fault; it would fail again.
-            TransientError: Worth another attempt.
-            BackendError: The server's or the account's fault; nothing more will succeed.
+            RequestError: The request itself is at fault; it would fail again.
+            TransientError: Another attempt may succeed.
+            BackendError: The server or the account is at fault; no further request will succeed.
         """
 
     async def close(self) -> None:
-        """Let go of everything. Called once; must not raise."""
+        """Release every resource. Called once; must not raise."""
 
 
-@runtime_checkable
-class BatchBackend(Backend, Protocol):
-    """A backend whose server goes on with what it was given when this process has ended.
+class BatchBackend(Backend):
+    """A backend whose server keeps working on submitted requests after this process has ended.
 
-    So it keeps notes beside the ledger, finds at its next start what it gave to the server, and need not be waited for:
-    a request may take a day.
+    It keeps a journal next to the ledger, finds the submitted requests again at its next start, and need not be waited
+    for: an answer may take a day.
     """
 
-    def keep_in(self, folder: Path, tell: Callable[[str], None]) -> None:
-        """Called before ``start``.
+    @abstractmethod
+    def open_journal(self, folder: Path, on_status: StatusCallback) -> None:
+        """Read the journal of a run. Called before ``start``.
 
         Args:
-            folder: The run directory, for the notes.
-            tell: Takes what is worth showing, in a line.
+            folder: The run directory.
+            on_status: Receives progress and retries, one line each.
         """
 
+    @abstractmethod
     async def resume(self, requests: Iterable[Request]) -> set[int]:
-        """Called once, after ``start``, with the requests that were sent before and have no outcome.
+        """Find requests that were sent by an earlier invocation. Called once, after ``start``.
+
+        Args:
+            requests: Requests that were sent and have no outcome.
 
         Returns:
-            Numbers of those that ``complete`` answers under the send that they had: the server has them, or never did.
+            Numbers of the requests that ``complete`` answers without another send: the server has them, or never
+            received them.
 
         Raises:
-            BackendError: The server can't be asked, or knows nothing of what it was given.
+            BackendError: The server cannot be asked, or does not know a batch that it was given.
         """
 
-    async def gathered(self, request: Request) -> None:
-        """Wait until the request is about to go out, with others: what is called off until then cost nothing."""
+    @abstractmethod
+    async def wait_for_batch(self, request: Request) -> None:
+        """Wait until the request is about to be submitted with others. Cancelling the wait costs nothing."""
 
-    def under_way(self, count: int) -> None:
-        """Called whenever it has changed: so many are, or are about to be, in ``gathered`` or ``complete``.
+    @abstractmethod
+    def active_count_changed(self, count: int) -> None:
+        """Take note that ``count`` requests are in ``wait_for_batch`` or ``complete``, or are about to be.
 
-        When all of them are, none will come before one of them has gone.
+        Once all of them are waiting, no more arrive until one finishes, so the batch can be submitted.
         """
 
-    def leave(self) -> None:
-        """Wait for no answers any more.
+    @abstractmethod
+    def detach(self) -> None:
+        """Stop waiting for answers.
 
-        What ``complete`` was called with is still handed over; as soon as it is, ``complete`` raises StillThereError.
+        Requests already passed to ``complete`` are still submitted; ``complete`` then raises StillPendingError.
         """
+
+
+class BackendOptions(Protocol):
+    """The options of a backend: a frozen dataclass in which every field has a default."""
+
+    @property
+    def api(self) -> Api:
+        """The kind of prompt that suits the model: ``chat`` messages or raw ``completion`` prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do under given options.
+
+    Attributes:
+        concurrency: Default number of requests in flight.
+        raw_prompts: Whether raw prompts reach the model unchanged.
+        schema_apis: Kinds of prompt that can be sent with a JSON schema.
+        schema_option: Option that lets raw prompts carry a schema where ``schema_apis`` lacks them; "" for none.
+        max_choices: Most choices (``n``) of one request; None for no limit.
+        max_choices_option: Option that sets ``max_choices``; "" for none.
+    """
+
+    concurrency: int = 16
+    raw_prompts: bool = False
+    schema_apis: frozenset[Api] = frozenset()
+    schema_option: str = ""
+    max_choices: int | None = None
+    max_choices_option: str = ""
+
+
+OptionsT = TypeVar("OptionsT", bound=BackendOptions)
+
+
+def _no_chat_template(_: BackendOptions) -> ChatTemplate | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec(Generic[OptionsT]):
+    """A backend as the registry, and a plugin, declares it.
+
+    Attributes:
+        name: Value of ``--backend``, and name of the section of its options.
+        options: Dataclass of its options.
+        open: Make a backend that is not yet started; the callback reports the state of its servers.
+        capabilities: Return what the backend can do under the given options. Reads no file.
+        default_lag: Lag of a run that does not set one; None for the default of all runs.
+        free_options: Options that may change during the life of a run: they decide where and how fast a request is
+            answered, not what is asked.
+        load_chat_template: Read the model's own chat template; None if it is not known. May read files, and raises a
+            UsageError if the model is unusable.
+    """
+
+    name: str
+    options: type[OptionsT]
+    open: Callable[[OptionsT, StatusCallback], Backend]
+    capabilities: Callable[[OptionsT], Capabilities]
+    default_lag: int | None = None
+    free_options: frozenset[str] = frozenset()
+    load_chat_template: Callable[[OptionsT], ChatTemplate | None] = _no_chat_template

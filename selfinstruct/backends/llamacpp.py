@@ -1,7 +1,7 @@
 """llama.cpp in this process: a GGUF model behind an OpenAI-compatible endpoint on loopback.
 
-``xllamacpp`` starts llama.cpp's own server in threads of this process, on a free port that only a random key opens;
-requests then go through ``Server``. When the process dies, however it dies, everything dies with it.
+``xllamacpp`` starts llama.cpp's own server in threads of this process, on a free port that a random key protects;
+requests are sent to it through ``Server``. The server ends with the process, even if the process is killed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from selfinstruct.backends import threads as load
+from selfinstruct.backends import threads
+from selfinstruct.backends.base import ALL_APIS, Backend, BackendSpec, Capabilities
 from selfinstruct.backends.openai.options import OpenAIOptions, check_fields
 from selfinstruct.backends.openai.server import Server
 from selfinstruct.common import embedded, gguf
@@ -24,9 +25,9 @@ from selfinstruct.errors import BackendError, MissingExtraError, RequestError, T
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
 
-__all__ = ["LlamaCppBackend", "LlamaCppOptions"]
+__all__ = ["LLAMACPP", "LlamaCppBackend", "LlamaCppOptions", "load_chat_template"]
 
-_TEMPLATE_TOKENS = 256  # room for what a chat template adds to the messages, before tokens are counted exactly
+_TEMPLATE_TOKENS = 256  # allowance for a chat template's own tokens, until tokens are counted exactly
 _CACHE_MIB = 256
 
 
@@ -35,25 +36,21 @@ class LlamaCppOptions:
     """How to load and run the model.
 
     Attributes:
-        model: Path of a .gguf file; None is the embedded model.
-        api: Which prompts suit the model: raw ``completion`` prompts, or ``chat`` messages in the model's template.
-        context: Tokens of one request: prompt and completion together.
-        slots: Requests at once. Each has its own context and remembers its last prompt, so that a common beginning is
-            read once a slot. Also the most choices (``n``) that one request may ask for.
-        threads: CPU threads; None looks how busy the machine is (see ``load``).
-        gpu_layers: Layers on the GPU; None lets llama.cpp fill what is there, 0 stays on the CPU.
-        cache_prompt: Keep the part of a slot's last prompt that the next one begins with.
-        top_k: Sample among so many most likely tokens; 0 for all. llama.cpp's own default, said here to stay.
-        min_p: Drop tokens less likely than this share of the likeliest one; 0 for none. As above.
-        timeout_s: Seconds for one request as a whole.
-        extra_body: Further fields of each request's body, as llama.cpp's server knows them.
+        model: Path of a .gguf file; null is the embedded model.
+        api: Kind of prompt that suits the model: raw ``completion`` prompts, or ``chat`` messages in the model's
+            template.
+        context: Most tokens of one request, prompt and completion together.
+        slots: Requests in flight, and most choices (``n``) of one request. Each slot has a context for itself and
+            caches its last prompt, so that a shared prefix is processed once per slot.
+        threads: CPU threads; null measures how busy the machine is and uses the idle cores.
+        gpu_layers: Layers on the GPU; null lets llama.cpp use the memory there is, 0 stays on the CPU.
+        cache_prompt: Reuse the prefix that a prompt shares with the previous prompt of its slot.
+        top_k: Sample among this many most likely tokens; 0 for all. llama.cpp's default, made explicit.
+        min_p: Exclude tokens less likely than this fraction of the most likely one; 0 for none. llama.cpp's default,
+            made explicit.
+        timeout_s: Time limit of one request in seconds.
+        extra_body: Further fields of each request's body, as llama.cpp's server defines them.
     """
-
-    FREE: ClassVar[frozenset[str]] = frozenset({"slots", "threads", "gpu_layers", "cache_prompt", "timeout_s"})
-    """Options that may change while a run goes on: they decide how fast it answers."""
-
-    RAW: ClassVar[bool] = True
-    """Raw prompts are read as they are, whatever ``api`` says."""
 
     model: str | None = None
     api: Api = "completion"
@@ -74,57 +71,57 @@ class LlamaCppOptions:
             raise ValueError("timeout_s must be above 0")
         check_fields("extra_body", self.extra_body)
 
-    def chat_template(self) -> ChatTemplate | None:
-        """The model's own, read in its file; None if there is none in it.
 
-        Raises:
-            EmbeddedModelError, ModelFileError: The file is not there, or no model.
-        """
-        return gguf.chat_template(embedded.find() if self.model is None else _model_file(self.model))
+def load_chat_template(options: LlamaCppOptions) -> ChatTemplate | None:
+    """Read the chat template in the model's file; None if it has none.
+
+    Raises:
+        EmbeddedModelError, ModelFileError: The file is missing or not a model.
+    """
+    return gguf.chat_template(embedded.find() if options.model is None else _model_file(options.model))
 
 
 class _LlamaServer(Server):
-    """llama.cpp's server: of a raw prompt it would end an answer at no special token, since it writes none out."""
+    """A client of llama.cpp's server that makes stop strings work if they are special tokens."""
 
     def body(self, request: Request) -> dict[str, Any]:
         body = super().body(request)
         if request.is_raw and request.sampling.stop:
-            body.setdefault("preserved_tokens", list(request.sampling.stop))  # of these, it takes those of one token
+            # llama.cpp does not write special tokens out, so they would never match a stop string. It preserves the
+            # strings in this list that are single tokens.
+            body.setdefault("preserved_tokens", list(request.sampling.stop))
         return body
 
 
-class LlamaCppBackend:
+class LlamaCppBackend(Backend):
     """Completions by llama.cpp in this process.
 
     Attributes:
-        threads: CPU threads chosen by ``start``; 0 before.
+        threads: Number of CPU threads, chosen by ``start``; 0 before.
     """
 
-    name: ClassVar[str] = "llamacpp"
-
     def __init__(self, options: LlamaCppOptions) -> None:
-        self.concurrency = options.slots
         self.threads = 0
         self._options = options
         self._server: Any = None
         self._client: Server | None = None
 
     async def start(self) -> None:
-        """Check the file, load the model, open the endpoint.
+        """Check the file, load the model and open the endpoint.
 
-        llama.cpp holds Python's lock while it loads (half a second for the embedded model, more for larger ones): in
-        that time nothing else in this process moves, Ctrl-C included.
+        llama.cpp holds Python's global lock while it loads (half a second for the embedded model, longer for larger
+        ones). Until then nothing else in this process runs, including the handler of Ctrl-C.
 
         Raises:
             MissingExtraError: ``xllamacpp`` is not installed.
-            EmbeddedModelError: The embedded model is not installed, or damaged.
-            ModelFileError: The file is no model that llama.cpp could load.
+            EmbeddedModelError: The embedded model is not installed, or is damaged.
+            ModelFileError: The file is not a model that llama.cpp can load.
             BackendError: llama.cpp refused the model.
         """
         options = self._options
         llama = _import()
         path = await asyncio.to_thread(_model_file, options.model)
-        self.threads = options.threads or load.choose_threads(load.cores(), await load.busy_cores())
+        self.threads = options.threads or threads.choose_threads(threads.cores(), await threads.busy_cores())
         key = secrets.token_urlsafe(24)
         self._server = await asyncio.to_thread(_open_server, llama, path, options, self.threads, key)
         fields: dict[str, Any] = {
@@ -133,41 +130,42 @@ class LlamaCppBackend:
             "min_p": options.min_p,
             **options.extra_body,
         }
-        speaking = OpenAIOptions(
+        client_options = OpenAIOptions(
             model=path.name,
             api=options.api,
             timeout_s=options.timeout_s,
             concurrency=options.slots,
             extra_body=fields,
-            schema_field="json_schema",  # its /completions passes over response_format without a word
+            schema_field="json_schema",  # llama.cpp's /completions ignores response_format without an error
         )
-        self._client = _LlamaServer(speaking, f"{self._server.listening_address}/v1", key=key)
+        self._client = _LlamaServer(client_options, f"{self._server.listening_address}/v1", key=key)
         await self._client.start()
 
     async def complete(self, request: Request) -> Completion:
-        """One attempt at one request; see ``Backend.complete`` for the errors.
+        """Send one request once; see ``Backend.complete`` for the errors.
 
-        A request whose prompt and token limit don't fit a slot together is refused, as other servers do; llama.cpp
-        alone would cut the answer short without a word.
+        A request whose prompt and token limit together exceed the context is refused, as other servers do; llama.cpp by
+        itself would silently cut the answer short.
         """
         if self._client is None:
             raise BackendError("the backend was not started, or is closed")
-        limit, wanted = self._options.context, request.sampling.max_tokens
-        if request.text_bytes + wanted + _TEMPLATE_TOKENS > limit:  # a token is at least one byte: else it surely fits
-            prompt = await self._count_tokens(self._client, request)
-            if prompt + wanted > limit:
+        limit, max_tokens = self._options.context, request.sampling.max_tokens
+        # A token is at least one byte, so a shorter request surely fits and needs no exact count.
+        if request.text_bytes + max_tokens + _TEMPLATE_TOKENS > limit:
+            prompt_tokens = await self._count_tokens(self._client, request)
+            if prompt_tokens + max_tokens > limit:
                 raise RequestError(
                     "context_length",
-                    f"{prompt} tokens of prompt and {wanted} of answer exceed the context of {limit} tokens: "
-                    "begin a new run with a larger --set llamacpp.context=, or shorten prompt or answer",
+                    f"{prompt_tokens} tokens of prompt and {max_tokens} of answer exceed the context of {limit} "
+                    "tokens: begin a new run with a larger --set llamacpp.context=, or shorten prompt or answer",
                 )
         return await self._client.complete(request)
 
     async def _count_tokens(self, client: Server, request: Request) -> int:
-        """Tokens of the prompt, with what the model's template and conventions add.
+        """Return the number of tokens of the prompt, including those added by the model's template.
 
         Raises:
-            TransientError: The server doesn't answer as it should.
+            TransientError: The server's answer is not usable.
         """
         if request.is_raw:
             path = f"{self._server.listening_address}/tokenize"
@@ -183,11 +181,11 @@ class LlamaCppBackend:
             raise TransientError(f"llama.cpp could not count the prompt's tokens (status {status})") from None
 
     async def close(self) -> None:
-        """Stop the server, join its threads, free the model."""
+        """Stop the server, join its threads and free the model."""
         client, self._client = self._client, None
         server, self._server = self._server, None
         if client is not None:
-            # First of all: llama.cpp's server waits for its open connections, and for ever if one is in use.
+            # The client must close first: llama.cpp's server waits for its open connections, without a limit.
             await client.close()
         if server is not None:
             holder = [server]
@@ -196,11 +194,10 @@ class LlamaCppBackend:
 
 
 def _import() -> Any:
-    """The ``xllamacpp`` module.
+    """Import ``xllamacpp``, with the OpenMP runtime set not to spin.
 
-    Its threads are told not to spin while they wait for each other: beside another busy process, spinning threads take
-    the cores from the one that they wait for, and next to nothing is decoded. The OpenMP runtime reads this once, when
-    it is loaded.
+    On a busy machine, threads that spin while they wait take the cores from the thread they wait for, and decoding
+    almost stops. The OpenMP runtime reads the variable once, when it is loaded.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
@@ -221,17 +218,17 @@ def _model_file(model: str | None) -> Path:
     return path
 
 
-def _open_server(llama: Any, path: Path, options: LlamaCppOptions, threads: int, key: str) -> Any:
+def _open_server(llama: Any, path: Path, options: LlamaCppOptions, thread_count: int, key: str) -> Any:
     params = llama.CommonParams()
     params.model.path = str(path)
-    params.model_alias = {path.name}  # else answers would carry the path
+    params.model_alias = {path.name}  # else answers would contain the full path
     params.n_ctx = options.context * options.slots  # shared among the slots
     params.n_parallel = options.slots
     params.kv_unified = False
     params.cache_prompt = options.cache_prompt
-    params.cache_ram_mib = _CACHE_MIB if options.cache_prompt else 0  # its own default may grow to 8 GiB
-    params.cpuparams.n_threads = threads
-    params.cpuparams_batch.n_threads = threads
+    params.cache_ram_mib = _CACHE_MIB if options.cache_prompt else 0  # its default may grow to 8 GiB
+    params.cpuparams.n_threads = thread_count
+    params.cpuparams_batch.n_threads = thread_count
     if options.gpu_layers is not None:
         params.n_gpu_layers = options.gpu_layers
         params.fit_params = False
@@ -239,7 +236,7 @@ def _open_server(llama: Any, path: Path, options: LlamaCppOptions, threads: int,
     params.hostnames = ["127.0.0.1"]
     params.port = 0  # the system chooses a free one
     params.api_keys = [key]
-    params.endpoint_slots = False  # would show prompts
+    params.endpoint_slots = False  # it would expose prompts
     params.ui = False
     params.verbosity = -1
     try:
@@ -251,3 +248,19 @@ def _open_server(llama: Any, path: Path, options: LlamaCppOptions, threads: int,
         f"llama.cpp can't load {path} ({size} bytes) with {options.slots} slots of {options.context} tokens. "
         f"It is damaged, or too large for the memory, or xllamacpp {llama.__version__} doesn't know its architecture"
     )
+
+
+LLAMACPP = BackendSpec(
+    name="llamacpp",
+    options=LlamaCppOptions,
+    open=lambda options, _: LlamaCppBackend(options),
+    capabilities=lambda options: Capabilities(
+        concurrency=options.slots,
+        raw_prompts=True,
+        schema_apis=ALL_APIS,
+        max_choices=options.slots,
+        max_choices_option="slots",
+    ),
+    free_options=frozenset({"slots", "threads", "gpu_layers", "cache_prompt", "timeout_s"}),
+    load_chat_template=load_chat_template,
+)

@@ -1,6 +1,6 @@
-"""Answers from a finished run's ledger: no model, no network, the same bytes.
+"""Answers from the ledger of a finished run: no model, no network, the same bytes.
 
-Request k is answered with that run's outcome of k, failures included, if both requests have the same digest.
+Request k receives that run's outcome of request k, failures included, provided that both requests have the same digest.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import asyncio
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
+from selfinstruct.backends.base import ALL_APIS, Backend, BackendSpec, Capabilities
 from selfinstruct.common.codec import dumps
 from selfinstruct.errors import ReplayError, RequestError
 from selfinstruct.ledger import Reader
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Failure, Request
 
-__all__ = ["ReplayBackend", "ReplayOptions"]
+__all__ = ["REPLAY", "ReplayBackend", "ReplayOptions"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,11 @@ class ReplayOptions:
     """Options of the replay backend.
 
     Attributes:
-        source: Run directory whose ledger answers.
-        pace: 0 answers at once, a number waits that many seconds, ``recorded`` as long as the request once took.
-        api: That of the source, filled in when the run is made.
+        source: Run directory whose ledger supplies the answers.
+        pace: Delay of each answer: 0 for none, a number of seconds, or ``recorded`` for the request's original
+            duration.
+        api: The source's kind of prompts, filled in when the run is made.
     """
-
-    FREE: ClassVar[frozenset[str]] = frozenset({"source", "pace"})
-    RAW: ClassVar[bool] = True
-    """Whatever was asked is answered."""
 
     source: str = ""
     pace: float | str = 0
@@ -45,11 +42,8 @@ class ReplayOptions:
             raise ValueError("pace must be from 0 to 3600 seconds")
 
 
-class ReplayBackend:
+class ReplayBackend(Backend):
     """The replay backend."""
-
-    name: ClassVar[str] = "replay"
-    concurrency = 16
 
     def __init__(self, options: ReplayOptions) -> None:
         self._options = options
@@ -64,15 +58,15 @@ class ReplayBackend:
         if recorded is None:
             raise ReplayError(
                 f"{self._options.source} has no outcome of request {request.number} ({request.stage}); "
-                "ask for fewer rows (-n), or go on with that run itself"
+                "ask for fewer rows (-n), or continue that run itself"
             )
         if self._reader.request_digest(request.number) != request.digest:
             raise ReplayError(
                 f"request {request.number} is not the one that {self._options.source} recorded; a replay needs the "
                 f"same settings, seeds and prompts:\n{self._difference(request)}"
             )
-        pace = recorded.seconds if self._options.pace == "recorded" else float(self._options.pace)
-        await asyncio.sleep(pace)
+        delay = recorded.seconds if self._options.pace == "recorded" else float(self._options.pace)
+        await asyncio.sleep(delay)
         if isinstance(recorded.outcome, Failure):
             raise RequestError(recorded.outcome.code, recorded.outcome.message, certain=True)
         return recorded.outcome
@@ -84,12 +78,21 @@ class ReplayBackend:
     def _difference(self, request: Request) -> str:
         assert self._reader is not None, "start() comes first"
         recorded = self._reader.request(request.number)
-        old = _page(recorded) if recorded else []
-        return "\n".join(difflib.unified_diff(old, _page(request), "recorded", "asked now", lineterm="", n=1))
+        before = _as_lines(recorded) if recorded else []
+        return "\n".join(difflib.unified_diff(before, _as_lines(request), "recorded", "asked now", lineterm="", n=1))
 
 
-def _page(request: Request) -> list[str]:
-    """A request as lines of text, for a diff."""
+def _as_lines(request: Request) -> list[str]:
+    """Return a request as lines of text, for a diff."""
     head = [f"stage: {request.stage}", f"parent: {request.parent}", f"sampling: {dumps(request.sampling.to_json())}"]
     head.append(f"context: {dumps(request.stored_context)}")
     return head + [f"{turn.role}: {line}" for turn in request.turns for line in turn.text.splitlines()]
+
+
+REPLAY = BackendSpec(
+    name="replay",
+    options=ReplayOptions,
+    open=lambda options, _: ReplayBackend(options),
+    capabilities=lambda _: Capabilities(raw_prompts=True, schema_apis=ALL_APIS),  # answers any recorded request
+    free_options=frozenset({"source", "pace"}),
+)

@@ -1,7 +1,7 @@
-"""How many threads a model should get on a machine that may be busy.
+"""Choose the number of threads for a model on a machine that may be busy.
 
-llama.cpp's threads meet at a barrier several hundred times a token: one thread that has to share its core holds all of
-them up. So: as many threads as there are cores that nobody else is using.
+llama.cpp's threads meet at a barrier several hundred times per token, so a single thread that shares its core delays
+all others. The model therefore gets as many threads as there are idle cores.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _SAMPLE_S = 0.25
 
 
 def cores() -> int:
-    """Physical cores that this process may use, by affinity and quota; hyper-threads of one core count once."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    seen = {_siblings(cpu) for cpu in allowed}
-    return max(1, min(len(seen), _quota()))
+    """Return the physical cores that affinity and quota allow; hyper-threads of one core count once."""
+    allowed = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
+    siblings = {_siblings(cpu) for cpu in allowed}
+    return max(1, min(len(siblings), _quota()))
 
 
 def _siblings(cpu: int) -> str:
-    """A name that hyper-threads of one core share; each CPU's own where the system doesn't say."""
+    """Return an identifier shared by the hyper-threads of one core; the CPU's own where the system has none."""
     try:
         return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii")
     except OSError:
@@ -33,20 +33,20 @@ def _siblings(cpu: int) -> str:
 
 
 def _quota() -> int:
-    """Whole CPUs that the control group grants (cgroup v2), at least 1; without a limit, as many as there are."""
-    everything = os.cpu_count() or 1
+    """Return the whole CPUs granted by the control group (cgroup v2), at least 1; all CPUs if there is no limit."""
+    available = os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return everything if quota == "max" else max(1, int(quota) // int(period))
+        return available if quota == "max" else max(1, int(quota) // int(period))
     except (OSError, ValueError):
-        return everything
+        return available
 
 
 async def busy_cores() -> float:
-    """Cores that others keep busy, looked at for a quarter of a second.
+    """Measure for a quarter of a second how many cores other processes keep busy.
 
-    Not the load average, where there is better: after an installation it stays high for minutes. Time stolen by the
-    hypervisor counts as busy.
+    The load average would stay high for minutes after an installation; it is the fallback where CPU times are not
+    available. Time stolen by the hypervisor counts as busy.
     """
     before = _jiffies()
     if before is None:
@@ -58,7 +58,7 @@ async def busy_cores() -> float:
 
 
 def _jiffies() -> tuple[int, int] | None:
-    """Time of all CPUs since boot: the whole, and what of it was idle or waiting for a disk."""
+    """Return the time of all CPUs since boot, and the part of it spent idle or waiting for a disk."""
     try:
         line = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0]
         times = [int(word) for word in line.split()[1:9]]  # user nice system idle iowait irq softirq steal
@@ -68,5 +68,5 @@ def _jiffies() -> tuple[int, int] | None:
 
 
 def choose_threads(physical: int, busy: float) -> int:
-    """Threads for a machine with that many cores of which others use ``busy``."""
+    """Return the number of threads for a machine with ``physical`` cores, ``busy`` of which are in use."""
     return max(1, min(physical, math.floor(physical - busy + 0.5)))

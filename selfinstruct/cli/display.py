@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plain_line", "show_progress"]
 
+_PHASES = {"loading": "loading the model", "draining": "finishing what is under way"}
+
 
 def show_progress(progress: RunProgress) -> AbstractContextManager[None]:
     """Show ``progress`` on standard error while the context is open."""
@@ -20,7 +22,7 @@ def show_progress(progress: RunProgress) -> AbstractContextManager[None]:
 
 
 def plain_line(progress: RunProgress) -> str:
-    """One line that says where the run is."""
+    """Return the progress as one line."""
     stats = progress.stats
     parts = [f"{progress.rows}/{progress.target} rows"]
     if stats.acceptance is not None:
@@ -34,8 +36,8 @@ def plain_line(progress: RunProgress) -> str:
         parts.append(f"{progress.tokens_per_second:.0f} tokens/s")
         if stats.cached is not None:
             parts.append(f"{stats.cached:.0%} of prompts cached")
-        left = format_duration(progress.seconds_left)
-        parts.append(f"{left} left" if progress.phase == "running" else progress.phase)
+        remaining = format_duration(progress.seconds_left)
+        parts.append(f"{remaining} left" if progress.phase == "running" else progress.phase)
         if progress.phase == "running" and (forecast := progress.forecast):
             parts.append(forecast.in_words())
     parts += [text for text in (progress.servers, progress.notice) if text]
@@ -53,7 +55,7 @@ def _render(progress: RunProgress) -> RenderableType:
     head.add_row(
         Text(f"{progress.rows}/{progress.target} rows", style="bold"),
         ProgressBar(total=progress.target, completed=progress.rows, width=40),
-        Text({"loading": "loading the model", "draining": "finishing what is under way"}.get(progress.phase, "")),
+        Text(_PHASES.get(progress.phase, "")),
     )
     figures = Table.grid(padding=(0, 2))
     rate = "-" if stats.acceptance is None else f"{stats.acceptance:.0%}"

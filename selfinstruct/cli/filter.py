@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfinstruct.common.console import show
+from selfinstruct.cli.options import json_option
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.console import echo, show
+from selfinstruct.common.sources import STDIO
+from selfinstruct.errors import UsageError
 from selfinstruct.filtering import FilterFileOptions, FilterProgress, FilterSummary, filter_file
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_SHOWN = 20  # malformed rows told one by one: enough to see the pattern
+_MOST_MALFORMED = 20  # malformed rows reported one by one: enough to see the pattern
 
 
 class _Words(click.ParamType[tuple[int, int]]):
@@ -25,47 +29,50 @@ class _Words(click.ParamType[tuple[int, int]]):
             return value
         least, _, most = str(value).partition(":")
         if not (least.isdecimal() and most.isdecimal()) or int(least) > int(most):
-            self.fail(f"{value!r} is no range of words, such as 4:150", param, ctx)
+            self.fail(f"{value!r} is not a range of words such as 4:150", param, ctx)
         return int(least), int(most)
 
 
 @click.command("filter")
 @click.argument("source", metavar="IN")
-@click.option("-o", "--output", required=True, metavar="OUT", help="Where the kept rows go; its name tells the kind.")
+@click.option(
+    "-o", "--output", required=True, metavar="OUT", help="File of the kept rows, in the format of its ending."
+)
 @click.option("--rouge", type=click.FloatRange(0, 1), is_flag=False, flag_value=0.7, metavar="[F1]",
               help="Drop rows whose instruction has a higher ROUGE-L with a kept one; alone: 0.7.")  # fmt: skip
 @click.option("--minhash", type=click.FloatRange(0, 1, min_open=True), is_flag=False, flag_value=0.8,
               metavar="[JACCARD]", help="Drop near-duplicates of whole kept rows; alone: 0.8.")  # fmt: skip
 @click.option("--words", type=_Words(), is_flag=False, flag_value="4:150", metavar="[MIN:MAX]",
               help="Drop instructions with fewer or more words; alone: 4:150.")  # fmt: skip
-@click.option("--keywords/--no-keywords", help="Drop instructions about images, files and what else is no text.")
+@click.option("--keywords/--no-keywords", help="Drop instructions that text cannot fulfil (draw, plot, play).")
 @click.option("--repetition", is_flag=True, help="Drop answers that repeat themselves (Gopher's rules).")
-@click.option("--refusals", is_flag=True, help="Drop answers that are refusals or speak of a language model.")
+@click.option("--refusals", is_flag=True, help="Drop answers that are refusals or mention being a language model.")
 @click.option("--language", metavar="CODE", multiple=True, help="Keep instructions in this language; may be repeated.")
 @click.option("--pii", type=click.Choice(["flag", "redact", "drop"]),
-              help="What becomes of personal data and secrets, and the rows with them.")  # fmt: skip
+              help="Report rows with personal data or secrets, redact them, or drop the rows.")  # fmt: skip
 @click.option("--decontaminate", metavar="FILE", multiple=True,
-              help="Drop rows that give away items of this benchmark; may be repeated.")  # fmt: skip
-@click.option("--verify", is_flag=True, help="Drop rows whose answer fails the check of their own field 'verifier'.")
+              help="Drop rows that contain items of this benchmark; may be repeated.")  # fmt: skip
+@click.option("--verify", is_flag=True, help="Drop rows whose answer fails the row's own 'verifier'.")
 @click.option("--column", metavar="NAME", help="Field that every filter judges.  [default: by the row's layout]")
 @click.option("--output-column", metavar="NAME", help="Field with the answer, for --repetition and --refusals.")
 @click.option("--tokenizer", type=click.Choice(["auto", "rouge"]), default="auto", show_default=True,
-              help="Of ROUGE-L: every script, or rouge_score's own.")  # fmt: skip
-@click.option("--report", metavar="FILE", help="JSONL: each dropped row with filter, reason, score, nearest row.")
-@click.option("--skip-malformed", is_flag=True, help="Exit with 0 although rows could not be read.")
+              help="Tokenizer of ROUGE-L: 'auto' for every script, 'rouge' for that of rouge_score.")  # fmt: skip
+@click.option("--report", metavar="FILE", help="JSONL of the dropped rows: filter, reason, score, nearest row.")
+@click.option("--skip-malformed", is_flag=True, help="Exit with 0 even if rows could not be read.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress and no summary.")
+@json_option
 @click.pass_context
-def command(ctx: click.Context, /, source: str, output: str, **options: Any) -> None:
+def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **options: Any) -> None:
     """Filter the rows of IN into OUT.
 
     Both are JSONL (.jsonl, .jsonl.gz), Parquet, a datasets directory (no ending, or a slash), or - for the standard
-    streams. Rows are read one after the other, so that IN may be larger than memory; OUT appears when it is whole.
-    Without any filter: --rouge 0.7.
+    streams. Rows are read one at a time, so IN may be larger than memory; OUT appears once it is complete. The default
+    filter is --rouge 0.7.
 
-    Layouts: instruction with input and output; messages; conversations; prompt, question; text. Filters judge in this
+    Layouts: instruction with input and output; messages; conversations; prompt, question; text. Filters run in this
     order: words, keywords, repetition, refusals, language, pii, decontaminate, verify, rouge, minhash.
 
-    Malformed rows are told and left out, and the exit code is then 1.
+    Malformed rows are reported and left out, and the exit code is then 1.
 
     \b
     Examples:
@@ -77,34 +84,40 @@ def command(ctx: click.Context, /, source: str, output: str, **options: Any) -> 
       selfinstruct filter - -o - --column question --language en --quiet
     """
     report, quiet, skip = options.pop("report"), options.pop("quiet"), options.pop("skip_malformed")
-    told = 0
+    if as_json and output == STDIO:
+        raise UsageError("--json prints to standard output, and so would -o -; name a file for one of them")
+    malformed = 0
 
-    def tell(what: str) -> None:
-        nonlocal told
-        told += 1
-        if told <= _SHOWN:
-            click.echo(what, err=True)
+    def report_malformed(message: str) -> None:
+        nonlocal malformed
+        malformed += 1
+        if malformed <= _MOST_MALFORMED:
+            echo(message, err=True)
 
     try:
-        show = None if quiet else _show
-        outcome = filter_file(source, output, FilterFileOptions(**options), report=report, tell=tell, show=show)
+        summary = filter_file(
+            source, output, FilterFileOptions(**options), report=report, tell=report_malformed,
+            show=None if quiet else _show,
+        )  # fmt: skip
     except KeyboardInterrupt:
-        click.echo("stopped; nothing was written", err=True)
+        echo("stopped; nothing was written", err=True)
         ctx.exit(130)
-    if told > _SHOWN:
-        click.echo(f"... and {told - _SHOWN:,} more malformed rows", err=True)
-    if not quiet:
-        for line in _summary(outcome, options["pii"]):
-            click.echo(line, err=True)
-    if outcome.progress.malformed and not skip:
+    if malformed > _MOST_MALFORMED:
+        echo(f"... and {malformed - _MOST_MALFORMED:,} more malformed rows", err=True)
+    if as_json:
+        echo(dumps(_to_json(output, summary)))
+    elif not quiet:
+        for line in _lines(summary, options["pii"]):
+            echo(line, err=True)
+    if summary.progress.malformed and not skip:
         ctx.exit(1)
 
 
-def _summary(outcome: FilterSummary, pii: str | None) -> Iterator[str]:
-    progress = outcome.progress
-    many = len(progress.fields) > 1
-    fields = [f"{name} ({count:,})" if many else name for name, count in progress.fields.most_common()]
-    yield f"judged: {', '.join(fields) or 'nothing'}, by {'; '.join(outcome.judged) or 'pii'}"
+def _lines(summary: FilterSummary, pii: str | None) -> Iterator[str]:
+    progress = summary.progress
+    several = len(progress.fields) > 1
+    fields = [f"{name} ({count:,})" if several else name for name, count in progress.fields.most_common()]
+    yield f"judged: {', '.join(fields) or 'nothing'}, by {'; '.join(summary.judged) or 'pii'}"
     rows = {"in": progress.read + progress.malformed, "kept": progress.kept, "dropped": progress.dropped.total()}
     for (name, reason), count in progress.dropped.most_common():
         rows[f"  {name}: {reason}"] = count
@@ -115,12 +128,29 @@ def _summary(outcome: FilterSummary, pii: str | None) -> Iterator[str]:
     width, figures = max(map(len, rows)) + 2, max(len(f"{count:,}") for count in rows.values())
     for name, count in rows.items():
         yield f"{name:<{width}}{count:>{figures},}"
-    for notice in outcome.notices:
+    for notice in summary.notices:
         yield f"note: {notice}"
 
 
+def _to_json(output: str, summary: FilterSummary) -> dict[str, object]:
+    progress = summary.progress
+    dropped = [{"filter": name, "reason": reason, "rows": count}
+               for (name, reason), count in progress.dropped.most_common()]  # fmt: skip
+    return {
+        "output": output,
+        "filters": list(summary.judged),
+        "fields": dict(progress.fields),
+        "read": progress.read,
+        "kept": progress.kept,
+        "dropped": dropped,
+        "marked": progress.marked,
+        "malformed": progress.malformed,
+        "notices": list(summary.notices),
+    }
+
+
 def _show(progress: FilterProgress) -> AbstractContextManager[None]:
-    return show(lambda: _bar(progress), lambda: _line(progress), last=False)  # the summary comes
+    return show(lambda: _bar(progress), lambda: _line(progress), last=False)  # the summary follows
 
 
 def _line(progress: FilterProgress) -> str:

@@ -7,6 +7,7 @@ are never installed.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Final
@@ -69,9 +70,20 @@ def verify(model: Path, *, size: int = SIZE, sha256: str = SHA256) -> None:
 def path() -> Path:
     """Return the path of the verified model.
 
+    A process hashes the file once, and again only if its size or modification time changes.
+
     Raises:
         EmbeddedModelError: See ``find`` and ``verify``.
     """
     model = find()
-    verify(model)
+    try:
+        status = model.stat()
+    except OSError as error:
+        raise EmbeddedModelError(f"{model}: {error.strerror}; run: {INSTALL} --force-reinstall") from None
+    _verify_once(model, status.st_size, status.st_mtime_ns)
     return model
+
+
+@lru_cache(maxsize=1)
+def _verify_once(model: Path, _size: int, _mtime_ns: int) -> None:
+    verify(model)

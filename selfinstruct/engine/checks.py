@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
+from selfinstruct.backends import Capabilities
 from selfinstruct.common.config import nearest
 from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.methods import Method
 from selfinstruct.errors import ConfigError
+from selfinstruct.prompts import Api
 from selfinstruct.strategies import QualityOptions
-from selfinstruct.strategies.abilities import NeedsRawPrompts, schema_apis
-from selfinstruct.strategies.base import Strategy
+from selfinstruct.strategies.abilities import NeedsRawPrompts
 from selfinstruct.strategies.quality.options import RUBRICS
 
 __all__ = ["check_choices", "check_raw", "check_reasoning", "check_rubrics", "check_schemas"]
 
 
-def check_raw(backend: str, options: Any, methods: Sequence[Method]) -> None:
-    """Refuse a method of raw prompts where only messages can be sent: before any is."""
+def check_raw(backend: str, capabilities: Capabilities, methods: Sequence[Method]) -> None:
+    """Refuse a method that needs raw prompts if the backend can only send chat messages."""
     for method in methods:
-        needs_raw = issubclass(method.kind, NeedsRawPrompts)
-        if needs_raw and options.api == "chat" and not getattr(options, "RAW", False):
+        if issubclass(method.kind, NeedsRawPrompts) and not capabilities.raw_prompts:
             raise ConfigError(
                 f"{method.label} needs raw completions, and {backend} is to ask in chat messages: give --api "
                 "completion if the server has an endpoint for them that leaves prompts as they are (vLLM and "
@@ -31,13 +30,25 @@ def check_raw(backend: str, options: Any, methods: Sequence[Method]) -> None:
             )
 
 
-def check_schemas(backend: str, options: Any, strategy: Strategy) -> None:
-    """Refuse structured output in raw prompts where the server's name for a schema is not known: before any is sent."""
-    if getattr(options, "schema_field", "") is None and "completion" in schema_apis(strategy, options.api):
+def check_schemas(backend: str, capabilities: Capabilities, needed: Collection[Api]) -> None:
+    """Refuse structured output in kinds of prompt that the backend cannot send with a JSON schema.
+
+    Args:
+        needed: Kinds of prompt for which the strategy asks for JSON.
+    """
+    missing = set(needed) - capabilities.schema_apis
+    if "completion" in missing and (option := capabilities.schema_option):
         raise ConfigError(
-            "how does the server take a JSON schema for raw completions? Name its field, as in --set "
-            f"{backend}.schema_field=structured_outputs (vLLM), ask with --api chat, or set structured to false",
-            key=f"{backend}.schema_field",
+            f"how does the server take a JSON schema for raw completions? Name its field, as in --set "
+            f"{backend}.{option}=structured_outputs (vLLM), ask with --api chat, or set structured to false",
+            key=f"{backend}.{option}",
+        )
+    if missing:
+        kinds = " and ".join(sorted(missing))
+        raise ConfigError(
+            f"{backend} can't send {kinds} prompts with a JSON schema: set structured to false in the strategy's "
+            "section, or use another backend",
+            key="backend",
         )
 
 
@@ -73,16 +84,13 @@ def check_rubrics(quality: QualityOptions, folder: Path | None, recorded: Collec
             )
 
 
-def check_choices(quality: QualityOptions, backend: str, options: Any) -> None:
-    """Refuse more answers in one completion than the backend gives.
-
-    Raises:
-        ConfigError: llama.cpp has fewer slots.
-    """
-    count, slots = quality.best_of - 1, getattr(options, "slots", None)
-    if slots is not None and count > slots:
+def check_choices(quality: QualityOptions, backend: str, capabilities: Capabilities) -> None:
+    """Refuse more answers in one completion than the backend can return."""
+    count, limit, option = quality.best_of - 1, capabilities.max_choices, capabilities.max_choices_option
+    if limit is not None and count > limit:
+        remedy = f"raise that with --set {backend}.{option}={count}, or ask for fewer" if option else "ask for fewer"
         raise ConfigError(
-            f"quality.best_of: {quality.best_of} asks for {count} further answers at once, and {backend} has {slots} "
-            f"slots: give it more with --set {backend}.slots={count}, or ask for fewer",
+            f"quality.best_of: {quality.best_of} asks for {count} further answers at once, and {backend} returns at "
+            f"most {limit}: {remedy}",
             key="quality.best_of",
         )

@@ -13,7 +13,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-from selfinstruct.backends.base import Backend, BatchBackend, StillThereError
+from selfinstruct.backends.base import Backend, BatchBackend, StillPendingError
 from selfinstruct.engine.dispatch.budget import Budget, worst_case
 from selfinstruct.engine.dispatch.concurrency import ConcurrencyLimiter
 from selfinstruct.engine.dispatch.retry import Retry
@@ -89,7 +89,7 @@ class Engine:
         self._budget = budget
         self._progress = progress
         self._recorded = set(state.recorded)
-        self._window = min(plan.settings.concurrency or backend.concurrency, plan.settings.lag)
+        self._window = min(plan.settings.concurrency or plan.capabilities.concurrency, plan.settings.lag)
         self._limiter = ConcurrencyLimiter(self._window)
         self._retry = Retry(plan.settings.retry, self._limiter, on_wait=self._on_wait)
         self._patience = plan.settings.patience
@@ -134,7 +134,7 @@ class Engine:
                     self._release_waiting()
                 if self._in_flight:
                     if self._batch_backend is not None:
-                        self._batch_backend.under_way(min(len(self._in_flight), self._window))
+                        self._batch_backend.active_count_changed(min(len(self._in_flight), self._window))
                     await self._wait()
                 elif self._fault or self._ending or not await self._resolve_suspects(thorough=True):
                     break
@@ -166,7 +166,7 @@ class Engine:
         self._interrupts += 1
         self._end("interrupted")
         if self._batch_backend is not None:
-            self._batch_backend.leave()
+            self._batch_backend.detach()
         if self._interrupts > 1:
             for task in self._in_flight:
                 task.cancel()
@@ -224,7 +224,7 @@ class Engine:
         The loop waits for batches at the server only if the budget is spent: then nobody asked to stop.
         """
         if self._batch_backend is not None and not self._waits_for_batches:
-            self._batch_backend.leave()
+            self._batch_backend.detach()
         for task, flight in self._in_flight.items():
             if flight.idle:
                 task.cancel()
@@ -250,7 +250,7 @@ class Engine:
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, StillThereError):
+        if isinstance(error, StillPendingError):
             self.left += 1
             return
         if error is None:
@@ -342,7 +342,7 @@ class Engine:
                     await acknowledged(self._ledger.record_request(request))
                 return
             if self._batch_backend is not None:
-                await self._batch_backend.gathered(request)
+                await self._batch_backend.wait_for_batch(request)
             flight.idle = False
             if attempt > 1:
                 flight.failed = flight.failed or self._newest_send

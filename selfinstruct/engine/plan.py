@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.backends import OPTIONS
+from selfinstruct.backends import Capabilities, backend_names, backend_spec
 from selfinstruct.common.codec import canonical, digest
 from selfinstruct.common.config import build, identity_fields, nearest, section, to_plain
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
@@ -27,7 +27,7 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
 from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_names
-from selfinstruct.strategies.abilities import default_target
+from selfinstruct.strategies.abilities import default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
 from selfinstruct.version import SEMANTICS, __version__
@@ -66,6 +66,11 @@ class RunPlan:
     def one_row_per_task(self) -> bool:
         """Whether the target is one row per task, so that the run is complete once every task was processed."""
         return default_target(self.strategy, self.seeds) == self.settings.n
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the run's backend can do under its options."""
+        return backend_spec(self.settings.backend).capabilities(self.backend_options)
 
     @property
     def inherited_until(self) -> int:
@@ -109,7 +114,7 @@ class RunPlan:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """The identity of the run: that of its rows, and the backend without the options that may change."""
-        free = self.backend_options.FREE
+        free = backend_spec(self.settings.backend).free_options
         section = {key: value for key, value in to_plain(self.backend_options).items() if key not in free}
         return {**self.row_identity, "backend": self.settings.backend, self.settings.backend: section}
 
@@ -226,7 +231,9 @@ def _replay_source(settings: Mapping[str, Any]) -> Path:
 def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> RunPlan:
     """Build the plan; ``recorded`` names the texts to take from the ledger of ``base`` instead of from files."""
     general = {field.name for field in dataclasses.fields(Settings)}
-    sections = {**{name: strategy_class(name).Options for name in strategy_names()}, MIX: MixtureOptions, **OPTIONS}
+    backends = {name: backend_spec(name).options for name in backend_names()}
+    strategies = {name: strategy_class(name).Options for name in strategy_names()}
+    sections = {**strategies, MIX: MixtureOptions, **backends}
     for key in values:
         if key not in general and key not in sections:
             raise ConfigError(f"unknown key {key!r}{nearest(str(key), general | set(sections))}", key=str(key))
@@ -237,7 +244,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         )
     settings = build(Settings, {key: value for key, value in values.items() if key in general})
     mixed = settings.strategies is not None
-    choices = (("strategy", settings.strategy, strategy_names()), ("backend", settings.backend, tuple(OPTIONS)))
+    choices = (("strategy", settings.strategy, tuple(strategies)), ("backend", settings.backend, tuple(backends)))
     for kind, name, known in choices:
         if name == MIX and not mixed:
             raise ConfigError(f"{MIX} is a run of several methods; list them under strategies", key=kind)
@@ -247,7 +254,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     options: dict[str, Any] = {
         name: (
             build_options(strategy_class(name), section(values, name), name)
-            if name in strategy_names()
+            if name in strategies
             else build(kind, section(values, name), name)
         )
         for name, kind in sections.items()
@@ -260,21 +267,22 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     else:
         methods = (Method(settings.strategy, settings.strategy, 1.0, strategy_options),)
     backend_options = options[settings.backend]
-    check_raw(settings.backend, backend_options, methods)
+    capabilities = backend_spec(settings.backend).capabilities(backend_options)
+    check_raw(settings.backend, capabilities, methods)
     quality, folder = settings.quality, Path(settings.prompts) if settings.prompts else None
     seeds = load_run_seeds(settings, methods, base, recorded="seeds" in recorded)
     names = {name: used for method in methods for name, used in method.templates.items()}
     if quality is not None:
         check_reasoning(quality, methods)
         check_rubrics(quality, folder, () if base is None else base.templates())
-        check_choices(quality, settings.backend, backend_options)
+        check_choices(quality, settings.backend, capabilities)
         names |= QualityStrategy.templates_of(quality)
     prompts = load_run_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
     prompts = add_data_files(prompts, methods, base, recorded="prompts" in recorded)
     strategy = build_strategy(methods, strategy_options if mixed else None, prompts, adapt=settings.adapt)
     if quality is not None:
         strategy = QualityStrategy(strategy, quality, prompts)
-    check_schemas(settings.backend, backend_options, strategy)
+    check_schemas(settings.backend, capabilities, schema_apis(strategy, backend_options.api))
     if "n" not in values and (rows := default_target(strategy, seeds)):
         settings = replace(settings, n=rows)
     return RunPlan(

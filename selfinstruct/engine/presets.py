@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from selfinstruct.backends import OPTIONS
+from selfinstruct.backends import backend_names, backend_spec
 from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.config import build, merge, read_yaml, section
 from selfinstruct.common.resources import preset
@@ -21,7 +21,8 @@ def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
     A backend with a window of its own names the lag that keeps it full. Like any setting these are resolved here, once:
     a run that exists keeps what it was begun with.
     """
-    lag = getattr(OPTIONS.get(_backend(given)), "LAG", None)
+    backend = _backend(given)
+    lag = backend_spec(backend).default_lag if backend in backend_names() else None  # any other is refused later
     suited: dict[str, Any] = {} if lag is None else {"lag": lag}
     if _is_embedded(given):
         suited.update(_preset("embedded"))
@@ -60,9 +61,9 @@ def _template(values: Mapping[str, Any]) -> Callable[[], ChatTemplate | None]:
     backend = _backend(values)
 
     def template() -> ChatTemplate | None:
-        if backend not in OPTIONS:  # refused by name, later
+        if backend not in backend_names():  # refused by name, later
             return None
-        options: Any = build(OPTIONS[backend], section(values, backend), backend)
-        return options.chat_template() if hasattr(options, "chat_template") else None
+        spec = backend_spec(backend)
+        return spec.load_chat_template(build(spec.options, section(values, backend), backend))
 
     return template

@@ -207,7 +207,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_collects(
         life = Life(nursery, tmp_path / "log", *args(tmp_path / "run", server.url))
         script.fault = lambda method, path, times: life.kill(signal.SIGINT) if (path, times) == when else None
         said = life.end(130)
-        assert "16 requests under way in batches: the server goes on with them" in said
+        assert "16 requests under way in batches: the server continues with them" in said
         assert "the same command will collect" in said
         assert states(tmp_path / "run") == ["collected", "there"]
         script.hold.set()
@@ -222,13 +222,13 @@ def test_a_run_that_is_complete_waits_for_no_batch_and_a_longer_one_collects_it(
     with Batches(reply, script) as server:
         short = settings(server.url, n=25, section={"batch_size": 8})
         result = generate(tmp_path / "run", short)
-        assert (result.ending, result.left, len(server.batches)) == ("complete", 8, 3)
+        assert (result.ending, result.in_batches, len(server.batches)) == ("complete", 8, 3)
         now = status(tmp_path / "run")
         assert (now.batches, now.batched, now.open) == (1, 8, 8)
         script.looks = lambda number: 1
         longer = generate(tmp_path / "run", {**short, "n": 60})
-        assert (longer.ending, longer.already) == ("complete", False)
-        assert status(tmp_path / "run").batched == longer.left
+        assert (longer.ending, longer.was_complete) == ("complete", False)
+        assert status(tmp_path / "run").batched == longer.in_batches
         assert once(server)
     with Loopback(reply) as plain:
         generate(tmp_path / "plain", settings(plain.url, "openai", n=60))
@@ -242,10 +242,10 @@ def test_the_time_limit_waits_for_no_batch_and_the_first_answers_may_come_later(
     script.hold.clear()
     with Batches(reply, script) as server:
         first = generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": 0.5}))
-        assert (first.ending, first.left) == ("time", sum(len(batch.lines) for batch in server.batches))
+        assert (first.ending, first.in_batches) == ("time", sum(len(batch.lines) for batch in server.batches))
         script.hold.set()
         last = generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": None}))
-        assert (last.ending, last.left) == ("complete", 0)
+        assert (last.ending, last.in_batches) == ("complete", 0)
         assert once(server)
     assert made(tmp_path / "run") == plain
 
@@ -373,13 +373,13 @@ def test_a_budget_holds_across_a_restart_and_nothing_is_counted_twice(
         limited = settings(server.url, budget={"max_requests": 20})
         for _ in range(2):
             stopped = generate(tmp_path / "run", limited)
-            assert (stopped.ending, stopped.left, len(server.batches)) == ("interrupted", 12, 2)
+            assert (stopped.ending, stopped.in_batches, len(server.batches)) == ("interrupted", 12, 2)
             assert spending(tmp_path / "run").sends == 20
             server.calls.clear()
         script.hold.set()
         script.fault = lambda method, path, times: None
         last = generate(tmp_path / "run", limited)
-        assert (last.ending, last.left) == ("budget", 0)
+        assert (last.ending, last.in_batches) == ("budget", 0)
         assert sum(server.executed.values()) == spending(tmp_path / "run").sends == 20
         assert spending(tmp_path / "run").lost_prompt_tokens == 0
         generate(tmp_path / "run", settings(server.url, budget={"max_requests": None}))

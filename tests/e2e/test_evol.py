@@ -105,7 +105,7 @@ def test_a_row_s_lineage_leads_from_its_seed_through_every_epoch(run: Path) -> N
     page = run_cli("explain", run, place + 1)
     assert f"lineage:\n  seed {seed.id}: " in page
     assert f"\n  -> {texts[0].id}, epoch 1, operation " in page
-    assert f"  candidate {found.steps[0].candidate.id}, a draft: " in page
+    assert f"  candidate {found.steps[0].candidate.id}, a pending task: " in page
 
 
 def test_what_led_no_further_stands_in_the_lineage_with_its_reason(run: Path) -> None:

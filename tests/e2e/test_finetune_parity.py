@@ -14,15 +14,16 @@ import torch
 
 import finetune.model.loss
 from finetune.data.corpus import Corpus, Document
-from finetune.model.attention import install
+from finetune.data.plan import EpochPlan
+from finetune.model.attention import use_packed_attention
 from finetune.model.packed_lm import PackedCausalLM
-from finetune.options import Options
-from finetune.training.loop import EpochPlan, Loop
+from finetune.options import TrainingOptions
+from finetune.training.loop import TrainingLoop
 from finetune.training.optimizer import FlatAdamW
 from tests.finetune_fixtures import make_model, make_tokenizer
 
 STEPS, VOCAB = 50, 384
-OPTIONS = Options(
+OPTIONS = TrainingOptions(
     max_length=64, batch_size=8, micro_batch_tokens=96, epochs=5, learning_rate=5e-3, warmup=0.07, max_grad_norm=0.5,
     weight_decay=0.0, checkpoint_every=0,
 )  # fmt: skip
@@ -52,7 +53,7 @@ def corpus(count: int) -> Corpus:
 class Observed(FlatAdamW):
     """Our optimizer, which keeps the gradients of the first step, as they are before clipping."""
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], options: Options) -> None:
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], options: TrainingOptions) -> None:
         self.parameters = list(parameters)
         self.gradients: list[torch.Tensor] = []
         super().__init__(self.parameters, options)
@@ -64,11 +65,11 @@ class Observed(FlatAdamW):
 
 def ours(model: Any, plan: EpochPlan) -> tuple[list[dict[str, Any]], Observed]:
     """What a run logs; ``model`` has its weights afterwards."""
-    install(model, "sdpa")
-    trainee = PackedCausalLM(model)
-    optimizer = Observed(trainee.parameters(), plan.options)
+    use_packed_attention(model, "sdpa")
+    packed_lm = PackedCausalLM(model)
+    optimizer = Observed(packed_lm.parameters(), plan.options)
     lines: list[dict[str, Any]] = []
-    Loop(trainee, optimizer, plan, log=lambda _step, values: lines.append(dict(values))).run()
+    TrainingLoop(packed_lm, optimizer, plan, log=lambda _step, values: lines.append(dict(values))).run()
     return lines, optimizer
 
 

@@ -217,13 +217,14 @@ def test_tune_tells_what_refilter_would_come_to(source: tuple[Path, Loopback]) -
     before = len(server.arrived)
     strategy = json.loads(run_cli("status", run, "--json"))["strategy"]
     grid = "filters.novelty.threshold=0.45,0.6,0.95"
-    found = [json.loads(line) for line in run_cli("tune", run, "--grid", grid, "--json").splitlines()]
+    found = json.loads(run_cli("tune", run, "--grid", grid, "--json"))["results"]
     assert len(server.arrived) == before
-    assert [one["filters.novelty.threshold"] for one in found] == [0.45, 0.6, 0.95]
+    assert [one["settings"]["filters.novelty.threshold"] for one in found] == [0.45, 0.6, 0.95]
     assert found[0]["rejected"].get("similar", 0) > found[-1]["rejected"].get("similar", 0)
     for one in found:
-        new = run.with_name(f"at {one['filters.novelty.threshold']}")
-        setting = f"filters.novelty.threshold={one['filters.novelty.threshold']}"
+        threshold = one["settings"]["filters.novelty.threshold"]
+        new = run.with_name(f"at {threshold}")
+        setting = f"filters.novelty.threshold={threshold}"
         said = run_cli("refilter", run, "-o", new, "--set", setting, "-n", 1000)
         assert len(rows(new)) == one["rows"]
         assert (f"{one['waiting']} follow-up" in said) == bool(one["waiting"])

@@ -215,6 +215,6 @@ def test_status_and_dry_run(tmp_path: Path) -> None:
 def test_a_model_that_brings_nothing_stops_the_run(tmp_path: Path) -> None:
     with Loopback(lambda body: "I am sorry, I can't help with that.") as server:
         said = generate(tmp_path / "a", server, "-n", 5, "--set", "patience=30", code=1)
-        assert "30 requests brought nothing" in said
+        assert "30 requests in a row brought nothing" in said
         assert "discarded: preamble" in said or "discarded:" in said
         assert 30 <= len(server.arrived) < 60

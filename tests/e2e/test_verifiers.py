@@ -1,4 +1,4 @@
-"""Verifiers in whole runs: wrong answers are no rows, and ``explain`` tells what was expected and found."""
+"""Verifiers in whole runs: wrong answers are rejected, and ``explain`` shows what was expected and found."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run(folder: Path, settings: dict[str, Any], **more: Any) -> Any:
         return generate(folder, {**settings, "openai": openai, **more})
 
 
-def test_only_right_answers_are_rows_however_the_run_goes(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_only_right_answers_become_rows_in_every_kind_of_run(tmp_path: Path, settings: dict[str, Any]) -> None:
     one = run(tmp_path / "one", settings)
     assert one.ending == "exhausted"
     rows = [json.loads(line) for line in one.exported.path.read_text().splitlines()]
@@ -73,12 +73,12 @@ def test_only_right_answers_are_rows_however_the_run_goes(tmp_path: Path, settin
     assert run(tmp_path / "stopped", settings, budget={"max_requests": 17}).ending == "budget"
     stopped = run(tmp_path / "stopped", settings, budget={"max_requests": None})
     assert stopped.exported.path.read_bytes() == one.exported.path.read_bytes()
-    told = selfinstruct("status", tmp_path / "one", "--verify")
-    assert told.code == 0, told.output
-    assert "wrong_answer" in told.output
+    status = selfinstruct("status", tmp_path / "one", "--verify")
+    assert status.code == 0, status.output
+    assert "wrong_answer" in status.output
 
 
-def test_explain_tells_what_was_expected_and_found(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_explain_shows_what_was_expected_and_found(tmp_path: Path, settings: dict[str, Any]) -> None:
     run(tmp_path / "run", settings)
     page = selfinstruct("explain", tmp_path / "run", "3.0").output  # 11 + 31, number
     assert "candidate 3.0: rejected, wrong_answer" in page

@@ -21,7 +21,7 @@ packings = st.builds(
     row=st.just(64),
     batch_size=st.integers(1, 20),
     batch_tokens=st.none() | st.integers(1, 1000),
-    ranks=st.integers(1, 4),
+    world_size=st.integers(1, 4),
     together=st.booleans(),
 )
 
@@ -39,7 +39,7 @@ def test_every_document_is_in_one_micro_batch(found, packing, seed, epoch) -> No
     steps = plan_epoch(found, packing, seed=seed, epoch=epoch)
     assert Counter(index for step in steps for micro in step for index in micro) == Counter(range(len(found)))
     for step in steps:
-        assert len(step) % packing.ranks == 0, "every rank runs the same number of micro-batches"
+        assert len(step) % packing.world_size == 0, "every rank runs the same number of micro-batches"
         assert any(step)
         assert all(found[list(micro)].sum() <= packing.budget for micro in step)
         assert packing.together or all(len(micro) <= 1 for micro in step)
@@ -92,7 +92,7 @@ def test_every_supervised_token_is_predicted_once_from_the_token_before_it(found
     tokens = 0
     for step in plan_epoch(found, Packing(150, 64, 7), seed=seed, epoch=0):
         for micro in step:
-            batch = collate(corpus, micro, longest=64, pad_to=pad_to)
+            batch = collate(corpus, micro, max_seqlen=64, pad_to=pad_to)
             tokens += batch.tokens
             borders = batch.packed.cu_seqlens.tolist()
             assert borders[-1] == len(batch.ids) == sum(batch.packed.lengths)
@@ -113,7 +113,7 @@ def test_every_supervised_token_is_predicted_once_from_the_token_before_it(found
 
 
 def test_an_empty_micro_batch_predicts_nothing() -> None:
-    batch = collate(corpus_of(np.array([5])), (), longest=5)
+    batch = collate(corpus_of(np.array([5])), (), max_seqlen=5)
     assert len(batch.predict) == 0
     assert batch.tokens == 0
     assert batch.packed.lengths == (1,)

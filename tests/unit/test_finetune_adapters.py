@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.model.adapters import BASE, apply, attach, save_adapters
+from finetune.export.merge import Parity, merge_adapters
+from finetune.model.adapters import BASE, add_adapters, load_adapters, save_adapters
 from finetune.model.loading import Base, load, save
-from finetune.model.merge import Parity, merge
 from finetune.options import Lora
 from selfinstruct.errors import RunChangedError, UsageError
 from tests.finetune_fixtures import make_model, make_tokenizer
@@ -81,7 +81,7 @@ def test_targets_by_name_get_adapters_and_no_other_layer(tiny) -> None:
 def test_targets_that_are_no_layers_are_told_with_those_that_are(tiny, wrong) -> None:
     """The head is none of them: the loss takes its weights as they are, so that an adapter there would do nothing."""
     with pytest.raises(UsageError, match=f"no linear layer is called {wrong}; there are down_proj, .*q_proj") as caught:
-        attach(load(str(tiny), dtype=torch.float32).model, Lora(targets=f"q_proj,{wrong}"))
+        add_adapters(load(str(tiny), dtype=torch.float32).model, Lora(targets=f"q_proj,{wrong}"))
     assert "lm_head" not in str(caught.value).split("there are")[1]
 
 
@@ -135,7 +135,7 @@ def test_what_is_saved_is_the_layout_of_peft_and_names_the_base(tiny, tmp_path) 
     config = json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny)
     assert (config["r"], config["peft_type"], config["task_type"]) == (4, "LORA", "CAUSAL_LM")
-    again = apply(load(str(tiny), dtype=torch.float32).model, tmp_path / "adapters")
+    again = load_adapters(load(str(tiny), dtype=torch.float32).model, tmp_path / "adapters")
     assert torch.equal(logits(again), logits(model))
     with pytest.raises(UsageError, match="finetune merge"):
         load(str(tmp_path / "adapters"), dtype=torch.float32)
@@ -144,11 +144,11 @@ def test_what_is_saved_is_the_layout_of_peft_and_names_the_base(tiny, tmp_path) 
 def test_merged_adapters_say_what_the_adapted_model_said(tiny, tmp_path) -> None:
     model = adapted(tmp_path / "adapters", tiny)
     (tmp_path / "adapters" / "finetune.json").write_text("{}")
-    parity = merge(tmp_path / "adapters", tmp_path / "merged")
+    parity = merge_adapters(tmp_path / "adapters", tmp_path / "merged")
     assert parity.largest < 1e-4
     assert parity.divergence < 1e-9
     assert parity.agreement == 1.0
-    assert parity.places > 100
+    assert parity.positions > 100
     merged = load(str(tmp_path / "merged"), dtype=torch.float32).model
     torch.testing.assert_close(logits(merged), logits(model), rtol=1e-4, atol=1e-4)
     plain = load(str(tiny), dtype=torch.float32).model
@@ -161,11 +161,11 @@ def test_merged_adapters_say_what_the_adapted_model_said(tiny, tmp_path) -> None
 def test_a_merge_keeps_the_dtype_of_the_base_and_tells_what_rounding_changed(tmp_path) -> None:
     base = saved(tmp_path / "base", dtype=torch.bfloat16)
     adapted(tmp_path / "adapters", base)
-    parity = merge(tmp_path / "adapters", tmp_path / "merged")
+    parity = merge_adapters(tmp_path / "adapters", tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "bfloat16"
     assert 1e-3 < parity.largest < 1
     assert 0 < parity.divergence < 0.05
-    exact = merge(tmp_path / "adapters", tmp_path / "exact", dtype=torch.float32)
+    exact = merge_adapters(tmp_path / "adapters", tmp_path / "exact", dtype=torch.float32)
     assert exact.largest < 1e-4
 
 
@@ -173,11 +173,11 @@ def test_adapters_of_qlora_are_compared_with_the_model_in_four_bits(wide, tmp_pa
     """Merged into the weights as they were before, they make another model: the report must not hide it."""
     pytest.importorskip("bitsandbytes")
     model = adapted(tmp_path / "adapters", wide, base="nf4")
-    parity = merge(tmp_path / "adapters", tmp_path / "merged")
+    parity = merge_adapters(tmp_path / "adapters", tmp_path / "merged")
     assert parity.largest > 0.1
     assert parity.divergence > 1e-3
     merged = load(str(tmp_path / "merged"), dtype=torch.float32).model
-    full = apply(load(str(wide), dtype=torch.float32).model, tmp_path / "adapters")
+    full = load_adapters(load(str(wide), dtype=torch.float32).model, tmp_path / "adapters")
     torch.testing.assert_close(logits(merged), logits(full), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(logits(merged), logits(model), atol=1e-2)
 
@@ -195,21 +195,21 @@ def test_adapters_are_not_merged_onto_another_base(tiny, tmp_path) -> None:
     tokenizer = make_tokenizer()
     save(make_model(len(tokenizer), seed=5), tokenizer, tmp_path / "other")
     with pytest.raises(RunChangedError, match="--base"):
-        merge(tmp_path / "adapters", tmp_path / "merged", base=str(tmp_path / "other"))
+        merge_adapters(tmp_path / "adapters", tmp_path / "merged", base=str(tmp_path / "other"))
     assert not (tmp_path / "merged").exists()
     tiny.rename(tmp_path / "moved")
-    assert merge(tmp_path / "adapters", tmp_path / "merged", base=str(tmp_path / "moved")).agreement == 1.0
+    assert merge_adapters(tmp_path / "adapters", tmp_path / "merged", base=str(tmp_path / "moved")).agreement == 1.0
 
 
 def test_what_can_not_be_merged_is_told_before_anything_is_loaded(tiny, tmp_path) -> None:
     with pytest.raises(UsageError, match=r"no base\.json in it; only adapters"):
-        merge(tiny, tmp_path / "merged")
+        merge_adapters(tiny, tmp_path / "merged")
     adapted(tmp_path / "adapters", tiny)
     with pytest.raises(UsageError, match="something here already"):
-        merge(tmp_path / "adapters", tiny)
+        merge_adapters(tmp_path / "adapters", tiny)
     (tmp_path / "adapters" / BASE).write_text("[]")
     with pytest.raises(UsageError, match=r"base\.json: damaged"):
-        merge(tmp_path / "adapters", tmp_path / "merged")
+        merge_adapters(tmp_path / "adapters", tmp_path / "merged")
 
 
 def test_the_digest_of_a_base_is_of_its_weights_and_nothing_else(tiny, tmp_path) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.chat import _Stream, talk
+from finetune.chat import _AnswerStream, run_chat
 from finetune.data.render import Renderer, RenderError
 from finetune.data.rows import ChatTurn
-from finetune.model.adapters import attach, save_adapters
+from finetune.model.adapters import add_adapters, save_adapters
 from finetune.model.loading import load
 from finetune.options import Lora
 from selfinstruct.errors import RunChangedError, UsageError
@@ -32,7 +32,7 @@ def said(folder: Path | str, lines: list[Any], **options: Any) -> str:
             raise line
         return str(line)
 
-    talk(str(folder), read=read, write=written.append, **{"max_tokens": 6, "temperature": 0, **options})
+    run_chat(str(folder), read=read, write=written.append, **{"max_tokens": 6, "temperature": 0, **options})
     return "".join(written)
 
 
@@ -105,7 +105,7 @@ def test_the_format_of_the_run_is_used_and_alpaca_answers_each_line_alone(
     said(folder, ["one", "two"], system="be brief")
     assert prompts == [[("system", "be brief"), ("user", one)] for one in ("one", "two")]
     folder = recorded(tmp_path / "other", tiny_model_folder, b'{"format": "completion", "complete": true}')
-    with pytest.raises(UsageError, match="no place for a system"):
+    with pytest.raises(UsageError, match="has no system prompt"):
         said(folder, [], system="be brief")
 
 
@@ -126,15 +126,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_talk(
     prompts: list[list[tuple[str, str]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    put = _Stream.put
+    put = _AnswerStream.put
     calls = iter(range(100))
 
-    def interrupted(self: _Stream, value: torch.Tensor) -> None:
+    def interrupted(self: _AnswerStream, value: torch.Tensor) -> None:
         put(self, value)
         if next(calls) == 3:  # the prompt, and three tokens
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Stream, "put", interrupted)
+    monkeypatch.setattr(_AnswerStream, "put", interrupted)
     output = said(tiny_model_folder, ["one", KeyboardInterrupt(), "two"])
     first = prompts[1][1]
     assert first[0] == "assistant"
@@ -144,10 +144,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_talk(
 
 
 def test_a_prompt_alone_passes_ctrl_c_on(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    def interrupted(_self: _Stream, _value: torch.Tensor) -> None:
+    def interrupted(_self: _AnswerStream, _value: torch.Tensor) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Stream, "put", interrupted)
+    monkeypatch.setattr(_AnswerStream, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
         said(tiny_model_folder, [], prompt="x")
 
@@ -160,7 +160,7 @@ def test_a_conversation_beyond_the_context_is_said_and_can_begin_again(
     make_model(len(tiny_tokenizer), max_position_embeddings=40).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     output = said(folder, ["x" * 100, "/reset", "hi"])
-    assert "/reset begins anew" in output
+    assert "/reset begins a new one" in output
     assert output.rstrip().splitlines()[-1]
 
 
@@ -169,7 +169,7 @@ def test_unknown_commands_bring_the_help_and_paths_are_text(
     prompts: list[list[tuple[str, str]]],
 ) -> None:
     output = said(tiny_model_folder, ["/restart", "/etc/hosts what is it"])
-    assert output.count("/reset forgets") == 2
+    assert output.count("/reset clears") == 2
     assert prompts == [[("user", "/etc/hosts what is it")]]
 
 
@@ -180,7 +180,7 @@ def test_the_same_seed_samples_the_same_answer(tiny_model_folder: Path) -> None:
     assert narrow == said(tiny_model_folder, [], prompt="x")
 
 
-def tokens(stream: _Stream, ids: list[int]) -> None:
+def tokens(stream: _AnswerStream, ids: list[int]) -> None:
     for one in ids:
         stream.put(torch.tensor([one]))
     stream.end()
@@ -189,7 +189,7 @@ def tokens(stream: _Stream, ids: list[int]) -> None:
 @pytest.mark.parametrize("text", ["日本語 café 👩‍👩‍👧 naïve", " two  spaces ", "a\nb\tc", "हिन्दी", "�x�"])
 def test_characters_of_several_bytes_come_whole(tiny_tokenizer: Any, text: str) -> None:  # noqa: F811
     written: list[str] = []
-    stream = _Stream(tiny_tokenizer, frozenset({2}), written.append)
+    stream = _AnswerStream(tiny_tokenizer, frozenset({2}), written.append)
     stream.put(torch.tensor([[5, 6, 7]]))
     tokens(stream, [*tiny_tokenizer(text).input_ids, 2])
     assert "".join(written) == stream.text == text
@@ -200,7 +200,7 @@ def test_characters_of_several_bytes_come_whole(tiny_tokenizer: Any, text: str) 
 
 def test_the_first_bytes_of_a_character_are_not_lost_at_the_end(tiny_tokenizer: Any) -> None:  # noqa: F811
     written: list[str] = []
-    stream = _Stream(tiny_tokenizer, frozenset({2}), written.append)
+    stream = _AnswerStream(tiny_tokenizer, frozenset({2}), written.append)
     stream.put(torch.tensor([[5]]))
     tokens(stream, tiny_tokenizer("a日").input_ids[:-1])
     assert "".join(written) == "a�"
@@ -208,7 +208,7 @@ def test_the_first_bytes_of_a_character_are_not_lost_at_the_end(tiny_tokenizer: 
 
 def test_a_model_can_not_drive_the_terminal(tiny_tokenizer: Any) -> None:  # noqa: F811
     written: list[str] = []
-    stream = _Stream(tiny_tokenizer, frozenset({2}), written.append)
+    stream = _AnswerStream(tiny_tokenizer, frozenset({2}), written.append)
     stream.put(torch.tensor([[5]]))
     tokens(stream, tiny_tokenizer("a\x1b[2Jb\x9bc\u202ed\re").input_ids)
     assert "".join(written) == "a�[2Jb�c�d�e"
@@ -224,7 +224,7 @@ def test_spaces_between_sentencepiece_words_are_kept() -> None:
     backend.decoder = decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
     written: list[str] = []
-    stream = _Stream(tokenizer, frozenset({1}), written.append)
+    stream = _AnswerStream(tokenizer, frozenset({1}), written.append)
     stream.put(torch.tensor([[2]]))
     tokens(stream, [2, 3, 4, 5, 1])
     assert "".join(written) == "the quick foxes"
@@ -235,7 +235,7 @@ def adapters(tmp_path: Path, tiny_model_folder: Path) -> Path:  # noqa: F811
     base = tmp_path / "base"
     shutil.copytree(tiny_model_folder, base)
     loaded = load(str(base), dtype=torch.float32)
-    adapted = attach(loaded.model, Lora(rank=4, targets="q_proj,v_proj"))
+    adapted = add_adapters(loaded.model, Lora(rank=4, targets="q_proj,v_proj"))
     torch.manual_seed(0)
     for name, one in adapted.named_parameters():
         if "lora_B" in name:

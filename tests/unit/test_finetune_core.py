@@ -17,16 +17,18 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from finetune.data.batch import collate
 from finetune.data.corpus import Corpus, Document
+from finetune.data.plan import EpochPlan
 from finetune.evaluation.held_out import Losses, difference, evaluate
-from finetune.model.attention import block_mask, install, unpacked
+from finetune.model.attention import original_attention, resolve_attention, use_packed_attention
 from finetune.model.isolation import check_head, check_isolation
 from finetune.model.loss import linear_cross_entropy, token_losses
 from finetune.model.packed_lm import PackedCausalLM
-from finetune.options import Lora, Options
+from finetune.options import Lora, TrainingOptions
+from finetune.recipes import load_options
 from finetune.training import checkpoint
-from finetune.training.loop import DivergedError, EpochPlan, Loop
+from finetune.training.loop import DivergedError, TrainingLoop
 from finetune.training.optimizer import FlatAdamW
-from selfinstruct.errors import SelfInstructError, UsageError
+from selfinstruct.errors import ConfigError, SelfInstructError, UsageError
 
 WORDS = 97
 SHAPE: dict[str, Any] = {
@@ -71,26 +73,20 @@ def corpus(count: int = 24, longest: int = 30, seed: int = 0) -> Corpus:
     return Corpus.of(documents)
 
 
-def trainee(model: Any = None, attention: str = "sdpa") -> PackedCausalLM:
+def packed_lm(model: Any = None) -> PackedCausalLM:
     model = model or llama()
-    install(model, attention)
+    use_packed_attention(model, "sdpa")
     return PackedCausalLM(model)
 
 
 # Documents packed together do not see each other.
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("make", [llama, qwen, mistral])
-@pytest.mark.parametrize("way", ["sdpa", "flex"])
-def test_packed_logits_are_those_of_each_document_alone(make, way) -> None:
+def test_packed_logits_are_those_of_each_document_alone(make) -> None:
     plain, documents = make(), corpus(5, 16)
-    if way == "flex" and make is mistral:
-        pytest.skip("flex refuses windows")
-    ours = trainee(copy.deepcopy(plain), way)
-    batch = collate(documents, range(5), longest=16)
-    if way == "flex":
-        object.__setattr__(batch.packed, "block_mask", block_mask(batch.packed, len(batch.ids)))
+    ours = packed_lm(copy.deepcopy(plain))
+    batch = collate(documents, range(5), max_seqlen=16)
     with torch.no_grad():
         packed = ours.logits(batch)
         alone = []
@@ -101,17 +97,17 @@ def test_packed_logits_are_those_of_each_document_alone(make, way) -> None:
 
 
 def test_a_change_in_one_document_changes_nothing_in_another() -> None:
-    ours, documents = trainee(), corpus(3, 12)
+    ours, documents = packed_lm(), corpus(3, 12)
     changed = Corpus(documents.ids.copy(), documents.supervised, documents.offsets, documents.names)
     changed.ids[2] = (changed.ids[2] + 1) % WORDS
-    first, second = (ours.token_losses(collate(one, (0, 1, 2), longest=12)) for one in (documents, changed))
+    first, second = (ours.token_losses(collate(one, (0, 1, 2), max_seqlen=12)) for one in (documents, changed))
     border = int(documents.targets[0])
     assert not torch.equal(first[:border], second[:border])
     assert torch.equal(first[border:], second[border:])
 
 
 def test_a_model_whose_layers_leak_across_documents_is_refused() -> None:
-    ours = trainee()
+    ours = packed_lm()
     layer = ours.decoder.layers[0]
     straight = layer.forward
 
@@ -125,15 +121,23 @@ def test_a_model_whose_layers_leak_across_documents_is_refused() -> None:
 
 def test_packed_attention_never_generates_without_borders() -> None:
     plain = llama()
-    ours = trainee(copy.deepcopy(plain)).model
+    ours = packed_lm(copy.deepcopy(plain)).model
     ids = torch.tensor([[5, 6, 7]])
-    with pytest.raises(UsageError, match="borders"):
+    with pytest.raises(UsageError, match="document boundaries"):
         ours(ids)
-    with unpacked(ours):
+    with original_attention(ours):
         found = ours.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
     expected = plain.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
     assert torch.equal(found, expected)
     assert ours.config._attn_implementation == "finetune_sdpa"
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_an_attention_that_does_not_exist_is_answered_with_the_alternatives(packing) -> None:
+    with pytest.raises(ConfigError, match=r"attention: .*'auto', 'varlen' or 'sdpa'"):
+        load_options("alpaca", None, ["attention=flex", f"packing={packing}"])
+    with pytest.raises(UsageError, match=r"attention=flex is not available; use .*auto, varlen \(GPU\) or sdpa"):
+        resolve_attention("flex", "cpu")
 
 
 # The loss.
@@ -187,20 +191,20 @@ def test_extreme_logits_stay_finite() -> None:
 
 
 def test_a_fully_masked_micro_batch_adds_exactly_nothing() -> None:
-    ours = trainee()
+    ours = packed_lm()
     found = corpus(2)
     masked = Corpus(found.ids, np.zeros_like(found.supervised), found.offsets, found.names)
-    loss = ours(collate(masked, (0, 1), longest=30), 0.1)
+    loss = ours(collate(masked, (0, 1), max_seqlen=30), 0.1)
     loss.backward()
     assert float(loss.detach()) == 0
     assert all(float(one.grad.abs().max()) == 0 for one in ours.parameters() if one.grad is not None)
 
 
 def gradient_of(splits: list[list[int]], found: Corpus) -> torch.Tensor:
-    ours = trainee()
-    optimizer = FlatAdamW(ours.parameters(), Options())
+    ours = packed_lm()
+    optimizer = FlatAdamW(ours.parameters(), TrainingOptions())
     for part in splits:
-        ours(collate(found, part, longest=30), 1 / int(found.targets.sum())).backward()
+        ours(collate(found, part, max_seqlen=30), 1 / int(found.targets.sum())).backward()
     return torch.cat([group.gradient for group in optimizer.groups])
 
 
@@ -216,8 +220,8 @@ def test_a_model_that_scales_its_logits_goes_through_its_own_head() -> None:
     torch.manual_seed(0)
     more = {key: value for key, value in SHAPE.items() if key != "head_dim"}
     scaled = CohereForCausalLM(CohereConfig(**more, logit_scale=0.25))
-    assert not check_head(trainee(scaled))
-    assert check_head(trainee())
+    assert not check_head(packed_lm(scaled))
+    assert check_head(packed_lm())
 
 
 # Held-out losses.
@@ -225,7 +229,7 @@ def test_a_model_that_scales_its_logits_goes_through_its_own_head() -> None:
 
 def test_held_out_losses_are_those_of_each_document_alone() -> None:
     plain, found = llama(), corpus(7)
-    losses = evaluate(trainee(copy.deepcopy(plain)), found, budget=64)
+    losses = evaluate(packed_lm(copy.deepcopy(plain)), found, budget=64)
     for index in range(7):
         ids = torch.from_numpy(found[index].ids.astype(np.int64))
         labels = torch.where(torch.from_numpy(found[index].supervised), ids, -100)
@@ -254,26 +258,28 @@ class KilledError(Exception):
     pass
 
 
-def run(folder: Path, options: Options, *, stop: int | None = None, model: Any = None) -> tuple[FlatAdamW, list[float]]:
+def run(
+    folder: Path, options: TrainingOptions, *, stop: int | None = None, model: Any = None
+) -> tuple[FlatAdamW, list[float]]:
     """Train from the last checkpoint; a run that reaches ``stop`` dies right after saving it."""
     torch.manual_seed(options.seed)
-    ours = trainee(model or llama(attention_dropout=0.1))
+    ours = packed_lm(model or llama(attention_dropout=0.1))
     optimizer = FlatAdamW(ours.parameters(), options)
     start = 0
     if (found := checkpoint.latest(folder)) is not None:
         tensors = found.tensors()
         optimizer.restore(tensors)
-        checkpoint.restore_generators(tensors)
+        checkpoint.restore_rng_state(tensors)
         start = found.step
     losses: list[float] = []
 
     def save(step: int) -> None:
-        checkpoint.save(folder, step, {**optimizer.state(), **checkpoint.generators()}, {}, keep=options.keep)
+        checkpoint.save(folder, step, {**optimizer.state(), **checkpoint.rng_state()}, {}, keep=options.keep)
         if step == stop:
             raise KilledError
 
     plan = EpochPlan.of(corpus(), options, budget=64)
-    loop = Loop(ours, optimizer, plan, log=lambda _, values: losses.append(values["loss"]), save=save)
+    loop = TrainingLoop(ours, optimizer, plan, log=lambda _, values: losses.append(values["loss"]), save=save)
     with contextlib.suppress(KilledError):
         loop.run(start)
     return optimizer, losses
@@ -282,7 +288,7 @@ def run(folder: Path, options: Options, *, stop: int | None = None, model: Any =
 @pytest.mark.parametrize("stop", [2, 5, 8])
 def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tmp_path, stop) -> None:
     """Six steps an epoch, so that 2, 5 and 8 are in the middle of one; attention has dropout, which draws numbers."""
-    options = Options(batch_size=4, epochs=2, learning_rate=1e-2, checkpoint_every=1)
+    options = TrainingOptions(batch_size=4, epochs=2, learning_rate=1e-2, checkpoint_every=1)
     whole, all_losses = run(tmp_path / "whole", options)
     _, first = run(tmp_path / "cut", options, stop=stop)
     resumed, second = run(tmp_path / "cut", options)
@@ -299,7 +305,7 @@ def test_a_kill_during_a_checkpoint_leaves_the_one_before(tmp_path) -> None:
     (torn / "state-0.safetensors").write_bytes(b"half")
     found = checkpoint.latest(tmp_path)
     assert found is not None
-    assert (found.step, found.facts) == (1, {"fact": 1})
+    assert (found.step, found.metadata) == (1, {"fact": 1})
     checkpoint.save(tmp_path, 2, {"a": torch.zeros(3)}, {}, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
@@ -312,7 +318,7 @@ def test_a_damaged_checkpoint_is_told_not_trained_on(tmp_path) -> None:
 
 
 def test_checkpoints_hold_no_pickle(tmp_path) -> None:
-    run(tmp_path, Options(batch_size=8, epochs=1, checkpoint_every=1))
+    run(tmp_path, TrainingOptions(batch_size=8, epochs=1, checkpoint_every=1))
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors", ".json"}
 
 
@@ -325,11 +331,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the
     model = llama(tie_word_embeddings=False)
     with torch.no_grad():
         model.get_input_embeddings().weight[96] = math.inf
-    ours = trainee(model)
-    options = Options(batch_size=3, epochs=1, warmup=0.0)
+    ours = packed_lm(model)
+    options = TrainingOptions(batch_size=3, epochs=1, warmup=0.0)
     optimizer = FlatAdamW(ours.parameters(), options)
     before = {name: tensor.clone() for name, tensor in optimizer.state().items()}
-    loop = Loop(ours, optimizer, EpochPlan.of(Corpus.of(documents), options, budget=64))
+    loop = TrainingLoop(ours, optimizer, EpochPlan.of(Corpus.of(documents), options, budget=64))
     with pytest.raises(DivergedError, match=r"step 1: .*rows at fault: rows\.jsonl:2$"):
         loop.run()
     assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.state().items())
@@ -339,7 +345,7 @@ def test_a_dataset_with_nothing_to_supervise_is_an_error() -> None:
     found = corpus(2)
     masked = Corpus(found.ids, np.zeros_like(found.supervised), found.offsets, found.names)
     with pytest.raises(UsageError, match="nothing to train on"):
-        EpochPlan.of(masked, Options(), budget=64)
+        EpochPlan.of(masked, TrainingOptions(), budget=64)
 
 
 def test_running_out_of_memory_names_the_batch_and_the_setting() -> None:
@@ -347,9 +353,9 @@ def test_running_out_of_memory_names_the_batch_and_the_setting() -> None:
         def forward(self, batch: Any, scale: float) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    options = Options(batch_size=8, epochs=1)
-    ours = trainee()
-    loop = Loop(Hungry(), FlatAdamW(ours.parameters(), options), EpochPlan.of(corpus(), options, budget=64))
+    options = TrainingOptions(batch_size=8, epochs=1)
+    ours = packed_lm()
+    loop = TrainingLoop(Hungry(), FlatAdamW(ours.parameters(), options), EpochPlan.of(corpus(), options, budget=64))
     with pytest.raises(
         SelfInstructError, match=r"micro-batch of \d+ tokens \(longest document 3\d\) at step 1; try --set"
     ):
@@ -357,22 +363,22 @@ def test_running_out_of_memory_names_the_batch_and_the_setting() -> None:
 
 
 def test_memorising_a_few_rows_brings_the_loss_down(tmp_path) -> None:
-    options = Options(batch_size=8, epochs=60, learning_rate=1e-2, checkpoint_every=0, weight_decay=0.0)
+    options = TrainingOptions(batch_size=8, epochs=60, learning_rate=1e-2, checkpoint_every=0, weight_decay=0.0)
     _, losses = run(tmp_path, options, model=llama())
     assert losses[-1] < 0.5 < 4 < losses[0]
 
 
 def test_adapters_learn_and_the_base_stays() -> None:
-    from finetune.model.adapters import attach
+    from finetune.model.adapters import add_adapters
 
     base = llama()
     before = {name: one.clone() for name, one in base.named_parameters()}
-    ours = trainee(base)
-    ours.model = attach(ours.model, Lora(rank=4))
-    options = Options(batch_size=8, epochs=4, learning_rate=1e-2, lora=Lora(rank=4))
+    ours = packed_lm(base)
+    ours.model = add_adapters(ours.model, Lora(rank=4))
+    options = TrainingOptions(batch_size=8, epochs=4, learning_rate=1e-2, lora=Lora(rank=4))
     losses: list[float] = []
     optimizer = FlatAdamW(ours.parameters(), options)
-    Loop(
+    TrainingLoop(
         ours,
         optimizer,
         EpochPlan.of(corpus(), options, budget=64),

@@ -11,7 +11,7 @@ import torch
 
 from finetune.data.corpus import Corpus, Document
 from finetune.evaluation.held_out import Losses, difference, evaluate
-from finetune.model.attention import install
+from finetune.model.attention import use_packed_attention
 from finetune.model.packed_lm import PackedCausalLM
 from tests.finetune_fixtures import make_model
 
@@ -30,7 +30,7 @@ def corpus(lengths: list[int]) -> Corpus:
 
 def packed(**options: Any) -> PackedCausalLM:
     model = make_model(WORDS, **options)
-    install(model, "sdpa")
+    use_packed_attention(model, "sdpa")
     return PackedCausalLM(model)
 
 
@@ -64,27 +64,27 @@ def test_a_model_that_can_not_be_packed_is_measured_one_document_at_a_time() -> 
 
 def test_dropout_and_gradients_stay_out_and_the_mode_comes_back() -> None:
     documents = corpus([12, 20])
-    trainee = packed(attention_dropout=0.5)
-    trainee.train()
-    first, second = (evaluate(trainee, documents, budget=100) for _ in range(2))
-    assert trainee.training
-    assert trainee.model.training
-    assert all(one.grad is None for one in trainee.parameters())
+    packed_lm = packed(attention_dropout=0.5)
+    packed_lm.train()
+    first, second = (evaluate(packed_lm, documents, budget=100) for _ in range(2))
+    assert packed_lm.training
+    assert packed_lm.model.training
+    assert all(one.grad is None for one in packed_lm.parameters())
     np.testing.assert_array_equal(first.sums, second.sums)
     np.testing.assert_allclose(first.sums, alone(documents), rtol=1e-5)
-    trainee.eval()
-    evaluate(trainee, documents, budget=100)
-    assert not trainee.training
+    packed_lm.eval()
+    evaluate(packed_lm, documents, budget=100)
+    assert not packed_lm.training
 
 
 def test_the_mode_comes_back_after_an_error() -> None:
-    trainee = packed()
-    trainee.train()
+    packed_lm = packed()
+    packed_lm.train()
     broken = corpus([4])
     broken.ids[0] = WORDS + 1
     with pytest.raises(IndexError):
-        evaluate(trainee, broken, budget=100)
-    assert trainee.training
+        evaluate(packed_lm, broken, budget=100)
+    assert packed_lm.training
 
 
 def test_compiled_layers_are_not_compiled_again_for_each_shape() -> None:
@@ -94,11 +94,11 @@ def test_compiled_layers_are_not_compiled_again_for_each_shape() -> None:
         compiled.append(1)
         return graph.forward
 
-    trainee = packed()
-    for layer in trainee.decoder.layers:
+    packed_lm = packed()
+    for layer in packed_lm.decoder.layers:
         layer.compile(backend=count, dynamic=False)
     documents = corpus([5, 17, 8])
-    losses = evaluate(trainee, documents, budget=10)
+    losses = evaluate(packed_lm, documents, budget=10)
     assert compiled == []
     np.testing.assert_allclose(losses.sums, alone(documents), rtol=1e-5)
 

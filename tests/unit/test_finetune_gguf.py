@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from finetune.export.gguf import DTYPES, export_gguf
-from finetune.export.writer import export
+from finetune.export.writer import export_model
 from finetune.model import pretokenizers as splitting
 from finetune.model.adapters import BASE, save_adapters
 from finetune.model.loading import load, load_tokenizer, save
@@ -128,7 +128,7 @@ def cutting(name: str, *, bos: bool = False, eos: bool = False) -> Any:
         vocab_size=1000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(HARD, trainer)
-    way = splitting.by_name(name)
+    way = splitting.pre_tokenizer_by_name(name)
     assert way is not None
     plain = json.loads(backend.to_str())
     plain["model"]["vocab"]["Ġunreachable"] = len(plain["model"]["vocab"])
@@ -189,14 +189,14 @@ def test_llama_cpp_goes_on_with_the_same_words(embedded) -> None:
     assert asyncio.run(answers()) == tokenizer.batch_decode(new, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("name", splitting.NAMES)
+@pytest.mark.parametrize("name", splitting.pre_tokenizer_names())
 def test_each_way_of_cutting_is_that_of_llama_cpp(name, tmp_path, monkeypatch) -> None:
-    cutter, whole_words = splitting.by_name(name)
-    written = splitting.name_of(cutter, whole_words=whole_words)
-    assert splitting.by_name(written) == (cutter, whole_words)
+    cutter, whole_words = splitting.pre_tokenizer_by_name(name)
+    written = splitting.pre_tokenizer_name(cutter, ignore_merges=whole_words)
+    assert splitting.pre_tokenizer_by_name(written) == (cutter, whole_words)
     tokenizer = cutting(name)
     saved(tmp_path / "model", tokenizer)
-    monkeypatch.setattr("finetune.export.gguf.name_of", lambda *_, **__: name)
+    monkeypatch.setattr("finetune.export.gguf.pre_tokenizer_name", lambda *_, **__: name)
     export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="f32")
     llama, again = Llama(tmp_path / "m.gguf"), load_tokenizer(str(tmp_path / "m.gguf"))
     for text in (*HARD, "an unreachable word", "<tool>1<tool> <tool >"):
@@ -212,9 +212,10 @@ def test_each_way_of_cutting_is_another() -> None:
     ways = ["gpt-2", "smollm", "llama-bpe", "smaug-bpe"]
     found = {json.dumps([cutting(name)(text).input_ids for text in (*HARD, " unreachable")]) for name in ways}
     assert len(found) == len(ways)
-    assert {splitting.name_of(way, whole_words=whole) for way, whole in map(splitting.by_name, splitting.NAMES)} == {
-        *ways
-    }
+    assert {
+        splitting.pre_tokenizer_name(way, ignore_merges=whole)
+        for way, whole in map(splitting.pre_tokenizer_by_name, splitting.pre_tokenizer_names())
+    } == {*ways}
 
 
 @pytest.mark.parametrize(("bos", "eos"), [(False, False), (True, False), (False, True), (True, True)])
@@ -285,7 +286,7 @@ def test_llama_cpp_computes_the_same_logits(options, tmp_path) -> None:
 
 def test_positions_scaled_in_another_way_are_not_read_as_plain_ones(tmp_path) -> None:
     export_gguf(str(saved(tmp_path / "scaled", rope_parameters=LLAMA3)), tmp_path / "m.gguf", dtype="f32")
-    with pytest.raises(UsageError, match="rotary positions are scaled, and not as those of Llama 3"):
+    with pytest.raises(UsageError, match="rotary positions are scaled otherwise than in Llama 3"):
         load(str(tmp_path / "m.gguf"), dtype=torch.float32)
 
 
@@ -432,14 +433,14 @@ AROUND = processors.TemplateProcessing(single="<|im_start|> <|im_start|> $A", sp
     ("tokenizer", "words"),
     [
         (of_words, "of type WordPiece; only byte-level BPE"),
-        (lambda: with_backend(normalizer=normalizers.NFC()), "rewrites text first .NFC."),
+        (lambda: with_backend(normalizer=normalizers.NFC()), "normalizes text .NFC."),
         (lambda: with_backend(pre_tokenizer=BYTES(add_prefix_space=True)), "no name of llama.cpp is known"),
         (lambda: with_backend(pre_tokenizer=pre_tokenizers.Metaspace()), "no name of llama.cpp is known"),
         (lambda: with_backend(pre_tokenizer=None), "no name of llama.cpp is known"),
         (lambda: with_backend(post_processor=AROUND), "puts more around a text than BOS and EOS"),
-        (lambda: with_token(lstrip=True, special=True), "'<mask>' is found by what stands beside it"),
-        (lambda: with_token(rstrip=True), "'<mask>' is found by what stands beside it"),
-        (lambda: with_token(single_word=True), "'<mask>' is found by what stands beside it"),
+        (lambda: with_token(lstrip=True, special=True), "'<mask>' matches depends on the text around it"),
+        (lambda: with_token(rstrip=True), "'<mask>' matches depends on the text around it"),
+        (lambda: with_token(single_word=True), "'<mask>' matches depends on the text around it"),
         (without_end, "set eos_token in its tokenizer_config.json"),
     ],
 )
@@ -468,20 +469,20 @@ def test_nothing_is_overwritten(tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     for kind in ("gguf", "hf"):
         with pytest.raises(UsageError, match="something here already"):
-            export(folder, tmp_path / "old", kind)
+            export_model(folder, tmp_path / "old", kind)
         with pytest.raises(UsageError, match="something here already"):
-            export(folder, folder, kind)
+            export_model(folder, folder, kind)
     with pytest.raises(UsageError, match=r"a folder; a GGUF model is one file, such as .*model\.gguf"):
-        export(folder, tmp_path / "empty", "gguf")
+        export_model(folder, tmp_path / "empty", "gguf")
     with pytest.raises(UsageError, match="something here already"):
         export_gguf(str(folder), tmp_path / "old")
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters" / BASE).write_text("not read")
     with pytest.raises(UsageError, match="something here already"):
-        export(tmp_path / "adapters", tmp_path / "old", "gguf")
+        export_model(tmp_path / "adapters", tmp_path / "old", "gguf")
     assert (tmp_path / "old").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapters", "empty", "model", "old"]
-    export(folder, tmp_path / "empty", "hf")
+    export_model(folder, tmp_path / "empty", "hf")
     assert (tmp_path / "empty" / "model.safetensors").is_file()
 
 
@@ -492,7 +493,7 @@ def test_a_full_disk_is_told_in_a_sentence(kind, tmp_path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
     try:
         with pytest.raises(SelfInstructError, match=r"can't write .*: File too large") as caught:
-            export(folder, tmp_path / "new" / "out", kind)
+            export_model(folder, tmp_path / "new" / "out", kind)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert "\n" not in str(caught.value)
@@ -506,7 +507,7 @@ def test_a_place_that_can_not_be_made_is_told_in_a_sentence(tmp_path) -> None:
     for one in (folder, tmp_path / "adapters"):
         for kind in ("gguf", "hf"):
             with pytest.raises(SelfInstructError, match=r"can't write .*: (Not a directory|File exists)"):
-                export(one, tmp_path / "file" / "out", kind)
+                export_model(one, tmp_path / "file" / "out", kind)
 
 
 def adapted(folder: Path, beside: Path) -> Any:
@@ -526,7 +527,7 @@ def test_adapters_are_merged_first(kind, tmp_path) -> None:
     base = saved(tmp_path / "base")
     wanted = adapted(tmp_path / "adapters", base)
     out = tmp_path / "new" / ("m.gguf" if kind == "gguf" else "m")
-    export(tmp_path / "adapters", out, kind, dtype="f32")
+    export_model(tmp_path / "adapters", out, kind, dtype="f32")
     assert list((tmp_path / "new").iterdir()) == [out]
     plain, whole = (load(str(path), dtype=torch.float32).model for path in (base, out))
     torch.testing.assert_close(logits(whole), logits(wanted), rtol=1e-4, atol=1e-4)
@@ -538,4 +539,4 @@ def test_adapters_are_merged_first(kind, tmp_path) -> None:
 )
 def test_a_kind_of_weight_that_does_not_exist_is_told(kind, dtype, says, tmp_path) -> None:
     with pytest.raises(UsageError, match=says):
-        export(tmp_path, tmp_path / "out", kind, dtype=dtype)
+        export_model(tmp_path, tmp_path / "out", kind, dtype=dtype)

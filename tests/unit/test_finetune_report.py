@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
+from finetune.data.plan import EpochPlan
 from finetune.data.render import Renderer, render_all
 from finetune.data.rows import ChatTurn, Example
 from finetune.evaluation.held_out import Losses
-from finetune.options import Options
-from finetune.record import Measured
-from finetune.report import coloured, preview_lines, result_lines, strip_control_chars
+from finetune.options import TrainingOptions
+from finetune.record import Measurements
+from finetune.report import coloured, preview_lines, result_lines
 from finetune.session import Preview, TrainingResult
-from finetune.training.loop import EpochPlan
-from finetune.training.setup import Costs
+from finetune.training.estimate import CostEstimate
+from selfinstruct.common.console import strip_control_chars
 from tests.finetune_fixtures import tiny_tokenizer  # noqa: F401
 
 SURE = ([10.0, 20.0, 30.0], [10, 10, 10])
@@ -28,9 +29,9 @@ def shifted(by: list[float]) -> Losses:
 
 def result(after: Losses, **options: Any) -> TrainingResult:
     fields: dict[str, Any] = {"steps": 20, "seconds": 75.4, **options}
-    before = Measured({"rows": Losses.of(*SURE)}, fields.pop("answers_before", []))
+    before = Measurements({"rows": Losses.of(*SURE)}, fields.pop("answers_before", []))
     return TrainingResult(
-        Path("out"), before=before, after=Measured({"rows": after}, fields.pop("answers", [])), **fields
+        Path("out"), before=before, after=Measurements({"rows": after}, fields.pop("answers", [])), **fields
     )
 
 
@@ -58,7 +59,7 @@ def test_no_change_is_neither() -> None:
 
 
 def test_a_single_document_has_no_error_to_show() -> None:
-    before, after = (Measured({"rows": Losses.of([sums], [10])}, []) for sums in (20.0, 18.0))
+    before, after = (Measurements({"rows": Losses.of([sums], [10])}, []) for sums in (20.0, 18.0))
     lines = list(result_lines(TrainingResult(Path("out"), 20, before, after)))
     assert lines[1] == "held-out loss, rows: 2.000 -> 1.800, change -0.200 (a fall; 1 document)"
 
@@ -72,7 +73,7 @@ def test_fewer_than_ten_steps_warn(steps: int, warned: bool) -> None:
 
 def test_a_run_that_was_stopped_says_how_to_go_on() -> None:
     assert list(result_lines(TrainingResult(Path("out"), 3, complete=False))) == [
-        "out: stopped after 3 steps; the same command goes on"
+        "out: stopped after 3 steps; repeat the command to resume"
     ]
     assert "was complete already" in next(iter(result_lines(TrainingResult(Path("out"), 30, already=True))))
 
@@ -86,7 +87,7 @@ def test_answers_stand_beside_each_other_and_are_text() -> None:
     )
     lines = list(result_lines(shown))
     text = "\n".join(lines)
-    assert "asked" in text
+    assert "prompt" in text
     assert "[bold]three[/bold]" in text
     assert "[/] Loire" in text
     assert "\x1b" not in text
@@ -108,9 +109,9 @@ def dry(tokenizer: Any, answers: list[str], *, skipped: list[str], memory: dict[
         for number, answer in enumerate(answers, start=1)
     ]
     rendered = render_all(examples, renderer)
-    plan = EpochPlan.of(rendered.corpus, Options(batch_size=2, epochs=1), budget=128)
-    costs = Costs(memory, room=None, recompute=False, flops=None, device="cpu", ranks=1)
-    return Preview(rendered, renderer, plan, skipped, costs)
+    plan = EpochPlan.of(rendered.corpus, TrainingOptions(batch_size=2, epochs=1), budget=128)
+    estimate = CostEstimate(memory, available=None, recompute=False, flops=None, device="cpu", world_size=1)
+    return Preview(rendered, renderer, plan, skipped, estimate)
 
 
 def test_a_dry_run_marks_what_is_supervised_and_nothing_else(tiny_tokenizer: Any) -> None:  # noqa: F811
@@ -135,7 +136,7 @@ def test_a_dry_run_tells_what_is_left_out(tiny_tokenizer: Any) -> None:  # noqa:
     assert "4 documents" in text
     assert "dropped, empty: 1" in text
     assert "not read: 1 row\n" in text
-    assert "cut to the longest length: 1" in text
+    assert "cut to the maximum length: 1" in text
     assert "2 steps, 2 an epoch; trained on 4 documents; micro-batches of at most 128 tokens" in text
     assert "only 2 steps" in text
     assert "predicted memory: 1.50 GiB (weights 1.50, head 0.00)" in text

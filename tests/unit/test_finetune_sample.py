@@ -9,8 +9,8 @@ import torch
 
 from finetune.data.render import Renderer, RenderError
 from finetune.data.rows import ChatTurn, Example
-from finetune.evaluation.samples import generate, sample
-from finetune.model.attention import install
+from finetune.evaluation.samples import generate, sample_answers
+from finetune.model.attention import use_packed_attention
 from finetune.model.packed_lm import PackedCausalLM
 from tests.finetune_fixtures import make_model, tiny_tokenizer  # noqa: F401
 
@@ -89,13 +89,13 @@ def test_a_model_with_packed_attention_answers_by_its_own_and_takes_the_packed_o
         ).strip()
         for example in examples
     ]
-    install(model, "sdpa")
-    trainee = PackedCausalLM(model).train()
-    assert sample(trainee, tiny_tokenizer, renderer, examples, 8) == expected
+    use_packed_attention(model, "sdpa")
+    packed_lm = PackedCausalLM(model).train()
+    assert sample_answers(packed_lm, tiny_tokenizer, renderer, examples, 8) == expected
     assert any(expected)
-    assert trainee.training
+    assert packed_lm.training
     assert model.config._attn_implementation == "finetune_sdpa"
-    assert sample(trainee, tiny_tokenizer, renderer, [], 8) == []
+    assert sample_answers(packed_lm, tiny_tokenizer, renderer, [], 8) == []
 
 
 def test_compiled_layers_are_not_compiled_again_for_each_token() -> None:
@@ -114,9 +114,9 @@ def test_compiled_layers_are_not_compiled_again_for_each_token() -> None:
 
 
 def test_an_example_without_a_prompt_leaves_the_mode_as_it_was(tiny_tokenizer: Any) -> None:  # noqa: F811
-    trainee = PackedCausalLM(make_model(len(tiny_tokenizer))).train()
+    packed_lm = PackedCausalLM(make_model(len(tiny_tokenizer))).train()
     renderer = Renderer(tiny_tokenizer, "alpaca", max_length=128)
     turns = (ChatTurn("user", "a"), ChatTurn("assistant", "b"), ChatTurn("user", "c"), ChatTurn("assistant", "d"))
     with pytest.raises(RenderError):
-        sample(trainee, tiny_tokenizer, renderer, [Example("x:1", turns)], 8)
-    assert trainee.training
+        sample_answers(packed_lm, tiny_tokenizer, renderer, [Example("x:1", turns)], 8)
+    assert packed_lm.training

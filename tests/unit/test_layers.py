@@ -18,7 +18,7 @@ PACKAGES = [Path(package.__file__).parent for package in (selfinstruct, finetune
 LAYERS = (
     {"errors", "version"},
     {"common"},
-    {"reasons", "records"},
+    {"plugins", "reasons", "records"},
     {"filters", "parse", "pool", "prompts", "seeds", "strategies", "verifiers"},
     {"backends", "engine.dispatch", "ledger"},
     {"api", "doctor", "engine", "filtering", "runs"},

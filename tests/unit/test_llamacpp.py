@@ -1,4 +1,4 @@
-"""llama.cpp in this process: files that are no models, and the real model."""
+"""llama.cpp in this process: invalid model files, and the real model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.backends import open_backend
+from selfinstruct.backends import backend_spec, open_backend
 from selfinstruct.backends import threads as load
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.common import embedded, gguf
@@ -47,7 +47,7 @@ def text(value: str) -> bytes:
 
 
 def make_gguf(*, version: int = 3, data: int = 256) -> bytes:
-    """A small well-formed file: every sort of value, two tensors of which the second begins at byte 128."""
+    """Return a small valid file with every kind of value and two tensors, the second of which begins at byte 128."""
     head = b"GGUF" + struct.pack("<IQQ", version, 2, 5)
     head += text("general.alignment") + struct.pack("<II", 4, 64)
     head += text("general.architecture") + struct.pack("<I", 8) + text("no-such-thing")
@@ -59,7 +59,7 @@ def make_gguf(*, version: int = 3, data: int = 256) -> bytes:
     return head + bytes(-len(head) % 64) + bytes(data)
 
 
-def test_a_well_formed_file_passes(tmp_path: Path) -> None:
+def test_a_valid_file_is_accepted(tmp_path: Path) -> None:
     model = tmp_path / "m.gguf"
     model.write_bytes(make_gguf())
     header = gguf.check(model)
@@ -68,10 +68,10 @@ def test_a_well_formed_file_passes(tmp_path: Path) -> None:
     assert header.tensors == {"first", "second"}
 
 
-def test_every_truncation_before_the_last_tensor_is_seen(tmp_path: Path) -> None:
-    model, whole = tmp_path / "m.gguf", make_gguf()
-    for length in range(4, len(whole) - 128 + 1):
-        model.write_bytes(whole[:length])
+def test_every_truncation_before_the_last_tensor_is_detected(tmp_path: Path) -> None:
+    model, content = tmp_path / "m.gguf", make_gguf()
+    for length in range(4, len(content) - 128 + 1):
+        model.write_bytes(content[:length])
         with pytest.raises(ModelFileError, match="truncated"):
             gguf.check(model)
 
@@ -80,7 +80,7 @@ def test_every_truncation_before_the_last_tensor_is_seen(tmp_path: Path) -> None
     ("content", "says"),
     [
         (b"", "it is empty"),
-        (b"FUGG" + bytes(40), "a big-endian one"),
+        (b"FUGG" + bytes(40), "a big-endian GGUF file"),
         (b"PK\x03\x04" + bytes(40), "PyTorch"),
         (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
         (b"<!doctype html>", "web page"),
@@ -92,7 +92,7 @@ def test_every_truncation_before_the_last_tensor_is_seen(tmp_path: Path) -> None
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**63) + bytes(64), "truncated in its header"),
     ],
 )
-def test_what_is_no_model(tmp_path: Path, content: bytes, says: str) -> None:
+def test_an_invalid_model_file_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     model = tmp_path / "m.gguf"
     model.write_bytes(content)
     with pytest.raises(ModelFileError, match=says) as caught:
@@ -100,14 +100,14 @@ def test_what_is_no_model(tmp_path: Path, content: bytes, says: str) -> None:
     assert str(model) in str(caught.value)
 
 
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
+def test_missing_files_and_directories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no such file"):
         gguf.check(tmp_path / "absent.gguf")
     with pytest.raises(ModelFileError, match=r"a directory; name the .gguf file"):
         gguf.check(tmp_path)
 
 
-def test_paths_that_cannot_be_looked_at(tmp_path: Path) -> None:
+def test_unusable_paths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="too long"):
         gguf.check(tmp_path / ("x" * 5000 + ".gguf"))
     with pytest.raises(ModelFileError, match="no such file"):
@@ -129,7 +129,7 @@ except gguf.ModelFileError as error:
 """
 
 
-def test_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir()
     folder.chmod(0)
@@ -141,7 +141,7 @@ def test_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
     assert done.stdout.endswith("m.gguf: Permission denied\n")
 
 
-def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'selfinstruct\[llamacpp\]'"):
         asyncio.run(LlamaCppBackend(LlamaCppOptions()).start())
@@ -153,11 +153,16 @@ def test_options_out_of_range(wrong: dict[str, Any]) -> None:
         build(LlamaCppOptions, wrong, "llamacpp")
 
 
+def test_capabilities_follow_the_slots() -> None:
+    capabilities = backend_spec("llamacpp").capabilities(LlamaCppOptions(slots=2))
+    assert (capabilities.concurrency, capabilities.max_choices) == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("extra", "says"),
     [({"max_tokens": 9}, "'max_tokens'"), ({"n": 2}, "'n'"), ({"a": {"b": [float("nan")]}}, r"extra_body\.a\.b\.0")],
 )
-def test_further_fields_that_are_refused(extra: dict[str, Any], says: str) -> None:
+def test_invalid_extra_body_is_refused(extra: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         build(LlamaCppOptions, {"extra_body": extra}, "llamacpp")
 
@@ -169,11 +174,11 @@ def test_further_fields_that_are_refused(extra: dict[str, Any], says: str) -> No
     ("physical", "busy", "threads"),
     [(2, 0.0, 2), (2, 0.4, 2), (2, 0.6, 1), (2, 1.0, 1), (2, 5.0, 1), (1, 0.0, 1), (8, 0.2, 8), (8, 3.0, 5), (8, 9, 1)],
 )
-def test_threads_leave_the_cores_that_others_use(physical: int, busy: float, threads: int) -> None:
+def test_threads_use_only_idle_cores(physical: int, busy: float, threads: int) -> None:
     assert load.choose_threads(physical, busy) == threads
 
 
-def test_this_machine_has_cores_and_a_load() -> None:
+def test_cores_and_load_of_this_machine_are_plausible() -> None:
     assert 1 <= load.cores() <= (os.cpu_count() or 1)
     assert 0 <= asyncio.run(load.busy_cores()) <= 10_000
 
@@ -203,21 +208,20 @@ def ask(runner: asyncio.Runner, backend: LlamaCppBackend) -> Ask:
 
 
 @pytest.mark.model
-def test_it_completes_raw_prompts_and_chats(ask: Ask, backend: LlamaCppBackend) -> None:
+def test_it_completes_raw_prompts_and_chats(ask: Ask) -> None:
     completion = ask(raw("The capital of France is"))
     assert "Paris" in completion.text
     assert completion.truncated
-    assert completion.usage.prompt_tokens == 5, "this model's prompts take no token for their beginning"
+    assert completion.usage.prompt_tokens == 5, "this model adds no token at the beginning of a prompt"
     assert completion.usage.completion_tokens == 8
-    assert completion.model == embedded.FILE, "a name, no path"
+    assert completion.model == embedded.FILE, "a name without a path"
     answer = ask(chat("Say hello.", max_tokens=32))
     assert answer.usage.prompt_tokens > 20, "the model's own chat template surrounds the message"
     assert "<|im_" not in answer.text
-    assert backend.concurrency == 2
 
 
 @pytest.mark.model
-def test_stop_strings_end_the_text_and_are_no_part_of_it(ask: Ask) -> None:
+def test_stop_strings_end_the_text_and_are_excluded(ask: Ask) -> None:
     completion = ask(raw("1. one\n2. two\n3. three\n4.", max_tokens=40, stop=("\n6.",)))
     assert completion.text == " four\n5. five"
     assert completion.choices[0].finish_reason == "stop"
@@ -232,7 +236,7 @@ def test_several_choices(ask: Ask) -> None:
 
 
 @pytest.mark.model
-def test_a_common_beginning_is_read_once(ask: Ask) -> None:
+def test_a_shared_prefix_is_processed_once(ask: Ask) -> None:
     head = "A list of short and clear tasks.\n" + "".join(f"Rule {k}: be brief.\n" for k in range(20))
     first, second = ask(raw(head + "Task 1:", max_tokens=1)), ask(raw(head + "Task 2:", max_tokens=1))
     assert first.usage.cached_tokens < 10
@@ -243,21 +247,21 @@ def test_a_common_beginning_is_read_once(ask: Ask) -> None:
 @pytest.mark.parametrize(
     "request_", [raw("x " * 252), raw("x", max_tokens=256), chat("x " * 225), raw("x " * 3000), raw("日本" * 200)]
 )
-def test_what_does_not_fit_a_slot_is_the_requests_own_fault(ask: Ask, request_: Request) -> None:
+def test_a_request_that_exceeds_the_context_is_at_fault_itself(ask: Ask, request_: Request) -> None:
     with pytest.raises(RequestError, match=r"exceed the context of 256 tokens: .* --set llamacpp\.context=") as caught:
         ask(request_)
     assert caught.value.code == "context_length"
 
 
 @pytest.mark.model
-def test_what_just_fits_is_answered(ask: Ask) -> None:
+def test_a_request_that_fills_the_context_exactly_is_answered(ask: Ask) -> None:
     completion = ask(raw("x " * 247))
     assert completion.usage.prompt_tokens + 8 == 256
     assert completion.usage.completion_tokens == 8
 
 
 @pytest.mark.model
-def test_its_endpoint_opens_to_its_own_key_only(backend: LlamaCppBackend) -> None:
+def test_its_endpoint_accepts_only_its_own_key(backend: LlamaCppBackend) -> None:
     url = backend._server.listening_address
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
     data = json.dumps({"prompt": "x", "max_tokens": 1}).encode()
@@ -269,7 +273,7 @@ def test_its_endpoint_opens_to_its_own_key_only(backend: LlamaCppBackend) -> Non
 
 
 @pytest.mark.model
-def test_llama_cpp_itself_refuses(tmp_path: Path) -> None:
+def test_a_model_that_llama_cpp_refuses_is_reported(tmp_path: Path) -> None:
     model = tmp_path / "m.gguf"
     model.write_bytes(make_gguf())
     with pytest.raises(BackendError, match=r"can't load .*m\.gguf \(\d+ bytes\)"):
@@ -281,7 +285,7 @@ def threads_of_this_process() -> int:
 
 
 @pytest.mark.model
-def test_close_joins_and_frees_even_with_a_request_under_way() -> None:
+def test_close_joins_and_frees_even_with_a_request_in_flight() -> None:
     async def go() -> None:
         before = threads_of_this_process()
         backend = open_backend("llamacpp", LlamaCppOptions(context=600, slots=1, threads=1, model=str(embedded.find())))
@@ -297,7 +301,7 @@ def test_close_joins_and_frees_even_with_a_request_under_way() -> None:
             await waiting
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", port))
-        # What is left are the event loop's own helpers: at most the two of to_thread.
+        # Only the event loop's own threads may remain: at most two, for to_thread.
         assert threads_of_this_process() <= before + 2
         with pytest.raises(BackendError, match="closed"):
             await backend.complete(raw("x"))
@@ -327,7 +331,7 @@ asyncio.run(main())
 
 
 def end_by(signum: int) -> tuple[int, str, str]:
-    """Run ``PROCESS``, signal it in the middle of its request: return code, the port's address, further output."""
+    """Run ``PROCESS``, signal it during its request, and return its exit code, its address and its further output."""
     arguments = [sys.executable, "-c", PROCESS]
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -351,7 +355,7 @@ def refuses(address: str) -> bool:
 
 
 @pytest.mark.model
-def test_an_interrupt_in_the_middle_of_a_request_closes_properly() -> None:
+def test_an_interrupt_during_a_request_closes_properly() -> None:
     code, address, out = end_by(signal.SIGINT)
     assert out == "closed\n"
     assert code in (1, 130, -signal.SIGINT)

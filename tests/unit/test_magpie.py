@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
-from selfinstruct.backends.vllm.backend import VllmOptions
+from selfinstruct.backends.vllm.options import VllmOptions, load_chat_template
 from selfinstruct.common import gguf
 from selfinstruct.common.chat_template import ChatTemplate, ChatTemplateError
 from selfinstruct.common.config import build
@@ -175,20 +175,20 @@ def test_texts_are_derived_once_and_recorded_in_the_settings(tmp_path: Path):
 def test_the_template_in_a_models_folder_is_read_for_vllm(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
     options = VllmOptions(str(tmp_path))
-    assert options.chat_template() is None
-    assert VllmOptions("owner/name").chat_template() is None
+    assert load_chat_template(options) is None
+    assert load_chat_template(VllmOptions("owner/name")) is None
     settings = tmp_path / "tokenizer_config.json"
     settings.write_text('{"chat_template": "A", "bos_token": "<s>", "eos_token": {"content": "</s>"}}')
-    assert options.chat_template() == ChatTemplate("A", "", "</s>")
+    assert load_chat_template(options) == ChatTemplate("A", "", "</s>")
     settings.write_text(
         '{"add_bos_token": false, "bos_token": "<s>", "chat_template": [{"name": "default", "template": "B"}]}'
     )
-    assert options.chat_template() == ChatTemplate("B", "<s>", "")
+    assert load_chat_template(options) == ChatTemplate("B", "<s>", "")
     (tmp_path / "chat_template.jinja").write_text("C")
-    assert options.chat_template() == ChatTemplate("C", "<s>", "")
+    assert load_chat_template(options) == ChatTemplate("C", "<s>", "")
     settings.write_text("[1]")
-    with pytest.raises(ConfigError, match="no JSON object"):
-        options.chat_template()
+    with pytest.raises(ConfigError, match="not a JSON object"):
+        load_chat_template(options)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The openai backend against a real server on loopback: what is sent, what is read, and whose fault each failure is."""
+"""The openai backend against a real server on loopback: requests, answers, and the party at fault in each failure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import subprocess
 import sys
 import traceback
 import zlib
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
-from selfinstruct.backends import OPTIONS, open_backend
+from selfinstruct.backends import backend_names, backend_spec, open_backend, register_backend
 from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
-from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
+from selfinstruct.backends.openai.backend import OPENAI, OpenAIBackend, OpenAIOptions
 from selfinstruct.backends.openai.keys import redacted, without_key
 from selfinstruct.backends.openai.server import Server
 from selfinstruct.common.codec import canonical
@@ -27,7 +28,7 @@ from selfinstruct.records import Completion, PromptMessage, Request, Sampling, U
 from tests.loopback import Fault, Loopback, Reply
 
 CANARY = "sk-canary-7f3a91c4e5"
-PEER = ServerInfo("http://h/v1", "m", "OPENAI_API_KEY", True)
+INFO = ServerInfo("http://h/v1", "m", "OPENAI_API_KEY", True)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def complete(server: Loopback, request: Request, **options: Any) -> Completion:
 
 
 def failure(fault: Fault, request: Request | None = None, **options: Any) -> SelfInstructError:
-    """The error that one fault leads to; exactly one attempt must have arrived."""
+    """Return the error caused by one fault, after checking that exactly one attempt arrived."""
     with Loopback(faults={1: fault}) as server:
         with pytest.raises(SelfInstructError) as caught:
             complete(server, request or raw(), **options)
@@ -67,7 +68,7 @@ def failure(fault: Fault, request: Request | None = None, **options: Any) -> Sel
     return caught.value
 
 
-# What is sent
+# Requests
 
 
 def test_a_raw_prompt_goes_to_the_completions_endpoint() -> None:
@@ -82,7 +83,7 @@ def test_a_raw_prompt_goes_to_the_completions_endpoint() -> None:
     assert arrived.headers["authorization"] == "Bearer none"
 
 
-def test_messages_go_to_the_chat_endpoint_with_all_that_differs_from_the_defaults() -> None:
+def test_messages_go_to_the_chat_endpoint_with_all_sampling_that_differs_from_the_defaults() -> None:
     sampling = {"temperature": 0.0, "top_p": 0.5, "frequency_penalty": 0.25, "presence_penalty": -1.0}
     request = chat("Hello", **sampling, stop=("\n15.", "END"), n=2, seed=7)
     with Loopback(lambda body: ["one", Reply("two", "length")]) as server:
@@ -98,7 +99,7 @@ def test_messages_go_to_the_chat_endpoint_with_all_that_differs_from_the_default
     assert arrived.body == {**expected, **sampling}
 
 
-def test_a_model_with_wishes_of_its_own() -> None:
+def test_max_tokens_name_omit_and_extra_body_change_the_body() -> None:
     with Loopback() as server:
         options = {"max_tokens_name": "max_completion_tokens", "omit": ("temperature", "top_p")}
         complete(server, chat(seed=1), **options, extra_body={"top_k": 5, "seed": 2})
@@ -107,14 +108,14 @@ def test_a_model_with_wishes_of_its_own() -> None:
     assert arrived.body["seed"] == 2, "extra_body wins"
 
 
-def test_openai_itself_is_sent_its_own_name_of_the_limit() -> None:
+def test_openai_receives_its_own_name_for_the_token_limit() -> None:
     options = OpenAIOptions(model="m")
     server = Server(options, options.addresses[0])
     assert "max_completion_tokens" in server.body(chat())
     assert "max_tokens" in server.body(raw())
 
 
-def test_only_the_named_variables_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_key_in_the_named_variable_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-mine")
@@ -131,14 +132,14 @@ def test_only_the_named_variables_key_is_sent(monkeypatch: pytest.MonkeyPatch) -
     assert "proj-mine" not in str(mine.headers)
 
 
-def test_a_proxy_of_the_environment_is_not_asked_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_in_the_environment_is_not_used_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     with Loopback() as server:
         assert complete(server, raw()).text == "ok"
 
 
-def test_a_redirection_is_followed_and_one_without_end_is_not() -> None:
+def test_redirects_are_followed_up_to_a_limit() -> None:
     with Loopback(faults={1: Fault(307, {"location": "/v1/completions"})}) as server:
         assert complete(server, raw("a")).text == "ok"
         first, second = server.arrived
@@ -149,13 +150,13 @@ def test_a_redirection_is_followed_and_one_without_end_is_not() -> None:
         assert len(server.arrived) == 6
     with Loopback() as other, Loopback(faults={1: Fault(307, {"location": f"{other.url}/completions"})}) as server:
         assert complete(server, raw(), api_key_env="UNSET_KEY").text == "ok"
-        assert "authorization" not in other.arrived[0].headers, "another server's business it is not"
+        assert "authorization" not in other.arrived[0].headers, "a key is sent to no other server"
 
 
 @pytest.mark.parametrize("status", [200, 500])
 def test_an_answer_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     body = b'{"choices": [{"text": "0123456789", "finish_reason": "stop"}]}'
-    monkeypatch.setattr("selfinstruct.backends.openai.server._MOST_BYTES", len(body))
+    monkeypatch.setattr("selfinstruct.backends.openai.server._MAX_BYTES", len(body))
     for coding, packed in (("identity", body), ("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
         fault = Fault(200, {"content-encoding": coding}, packed)
         with Loopback(faults={1: fault}) as server:
@@ -172,7 +173,10 @@ def test_many_requests_at_once_share_one_client() -> None:
         backend = OpenAIBackend(OpenAIOptions(base_url=url, model="m"))
         await backend.start()
         try:
-            return [one.text for one in await asyncio.gather(*(backend.complete(raw(str(k))) for k in range(40)))]
+            return [
+                completion.text
+                for completion in await asyncio.gather(*(backend.complete(raw(str(k))) for k in range(40)))
+            ]
         finally:
             await backend.close()
 
@@ -181,10 +185,10 @@ def test_many_requests_at_once_share_one_client() -> None:
         assert len(server.arrived) == 40
 
 
-# What is read
+# Answers
 
 
-def test_text_is_taken_unaltered() -> None:
+def test_text_is_returned_unchanged() -> None:
     text = ' {"a": 1}\r\n\t\u2028 \u0000 é 漢 🙂\n'
     with Loopback(lambda body: text) as server:
         assert complete(server, raw()).text == text
@@ -193,10 +197,10 @@ def test_text_is_taken_unaltered() -> None:
 
 def test_half_an_emoji_at_the_token_limit_becomes_a_replacement_character() -> None:
     body = b'{"choices": [{"text": "ok \\ud83d", "finish_reason": "length"}], "timings": NaN}'
-    completion = read_answer(PEER, body, chat=False)
+    completion = read_answer(INFO, body, chat=False)
     assert completion.text == "ok \ufffd"
     assert Completion.from_json(completion.to_json()) == completion
-    pair = read_answer(PEER, b'{"choices": [{"text": "\\ud83d\\ude42", "finish_reason": "stop"}]}', chat=False)
+    pair = read_answer(INFO, b'{"choices": [{"text": "\\ud83d\\ude42", "finish_reason": "stop"}]}', chat=False)
     assert pair.text == "🙂"
 
 
@@ -231,25 +235,25 @@ def test_a_null_finish_reason_and_odd_usage() -> None:
 
 
 @pytest.mark.parametrize("count", [-1, 2**31, 2**63, 10**30, 7.0, 7.5, "7", None, True, [7]])
-def test_a_count_of_tokens_that_is_none_is_zero(count: Any) -> None:
+def test_an_invalid_count_of_tokens_is_read_as_zero(count: Any) -> None:
     usage = {"prompt_tokens": count, "completion_tokens": count, "prompt_tokens_details": {"cached_tokens": count}}
     body = json.dumps({"choices": [{"text": "a"}], "usage": usage}).encode()
-    assert read_answer(PEER, body, chat=False).usage == Usage()
+    assert read_answer(INFO, body, chat=False).usage == Usage()
 
 
-def test_a_large_count_of_tokens_is_believed() -> None:
+def test_a_large_count_of_tokens_is_accepted() -> None:
     body = json.dumps({"choices": [{"text": "a"}], "usage": {"prompt_tokens": 2**31 - 1}}).encode()
-    assert read_answer(PEER, body, chat=False).usage == Usage(2**31 - 1, 0, 0)
+    assert read_answer(INFO, body, chat=False).usage == Usage(2**31 - 1, 0, 0)
 
 
-def test_half_an_emoji_in_the_other_words_of_an_answer() -> None:
+def test_half_an_emoji_in_model_name_or_finish_reason_is_replaced() -> None:
     body = b'{"model": "m\\udc00", "choices": [{"text": "a", "finish_reason": "end \\ud83d"}]}'
-    completion = read_answer(PEER, body, chat=False)
+    completion = read_answer(INFO, body, chat=False)
     assert (completion.model, completion.choices[0].finish_reason) == ("m\ufffd", "end \ufffd")
     canonical(completion.to_json())
 
 
-# Whose fault it is
+# Faults
 
 CONTEXT = {
     "error": {"message": "This model's maximum context length is 4096 tokens", "code": "context_length_exceeded"}
@@ -278,7 +282,7 @@ AZURE = {"error": {"message": "no", "code": "x", "innererror": {"code": "Respons
         (Fault(200, body={"error": {"code": 400, "message": "bad"}}), "bad_request"),
     ],
 )
-def test_the_requests_own_fault(fault: Fault, code: str) -> None:
+def test_faults_of_the_request(fault: Fault, code: str) -> None:
     error = failure(fault)
     assert isinstance(error, RequestError)
     assert error.code == code
@@ -307,16 +311,21 @@ def test_filtered_text_that_has_content_is_kept() -> None:
         (Fault(200, body={"error": {"code": 401, "message": "who?"}}), "who?"),
     ],
 )
-def test_the_servers_or_accounts_fault(fault: Fault, says: str) -> None:
+def test_faults_of_the_server_or_the_account(fault: Fault, says: str) -> None:
     error = failure(fault)
     assert isinstance(error, BackendError)
     assert not isinstance(error, TransientError)
     assert says in str(error)
 
 
-def test_a_refused_key_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_key_is_identified_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", CANARY)
     assert "The key in MY_KEY was refused" in str(failure(Fault(401), api_key_env="MY_KEY"))
+    assert "The key in MY_KEY may not use 'm'" in str(failure(Fault(403), api_key_env="MY_KEY"))
+
+
+def test_a_403_without_a_key_names_no_variable() -> None:
+    assert "A request without a key may not use 'm' here: name a key's variable" in str(failure(Fault(403)))
 
 
 @pytest.mark.parametrize(
@@ -332,11 +341,11 @@ def test_a_refused_key_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch)
         (Fault(200, body=""), "empty body"),
         (Fault(200, body=b"\xff\xfe\x00"), "broken JSON"),
         (Fault(200, body="[" * 100_000), "broken JSON"),
-        (Fault(200, body="[1]"), "no object"),
+        (Fault(200, body="[1]"), "not an object"),
         (Fault(200, body={}), "without any choice"),
         (Fault(200, body={"choices": []}), "without any choice"),
         (Fault(200, body={"choices": "none"}), "without any choice"),
-        (Fault(200, body={"choices": [3]}), "no object"),
+        (Fault(200, body={"choices": [3]}), "not an object"),
         (Fault(200, body={"choices": [{"finish_reason": "stop"}]}), "without text"),
         (Fault(200, body={"choices": [{"text": 5}]}), "without text"),
         (Fault(200, body={"error": {"message": "overloaded"}}), "overloaded"),
@@ -346,7 +355,7 @@ def test_a_refused_key_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch)
         (Fault(body={"choices": [{"text": "x" * 5000}]}, how="half"), "no answer from"),
     ],
 )
-def test_what_time_may_heal(fault: Fault, says: str) -> None:
+def test_faults_that_may_pass(fault: Fault, says: str) -> None:
     error = failure(fault)
     assert isinstance(error, TransientError)
     assert says in str(error)
@@ -360,13 +369,13 @@ def test_a_chat_answer_without_a_message_is_transient() -> None:
 
 
 @pytest.mark.parametrize("how", ["hang", "trickle"])
-def test_the_deadline_is_for_the_whole_request(how: Any) -> None:
+def test_the_time_limit_covers_the_whole_request(how: Any) -> None:
     error = failure(Fault(how=how), timeout_s=0.2)
     assert isinstance(error, TransientError)
     assert "within 0.2 s" in str(error)
 
 
-def test_nobody_listens() -> None:
+def test_a_port_without_a_server() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
     with pytest.raises(TransientError, match=r"no answer from http://127.0.0.1:\d+/v1: ConnectError"):
@@ -398,7 +407,7 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(headers, NOW) == seconds
 
 
-def test_a_429_is_a_throttle_and_carries_the_wait() -> None:
+def test_a_429_throttles_and_carries_the_wait() -> None:
     error = failure(Fault(429, headers={"Retry-After": "12"}))
     assert isinstance(error, TransientError)
     assert (error.throttled, error.retry_after) == (True, 12.0)
@@ -409,12 +418,12 @@ def test_a_429_is_a_throttle_and_carries_the_wait() -> None:
 
 def test_every_status_has_an_error_and_no_message_is_long() -> None:
     for status in range(201, 600):
-        error = read_refusal(PEER, status, {}, b"x" * 100_000)
+        error = read_refusal(INFO, status, {}, b"x" * 100_000)
         assert isinstance(error, RequestError | BackendError)
         assert len(str(error)) < 700
 
 
-# Before anything is sent
+# Checks before the first request
 
 
 @pytest.mark.parametrize(
@@ -423,13 +432,13 @@ def test_every_status_has_an_error_and_no_message_is_long() -> None:
         (OpenAIOptions(base_url="http://localhost:1/v1"), "--model NAME"),
         (OpenAIOptions(model="m"), "environment variable OPENAI_API_KEY"),
         (OpenAIOptions(model="m", base_url="localhost:8000"), "http://localhost:8000/v1"),
-        (OpenAIOptions(model="m", base_url="ftp://host/v1"), "'ftp://host/v1' is none"),
-        (OpenAIOptions(model="m", base_url="http://host:port/v1"), "is none"),
-        (OpenAIOptions(model="m", base_url="http://[::1/v1"), "is none"),
+        (OpenAIOptions(model="m", base_url="ftp://host/v1"), "'ftp://host/v1' is not valid"),
+        (OpenAIOptions(model="m", base_url="http://host:port/v1"), "is not valid"),
+        (OpenAIOptions(model="m", base_url="http://[::1/v1"), "is not valid"),
         (OpenAIOptions(model="m", base_url=""), "environment variable OPENAI_API_KEY"),
     ],
 )
-def test_options_that_cannot_work(options: OpenAIOptions, says: str) -> None:
+def test_unusable_options_are_refused(options: OpenAIOptions, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         asyncio.run(_complete(options, raw()))
     assert says in str(caught.value)
@@ -437,7 +446,7 @@ def test_options_that_cannot_work(options: OpenAIOptions, says: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "kë", "\x00x"[1:] + "\x7f"])
-def test_a_key_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_a_key_that_cannot_be_sent_in_a_header_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("MY_KEY", key)
     with pytest.raises(ConfigError, match="the key in MY_KEY") as caught:
         asyncio.run(_complete(OpenAIOptions(base_url="http://h/v1", model="m", api_key_env="MY_KEY"), raw()))
@@ -456,20 +465,20 @@ FIXED = ["max_tokens", "max_completion_tokens", "n", "best_of", "stream", "promp
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_what_the_budget_rests_on_cannot_be_replaced_or_left_out(name: str) -> None:
+def test_fields_on_which_the_budget_depends_cannot_be_replaced_or_omitted(name: str) -> None:
     for wrong in ({"extra_body": {name: 1}}, {"omit": ["top_p", name]}):
         with pytest.raises(ConfigError, match=f"'{name}'"):
             build(OpenAIOptions, wrong, "openai")
 
 
-def test_nor_can_a_limit_of_another_name() -> None:
+def test_a_token_limit_of_another_name_cannot_be_replaced_or_omitted() -> None:
     for wrong in ({"extra_body": {"max_new": 1}}, {"omit": ["max_new"]}):
         with pytest.raises(ConfigError, match="'max_new'"):
             build(OpenAIOptions, {"max_tokens_name": "max_new", **wrong}, "openai")
 
 
 @pytest.mark.parametrize(
-    ("value", "place"),
+    ("value", "message"),
     [
         (date(2026, 1, 1), "a must be plain JSON, not date"),
         (b"x", "a must be plain JSON, not bytes"),
@@ -479,14 +488,14 @@ def test_nor_can_a_limit_of_another_name() -> None:
         ({"b": {3: 4}}, r"a\.b must have text as its keys"),
     ],
 )
-def test_further_fields_are_plain_json(value: Any, place: str) -> None:
+def test_extra_body_is_plain_json(value: Any, message: str) -> None:
     fine = {"fine": [1, 1.5, "x", True, None, {"y": []}]}
     assert OpenAIOptions(extra_body=fine).extra_body == fine
-    with pytest.raises(ValueError, match=rf"^extra_body\.{place}"):
+    with pytest.raises(ValueError, match=rf"^extra_body\.{message}"):
         OpenAIOptions(extra_body={**fine, "a": value})
 
 
-def test_a_field_that_holds_itself_is_refused() -> None:
+def test_a_value_that_contains_itself_is_refused() -> None:
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(ValueError, match="nested too deeply"):
@@ -494,7 +503,7 @@ def test_a_field_that_holds_itself_is_refused() -> None:
 
 
 @pytest.mark.parametrize("start", ["sk-", "0", "a b", "a=", "\n", ""])
-def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(start: str) -> None:
+def test_a_key_instead_of_a_variables_name_is_refused_and_not_repeated(start: str) -> None:
     secret = "hunter" + "2" if start else ""
     with pytest.raises(ConfigError, match="must be the name of an environment variable") as caught:
         build(OpenAIOptions, {"api_key_env": start + secret}, "openai")
@@ -511,15 +520,15 @@ def test_an_address_with_a_query_is_refused_and_not_repeated(mark: str) -> None:
 
 
 def test_one_address_or_several() -> None:
-    for given, addresses in {
+    for base_url, addresses in {
         None: ("https://api.openai.com/v1",),
         "http://a/v1": ("http://a/v1",),
         ("http://a/v1", "http://b/v1"): ("http://a/v1", "http://b/v1"),
     }.items():
-        value = list(given) if isinstance(given, tuple) else given
+        value = list(base_url) if isinstance(base_url, tuple) else base_url
         options = build(OpenAIOptions, {"base_url": value}, "openai")
         assert options.addresses == addresses
-        assert to_plain(options)["base_url"] == value, "recorded as it was given"
+        assert to_plain(options)["base_url"] == value, "recorded unchanged"
 
 
 @pytest.mark.parametrize(
@@ -532,7 +541,7 @@ def test_one_address_or_several() -> None:
         (["http://h/v1", 3], "openai.base_url: input should be a valid string"),
     ],
 )
-def test_addresses_that_are_none(value: Any, says: str) -> None:
+def test_invalid_addresses_are_refused(value: Any, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build(OpenAIOptions, {"base_url": value}, "openai")
     assert str(caught.value).startswith(says)
@@ -541,8 +550,12 @@ def test_addresses_that_are_none(value: Any, says: str) -> None:
 
 def test_the_registry() -> None:
     assert isinstance(open_backend("openai", OpenAIOptions()), OpenAIBackend)
-    assert OPTIONS["openai"] is OpenAIOptions
-    with pytest.raises(ConfigError, match=r"no backend 'opnai'; there are: .*openai"):
+    assert backend_names() == ("llamacpp", "openai", "openai-batch", "replay", "vllm")
+    assert backend_spec("openai").options is OpenAIOptions
+    register_backend(OPENAI)  # registering the same backend again changes nothing
+    with pytest.raises(ConfigError, match="two backends are named 'openai'"):
+        register_backend(replace(OPENAI, default_lag=1))
+    with pytest.raises(ConfigError, match=r"unknown backend 'opnai' \(did you mean 'openai'\?\)"):
         open_backend("opnai", OpenAIOptions())
     with pytest.raises(TypeError, match="OpenAIOptions"):
         open_backend("openai", object())
@@ -554,7 +567,7 @@ def test_importing_the_backends_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_a_backend_that_is_not_open() -> None:
+def test_a_backend_that_was_not_started() -> None:
     with pytest.raises(BackendError, match="not started"):
         asyncio.run(OpenAIBackend(OpenAIOptions()).complete(raw()))
     asyncio.run(OpenAIBackend(OpenAIOptions()).close())
@@ -564,14 +577,14 @@ def test_a_backend_that_is_not_open() -> None:
 
 
 def chain(error: BaseException) -> str:
-    """All that a traceback could show of an error and of whatever led to it, suppressed contexts too."""
+    """Return everything a traceback could show of an error, its causes and its contexts, suppressed ones included."""
     seen, text, waiting = set(), "", [error]
     while waiting:
-        one = waiting.pop()
-        if id(one) not in seen:
-            seen.add(id(one))
-            text += "".join(traceback.format_exception(one, chain=False)) + repr(one) + repr(vars(one))
-            waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+        current = waiting.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            text += "".join(traceback.format_exception(current, chain=False)) + repr(current) + repr(vars(current))
+            waiting += [other for other in (current.__cause__, current.__context__) if other is not None]
     return text
 
 
@@ -601,15 +614,15 @@ def test_the_key_is_in_no_error(monkeypatch: pytest.MonkeyPatch, fault: Fault) -
         assert len(server.arrived) == 1
         assert CANARY in server.arrived[0].headers["authorization"]
     assert CANARY not in chain(caught.value)
-    assert caught.value.__context__ is None, "nothing that holds the request and its headers hangs on to the error"
+    assert caught.value.__context__ is None, "no error that holds the request and its headers is attached"
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 429, 500])
 @pytest.mark.parametrize(
     "shape", ["{}", '{{"error": {{"message": "{}"}}}}', '{{"choices": [], "x": "{}"}}', "<p>{}</p>"]
 )
-def test_no_part_of_the_key_survives_where_a_text_is_cut(status: int, shape: str) -> None:
-    """The excerpt ends at 300 characters, and looked at 1,200: the key lies across both, at every offset."""
+def test_no_part_of_the_key_survives_at_the_end_of_a_cut_text(status: int, shape: str) -> None:
+    """The excerpt ends at 300 characters, and the text is first cut at 1,200: the key crosses both, at every offset."""
 
     async def go() -> list[str]:
         backend = Server(OpenAIOptions(model="m"), "http://h/v1", key=CANARY)
@@ -617,7 +630,7 @@ def test_no_part_of_the_key_survives_where_a_text_is_cut(status: int, shape: str
         messages = []
         for before in (*range(240, 310), *range(1150, 1210)):
             body = shape.format("x" * before + CANARY + "y" * 900).encode()
-            backend.post = answer(status, body)  # type: ignore[method-assign]  # the network alone is replaced
+            backend.post = answer(status, body)  # type: ignore[method-assign]  # only the network is replaced
             with pytest.raises(SelfInstructError) as caught:
                 await backend.complete(raw())
             messages.append(str(caught.value))
@@ -645,11 +658,11 @@ def test_no_part_of_the_key_survives_where_a_text_is_cut(status: int, shape: str
         ("nothing here", "nothing here"),
     ],
 )
-def test_a_key_and_its_beginning_are_hidden(text: str, shown: str) -> None:
+def test_a_key_and_its_prefix_are_hidden(text: str, shown: str) -> None:
     assert without_key(text, CANARY) == shown
 
 
-def test_a_key_is_hidden_however_it_is_written() -> None:
+def test_a_key_is_hidden_in_every_notation() -> None:
     key = 'p/q&r"s+t'
     for form in (key, 'p\\/q&r"s+t', 'p/q&r\\"s+t', "p/q&amp;r&quot;s+t", "p%2Fq%26r%22s%2Bt"):
         assert without_key(f"<{form}>", key) == "<[key]>"
@@ -671,7 +684,7 @@ def test_the_key_is_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
         backend = OpenAIBackend(OpenAIOptions(model="m"))
         await backend.start()
         [server] = backend._servers
-        shown = repr(backend) + repr(server) + repr(server._options) + repr(server._peer) + repr(server._client)
+        shown = repr(backend) + repr(server) + repr(server._options) + repr(server._info) + repr(server._client)
         await backend.close()
         return shown
 

@@ -1,10 +1,10 @@
-"""Attempts, waits, the shared gate: tiny real times, a real event loop, no clock replaced."""
+"""Attempts, waits and the shared gate, with short real times on a real event loop unless a test replaces the sleep."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
-from typing import ClassVar
 
 import pytest
 
@@ -24,18 +24,11 @@ def make(number: int = 0) -> Request:
 
 
 class Scripted(Backend):
-    """Answers the k-th call with what the script says: an error to raise, or a completion."""
-
-    name: ClassVar[str] = "scripted"
-    concurrency = 1
+    """Answers each call as the script decides: with an error to raise, or with a completion if it returns None."""
 
     def __init__(self, script: Callable[[int, Request], Exception | None]) -> None:
         self.script = script
         self.calls = 0
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
 
     async def complete(self, request: Request) -> Completion:
         self.calls += 1
@@ -57,7 +50,7 @@ class Log:
 
 
 def attempt(script: Callable[[int, Request], Exception | None], options: RetryOptions = QUICK):
-    """The outcome or error, the backend and the log of one request."""
+    """Return the outcome or error, the backend and the log of one request."""
     backend, log = Scripted(script), Log()
 
     async def go() -> Completion:
@@ -75,7 +68,7 @@ def test_first_success_is_returned_without_a_wait() -> None:
     assert (backend.calls, log.attempts, log.waits) == (1, [1], [])
 
 
-def test_transient_errors_are_retried_and_each_send_is_announced_first() -> None:
+def test_transient_errors_are_retried_and_before_attempt_precedes_each_send() -> None:
     outcome, backend, log = attempt(lambda call, _: TransientError("down") if call < 3 else None)
     assert outcome is DONE
     assert log.attempts == [1, 2, 3]
@@ -84,7 +77,7 @@ def test_transient_errors_are_retried_and_each_send_is_announced_first() -> None
     assert all(0 <= wait <= 0.002 for wait in log.waits)
 
 
-def test_attempts_run_out_and_the_message_counts_them() -> None:
+def test_when_attempts_run_out_the_message_counts_them() -> None:
     outcome, backend, log = attempt(lambda call, _: TransientError(f"down {call}", retry_after=0.0))
     assert isinstance(outcome, TransientError)
     assert str(outcome) == "down 4 (after 4 attempts)"
@@ -93,7 +86,7 @@ def test_attempts_run_out_and_the_message_counts_them() -> None:
     assert len(log.waits) == 3, "no wait after the last attempt"
 
 
-def test_a_throttle_uses_up_no_attempt_but_the_total_ends_it() -> None:
+def test_a_429_uses_up_no_attempt_and_only_the_total_time_ends_it() -> None:
     def throttled(call: int, _: Request) -> TransientError | None:
         return TransientError("slow down", retry_after=0.002, throttled=True) if call <= 20 else None
 
@@ -113,23 +106,48 @@ def test_one_attempt_means_no_retry() -> None:
 
 
 @pytest.mark.parametrize("error", [RequestError("bad_request", "no"), BackendError("no key")])
-def test_other_errors_pass_at_once_and_unchanged(error: Exception) -> None:
+def test_other_errors_are_raised_at_once_and_unchanged(error: Exception) -> None:
     outcome, backend, log = attempt(lambda *_: error)
     assert outcome is error
     assert (backend.calls, log.waits) == (1, [])
 
 
-def test_retry_after_is_kept_to_the_second_even_above_the_cap() -> None:
+def test_retry_after_is_obeyed_to_the_second_even_above_the_cap() -> None:
     waited = RetryOptions(attempts=2, base_s=0.0, cap_s=0.0, total_s=60)
     _, _, log = attempt(lambda call, _: TransientError("busy", retry_after=0.02) if call == 1 else None, waited)
     assert log.waits == [0.02]
 
 
-def test_a_wait_past_the_total_is_not_begun() -> None:
+def test_a_wait_beyond_the_total_time_is_not_begun() -> None:
     outcome, backend, log = attempt(lambda *_: TransientError("busy", retry_after=3600.0))
     assert isinstance(outcome, TransientError)
     assert "next in 3.6e+03 s would be past the total of 60 s" in str(outcome)
     assert (backend.calls, log.waits) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "waits"), [(None, [0.25, 0.5, 1.0, 1.5, 1.5]), (7.0, [7.0] * 5), (0.0, [0.0] * 5)]
+)
+def test_each_further_attempt_after_a_5xx_sleeps_first(
+    retry_after: float | None, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sends and sleeps alternate, and each sleep has the length of the server's Retry-After or of the backoff."""
+    monkeypatch.setattr(random, "random", lambda: 0.5)  # half of the longest wait
+    events: list[str | float] = []
+
+    def script(call: int, _: Request) -> TransientError | None:
+        events.append("send")
+        return TransientError("server answered 503", retry_after=retry_after) if call < 6 else None
+
+    async def sleep(seconds: float) -> None:
+        events.append(seconds)
+
+    async def main() -> Completion:
+        retry = Retry(RetryOptions(attempts=6, base_s=0.5, cap_s=3.0), sleep=sleep)
+        return await retry.complete(Scripted(script), make(), Log().before)
+
+    assert asyncio.run(main()) is DONE
+    assert events == ["send", *(event for wait in waits for event in (wait, "send"))]
 
 
 def test_waits_double_up_to_the_cap() -> None:
@@ -141,7 +159,7 @@ def test_waits_double_up_to_the_cap() -> None:
 
 
 @pytest.mark.parametrize("asked", [0.0, -5.0, None])
-def test_a_throttle_that_asks_for_no_wait_still_backs_off(asked: float | None) -> None:
+def test_a_429_that_asks_for_no_wait_still_backs_off(asked: float | None) -> None:
     retry = Retry(RetryOptions(base_s=1.0, cap_s=30.0))
     failure = TransientError("slow down", retry_after=asked, throttled=True)
     for number in (*range(1, 8), 1000):
@@ -151,7 +169,7 @@ def test_a_throttle_that_asks_for_no_wait_still_backs_off(asked: float | None) -
     assert retry._wait_s(TransientError("", retry_after=50.0, throttled=True), 1) == 50.0
 
 
-def test_a_server_that_throttles_for_ever_is_sent_little_until_the_total() -> None:
+def test_a_server_that_always_throttles_receives_few_requests_until_the_total_time() -> None:
     options = RetryOptions(attempts=2, base_s=0.02, total_s=0.2)
     outcome, backend, log = attempt(lambda *_: TransientError("slow", retry_after=0.0, throttled=True), options)
     assert isinstance(outcome, TransientError)
@@ -160,7 +178,7 @@ def test_a_server_that_throttles_for_ever_is_sent_little_until_the_total() -> No
     assert min(log.waits) >= 0.009
 
 
-def test_what_stops_an_attempt_before_it_is_sent_passes_through() -> None:
+def test_an_error_of_before_attempt_passes_through() -> None:
     backend = Scripted(lambda *_: None)
 
     async def before(request: Request, number: int) -> None:
@@ -171,18 +189,16 @@ def test_what_stops_an_attempt_before_it_is_sent_passes_through() -> None:
     assert backend.calls == 0
 
 
-def test_a_429_to_one_pauses_everybody() -> None:
-    """While the gate is closed nothing is sent; when its time has come everything goes out."""
+def test_a_429_to_one_request_pauses_all() -> None:
+    """While the gate is closed nothing is sent; once it opens, every request is."""
     pause = 0.05
 
     async def go() -> None:
         loop, sent = asyncio.get_running_loop(), []
-        throttle = {"on": True}
 
         def script(call: int, request: Request) -> Exception | None:
             sent.append(loop.time())
-            if throttle["on"]:
-                throttle["on"] = False
+            if call == 1:
                 return TransientError("slow down", retry_after=pause, throttled=True)
             return None
 
@@ -191,14 +207,14 @@ def test_a_429_to_one_pauses_everybody() -> None:
         await asyncio.gather(*tasks)
         assert len(sent) == 10
         first, rest = sent[0], sent[1:]
-        early = [at for at in rest if at - first < pause - 0.001]
-        assert early == [], "nobody sends before the server's time"
+        early = [time for time in rest if time - first < pause - 0.001]
+        assert early == [], "no request is sent before the time that the server asked for"
 
     asyncio.run(go())
 
 
-def test_a_pause_past_the_total_is_not_waited_for() -> None:
-    """Neither by who was told, nor by who was sent nothing yet: the 429 is what ends them."""
+def test_a_pause_beyond_the_total_time_ends_all_requests() -> None:
+    """It ends the request that received the 429, and those not sent yet, with the 429 as the reason."""
 
     async def go() -> None:
         retry, backend, log = (
@@ -206,8 +222,8 @@ def test_a_pause_past_the_total_is_not_waited_for() -> None:
             Scripted(lambda *_: TransientError("", retry_after=1e6, throttled=True)),
             Log(),
         )
-        for tried in (1, 0, 0):
-            with pytest.raises(TransientError, match=f"after {tried} attempts?, and the next in 1e") as caught:
+        for attempts in (1, 0, 0):
+            with pytest.raises(TransientError, match=f"after {attempts} attempts?, and the next in 1e") as caught:
                 await retry.complete(backend, make(), log.before)
             assert caught.value.throttled
         assert (backend.calls, log.waits) == (1, [])
@@ -215,18 +231,18 @@ def test_a_pause_past_the_total_is_not_waited_for() -> None:
     asyncio.run(go())
 
 
-def test_a_pause_that_others_caused_does_not_count_against_a_request() -> None:
-    """It met a passing fault; before its next attempt somebody was told to wait for long: not its own failure."""
+def test_a_request_that_waits_for_another_requests_429_ends_with_that_429() -> None:
+    """It met a passing fault, and before its next attempt another request received a long 429."""
 
     async def go() -> None:
-        told = asyncio.Event()
+        throttled = asyncio.Event()
 
         class Mixed(Scripted):
             async def complete(self, request: Request) -> Completion:
                 if request.number == 0:
-                    await told.wait()
+                    await throttled.wait()
                     raise TransientError("down")
-                told.set()
+                throttled.set()
                 raise TransientError("slow down", retry_after=1e6, throttled=True)
 
         retry, log = Retry(QUICK), Log()
@@ -239,7 +255,7 @@ def test_a_pause_that_others_caused_does_not_count_against_a_request() -> None:
     asyncio.run(go())
 
 
-def test_an_error_that_is_no_throttle_pauses_nobody_else() -> None:
+def test_an_error_other_than_a_429_pauses_no_other_request() -> None:
     async def go() -> None:
         def script(call: int, request: Request) -> Exception | None:
             return TransientError("down", retry_after=30.0) if request.number == 0 else None
@@ -256,7 +272,7 @@ def test_an_error_that_is_no_throttle_pauses_nobody_else() -> None:
     asyncio.run(go())
 
 
-def test_a_server_that_died_costs_no_attempt_and_no_wait_but_a_send() -> None:
+def test_moving_to_another_server_costs_a_send_but_no_attempt_and_no_wait() -> None:
     def script(call: int, _: Request) -> TransientError | None:
         return TransientError("dead", elsewhere=2) if call <= 2 else None
 
@@ -265,28 +281,28 @@ def test_a_server_that_died_costs_no_attempt_and_no_wait_but_a_send() -> None:
     assert (backend.calls, log.attempts, log.waits) == (3, [1, 2, 3], [0.0, 0.0])
 
 
-def test_a_request_that_servers_die_of_is_moved_once_for_each_other_server() -> None:
+def test_a_request_on_which_servers_fail_moves_once_per_other_server() -> None:
     outcome, backend, log = attempt(lambda *_: TransientError("dead", elsewhere=2))
     assert str(outcome) == "dead (after 6 attempts)"
     assert backend.calls == QUICK.attempts + 2
     assert log.waits.count(0.0) == 2
 
 
-def test_a_429_that_another_server_can_make_up_for_pauses_nobody() -> None:
+def test_a_429_pauses_no_request_while_another_server_is_up() -> None:
     def script(call: int, _: Request) -> TransientError | None:
         return TransientError("", retry_after=1e6, throttled=True, elsewhere=1) if call <= 5 else None
 
     async def go() -> None:
-        pace, backend, log = ConcurrencyLimiter(4), Scripted(script), Log()
-        retry = Retry(RetryOptions(attempts=1, base_s=60.0), pace, on_wait=log.waited)
+        limiter, backend, log = ConcurrencyLimiter(4), Scripted(script), Log()
+        retry = Retry(RetryOptions(attempts=1, base_s=60.0), limiter, on_wait=log.waited)
         assert await retry.complete(backend, make(), log.before) is DONE
         assert await retry.complete(backend, make(), log.before) is DONE, "the gate is open"
-        assert (backend.calls, log.waits, pace.width) == (7, [0.0] * 5, 4)
+        assert (backend.calls, log.waits, limiter.width) == (7, [0.0] * 5, 4)
 
     asyncio.run(go())
 
 
-def test_a_429_that_comes_after_the_total_ends_it_all_the_same() -> None:
+def test_a_429_after_the_total_time_ends_the_request_even_if_another_server_is_up() -> None:
     outcome, backend, _ = attempt(
         lambda *_: TransientError("slow", throttled=True, elsewhere=1), RetryOptions(attempts=1, total_s=0.0)
     )

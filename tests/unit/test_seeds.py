@@ -132,5 +132,5 @@ def test_verifiers_of_many_kinds_in_a_column(tmp_path: Path) -> None:
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
     assert [task.verifier for task in load_tasks(tmp_path / "in.parquet")] == verifiers
     (tmp_path / "in.jsonl").write_text('{"instruction": "Say five", "verifier": {"kind": null, "value": 5}}\n')
-    with pytest.raises(DataError, match=r"in\.jsonl:1: 'verifier' is an object with a 'kind'"):
+    with pytest.raises(DataError, match=r"in\.jsonl:1: 'verifier' must be an object with a 'kind'"):
         load_tasks(tmp_path / "in.jsonl")

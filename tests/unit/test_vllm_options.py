@@ -1,4 +1,4 @@
-"""The vllm backend as far as it goes without vLLM: options, arguments, remedies. The rest is in tests/vllm."""
+"""The vllm backend without vLLM: options, arguments and error messages. The rest is in tests/vllm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from selfinstruct.backends import open_backend
-from selfinstruct.backends.vllm.backend import VllmBackend, VllmOptions, engine_arguments
+from selfinstruct.backends.vllm.backend import VllmBackend
+from selfinstruct.backends.vllm.options import VllmOptions, engine_arguments, model_label
 from selfinstruct.backends.vllm.process import cause_in
 from selfinstruct.common.config import build
 from selfinstruct.engine.plan import make_plan
@@ -33,7 +34,7 @@ from selfinstruct.errors import ConfigError, MissingExtraError
         ({"engine": {"load_format": "PT"}}, "reads pickles"),
     ],
 )
-def test_options_that_are_refused(wrong: dict[str, Any], says: str) -> None:
+def test_invalid_options_are_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         build(VllmOptions, wrong, "vllm")
     assert "canary" not in str(caught.value)
@@ -57,28 +58,28 @@ def test_arguments_of_the_engine(tmp_path: Path) -> None:
             "kv_cache_gib": 0.5,
         },
     )
-    found = engine_arguments(options, cpu=False, kv_space_set=False)
-    assert found["load_format"] == "safetensors"
-    assert found["trust_remote_code"] is False
-    assert found["served_model_name"] == "a/b+pirate"
-    assert found["enable_lora"] is True
-    assert found["max_lora_rank"] == 32, "the next that there is"
-    assert found["enable_prefix_caching"] is True
-    assert found["enforce_eager"] is False
-    assert found["speculative_config"]["num_speculative_tokens"] == 3
-    assert found["kv_cache_memory_bytes"] == 2**29
-    assert found["block_size"] == 32
-    assert "enable_chunked_prefill" not in found
+    arguments = engine_arguments(options, cpu=False, kv_space_set=False)
+    assert arguments["load_format"] == "safetensors"
+    assert arguments["trust_remote_code"] is False
+    assert arguments["served_model_name"] == "a/b+pirate"
+    assert arguments["enable_lora"] is True
+    assert arguments["max_lora_rank"] == 32, "the next larger rank"
+    assert arguments["enable_prefix_caching"] is True
+    assert arguments["enforce_eager"] is False
+    assert arguments["speculative_config"]["num_speculative_tokens"] == 3
+    assert arguments["kv_cache_memory_bytes"] == 2**29
+    assert arguments["block_size"] == 32
+    assert "enable_chunked_prefill" not in arguments
 
 
 @pytest.mark.parametrize(
     ("options", "space", "kv"), [({}, False, 2**32), ({}, True, None), ({"kv_cache_gib": 2}, True, 2**31)]
 )
-def test_a_cpu_wants_other_arguments(options: dict[str, Any], space: bool, kv: int | None) -> None:
-    found = engine_arguments(build(VllmOptions, {"model": "a/b", **options}), cpu=True, kv_space_set=space)
-    assert found["enforce_eager"] is True
-    assert found["enable_chunked_prefill"] is False
-    assert found.get("kv_cache_memory_bytes") == kv
+def test_arguments_of_the_engine_on_a_cpu(options: dict[str, Any], space: bool, kv: int | None) -> None:
+    arguments = engine_arguments(build(VllmOptions, {"model": "a/b", **options}), cpu=True, kv_space_set=space)
+    assert arguments["enforce_eager"] is True
+    assert arguments["enable_chunked_prefill"] is False
+    assert arguments.get("kv_cache_memory_bytes") == kv
 
 
 @pytest.mark.parametrize(
@@ -93,12 +94,12 @@ def test_a_cpu_wants_other_arguments(options: dict[str, Any], space: bool, kv: i
         (str(Path(__file__).parent), "no config.json in it"),
     ],
 )
-def test_what_is_no_model_is_told_before_vllm_is_looked_for(model: str | None, says: str) -> None:
+def test_an_invalid_model_is_reported_before_vllm_is_imported(model: str | None, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         asyncio.run(VllmBackend(VllmOptions(model=model)).start())
 
 
-def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
+def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no adapter_config\.json in it"):
         asyncio.run(VllmBackend(VllmOptions(model="a/b", lora=str(tmp_path))).start())
 
@@ -114,13 +115,15 @@ def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
         ('{"r": 8, "rank_pattern": {"q_proj": 1024}}', "this one has 1024"),
     ],
 )
-def test_an_adapter_that_vllm_has_no_room_for(tmp_path: Path, config: str, says: str) -> None:
+def test_an_adapter_of_unsupported_rank_is_refused(tmp_path: Path, config: str, says: str) -> None:
     folder = adapter(tmp_path / "pirate", config)
     with pytest.raises(ConfigError, match=says):
         asyncio.run(VllmBackend(VllmOptions(model="a/b", lora=folder)).start())
 
 
-def test_the_missing_extra_is_named_with_the_wheel_for_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_about_the_missing_extra_names_the_package_for_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "vllm").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "vllm", raising=False)
@@ -128,23 +131,25 @@ def test_the_missing_extra_is_named_with_the_wheel_for_a_cpu(tmp_path: Path, mon
         asyncio.run(open_backend("vllm", VllmOptions(model="a/b")).start())
 
 
-def test_answers_carry_a_name_and_no_path(tmp_path: Path) -> None:
+def test_the_models_label_contains_no_path(tmp_path: Path) -> None:
     folder = tmp_path / "llama"
     folder.mkdir()
-    assert VllmOptions(model=str(folder)).label == "llama"
-    assert VllmOptions(model="meta/llama", lora="/adapters/pirate").label == "meta/llama+pirate"
+    assert model_label(VllmOptions(model=str(folder))) == "llama"
+    assert model_label(VllmOptions(model="meta/llama", lora="/adapters/pirate")) == "meta/llama+pirate"
 
 
-def test_its_lag_fits_its_window_and_what_is_given_goes_before() -> None:
-    given = {"backend": "vllm", "vllm": {"model": "a/b"}}
-    plan = make_plan(given)
+def test_the_default_lag_follows_the_default_concurrency() -> None:
+    settings = {"backend": "vllm", "vllm": {"model": "a/b"}}
+    plan = make_plan(settings)
     assert plan.settings.lag == 8 * VllmOptions().concurrency == plan.identity["lag"]
-    assert make_plan({**given, "concurrency": 4}).settings.lag == 1024, "never derived from the window in use"
-    assert make_plan({**given, "lag": 64}).settings.lag == 64
+    assert make_plan({**settings, "concurrency": 4}).settings.lag == 1024, (
+        "it does not depend on the run's own concurrency"
+    )
+    assert make_plan({**settings, "lag": 64}).settings.lag == 64
     assert make_plan({"backend": "openai", "openai": {"model": "m"}}).settings.lag == 256
 
 
-def test_the_cause_is_found_in_the_log() -> None:
+def test_the_cause_of_a_failure_is_found_in_the_log() -> None:
     log = """
 (EngineCore pid=12) ERROR 11-25 09:37:17 [core.py:1100] EngineCore failed to start.
 (EngineCore pid=12) ERROR 11-25 09:37:17 [core.py:1100] Traceback (most recent call last):

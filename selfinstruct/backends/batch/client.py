@@ -1,7 +1,7 @@
-"""A server's Batch API: its calls, each repeated while time may heal what ails the server.
+"""The calls of a server's Batch API, each repeated while its failure may pass.
 
-The server goes on with what it was given whatever becomes of a call. So nothing here fails a request for a connection
-that is lost or a 503: it asks again, and says so.
+The server keeps working on a batch regardless of any call. A lost connection or a 503 therefore never fails a request:
+the call is repeated, and the user is informed.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from selfinstruct.backends.batch.journal import BatchJournal, BatchRecord, Lines, is_name
+from selfinstruct.backends.base import StatusCallback
+from selfinstruct.backends.batch.journal import BatchJournal, BatchRecord, ResultLines, is_valid_id
 from selfinstruct.backends.openai.server import Server
 from selfinstruct.errors import BackendError, SelfInstructError, TransientError
 
@@ -20,209 +21,213 @@ __all__ = ["BatchApi", "RefusedError"]
 
 T = TypeVar("T")
 
-_START_ATTEMPTS = 5  # a wrong address shall be known at once,
-_OUTAGE_S = 3600.0  # but a server that fails later may take its time
-_PAGE = 100  # batches of one answer, when all are listed
-_MOST_PAGES = 100
+_START_ATTEMPTS = 5  # a wrong address must be reported soon,
+_OUTAGE_S = 3600.0  # while a server that fails later gets an hour to recover
+_PAGE = 100  # batches per page of the list
+_MAX_PAGES = 100
 _FILE = ("requests.jsonl", "application/jsonl")
 _RUN, _MARK = "selfinstruct_run", "selfinstruct_batch"  # keys of a batch's metadata
 
 
 class RefusedError(BackendError):
-    """The server said no: what it was asked to do, it has not done."""
+    """The server refused the call and did nothing."""
 
 
 class BatchApi:
-    """The calls.
+    """The calls of a Batch API.
 
     Args:
-        server: What speaks HTTP.
-        notes: Of the run.
+        server: The server that receives the calls.
+        journal: The journal of the run.
         poll_s: Longest wait between two attempts at a call, unless the server asks for a longer one.
-        tell: Takes what is worth showing.
+        on_status: Receives progress and retries.
 
     Attributes:
-        leaving: Set once nobody waits any more: then no call is repeated, and no pause is made.
+        detached: Set once nobody waits any more; no call is repeated and no pause is made from then on.
     """
 
-    def __init__(self, server: Server, notes: BatchJournal, poll_s: float, tell: Callable[[str], None]) -> None:
-        self.leaving = asyncio.Event()
+    def __init__(self, server: Server, journal: BatchJournal, poll_s: float, on_status: StatusCallback) -> None:
+        self.detached = asyncio.Event()
         self._server = server
-        self._notes = notes
+        self._journal = journal
         self._poll_s = poll_s
-        self._show = tell
+        self._on_status = on_status
 
     async def check(self) -> None:
-        """See whether the server is there, takes the key and has a Batch API.
+        """Check that the server is reachable, accepts the key and has a Batch API.
 
         Raises:
-            BackendError: It isn't, doesn't or hasn't.
+            BackendError: One of these fails.
         """
         await self._list({"limit": 1}, attempts=_START_ATTEMPTS)
 
     async def upload(self, content: bytes) -> str:
-        """The id of a new file of requests."""
+        """Upload a file of requests and return its id."""
         upload = {
             "body": {"purpose": "batch"},
             "files": [("file", (_FILE[0], content, _FILE[1]))],
             "options": {"headers": {"Content-Type": "multipart/form-data"}},
         }
-        return self._id(await self._patiently(lambda _: self._once("post", "/files", **upload)))
+        return self._id(await self._repeat(lambda _: self._call("post", "/files", **upload)))
 
-    async def make(self, batch: BatchRecord, file: str, endpoint: str) -> str:
-        """The id of the batch of that file, made once.
+    async def create(self, batch: BatchRecord, file: str, endpoint: str) -> str:
+        """Create the batch of an uploaded file, exactly once, and return its id.
 
         Raises:
-            RefusedError: The server does not make it.
-            BackendError: Nobody knows whether it did.
+            RefusedError: The server refuses to create it.
+            BackendError: It is not known whether it was created.
         """
-        wanted = {
+        body = {
             "input_file_id": file,
             "endpoint": f"/v1{endpoint}",
             "completion_window": "24h",
-            "metadata": {_RUN: self._notes.run, _MARK: batch.mark},
+            "metadata": {_RUN: self._journal.run, _MARK: batch.mark},
         }
 
-        async def attempt(tried: int) -> str:
-            # An answer that never came does not mean that nothing was made.
-            if tried and (found := await self._look_again(batch.mark)):
-                return found
-            return self._id(await self._once("post", "/batches", body=wanted))
+        async def attempt(previous: int) -> str:
+            # The batch may exist although the answer to the first call was lost.
+            if previous and (existing := await self._look_up(batch.mark)):
+                return existing
+            return self._id(await self._call("post", "/batches", body=body))
 
-        return await self._patiently(attempt)
+        return await self._repeat(attempt)
 
-    async def _look_again(self, mark: str) -> str:
+    async def _look_up(self, mark: str) -> str:
         try:
-            return (await self.found([mark])).get(mark, "")
-        except RefusedError as error:  # of the list; the batch may be there
+            return (await self.find_batches([mark])).get(mark, "")
+        except RefusedError as error:  # the list was refused; the batch may exist
             problem = str(error)
         raise BackendError(problem)
 
     async def state(self, batch: BatchRecord) -> Mapping[str, Any]:
-        """The batch as the server sees it."""
-        return await self._patiently(lambda _: self._once("get", f"/batches/{batch.id}"))
+        """Return the batch as the server describes it."""
+        return await self._repeat(lambda _: self._call("get", f"/batches/{batch.id}"))
 
     async def results(self, file: str, take: Callable[[Mapping[str, Any]], None]) -> None:
-        """Give each line of a file of results to ``take``; when the connection is lost, from the first again."""
-        await self._patiently(lambda _: self._download(file, take))
+        """Pass each line of a file of results to ``take``; start over if the connection is lost."""
+        await self._repeat(lambda _: self._download(file, take))
 
     async def _download(self, file: str, take: Callable[[Mapping[str, Any]], None]) -> None:
-        lines = Lines(take)
+        lines = ResultLines(take)
         status, headers, body = await self._server.call("get", f"/files/{file}/content", lines.feed)
         if status == 200:
             lines.end()
-        elif status != 404:  # files are kept for 30 days; the batch itself may be seen, so it is not the key
-            raise _wrapped(self._server.refusal(status, headers, body))
+        elif status != 404:  # files expire after 30 days. The batch itself is visible, so the key is right.
+            raise _as_batch_error(self._server.refusal(status, headers, body))
 
-    async def found(self, marks: list[str]) -> dict[str, str]:
-        """Ids of those batches that were made, of which nobody knows whether they were.
+    async def find_batches(self, marks: list[str]) -> dict[str, str]:
+        """Return the server's ids of those batches in ``marks`` that exist, by mark.
 
         Raises:
-            BackendError: It was left before that was certain.
+            BackendError: Waiting was stopped before the result was certain.
         """
-        found: dict[str, str] = {}
+        ids: dict[str, str] = {}
         for last in (False, True) if marks else ():
-            found = await self._look(marks)
-            if len(found) == len(marks) or last:
+            ids = await self._search(marks)
+            if len(ids) == len(marks) or last:
                 break
-            await self.pause(self._poll_s)  # one that was made a moment ago may not be listed yet
-            if self.leaving.is_set():
-                raise BackendError("stopped before it was certain which batches the server has: give the same command")
-        return found
+            await self.pause(self._poll_s)  # a batch created a moment ago may not be listed yet
+            if self.detached.is_set():
+                raise BackendError(
+                    "stopped before it was certain which batches the server has: run the same command again"
+                )
+        return ids
 
-    async def _look(self, marks: list[str]) -> dict[str, str]:
-        """Ids of our batches with these marks, among all that the server lists."""
-        found: dict[str, str] = {}
+    async def _search(self, marks: list[str]) -> dict[str, str]:
+        """Search the server's list for our batches with these marks."""
+        ids: dict[str, str] = {}
         params: dict[str, Any] = {"limit": _PAGE}
-        for _ in range(_MOST_PAGES):
+        for _ in range(_MAX_PAGES):
             page = await self._list(params)
             data = page.get("data")
-            listed = [one for one in data if isinstance(one, Mapping)] if isinstance(data, list) else []
-            for one in listed:
-                metadata = one.get("metadata")
-                if isinstance(metadata, Mapping) and metadata.get(_RUN) == self._notes.run:
-                    found[str(metadata.get(_MARK))] = self._id(one)
-            if found.keys() >= set(marks) or not listed or not page.get("has_more"):
+            batches = [batch for batch in data if isinstance(batch, Mapping)] if isinstance(data, list) else []
+            for batch in batches:
+                metadata = batch.get("metadata")
+                if isinstance(metadata, Mapping) and metadata.get(_RUN) == self._journal.run:
+                    ids[str(metadata.get(_MARK))] = self._id(batch)
+            if ids.keys() >= set(marks) or not batches or not page.get("has_more"):
                 break
-            params["after"] = self._id(listed[-1])
-        return {mark: found[mark] for mark in marks if mark in found}
+            params["after"] = self._id(batches[-1])
+        return {mark: ids[mark] for mark in marks if mark in ids}
 
     async def _list(self, params: Mapping[str, Any], attempts: int | None = None) -> Mapping[str, Any]:
         options = {"params": dict(params)}
-        return await self._patiently(lambda _: self._once("get", "/batches", options=options), attempts)
+        return await self._repeat(lambda _: self._call("get", "/batches", options=options), attempts)
 
-    async def _patiently(self, attempt: Callable[[int], Awaitable[T]], most: int | None = None) -> T:
-        """What ``attempt`` gives, called again while time may heal what fails it: for an hour, or ``most`` times.
+    async def _repeat(self, attempt: Callable[[int], Awaitable[T]], attempts: int | None = None) -> T:
+        """Return the result of ``attempt``, repeated while its failure may pass.
 
         Args:
-            attempt: Is given the number of attempts before it.
+            attempt: Receives the number of previous attempts.
+            attempts: Most attempts; None repeats for an hour.
 
         Raises:
-            BackendError: It did not.
+            BackendError: The last attempt failed too.
         """
         clock = asyncio.get_running_loop().time
-        first, tried = 0.0, 0
+        first_failure, count = 0.0, 0
         while True:
             try:
-                return await attempt(tried)
+                return await attempt(count)
             except TransientError as error:
                 failure = error
-            first, tried = first or clock(), tried + 1
-            wait = min(self._poll_s, 0.5 * 2.0 ** min(tried, 10))
+            first_failure, count = first_failure or clock(), count + 1
+            wait = min(self._poll_s, 0.5 * 2.0 ** min(count, 10))
             if failure.retry_after is not None:
                 wait = max(wait, failure.retry_after)
-            out = tried >= most if most is not None else clock() + wait - first > _OUTAGE_S
-            if out or self.leaving.is_set():
+            exhausted = count >= attempts if attempts is not None else clock() + wait - first_failure > _OUTAGE_S
+            if exhausted or self.detached.is_set():
                 break
-            self.tell(f"{failure}; asking again in {wait:.0f} s")
+            self.report(f"{failure}; asking again in {wait:.0f} s")
             await self.pause(wait)
-        goes_on = ". What is in batches goes on at the server: give the same command to collect it"
-        raise BackendError(f"{failure}{goes_on if self._notes.batches else ''}")
+        advice = ". The server keeps working on its batches: run the same command again to collect them"
+        raise BackendError(f"{failure}{advice if self._journal.batches else ''}")
 
-    async def _once(self, method: str, path: str, **more: Any) -> Mapping[str, Any]:
-        """The object that the server answers.
+    async def _call(self, method: Literal["get", "post"], path: str, **arguments: Any) -> Mapping[str, Any]:
+        """Call once and return the JSON object in the answer.
 
         Raises:
-            TransientError: Time may heal it.
-            BackendError: It won't.
+            TransientError: Another attempt may succeed.
+            BackendError: No further attempt will succeed.
         """
-        status, headers, body = await self._server.call(method, path, **more)
+        status, headers, body = await self._server.call(method, path, **arguments)
         if status != 200:
             failure = self._server.refusal(status, headers, body)
             if status in (404, 405):
-                raise RefusedError(f"{failure}. {self._unknown(path)}")
-            raise _wrapped(failure)
+                raise RefusedError(f"{failure}. {self._advice(path)}")
+            raise _as_batch_error(failure)
         with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(found := json.loads(body), Mapping):
-                return found
-        raise TransientError(f"the server's answer to {method.upper()} {path} is no JSON object")
+            if isinstance(value := json.loads(body), Mapping):
+                return value
+        raise TransientError(f"the server's answer to {method.upper()} {path} is not a JSON object")
 
-    def _unknown(self, path: str) -> str:
+    def _advice(self, path: str) -> str:
+        """Return what to do if the server does not know the path."""
         if path.startswith("/batches/"):
             return (
-                f"The batch was made with another key or is gone: set that key, or remove {self._notes.path} to send "
-                "again what has no answer yet"
+                f"The batch was created with another key, or is gone: set that key, or remove {self._journal.path} to "
+                "send all unanswered requests again"
             )
         return "If it has no Batch API, use --backend openai"
 
-    def _id(self, found: Mapping[str, Any]) -> str:
-        """What the server calls it; a name that holds the key is none, for names are noted on disk."""
-        name = found.get("id")
-        if not is_name(name) or self._server.hide(str(name)) != name:
-            raise TransientError("the server's answer names no id")
+    def _id(self, value: Mapping[str, Any]) -> str:
+        """Return the id in an answer. An id that contains the key is invalid, since ids are written to disk."""
+        name = value.get("id")
+        if not is_valid_id(name) or self._server.hide(str(name)) != name:
+            raise TransientError("the server's answer contains no valid id")
         return name
 
-    def tell(self, text: str) -> None:
-        """Show it, without the key."""
-        self._show(self._server.hide(text))
+    def report(self, text: str) -> None:
+        """Show a line to the user, without the key."""
+        self._on_status(self._server.hide(text))
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but not when nobody waits any more."""
+        """Wait, until ``detached`` is set at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self.leaving.wait()
+                await self.detached.wait()
 
 
-def _wrapped(failure: SelfInstructError) -> BackendError:
-    """The error as one of the whole batch: a request's fault it can't be."""
+def _as_batch_error(failure: SelfInstructError) -> BackendError:
+    """Return the error as one of the whole batch, since no single request can be at fault."""
     return failure if isinstance(failure, TransientError) else RefusedError(str(failure))

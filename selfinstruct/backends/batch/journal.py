@@ -1,7 +1,7 @@
-"""What is known of a run's batches, on disk; and the lines of the files that a Batch API takes and gives.
+"""The journal of a run's batches on disk, and the line formats of a Batch API's files.
 
-No network here. The notes are a small file beside the ledger, replaced whole: which batches there are at the server,
-and which requests are in them. They hold no prompt, no answer and no key.
+No network here. The journal is a small file next to the ledger, replaced as a whole: it lists the batches that the
+server has, and the requests in each. It holds no prompt, no answer and no key.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from selfinstruct.common.files import reason, write_atomic
 from selfinstruct.errors import BackendError
 from selfinstruct.records import Request
 
-__all__ = ["NOTES_FILE", "BatchJournal", "BatchRecord", "Lines", "custom_id", "input_line", "is_name"]
+__all__ = ["JOURNAL_FILE", "BatchJournal", "BatchRecord", "ResultLines", "custom_id", "input_line", "is_valid_id"]
 
-NOTES_FILE = "batches.json"
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
-_MOST_LINE = 16 << 20  # bytes of one result; see the bound of an answer in ``openai``
-_MOST_RESULTS = 1 << 30  # bytes of a file of results
+JOURNAL_FILE = "batches.json"
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
+_MAX_LINE = 16 << 20  # bytes of one result; the same limit as for a single answer in ``openai``
+_MAX_RESULTS = 1 << 30  # bytes of a file of results
 
 
 def custom_id(request: Request, body: Mapping[str, Any]) -> str:
-    """A request's name in batches: its number, and a digest of all that decides its answer, the model included."""
+    """Return a request's id in batches: its number, and a digest of all that decides its answer."""
     return f"{request.number}-{digest([request.digest, body])[:32]}"
 
 
 def input_line(name: str, endpoint: str, body: Mapping[str, Any]) -> bytes:
-    """One line of the file that a batch is made from."""
+    """Return the line of a batch's input file that submits one request."""
     return canonical({"custom_id": name, "method": "POST", "url": f"/v1{endpoint}", "body": body}) + b"\n"
 
 
-def is_name(text: object) -> TypeGuard[str]:
-    """Whether a server's id of a batch or file is one that can stand in a path."""
-    return isinstance(text, str) and _NAME.fullmatch(text) is not None and set(text) != {"."}
+def is_valid_id(text: object) -> TypeGuard[str]:
+    """Return whether a server's id of a batch or file can safely be part of a URL's path."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None and set(text) != {"."}
 
 
 @dataclass(slots=True)
@@ -47,11 +47,13 @@ class BatchRecord:
     """One batch.
 
     Attributes:
-        mark: Our own name of it, in its metadata at the server: a batch is found by it where ``id`` never got here.
-        requests: Their custom ids.
-        state: ``void`` while the server has not been asked to make it, and when it refused: it never worked at it;
-            ``asked`` when nobody knows whether it was made; ``there``; ``collected`` once its results were handed on.
-        id: The server's name; "" until it answered.
+        mark: Our own id of the batch, stored in its metadata at the server. It identifies the batch if the server's
+            answer, and so ``id``, was lost.
+        requests: Custom ids of its requests.
+        state: ``void`` before the server is asked to create the batch, and after it refused: it never worked on it.
+            ``asked`` while it is not known whether the batch was created. ``there`` once it was. ``collected`` once
+            its results were delivered.
+        id: The server's id; "" until it is known.
     """
 
     mark: str
@@ -62,10 +64,10 @@ class BatchRecord:
 
 @dataclass(slots=True)
 class BatchJournal:
-    """The notes of one run.
+    """The journal of one run.
 
     Attributes:
-        run: Random; in the metadata of each of its batches.
+        run: Random id of the run, stored in the metadata of each of its batches.
     """
 
     path: Path
@@ -74,19 +76,22 @@ class BatchJournal:
 
     @classmethod
     def read(cls, folder: Path) -> BatchJournal:
-        """Those of a run directory, or new ones.
+        """Read the journal in a run directory; a new one if there is none.
 
         Raises:
             BackendError: The file can't be read.
         """
-        path = folder / NOTES_FILE
+        path = folder / JOURNAL_FILE
         try:
             value = loads(path.read_bytes())
             batches = [
                 BatchRecord(
-                    str(one["mark"]), [str(name) for name in one["requests"]], str(one["state"]), str(one["id"])
+                    str(batch["mark"]),
+                    [str(name) for name in batch["requests"]],
+                    str(batch["state"]),
+                    str(batch["id"]),
                 )
-                for one in value["batches"]
+                for batch in value["batches"]
             ]
             return cls(path, str(value["run"]), batches)
         except FileNotFoundError:
@@ -96,8 +101,8 @@ class BatchJournal:
         except (ValueError, KeyError, TypeError):
             problem = "it is damaged"
         raise BackendError(
-            f"can't read {path}: {problem}; it says which batches are at the server: restore it, or remove it to send "
-            "again what has no answer yet"
+            f"can't read {path}: {problem}; it lists the batches at the server: restore it, or remove it to send all "
+            "unanswered requests again"
         )
 
     def write(self) -> None:
@@ -106,77 +111,77 @@ class BatchJournal:
         Raises:
             SelfInstructError: It can't be written.
         """
-        batches = [asdict(one) for one in self.batches]
+        batches = [asdict(batch) for batch in self.batches]
         write_atomic(self.path, [json.dumps({"run": self.run, "batches": batches}).encode(), b"\n"])
 
     def begin(self, requests: Iterable[str]) -> BatchRecord:
-        """A batch that is to be made; its requests are in no earlier one any more."""
+        """Record a batch that is about to be created, and remove its requests from earlier batches."""
         batch = BatchRecord(secrets.token_hex(8), list(requests))
         names = set(batch.requests)
         for other in self.batches:
             other.requests = [name for name in other.requests if name not in names]
-        self.batches = [*(one for one in self.batches if one.requests), batch]
+        self.batches = [*(other for other in self.batches if other.requests), batch]
         self.write()
         return batch
 
-    def put(self, batch: BatchRecord, state: str) -> None:
-        """Note a batch's new state, on disk."""
+    def set_state(self, batch: BatchRecord, state: str) -> None:
+        """Record a batch's new state on disk."""
         batch.state = state
         self.write()
 
     @property
     def at_server(self) -> list[BatchRecord]:
-        """Those that the server has, or may have, and whose results were not collected."""
-        return [one for one in self.batches if one.state in ("asked", "there")]
+        """Batches that the server has, or may have, and whose results were not collected."""
+        return [batch for batch in self.batches if batch.state in ("asked", "there")]
 
-    def drop(self, wanted: Iterable[str]) -> None:
-        """Forget requests that are not wanted any more, and batches that hold no other."""
+    def keep_only(self, wanted: Iterable[str]) -> None:
+        """Remove all requests except those in ``wanted``, and batches that are then empty."""
         names = set(wanted)
-        for one in self.batches:
-            one.requests = [name for name in one.requests if name in names]
-        self.batches = [one for one in self.batches if one.requests]
+        for batch in self.batches:
+            batch.requests = [name for name in batch.requests if name in names]
+        self.batches = [batch for batch in self.batches if batch.requests]
 
 
-class Lines:
-    """Cuts a file of results into lines as its pieces come.
+class ResultLines:
+    """Split a file of results into lines as its pieces arrive.
 
     Args:
-        take: Is given each line that is a JSON object. One that is none, or endless, is passed over: its request has
-            no answer then.
+        take: Receives each line that is a JSON object. Other lines, and lines above the size limit, are skipped; their
+            requests then count as unanswered.
 
     Raises:
-        BackendError: There is no end of it.
+        BackendError: The file exceeds the size limit.
     """
 
     def __init__(self, take: Callable[[Mapping[str, Any]], None]) -> None:
         self._take = take
-        self._rest = bytearray()
+        self._line = bytearray()
         self._size = 0
-        self._endless = False
+        self._too_long = False
 
     def feed(self, piece: bytes) -> None:
-        """The next bytes."""
+        """Add the next bytes of the file."""
         self._size += len(piece)
-        if self._size > _MOST_RESULTS:
-            raise BackendError(f"a file of results has more than {_MOST_RESULTS >> 30} GiB: no batch's has")
+        if self._size > _MAX_RESULTS:
+            raise BackendError(f"a file of results has more than {_MAX_RESULTS >> 30} GiB, which no batch takes")
         first, *others = piece.split(b"\n")
-        self._rest += first
+        self._line += first
         for other in others:
             self.end()
-            self._rest += other
-        if len(self._rest) > _MOST_LINE:
-            self._endless = True
-            self._rest.clear()
+            self._line += other
+        if len(self._line) > _MAX_LINE:
+            self._too_long = True
+            self._line.clear()
 
     def end(self) -> None:
-        """The line, or the file, ends here."""
-        line, endless = bytes(self._rest), self._endless or len(self._rest) > _MOST_LINE
-        self._rest.clear()
-        self._endless = False
-        if endless or not line.strip():
+        """End the current line."""
+        line, too_long = bytes(self._line), self._too_long or len(self._line) > _MAX_LINE
+        self._line.clear()
+        self._too_long = False
+        if too_long or not line.strip():
             return
         try:
-            value = json.loads(line)  # lenient, as with any answer
+            value = json.loads(line)  # Python's lenient parser, as for any answer
         except (ValueError, RecursionError):
             return
         if isinstance(value, Mapping):

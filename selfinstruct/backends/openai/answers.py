@@ -1,7 +1,7 @@
-"""Reading what an OpenAI-compatible server answered: a completion, or whose fault it is that there is none.
+"""Read the answer of an OpenAI-compatible server: a completion, or an error that names the party at fault.
 
-Pure functions over status, headers and body: no network, no client library. The rule they keep is that a request's own
-fault ends that request, the server's or the account's fault stops the run, and what time may heal is worth a retry.
+Pure functions of status, headers and body, without network or client library. A fault of the request ends that request,
+a fault of the server or the account stops the run, and a fault that may pass is retried.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from selfinstruct.records import Choice, Completion, Usage
 
 __all__ = ["ServerInfo", "read_answer", "read_refusal", "retry_after_s"]
 
-_EXCERPT = 300  # characters of a server's own words that a message repeats
-_MAX_COUNT = 2**31  # no request takes so many tokens: a server that says so does not count
+_EXCERPT = 300  # characters of a server's message that an error repeats
+_MAX_COUNT = 2**31  # no request takes this many tokens; a larger count is invalid
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"})
 _SETTING = frozenset({"unsupported_parameter", "unsupported_value", "model_not_found", "invalid_api_key"})
-_CONTEXT = re.compile(
+_CONTEXT_LENGTH = re.compile(
     r"context[ _](?:length|size|window)|maximum context|exceed_context|too many (?:input )?tokens"
     r"|prompt is too long|reduce the length|must (?:be|have) less than \d+ tokens|`?inputs`? tokens",
     re.IGNORECASE,
@@ -38,14 +38,14 @@ _FILTER = re.compile(r"content[_ ](?:filter|policy|management)|ResponsibleAIPoli
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """The server as messages name it. Holds no credential.
+    """A server as error messages describe it. Holds no credential.
 
     Attributes:
-        url: Base URL without its user and password.
-        model: Name of the model that was asked for.
-        key_env: Name of the environment variable that the key is read from, or "".
-        has_key: True when that variable was set.
-        hide: Takes secrets out of a text of the server's, before any of it is repeated.
+        url: Base URL without user and password.
+        model: Name of the requested model.
+        key_env: Environment variable that holds the key; "" if the server needs none.
+        has_key: Whether that variable was set.
+        hide: Removes secrets from a server's text before any of it is repeated.
     """
 
     url: str
@@ -55,47 +55,47 @@ class ServerInfo:
     hide: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
 
-def read_answer(peer: ServerInfo, body: bytes, *, chat: bool, now: datetime | None = None) -> Completion:
-    """The completion in the body of a 200.
+def read_answer(server: ServerInfo, body: bytes, *, chat: bool, now: datetime | None = None) -> Completion:
+    """Return the completion in the body of a response with status 200.
 
     Args:
         chat: True for the chat endpoint, False for the plain one.
         now: For tests; see ``retry_after_s``.
 
     Raises:
-        TransientError: The body is not JSON, or a field that must be there is not.
-        RequestError: The server's filter withheld the text.
-        BackendError: The body is an error after all (some gateways answer 200), and it is the server's.
+        TransientError: The body is not JSON or lacks a required field.
+        RequestError: The server's content filter withheld the text.
+        BackendError: The body is an error (some gateways send errors with status 200), and the server is at fault.
     """
     value = _decoded(body)
     if value is None:
-        raise TransientError(_not_json(peer, body))
+        raise TransientError(_not_json(server, body))
     if not isinstance(value, Mapping):
-        raise TransientError(f"{peer.url} answered JSON, but no object: {_excerpt(peer, body)}")
-    found = value.get("choices")
-    if not found and value.get("error"):
+        raise TransientError(f"{server.url} answered with JSON that is not an object: {_excerpt(server, body)}")
+    listed = value.get("choices")
+    if not listed and value.get("error"):
         code = value["error"].get("code") if isinstance(value["error"], Mapping) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
-        raise read_refusal(peer, status, {}, body, now)
-    if not isinstance(found, Sequence) or isinstance(found, str) or not found:
-        raise TransientError(f"{peer.url} answered without any choice: {_excerpt(peer, body)}")
-    choices = tuple(_choice(peer, item, chat, body) for item in found)
+        raise read_refusal(server, status, {}, body, now)
+    if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
+        raise TransientError(f"{server.url} answered without any choice: {_excerpt(server, body)}")
+    choices = tuple(_choice(server, item, chat, body) for item in listed)
     if all(choice.finish_reason == "content_filter" and not choice.text for choice in choices):
-        raise RequestError("content_filter", f"{peer.url} withheld the text: its content filter stopped the request")
+        raise RequestError("content_filter", f"{server.url} withheld the text: its content filter stopped the request")
     model = value.get("model")
-    return Completion(choices, _usage(value.get("usage")), _clean(model) if isinstance(model, str) else peer.model)
+    return Completion(choices, _usage(value.get("usage")), _clean(model) if isinstance(model, str) else server.model)
 
 
-def _choice(peer: ServerInfo, item: Any, chat: bool, body: bytes) -> Choice:
+def _choice(server: ServerInfo, item: Any, chat: bool, body: bytes) -> Choice:
     if not isinstance(item, Mapping):
-        raise TransientError(f"{peer.url} answered a choice that is no object: {_excerpt(peer, body)}")
+        raise TransientError(f"{server.url} answered with a choice that is not an object: {_excerpt(server, body)}")
     reason = item.get("finish_reason")
     text: Any = item.get("text")
     if chat:
         message = item.get("message")
         if not isinstance(message, Mapping):
-            raise TransientError(f"{peer.url} answered a choice without a message: {_excerpt(peer, body)}")
-        # Content is null or absent where a model refused, or spent all its tokens on reasoning: an empty answer.
+            raise TransientError(f"{server.url} answered with a choice without a message: {_excerpt(server, body)}")
+        # Content is null or absent if the model refused or spent all its tokens on reasoning: an empty answer.
         text = message.get("content")
         if text is None:
             text = message.get("refusal") or ""
@@ -104,12 +104,12 @@ def _choice(peer: ServerInfo, item: Any, chat: bool, body: bytes) -> Choice:
     elif text is None and reason == "content_filter":
         text = ""
     if not isinstance(text, str):
-        raise TransientError(f"{peer.url} answered a choice without text: {_excerpt(peer, body)}")
+        raise TransientError(f"{server.url} answered with a choice without text: {_excerpt(server, body)}")
     return Choice(_clean(text), _clean(reason) if isinstance(reason, str) else "unknown")
 
 
 def _usage(value: Any) -> Usage:
-    """Token counts; zero where the server does not count."""
+    """Return the token counts; zero if the server does not report them."""
     if not isinstance(value, Mapping):
         return Usage()
     details = value.get("prompt_tokens_details")
@@ -118,20 +118,20 @@ def _usage(value: Any) -> Usage:
 
 
 def _count(value: Any) -> int:
-    """A plausible number of tokens, else 0: sums of them must stay within SQLite's 64 bits."""
+    """Return a plausible number of tokens, else 0: sums of counts must fit in SQLite's 64 bits."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MAX_COUNT else 0
 
 
 def _clean(text: str) -> str:
-    """The text with each lone surrogate, which no UTF-8 file can hold, as U+FFFD.
+    """Return the text with each lone surrogate, which UTF-8 cannot encode, replaced by U+FFFD.
 
-    A server that cuts an emoji at the token limit sends half of it; a retry with the same seed would do it again.
+    A server that cuts an emoji at the token limit sends half of it, and a retry with the same seed would do so again.
     """
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def read_refusal(
-    peer: ServerInfo,
+    server: ServerInfo,
     status: int,
     headers: Mapping[str, str],
     body: bytes,
@@ -139,82 +139,86 @@ def read_refusal(
     *,
     schema: bool = False,
 ) -> SelfInstructError:
-    """The error for a status other than 200: a RequestError, a TransientError or a BackendError.
+    """Return the error for a status other than 200: a RequestError, a TransientError or a BackendError.
 
     Args:
         headers: Response headers with lower-case names.
         now: For tests; see ``retry_after_s``.
-        schema: The request asked for JSON by schema.
+        schema: Whether the request carried a JSON schema.
     """
-    codes, said = _own_words(peer, body)
-    what = f"{peer.url} answered {status}{_phrase(status)}" + (f": {said}" if said else "")
+    codes, message = _error_details(server, body)
+    what = f"{server.url} answered {status}{_phrase(status)}" + (f": {message}" if message else "")
     wait = retry_after_s(headers, now)
     if codes & _QUOTA or status == 402:
         return BackendError(f"{what}. The account has no credit or quota left: raise it, then resume")
     if status == 429:
         return TransientError(what, retry_after=wait, throttled=True)
-    if schema and status in (400, 404, 415, 422, 501) and _SCHEMA.search(f"{' '.join(sorted(codes))} {said}"):
+    if schema and status in (400, 404, 415, 422, 501) and _SCHEMA.search(f"{' '.join(sorted(codes))} {message}"):
         return BackendError(
-            f"{what}. It was asked for JSON by schema: set structured to false in the strategy's section "
-            "(--set alpaca.structured=false), or choose a model that can do it"
+            f"{what}. The request carried a JSON schema: set structured to false in the strategy's section "
+            "(--set alpaca.structured=false), or choose a model that supports schemas"
         )
     if status in (408, 409) or status >= 500:
         return TransientError(what, retry_after=wait)
-    if code := _own_fault(status, codes, said):
+    if code := _request_fault(status, codes, message):
         return RequestError(code, what)
-    if status == 400 and "api key" in said.lower():  # Google's gateway says so with a 400
+    if status == 400 and "api key" in message.lower():  # Google's gateway answers a wrong key with 400
         status = 401
-    return BackendError(f"{what}. {_remedy(peer, status)}")
+    return BackendError(f"{what}. {_remedy(server, status)}")
 
 
-def _own_fault(status: int, codes: set[str], said: str) -> str:
-    """The code of a request's own fault, "" when the fault is not its own.
+def _request_fault(status: int, codes: set[str], message: str) -> str:
+    """Return the code of a fault of the request itself; "" if something else is at fault.
 
-    A 400 about a parameter or the key would meet every request alike: that is a setting's fault.
+    A 400 about a parameter or the key would hit every request, so a setting is at fault.
     """
     words = " ".join(sorted(codes))
-    if _FILTER.search(words) or (status == 400 and _FILTER.search(said)):
+    if _FILTER.search(words) or (status == 400 and _FILTER.search(message)):
         return "content_filter"
-    if status not in (400, 413, 422) or codes & _SETTING or "api key" in said.lower():
+    if status not in (400, 413, 422) or codes & _SETTING or "api key" in message.lower():
         return ""
-    return "context_length" if _CONTEXT.search(f"{words} {said}") else "bad_request"
+    return "context_length" if _CONTEXT_LENGTH.search(f"{words} {message}") else "bad_request"
 
 
-def _remedy(peer: ServerInfo, status: int) -> str:
+def _remedy(server: ServerInfo, status: int) -> str:
     if status == 401:
-        if not peer.has_key:
-            put = f"Set {peer.key_env} to a valid key, or name" if peer.key_env else "Name"
-            return f"{put} the environment variable that holds its key (--api-key-env)"
-        return f"The key in {peer.key_env} was refused: put a valid one there"
+        if not server.has_key:
+            advice = f"Set {server.key_env} to a valid key, or name" if server.key_env else "Name"
+            return f"{advice} the environment variable that holds its key (--api-key-env)"
+        return f"The key in {server.key_env} was refused: set it to a valid one"
     if status == 403:
-        return f"The key in {peer.key_env} may not use {peer.model!r} here: check the account's permissions"
+        key = f"The key in {server.key_env}" if server.key_env else "A request without a key"
+        advice = "check the account's permissions" if server.key_env else "name a key's variable with --api-key-env"
+        return f"{key} may not use {server.model!r} here: {advice}"
     if status in (404, 405):
-        return f"Check the model's name ({peer.model!r}) and the base URL (it usually ends in /v1)"
+        return f"Check the model's name ({server.model!r}) and the base URL (it usually ends in /v1)"
     if status in (400, 422):
-        return f"The settings for {peer.model!r} don't suit this server: change them (see `omit` and `extra_body`)"
+        return f"This server refuses the settings for {server.model!r}: change them (see `omit` and `extra_body`)"
     return "Check the base URL and the account"
 
 
-def _own_words(peer: ServerInfo, body: bytes) -> tuple[set[str], str]:
-    """Codes and message of an error body, in any of the shapes that servers use."""
+def _error_details(server: ServerInfo, body: bytes) -> tuple[set[str], str]:
+    """Return the codes and the message of an error body, in any of the shapes that servers use."""
     value = _decoded(body)
     if value is None:
-        return set(), _excerpt(peer, body)
-    found = value[0] if isinstance(value, list) and value else value  # Google's gateway wraps the object in a list
-    error = found.get("error", found) if isinstance(found, Mapping) else found
+        return set(), _excerpt(server, body)
+    envelope = value[0] if isinstance(value, list) and value else value  # Google's gateway sends a list of one
+    error = envelope.get("error", envelope) if isinstance(envelope, Mapping) else envelope
     if not isinstance(error, Mapping):
-        return set(), _excerpt(peer, str(error).encode("utf-8", "replace"))
+        return set(), _excerpt(server, str(error).encode("utf-8", "replace"))
     inner = error.get("innererror")
-    places = [error, inner if isinstance(inner, Mapping) else {}]
-    codes = {text for place in places for key in ("code", "type") if isinstance(text := place.get(key), str)}
-    said = error.get("message") or error.get("detail") or ""
-    return codes, _excerpt(peer, (said if isinstance(said, str) else json.dumps(said)).encode("utf-8", "replace"))
+    objects = [error, inner if isinstance(inner, Mapping) else {}]
+    codes = {code for fields in objects for key in ("code", "type") if isinstance(code := fields.get(key), str)}
+    message = error.get("message") or error.get("detail") or ""
+    text = message if isinstance(message, str) else json.dumps(message)
+    return codes, _excerpt(server, text.encode("utf-8", "replace"))
 
 
 def _decoded(body: bytes) -> Any:
-    """The JSON value, or None. Lenient: what else a server adds (a NaN among its timings) is no reason to lose a text.
+    """Return the JSON value, or None if the body is not JSON.
 
-    Returns instead of raising, for the parser's error would carry the whole body into every traceback.
+    Python's parser is lenient, so that a NaN among a server's timings does not lose a text. The parser's error is
+    dropped because it would carry the body into every traceback.
     """
     try:
         return json.loads(body)
@@ -229,20 +233,20 @@ def _phrase(status: int) -> str:
         return ""
 
 
-def _not_json(peer: ServerInfo, body: bytes) -> str:
+def _not_json(server: ServerInfo, body: bytes) -> str:
     if body.lstrip()[:1] == b"<":
-        return f"{peer.url} answered with a web page, not JSON (is the base URL right? it usually ends in /v1)"
+        return f"{server.url} answered with a web page, not JSON (is the base URL right? it usually ends in /v1)"
     if not body.strip():
-        return f"{peer.url} answered with an empty body"
-    return f"{peer.url} answered with broken JSON ({len(body)} bytes): {_excerpt(peer, body)}"
+        return f"{server.url} answered with an empty body"
+    return f"{server.url} answered with broken JSON ({len(body)} bytes): {_excerpt(server, body)}"
 
 
-def _excerpt(peer: ServerInfo, body: bytes) -> str:
-    """The beginning of a body on one printable line.
+def _excerpt(server: ServerInfo, body: bytes) -> str:
+    """Return the beginning of a body as one printable line.
 
-    Secrets are hidden before anything is cut off: half a key would no longer be found.
+    Secrets are hidden before the text is cut: half a key would not be recognised.
     """
-    text = peer.hide(body.decode("utf-8", "replace"))[: 4 * _EXCERPT]
+    text = server.hide(body.decode("utf-8", "replace"))[: 4 * _EXCERPT]
     if text.lstrip().startswith("<"):
         text = re.sub(r"<[^>]*>?", " ", text)
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
@@ -250,14 +254,14 @@ def _excerpt(peer: ServerInfo, body: bytes) -> str:
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a server asked to wait, or None.
+    """Return the seconds that a server asked to wait, or None.
 
     Reads ``retry-after-ms``, then ``retry-after`` as seconds or as an HTTP date (RFC 9110, 10.2.3). A date in the past
-    is 0; anything unreadable is None.
+    gives 0; an unreadable value gives None.
 
     Args:
-        headers: With lower-case names.
-        now: The present, for tests; None reads the clock.
+        headers: Response headers with lower-case names.
+        now: The current time, for tests; None reads the clock.
     """
     milliseconds = _seconds(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -268,9 +272,9 @@ def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> fl
         return seconds
     try:
         until = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # the year 10**20 is written in a date as well as any other
+    except (ValueError, OverflowError):  # a date may name the year 10**20
         return None
-    if until.tzinfo is None:  # "-0000": a date without a zone is in UTC
+    if until.tzinfo is None:  # "-0000" marks a date in UTC without a zone
         until = until.replace(tzinfo=UTC)
     return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
 

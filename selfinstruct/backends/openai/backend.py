@@ -2,58 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
-
+from selfinstruct.backends.base import ALL_APIS, Backend, BackendSpec, Capabilities, StatusCallback
 from selfinstruct.backends.openai.options import OpenAIOptions
 from selfinstruct.backends.openai.server import Server
 from selfinstruct.backends.openai.server_pool import ServerPool
 from selfinstruct.errors import BackendError, RequestError
+from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
 
-__all__ = ["OpenAIBackend", "OpenAIOptions"]
+__all__ = ["OPENAI", "OpenAIBackend", "OpenAIOptions", "openai_capabilities"]
 
 
-class OpenAIBackend:
-    """Completions over HTTP, one attempt each, at whichever server has the fewest requests.
+class OpenAIBackend(Backend):
+    """Completions over HTTP, one attempt each, by the server with the fewest requests.
 
     Args:
-        options: Checked by ``start``.
-        tell: Told which servers are set aside whenever that changes; "" when none is.
+        options: The options, which ``start`` checks.
+        on_status: Called when the set of unavailable servers changes, with a line about them; "" when all are up.
     """
 
-    name: ClassVar[str] = "openai"
-
-    def __init__(self, options: OpenAIOptions, *, tell: Callable[[str], None] | None = None) -> None:
-        self.concurrency = options.concurrency
+    def __init__(self, options: OpenAIOptions, on_status: StatusCallback = lambda _: None) -> None:
         self._servers = [Server(options, url) for url in options.addresses]
-        self._fleet = ServerPool([server.name for server in self._servers], tell or (lambda _: None))
+        self._pool = ServerPool([server.name for server in self._servers], on_status)
 
     async def start(self) -> None:
-        """Check the options and make the clients. Sends nothing.
+        """Check the options and create the clients. Sends nothing.
 
         Raises:
-            ConfigError: No model, an address that is none, no key where one is needed, or a key that can't be sent.
+            ConfigError: The model is missing, an address is not a URL, a required key is missing, or a key cannot be
+                sent in a header.
         """
         for server in self._servers:
             await server.start()
 
     async def complete(self, request: Request) -> Completion:
         """Send one request once, to one server. ``Backend.complete`` and ``ServerPool.failed`` list the errors."""
-        with self._fleet.place() as place:
+        with self._pool.acquire() as slot:
             try:
-                completion = await self._servers[place.at].complete(request)
+                completion = await self._servers[slot.index].complete(request)
             except RequestError:
-                self._fleet.answered(place)
+                self._pool.answered(slot)
                 raise
             except BackendError as error:
-                failure = self._fleet.failed(place, error)
+                failure = self._pool.failed(slot, error)
             else:
-                self._fleet.answered(place)
+                self._pool.answered(slot)
                 return completion
-        raise failure  # outside the handler: the error of the one server may not hang on to it
+        raise failure  # outside the handler, so that the server's own error does not become its context
 
     async def close(self) -> None:
-        """Close every connection, those with a request under way too."""
+        """Close every connection, including those with a request in flight."""
         for server in self._servers:
             await server.close()
+
+
+def openai_capabilities(options: OpenAIOptions) -> Capabilities:
+    """Return what a server that speaks OpenAI's API can do."""
+    chat_only: frozenset[Api] = frozenset(("chat",))
+    return Capabilities(
+        concurrency=options.concurrency,
+        raw_prompts=options.api == "completion",
+        schema_apis=ALL_APIS if options.schema_field else chat_only,  # raw prompts have no standard field for a schema
+        schema_option="schema_field",
+    )
+
+
+OPENAI = BackendSpec(
+    name="openai",
+    options=OpenAIOptions,
+    open=OpenAIBackend,
+    capabilities=openai_capabilities,
+    free_options=frozenset({"base_url", "api_key_env", "timeout_s", "concurrency", "schema_field"}),
+)

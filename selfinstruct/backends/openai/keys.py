@@ -1,4 +1,4 @@
-"""Keys: where one is read, whose it is, and how it is kept out of whatever is shown or stored."""
+"""API keys: where they are read, which server they belong to, and how they stay out of what is shown or stored."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from selfinstruct.records import Choice, Completion
 
 __all__ = ["completion_without_key", "is_openai", "read_key", "redacted", "without_key"]
 
-_KEY_START = 8  # characters of a key that many keys share ("sk-proj-"): what is longer gives it away
+_PREFIX_LENGTH = 8  # characters that many keys have in common ("sk-proj-"); a longer prefix identifies a key
 
 
 def is_openai(host: str) -> bool:
-    """Whether a host is OpenAI's own: no other one's business are its key and account."""
+    """Return whether a host belongs to OpenAI; no other server may receive an OpenAI key or account."""
     return host == "openai.com" or host.endswith(".openai.com")
 
 
 def read_key(name: str) -> str | None:
-    """The key in an environment variable; None without a name or a value.
+    """Return the key in an environment variable; None if the name is empty or the variable is not set.
 
     Raises:
-        ConfigError: It can't be sent in a header.
+        ConfigError: The key cannot be sent in a header.
     """
     key = os.environ.get(name, "").strip() if name else ""
     if not key:
@@ -37,46 +37,46 @@ def read_key(name: str) -> str | None:
 
 
 def redacted(url: str) -> str:
-    """The URL without user, password, query and fragment: what may be printed. Takes any text, well-formed or not."""
+    """Return the URL without user, password, query and fragment, so that it can be shown. Accepts any text."""
     scheme, separator, rest = url.rpartition("://")
     return scheme + separator + re.split("[?#]", rest.rpartition("@")[2], maxsplit=1)[0]
 
 
 def without_key(text: str, key: str) -> str:
-    """The text with each occurrence of the key, also as JSON, HTML or a URL would write it, as ``[key]``.
+    """Return the text with each occurrence of the key, also in JSON, HTML or URL notation, replaced by ``[key]``.
 
-    Of a key of 16 characters or more, its beginning alone (8 characters or more) is hidden too: a server may have cut
-    its own text. A shorter key is hidden whole only; such keys are passwords of local servers, often ordinary words.
+    A prefix (8 characters or more) of a key of 16 characters or more is replaced too, since a server may have truncated
+    its own text. Shorter keys are replaced only in full: they are passwords of local servers and often ordinary words.
     """
     if not key:
         return text
-    text = _whole_key_hidden(text, key)
-    if len(key) < 2 * _KEY_START:
+    text = _without_full_key(text, key)
+    if len(key) < 2 * _PREFIX_LENGTH:
         return text
-    first, *parts = text.split(key[:_KEY_START])
-    return first + "".join("[key]" + part[_common(part, key[_KEY_START:]) :] for part in parts)
+    first, *parts = text.split(key[:_PREFIX_LENGTH])
+    return first + "".join("[key]" + part[_common_prefix(part, key[_PREFIX_LENGTH:]) :] for part in parts)
 
 
-def _whole_key_hidden(text: str, key: str) -> str:
+def _without_full_key(text: str, key: str) -> str:
     forms = {key, key.replace("/", "\\/"), json.dumps(key)[1:-1], html.escape(key), quote(key, safe="")}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, "[key]")
     return text
 
 
-def _common(one: str, other: str) -> int:
-    """Length of the common beginning."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+def _common_prefix(a: str, b: str) -> int:
+    """Return the length of the longest common prefix."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((index for index, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
 def completion_without_key(completion: Completion, key: str) -> Completion:
-    """The completion; of one that repeats the key, which gateways for tests do, without it.
+    """Return the completion with the key removed from its texts; gateways for tests may echo it.
 
-    A short key is left: it may be a word. Of a long one only the whole is hidden, since its beginning may be text.
+    A short key is kept, since it may be an ordinary word. Only the full key is replaced, since its prefix may be text.
     """
-    if len(key) < 2 * _KEY_START:
+    if len(key) < 2 * _PREFIX_LENGTH:
         return completion
-    hide = partial(_whole_key_hidden, key=key)
-    choices = tuple(Choice(hide(one.text), hide(one.finish_reason)) for one in completion.choices)
+    hide = partial(_without_full_key, key=key)
+    choices = tuple(Choice(hide(choice.text), hide(choice.finish_reason)) for choice in completion.choices)
     return Completion(choices, completion.usage, hide(completion.model))

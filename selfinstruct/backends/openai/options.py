@@ -1,4 +1,4 @@
-"""The options of the openai backend, checked as far as that goes without asking anybody."""
+"""The options of the openai backend, checked as far as that is possible without a network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from selfinstruct.backends.openai.keys import is_openai
@@ -18,37 +18,35 @@ _OPENAI = "https://api.openai.com/v1"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FIXED = frozenset(
     {"max_tokens", "max_completion_tokens", "n", "best_of", "stream", "prompt", "messages", "model"}
-)  # the budget's worst case, and the reading of answers, rest on these
-_MAX_DEPTH = 16  # of extra_body's values: YAML's anchors can make one that holds itself
+)  # the budget's worst case, and the parsing of answers, depend on these
+_MAX_DEPTH = 16  # nesting of extra_body's values; a YAML anchor can make a value that contains itself
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIOptions:
-    """Where and what to ask.
+    """Which server and model to ask, and how.
 
     Attributes:
-        base_url: The server's address up to and including ``/v1``; None is OpenAI's own. Or a list of addresses: of
-            servers that all offer the model, and among which the requests are spread.
-        model: Name of the model, as the server knows it. Must be given.
-        api: Which prompts suit the model: ``chat`` messages, or raw ``completion`` prompts. The endpoint follows from
-            each request's own kind.
-        api_key_env: Environment variable that holds the key, for every address. Never the key itself. None is
-            ``OPENAI_API_KEY`` for OpenAI's own address and no key for any other: one server's key is not another's
-            business.
-        timeout_s: Seconds for one request as a whole, however slowly its bytes trickle in.
-        concurrency: Requests at once, at all servers together.
-        max_tokens_name: How the server calls the token limit in chat requests: newer OpenAI models insist on
-            ``max_completion_tokens``, most other servers know ``max_tokens`` only. None chooses by the base URL.
-        omit: Sampling parameters not to send (``temperature`` for a model that refuses it).
-        extra_body: Further fields of each request's body, any JSON; they win over the computed ones. Neither these nor
-            ``omit`` can name what a request's cost rests on (``max_tokens``, ``n``, ``model`` and the like).
-        schema_field: How the server calls a JSON schema in raw completions, where it can be sent one:
-            ``structured_outputs`` (vLLM from 0.12 on), ``guided_json`` (older vLLM), ``json_schema`` (llama-server).
-            Chat requests have ``response_format`` for it everywhere.
+        base_url: The server's address up to and including ``/v1``; null is OpenAI's own. Or a list of addresses of
+            servers that all offer the model, among which the requests are distributed.
+        model: Name of the model on the server. Required.
+        api: Kind of prompt that suits the model: ``chat`` messages, or raw ``completion`` prompts. Each request's own
+            kind decides the endpoint.
+        api_key_env: Environment variable that holds the key, for every address; never the key itself. null is
+            ``OPENAI_API_KEY`` for OpenAI's own address and no key for any other, so that no key reaches a server it
+            was not meant for.
+        timeout_s: Time limit of one request in seconds, however slowly its bytes arrive.
+        concurrency: Requests in flight, at all servers together.
+        max_tokens_name: The server's name for the token limit in chat requests: newer OpenAI models require
+            ``max_completion_tokens``, most other servers only know ``max_tokens``. null chooses by the base URL.
+        omit: Sampling parameters not to send, such as ``temperature`` for a model that refuses it.
+        extra_body: Further fields of each request's body, any JSON; they override the computed ones. Neither
+            ``extra_body`` nor ``omit`` may name a field that decides what a request costs (``max_tokens``, ``n``,
+            ``model`` and the like).
+        schema_field: The server's name for a JSON schema in raw completions: ``structured_outputs`` (vLLM 0.12 and
+            later), ``guided_json`` (older vLLM), ``json_schema`` (llama-server); null if it accepts none. Chat requests
+            use ``response_format`` on every server.
     """
-
-    FREE: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "concurrency", "schema_field"})
-    """Options that may change while a run goes on: they say where to ask, not what."""
 
     base_url: str | tuple[str, ...] | None = None
     model: str | None = None
@@ -67,7 +65,7 @@ class OpenAIOptions:
         for url in self.addresses:
             if "@" in url:  # a run keeps its settings on disk
                 raise ValueError("base_url can't hold a user and password; name a key's variable with api_key_env")
-            if re.search("[?#]", url):  # where keys are put, too
+            if re.search("[?#]", url):  # some services put keys there
                 raise ValueError("base_url can't hold a query or fragment; name a key's variable with api_key_env")
         if len({url.rstrip("/") for url in self.addresses}) < max(1, len(self.addresses)):
             raise ValueError("base_url must name at least one address, and each once")
@@ -84,21 +82,21 @@ class OpenAIOptions:
         return self.base_url if isinstance(self.base_url, tuple) else (self.base_url or _OPENAI,)
 
     def key_variable(self, url: str) -> str:
-        """The environment variable to read the key for one of the addresses from; "" for none."""
+        """Return the environment variable that holds the key for an address; "" if it needs none."""
         if self.api_key_env:
             return self.api_key_env
         return "OPENAI_API_KEY" if is_openai(urlsplit(url).hostname or "") else ""
 
 
 def check_fields(option: str, fields: Mapping[str, Any] | Sequence[str]) -> None:
-    """Refuse what ``extra_body`` or ``omit`` may not hold.
+    """Check the fields named by ``extra_body`` or ``omit``.
 
     Args:
-        option: Its name, for messages.
-        fields: Names of fields of a request's body, with values where there are any.
+        option: Name of the option, for messages.
+        fields: Names of fields of a request's body, as a mapping if they have values.
 
     Raises:
-        ValueError: A field that the budget rests on, or a value that is no JSON; named, but not repeated.
+        ValueError: A field on which the budget depends, or a value that is not JSON; the message does not repeat it.
     """
     for name in fields:
         if name in _FIXED:
@@ -107,16 +105,16 @@ def check_fields(option: str, fields: Mapping[str, Any] | Sequence[str]) -> None
         _check_json(option, dict(fields), _MAX_DEPTH)
 
 
-def _check_json(place: str, value: Any, depth: int) -> None:
+def _check_json(path: str, value: Any, depth: int) -> None:
     if depth == 0:
-        raise ValueError(f"{place} is nested too deeply")
+        raise ValueError(f"{path} is nested too deeply")
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"{place} must have text as its keys")
-            _check_json(f"{place}.{key}", inner, depth - 1)
+                raise ValueError(f"{path} must have text as its keys")
+            _check_json(f"{path}.{key}", inner, depth - 1)
     elif isinstance(value, list):
-        for at, inner in enumerate(value):
-            _check_json(f"{place}.{at}", inner, depth - 1)
+        for index, inner in enumerate(value):
+            _check_json(f"{path}.{index}", inner, depth - 1)
     elif not (value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))):
-        raise ValueError(f"{place} must be plain JSON, not {type(value).__name__}")
+        raise ValueError(f"{path} must be plain JSON, not {type(value).__name__}")

@@ -1,7 +1,8 @@
-"""Several servers that offer the same model: which one gets the next request, and which are set aside.
+"""Choose among several servers that offer the same model, and set aside those that fail.
 
-No network here, and no second attempts: those stand in ``retry``, once for every backend. A server that fails is known
-by what came of the requests it was given, and whoever met it is told whether another server is up.
+This module does no network I/O and makes no second attempts, which ``engine.dispatch.retry`` makes once for every
+backend. The pool learns the state of a server from the outcomes of its requests, and marks a failure as worth an
+immediate second attempt if another server is up.
 """
 
 from __future__ import annotations
@@ -12,51 +13,52 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from selfinstruct.backends.base import StatusCallback
 from selfinstruct.errors import BackendError, TransientError, UnreachableError
 
 __all__ = ["ServerPool", "Slot"]
 
-_FAULTS = 3  # 5xx, or answers that are none, in a row: that is no longer chance
-_FIRST_S = 0.5  # of a pause; it doubles with each further one in a row
-_LONGEST_S = 60.0
-_SHOWN = 120  # characters of a reason
-_NAMED = 4  # servers that are told of by name
+_MAX_FAULTS = 3  # consecutive 5xx or unusable answers after which a server is set aside
+_FIRST_PAUSE_S = 0.5  # doubles with each consecutive pause
+_MAX_PAUSE_S = 60.0
+_MAX_REASON = 120  # characters
+_MAX_NAMED = 4  # servers that the status line names
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A request's place at a server.
+    """A request's assignment to a server.
 
     Attributes:
-        at: Which server.
-        ticket: How many requests that server had been given then, this one included.
+        index: Index of the server.
+        ticket: Number of requests assigned to that server so far, including this one.
     """
 
-    at: int
+    index: int
     ticket: int
 
 
 @dataclass(slots=True)
-class _Member:
-    """One server.
+class _Server:
+    """The state of one server.
 
     Attributes:
-        given: Requests it was given so far.
-        cut: Those of them that it was given before it was paused or set aside last: their failures are no news.
-        room: Requests at once that it takes: any number before its first 429, which halves what it has.
-        ready_at: It is given nothing before, while another one is up.
-        faults: In a row.
-        pauses: In a row.
-        down: Why it is set aside; "" when it is not.
-        refused: For good: a wrong key or model does not mend itself.
-        probe: Ticket of the request that tries a server that was set aside; 0 for none.
+        assigned: Number of requests assigned so far.
+        stale_until: Tickets up to this one precede the last pause; their failures carry no new information.
+        capacity: Most requests in flight. Unlimited until the first 429, which halves the number in flight.
+        ready_at: Time before which the server receives nothing while another one is up.
+        faults: Consecutive faults.
+        pauses: Consecutive pauses.
+        down: Reason for setting the server aside; "" while it is up.
+        refused: Whether it is set aside permanently: a wrong key or model does not become right by waiting.
+        probe: Ticket of the request that tests a server that was set aside; 0 for none.
     """
 
     name: str
     in_flight: int = 0
-    given: int = 0
-    cut: int = 0
-    room: float = math.inf
+    assigned: int = 0
+    stale_until: int = 0
+    capacity: float = math.inf
     ready_at: float = 0.0
     faults: int = 0
     pauses: int = 0
@@ -65,131 +67,137 @@ class _Member:
     probe: int = 0
 
     def pause(self, now: float) -> None:
-        """Give it nothing for a while, a longer one each time."""
-        self.cut = self.given
-        self.ready_at = max(self.ready_at, now + min(_LONGEST_S, _FIRST_S * 2.0 ** min(self.pauses, 60)))
+        """Send the server nothing for a while, longer with each consecutive pause."""
+        self.stale_until = self.assigned
+        self.ready_at = max(self.ready_at, now + min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self.pauses, 60)))
         self.pauses += 1
+
+    def rank(self, now: float) -> tuple[bool, bool, float, bool, int]:
+        """Return the sort key by which the best server for the next request comes first."""
+        full = self.in_flight >= self.capacity
+        return self.refused, bool(self.down), max(self.ready_at, now), full, self.in_flight
 
 
 class ServerPool:
-    """The servers of one run. A fleet of one passes everything on as it is.
+    """The servers of one run. A pool of one server passes every outcome on unchanged.
 
     Args:
-        names: Of the servers, in the order in which equals are chosen.
-        tell: See ``OpenAIBackend``.
-        clock: Seconds; for tests.
+        names: Names of the servers, in the order of preference among equals.
+        on_status: Called with ``status_line`` whenever it changes.
+        clock: Returns seconds; replaced in tests.
     """
 
     def __init__(
-        self, names: Sequence[str], tell: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+        self, names: Sequence[str], on_status: StatusCallback, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._members = [_Member(name) for name in names]
-        self._tell = tell
+        self._servers = [_Server(name) for name in names]
+        self._on_status = on_status
         self._clock = clock
 
     @contextmanager
-    def place(self) -> Iterator[Slot]:
-        """A place while the context is open, at the server with the fewest requests of those that are up.
+    def acquire(self) -> Iterator[Slot]:
+        """Hold a slot while the context is open, at the available server with the fewest requests.
 
-        One that was set aside gets a single request when its pause is over. Where none is up, the one whose pause ends
-        first is asked all the same: when to ask at all is not decided here.
+        A server that was set aside gets a single request once its pause is over. If no server is up, the one whose
+        pause ends first is chosen: the pool decides where a request goes, not when.
         """
         now = self._clock()
-        due = [one for one in self._members if one.down and not one.refused and one.ready_at <= now and not one.probe]
-        member = due[0] if due else min(self._members, key=lambda one: self._rank(one, now))
-        member.given += 1
-        member.in_flight += 1
-        place = Slot(self._members.index(member), member.given)
-        if member.down and not member.probe:
-            member.probe = place.ticket
+        due = [
+            server
+            for server in self._servers
+            if server.down and not server.refused and server.ready_at <= now and not server.probe
+        ]
+        server = due[0] if due else min(self._servers, key=lambda server: server.rank(now))
+        server.assigned += 1
+        server.in_flight += 1
+        slot = Slot(self._servers.index(server), server.assigned)
+        if server.down and not server.probe:
+            server.probe = slot.ticket
         try:
-            yield place
+            yield slot
         finally:
-            member.in_flight -= 1
-            if member.probe == place.ticket:
-                member.probe = 0
+            server.in_flight -= 1
+            if server.probe == slot.ticket:
+                server.probe = 0
 
-    def answered(self, place: Slot) -> None:
-        """The server answered, if only that the request is wrong."""
-        member = self._members[place.at]
-        member.faults = 0
-        if place.ticket > member.cut:
-            member.pauses = 0
-            member.room += 1 / member.room
-        if member.down and not member.refused:
-            member.down, member.ready_at = "", 0.0
-            self._tell(self.standing)
+    def answered(self, slot: Slot) -> None:
+        """Record that the server answered, even if only to reject the request."""
+        server = self._servers[slot.index]
+        server.faults = 0
+        if slot.ticket > server.stale_until:
+            server.pauses = 0
+            server.capacity += 1 / server.capacity
+        if server.down and not server.refused:
+            server.down, server.ready_at = "", 0.0
+            self._on_status(self.status_line)
 
-    def failed(self, place: Slot, error: BackendError) -> BackendError:
-        """Take note of a failure.
+    def failed(self, slot: Slot, error: BackendError) -> BackendError:
+        """Record a failure and return the error to raise.
 
         Returns:
-            What to raise. With the server set aside or paused and another one up, a TransientError that says so
-            (``elsewhere``). With those that work paused, a 429 for everybody, until the first pause ends. When all have
-            refused, a BackendError. Else the error itself.
+            If the server is set aside or paused and another one is up: a TransientError with ``elsewhere`` set. If all
+            working servers are paused: a 429 for every request, until the first pause ends. If all servers have
+            refused: a BackendError. Otherwise the error itself.
         """
-        if len(self._members) == 1:
+        if len(self._servers) == 1:
             return error
-        member, now = self._members[place.at], self._clock()
+        server, now = self._servers[slot.index], self._clock()
         throttled = isinstance(error, TransientError) and error.throttled
-        self._note(member, place, error, now)
-        if not (member.down or throttled):
+        self._record(server, slot, error, now)
+        if not (server.down or throttled):
             return error
-        up = [one for one in self._members if not one.down and one.ready_at <= now]
-        if any(one.in_flight < one.room for one in up) if throttled else up:
+        available = [server for server in self._servers if not server.down and server.ready_at <= now]
+        if any(server.in_flight < server.capacity for server in available) if throttled else available:
             transient = error if isinstance(error, TransientError) else TransientError(str(error))
-            return transient.reworded(str(error), retry_after=None, elsewhere=len(self._members) - 1)
-        if working := [one for one in self._members if not one.down]:
-            wait = min(one.ready_at for one in working) - now
+            return transient.reworded(str(error), retry_after=None, elsewhere=len(self._servers) - 1)
+        if working := [server for server in self._servers if not server.down]:
+            wait = min(server.ready_at for server in working) - now
             return TransientError(str(error), retry_after=max(0.0, wait), throttled=True)
-        said = f"{error} ({self.standing})"
+        message = f"{error} ({self.status_line})"
         if isinstance(error, TransientError):
-            return error.reworded(said)
-        return BackendError(said) if all(one.refused for one in self._members) else TransientError(said)
+            return error.reworded(message)
+        return BackendError(message) if all(server.refused for server in self._servers) else TransientError(message)
 
     @property
-    def standing(self) -> str:
-        """Which servers are set aside, and why; "" when none is."""
-        down = [one for one in self._members if one.down]
+    def status_line(self) -> str:
+        """The servers that are set aside, with the reasons; "" if all are up."""
+        down = [server for server in self._servers if server.down]
         if not down:
             return ""
-        told = [f"{one.name} set aside: {one.down}" for one in down[:_NAMED]]
-        if len(down) > _NAMED:
-            told.append(f"{len(down) - _NAMED} more set aside")
-        count = len(self._members)
-        return "; ".join([*told, f"{count - len(down)} of {count} servers left"])
+        parts = [f"{server.name} set aside: {server.down}" for server in down[:_MAX_NAMED]]
+        if len(down) > _MAX_NAMED:
+            parts.append(f"{len(down) - _MAX_NAMED} more set aside")
+        count = len(self._servers)
+        return "; ".join([*parts, f"{count - len(down)} of {count} servers left"])
 
-    @staticmethod
-    def _rank(one: _Member, now: float) -> tuple[bool, bool, float, bool, int]:
-        return one.refused, bool(one.down), max(one.ready_at, now), one.in_flight >= one.room, one.in_flight
-
-    def _note(self, member: _Member, place: Slot, error: BackendError, now: float) -> None:
-        news, before = place.ticket > member.cut, member.down
+    def _record(self, server: _Server, slot: Slot, error: BackendError, now: float) -> None:
+        is_news, down_before = slot.ticket > server.stale_until, server.down
         if not isinstance(error, TransientError):
-            member.refused, member.down = True, _reason(member, error)
-        elif error.throttled:  # busy, which is not down
-            member.down = before if member.refused else ""
-            member.ready_at = max(member.ready_at, now + (error.retry_after or 0.0))
-            if news:
-                member.room = max(1.0, min(member.room, member.in_flight) / 2)
-                member.pause(now)
+            server.refused, server.down = True, _short_reason(server, error)
+        elif error.throttled:  # the server is busy, so it is up
+            server.down = down_before if server.refused else ""
+            server.ready_at = max(server.ready_at, now + (error.retry_after or 0.0))
+            if is_news:
+                server.capacity = max(1.0, min(server.capacity, server.in_flight) / 2)
+                server.pause(now)
         else:
-            member.faults += 1
-            if not member.refused and (before or isinstance(error, UnreachableError) or member.faults >= _FAULTS):
-                member.down = _reason(member, error)
-                member.ready_at = max(member.ready_at, now + (error.retry_after or 0.0))
-                if news:
-                    member.pause(now)
-        if member.down != before:
-            self._tell(self.standing)
+            server.faults += 1
+            is_down = down_before or isinstance(error, UnreachableError) or server.faults >= _MAX_FAULTS
+            if is_down and not server.refused:
+                server.down = _short_reason(server, error)
+                server.ready_at = max(server.ready_at, now + (error.retry_after or 0.0))
+                if is_news:
+                    server.pause(now)
+        if server.down != down_before:
+            self._on_status(self.status_line)
 
 
-def _reason(member: _Member, error: BackendError) -> str:
-    """What an error says, without the server's name, in short."""
+def _short_reason(server: _Server, error: BackendError) -> str:
+    """Return the message of an error, shortened and without the server's name."""
     text = (
         str(error)
-        .replace(f"no answer from {member.name}: ", "")
-        .removeprefix(f"{member.name} ")
-        .replace(f" from {member.name}", "")
+        .replace(f"no answer from {server.name}: ", "")
+        .removeprefix(f"{server.name} ")
+        .replace(f" from {server.name}", "")
     )
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "…"

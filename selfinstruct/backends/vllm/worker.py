@@ -1,12 +1,12 @@
-"""The process in which vLLM runs. It belongs to the ``VllmBackend`` that started it, and ends with it.
+"""The program of the process that runs vLLM. The process belongs to the ``VllmBackend`` that started it.
 
-It reads JSON from its standard input, an object a line, and writes the same to its standard output:
+It reads JSON objects from standard input, one per line, and writes the same to standard output:
 
 - first ``{"options": …}``, answered by ``{"ready": …}`` or by ``{"failed": "settings" or "engine", "message": …}``;
 - then requests, ``{"id": 1, "prompt": …, "sampling": …}`` or with ``messages``, each answered when it is done by
   ``{"id": 1, "choices": [[text, finish reason]], "usage": [prompt, completion, cached]}`` or by ``{"id": 1, "fault": …,
   "message": …}``; a fault is ``engine`` (dead), ``transient``, or the code of a ``RequestError``;
-- ``{"abort": 1}`` gives a request up. The end of the input is the end of the process.
+- ``{"abort": 1}`` abandons a request. The process ends at the end of its input.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
-from selfinstruct.backends.vllm.backend import VllmOptions, engine_arguments
+from selfinstruct.backends.vllm.options import VllmOptions, engine_arguments
 from selfinstruct.common.config import build
 from selfinstruct.records import Sampling
 
 __all__ = ["main"]
 
-_GRACE_S = 20.0  # from the end of the input to that of the engine; then everything is killed
+_GRACE_S = 20.0  # time for the engine to end after its input has; then everything is killed
 
 
 def main() -> None:
-    """Serve until the input ends. Standard output is the other side's: whatever vLLM prints goes to standard error."""
+    """Serve until the input ends. Standard output is reserved for answers: vLLM's own output goes to standard error."""
     if os.getpgrp() != os.getpid():
         sys.exit("this is a part of selfinstruct, started by --backend vllm")
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
@@ -51,11 +51,11 @@ async def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 class _SettingsError(Exception):
-    """vLLM refuses an argument."""
+    """vLLM refuses an argument of the engine."""
 
 
-class _OwnFaultError(Exception):
-    """A request can't be answered, whenever it is sent."""
+class _RequestFaultError(Exception):
+    """A request cannot be answered, however often it is sent."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -83,30 +83,30 @@ class _Worker:
         except Exception as error:
             traceback.print_exc()
             failed = "settings" if isinstance(error, _SettingsError) else "engine"
-            self._say({"failed": failed, "message": _line(error)})
+            self._send({"failed": failed, "message": _line(error)})
         else:
-            self._say({"ready": {"context": self._engine.model_config.max_model_len}})
+            self._send({"ready": {"context": self._engine.model_config.max_model_len}})
             await self._serve()
-        while self._answers.get_write_buffer_size():  # noqa: ASYNC110  (a pipe tells nobody that it is empty)
+        while self._answers.get_write_buffer_size():  # noqa: ASYNC110  (a pipe does not signal that it is empty)
             await asyncio.sleep(0.01)
         if self._engine is not None:
-            self._engine.shutdown(timeout=1)  # nothing is under way
+            self._engine.shutdown(timeout=1)  # no request is in flight
 
     def _listen(self) -> None:
-        """In a thread of its own, since loading holds up the loop: the other side's end must be noticed then too."""
+        """Read messages in a thread: loading blocks the loop, and the end of the input must be noticed all the same."""
         for line in self._requests:
             self._loop.call_soon_threadsafe(self._messages.put_nowait, json.loads(line))
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._messages.put_nowait, None)
-        if self._engine is not None:  # while it loads there is nothing to end in good order
+        if self._engine is not None:  # while it loads, there is nothing to shut down
             time.sleep(_GRACE_S)
         os.killpg(0, signal.SIGKILL)
 
-    def _say(self, message: Mapping[str, Any]) -> None:
+    def _send(self, message: Mapping[str, Any]) -> None:
         self._answers.write(json.dumps(message).encode("ascii") + b"\n")
 
     def _open(self, options: VllmOptions) -> None:
-        """Load the model."""
+        """Load the model and create the engine."""
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
@@ -115,7 +115,7 @@ class _Worker:
         arguments = engine_arguments(
             options, cpu=current_platform.is_cpu(), kv_space_set=bool(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))
         )
-        known = {one.name for one in fields(AsyncEngineArgs)}
+        known = {field.name for field in fields(AsyncEngineArgs)}
         for name in arguments:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -140,37 +140,37 @@ class _Worker:
                     task.cancel()
             else:
                 self._tasks[message["id"]] = asyncio.create_task(self._answer(message))
-        left = list(self._tasks.values())
-        for task in left:
+        remaining = list(self._tasks.values())
+        for task in remaining:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*remaining, return_exceptions=True)
 
     async def _answer(self, message: Mapping[str, Any]) -> None:
-        """Answer one request, whatever becomes of it."""
+        """Answer one request, with a fault if it fails."""
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            found = await self._complete(message)
-        except _OwnFaultError as error:
-            found = {"fault": error.code, "message": str(error)}
+            answer = await self._complete(message)
+        except _RequestFaultError as error:
+            answer = {"fault": error.code, "message": str(error)}
         except EngineDeadError as error:
-            found = {"fault": "engine", "message": _line(error)}
+            answer = {"fault": "engine", "message": _line(error)}
         except (VLLMClientError, ValueError, TypeError) as error:
-            found = {"fault": "bad_request", "message": f"vLLM refuses the request: {_line(error)}"}
+            answer = {"fault": "bad_request", "message": f"vLLM refuses the request: {_line(error)}"}
         except Exception as error:
             traceback.print_exc()
-            found = {"fault": "transient", "message": _line(error)}
+            answer = {"fault": "transient", "message": _line(error)}
         finally:
             del self._tasks[message["id"]]
-        self._say({"id": message["id"], **found})
+        self._send({"id": message["id"], **answer})
 
     async def _complete(self, message: Mapping[str, Any]) -> dict[str, Any]:
         prompt = await self._render(message)
         sampling = Sampling.from_json(message["sampling"])
         limit, tokens = self._engine.model_config.max_model_len, len(prompt["prompt_token_ids"])
         if tokens + sampling.max_tokens > limit:
-            raise _OwnFaultError(
+            raise _RequestFaultError(
                 "context_length",
                 f"{tokens} tokens of prompt and {sampling.max_tokens} of answer exceed the context of {limit} tokens",
             )
@@ -179,17 +179,18 @@ class _Worker:
             prompt, _sampling_params(sampling), str(message["id"]), lora_request=self._adapter
         ):
             last = output
-        if any(one.finish_reason in (None, "abort", "error") for one in last.outputs):
-            raise RuntimeError("the engine gave the request up")
+        if any(output.finish_reason in (None, "abort", "error") for output in last.outputs):
+            raise RuntimeError("the engine abandoned the request")
+        choices = sorted(last.outputs, key=lambda choice: choice.index)
         return {
-            "choices": [[one.text, one.finish_reason] for one in sorted(last.outputs, key=lambda one: one.index)],
-            "usage": [tokens, sum(len(one.token_ids) for one in last.outputs), last.num_cached_tokens or 0],
+            "choices": [[choice.text, choice.finish_reason] for choice in choices],
+            "usage": [tokens, sum(len(choice.token_ids) for choice in choices), last.num_cached_tokens or 0],
         }
 
     async def _render(self, message: Mapping[str, Any]) -> Any:
-        """Tokens of a raw prompt, or of messages in the model's own template.
+        """Return the tokens of a raw prompt, or of messages in the model's own template.
 
-        A template is a program from somebody else: vLLM runs it in the sandbox of transformers, for so many seconds.
+        A template is a program by a third party: vLLM runs it in the sandbox of transformers, with a time limit.
         """
         from vllm.exceptions import VLLMValidationError
         from vllm.renderers.params import ChatParams
@@ -199,21 +200,21 @@ class _Worker:
             if "prompt" in message:
                 (prompt,) = await renderer.render_cmpl_async([{"prompt": message["prompt"]}])
             else:
-                how = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "tokenize": False})
-                _, (prompt,) = await renderer.render_chat_async([message["messages"]], how)
+                params = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "tokenize": False})
+                _, (prompt,) = await renderer.render_chat_async([message["messages"]], params)
         except VLLMValidationError as error:
-            if (error.parameter or "").startswith("input_"):  # nobody knows by how much: the rest is not read
+            if (error.parameter or "").startswith("input_"):  # vLLM stops reading at the limit: the excess is unknown
                 limit = self._engine.model_config.max_model_len
-                said = f"the prompt alone exceeds the context of {limit} tokens"
-                raise _OwnFaultError("context_length", said) from None
+                text = f"the prompt alone exceeds the context of {limit} tokens"
+                raise _RequestFaultError("context_length", text) from None
             raise
         except TimeoutError:
-            raise _OwnFaultError("bad_request", "the model's chat template does not come to an end") from None
+            raise _RequestFaultError("bad_request", "the model's chat template exceeded its time limit") from None
         return prompt
 
 
 def _sampling_params(sampling: Sampling) -> Any:
-    """What a request asks for, in vLLM's words."""
+    """Return the sampling of a request as vLLM's parameters."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -232,7 +233,7 @@ def _sampling_params(sampling: Sampling) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    """An error on one line; of pydantic's, what it says of the first value."""
+    """Return an error as one line; for an error of pydantic, its message about the first value."""
     text = str(error) or type(error).__name__
     if "\n" in text and "validation error" in text:
         text = text.split("\n", 2)[-1].split(" [type=", 1)[0].removeprefix("  Value error, ")

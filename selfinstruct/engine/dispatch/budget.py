@@ -1,9 +1,9 @@
-"""Limits on what a run may spend, kept by reservation.
+"""Limits on the spending of a run, enforced by reservation.
 
-Before a request goes out its worst case is reserved: one token for each UTF-8 byte of the prompt, what a chat template
-may add, and all of ``max_tokens``. It goes out only if what was spent, what is reserved and that worst case stay within
-every limit, so that spending can't pass a limit at any concurrency. A send whose outcome is unknown counts at its worst
-for ever.
+The worst case of a request is reserved before it is sent: one token for each UTF-8 byte of the prompt, an allowance
+for the chat template, and all of ``max_tokens``. It is sent only if spending, reservations and this worst case together
+stay within every limit, so that spending cannot exceed a limit at any concurrency. A send whose outcome is unknown
+counts at its worst case permanently.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from selfinstruct.records import Request, Usage
 
 __all__ = ["Budget", "BudgetOptions", "worst_case"]
 
-# What a server's chat template adds to the messages, which no byte of theirs stands for: a system prompt of the model's
-# own and the date once, the marks of role and end around each message. An assumption, with room to spare.
+# Tokens that a server's chat template adds to the messages: the model's default system prompt and the date once, and
+# the markers of role and end around each message. A generous assumption.
 _CHAT_TOKENS = 256
 _TURN_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """Limits of a run over its whole life; null is no limit. A higher limit and the same command go on.
+    """Limits of a run over its whole life; null is no limit. The same command with a higher limit continues the run.
 
     Attributes:
-        max_requests: Sends, repeated attempts included.
-        max_tokens: Tokens of prompts and completions together.
-        max_cost: In the currency of the prices, which it needs.
+        max_requests: Most sends, further attempts included.
+        max_tokens: Most tokens of prompts and completions together.
+        max_cost: Most spending, in the currency of the prices, which must be set.
         price_input: Price of a million prompt tokens.
         price_output: Price of a million completion tokens.
-        time_limit_s: Seconds of one invocation.
+        time_limit_s: Most seconds of one invocation.
     """
 
     max_requests: int | None = None
@@ -42,28 +42,27 @@ class BudgetOptions:
     time_limit_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_requests", "max_tokens", "max_cost", "price_input", "price_output", "time_limit_s"):
-            value = getattr(self, name)
+        for name, value in vars(self).items():
             if value is not None and value < 0:
                 raise ValueError(f"{name} can't be negative")
         if self.max_cost is not None and None in (self.price_input, self.price_output):
             raise ValueError("max_cost needs price_input and price_output (per million tokens)")
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """What tokens cost; None without prices."""
+        """Return the cost of tokens; None without prices."""
         if self.price_input is None or self.price_output is None:
             return None
         return (prompt_tokens * self.price_input + completion_tokens * self.price_output) / 1_000_000
 
 
 def worst_case(request: Request) -> tuple[int, int]:
-    """Most tokens of prompt and completion that a request can cost: no token is shorter than a byte."""
+    """Return the most tokens of prompt and completion that a request can cost; a token is at least one byte."""
     template = 0 if request.is_raw else _CHAT_TOKENS + _TURN_TOKENS * len(request.turns)
     return request.text_bytes + template, request.sampling.max_tokens * request.sampling.n
 
 
 class Budget:
-    """What was spent and what is reserved, against the limits."""
+    """Spending and reservations, compared with the limits."""
 
     def __init__(self, options: BudgetOptions, spent: Spending) -> None:
         self._options = options
@@ -73,11 +72,11 @@ class Budget:
 
     @property
     def cost(self) -> float | None:
-        """What was spent or is reserved, in the currency of the prices; None without prices."""
+        """Spending and reservations in the currency of the prices; None without prices."""
         return self._options.cost(self.prompt_tokens, self.completion_tokens)
 
     def fits(self, request: Request) -> bool:
-        """True when the request's worst case stays within every limit."""
+        """Return whether the request's worst case stays within every limit."""
         prompt, completion = worst_case(request)
         prompt += self.prompt_tokens
         completion += self.completion_tokens
@@ -90,19 +89,19 @@ class Budget:
         )
 
     def reserve(self, request: Request) -> None:
-        """Count one send at its worst case."""
+        """Reserve the worst case of one send."""
         prompt, completion = worst_case(request)
         self.sends += 1
         self.prompt_tokens += prompt
         self.completion_tokens += completion
 
     def settle(self, request: Request, usage: Usage) -> None:
-        """Replace the worst case of the send that brought a completion by what it took; a failure stays at its worst.
+        """Replace the worst case of a send that returned a completion by its usage; failures keep their worst case.
 
-        The rule is that of ``Reader.spending``, so that a resumed run goes on with the same figures.
+        ``Reader.spending`` follows the same rule, so that a resumed run continues with the same figures.
 
         Args:
-            usage: As the server reported it; where it does not count, the worst case stays.
+            usage: Usage reported by the server; if the server does not count, the worst case stays.
         """
         if not usage.counted:
             return

@@ -1,8 +1,8 @@
-"""How many requests are at the server at once: as many as were asked for, fewer after it said "too many".
+"""Limit the requests in flight: as many as configured, fewer after the server answers 429 ("too many requests").
 
 Additive increase, multiplicative decrease (Chiu & Jain 1989, "Analysis of the increase and decrease algorithms for
-congestion avoidance in computer networks"): each window of answers widens it by one, a 429 halves it. Whoever waits for
-a place is let in by number, so that the lowest open request, for which the line waits, always goes first.
+congestion avoidance in computer networks"): each window of answers widens the limit by one, a 429 halves it. Waiting
+requests are admitted in order of number, so that the lowest open request, which the scheduler needs next, goes first.
 """
 
 from __future__ import annotations
@@ -16,70 +16,70 @@ __all__ = ["ConcurrencyLimiter"]
 
 
 class ConcurrencyLimiter:
-    """The places at the server, and who waits for one.
+    """The slots for requests in flight, and the requests that wait for one.
 
     Args:
-        most: Places when nothing is wrong.
+        max_width: Number of slots while no request is throttled.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._width = float(most)
-        self._taken = 0
-        self._entered = 0  # how many came in so far: each is numbered by it
-        self._cut = 0  # the newest one when the width was last cut
+    def __init__(self, max_width: int) -> None:
+        self._max_width = max_width
+        self._width = float(max_width)
+        self._occupied = 0
+        self._tickets = 0  # number of requests admitted so far; each gets the count as its ticket
+        self._narrowed_at = 0  # the newest ticket when the width was last halved
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
 
     @property
     def width(self) -> int:
-        """Places there are now."""
+        """The current number of slots."""
         return int(self._width)
 
     @asynccontextmanager
-    async def place(self, number: int) -> AsyncIterator[int]:
-        """A place at the server for the request ``number`` while the context is open; gives the ticket of this stay."""
+    async def slot(self, number: int) -> AsyncIterator[int]:
+        """Hold a slot for the request ``number`` while the context is open; yields the ticket of this attempt."""
         await self._enter(number)
         try:
-            yield self._entered
+            yield self._tickets
         finally:
-            self._taken -= 1
+            self._occupied -= 1
             self._admit()
 
     def answered(self) -> None:
-        """Widen by a bit: by one when as many were answered as there are places."""
-        self._width = min(float(self._most), self._width + 1 / self._width)
+        """Widen the limit: by one once a whole window has been answered."""
+        self._width = min(float(self._max_width), self._width + 1 / self._width)
         self._admit()
 
     def throttled(self, ticket: int) -> bool:
-        """Halve the places, unless this stay began before they were halved last: a server says it to a whole window.
+        """Halve the slots, unless this attempt began before the last halving: a 429 usually hits a whole window.
 
         Returns:
-            Whether there are fewer now.
+            Whether the number of slots was reduced.
         """
-        if ticket <= self._cut or self._width <= 1:
+        if ticket <= self._narrowed_at or self._width <= 1:
             return False
-        self._cut = self._entered
+        self._narrowed_at = self._tickets
         self._width = max(1.0, self._width / 2)
         return True
 
     async def _enter(self, number: int) -> None:
-        if self._waiting or self._taken >= self.width:
-            free = asyncio.get_running_loop().create_future()
-            heappush(self._waiting, (number, id(free), free))
+        if self._waiting or self._occupied >= self.width:
+            admitted = asyncio.get_running_loop().create_future()
+            heappush(self._waiting, (number, id(admitted), admitted))
             try:
-                await free
+                await admitted
             except asyncio.CancelledError:
-                if free.done() and not free.cancelled():  # let in, and gone: the place is another's
-                    self._taken -= 1
+                if admitted.done() and not admitted.cancelled():  # cancelled after its admission: pass the slot on
+                    self._occupied -= 1
                     self._admit()
                 raise
         else:
-            self._taken += 1
-        self._entered += 1
+            self._occupied += 1
+        self._tickets += 1
 
     def _admit(self) -> None:
-        while self._waiting and self._taken < self.width:
-            _, _, free = heappop(self._waiting)
-            if not free.done():
-                self._taken += 1
-                free.set_result(None)
+        while self._waiting and self._occupied < self.width:
+            _, _, admitted = heappop(self._waiting)
+            if not admitted.done():
+                self._occupied += 1
+                admitted.set_result(None)

@@ -1,4 +1,4 @@
-"""Places at the server: halved by a 429, widened by answers, given by number."""
+"""The slots for requests in flight: halved by a 429, widened by answers, given in order of request number."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ import pytest
 from selfinstruct.engine.dispatch.concurrency import ConcurrencyLimiter
 
 
-def test_a_throttled_window_halves_the_places_once() -> None:
+def test_a_throttled_window_halves_the_slots_once() -> None:
     async def go() -> list[int]:
-        pace, widths = ConcurrencyLimiter(16), []
+        limiter, widths = ConcurrencyLimiter(16), []
         tickets = []
         for number in range(16):
-            async with pace.place(number) as ticket:
+            async with limiter.slot(number) as ticket:
                 tickets.append(ticket)
-        for ticket in tickets:  # all of one window are told the same
-            pace.throttled(ticket)
-            widths.append(pace.width)
-        async with pace.place(99) as ticket:
-            pace.throttled(ticket)
-        widths.append(pace.width)
+        for ticket in tickets:  # the whole window receives a 429
+            limiter.throttled(ticket)
+            widths.append(limiter.width)
+        async with limiter.slot(99) as ticket:
+            limiter.throttled(ticket)
+        widths.append(limiter.width)
         return widths
 
     assert asyncio.run(go()) == [8] * 16 + [4]
 
 
-def test_answers_widen_by_one_a_window_and_never_beyond_the_most() -> None:
+def test_answers_widen_by_one_per_window_up_to_the_maximum() -> None:
     async def go() -> list[int]:
-        pace = ConcurrencyLimiter(8)
-        async with pace.place(0) as ticket:
-            pace.throttled(ticket)
-        widths = [pace.width]
+        limiter = ConcurrencyLimiter(8)
+        async with limiter.slot(0) as ticket:
+            limiter.throttled(ticket)
+        widths = [limiter.width]
         for _ in range(3):
-            for _ in range(pace.width + 1):  # the fractions add up from below
-                pace.answered()
-            widths.append(pace.width)
+            for _ in range(limiter.width + 1):  # the fractions add up to slightly less than 1
+                limiter.answered()
+            widths.append(limiter.width)
         for _ in range(100):
-            pace.answered()
-        return [*widths, pace.width]
+            limiter.answered()
+        return [*widths, limiter.width]
 
     assert asyncio.run(go()) == [4, 5, 6, 7, 8]
 
 
-def test_there_is_always_a_place() -> None:
+def test_at_least_one_slot_remains() -> None:
     async def go() -> int:
-        pace = ConcurrencyLimiter(4)
+        limiter = ConcurrencyLimiter(4)
         for number in range(10):
-            async with pace.place(number) as ticket:
-                pace.throttled(ticket)
-        return pace.width
+            async with limiter.slot(number) as ticket:
+                limiter.throttled(ticket)
+        return limiter.width
 
     assert asyncio.run(go()) == 1
 
 
-def test_never_more_than_the_places_are_taken_and_the_lowest_number_goes_first() -> None:
+def test_no_more_slots_than_the_width_are_used_and_the_lowest_number_goes_first() -> None:
     async def go() -> tuple[int, list[int]]:
-        pace, inside, most, order = ConcurrencyLimiter(3), 0, 0, []
+        limiter, inside, most, order = ConcurrencyLimiter(3), 0, 0, []
 
         async def stay(number: int) -> None:
             nonlocal inside, most
-            async with pace.place(number):
+            async with limiter.slot(number):
                 order.append(number)
                 inside += 1
                 most = max(most, inside)
@@ -76,13 +76,13 @@ def test_never_more_than_the_places_are_taken_and_the_lowest_number_goes_first()
     assert order == [5, 6, 7, 1, 3, 8, 9]
 
 
-def test_who_gives_up_waiting_takes_no_place() -> None:
+def test_a_cancelled_wait_uses_no_slot() -> None:
     async def go() -> list[str]:
-        pace, said = ConcurrencyLimiter(1), []
+        limiter, entered = ConcurrencyLimiter(1), []
 
         async def stay(name: str, number: int, release: asyncio.Event) -> None:
-            async with pace.place(number):
-                said.append(name)
+            async with limiter.slot(number):
+                entered.append(name)
                 await release.wait()
 
         first, rest = asyncio.Event(), asyncio.Event()
@@ -95,13 +95,13 @@ def test_who_gives_up_waiting_takes_no_place() -> None:
         early.cancel()
         first.set()
         await asyncio.wait_for(asyncio.gather(holder, late), 5)
-        async with pace.place(3):
-            given = asyncio.create_task(stay("given", 4, rest))
+        async with limiter.slot(3):
+            admitted = asyncio.create_task(stay("admitted", 4, rest))
             await asyncio.sleep(0)
-        given.cancel()  # it was let in just now, and has not come in yet
+        admitted.cancel()  # after its admission, and before it has resumed
         with pytest.raises(asyncio.CancelledError):
-            await given
+            await admitted
         await asyncio.wait_for(stay("last", 5, rest), 5)
-        return said
+        return entered
 
     assert asyncio.run(go()) == ["holder", "late", "last"]
