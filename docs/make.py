@@ -16,7 +16,7 @@ import yaml
 import selfinstruct as package
 from finetune.cli import cli as finetune
 from finetune.options import Lora, TrainingOptions
-from finetune.recipes import names, path_of
+from finetune.recipes import recipe_names, recipe_path
 from selfinstruct.backends import backend_names, backend_spec
 from selfinstruct.cli import cli as selfinstruct
 from selfinstruct.common.config import build, to_plain
@@ -286,8 +286,8 @@ def configuration() -> str:
         "`--set key=value`.\n",
         _section("Settings of a training run", TrainingOptions(lora=Lora()), to_plain(TrainingOptions())),
     ]
-    for name in names():
-        parts += [f"## Recipe `{name}`\n", "```yaml", path_of(name).read_text(encoding="utf-8") + "```\n"]
+    for name in recipe_names():
+        parts += [f"## Recipe `{name}`\n", "```yaml", recipe_path(name).read_text(encoding="utf-8") + "```\n"]
     return "\n".join(parts)
 
 
