@@ -224,7 +224,7 @@ def overlay(
 
     Args:
         base: A preset, or the recorded configuration of a run.
-        settings: Settings that override those of ``base``.
+        settings: Settings that take precedence over ``base``.
         preset: Returns default settings, keyed by strategy, for entries missing from ``base``.
         template: Returns the chat template of the model, if it has one.
 
@@ -262,7 +262,7 @@ def overlay(
 
 
 def merge_with_previous(previous: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge ``settings`` into those of an earlier attempt; several methods replace a single one, and vice versa."""
+    """Merge ``settings`` into an earlier attempt's settings; several methods replace a single one, and vice versa."""
     if settings.get("strategies") is not None:
         replaced = {"strategy"}
     elif settings.get("strategy") not in (None, MIX):

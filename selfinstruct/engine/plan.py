@@ -13,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.backends import Capabilities, backend_names, backend_spec
+from selfinstruct.backends import BackendOptions, Capabilities, backend_names, backend_spec
 from selfinstruct.common.codec import canonical, digest
 from selfinstruct.common.config import build, identity_fields, nearest, section, to_plain
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
 from selfinstruct.engine.loading import add_data_files, load_run_prompts, load_run_seeds
 from selfinstruct.engine.methods import MIX, Method, build_methods, build_options, build_strategy, merge_with_previous
+from selfinstruct.engine.plugin_versions import backend_plugin, row_plugins
 from selfinstruct.engine.presets import defaults_for, overlay_settings
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
@@ -54,7 +55,7 @@ class RunPlan:
 
     settings: Settings
     strategy_options: Any
-    backend_options: Any
+    backend_options: BackendOptions
     seeds: tuple[Task, ...]
     prompts: Prompts
     strategy: Strategy
@@ -69,7 +70,7 @@ class RunPlan:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the run's backend can do under its options."""
+        """The capabilities of the backend under its options."""
         return backend_spec(self.settings.backend).capabilities(self.backend_options)
 
     @property
@@ -89,7 +90,7 @@ class RunPlan:
     @cached_property
     def row_identity(self) -> dict[str, Any]:
         """The part of the identity that decides how completions become rows; it contains no path."""
-        settings = to_plain(self.settings)
+        settings = to_plain(self.settings) | {"filters": identity_fields(self.settings.filters)}
         kept = {key: settings[key] for key in ("strategy", "seed", "lag", "filters")}
         return {
             **kept,
@@ -101,7 +102,15 @@ class RunPlan:
             "prompts": self.prompts.digests(),
             "semantics": SEMANTICS,
             **({"history": self.history["digest"]} if self.history else {}),
+            **({"plugins": plugins} if (plugins := self._row_plugins) else {}),
         }
+
+    @property
+    def _row_plugins(self) -> dict[str, str]:
+        """The plugins that decide how completions become rows, with their versions."""
+        strategies = [method.name for method in self.methods] or [self.settings.strategy]
+        filters = [str(entry["name"]) for entry in self.settings.filters.plugins]
+        return row_plugins(strategies, filters, self.seeds)
 
     @property
     def _mixture(self) -> dict[str, Any]:
@@ -116,7 +125,10 @@ class RunPlan:
         """The identity of the run: that of its rows, and the backend without the options that may change."""
         free = backend_spec(self.settings.backend).free_options
         section = {key: value for key, value in to_plain(self.backend_options).items() if key not in free}
-        return {**self.row_identity, "backend": self.settings.backend, self.settings.backend: section}
+        identity = {**self.row_identity, "backend": self.settings.backend, self.settings.backend: section}
+        if plugins := self._row_plugins | backend_plugin(self.settings.backend):
+            identity["plugins"] = plugins
+        return identity
 
     def meta(self) -> dict[str, Any]:
         """Return the metadata for the ledger of a new run."""
@@ -142,7 +154,7 @@ def make_plan(settings: Mapping[str, Any], run: Path | None = None) -> RunPlan:
 
     Args:
         settings: The user's settings in the form of a configuration file, without defaults.
-        run: A run directory. If it holds a run, missing settings are those of the run.
+        run: A run directory. If it holds a run, missing settings are taken from it.
 
     Raises:
         UsageError: If a setting, a seed file or a template is wrong.
@@ -231,33 +243,30 @@ def _replay_source(settings: Mapping[str, Any]) -> Path:
 def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> RunPlan:
     """Build the plan; ``recorded`` names the texts to take from the ledger of ``base`` instead of from files."""
     general = {field.name for field in dataclasses.fields(Settings)}
-    backends = {name: backend_spec(name).options for name in backend_names()}
-    strategies = {name: strategy_class(name).Options for name in strategy_names()}
-    sections = {**strategies, MIX: MixtureOptions, **backends}
+    strategies, backends = strategy_names(), backend_names()
+    keys = {*general, *strategies, MIX, *backends}
     for key in values:
-        if key not in general and key not in sections:
-            raise ConfigError(f"unknown key {key!r}{nearest(str(key), general | set(sections))}", key=str(key))
+        if key not in keys:
+            raise ConfigError(f"unknown key {key!r}{nearest(str(key), keys)}", key=str(key))
     if base is not None and (semantics := base.meta("identity")["semantics"]) != SEMANTICS:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
         )
     settings = build(Settings, {key: value for key, value in values.items() if key in general})
+    settings.filters.build_plugins()  # checks names and settings before anything is written
     mixed = settings.strategies is not None
-    choices = (("strategy", settings.strategy, tuple(strategies)), ("backend", settings.backend, tuple(backends)))
-    for kind, name, known in choices:
+    for kind, name, known in (("strategy", settings.strategy, strategies), ("backend", settings.backend, backends)):
         if name == MIX and not mixed:
             raise ConfigError(f"{MIX} is a run of several methods; list them under strategies", key=kind)
         if name not in known and name != MIX:
             raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
     # Sections of unused strategies and backends are validated too, so that a typing error there is reported.
     options: dict[str, Any] = {
-        name: (
-            build_options(strategy_class(name), section(values, name), name)
-            if name in strategies
-            else build(kind, section(values, name), name)
-        )
-        for name, kind in sections.items()
+        name: build_options(strategy_class(name), section(values, name), name)
+        if name in strategies
+        else build(_options_class(name), section(values, name), name)
+        for name in (*strategies, MIX, *backends)
         if name in values or name in (settings.strategy, settings.backend)
     }
     strategy_options = options[settings.strategy]
@@ -288,3 +297,11 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     return RunPlan(
         settings, strategy_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
     )
+
+
+def _options_class(name: str) -> type[Any]:
+    """Return the options of a strategy, of mixtures, or of a backend; a plugin is imported only for its own section."""
+    if name == MIX:
+        return MixtureOptions
+    options: type[Any] = strategy_class(name).Options if name in strategy_names() else backend_spec(name).options
+    return options

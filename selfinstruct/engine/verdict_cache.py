@@ -55,7 +55,7 @@ class VerdictCache:
         self._tasks = self._others = self._rows = 0  # how many of each are in the file
 
     def load(self, reader: Reader) -> RunCheckpoint | None:
-        """Return the latest checkpoint, or None if there is none that can be used."""
+        """Return the latest checkpoint, or None if no usable one exists."""
         if not self._path.is_file():
             return None
         try:

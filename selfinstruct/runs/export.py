@@ -67,7 +67,7 @@ def export(folder: Path, name: str | None = None, path: Path | None = None) -> E
 
     Raises:
         LedgerError: If there is no readable run in ``folder``.
-        RunLockedError: If ``path`` is None and the run is at work.
+        RunLockedError: If the run is at work and ``path`` is not set.
         UsageError: If there is no such format, it can't hold the rows, or ``path`` belongs to the run.
         SelfInstructError: If the file can't be written; an existing file is unchanged.
     """

@@ -407,4 +407,4 @@ def _message_fault(text: str, role: _Role, messages: _Messages) -> str:
     before = [message.content for message in messages if role in ("user", message.role)]
     if any(collapse(text).casefold() == collapse(message.content).casefold() for message in messages):
         return RejectReason.REPEATED
-    return "" if _REPEATED.judge(text, shown=before).kept else RejectReason.REPEATED
+    return "" if _REPEATED.decide(text, shown=before).kept else RejectReason.REPEATED

@@ -303,8 +303,8 @@ class Personas(Strategy, ReadsDataFiles[PersonasOptions]):
     def _novelty_verdict(self, persona: str, shown: tuple[str, ...]) -> Verdict:
         """Reject a persona of the file and one that resembles a persona in the prompt."""
         if persona.casefold() in self._folded_personas:
-            return Verdict(_COPIED.filter, False, RejectReason.COPIED_DEMONSTRATION)
-        return _COPIED.judge(persona, shown=shown)
+            return Verdict(_COPIED.name, False, RejectReason.COPIED_DEMONSTRATION)
+        return _COPIED.decide(persona, shown=shown)
 
     def _receive_task(self, request: Request, completion: Completion) -> Received:
         """Read the task; the filters decide on it before it is sent to the model with its constraints."""
@@ -343,8 +343,8 @@ def _copy_verdict(task: str, persona: str, examples: list[str]) -> Verdict:
     """Reject a task that repeats an example of the prompt, or that only repeats the persona."""
     rest = collapse(task).casefold().replace(persona.casefold().rstrip("."), " ")
     if count_words(rest) < min(_COPIED.min_words, count_words(task)):
-        return Verdict(_COPIED.filter, False, RejectReason.COPIED_INPUT)
-    return _COPIED.judge(task, persona, examples)
+        return Verdict(_COPIED.name, False, RejectReason.COPIED_INPUT)
+    return _COPIED.decide(task, persona, examples)
 
 
 def _receive_answer(request: Request, completion: Completion) -> Received:

@@ -194,7 +194,7 @@ def test_the_template_in_a_models_folder_is_read_for_vllm(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"backend": "openai"}, "needs raw completions, and openai is to ask in chat messages: give --api completion"),
+        ({"backend": "openai"}, "needs raw completions, and openai is set to send chat messages: use --api completion"),
         ({"backend": "openai-batch"}, "needs raw completions"),
         ({"backend": "openai", "openai": {"api": "completion"}}, "magpie.template=chatml"),
         ({"backend": "vllm", "vllm": {"model": "owner/name"}}, "magpie.template=chatml"),

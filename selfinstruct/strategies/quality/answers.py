@@ -9,7 +9,7 @@ from typing import Any
 
 from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import TrainingRow
-from selfinstruct.filters import judge_instances
+from selfinstruct.filters import check_instances
 from selfinstruct.prompts import Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, CounterRow, Instance, Pair, Request, Sampling, Verdict
@@ -114,7 +114,7 @@ class Answers:
 
     def instance_fault(self, text: str) -> str:
         """Return the reason code by which the instance rules reject a further answer; "" if they accept it."""
-        return judge_instances([Instance(self.row.input, text)], truncated=False)[0].reason
+        return check_instances([Instance(self.row.input, text)], truncated=False)[0].reason
 
     def row_with(self, index: int) -> Candidate:
         """Return the row with answer ``index`` as its output."""
