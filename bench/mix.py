@@ -169,7 +169,7 @@ def run(scripts: Mapping[str, Script], seed: int, budget: int, lag: int, *, adap
     parts = [MixtureMember(label, 1.0, Scripted(script, model)) for label, script in scripts.items()]
     scheduler = Scheduler(MixtureStrategy(MixtureOptions(), parts, adapt=adapt), SEEDS, FILTERS, seed=seed, lag=lag)
     while not scheduler.exhausted:
-        scheduler.judge(model.complete(scheduler.open[scheduler.judged]))
+        scheduler.process(model.complete(scheduler.open[scheduler.decided]))
     by_method = Counter(str(row.candidate.columns["strategy"]) for row in scheduler.pool.rows)
     return RunYield(len(scheduler.pool.rows), model.tokens, by_method)
 
