@@ -49,7 +49,7 @@ LAYOUTS: list[tuple[dict[str, Any], Task]] = [
 ]
 
 
-@pytest.mark.parametrize(("row", "task"), LAYOUTS, ids=lambda one: str(one)[:40] if isinstance(one, dict) else "")
+@pytest.mark.parametrize(("row", "task"), LAYOUTS, ids=lambda item: str(item)[:40] if isinstance(item, dict) else "")
 def test_every_layout_gives_a_task(row: dict[str, Any], task: Task, tmp_path: Path) -> None:
     tasks = load_tasks(lines(tmp_path / "rows.jsonl", row))
     assert tasks == [task]
