@@ -32,7 +32,7 @@ from selfinstruct.engine.progress import RunProgress
 from selfinstruct.engine.run_state import RunState
 from selfinstruct.ledger import LEDGER_FILE, Ledger, Reader
 from selfinstruct.records import Choice, Completion, Request, Usage
-from selfinstruct.runs.export import refresh
+from selfinstruct.runs.export import update_dataset
 
 RESULTS = Path(__file__).parent / "results"
 WORDS = 20_000
@@ -106,17 +106,17 @@ def turn(strategy: str, rows: int, concurrency: int) -> Turn:
         plan = make_plan(settings)
         backend: Any = Null(strategy, rows, concurrency)
         with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
-            course = RunState.of(plan, reader)
+            state = RunState.from_ledger(plan, reader)
             budget = Budget(plan.settings.budget, reader.spending())
-            progress = RunProgress(rows, course.tally, plan.settings.budget)
+            progress = RunProgress(rows, state.stats, plan.settings.budget)
             began = time.perf_counter()
-            ending = asyncio.run(Engine(plan, course, ledger, reader, backend, budget, progress).run())
+            ending = asyncio.run(Engine(plan, state, ledger, reader, backend, budget, progress).run())
             seconds = time.perf_counter() - began
-            assert ending == "complete", (ending, course.tally)
-            refresh(folder, plan, course)
-        tally = course.tally
+            assert ending == "complete", (ending, state.stats)
+            update_dataset(folder, plan, state)
+        stats = state.stats
         size = (folder / LEDGER_FILE).stat().st_size / 2**20
-        return Turn(seconds, tally.rows, tally.rows + tally.tasks, tally.requests, size)
+        return Turn(seconds, stats.rows, stats.rows + stats.tasks, stats.requests, size)
     finally:
         shutil.rmtree(folder)
 
@@ -153,7 +153,7 @@ def profiled(strategy: str, rows: int, concurrency: int) -> str:
     turn(strategy, rows, concurrency)
     profile.disable()
     stats: Any = pstats.Stats(profile)
-    began = stats.stats[next(key for key in stats.stats if key[2] == "run" and key[0].endswith("engine/run.py"))][3]
+    began = stats.stats[next(key for key in stats.stats if key[2] == "run" and key[0].endswith("engine/loop.py"))][3]
     found = [
         (cumulated, own, calls, f"{Path(file).parent.name}/{Path(file).name} {name}")
         for (file, _, name), (_, calls, own, cumulated, _) in stats.stats.items()

@@ -1,11 +1,11 @@
-"""Speed, memory and recall of the filters, beside the packages that define what is right.
+"""Measure speed, memory and recall of the filters next to the reference packages.
 
     python bench/filters.py [--data FILE.jsonl.gz] [--rows N] [--write]
     python bench/filters.py --scale 2000000     # memory and speed of the MinHash index alone
 
-Without the data file, a stand-in is generated. A package that can't be imported is named with the reason; the extra
-``bench`` installs them. What is extrapolated is
-marked so. Ratios are between figures of one run, on whatever else the machine did meanwhile.
+Without a data file, similar texts are generated. A package that cannot be imported appears in the table with the
+reason; the extra ``bench`` installs all of them. Extrapolated figures are marked. Ratios compare figures of the same
+run, in which other load on the machine affects both sides.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ import peers
 
 from selfinstruct.filters import NearDuplicateIndex, NoveltyIndex
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "instructions_52k.jsonl.gz"
 NEW = ("some", "other", "word", "that", "was", "new")
 RESULTS = Path(__file__).parent / "results"
 
 
-def load(path: Path, rows: int) -> tuple[list[str], str]:
-    """Instructions, and what they are."""
-    if path.is_file():
+def load(path: Path | None, rows: int) -> tuple[list[str], str]:
+    """Return instructions and the name of their source; generated ones if there is no file."""
+    if path is not None:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return [json.loads(line)["instruction"] for line in itertools.islice(file, rows)], path.name
     rng = random.Random(7)
@@ -48,21 +47,21 @@ def load(path: Path, rows: int) -> tuple[list[str], str]:
             texts.append(edited(rng.choice(texts[-2000:]), rng, rng.randint(1, 6)))
         else:
             texts.append(" ".join(rng.choices(words, weights, k=max(4, int(rng.lognormvariate(2.9, 0.6))))))
-    return texts, "generated stand-in"
+    return texts, "generated texts"
 
 
 def edited(text: str, rng: random.Random, edits: int) -> str:
-    """The text with some words replaced, dropped or added."""
+    """Return the text with some words replaced, dropped or added."""
     words = text.split()
     for _ in range(edits):
-        place = rng.randrange(len(words) + 1)
+        index = rng.randrange(len(words) + 1)
         kind = rng.randrange(3)
-        words[place : place + (kind < 2)] = [] if kind == 0 else [rng.choice(NEW)]
+        words[index : index + (kind < 2)] = [] if kind == 0 else [rng.choice(NEW)]
     return " ".join(words)
 
 
 def seconds(work, repeat: int = 3) -> tuple[float, object]:
-    """Median wall time of some runs, and the last result."""
+    """Return the median wall time of `repeat` runs and the last result."""
     times = []
     for _ in range(repeat):
         start = time.perf_counter()
@@ -72,7 +71,7 @@ def seconds(work, repeat: int = 3) -> tuple[float, object]:
 
 
 def novelty(texts: list[str]) -> list[tuple]:
-    """The ROUGE-L filter, against what rouge_score would take for the pairs that the papers' loop compares."""
+    """Measure the ROUGE-L filter; estimate the time of rouge_score for all pairs that the papers' loop compares."""
     from rouge_score.rouge_scorer import RougeScorer
 
     engines = ["numpy"] + (["numba"] if importlib.util.find_spec("numba") else [])
@@ -87,8 +86,8 @@ def novelty(texts: list[str]) -> list[tuple]:
     rng = random.Random(1)
     sample = [(rng.choice(texts), rng.choice(texts)) for _ in range(400)]
     scorer = RougeScorer(["rougeL"])
-    one, _ = seconds(lambda: [scorer.score(a, b)["rougeL"].fmeasure for a, b in sample])
-    original = one / len(sample) * pairs
+    sample_time, _ = seconds(lambda: [scorer.score(a, b)["rougeL"].fmeasure for a, b in sample])
+    original = sample_time / len(sample) * pairs
     rows = [("rouge_score, every pair (extrapolated)", f"{original:,.0f} s", "1x", f"{pairs:,} pairs")]
     for engine in engines:
         same = "same verdicts" if verdicts[engine] == verdicts["numpy"] else "DIFFERENT VERDICTS"
@@ -112,7 +111,7 @@ def novelty(texts: list[str]) -> list[tuple]:
 
 
 def dense_check(texts: list[str], verdicts, rng: random.Random) -> str:
-    """Judge some rows as the papers do, over the pool that the verdicts imply."""
+    """Compare 50 verdicts with rouge_score over all pairs of the pool that the verdicts imply."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"])
@@ -126,7 +125,7 @@ def dense_check(texts: list[str], verdicts, rng: random.Random) -> str:
 
 
 def near_duplicates(texts: list[str]) -> list[tuple]:
-    """MinHash end to end, against the loop of datasketch's tutorial, and rensa's with Python shingles."""
+    """Measure MinHash end to end, next to the tutorial loop of datasketch and rensa with shingles made in Python."""
     engines = ["numpy"] + (["numba"] if importlib.util.find_spec("numba") else [])
     some = texts[:2000]
     works = {engine: lambda engine=engine: NearDuplicateIndex(engine=engine).offer_many(texts) for engine in engines}
@@ -137,7 +136,7 @@ def near_duplicates(texts: list[str]) -> list[tuple]:
         NearDuplicateIndex(engine=engine).offer_many(texts[:6000])  # compiles
     taken: dict[str, list[float]] = {name: [] for name in works}
     missing = {}
-    for _ in range(3):  # in turns, so that what else the machine does meets all alike
+    for _ in range(3):  # in turns, so that other load on the machine affects all alike
         for name in [name for name in works if name not in missing]:
             start = time.perf_counter()
             try:
@@ -160,7 +159,7 @@ def near_duplicates(texts: list[str]) -> list[tuple]:
 
 
 def recall(texts: list[str]) -> list[tuple]:
-    """Planted edits of true similarity at least 0.8 that each package finds with its own code and its own defaults."""
+    """Count the planted edits of similarity 0.8 or more that each package finds with its own code and defaults."""
     rng = random.Random(5)
     pairs = []
     for text in rng.sample(texts, min(len(texts), 6000)):
@@ -177,34 +176,34 @@ def recall(texts: list[str]) -> list[tuple]:
     for name, find in {"this package at 0.8, verified": ours, **peers.RECALL}.items():
         start = time.perf_counter()
         try:
-            found = sum(find([text for text, _ in pairs], [other for _, other in pairs]))
+            matches = sum(find([text for text, _ in pairs], [other for _, other in pairs]))
         except ImportError as error:
             rows.append((name, "", "", f"not run: {error}"))
             continue
         spent = time.perf_counter() - start
-        rows.append((name, f"{found / len(pairs):.1%}", f"{spent:.1f} s", f"{len(pairs)} pairs"))
+        rows.append((name, f"{matches / len(pairs):.1%}", f"{spent:.1f} s", f"{len(pairs)} pairs"))
     return rows
 
 
 def scale(rows: int) -> None:
-    """Fill a MinHash index with rows that are made on the way, and tell its growth; peaks while runs merge count."""
+    """Fill a MinHash index with generated rows and print its growth; the peaks during merges are included."""
     rng = random.Random(3)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(30_000)]
     index = NearDuplicateIndex()
-    portion = 20_000  # made at once, so that nothing but the index grows
+    portion = 20_000  # rows generated at once, so that nothing but the index grows
     spent = 0.0
     print("| rows | kept | rows/s | peak memory | bytes a row |\n|---|---|---|---|---|")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    told = 0
+    printed = 0  # eighths of the rows
     for done in range(portion, rows + 1, portion):
         made = [" ".join(rng.choices(words, k=24)) for _ in range(portion)]
-        for place in range(7, portion, 8):
-            made[place] = edited(made[place - 7], rng, 1)
+        for position in range(7, portion, 8):
+            made[position] = edited(made[position - 7], rng, 1)
         start = time.perf_counter()
         index.offer_many(made)
         spent += time.perf_counter() - start
-        if done * 8 // rows > told:
-            told = done * 8 // rows
+        if done * 8 // rows > printed:
+            printed = done * 8 // rows
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             each, size = (peak - before) / done, peak / 2**30
             print(f"| {done:,} | {len(index):,} | {done / spent:,.0f} | {size:.2f} GiB | {each:.0f} |", flush=True)
@@ -217,7 +216,7 @@ def table(title: str, head: tuple, rows: list[tuple]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", type=Path, help="JSON lines with a field `instruction`, gzipped")
     parser.add_argument("--rows", type=int, default=52_000)
     parser.add_argument("--write", action="store_true", help="also write the tables into bench/results/")
     parser.add_argument("--scale", type=int, default=0, metavar="ROWS")
@@ -227,7 +226,9 @@ def main() -> None:
         return
     texts, source = load(options.data, options.rows)
     today = datetime.date.today().isoformat()
-    head = f"# Filters, {today}\n\n{len(texts):,} rows ({source}), {cores()}, Python {platform.python_version()}, load "
+    head = (
+        f"# Filters, {today}\n\n{len(texts):,} rows ({source}), {hardware()}, Python {platform.python_version()}, load "
+    )
     parts = [head + f"{os.getloadavg()[0]:.1f} at the start. Printed by `python bench/filters.py`.\n"]
     print(parts[0])
     for title, columns, work in (
@@ -242,11 +243,12 @@ def main() -> None:
         (RESULTS / f"filters-{today}.md").write_text("\n".join(parts), encoding="utf-8")
 
 
-def cores() -> str:
+def hardware() -> str:
+    """Return the processor as "N threads of MODEL"."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(models)} cores of {models[0]}" if models else platform.platform()
+    return f"{len(models)} threads of {models[0]}" if models else platform.platform()
 
 
 if __name__ == "__main__":

@@ -170,15 +170,15 @@ def loop_turn(plan: RunPlan) -> Turn:
     folder = Path(tempfile.mkdtemp(prefix="generate-"))
     try:
         with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
-            course = RunState.of(plan, reader)
+            state = RunState.from_ledger(plan, reader)
             budget = Budget(plan.settings.budget, reader.spending())
-            progress = RunProgress(plan.settings.n, course.tally, plan.settings.budget)
+            progress = RunProgress(plan.settings.n, state.stats, plan.settings.budget)
 
             async def go(backend: Any) -> None:
-                await Engine(plan, course, ledger, reader, backend, budget, progress).run()
+                await Engine(plan, state, ledger, reader, backend, budget, progress).run()
 
             turn = asyncio.run(engine(plan, go))
-            turn.rows = course.count
+            turn.rows = state.count
             return turn
     finally:
         shutil.rmtree(folder)
@@ -226,7 +226,7 @@ def kept(plan: RunPlan, rows: list[dict[str, str]]) -> int:
     pool = Pool(plan.seeds)
     candidates = tuple(Candidate(row["instruction"], row.get("input", ""), row["output"]) for row in rows)
     nobody = Request("peer", (), Sampling(1), number=0)
-    RowFilters(plan.settings.filters, pool).judge(nobody, Received(candidates))
+    RowFilters(plan.settings.filters, pool).apply(nobody, Received(candidates))
     return len(pool.rows)
 
 

@@ -54,16 +54,16 @@ def run(strategy: str, structured: bool, api: str, seed: int, requests: int, thr
         result = generate(Path(folder) / "run", settings)
         into.seconds += time.perf_counter() - began
     assert result.ending == "budget", result.ending
-    tally = result.tally
-    assert not tally.failures, tally.failures
-    into.requests += tally.requests
-    into.instructions += tally.instructions
-    into.rows += tally.rows
-    into.by_seed.append(tally.rows)
-    into.tokens += tally.completion_tokens
-    into.prompt_tokens += tally.prompt_tokens - tally.cached_tokens
-    into.rejected += tally.rejected
-    into.discarded += tally.discarded
+    stats = result.stats
+    assert not stats.failures, stats.failures
+    into.requests += stats.requests
+    into.instructions += stats.instructions
+    into.rows += stats.rows
+    into.by_seed.append(stats.rows)
+    into.tokens += stats.completion_tokens
+    into.prompt_tokens += stats.prompt_tokens - stats.cached_tokens
+    into.rejected += stats.rejected
+    into.discarded += stats.discarded
 
 
 def line(strategy: str, structured: bool, one: Sum) -> str:

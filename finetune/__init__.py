@@ -1,6 +1,64 @@
-"""A compact trainer for supervised fine-tuning: a dataset and a model in, a fine-tuned model out.
+"""Supervised fine-tuning of causal language models on instructions and answers.
 
-The way of a row: ``data`` reads it, ``render`` makes tokens and a mask of it, ``corpus`` holds them, ``pack`` plans the
-epochs, ``batch`` builds tensors, ``trainee`` computes the loss, ``loop`` trains, ``checkpoint`` saves. ``session`` is
-one training run from end to end.
+A run of ``train`` takes a dataset and a model to a fine-tuned model in a folder, and can be interrupted and resumed at
+any step with bit-identical results::
+
+    from pathlib import Path
+
+    import finetune
+
+    options = finetune.load_options("quickstart")
+    result = finetune.train(None, "rows.jsonl", Path("runs/model"), options)
+    loaded = finetune.load_model(result.folder)
+
+Rows flow through the packages in this order: ``data`` reads rows, renders them to tokens with a loss mask, and packs
+them into batches; ``model`` loads a model and computes the loss of a batch; ``training`` is the loop with its
+optimizer, schedule and checkpoints; ``evaluation`` measures held-out losses and samples answers; ``export`` merges
+adapters and writes other formats. ``session`` is a run from start to end, and ``cli`` its command line.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetune.export.merge import merge_adapters
+    from finetune.export.writer import export_model
+    from finetune.model.loading import load_model
+    from finetune.options import TrainingOptions
+    from finetune.recipes import load_options
+    from finetune.session import TrainingResult, preview, train
+
+__all__ = [
+    "TrainingOptions",
+    "TrainingResult",
+    "export_model",
+    "load_model",
+    "load_options",
+    "merge_adapters",
+    "preview",
+    "train",
+]
+
+_MODULES = {
+    "TrainingOptions": "finetune.options",
+    "TrainingResult": "finetune.session",
+    "export_model": "finetune.export.writer",
+    "load_model": "finetune.model.loading",
+    "load_options": "finetune.recipes",
+    "merge_adapters": "finetune.export.merge",
+    "preview": "finetune.session",
+    "train": "finetune.session",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use, so that ``import finetune`` loads no heavy library."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""``python -m finetune``: the command line, also below ``torchrun``."""
+"""Entry point of ``python -m finetune``, which also runs under ``torchrun``."""
 
 from finetune.cli import main
 

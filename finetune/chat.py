@@ -1,9 +1,9 @@
-"""Talking to a model in the terminal, in the format that it was trained on."""
+"""Interactive conversation with a model in the terminal, in the format that it was trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,22 @@ from transformers.generation.streamers import BaseStreamer
 
 from finetune.data.render import Renderer, RenderError
 from finetune.data.rows import ChatTurn
-from finetune.evaluation.samples import generating
-from finetune.model.adapters import BASE
-from finetune.model.loading import load, load_adapted
+from finetune.evaluation.samples import generation_settings
+from finetune.model.loading import load_model
 from finetune.record import RECORD, require_complete
-from finetune.report import strip_control_chars
 from selfinstruct.common.codec import loads
+from selfinstruct.common.console import strip_control_chars
 from selfinstruct.errors import UsageError
 
-__all__ = ["talk"]
+__all__ = ["run_chat"]
 
-_HELP = "/reset forgets the conversation, /quit or Ctrl-D ends, Ctrl-C stops an answer"
+_HELP = "/reset clears the conversation, /quit or Ctrl-D ends, Ctrl-C stops an answer"
 _PARTIAL = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
 
 Write = Callable[[str], None]
 
 
-def talk(
+def run_chat(
     folder: str | None,
     *,
     prompt: str | None = None,
@@ -42,66 +41,71 @@ def talk(
     read: Callable[[str], str] = input,
     write: Write = lambda text: print(text, end="", flush=True),  # noqa: T201
 ) -> None:
-    """Answer what ``read`` gives, until it raises EOFError.
+    """Answer each message that ``read`` returns, until it raises EOFError.
 
     Args:
-        folder: A model as ``finetune.model.loading.load`` accepts it, or adapters that this trainer wrote; the format
-            of a folder trained here is read from its ``finetune.json``.
-        prompt: Answer this alone, and return.
-        system: What the conversation begins with, in the place of the system.
-        temperature: 0 takes the likeliest token each time.
-        base: Where the model lies that adapters in ``folder`` were trained beside, if not where it lay.
-        top_p: Sample among the likeliest tokens that have this much probability together (Holtzman et al. 2019,
-            arXiv:1904.09751).
+        folder: A model as ``finetune.load_model`` accepts it. The format of a model trained here is read from its
+            ``finetune.json``.
+        prompt: Answer only this message, then return.
+        system: System prompt.
+        temperature: Sampling temperature; 0 decodes greedily.
+        top_p: Sample from the smallest set of most likely tokens with at least this total probability (nucleus
+            sampling, Holtzman et al. 2019, arXiv:1904.09751).
+        max_tokens: Maximum tokens of an answer.
+        seed: Seed of the sampling.
+        base: Current location of the base model of adapters in ``folder``, if it has moved.
+        read: Reads a line, given a prompt to display.
+        write: Writes text without adding a newline.
 
     Raises:
-        UsageError: There is no such model; the format has no place for ``system``.
-        RenderError: The format can't hold ``prompt``.
+        UsageError: There is no such model, or the format has no system prompt.
+        RenderError: The format can't render ``prompt``.
     """
     if folder is not None:
         require_complete(Path(folder))
-    wanted = _format(folder)
-    model, tokenizer = _load(folder, base)
-    renderer = Renderer(tokenizer, wanted, max_length=1 << 20)
+    prompt_format = _recorded_format(folder)
+    loaded = load_model(folder, base=base)
+    renderer = Renderer(loaded.tokenizer, prompt_format, max_length=1 << 20)
     if system and renderer.format == "completion":
-        raise UsageError(f"the format {renderer.format} has no place for a system's words; leave --system out")
+        raise UsageError(f"the format {renderer.format} has no system prompt; leave --system out")
     torch.manual_seed(seed)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=temperature > 0,
         temperature=temperature or None,
         top_p=top_p if temperature > 0 else None,
-        top_k=0 if temperature > 0 else None,  # no other bound on what is sampled from
+        top_k=0 if temperature > 0 else None,  # no further restriction of the tokens
         eos_token_id=sorted(renderer.stop_ids),
         pad_token_id=min(renderer.stop_ids),
     )
-    chat = _Chat(model, tokenizer, renderer, config, max_tokens, [ChatTurn("system", system)] if system else [], write)
+    opening = [ChatTurn("system", system)] if system else []
+    conversation = _Conversation(loaded.model, loaded.tokenizer, renderer, config, max_tokens, opening, write)
     if prompt is not None:
-        chat.answer(prompt)
+        conversation.answer(prompt)
         return
     write(f"{_HELP}\n")
-    while (asked := _read(read, write)) != "/quit":
-        if asked == "/reset":
-            chat.turns = list(chat.first)
-        elif asked.startswith("/") and asked[1:].isalpha():
+    while (message := _read_message(read, write)) != "/quit":
+        if message == "/reset":
+            conversation.reset()
+        elif message.startswith("/") and message[1:].isalpha():
             write(f"{_HELP}\n")
-        elif asked:
-            _answered(chat, asked, write)
+        elif message:
+            _answer(conversation, message, write)
 
 
-def _read(read: Callable[[str], str], write: Write) -> str:
+def _read_message(read: Callable[[str], str], write: Write) -> str:
     try:
         return read("> ").strip()
     except EOFError:
         write("\n")
         return "/quit"
-    except KeyboardInterrupt:  # there is no answer to stop: whoever typed it began a line and gave it up
+    except KeyboardInterrupt:  # no answer is being written: the user discards the line
         write("\n")
         return ""
 
 
-def _answered(chat: _Chat, asked: str, write: Write) -> None:
+def _answer(conversation: _Conversation, message: str, write: Write) -> None:
     try:
-        chat.answer(asked)
+        conversation.answer(message)
     except KeyboardInterrupt:
         write("\n")
     except (RenderError, UsageError) as error:
@@ -109,109 +113,113 @@ def _answered(chat: _Chat, asked: str, write: Write) -> None:
 
 
 @dataclass
-class _Chat:
-    """A conversation; ``first`` is what it begins with, ``longest`` the most tokens of an answer."""
+class _Conversation:
+    """A conversation with a model.
+
+    Attributes:
+        max_tokens: Maximum tokens of an answer.
+        opening: Turns that every conversation begins with.
+        turns: The turns so far.
+    """
 
     model: Any
     tokenizer: Any
     renderer: Renderer
     config: Any
-    longest: int
-    first: list[ChatTurn]
+    max_tokens: int
+    opening: list[ChatTurn]
     write: Write
+    turns: list[ChatTurn] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.turns = list(self.first)
+        self.reset()
 
-    def answer(self, asked: str) -> None:
-        """Write the answer as it comes; both are remembered, where the format holds a conversation.
+    def reset(self) -> None:
+        """Begin a new conversation."""
+        self.turns = list(self.opening)
+
+    def answer(self, message: str) -> None:
+        """Stream the answer to ``message``; both are added to the conversation.
 
         Raises:
-            UsageError: The conversation has become too long for the model.
-            RenderError: The format can't hold it.
-            KeyboardInterrupt: The answer was stopped; what there was of it is remembered.
+            UsageError: The conversation exceeds the model's context length.
+            RenderError: The format can't render the conversation.
+            KeyboardInterrupt: The answer was stopped; the part that was written is kept.
         """
-        # Alpaca's prompt has room for one instruction: each is answered by itself.
-        turns = [*(self.turns if self.renderer.format == "chat" else self.first), ChatTurn("user", asked)]
+        # The alpaca and completion formats hold a single instruction, so each is answered without history.
+        history = self.turns if self.renderer.format == "chat" else self.opening
+        turns = [*history, ChatTurn("user", message)]
         ids = self.renderer.prompt(turns)
-        room = getattr(self.model.config, "max_position_embeddings", None)
-        left = self.longest if room is None else min(self.longest, room - len(ids))
-        if left < 1:
-            raise UsageError(f"the conversation has {len(ids):,} tokens, the model takes {room:,}: /reset begins anew")
-        stream = _Stream(self.tokenizer, self.renderer.stop_ids, self.write)
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        max_tokens = self.max_tokens if context is None else min(self.max_tokens, context - len(ids))
+        if max_tokens < 1:
+            raise UsageError(
+                f"the conversation has {len(ids):,} tokens, the model takes {context:,}: /reset begins a new one"
+            )
+        stream = _AnswerStream(self.tokenizer, self.renderer.stop_ids, self.write)
         try:
-            self._generate(ids, left, stream)
+            self._generate(ids, max_tokens, stream)
         finally:
             if stream.text.strip():
                 self.turns = [*turns, ChatTurn("assistant", stream.text)]
         self.write("\n")
 
     @torch.no_grad()
-    def _generate(self, ids: list[int], left: int, stream: _Stream) -> None:
-        prompt = torch.tensor([ids], device=next(self.model.parameters()).device)
-        self.config.max_new_tokens = left
-        with generating(self.model, self.config):
+    def _generate(self, ids: list[int], max_tokens: int, stream: _AnswerStream) -> None:
+        prompt = torch.tensor([ids], device=next(self.model.parameters()).device)  # (1, T)
+        self.config.max_new_tokens = max_tokens
+        with generation_settings(self.model, self.config):
             self.model.generate(
                 input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=self.config, streamer=stream
             )
 
 
-class _Stream(BaseStreamer):
-    """Writes tokens as they come, in whole characters.
+class _AnswerStream(BaseStreamer):
+    """Streamer that writes an answer in whole characters.
 
     Attributes:
-        text: What was written so far.
+        text: The text written so far.
     """
 
     def __init__(self, tokenizer: Any, stop_ids: frozenset[int], write: Write) -> None:
         self.text = ""
         self._tokenizer, self._stop_ids, self._write = tokenizer, stop_ids, write
         self._ids: list[int] = []
-        self._begun = False
-        self._from = self._shown = 0  # decoded is from the tokens written last: their text decides on a space between
+        self._prompt_seen = False
+        # Decoding starts at the tokens that were written last: whether a space follows depends on them.
+        self._decode_from = self._written = 0
 
     def put(self, value: torch.Tensor) -> None:
-        """Take tokens; the first that come are the prompt."""
-        if self._begun:
-            self._ids += [one for one in value.flatten().tolist() if one not in self._stop_ids]
+        """Accept token ids; the first call passes the prompt, which is skipped."""
+        if self._prompt_seen:
+            self._ids += [token_id for token_id in value.flatten().tolist() if token_id not in self._stop_ids]
             self._flush()
-        self._begun = True
+        self._prompt_seen = True
 
     def end(self) -> None:
-        """Write also what is no whole character."""
+        """Write the rest, even if it ends within a character."""
         self._flush(last=True)
 
     def _flush(self, *, last: bool = False) -> None:
-        before, now = (self._decode(self._ids[self._from : end]) for end in (self._shown, len(self._ids)))
-        if len(now) <= len(before) or (now.endswith(_PARTIAL) and not last):
+        start = self._decode_from
+        written, decoded = (self._decode(self._ids[start:end]) for end in (self._written, len(self._ids)))
+        if len(decoded) <= len(written) or (decoded.endswith(_PARTIAL) and not last):
             return
-        self._from, self._shown = self._shown, len(self._ids)
-        self.text += now[len(before) :]
-        self._write(strip_control_chars(now[len(before) :]))
+        self._decode_from, self._written = self._written, len(self._ids)
+        self.text += decoded[len(written) :]
+        self._write(strip_control_chars(decoded[len(written) :]))
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
 
-def _format(folder: str | None) -> str:
-    """The format that the run in ``folder`` recorded; else what suits the tokenizer."""
+def _recorded_format(folder: str | None) -> str:
+    """Return the format that the run in ``folder`` recorded; ``auto`` if it is not a run."""
     record = Path(folder or ".") / RECORD
     if folder is None or not record.is_file():
         return "auto"
     try:
         return str(loads(record.read_bytes())["format"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{record}: no record of a training run; remove it to talk to the model without") from None
-
-
-def _load(folder: str | None, base: str | None) -> tuple[Any, Any]:
-    """A model, with its adapters if ``folder`` holds such, and its tokenizer."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    record = Path(folder or ".") / BASE
-    if folder is None or not record.is_file():
-        loaded = load(folder, dtype=dtype, device=device)
-        return loaded.model.eval(), loaded.tokenizer
-    loaded = load_adapted(Path(folder), dtype=dtype, device=device, base=base)
-    return loaded.model, loaded.tokenizer
+        raise UsageError(f"{record}: no record of a training run; remove it to chat without") from None

@@ -1,4 +1,4 @@
-"""What a training run shows: a panel on a terminal, plain lines elsewhere; and the documents of a dry run."""
+"""Display of a training run: a panel on a terminal, plain lines elsewhere; and the preview of a dry run."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _PHASES = {
 
 def show_progress(progress: TrainingProgress) -> AbstractContextManager[None]:
     """Show ``progress`` on standard error while the context is open."""
-    return show(lambda: _render(progress), lambda: plain_line(progress), last=False)  # the report comes
+    return show(lambda: _render(progress), lambda: plain_line(progress), last=False)  # the report follows
 
 
 def plain_line(progress: TrainingProgress) -> str:
-    """One line that says where the run is."""
+    """Return the state of a run as one line."""
     parts = [_PHASES[progress.phase]]
     if progress.phase == "training":
-        parts = [f"step {progress.step}/{progress.steps}", f"epoch {progress.epoch:.2f}", *_figures(progress)]
+        parts = [f"step {progress.step}/{progress.steps}", f"epoch {progress.epoch:.2f}", *_metrics(progress)]
         parts.append(f"{format_duration(progress.seconds_left)} left")
     if progress.notice:
         parts.append(progress.notice)
     return " | ".join(parts)
 
 
-def _figures(progress: TrainingProgress) -> list[str]:
-    """What is known so far of loss and speed; the share of the peak only where the peak is known."""
+def _metrics(progress: TrainingProgress) -> list[str]:
+    """Return loss, speed and MFU, as far as they are known."""
     parts = []
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
@@ -61,27 +61,27 @@ def _render(progress: TrainingProgress) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    head = Table.grid(padding=(0, 2))
+    header = Table.grid(padding=(0, 2))
     if progress.steps:
-        head.add_row(
+        header.add_row(
             Text(f"step {progress.step}/{progress.steps}", style="bold"),
             ProgressBar(total=progress.steps, completed=progress.step, width=40),
             Text("" if progress.phase == "training" else _PHASES[progress.phase]),
         )
     else:
-        head.add_row(Text(_PHASES[progress.phase], style="bold"))
-    figures = Table.grid(padding=(0, 2))
+        header.add_row(Text(_PHASES[progress.phase], style="bold"))
+    details = Table.grid(padding=(0, 2))
     if progress.steps:
-        figures.add_row("epoch", f"{progress.epoch:.2f}")
-        figures.add_row("now", ", ".join(_figures(progress)) or "-")
-        figures.add_row("time left", format_duration(progress.seconds_left))
+        details.add_row("epoch", f"{progress.epoch:.2f}")
+        details.add_row("now", ", ".join(_metrics(progress)) or "-")
+        details.add_row("time left", format_duration(progress.seconds_left))
     if progress.notice:
-        figures.add_row("notice", Text(progress.notice, style="yellow"))
-    return Group(head, figures)
+        details.add_row("notice", Text(progress.notice, style="yellow"))
+    return Group(header, details)
 
 
 def show_preview(preview: Preview) -> None:
-    """Print what a run would do: what is supervised is coloured on a terminal, and in ⟦ ⟧ elsewhere."""
+    """Print the preview of a run, with supervised text coloured on a terminal and in ⟦ ⟧ elsewhere."""
     from finetune.report import coloured, preview_lines
 
     if not sys.stdout.isatty():

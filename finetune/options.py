@@ -1,4 +1,4 @@
-"""The settings of a training run: one frozen dataclass, each field with what turning it does."""
+"""Settings of a training run: frozen dataclasses whose docstrings say what each field changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Evaluation", "Lora", "Options"]
+__all__ = ["Evaluation", "Lora", "TrainingOptions"]
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,11 @@ class Lora:
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), and QLoRA (Dettmers et al. 2023, arXiv:2305.14314).
 
     Attributes:
-        rank: Columns of each adapter: more learn more and cost more.
-        alpha: Scale of the adapters; their effect is multiplied by alpha / rank.
-        dropout: Share of an adapter's inputs zeroed while training.
-        targets: Layers that get an adapter: ``all-linear``, or the last parts of their names, with commas.
-        base: How the frozen weights are held: ``full`` as the model's dtype, ``nf4`` in 4 bits (QLoRA).
+        rank: Rank of each adapter: higher ranks learn more and cost more.
+        alpha: Scale of the adapters; their output is multiplied by alpha / rank.
+        dropout: Dropout probability of an adapter's inputs while training.
+        targets: Layers that get an adapter: ``all-linear``, or a comma-separated list of layer name endings.
+        base: Precision of the frozen weights: ``full`` for the model's dtype, ``nf4`` for 4 bits (QLoRA).
     """
 
     rank: int = 16
@@ -36,13 +36,13 @@ class Lora:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured before and after.
+    """What is measured before and after training.
 
     Attributes:
-        fraction: Share of the rows held out of training, drawn by ``seed``.
-        seed_tasks: Number of the built-in seed tasks whose loss is measured; they are never trained on.
-        samples: Held-out instructions that the model answers, for the table of answers before and after.
-        sample_tokens: Longest sample answer, in tokens.
+        fraction: Fraction of the rows held out of training, drawn by ``seed``.
+        seed_tasks: Number of built-in seed tasks whose loss is measured; they are never trained on.
+        samples: Number of held-out instructions that the model answers, for a table of answers before and after.
+        sample_tokens: Maximum tokens of a sample answer.
     """
 
     fraction: float = 0.0
@@ -57,41 +57,42 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """Settings of a training run; the defaults are the Alpaca recipe (Taori et al. 2023).
 
     Attributes:
-        format: Text that a row becomes: ``alpaca`` (the Alpaca prompt), ``chat`` (the model's chat template),
-            ``completion`` (prompt and completion, nothing between), or ``auto``: chat if the model has a template.
-        max_length: Longest document in tokens; what is beyond is cut, and no stop token is put in its place.
-        packing: Several documents side by side in one micro-batch, isolated from each other. Off: one at a time,
+        format: How a row is rendered: ``alpaca`` (the Alpaca prompt), ``chat`` (the model's chat template),
+            ``completion`` (prompt and completion with nothing between), or ``auto``: chat if the model has a template.
+        max_length: Maximum tokens of a document; the rest is cut, and no stop token is added in its place.
+        packing: Whether several documents share a micro-batch, isolated from each other. Off: one document at a time,
             slower, for models whose layers can't be isolated.
-        batch_size: Documents in one optimizer step.
-        batch_tokens: Instead of ``batch_size``: about this many tokens in one optimizer step, packed over the epoch.
+        batch_size: Documents per optimizer step.
+        batch_tokens: Instead of ``batch_size``: approximate tokens per optimizer step, packed over the whole epoch.
         micro_batch_tokens: Tokens that go through the model at once. Default: 32,768 on a GPU, 2,048 on a CPU.
-        epochs: Times that each document is seen.
-        max_steps: Stop after this many optimizer steps, if they are fewer; the schedule ends there too.
-        learning_rate: The peak, after warm-up.
-        warmup: Share of the steps over which the rate rises from 0.
-        schedule: How it falls afterwards: ``cosine`` or ``linear`` to ``min_rate`` times the peak, or ``constant``.
-        min_rate: Where the fall ends, as a share of the peak.
-        weight_decay: Decoupled decay of matrices; vectors (norms, biases) have none.
-        beta1, beta2: Decay of AdamW's first and second moment.
-        epsilon: AdamW's, added to the root of the second moment.
-        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them as they are.
-        dtype: Of weights and activations; ``auto`` is bfloat16 on a GPU (with exact float32 master weights) and float32
-            on a CPU.
-        attention: How documents are isolated: ``varlen`` (GPU), ``flex``, ``sdpa`` (one call for each document), or
-            ``auto``: varlen on a GPU, sdpa on a CPU.
-        compile: Compile the layers. Default: on a GPU only.
-        recompute: Recompute activations in the backward pass to save memory. Default: if the predicted memory does not
-            fit.
+        epochs: Number of passes over the data.
+        max_steps: Maximum number of optimizer steps; the learning rate schedule ends there too.
+        learning_rate: Peak learning rate, reached after warm-up.
+        warmup: Fraction of the steps over which the learning rate rises from 0.
+        schedule: Decay of the learning rate after warm-up: ``cosine`` or ``linear`` to ``min_rate`` times the peak, or
+            ``constant``.
+        min_rate: Final learning rate as a fraction of the peak.
+        weight_decay: Decoupled weight decay of matrices; vectors (norms, biases) have none.
+        beta1, beta2: Decay rates of AdamW's first and second moment.
+        epsilon: AdamW's epsilon, added to the root of the second moment.
+        max_grad_norm: Norm to which gradients are clipped; 0 disables clipping.
+        dtype: Precision of weights and activations; ``auto`` is bfloat16 on a GPU (with exact float32 master weights)
+            and float32 on a CPU.
+        attention: How packed documents are isolated: ``varlen`` (GPU), ``sdpa`` (one call per document), or ``auto``:
+            varlen on a GPU, sdpa on a CPU.
+        compile: Whether to compile the layers. Default: on a GPU only.
+        recompute: Whether to recompute activations in the backward pass to save memory. Default: if the predicted
+            memory does not fit.
         lora: Train adapters instead of the weights.
-        evaluation: What is measured before and after.
+        evaluation: What is measured before and after training.
         checkpoint_every: Steps between checkpoints; 0 saves none.
-        keep: Checkpoints that are kept.
+        keep: Number of checkpoints to keep.
         log_every: Steps between two lines of ``metrics.jsonl``.
-        seed: Of the order of the documents, of the held-out share, and of dropout.
+        seed: Seed of the document order, the held-out split and dropout.
     """
 
     format: Literal["auto", "alpaca", "chat", "completion"] = "auto"
@@ -112,7 +113,7 @@ class Options:
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    attention: Literal["auto", "varlen", "flex", "sdpa"] = "auto"
+    attention: Literal["auto", "varlen", "sdpa"] = "auto"
     compile: bool | None = None
     recompute: bool | None = None
     lora: Lora | None = None
@@ -142,6 +143,6 @@ class Options:
             _require(getattr(self, name) >= 0, f"{name}: 0 or more")
 
 
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(what)
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,4 +1,4 @@
-"""``finetune.json``: what a training run is, what was measured, and, at its end, that it is complete."""
+"""``finetune.json``: the identity of a training run, its measurements, and, at the end, that it is complete."""
 
 from __future__ import annotations
 
@@ -12,77 +12,79 @@ from typing import Any
 
 from finetune.data.training_data import TrainingData
 from finetune.evaluation.held_out import Losses
-from finetune.options import Options
+from finetune.options import TrainingOptions
 from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import reason, write_atomic
 from selfinstruct.common.lock import RunLock
 from selfinstruct.errors import RunChangedError, UsageError
 
-__all__ = ["RECORD", "Measured", "identity", "locked", "read_record", "require_complete", "write_record"]
+__all__ = ["RECORD", "Measurements", "lock_run", "read_record", "require_complete", "run_identity", "write_record"]
 
 RECORD = "finetune.json"
 _LOCK = ".lock"
-# Settings that change nothing of the result, and may change on the way.
-_FREE = ("checkpoint_every", "keep", "log_every", "micro_batch_tokens", "recompute", "compile")
+# Settings that don't affect the result, and may change when a run is resumed.
+_NOT_IDENTITY = ("checkpoint_every", "keep", "log_every", "micro_batch_tokens", "recompute", "compile")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Held-out losses and sample answers at one moment.
+class Measurements:
+    """Held-out losses and sample answers of a model.
 
     Attributes:
-        losses: By name of the held-out set: ``rows``, ``seed tasks``.
-        answers: One for each sample instruction.
+        losses: Losses by name of the held-out set: ``rows``, ``seed tasks``.
+        answers: One answer for each sample prompt.
     """
 
     losses: dict[str, Losses]
     answers: list[str]
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the measurements as JSON values."""
         return {
             "losses": {
-                name: {"sums": list(map(float, one.sums)), "counts": list(map(int, one.counts))}
-                for name, one in self.losses.items()
+                name: {"sums": list(map(float, losses.sums)), "counts": list(map(int, losses.counts))}
+                for name, losses in self.losses.items()
             },
             "answers": self.answers,
         }
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Measured:
-        """What ``plain`` gave."""
-        losses = {name: Losses.of(one["sums"], one["counts"]) for name, one in plain["losses"].items()}
-        return cls(losses, list(plain["answers"]))
+    def from_json(cls, value: dict[str, Any]) -> Measurements:
+        """Rebuild measurements from the value of ``to_json``."""
+        losses = {name: Losses.of(entry["sums"], entry["counts"]) for name, entry in value["losses"].items()}
+        return cls(losses, list(value["answers"]))
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """The folder of a run, made if need be, for this process alone; one that was made and not used is gone again.
+def lock_run(out: Path) -> Iterator[None]:
+    """Lock the folder of a run for this process, creating it if needed.
+
+    A folder that was created here and stayed empty is removed again.
 
     Raises:
-        UsageError: Something else lies in it.
+        UsageError: The folder holds something other than a run.
         RunLockedError: Another process trains into it.
-        LedgerError: It can't be written.
+        LedgerError: The lock can't be written.
     """
-    made = not out.exists()
+    created = not out.exists()
     try:
         if not (out / RECORD).exists():
-            _require_free(out)
+            _require_vacant_or_begun(out)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"can't write {out}: {reason(error)}; name another folder with -o") from None
     lock = RunLock(out, _LOCK)
     try:
-        _sweep(out)
+        _remove_partial_files(out)
         yield
     finally:
         lock.release()
-        if made and [path.name for path in out.iterdir()] == [_LOCK]:
+        if created and [path.name for path in out.iterdir()] == [_LOCK]:
             shutil.rmtree(out)
 
 
 def require_complete(folder: Path) -> None:
-    """Refuse the folder of a run whose model isn't all there yet: its files come one by one, and its record last.
+    """Reject the folder of an unfinished run: model files arrive one by one, and the complete record last.
 
     Raises:
         UsageError: The run is not complete.
@@ -90,22 +92,22 @@ def require_complete(folder: Path) -> None:
     try:
         complete = dict(loads((folder / RECORD).read_bytes())).get("complete")
     except (OSError, ValueError, TypeError):
-        return  # no record, or none that tells; who needs it says so
+        return  # no record or an unreadable one; callers that need it report that themselves
     if complete is False:
-        raise UsageError(f"{folder}: the training run is not complete; give its command again, and it goes on")
+        raise UsageError(f"{folder}: the training run is not complete; repeat its command to resume it")
 
 
-def _sweep(out: Path) -> None:
-    """Remove what a kill left half written: nobody else writes here now."""
+def _remove_partial_files(out: Path) -> None:
+    """Remove files that a killed process left half-written; the lock ensures that no process is writing them now."""
     for path in out.glob(".*.part"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _require_free(out: Path) -> None:
-    """Refuse a folder that holds anything but what a run leaves before its record is written.
+def _require_vacant_or_begun(out: Path) -> None:
+    """Reject a folder that contains anything but what a run leaves before its record is written.
 
     Raises:
-        UsageError: Something else lies in it.
+        UsageError: The folder contains other files.
     """
     if not out.exists():
         return
@@ -113,24 +115,25 @@ def _require_free(out: Path) -> None:
         raise UsageError(f"{out}: there is something else here already; name another folder with -o")
 
 
-def identity(model: str, options: Options, texts: TrainingData, prompt_format: str) -> dict[str, Any]:
-    """What a run may not change on the way."""
-    settings = {name: value for name, value in asdict(options).items() if name not in _FREE}
-    held = hashlib.sha256("".join(one.digest for one in texts.held_out.values()).encode()).hexdigest()
+def run_identity(model: str, options: TrainingOptions, data: TrainingData, prompt_format: str) -> dict[str, Any]:
+    """Return what must be the same whenever a run is resumed: model, settings, format and data."""
+    settings = {name: value for name, value in asdict(options).items() if name not in _NOT_IDENTITY}
+    held_out = hashlib.sha256("".join(corpus.digest for corpus in data.held_out.values()).encode()).hexdigest()
     return {
-        "model": model, "options": settings, "format": prompt_format, "documents": texts.train.digest, "held_out": held,
+        "model": model, "options": settings, "format": prompt_format, "documents": data.train.digest,
+        "held_out": held_out,
     }  # fmt: skip
 
 
-def read_record(out: Path, same: dict[str, Any]) -> dict[str, Any]:
-    """The record of the run in ``out``; empty where there is none yet.
+def read_record(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of the run in ``out``; empty if there is none yet.
 
     Args:
-        same: The ``identity`` that it must have.
+        identity: The ``run_identity`` that the record must match.
 
     Raises:
         UsageError: The record can't be read.
-        RunChangedError: It is a run with other settings, data or model.
+        RunChangedError: The record is of a run with another model, settings or data.
     """
     path = out / RECORD
     if not path.exists():
@@ -141,13 +144,13 @@ def read_record(out: Path, same: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{path}: {reason(error)}") from None
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path}: can't be read ({error}); remove {out} to begin again") from None
-    if not _whole(record):
+    if not _is_valid(record):
         raise UsageError(f"{path}: no record of a training run; remove {out} to begin again")
-    changed = [name for name in same if record.get(name) != same[name]]
+    changed = [name for name in identity if record.get(name) != identity[name]]
     if "options" in changed:
-        old = record["options"]
+        recorded = record["options"]
         changed.remove("options")
-        changed += [name for name, value in same["options"].items() if old.get(name) != value]
+        changed += [name for name, value in identity["options"].items() if recorded.get(name) != value]
     if changed:
         raise RunChangedError(
             f"{out} holds a run with another {', '.join(changed)}; name another folder with -o, or remove this one"
@@ -155,24 +158,24 @@ def read_record(out: Path, same: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _whole(record: dict[str, Any]) -> bool:
-    """Whether a record has all that is asked of it later."""
+def _is_valid(record: dict[str, Any]) -> bool:
+    """Whether a record has every key that is read later, with a value of the right type."""
     try:
         for name in ("before", "after"):
             if name in record or record["complete"]:
-                Measured.of(record[name])
-        found: Any = (record["options"], record["model_digest"], record["complete"])
+                Measurements.from_json(record[name])
+        values: Any = (record["options"], record["model_digest"], record["complete"])
         if record["complete"]:
-            found = (*found, record["steps"], float(record["seconds"]))
+            values = (*values, record["steps"], float(record["seconds"]))
     except (KeyError, TypeError, ValueError):
         return False
-    return all(isinstance(*pair) for pair in zip(found, (dict, str, bool, int, float), strict=False))
+    return all(isinstance(*pair) for pair in zip(values, (dict, str, bool, int, float), strict=False))
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
-    """Replace the record in one step.
+    """Replace the record atomically.
 
     Raises:
-        SelfInstructError: It can't be written.
+        SelfInstructError: The record can't be written.
     """
     write_atomic(out / RECORD, [dumps(record).encode("utf-8")])

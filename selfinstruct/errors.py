@@ -1,24 +1,25 @@
-"""Every error a user can meet, in one tree.
+"""The exception hierarchy of selfinstruct.
 
 ::
 
     SelfInstructError                 exit code 1 unless a class says otherwise
-    ├── UsageError                    2: something the user typed or wrote must change first
-    │   ├── ConfigError               a key, a value or a file of the configuration
-    │   ├── DataError                 a line of a seed or data file
+    ├── UsageError                    2: the command, its settings or its input must change first
+    │   ├── ConfigError               a wrong key, value or file of the configuration
+    │   ├── DataError                 a wrong line of a seed or data file
     │   ├── TemplateError             a prompt template: unknown or missing variable
-    │   └── MissingExtraError         an optional dependency that is not installed
+    │   ├── MissingExtraError         an optional dependency is not installed
+    │   └── PluginError               a plugin that cannot be imported, or whose name another distribution uses
     ├── LedgerError                   a run directory that cannot be read or written
     │   ├── RunLockedError            another process holds it
     │   └── RunChangedError           config, seeds, prompts or semantics differ from the run's own
-    ├── BackendError                  the server's or the account's fault: the run stops, the request stays open
+    ├── BackendError                  the server or the account is at fault: the run stops and the request stays open
     │   ├── TransientError            worth another attempt (429, 5xx)
-    │   │   └── UnreachableError      no connection to the server, a lost one, or no answer in time
-    │   └── ReplayError               the recorded run has no such outcome, or one of another request
-    └── RequestError                  the request's own fault: recorded as its terminal failure
+    │   │   └── UnreachableError      no connection, a lost connection, or no answer in time
+    │   └── ReplayError               the replayed run has no outcome for this request
+    └── RequestError                  the request is at fault: its failure is recorded and final
 
-A message says what happened, where (file and line, row id, run directory), and what to do next. It never holds a
-credential. The CLI prints it without a traceback.
+A message says what happened, where (file and line, row id, run directory), and what to do next. Messages never contain
+credentials. The command line prints them without a traceback.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "DataError",
     "LedgerError",
     "MissingExtraError",
+    "PluginError",
     "ReplayError",
     "RequestError",
     "RunChangedError",
@@ -45,13 +47,13 @@ __all__ = [
 
 
 class SelfInstructError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of the errors that this package raises deliberately."""
 
     exit_code = 1
 
 
 class UsageError(SelfInstructError):
-    """Something the user typed or wrote has to change before the command can run."""
+    """The command, its settings or its input must change before it can run."""
 
     exit_code = 2
 
@@ -60,7 +62,7 @@ class ConfigError(UsageError):
     """A key, a value or a file of the configuration is wrong.
 
     Attributes:
-        key: The dotted key at fault, where there is one; whoever read the file can add its line.
+        key: The dotted key at fault, or "". The reader of the file uses it to add the line number.
     """
 
     def __init__(self, message: str, *, key: str = "") -> None:
@@ -69,11 +71,11 @@ class ConfigError(UsageError):
 
 
 class DataError(UsageError):
-    """A line of a seed or data file is wrong; the message begins with ``file:line:``."""
+    """A line of a seed or data file is invalid; the message begins with ``file:line:``."""
 
 
 class TemplateError(UsageError):
-    """A prompt template is absent, or its variables are not the ones its stage fills in."""
+    """A prompt template is missing, or its variables differ from the ones its stage provides."""
 
 
 class MissingExtraError(UsageError):
@@ -85,29 +87,36 @@ class MissingExtraError(UsageError):
         self.extra = extra
 
 
+class PluginError(UsageError):
+    """A plugin cannot be imported, is not of its kind, or competes with another distribution for its name."""
+
+
 class LedgerError(SelfInstructError):
     """A run directory cannot be read or written."""
 
 
 class RunLockedError(LedgerError):
-    """Another process is at work in the run directory."""
+    """Another process is using the run directory."""
 
 
 class RunChangedError(LedgerError):
-    """What defines the run (config, seeds, prompts, semantics) is not what the ledger recorded."""
+    """The configuration, seeds, prompts or semantics differ from the ones that the ledger recorded."""
 
 
 class BackendError(SelfInstructError):
-    """The server or the account is at fault (refused, 401, 403, 404, quota): the run stops, the request stays open."""
+    """The server or the account is at fault (refused, 401, 403, 404, quota).
+
+    The run stops, and the request stays open.
+    """
 
 
 class TransientError(BackendError):
-    """Another attempt may succeed.
+    """Another attempt may succeed (429, 5xx, a lost connection).
 
     Attributes:
-        retry_after: Seconds the server asked to wait, or None.
-        throttled: True when the server said that it is asked too often (429).
-        elsewhere: Number of other servers, where one of them is up: it can be asked at once. Else 0.
+        retry_after: Seconds that the server asked to wait, or None.
+        throttled: Whether the server reported too many requests (429).
+        elsewhere: Number of other servers if one of them can be asked at once; 0 otherwise.
     """
 
     def __init__(
@@ -119,7 +128,7 @@ class TransientError(BackendError):
         self.elsewhere = elsewhere
 
     def reworded(self, message: str, **changes: Any) -> Self:
-        """The same error with another message, and other attributes where they are given."""
+        """Return a copy of the error with another message and the given attributes replaced."""
         other = copy.copy(self)
         other.args = (message,)
         vars(other).update(changes)
@@ -127,10 +136,10 @@ class TransientError(BackendError):
 
 
 class UnreachableError(TransientError):
-    """There is no connection to the server, it was lost before its answer was whole, or that did not come in time.
+    """The connection failed or was lost, or the answer was not complete in time.
 
     Attributes:
-        unheard: No connection came about: whatever the request is, it is not what the server fails on.
+        unheard: No connection was established, so the request cannot be the cause.
     """
 
     def __init__(self, message: str, *, unheard: bool = False) -> None:
@@ -139,16 +148,16 @@ class UnreachableError(TransientError):
 
 
 class ReplayError(BackendError):
-    """A replayed run has no outcome for a request, or that of a different request."""
+    """The replayed run has no outcome for a request, or recorded a different request under its number."""
 
 
 class RequestError(SelfInstructError):
-    """The request itself is at fault; it will fail again however often it is sent.
+    """The request itself is at fault; sending it again would fail again.
 
     Attributes:
-        code: A short word for reports: ``bad_request``, ``context_length``, ``content_filter``, ``attempts``.
-        certain: No doubt about whose fault it is: a content filter, or a recorded failure. Before anything was ever
-            answered, other refusals may be due to the settings.
+        code: Short code for reports: ``bad_request``, ``context_length``, ``content_filter``, ``attempts``.
+        certain: Whether the request is known to be at fault (a content filter, a recorded failure). Until the server
+            has answered any request, other refusals may be caused by the settings.
     """
 
     def __init__(self, code: str, message: str, *, certain: bool = False) -> None:

@@ -1,9 +1,9 @@
-"""Seed tasks: reading them, and judging whether a file of them is a good start.
+"""Seed tasks: reading seed files, and checking their quality.
 
-As demonstrations two layouts load, and may be mixed: the public one of 175 tasks (``id``, ``name``, ``instruction``,
-``instances``, ``is_classification``; Wang et al. 2023, arXiv:2212.10560) and plain ``instruction``, ``input``,
-``output``. As tasks to begin with any dataset or finished run does (``load_tasks``). A task may
-have a ``verifier`` as well: what code can check answers by (``verifiers/``).
+``load_seeds`` reads demonstrations in two layouts, which may be mixed: the public one of 175 tasks (``id``, ``name``,
+``instruction``, ``instances``, ``is_classification``; Wang et al. 2023, arXiv:2212.10560) and plain ``instruction``,
+``input``, ``output``. ``load_tasks`` reads the tasks of any dataset or finished run. A task may have a ``verifier``, by
+which code checks its answers (``verifiers/``).
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from rapidfuzz.distance import LCSseq
 
 from selfinstruct.common.codec import Json, dumps
 from selfinstruct.common.files import read_jsonl_lines
-from selfinstruct.common.rows import ANSWERS, LAYOUTS, fields_of, opening
+from selfinstruct.common.rows import LAYOUTS, answer_field, fields_of, layout_of, opening
 from selfinstruct.common.sources import open_any, open_lines
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filters import tokenize
 from selfinstruct.filters.rouge.lcs import f1_array, strings
-from selfinstruct.filters.rouge.store import Vocabulary
+from selfinstruct.filters.rouge.token_store import Vocabulary
 from selfinstruct.records import Instance, Task
 from selfinstruct.verifiers import check_verifier, without_nulls
 
 __all__ = ["SeedReport", "check_seeds", "load_seeds", "load_tasks", "read_seeds", "seeds_from_json", "seeds_to_json"]
 
-_SHOWN = 20  # errors in one message: enough to see the pattern
+_MAX_ERRORS = 20  # errors listed in one message
 
-_CANDIDATE = re.compile(r"\d+\.\d+")  # as candidate_id makes them
+_CANDIDATE = re.compile(r"\d+\.\d+")  # the form of candidate ids
 
 _Pair: TypeAlias = tuple[float, int, int]  # ROUGE-L F1, line, and the earlier line
 
 
 def read_seeds(path: Path) -> tuple[list[Task], dict[str, int], list[str]]:
-    """All that can be read of a seed file.
+    """Read all valid tasks of a seed file.
 
     Returns:
-        The good tasks, the line of each task's id, and one ``file:line: what`` for each bad line.
+        The valid tasks, the line number by task id, and one ``file:line: error`` for each invalid line.
 
     Raises:
         UsageError: The file can't be read.
@@ -58,7 +58,7 @@ def read_seeds(path: Path) -> tuple[list[Task], dict[str, int], list[str]]:
         try:
             task = _task(value, number)
             if task.id in lines:
-                raise ValueError(f"id {task.id[:80]!r} is already that of line {lines[task.id]}")
+                raise ValueError(f"id {task.id[:80]!r} is already used on line {lines[task.id]}")
         except ValueError as error:
             errors.append(f"{path}:{number}: {error}")
             continue
@@ -68,42 +68,42 @@ def read_seeds(path: Path) -> tuple[list[Task], dict[str, int], list[str]]:
 
 
 def load_seeds(path: Path) -> list[Task]:
-    """The tasks of a seed file.
+    """Load the tasks of a seed file.
 
     Raises:
         UsageError: The file can't be read.
-        DataError: Every bad line in one message, or a file without tasks.
+        DataError: The file has invalid lines (one message lists all of them) or no tasks.
     """
     tasks, _, errors = read_seeds(path)
     if errors:
         raise DataError(_listed(errors))
     if not tasks:
-        raise DataError(f"{path}: no seed task in it; each line is one JSON object with an instruction")
+        raise DataError(f"{path}: the file has no seed task; each line must be a JSON object with an instruction")
     return tasks
 
 
 def _listed(errors: Sequence[str]) -> str:
-    more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-    return "\n".join(errors[:_SHOWN]) + more
+    more = f"\n... and {len(errors) - _MAX_ERRORS} more" if len(errors) > _MAX_ERRORS else ""
+    return "\n".join(errors[:_MAX_ERRORS]) + more
 
 
 def load_tasks(path: Path) -> list[Task]:
-    """The tasks that a strategy begins with, of whatever asks for something.
+    """Load tasks from any dataset whose rows contain instructions, prompts or questions.
 
     Args:
-        path: A run directory (its dataset), JSON lines (gzipped or not), a JSON array, Parquet, a directory saved by
-            ``datasets``, or a text file (``.txt``, ``.txt.gz``) of one task a line. Rows are seed tasks or Alpaca rows,
-            conversations, prompts or questions, or have a ``text``; with an answer or without.
+        path: A run directory (its dataset is read), JSON lines (optionally gzipped), a JSON array, Parquet, a directory
+            saved by ``datasets``, or a text file (``.txt``, ``.txt.gz``) with one task per line. Rows may be seed
+            tasks, Alpaca rows, conversations, prompts, questions or have a ``text``, with or without an answer.
 
     Returns:
-        A task for each row; of a row with several inputs (``instances``), one for each; of a conversation, its first
-        message. An instance's output is "" where there is no answer, and there is none without input and answer. Ids
-        are the rows' own where they are good for one, else ``row_12``.
+        One task per row: for a row with several inputs (``instances``) one per input, for a conversation its first
+        message. The output of an instance is "" if the row has no answer; a row without input and answer has no
+        instance. A task keeps its row's id if the id is usable and unique; otherwise its id is ``row_12``, say.
 
     Raises:
         UsageError: The file can't be read.
-        DataError: Every bad row in one message, or a file without rows.
-        MissingExtraError: Its kind needs the extra ``data``.
+        DataError: The file has invalid rows (one message lists all of them) or no rows.
+        MissingExtraError: The format needs the extra ``data``.
     """
     is_text = path.name.removesuffix(".gz").endswith(".txt")
     source = open_lines(path) if is_text and not path.is_dir() else open_any(path)
@@ -115,78 +115,80 @@ def load_tasks(path: Path) -> list[Task]:
             errors.append(str(row))
             continue
         try:
-            found = _tasks({key: value for key, value in row.value.items() if value is not None})
+            row_tasks = _tasks({key: value for key, value in row.value.items() if value is not None})
         except ValueError as error:
             errors.append(f"{source.where(row.number)}: {error}")
             continue
-        for task in found:
+        for task in row_tasks:
             name = _unused(task.id, f"row_{row.number}", taken)
             taken.add(name)
             tasks.append(replace(task, id=name))
     if errors:
-        raise DataError(f"{_listed(errors)}\nMend these rows or take them out, then give the same command again.")
+        raise DataError(f"{_listed(errors)}\nFix or remove these rows, then run the same command again.")
     if not tasks:
-        raise DataError(f"{path}: no task in it; each row is an object with an instruction, a prompt or messages")
+        raise DataError(
+            f"{path}: the file has no task; each row must be an object with an instruction, a prompt or messages"
+        )
     return tasks
 
 
-def _unused(own: str, place: str, taken: Collection[str]) -> str:
-    """The name of a task: its own, if it has one that no candidate and no task before it has."""
-    name = place if not own or _CANDIDATE.fullmatch(own) or own in taken else own
+def _unused(task_id: str, fallback: str, taken: Collection[str]) -> str:
+    """Return the task's id, or the fallback if the id is empty, reserved for candidates, or taken."""
+    name = fallback if not task_id or _CANDIDATE.fullmatch(task_id) or task_id in taken else task_id
     number = 1
-    while name in taken:  # a row's own id may be another one's place, and a row's tasks share theirs
+    while name in taken:  # an id may equal another row's fallback, and the tasks of one row share it
         number += 1
-        name = f"{place}_{number}"
+        name = f"{fallback}_{number}"
     return name
 
 
 def _tasks(row: Mapping[str, Any]) -> list[Task]:
-    """The tasks of a row; ids are its own, or ""."""
-    field = next((name for name in LAYOUTS if name in row), None)
+    """Return the tasks of a row, with the row's id or "" as their id."""
+    field = layout_of(row)
     if field is None:
         known = ", ".join(LAYOUTS)
         raise ValueError(f"no task: none of {known}; it has {fields_of(row)}; name the task's field 'instruction'")
     if isinstance(row[field], list):
-        asked, answer = opening(field, row[field])
-        if not (asked := asked.strip()):
+        instruction, answer = opening(field, row[field])
+        if not (instruction := instruction.strip()):
             raise ValueError(f"the first message of {field!r} is empty")
         exchanges = [("", answer.strip())]
     else:
-        asked = _text(row, field, required=True)
+        instruction = _text(row, field, required=True)
         exchanges = _exchanges(row, field)
-    own = row.get("id")
+    row_id = row.get("id")
     task = Task(
-        str(own).strip() if isinstance(own, str | int) and not isinstance(own, bool) else "",
-        asked,
+        str(row_id).strip() if isinstance(row_id, str | int) and not isinstance(row_id, bool) else "",
+        instruction,
         is_classification=is_it if isinstance(is_it := row.get("is_classification"), bool) else None,
         name=name if isinstance(name := row.get("name"), str) else "",
         domain=domain if isinstance(domain := row.get("domain"), str) else "",
-        verifier=_given_verifier(row),
+        verifier=_row_verifier(row),
     )
-    return [replace(task, instances=(Instance(*one),) if any(one) else ()) for one in exchanges]
+    return [replace(task, instances=(Instance(*exchange),) if any(exchange) else ()) for exchange in exchanges]
 
 
 def _exchanges(row: Mapping[str, Any], field: str) -> list[tuple[str, str]]:
-    """The inputs of a row, each with the first answer to it."""
+    """Return the distinct inputs of a row, each with its first answer."""
     if field == "instruction" and "instances" in row:
         instances = row["instances"]
-        if not isinstance(instances, list) or not all(isinstance(one, dict) for one in instances):
-            raise ValueError("'instances' is a list of objects with 'input' and 'output'")
-        given = [{key: value for key, value in one.items() if value is not None} for one in instances]
+        if not isinstance(instances, list) or not all(isinstance(instance, dict) for instance in instances):
+            raise ValueError("'instances' must be a list of objects with 'input' and 'output'")
         answers: dict[str, str] = {}
-        for one in given:
-            answers.setdefault(_text(one, "input"), _text(one, "output"))
+        for instance in instances:
+            fields = {key: value for key, value in instance.items() if value is not None}
+            answers.setdefault(_text(fields, "input"), _text(fields, "output"))
         return list(answers.items()) or [("", "")]
-    answer = next((name for name in ANSWERS.get(field, ()) if name in row), None)
+    answer = answer_field(row, field)
     return [(_text(row, "input") if field == "instruction" else "", "" if answer is None else _text(row, answer))]
 
 
-def _given_verifier(row: Mapping[str, Any]) -> Mapping[str, Json] | None:
+def _row_verifier(row: Mapping[str, Any]) -> Mapping[str, Json] | None:
     verifier = without_nulls(row.get("verifier"))
     try:
         dumps(verifier)
-    except (TypeError, ValueError):  # a date, bytes, NaN: columns hold what JSON has no word for
-        raise ValueError("'verifier' holds what JSON can't; write numbers and texts") from None
+    except (TypeError, ValueError):  # a date, bytes or NaN, which columns can hold and JSON can't
+        raise ValueError("'verifier' holds a value that JSON can't represent; use numbers and strings") from None
     return None if verifier is None else check_verifier(verifier)
 
 
@@ -197,34 +199,32 @@ def _task(value: Mapping[str, Any], number: int) -> Task:
     elif "output" in value:
         instances = (Instance(_text(value, "input"), _text(value, "output", required=True)),)
     else:
-        raise ValueError("neither 'instances' nor 'output' is given")
+        raise ValueError("'instances' or 'output' is required")
     is_classification = value.get("is_classification")
     if not isinstance(is_classification, bool | None):  # 1 equals True, but is a number
-        raise ValueError(f"'is_classification' is true or false, found {repr(is_classification)[:80]}")
+        raise ValueError(f"'is_classification' must be true or false, found {repr(is_classification)[:80]}")
     name = _text(value, "id") or f"seed_{number}"
     if _CANDIDATE.fullmatch(name):
-        raise ValueError(
-            f"id {name[:80]!r} is one that a candidate will have; write it otherwise, for example s{name[:80]}"
-        )
+        raise ValueError(f"id {name[:80]!r} has the form of a candidate id; use another one, for example s{name[:80]}")
     verifier = None if value.get("verifier") is None else check_verifier(value["verifier"])
     return Task(name, instruction, instances, is_classification, _text(value, "name"), _text(value, "domain"), verifier)
 
 
 def _instances(value: Any) -> tuple[Instance, ...]:
     if not isinstance(value, list) or not value:
-        raise ValueError("'instances' is a list of at least one {input, output}")
-    found = []
-    for place, item in enumerate(value, start=1):
+        raise ValueError("'instances' must be a list of at least one {input, output}")
+    instances = []
+    for number, item in enumerate(value, start=1):
         if not isinstance(item, dict):
-            raise ValueError(f"instance {place} is no object with 'input' and 'output'")
-        found.append(Instance(_text(item, "input"), _text(item, "output", required=True)))
-    return tuple(found)
+            raise ValueError(f"instance {number} is not an object with 'input' and 'output'")
+        instances.append(Instance(_text(item, "input"), _text(item, "output", required=True)))
+    return tuple(instances)
 
 
 def _text(value: Mapping[str, Any], key: str, *, required: bool = False) -> str:
     text = value.get(key, "")
     if not isinstance(text, str):
-        raise ValueError(f"{key!r} is a string, found {type(text).__name__}")
+        raise ValueError(f"{key!r} must be a string, found {type(text).__name__}")
     text = text.strip()
     if required and not text:
         raise ValueError(f"{key!r} is missing or empty")
@@ -232,7 +232,7 @@ def _text(value: Mapping[str, Any], key: str, *, required: bool = False) -> str:
 
 
 def seeds_to_json(tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """Plain JSON of the tasks: what the ledger keeps, and what their digest is taken of."""
+    """Convert tasks to plain JSON, the form that the ledger stores and digests."""
     return [
         {
             "id": task.id,
@@ -265,12 +265,12 @@ def seeds_from_json(values: Sequence[Mapping[str, Any]]) -> list[Task]:
 
 @dataclass(frozen=True)
 class SeedReport:
-    """What ``check_seeds`` found.
+    """The result of ``check_seeds``.
 
     Attributes:
-        errors: Lines that do not load, as ``file:line: what``.
-        warnings: What loads but will harm a run, likewise.
-        closest: ROUGE-L F1 of the most similar pair of instructions, and their lines.
+        errors: Lines that can't be loaded, as ``file:line: error``.
+        warnings: Tasks that load but would harm a run, as ``file:line: warning``.
+        closest: ROUGE-L F1 of the most similar pair of instructions, and their line numbers.
     """
 
     tasks: int
@@ -289,18 +289,18 @@ class SeedReport:
 
 
 def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
-    """Read a seed file and report on it; pairs of instructions with ROUGE-L F1 of ``threshold`` or more are warned of.
+    """Check a seed file, warning about pairs of instructions with a ROUGE-L F1 of at least ``threshold``.
 
     Raises:
         UsageError: The file can't be read.
     """
     tasks, lines, errors = read_seeds(path)
     if not tasks and not errors:
-        raise UsageError(f"{path}: no seed task in it; each line is one JSON object with an instruction")
-    warnings = [f"{path}:{lines[task.id]}: {what}" for task in tasks for what in _doubts(task)]
-    closest, alike = _compare([task.instruction for task in tasks], [lines[task.id] for task in tasks], threshold)
-    for score, line, other in alike:
-        warnings.append(f"{path}:{line}: the instruction is like that of line {other} (ROUGE-L {score:.2f})")
+        raise UsageError(f"{path}: the file has no seed task; each line must be a JSON object with an instruction")
+    warnings = [f"{path}:{lines[task.id]}: {warning}" for task in tasks for warning in _warnings(task)]
+    closest, similar = _compare([task.instruction for task in tasks], [lines[task.id] for task in tasks], threshold)
+    for score, line, other in similar:
+        warnings.append(f"{path}:{line}: the instruction resembles the one on line {other} (ROUGE-L {score:.2f})")
     words = sorted(len(task.instruction.split()) for task in tasks)
     return SeedReport(
         tasks=len(tasks),
@@ -316,40 +316,41 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
 
 
 def _compare(texts: Sequence[str], lines: Sequence[int], threshold: float) -> tuple[_Pair, list[_Pair]]:
-    """Every text with all before it; the scores are those of ``rouge_l`` with the tokenizer ``auto``.
+    """Compare each text with all previous ones by ``rouge_l`` with the tokenizer ``auto``.
 
     Args:
-        lines: Those of the texts, ascending.
+        lines: Line numbers of the texts, ascending.
 
     Returns:
-        The closest pair, the last one of equals; and, in the order of the texts, all of ``threshold`` or more.
+        The most similar pair (the last one of several), and all pairs of at least ``threshold`` in the order of the
+        texts.
     """
     block = Vocabulary().learn(tokenize(text, "auto") for text in texts)
     rows, sizes = strings(block.tokens, block.offsets), block.sizes
     closest: _Pair = (0.0, 0, 0)
-    alike: list[_Pair] = []
-    for place in range(1, len(rows)):
-        lengths = process.cdist([rows[place]], rows[:place], scorer=LCSseq.similarity, dtype=np.int32)[0]
-        scores = f1_array(lengths, np.maximum(sizes[place], 1), np.maximum(sizes[:place], 1))
-        best = place - 1 - int(scores[::-1].argmax())
-        closest = max(closest, (float(scores[best]), lines[place], lines[best]))
-        found = np.flatnonzero(scores >= threshold).tolist()
-        alike += [(float(scores[other]), lines[place], lines[other]) for other in found]
-    return closest, alike
+    similar: list[_Pair] = []
+    for index in range(1, len(rows)):
+        lengths = process.cdist([rows[index]], rows[:index], scorer=LCSseq.similarity, dtype=np.int32)[0]
+        scores = f1_array(lengths, np.maximum(sizes[index], 1), np.maximum(sizes[:index], 1))
+        best = index - 1 - int(scores[::-1].argmax())
+        closest = max(closest, (float(scores[best]), lines[index], lines[best]))
+        others = np.flatnonzero(scores >= threshold).tolist()
+        similar += [(float(scores[other]), lines[index], lines[other]) for other in others]
+    return closest, similar
 
 
-def _doubts(task: Task) -> list[str]:
-    """What loads but makes a poor demonstration."""
-    doubts = []
+def _warnings(task: Task) -> list[str]:
+    """Return warnings about a task that loads but makes a poor demonstration."""
+    warnings = []
     words = len(task.instruction.split())
     if words > 150:
-        doubts.append(f"the instruction has {words} words; candidates of over 150 are rejected")
+        warnings.append(f"the instruction has {words} words; candidates with more than 150 are rejected")
     if task.instruction.endswith(":"):
-        doubts.append("the instruction ends with a colon: the model learns to leave tasks unfinished")
+        warnings.append("the instruction ends with a colon: the model learns to leave tasks unfinished")
     outputs: dict[str, str] = {}
     for instance in task.instances:
         if instance.input and instance.input == instance.output:
-            doubts.append("an instance's output repeats its input")
+            warnings.append("an instance's output repeats its input")
         if outputs.setdefault(instance.input, instance.output) != instance.output:
-            doubts.append("two instances give different outputs for the same input")
-    return doubts
+            warnings.append("two instances give different outputs for the same input")
+    return warnings

@@ -269,7 +269,6 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--port", type=int, default=0, help="0 for any free one")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     module, _, name = arguments.answer.partition(":")
     answer = getattr(importlib.import_module(module), name)
     with Loopback(answer, delay=arguments.delay, port=arguments.port) as server:
@@ -278,4 +277,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    # An answer function returns the `Reply` of the imported module, so that module must serve it.
+    importlib.import_module("tests.loopback").main()

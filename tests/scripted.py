@@ -1,18 +1,48 @@
-"""A language model for tests: its answer is a pure function of the prompt, flawed in the ways in which models are.
+"""A scripted language model for tests. Its answer is a pure function of the request and has the flaws of real models.
 
-It knows the built-in prompts by their last lines, answers in their form, and now and then repeats itself, copies, stops
-half-way, or writes what the filters exist for.
+It recognises the built-in prompts by their last line and answers in their form. Now and then it repeats itself, copies
+the prompt, stops half-way, or writes something that a filter rejects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from selfinstruct.common.rng import Rng
+from tests.loopback import Reply
 
 STRATEGIES = ("alpaca", "self-instruct")
-"""Those whose prompts it knows."""
+"""The strategies that the long crash tests run."""
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "alpaca": {},
+    "self-instruct": {},
+    "evol-instruct": {},
+    "magpie": {"magpie": {"template": "chatml", "turns": 2, "answer": {"max_tokens": 90, "api": "chat"}}},
+    "personas": {"personas": {"generate": True, "constraints": 1}},
+    "conversation": {"conversation": {"max_rounds": 3}},
+    "respond": {"respond": {"systems": "builtin", "reasoning": True}},
+    "mix": {
+        "strategies": [
+            {"name": "self-instruct", "weight": 2},
+            {"name": "alpaca"},
+            {"name": "alpaca", "label": "short", "list_length": 5},
+            {"name": "personas", "generate": True},
+        ]
+    },
+    "quality": {
+        "strategy": "alpaca",
+        "alpaca": {"list_length": 5},
+        "quality": {
+            "best_of": 3,
+            "judge": {"rubrics": ["clarity", "helpfulness"], "threshold": 3.5},
+            "pairs": True,
+            "tags": True,
+        },
+    },
+}
+"""Settings for a short run of each strategy, of a mixed run (``mix``) and of a run with a judge (``quality``)."""
 
 VERBS = ("Describe", "List", "Explain", "Compare", "Invent", "Rewrite", "Classify", "Outline", "Estimate", "Translate")
 THINGS = (
@@ -61,9 +91,9 @@ WORDS = (
 
 
 def answer(prompt: str) -> str:
-    """What the model writes after ``prompt``."""
+    """Return the continuation of a raw prompt that asks for tasks or for the answer to a task."""
     rng = Rng("scripted", prompt)
-    last = prompt.rstrip().splitlines()[-1]
+    last = _last_line(prompt)
     if last.startswith("Classification:"):
         return " Yes" if rng.random() < 0.3 else " No"
     if last in _EVOLVING:
@@ -80,14 +110,88 @@ def answer(prompt: str) -> str:
     return _list(rng, int(last.rstrip(".")))
 
 
-def reply(body: Mapping[str, Any]) -> str:
-    """The answer to the body of a completions or chat completions call."""
+def reply(body: Mapping[str, Any]) -> str | Reply | list[str | Reply]:
+    """Return the answer to the body of a completions or chat completions request; a list if it asks for several."""
+    seed, count = body.get("seed", 0), body.get("n", 1)
     if "prompt" in body:
-        return answer(body["prompt"])
-    prompt = body["messages"][-1]["content"]
-    last = prompt.rstrip().splitlines()[-1]
-    # A chat model writes the number again that a raw continuation finds in the prompt.
-    return (last if last.rstrip(".").isdigit() else "") + answer(prompt)
+        replies = [continuation(body["prompt"], seed, index) for index in range(count)]
+    else:
+        replies = [message([one["content"] for one in body["messages"]], seed)] * count
+    return replies[0] if count == 1 else replies
+
+
+def continuation(prompt: str, seed: int = 0, index: int = 0) -> str | Reply:
+    """Return the continuation of any raw prompt.
+
+    Args:
+        prompt: The prompt.
+        seed: The sampling seed; only prompts that are the same in every request depend on it.
+        index: The index of the choice among several.
+    """
+    last = _last_line(prompt)
+    if prompt.endswith(_CHATML):
+        return _flawed(Rng("magpie", prompt, seed), _question if prompt.endswith(_CHATML[0]) else _answer)
+    if last in _DIALOGUE:
+        return _flawed(Rng("dialogue", prompt), _DIALOGUE[last])
+    if index:
+        return _output(Rng("choice", prompt, index))
+    return answer(prompt)
+
+
+def message(messages: Sequence[str], seed: int = 0) -> str | Reply:
+    """Return the next message of a chat, given the texts of the messages so far."""
+    first, prompt = messages[0], messages[-1]
+    last = _last_line(prompt)
+    if first.startswith("Let us change roles"):
+        return _flawed(Rng("dialogue", *messages), _question)
+    if "between <think> and </think>" in last:
+        return _flawed(Rng("reason", *messages), _reasoned)
+    if last.rstrip(".").isdigit():
+        # A chat model repeats the number that a raw prompt already contains.
+        return last + answer(prompt)
+    if last in _EVOLVING or last.partition(" ")[0] in {"Classification:", "Instruction:", "###"}:
+        return answer(prompt)
+    if last in _DIALOGUE or last in {"Task:", "Answer:", "Solution:", "Code:"}:
+        return continuation(prompt, seed)
+    return _flawed(Rng("chat", *messages), _answer)
+
+
+def _last_line(prompt: str) -> str:
+    return prompt.rstrip().splitlines()[-1]
+
+
+def _flawed(rng: Rng, write: Callable[[Rng], str]) -> str | Reply:
+    """Return what ``write`` returns, sometimes empty or cut off at the token limit."""
+    text, flaw = write(rng), rng.random()
+    return "" if flaw < 0.03 else Reply(text[: len(text) // 2], "length") if flaw < 0.1 else text
+
+
+def _question(rng: Rng) -> str:
+    flaw = rng.random()
+    if flaw < 0.1:
+        return "Thanks, that is all. [END]"
+    if flaw < 0.15:
+        return "As an AI, I have no questions."
+    if flaw < 0.2:
+        return "Why <|im_end|> and not <|im_start|>?"
+    return f"What about the {', the '.join(rng.sample(WORDS, 4))}?"
+
+
+def _answer(rng: Rng) -> str:
+    return f"It has a {', a '.join(rng.sample(WORDS, 6))}.\n\nAnd a {rng.choice(WORDS)}."
+
+
+def _reasoned(rng: Rng) -> str:
+    text = _answer(rng)
+    return text if rng.random() < 0.1 else f"<think>\nFirst the {rng.choice(WORDS)}.\n</think>\n{text}"
+
+
+def _scored(rng: Rng) -> str:
+    return "Hard to say." if rng.random() < 0.05 else f" {1 + rng.below(5)}\nReason: it is {rng.choice(WORDS)}"
+
+
+def _tagged(rng: Rng) -> str:
+    return f" {rng.choice(['coding', 'poetry'])}\nDifficulty: easy\nLanguage: English"
 
 
 def _instruction(rng: Rng) -> str:
@@ -171,3 +275,12 @@ _EVOLVING = {
     "Equal or different:": _compared,
     "### Answer": _solved,
 }
+
+_DIALOGUE: Mapping[str, Callable[[Rng], str]] = {
+    "User:": _question,
+    "Assistant:": _answer,
+    "Reasoning:": _answer,
+    "Score:": _scored,
+    "Category:": _tagged,
+}
+_CHATML = ("<|im_start|>user\n", "<|im_start|>assistant\n")

@@ -1,4 +1,4 @@
-"""Our trainer as a worker: the same wiring as ``finetune.session``, without files."""
+"""This project's trainer as a worker: the wiring of ``finetune.session``, without files."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ import torch
 from training.shapes import Cell, documents, make
 from training.turns import Turns
 
-from finetune.model.adapters import attach
-from finetune.options import Lora, Options
+from finetune.data.plan import EpochPlan
+from finetune.model.adapters import add_adapters
+from finetune.options import Lora, TrainingOptions
 from finetune.training.distributed import World
-from finetune.training.loop import EpochPlan, Loop
+from finetune.training.loop import TrainingLoop
 from finetune.training.optimizer import FlatAdamW
-from finetune.training.setup import Setup, compile_layers
-from finetune.training.setup import prepare as ready
+from finetune.training.setup import RuntimeSetup, compile_layers
+from finetune.training.setup import prepare as prepare_model
 
 __all__ = ["prepare"]
 
 
 def prepare(cell: Cell, turns: Turns) -> Any:
-    """A function that trains until no more turns are wanted."""
+    """Return a function that trains until no more turns are requested."""
     corpus = documents(cell)
     world = World(torch.device(cell.device))
     lora = Lora(rank=16, alpha=32) if cell.shape.lora else None
     steps = -(-len(corpus) // cell.batch)
-    options = Options(
+    options = TrainingOptions(
         batch_size=cell.batch, epochs=cell.turns, log_every=steps, checkpoint_every=0, lora=lora, **cell.options
     )
-    setup = Setup.of(options, world.device)
+    setup = RuntimeSetup.of(options, world.device)
     plan = EpochPlan.of(corpus, options, budget=setup.budget)
     model = make(cell)
-    trainee = ready(
-        model if lora is None else attach(model, lora), setup, world, recompute=bool(options.recompute)
+    packed_lm = prepare_model(
+        model if lora is None else add_adapters(model, lora), setup, world, recompute=bool(options.recompute)
     )  # fmt: skip
 
     def log(_step: int, values: dict[str, Any]) -> None:
@@ -40,8 +41,8 @@ def prepare(cell: Cell, turns: Turns) -> Any:
         turns.wait()
 
     if setup.compile:
-        compile_layers(trainee)
-    optimizer = FlatAdamW(trainee.parameters(), options)
-    return Loop(
-        trainee, optimizer, plan, world, log=log, flex=setup.attention == "flex", fixed=setup.fixed
+        compile_layers(packed_lm)
+    optimizer = FlatAdamW(packed_lm.parameters(), options)
+    return TrainingLoop(
+        packed_lm, optimizer, plan, world, log=log, fixed_shapes=setup.fixed_shapes
     ).run  # fmt: skip

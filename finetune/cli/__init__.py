@@ -1,4 +1,4 @@
-"""The command line of the trainer. Commands are loaded when they are called, so that help is instant."""
+"""The command line of the trainer. Each command is imported when it is called, so that help is instant."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from selfinstruct.version import __version__
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
-    "train": "Fine-tune a model on a dataset, or go on with the run that is there.",
-    "chat": "Talk to a model.",
-    "merge": "Merge adapters into the model that they were trained on.",
-    "export": "Write a model for other programs: a folder, or a GGUF file.",
+    "train": "Fine-tune a model on a dataset, or resume a run.",
+    "chat": "Chat with a model.",
+    "merge": "Merge adapters into their base model.",
+    "export": "Export a model as a folder or a GGUF file.",
 }
 _EXTRAS = dict.fromkeys(
     ["torch", "transformers", "tokenizers", "safetensors", "accelerate", "gguf", "peft", "tensorboard", "matplotlib"],
@@ -32,8 +32,8 @@ _EXTRAS = dict.fromkeys(
 def cli() -> None:
     """Fine-tune language models on instructions and answers.
 
-    A training run is a directory: the model that comes out, what was measured on the way, and, until it is complete,
-    checkpoints. Every command can be stopped at any moment and given again.
+    A training run is a directory with the trained model, its metrics and, until it is complete, checkpoints. Every
+    command can be stopped at any moment and repeated.
 
     \b
     Examples:
@@ -46,4 +46,4 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of ``finetune``."""
-    run(cli, "finetune", "what was saved is whole")
+    run(cli, "finetune", "saved files are complete")

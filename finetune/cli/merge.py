@@ -12,22 +12,21 @@ from selfinstruct.common.console import echo
 @click.command("merge")
 @click.argument("folder", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", required=True,
-              help="Where the whole model goes.")  # fmt: skip
-@click.option("--base", metavar="NAME", help="The model that they were trained on, if it lies elsewhere now.")
+              help="Folder to create for the merged model.")  # fmt: skip
+@click.option("--base", metavar="NAME", help="Base model of the adapters, if it has moved.")
 def command(folder: Path, output: Path, base: str | None) -> None:
-    """Merge the adapters in OUT, the directory of a training run, into the model that they were trained on.
+    """Merge the adapters in OUT, the directory of a training run, into their base model.
 
-    The weights of that model must be those that the run recorded. The merged model is compared with the one it was
-    made from.
+    The base model must have the weights that the run recorded. The merged model is compared with the adapted one.
 
     \b
     Examples:
       finetune merge runs/llama -o runs/llama-merged
       finetune merge runs/llama --base /models/llama -o runs/llama-merged
     """
-    from finetune.model.merge import merge
+    from finetune.export.merge import merge_adapters
 
-    parity = merge(folder, output, base=base)
-    echo(f"compared at {parity.places} places: the same likeliest token at {parity.agreement:.1%}, "
+    parity = merge_adapters(folder, output, base=base)
+    echo(f"compared at {parity.positions} positions: the same most likely token at {parity.agreement:.1%}, "
         f"largest difference of two logits {parity.largest:.2g}")  # fmt: skip
     echo(f"model: {output}")

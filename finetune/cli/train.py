@@ -7,43 +7,42 @@ from pathlib import Path
 
 import click
 
-from finetune.recipes import names, read
+from finetune.recipes import load_options, recipe_names
 from selfinstruct.common.console import echo
 
 _PATH = click.Path(path_type=Path)
 
 
 @click.command("train")
-@click.option("--model", metavar="NAME", help="Model to begin with: a folder, a .gguf file or a name on the hub.  "
+@click.option("--model", metavar="NAME", help="Model to start from: a folder, a .gguf file or a hub name.  "
               "[default: the embedded SmolLM2-135M]")  # fmt: skip
 @click.option("--data", required=True, metavar="PATH",
-              help="Rows: a file (.jsonl, .jsonl.gz, .json, .parquet), a run directory, a datasets directory, a name "
-              "on the hub.")  # fmt: skip
+              help="Rows: a file (.jsonl, .jsonl.gz, .json, .parquet), a run directory, a datasets directory, a hub "
+              "name.")  # fmt: skip
 @click.option("--recipe", metavar="NAME", default="alpaca", show_default=True,
-              help=f"Settings to start from: {', '.join(names())}.")  # fmt: skip
-@click.option("--config", type=_PATH, help="YAML file of settings, laid on the recipe.")
+              help=f"Settings to start from: {', '.join(recipe_names())}.")  # fmt: skip
+@click.option("--config", type=_PATH, help="YAML file of settings that override the recipe.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
-              help="Any setting; goes before the file. May be repeated.")  # fmt: skip
-@click.option("-o", "--output", type=_PATH, metavar="OUT", help="Directory of the run and of the model. Not needed "
+              help="Override a setting of recipe and file. May be repeated.")  # fmt: skip
+@click.option("-o", "--output", type=_PATH, metavar="OUT", help="Directory of the run and its model. Not needed "
               "with --dry-run.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Show what would be trained on, and how; train and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show documents, steps and predicted memory; train and write nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.pass_context
 def command(
     ctx: click.Context, /, model: str | None, data: str, recipe: str, config: Path | None,
     assignments: tuple[str, ...], output: Path | None, dry_run: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Fine-tune a model on the rows of a dataset, or go on with the run that is in OUT.
+    """Fine-tune a model on the rows of a dataset, or resume the run in OUT.
 
-    Rows may have any usual layout: instruction, input and output; messages; conversations; prompt and completion. Only
-    the answers are learnt. Ctrl-C stops cleanly, after the step under way: the same command goes on.
+    Rows may have any common layout: instruction, input and output; messages; conversations; prompt and completion. Only
+    the answers are supervised. Ctrl-C stops after the current step and saves a checkpoint; the same command resumes.
 
-    Several GPUs share the work, and the memory, when torchrun starts a process for each (FSDP2).
+    Several GPUs share the work and the memory when torchrun starts a process for each (FSDP2).
 
-    OUT then holds a model that transformers and vLLM load, metrics.jsonl, loss.png and events for TensorBoard.
+    OUT then holds a model that transformers and vLLM load, metrics.jsonl, loss.png and TensorBoard events.
 
-    Exit codes: 0 the model is trained; 1 it failed; 2 something in the command, the settings or the data must change
-    first; 130 interrupted.
+    Exit codes: 0 success; 1 training failed; 2 the command, the settings or the data must be changed; 130 interrupted.
 
     \b
     Examples:
@@ -53,24 +52,24 @@ def command(
       finetune train --model /models/llama --data rows.parquet --recipe qlora --set lora.rank=32 -o runs/llama
       torchrun --nproc-per-node 8 -m finetune train --model /models/llama --data rows.parquet -o runs/llama8
     """
-    options = read(recipe, config, assignments)
+    options = load_options(recipe, config, assignments)
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output'.", ctx)
     from finetune.display import show_preview, show_progress
     from finetune.report import result_lines
-    from finetune.session import plan, train
-    from finetune.training.distributed import leads
+    from finetune.session import preview, train
+    from finetune.training.distributed import is_main_process
 
     if output is None or dry_run:
-        show_preview(plan(model, data, options))
+        show_preview(preview(model, data, options))
         return
-    show = _nothing if quiet else show_progress
-    result = train(model, data, output, options, show=show, tell=lambda line: echo(line, err=True))
-    for line in result_lines(result) if leads() else ():
+    show = _show_nothing if quiet else show_progress
+    result = train(model, data, output, options, show=show, notify=lambda line: echo(line, err=True))
+    for line in result_lines(result) if is_main_process() else ():
         echo(line)
     if not result.complete:
         ctx.exit(130)
 
 
-def _nothing(_: object) -> AbstractContextManager[None]:
+def _show_nothing(_: object) -> AbstractContextManager[None]:
     return nullcontext()

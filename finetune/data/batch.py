@@ -1,10 +1,12 @@
-"""Documents side by side as tensors, with their borders and what is to be predicted."""
+"""Micro-batches: documents concatenated into tensors, with their boundaries and the tokens to predict.
+
+Shapes in this package: T tokens in a micro-batch, D documents, M supervised tokens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,51 +14,51 @@ from torch import Tensor
 
 from finetune.data.corpus import Corpus
 
-__all__ = ["Batch", "Packed", "collate"]
+__all__ = ["Batch", "PackedSequences", "collate"]
 
-_BORDERS = 64  # with ``pad_to``, the borders are filled up to a multiple of this: few shapes, few compilations
+# With ``pad_to``, ``cu_seqlens`` is padded to a multiple of this length: few shapes, hence few compilations.
+_BOUNDARY_MULTIPLE = 64
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Where the documents of a micro-batch of T tokens begin and end.
+class PackedSequences:
+    """Boundaries of the documents in a micro-batch of T tokens, as variable-length attention takes them.
 
     Attributes:
-        cu_seqlens: (D + 1,) int32, on the device; document i is at ``cu_seqlens[i]:cu_seqlens[i + 1]``. There may be
-            empty documents at the end.
-        lengths: Tokens of each document that is not empty; their sum is T.
-        longest: No document is longer. The same number throughout a run, so that nothing compiled depends on it.
-        block_mask: What flex attention wants instead; None otherwise.
+        cu_seqlens: (D + 1,) int32, on the device: cumulative lengths; document i is
+            ``cu_seqlens[i]:cu_seqlens[i + 1]``. Empty documents may follow at the end.
+        lengths: Tokens of each non-empty document; they add up to T.
+        max_seqlen: Upper bound of the lengths. It is the same throughout a run, so that compiled code can hold it as a
+            constant.
     """
 
     cu_seqlens: Tensor
     lengths: tuple[int, ...]
-    longest: int
-    block_mask: Any = None
+    max_seqlen: int
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of T tokens, M of which are followed by a supervised one.
+    """A micro-batch of T tokens, M of which precede a supervised token.
 
     Attributes:
         ids: (T,) int64 token ids.
-        positions: (T,) int64; each document counts from 0.
-        packed: The borders.
-        predict: (M,) int64, the places whose next token is supervised, ascending.
-        labels: (M,) int64, that next token.
-        tokens: T without the filler of ``pad_to``.
+        positions: (T,) int64 positions, counted from 0 in each document.
+        packed: Document boundaries.
+        predict: (M,) int64 indices of the tokens whose successor is supervised, ascending.
+        labels: (M,) int64 ids of those successors.
+        tokens: T without the padding of ``pad_to``.
     """
 
     ids: Tensor
     positions: Tensor
-    packed: Packed
+    packed: PackedSequences
     predict: Tensor
     labels: Tensor
     tokens: int
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on another device, without waiting for the copies."""
+        """Return a copy on ``device``, without waiting for the transfers to finish."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
@@ -71,7 +73,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """The same in pinned memory, from which copies to a GPU run beside the computation."""
+        """Return a copy in pinned memory, whose transfers to a GPU overlap with computation."""
         return replace(
             self,
             ids=self.ids.pin_memory(),
@@ -82,36 +84,34 @@ class Batch:
         )
 
 
-def collate(corpus: Corpus, indices: Sequence[int], *, longest: int, pad_to: int | None = None) -> Batch:
-    """Put documents side by side, in the order of ``indices``.
+def collate(corpus: Corpus, indices: Sequence[int], *, max_seqlen: int, pad_to: int | None = None) -> Batch:
+    """Concatenate documents in the order of ``indices``.
 
     Args:
-        longest: The run's longest document, in tokens.
-        pad_to: Fill up to so many tokens, by documents of which nothing is predicted: a fixed shape for compiled code.
-            None fills nothing, but for a single token where there is no document at all.
+        max_seqlen: Tokens of the longest document of the run.
+        pad_to: Pad to this number of tokens with unsupervised documents, to give compiled code a fixed shape. None pads
+            nothing, except that a batch without documents gets one token.
     """
     documents = [corpus[index] for index in indices]
     lengths = [len(document) for document in documents]
     tokens = sum(lengths)
-    filler = (max(pad_to or 1, 1) - tokens) if tokens < (pad_to or 1) else 0
-    fillers = [longest] * (filler // longest) + ([filler % longest] if filler % longest else [])
-    ids = np.concatenate([*(document.ids for document in documents), np.zeros(filler, np.int32)])
-    supervised = np.concatenate([*(document.supervised for document in documents), np.zeros(filler + 1, np.bool_)])
-    # The first token of a document is never supervised, so nothing is predicted across a border.
+    padding = max(0, max(pad_to or 1, 1) - tokens)
+    ids = np.concatenate([*(document.ids for document in documents), np.zeros(padding, np.int32)])
+    supervised = np.concatenate([*(document.supervised for document in documents), np.zeros(padding + 1, np.bool_)])
+    # The first token of a document is never supervised, so no prediction crosses a document boundary.
     predict = np.flatnonzero(supervised[1:])
-    lengths += fillers
-    borders = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-    positions = np.arange(len(ids)) - np.repeat(borders[:-1], lengths)
+    full, remainder = divmod(padding, max_seqlen)
+    lengths += [max_seqlen] * full + ([remainder] if remainder else [])
+    cu_seqlens = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    positions = np.arange(len(ids)) - np.repeat(cu_seqlens[:-1], lengths)
     if pad_to:
-        borders = np.pad(borders, (0, -len(borders) % _BORDERS), mode="edge")
-    packed = Packed(torch.from_numpy(borders.astype(np.int32)), tuple(lengths), longest)
+        cu_seqlens = np.pad(cu_seqlens, (0, -len(cu_seqlens) % _BOUNDARY_MULTIPLE), mode="edge")
+    labels = ids[predict + 1] if len(predict) else np.zeros(0)
     return Batch(
         ids=torch.from_numpy(ids.astype(np.int64)),
         positions=torch.from_numpy(positions),
-        packed=packed,
+        packed=PackedSequences(torch.from_numpy(cu_seqlens.astype(np.int32)), tuple(lengths), max_seqlen),
         predict=torch.from_numpy(predict),
-        labels=torch.from_numpy(ids[predict + 1].astype(np.int64))
-        if len(predict)
-        else torch.zeros(0, dtype=torch.int64),
+        labels=torch.from_numpy(labels.astype(np.int64)),
         tokens=tokens,
     )

@@ -1,4 +1,4 @@
-"""Tokenized documents, end to end in flat arrays: millions of them fit, and nothing is copied to read one."""
+"""Tokenized documents in flat arrays: millions fit in memory, and reading one copies nothing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["Corpus", "Document"]
 
 @dataclass(frozen=True)
 class Document:
-    """One row as tokens.
+    """A tokenized row.
 
     Attributes:
         ids: (n,) int32 token ids.
-        supervised: (n,) bool; True where the token is one that the model learns to write. Never the first.
-        name: Where the row came from, for messages: ``file:line``.
+        supervised: (n,) bool loss mask: True where the token contributes to the loss. The first is always False.
+        name: Origin of the row, for messages: ``file:line``.
     """
 
     ids: NDArray[np.int32]
@@ -34,13 +34,13 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in their order.
+    """An ordered collection of documents.
 
     Attributes:
-        ids: (tokens,) int32, all documents after each other.
+        ids: (tokens,) int32, all documents concatenated.
         supervised: (tokens,) bool, likewise.
         offsets: (documents + 1,) int64; document i is ``ids[offsets[i]:offsets[i + 1]]``.
-        names: Where each came from.
+        names: Origin of each document.
     """
 
     ids: NDArray[np.int32]
@@ -50,55 +50,55 @@ class Corpus:
 
     @classmethod
     def of(cls, documents: Iterable[Document]) -> Corpus:
-        """Gather documents."""
-        found = list(documents)
-        lengths = np.array([len(document) for document in found], dtype=np.int64)
+        """Concatenate documents."""
+        parts = list(documents)
+        lengths = np.array([len(document) for document in parts], dtype=np.int64)
         return cls(
-            ids=np.concatenate([np.zeros(0, np.int32), *(document.ids for document in found)]),
-            supervised=np.concatenate([np.zeros(0, np.bool_), *(document.supervised for document in found)]),
+            ids=np.concatenate([np.zeros(0, np.int32), *(document.ids for document in parts)]),
+            supervised=np.concatenate([np.zeros(0, np.bool_), *(document.supervised for document in parts)]),
             offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-            names=tuple(document.name for document in found),
+            names=tuple(document.name for document in parts),
         )
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Document:
-        part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        return Document(self.ids[part], self.supervised[part], self.names[index])
+        span = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        return Document(self.ids[span], self.supervised[span], self.names[index])
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(documents,) tokens of each."""
+        """(documents,) tokens of each document."""
         return np.diff(self.offsets)
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """(documents,) supervised tokens of each."""
-        total = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.supervised, dtype=np.int64)])
-        return np.diff(total[self.offsets])
+        """(documents,) supervised tokens of each document."""
+        cumulative = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.supervised, dtype=np.int64)])
+        return np.diff(cumulative[self.offsets])
 
     def subset(self, indices: Sequence[int]) -> Corpus:
-        """The documents at ``indices``, in that order."""
+        """Return the documents at ``indices``, in that order."""
         return Corpus.of(self[index] for index in indices)
 
     def split(self, fraction: float, seed: int) -> tuple[Corpus, Corpus]:
-        """Documents for training, and a share held out, drawn at random by ``seed``; both keep the file's order.
+        """Split at random into training and held-out documents, both in the original order.
 
-        A fraction above 0 holds out at least one document and leaves at least one, where there are two.
+        A fraction above 0 holds out at least one document and leaves at least one for training, if there are two.
         """
         count = round(fraction * len(self))
         if fraction > 0 and len(self) > 1:
             count = min(max(count, 1), len(self) - 1)
-        held = set(Rng("held out", seed).sample(range(len(self)), count))
+        held_out = set(Rng("held out", seed).sample(range(len(self)), count))
         return (
-            self.subset([index for index in range(len(self)) if index not in held]),
-            self.subset(sorted(held)),
+            self.subset([index for index in range(len(self)) if index not in held_out]),
+            self.subset(sorted(held_out)),
         )
 
     @property
     def digest(self) -> str:
-        """SHA-256 of tokens, masks and borders: what a resumed run compares."""
+        """SHA-256 of token ids, loss mask and offsets, by which a resumed run recognises its data."""
         sha = hashlib.sha256()
         for array in (self.ids, self.supervised, self.offsets):
             sha.update(np.ascontiguousarray(array).tobytes())

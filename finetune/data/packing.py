@@ -1,15 +1,15 @@
-"""Which documents go through the model together: planned once an epoch, from their lengths and a seed.
+"""Packing of documents into micro-batches, planned once per epoch from document lengths and a seed.
 
-A step is one change of the weights; its micro-batches go through the model one after the other (or on several ranks at
-once), and hold at most ``budget`` tokens each. Two ways to make steps:
+A step is one optimizer update. Its micro-batches go through the model one after another (or on several ranks at once)
+and hold at most ``budget`` tokens each. There are two ways to form steps:
 
-- by documents: the shuffled epoch is cut into batches of ``batch_size``, and each is packed into few micro-batches.
-  The steps are those of unpacked training, exactly;
-- by tokens: the whole epoch is packed into rows of ``row`` tokens, the rows are shuffled, and a step takes as many as
-  make about ``batch_tokens``.
+- by documents: the shuffled epoch is cut into batches of ``batch_size`` documents, each packed into few micro-batches.
+  The steps contain the same documents as in unpacked training;
+- by tokens: the whole epoch is packed into rows of ``row`` tokens, the rows are shuffled, and each step takes rows of
+  about ``batch_tokens`` tokens in total.
 
-Packing is best-fit decreasing (Johnson 1974; for language models: Ding et al. 2024, arXiv:2404.10830): the longest
-document first, each into the fullest bin that still holds it. No document is cut or left out.
+Packing is best-fit decreasing (Johnson 1974; for language models: Ding et al. 2024, arXiv:2404.10830): documents in
+order of decreasing length, each into the fullest bin that still has room. No document is cut or left out.
 """
 
 from __future__ import annotations
@@ -26,101 +26,109 @@ from selfinstruct.common.rng import Rng
 
 __all__ = ["Packing", "Step", "best_fit_decreasing", "plan_epoch"]
 
-Bin = tuple[int, ...]
-Step = tuple[Bin, ...]
+MicroBatch = tuple[int, ...]  # document indices
+Step = tuple[MicroBatch, ...]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How an epoch is cut into steps.
+    """Settings that divide an epoch into steps.
 
     Attributes:
-        budget: Most tokens in a micro-batch; no document may be longer.
-        row: Most tokens of a row, packing by tokens; a micro-batch holds ``budget // row`` rows.
-        batch_size: Documents in a step, packing by documents.
-        batch_tokens: Tokens in a step, packing by tokens; None packs by documents.
-        ranks: Processes; the micro-batches of a step are a multiple of it (some of them may then be empty).
-        together: False puts each document into a micro-batch of its own.
+        budget: Maximum tokens of a micro-batch; no document may be longer.
+        row: Maximum tokens of a row when packing by tokens; a micro-batch holds ``budget // row`` rows.
+        batch_size: Documents per step when packing by documents.
+        batch_tokens: Tokens per step when packing by tokens; None packs by documents.
+        world_size: Number of processes; every step has a multiple of it in micro-batches (some may be empty).
+        together: Whether documents share a micro-batch; False gives each document its own.
     """
 
     budget: int
     row: int
     batch_size: int
     batch_tokens: int | None = None
-    ranks: int = 1
+    world_size: int = 1
     together: bool = True
 
 
 def plan_epoch(lengths: NDArray[np.int64], packing: Packing, *, seed: int, epoch: int) -> list[Step]:
-    """The steps of an epoch, each a tuple of micro-batches, each a tuple of document numbers.
+    """Return the steps of an epoch.
 
-    Every document is in exactly one micro-batch. The number of steps is the same in every epoch.
+    Every document is in exactly one micro-batch. All epochs have the same number of steps.
 
     Args:
-        lengths: (documents,) tokens of each.
+        lengths: (documents,) tokens of each document.
     """
     order = Rng("epoch", seed, epoch).shuffled(range(len(lengths)))
     if packing.batch_tokens is None:
         size = packing.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        return [_evenly(_bins(batch, lengths, packing.budget, packing.together), lengths, packing) for batch in batches]
-    rows = _bins(order, lengths, packing.row, packing.together)
+        return [
+            _balance(_pack(batch, lengths, packing.budget, packing.together), lengths, packing) for batch in batches
+        ]
+    rows = _pack(order, lengths, packing.row, packing.together)
     rows = Rng("rows", seed, epoch).shuffled(rows)
-    beside = max(1, packing.budget // packing.row) if packing.together else 1
-    micro = [sum(rows[start : start + beside], ()) for start in range(0, len(rows), beside)]
-    average = max(1, round(int(lengths.sum()) / max(1, len(micro))))
-    many = max(1, round(packing.batch_tokens / (average * packing.ranks))) * packing.ranks
-    return [_whole(micro[start : start + many], packing.ranks) for start in range(0, len(micro), many)]
+    rows_per_micro_batch = max(1, packing.budget // packing.row) if packing.together else 1
+    micro_batches = [
+        sum(rows[start : start + rows_per_micro_batch], ()) for start in range(0, len(rows), rows_per_micro_batch)
+    ]
+    mean_tokens = max(1, round(int(lengths.sum()) / max(1, len(micro_batches))))
+    per_step = max(1, round(packing.batch_tokens / (mean_tokens * packing.world_size))) * packing.world_size
+    return [
+        _pad_step(micro_batches[start : start + per_step], packing.world_size)
+        for start in range(0, len(micro_batches), per_step)
+    ]
 
 
-def _bins(order: Sequence[int], lengths: NDArray[np.int64], capacity: int, together: bool) -> list[Bin]:
+def _pack(order: Sequence[int], lengths: NDArray[np.int64], capacity: int, together: bool) -> list[MicroBatch]:
     if not together:
         return [(document,) for document in order]
     return best_fit_decreasing(order, lengths, capacity)
 
 
-def best_fit_decreasing(order: Sequence[int], lengths: NDArray[np.int64], capacity: int) -> list[Bin]:
-    """Documents in bins of at most ``capacity`` tokens; among those of one length, the first in ``order`` goes first.
+def best_fit_decreasing(order: Sequence[int], lengths: NDArray[np.int64], capacity: int) -> list[MicroBatch]:
+    """Pack documents into bins of at most ``capacity`` tokens; documents of equal length keep their ``order``.
 
-    The free space of the bins is kept as a set of bits, so that finding the fullest bin that fits is one shift, and a
-    million documents take seconds.
+    A bit set records which amounts of free space occur, so that finding the fullest bin with enough room is one shift,
+    and a million documents take seconds.
     """
     bins: list[list[int]] = []
-    of_space: dict[int, list[int]] = defaultdict(list)  # the bins with exactly that much space left
-    spaces = 0  # bit s is set when some bin has s tokens left
-    for document in sorted(order, key=lambda one: -int(lengths[one])):
+    bins_by_space: dict[int, list[int]] = defaultdict(list)  # bins with exactly that many free tokens
+    spaces = 0  # bit s is set when some bin has s free tokens
+    for document in sorted(order, key=lambda index: -int(lengths[index])):
         length = int(lengths[document])
         assert length <= capacity, f"document {document} has {length} tokens, more than the {capacity} of a bin"
         fitting = spaces >> length
         if fitting:
             space = length + (fitting & -fitting).bit_length() - 1
-            chosen = of_space[space].pop()
-            if not of_space[space]:
+            chosen = bins_by_space[space].pop()
+            if not bins_by_space[space]:
                 spaces &= ~(1 << space)
         else:
             space, chosen = capacity, len(bins)
             bins.append([])
         bins[chosen].append(document)
-        of_space[space - length].append(chosen)
+        bins_by_space[space - length].append(chosen)
         spaces |= 1 << (space - length)
-    return [tuple(one) for one in bins]
+    return [tuple(documents) for documents in bins]
 
 
-def _evenly(bins: Sequence[Bin], lengths: NDArray[np.int64], packing: Packing) -> Step:
-    """A step whose ranks have about as much to do: the longest document first, each into the emptiest micro-batch."""
-    whole = _whole(bins, packing.ranks)
-    if packing.ranks == 1 or not packing.together:
-        return whole
-    spread: list[list[int]] = [[] for _ in whole]
-    heap = [(0, place) for place in range(len(whole))]
-    for document in sorted((one for micro in whole for one in micro), key=lambda one: -int(lengths[one])):
-        tokens, place = heappop(heap)
-        spread[place].append(document)
-        heappush(heap, (tokens + int(lengths[document]), place))
-    fits = all(tokens <= packing.budget for tokens, _ in heap)
-    return tuple(map(tuple, spread)) if fits else whole
+def _balance(micro_batches: Sequence[MicroBatch], lengths: NDArray[np.int64], packing: Packing) -> Step:
+    """Even out the load of the ranks: longest document first, each into the micro-batch with the fewest tokens."""
+    step = _pad_step(micro_batches, packing.world_size)
+    if packing.world_size == 1 or not packing.together:
+        return step
+    balanced: list[list[int]] = [[] for _ in step]
+    heap = [(0, index) for index in range(len(step))]
+    documents = (document for micro_batch in step for document in micro_batch)
+    for document in sorted(documents, key=lambda index: -int(lengths[index])):
+        tokens, index = heappop(heap)
+        balanced[index].append(document)
+        heappush(heap, (tokens + int(lengths[document]), index))
+    within_budget = all(tokens <= packing.budget for tokens, _ in heap)
+    return tuple(map(tuple, balanced)) if within_budget else step
 
 
-def _whole(bins: Sequence[Bin], ranks: int) -> Step:
-    """Filled up with empty micro-batches, so that every rank runs the same number."""
-    return (*bins, *(() for _ in range(-len(bins) % ranks)))
+def _pad_step(micro_batches: Sequence[MicroBatch], world_size: int) -> Step:
+    """Append empty micro-batches, so that every rank runs the same number."""
+    return (*micro_batches, *(() for _ in range(-len(micro_batches) % world_size)))

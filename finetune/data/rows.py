@@ -1,14 +1,13 @@
-"""Rows of a file as examples: which layout each has, and what is asked and answered in it.
+"""Reading of rows as training examples.
 
-Layouts, told by the first of these fields that a row has:
+The layout of a row follows from the first of these fields that it has:
 
-- ``instruction`` with ``output`` and, where it has one, ``input`` (Alpaca), or with ``instances`` (seed tasks: each
-  instance is an example of its own);
+- ``instruction`` with ``output`` and optionally ``input`` (Alpaca), or with ``instances`` (seed tasks: each instance is
+  a separate example);
 - ``messages`` (role and content) or ``conversations`` (ShareGPT: from and value);
 - ``prompt`` with ``completion``; ``question`` with ``answer``.
 
-Any row but a seed task may have a ``system``: the system prompt that it was answered under. Of messages that begin with
-one of their own, that one counts.
+Any row except a seed task may have a ``system`` prompt. If its messages begin with a system message, that one counts.
 """
 
 from __future__ import annotations
@@ -19,26 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.formats import user_text
-from selfinstruct.common.rows import ANSWERS, ROLES
+from selfinstruct.common.rows import LAYOUTS, answer_field, fields_of, layout_of, parse_message
 from selfinstruct.common.sources import first_line, open_any
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
 __all__ = ["ChatTurn", "Example", "Examples", "examples_of", "read_examples"]
 
-_SHOWN = 5  # bad rows that a message quotes
-_LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question")
-
-
+_MAX_LISTED = 5  # unusable rows that an error message quotes
 _KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_REQUIRED_ANSWER = {"instruction": "output", "prompt": "completion", "question": "answer"}
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTurn:
-    """One message: who speaks, and the text.
+    """One message of a conversation.
 
     Raises:
-        ValueError: The role is none of those that chat templates know. Templates write roles as they are, some as a
-            part of a special token, so that a free choice of words would let a row write its own special tokens.
+        ValueError: The role is unknown to chat templates. Templates write roles verbatim, some of them inside a special
+            token, so that an arbitrary role would let a row write special tokens.
     """
 
     role: str
@@ -51,13 +48,13 @@ class ChatTurn:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row, as a conversation and as it was laid out.
+    """A row as a conversation, together with its original fields.
 
     Attributes:
-        name: Where it came from: ``file:line``; with ``#2`` for the second instance of a seed task.
-        turns: The conversation. Of an Alpaca row: its system prompt, the instruction with its input, and the output.
-        instruction, input, output: Of an Alpaca row or a seed task; else None.
-        prompt, completion: Of a row with a prompt or a question; else None.
+        name: Origin of the row: ``file:line``, with ``#2`` for the second instance of a seed task.
+        turns: The conversation. For an Alpaca row: its system prompt, the instruction with its input, and the output.
+        instruction, input, output: Fields of an Alpaca row or a seed task; otherwise None.
+        prompt, completion: Fields of a row with a prompt or a question; otherwise None.
     """
 
     name: str
@@ -70,18 +67,18 @@ class Example:
 
     @property
     def prompt_text(self) -> str:
-        """What the last response answers: the text of the turn before it."""
-        last = max((place for place, turn in enumerate(self.turns) if turn.role == "assistant"), default=0)
+        """Text of the turn before the last response."""
+        last = max((index for index, turn in enumerate(self.turns) if turn.role == "assistant"), default=0)
         return self.turns[last - 1].content if last else ""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What was read.
+    """The examples of a dataset.
 
     Attributes:
-        examples: In the order of the file.
-        skipped: A message for each row that couldn't be used, each beginning with its place.
+        examples: In the order of the rows.
+        skipped: A message for each row that can't be used, beginning with its origin.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -89,116 +86,91 @@ class Examples:
 
 
 def read_examples(path_or_name: str | Path) -> Examples:
-    """Read rows from wherever they are.
+    """Read the rows of a dataset.
 
     Args:
-        path_or_name: A file (``.jsonl``, gzipped or not, ``.json`` with an array, ``.parquet``), a run's directory or
+        path_or_name: A file (``.jsonl``, optionally gzipped, ``.json`` with an array, ``.parquet``), a run directory or
             its ``dataset`` (``alpaca.jsonl``), a directory saved by ``datasets``, or the name of a dataset on the hub.
 
     Raises:
-        UsageError: Nothing there, it can't be read, or none of its rows can be used.
-        MissingExtraError: Its kind needs the extra ``data``.
+        UsageError: There is no such dataset, it can't be read, or none of its rows can be used.
+        MissingExtraError: The file format needs the extra ``data``.
     """
     name = str(path_or_name)
-    found = Examples()
+    result = Examples()
     for where, row in _rows(name):
         if isinstance(row, DataError):
-            found.skipped.append(str(row))
+            result.skipped.append(str(row))
             continue
         try:
-            found.examples.extend(examples_of(row, where))
+            result.examples.extend(examples_of(row, where))
         except ValueError as error:
-            found.skipped.append(f"{where}: {error}")
-    if not found.examples:
-        shown = "".join(f"\n  {message}" for message in found.skipped[:_SHOWN])
-        raise UsageError(f"{name} holds no row to train on{':' if shown else ' (it is empty)'}{shown}")
-    return found
+            result.skipped.append(f"{where}: {error}")
+    if not result.examples:
+        listed = "".join(f"\n  {message}" for message in result.skipped[:_MAX_LISTED])
+        raise UsageError(f"{name} holds no row to train on{':' if listed else ' (it is empty)'}{listed}")
+    return result
 
 
 def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:
-    """The examples of a row: one, or one for each instance of a seed task.
+    """Return the examples of a row: one, or one per instance of a seed task.
 
     Raises:
-        ValueError: Its layout is unknown, or a field is missing or no text; without the row's name.
+        ValueError: The layout is unknown, or a field is missing or not a string; the message does not name the row.
     """
-    layout = next((key for key in _LAYOUTS if row.get(key) is not None), None)
-    if layout is None:
-        keys = ", ".join(repr(key)[:80] for key in list(row)[:8]) or "no field"
-        raise ValueError(f"unknown layout: none of {', '.join(_LAYOUTS)}; it has {keys}")
+    layout = layout_of(row)
+    if layout is None or layout == "text":
+        layouts = ", ".join(LAYOUTS[:-1])
+        raise ValueError(f"unknown layout: none of {layouts}; it has {fields_of(row)}")
     if layout in ("messages", "conversations"):
-        return [Example(name, _with_system(_system(row), _turns(layout, row[layout])))]
-    asked = _text(row, layout)
+        return [Example(name, _with_system(_optional(row, "system"), _conversation(layout, row[layout])))]
+    question = _text(row, layout)
+    if layout == "instruction" and row.get("instances") is not None:
+        return _seed_task(question, row["instances"], name)
+    answer = _text(row, answer_field(row, layout) or _REQUIRED_ANSWER[layout])
+    system = _optional(row, "system")
     if layout == "instruction":
-        if row.get("instances") is not None:
-            return _instances(asked, row["instances"], name)
-        given = _text(row, "input") if row.get("input") is not None else ""
-        return [_alpaca(name, asked, given, _answer(row, layout), _system(row))]
-    answer = _answer(row, layout)
-    return [Example(name, _exchange(asked, answer, _system(row)), prompt=asked, completion=answer)]
+        return [_alpaca(name, question, _optional(row, "input"), answer, system)]
+    return [Example(name, _exchange(question, answer, system), prompt=question, completion=answer)]
 
 
-def _alpaca(name: str, instruction: str, given: str, output: str, system: str = "") -> Example:
-    turns = _exchange(user_text(instruction, given), output, system)
-    return Example(name, turns, instruction=instruction, input=given, output=output)
+def _alpaca(name: str, instruction: str, input_text: str, output: str, system: str = "") -> Example:
+    turns = _exchange(user_text(instruction, input_text), output, system)
+    return Example(name, turns, instruction=instruction, input=input_text, output=output)
 
 
-def _exchange(asked: str, answered: str, system: str = "") -> tuple[ChatTurn, ...]:
-    opening = (ChatTurn("system", system),) if system else ()
-    return *opening, ChatTurn("user", asked), ChatTurn("assistant", answered)
-
-
-def _system(row: Mapping[str, Any]) -> str:
-    """The system prompt of a row that has a field for it, as exports of selfinstruct do."""
-    return _text(row, "system") if row.get("system") is not None else ""
+def _exchange(question: str, answer: str, system: str = "") -> tuple[ChatTurn, ...]:
+    return _with_system(system, (ChatTurn("user", question), ChatTurn("assistant", answer)))
 
 
 def _with_system(system: str, turns: tuple[ChatTurn, ...]) -> tuple[ChatTurn, ...]:
-    """A conversation under its row's system prompt, unless it begins with one of its own."""
+    """Prepend the system prompt of a row, unless the conversation begins with one."""
     return (ChatTurn("system", system), *turns) if system and turns[0].role not in ("system", "developer") else turns
 
 
-def _instances(instruction: str, instances: Any, name: str) -> list[Example]:
+def _seed_task(instruction: str, instances: Any, name: str) -> list[Example]:
     if not isinstance(instances, list) or not instances:
         raise ValueError("'instances' is no list with an instance in it")
-    found = []
-    for number, instance in enumerate(instances, start=1):
-        if not isinstance(instance, Mapping):
-            raise ValueError("'instances' is no list of objects")
-        given = _text(instance, "input") if instance.get("input") is not None else ""
-        place = name if len(instances) == 1 else f"{name}#{number}"
-        found.append(_alpaca(place, instruction, given, _text(instance, "output")))
-    return found
+    if not all(isinstance(instance, Mapping) for instance in instances):
+        raise ValueError("'instances' is no list of objects")
+    return [
+        _alpaca(
+            name if len(instances) == 1 else f"{name}#{number}",
+            instruction,
+            _optional(instance, "input"),
+            _text(instance, "output"),
+        )
+        for number, instance in enumerate(instances, start=1)
+    ]
 
 
-def _turns(layout: str, messages: Any) -> tuple[ChatTurn, ...]:
+def _conversation(layout: str, messages: Any) -> tuple[ChatTurn, ...]:
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"{layout!r} is no list with a message in it")
-    turns = tuple(_turn(layout, message) for message in messages)
+    turns = tuple(ChatTurn(*parse_message(layout, message, text_only=True)) for message in messages)
     if not any(turn.role == "assistant" for turn in turns):
         raise ValueError(f"{layout!r} has no message of an assistant")
     return turns
-
-
-def _turn(layout: str, message: Any) -> ChatTurn:
-    if not isinstance(message, Mapping):
-        raise ValueError(f"{layout!r} is no list of messages")
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
-    if isinstance(content, list):  # parts, as the OpenAI API takes them
-        kinds = {part.get("type") if isinstance(part, Mapping) else type(part).__name__ for part in content}
-        if kinds - {"text"}:
-            raise ValueError(f"a message of {layout!r} holds more than text: {', '.join(sorted(map(str, kinds)))}")
-        content = "\n".join(_text(part, "text") for part in content)
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise ValueError(f"a message of {layout!r} has no role and content")
-    if message.get("tool_calls"):
-        raise ValueError(f"a message of {layout!r} holds tool calls, which can't be trained on")
-    return ChatTurn(ROLES.get(role, role), content)
-
-
-def _answer(row: Mapping[str, Any], layout: str) -> str:
-    names = ANSWERS[layout]
-    return _text(row, next((name for name in names if row.get(name) is not None), names[0]))
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:
@@ -210,22 +182,28 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     return value
 
 
+def _optional(row: Mapping[str, Any], key: str) -> str:
+    return "" if row.get(key) is None else _text(row, key)
+
+
 Rows = Iterator[tuple[str, "dict[str, Any] | DataError"]]
 
 
 def _rows(name: str) -> Rows:
+    """Yield each row with its origin, or the error of a line that can't be parsed."""
     path = Path(name)
     if not path.exists():
-        here = path.parent.name != "" and path.parent.is_dir()
-        if here or path.suffix or len(path.parts) > 2 or name.startswith((".", "~")):  # else: owner/name, or name
+        in_existing_folder = path.parent.name != "" and path.parent.is_dir()
+        # Hub names have the form owner/name, or name.
+        if in_existing_folder or path.suffix or len(path.parts) > 2 or name.startswith((".", "~")):
             raise UsageError(f"there is no file {name}")
-        return _hub(name)
+        return _hub_rows(name)
     source = open_any(path)
     return (("", row) if isinstance(row, DataError) else (source.where(row.number), row.value) for row in source.rows)
 
 
-def _hub(name: str) -> Rows:
-    """The rows of a dataset on the hub."""
+def _hub_rows(name: str) -> Rows:
+    """Yield the rows of a dataset on the hub."""
     try:
         import datasets
     except ImportError:
@@ -233,9 +211,9 @@ def _hub(name: str) -> Rows:
             f"{name} is no file here, and datasets, which would look for it on the hub,", "data"
         ) from None
     try:
-        found = datasets.load_dataset(name, split="train")
-    except Exception as error:  # of many libraries: the hub's, Arrow's, the operating system's
+        dataset = datasets.load_dataset(name, split="train")
+    except Exception as error:  # errors of many libraries: the hub's, Arrow's, the operating system's
         raise UsageError(
             f"there is no file {name}, and no dataset of that name could be loaded ({first_line(error)})"
         ) from None
-    return ((f"{name}: row {number}", value) for number, value in enumerate(found, start=1))
+    return ((f"{name}: row {number}", value) for number, value in enumerate(dataset, start=1))

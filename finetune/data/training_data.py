@@ -1,34 +1,34 @@
-"""The documents of a run: what is trained on, what is held out, what sample answers are asked for."""
+"""The data of a run: training documents, held-out documents, and prompts for sample answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from finetune.data.corpus import Corpus
-from finetune.data.render import Rendered, Renderer, render_all
+from finetune.data.render import Renderer, RenderResult, render_all
 from finetune.data.rows import Example, read_examples
-from finetune.options import Options
+from finetune.options import TrainingOptions
 from selfinstruct.common.resources import builtin_seeds
 from selfinstruct.common.rng import Rng
 
 __all__ = ["TrainingData", "read_training_data"]
 
-_SHOWN = 20  # rows that were skipped or dropped, of each kind
+_MAX_LISTED = 20  # skipped rows, and dropped rows, that are listed one by one
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The documents of a run.
+    """The data of a run.
 
     Attributes:
-        rendered: All that came of the rows, and which rows were dropped.
+        rendered: All documents, and the rows that were dropped.
         skipped: A message for each row that could not be read.
-        train: What is trained on.
-        held_out: What the loss is measured on, by name.
-        samples: What the model is asked before and after.
+        train: The training documents.
+        held_out: The held-out sets by name, on which the loss is measured before and after training.
+        samples: Examples whose prompts the model answers before and after training.
     """
 
-    rendered: Rendered
+    rendered: RenderResult
     skipped: list[str]
     train: Corpus
     held_out: dict[str, Corpus]
@@ -36,38 +36,39 @@ class TrainingData:
 
     @property
     def prompts(self) -> list[str]:
-        """What is asked, for people to read."""
+        """The prompts of the sample answers, as plain text."""
         return [example.prompt_text for example in self.samples]
 
-    def told(self) -> list[str]:
-        """A line on each row that is left out or cut, up to a few."""
-        lines = [f"skipped {line}" for line in self.skipped[:_SHOWN]]
-        lines += [f"dropped {name}: {reason} ({detail})" for name, reason, detail in self.rendered.dropped[:_SHOWN]]
-        more = len(self.skipped) + len(self.rendered.dropped) - len(lines)
-        if more > 0:
-            lines.append(f"and {more:,} more rows")
+    def warnings(self) -> list[str]:
+        """Return a line for each row that is left out (up to a limit), and one for the truncated documents."""
+        dropped = self.rendered.dropped
+        lines = [f"skipped {message}" for message in self.skipped[:_MAX_LISTED]]
+        lines += [f"dropped {name}: {reason} ({detail})" for name, reason, detail in dropped[:_MAX_LISTED]]
+        remaining = len(self.skipped) + len(dropped) - len(lines)
+        if remaining > 0:
+            lines.append(f"and {remaining:,} more rows")
         if self.rendered.truncated:
             lines.append(f"{self.rendered.truncated:,} documents are longer than max_length and were cut")
         return lines
 
 
-def read_training_data(data: str, renderer: Renderer, options: Options) -> TrainingData:
-    """Read and render the rows of ``data``, and set some of them and some seed tasks aside.
+def read_training_data(data: str, renderer: Renderer, options: TrainingOptions) -> TrainingData:
+    """Read and render the rows of ``data``, and set held-out rows and seed tasks aside.
 
     Raises:
-        SelfInstructError: As ``finetune.data.rows.read_examples`` says.
+        SelfInstructError: As ``finetune.data.rows.read_examples``.
     """
-    found = read_examples(data)
-    rendered = render_all(found.examples, renderer)
+    rows = read_examples(data)
+    rendered = render_all(rows.examples, renderer)
     evaluation = options.evaluation
-    training, rows = rendered.corpus.split(evaluation.fraction, options.seed)
-    held_out = {"rows": rows} if len(rows) else {}
-    aside = set(rows.names)
-    samples = [example for example in found.examples if example.name in aside]
+    train, held_out_rows = rendered.corpus.split(evaluation.fraction, options.seed)
+    held_out = {"rows": held_out_rows} if len(held_out_rows) else {}
+    held_out_names = set(held_out_rows.names)
+    samples = [example for example in rows.examples if example.name in held_out_names]
     if evaluation.seed_tasks:
         seeds = read_examples(str(builtin_seeds())).examples
         chosen = Rng("seed tasks", options.seed).sample(seeds, evaluation.seed_tasks)
         if len(tasks := render_all(chosen, renderer).corpus):
             held_out["seed tasks"] = tasks
         samples += chosen
-    return TrainingData(rendered, found.skipped, training, held_out, samples[: evaluation.samples])
+    return TrainingData(rendered, rows.skipped, train, held_out, samples[: evaluation.samples])

@@ -1,4 +1,4 @@
-"""Held-out loss, with how sure one can be of it."""
+"""Loss on held-out documents, with standard errors."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from numpy.typing import NDArray
 
 from finetune.data.batch import collate
 from finetune.data.corpus import Corpus
+from finetune.model.attention import is_packed
 from finetune.model.packed_lm import PackedCausalLM
-from finetune.training.distributed import ALONE, World
+from finetune.training.distributed import SINGLE_PROCESS, World
 
 __all__ = ["Losses", "difference", "evaluate"]
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The summed loss of each held-out document.
+    """Losses of D held-out documents.
 
     Attributes:
-        sums: (D,) float64, nats.
-        counts: (D,) int64, supervised tokens; some in all.
+        sums: (D,) float64 summed loss of each document, in nats.
+        counts: (D,) int64 supervised tokens of each document; their total is positive.
     """
 
     sums: NDArray[np.float64]
@@ -32,90 +33,90 @@ class Losses:
 
     @classmethod
     def of(cls, sums: Sequence[float], counts: Sequence[int]) -> Losses:
-        """From plain numbers."""
+        """Build the arrays from sequences of numbers."""
         return cls(np.array(sums, dtype=np.float64), np.array(counts, dtype=np.int64))
 
     @property
     def mean(self) -> float:
-        """Mean loss of a supervised token, in nats."""
+        """Mean loss per supervised token, in nats."""
         return float(self.sums.sum() / self.counts.sum())
 
     @property
     def perplexity(self) -> float:
-        """``exp(mean)``; infinite where that is beyond a float."""
+        """``exp(mean)``; infinite if that overflows."""
         return math.exp(self.mean) if self.mean < 700 else math.inf
 
     @property
     def standard_error(self) -> float | None:
-        """Of ``mean``, taking documents as drawn at random, not tokens; None for a single document.
+        """Standard error of ``mean``, with documents (not tokens) as the random sample; None for a single document.
 
         The mean is a ratio R = sum(s) / sum(n) over D documents. Its error, by linearisation (Cochran 1977, chapter
         6): sqrt(D / (D - 1) * sum((s - R n)^2)) / sum(n).
         """
-        return _error(self.sums - self.mean * self.counts, self.counts)
+        return _ratio_error(self.sums - self.mean * self.counts, self.counts)
 
 
 def difference(before: Losses, after: Losses) -> tuple[float, float | None]:
-    """``after.mean - before.mean`` over the same documents, and its standard error.
+    """Return ``after.mean - before.mean`` over the same documents, and its standard error.
 
-    Documents are compared with themselves: the error is that of a ratio again, of s_after - s_before to n, and mostly
-    far below that of either mean.
+    Each document is compared with itself: the difference is again a ratio, of s_after - s_before to n, and its error is
+    usually far smaller than the error of either mean.
     """
     assert (before.counts == after.counts).all(), "the losses are of different documents"
     change = after.mean - before.mean
-    return change, _error(after.sums - before.sums - change * after.counts, after.counts)
+    return change, _ratio_error(after.sums - before.sums - change * after.counts, after.counts)
 
 
-def _error(residuals: NDArray[np.float64], counts: NDArray[np.int64]) -> float | None:
+def _ratio_error(residuals: NDArray[np.float64], counts: NDArray[np.int64]) -> float | None:
     documents = len(counts)
     if documents < 2:
         return None
     return math.sqrt(documents / (documents - 1) * float((residuals**2).sum())) / float(counts.sum())
 
 
-def evaluate(trainee: PackedCausalLM, corpus: Corpus, *, budget: int, world: World = ALONE) -> Losses:
-    """The loss of each document, in evaluation mode (no dropout); the mode is put back.
+def evaluate(packed_lm: PackedCausalLM, corpus: Corpus, *, budget: int, world: World = SINGLE_PROCESS) -> Losses:
+    """Compute the loss of each document in evaluation mode (no dropout); the former mode is restored.
 
-    Compiled layers are run as they were written: every batch has a shape of its own, and each would be compiled anew.
+    Compiled layers run eagerly: every batch has another shape and would trigger a compilation.
 
     Args:
-        budget: Most tokens that go through the model at once; a longer document goes alone.
-        world: The processes that share the work; each returns the same.
+        budget: Maximum tokens that go through the model at once; a longer document goes alone.
+        world: The processes that share the work; each returns the same losses.
     """
-    together = getattr(trainee.causal.config, "_attn_implementation", "").startswith("finetune_")
+    budget = budget if is_packed(packed_lm.causal) else 0
     sums = np.zeros(len(corpus))
     targets = corpus.targets
-    longest = int(corpus.lengths.max(initial=0))
-    training = trainee.training
-    trainee.eval()
+    max_seqlen = int(corpus.lengths.max(initial=0))
+    training = packed_lm.training
+    packed_lm.eval()
     try:
         with torch.compiler.set_stance("force_eager"):
-            for indices in _share(list(_parts(corpus, budget if together else 0)), world):
-                batch = collate(corpus, indices, longest=longest).to(world.device)
-                losses = trainee.token_losses(batch).double().cpu().numpy()
-                borders = np.cumsum(targets[indices])[:-1]
-                sums[indices] = [part.sum() for part in np.split(losses, borders)]
+            for indices in _share_of_rank(list(_split(corpus, budget)), world):
+                batch = collate(corpus, indices, max_seqlen=max_seqlen).to(world.device)
+                losses = packed_lm.token_losses(batch).double().cpu().numpy()  # (M,)
+                boundaries = np.cumsum(targets[indices])[:-1]
+                sums[indices] = [document.sum() for document in np.split(losses, boundaries)]
     finally:
-        trainee.train(training)
-    # A document is measured by one process: for the others it is 0.
-    return Losses(world.total(torch.from_numpy(sums)).numpy(), targets)
+        packed_lm.train(training)
+    # Each document is evaluated by one process, and is 0 for the others.
+    return Losses(world.all_reduce(torch.from_numpy(sums)).numpy(), targets)
 
 
-def _share(parts: list[list[int]], world: World) -> list[list[int]]:
-    """This process's, and empty ones, so that all have as many: none waits for weights that nobody gathers."""
-    whole = [*parts, *([] for _ in range(-len(parts) % world.ranks))]
-    return whole[world.rank :: world.ranks]
+def _share_of_rank(batches: list[list[int]], world: World) -> list[list[int]]:
+    """Return this process's batches, padded with empty ones so that all processes make the same collective calls."""
+    padded = [*batches, *([] for _ in range(-len(batches) % world.world_size))]
+    return padded[world.rank :: world.world_size]
 
 
-def _parts(corpus: Corpus, budget: int) -> Iterator[list[int]]:
-    """Documents in their order, at most ``budget`` tokens of them at a time, but at least one."""
-    part: list[int] = []
+def _split(corpus: Corpus, budget: int) -> Iterator[list[int]]:
+    """Yield indices of consecutive documents of at most ``budget`` tokens together, but at least one document."""
+    batch: list[int] = []
     tokens = 0
     for index, length in enumerate(corpus.lengths.tolist()):
-        if part and tokens + length > budget:
-            yield part
-            part, tokens = [], 0
-        part.append(index)
+        if batch and tokens + length > budget:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(index)
         tokens += length
-    if part:
-        yield part
+    if batch:
+        yield batch

@@ -1,4 +1,4 @@
-"""Answers of a model to a few instructions, for a look at what training changed."""
+"""Sample answers of a model to a few prompts, to inspect what training changed."""
 
 from __future__ import annotations
 
@@ -12,91 +12,99 @@ from transformers import GenerationConfig
 
 from finetune.data.render import Renderer
 from finetune.data.rows import Example
-from finetune.model.attention import unpacked
+from finetune.model.attention import original_attention
 from finetune.model.packed_lm import PackedCausalLM
 
-__all__ = ["generate", "generating", "sample"]
+__all__ = ["generate", "generation_settings", "sample_answers"]
 
-_TOGETHER = 16  # prompts in a batch
+_BATCH_SIZE = 16  # prompts
 
 
-def sample(
-    trainee: PackedCausalLM, tokenizer: Any, renderer: Renderer, examples: Sequence[Example], max_tokens: int
+def sample_answers(
+    packed_lm: PackedCausalLM, tokenizer: Any, renderer: Renderer, examples: Sequence[Example], max_tokens: int
 ) -> list[str]:
-    """The greedy answer to each example's prompt, at most ``max_tokens`` tokens, special tokens left out.
+    """Return the greedy answer to each example's prompt, at most ``max_tokens`` tokens, without special tokens.
 
     Raises:
         RenderError: An example has no prompt in this format.
     """
     prompts = [renderer.prompt(example) for example in examples]
-    training = trainee.training
-    trainee.eval()
+    training = packed_lm.training
+    packed_lm.eval()
     try:
-        with unpacked(trainee.causal):
-            answers = generate(trainee.model, prompts, renderer.stop_ids, max_tokens, through=trainee.generate)
+        with original_attention(packed_lm.causal):
+            answers = generate(
+                packed_lm.model, prompts, renderer.stop_ids, max_tokens, generate_function=packed_lm.generate
+            )
     finally:
-        trainee.train(training)
+        packed_lm.train(training)
     return [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
 
 
 def generate(
     model: Any, prompts: Sequence[Sequence[int]], stop_ids: frozenset[int], max_tokens: int,
-    *, through: Callable[..., Tensor] | None = None,
+    *, generate_function: Callable[..., Tensor] | None = None,
 ) -> list[list[int]]:  # fmt: skip
-    """Greedy continuations: the new ids of each prompt, before the first stop id.
+    """Return the greedy continuation of each prompt: new token ids up to the first stop id.
 
-    Prompts go through the model in batches, filled up on the left; the filler is masked, so that each answer is the
-    one that the prompt has alone.
+    Prompts are batched with padding on the left; the padding is masked, so that each answer is the same as for the
+    prompt alone.
 
     Args:
-        through: What is called in the place of ``model.generate``.
+        generate_function: Called instead of ``model.generate``.
     """
-    found: list[list[int]] = []
-    for start in range(0, len(prompts), _TOGETHER):
-        part = prompts[start : start + _TOGETHER]
-        found += _batch(model, through or model.generate, part, stop_ids, max_tokens)
-    return found
+    answers: list[list[int]] = []
+    for start in range(0, len(prompts), _BATCH_SIZE):
+        batch = prompts[start : start + _BATCH_SIZE]
+        answers += _generate_batch(model, generate_function or model.generate, batch, stop_ids, max_tokens)
+    return answers
 
 
 @torch.no_grad()
-def _batch(
-    model: Any, call: Callable[..., Tensor], prompts: Sequence[Sequence[int]], stop_ids: frozenset[int], max_tokens: int
+def _generate_batch(
+    model: Any,
+    generate_function: Callable[..., Tensor],
+    prompts: Sequence[Sequence[int]],
+    stop_ids: frozenset[int],
+    max_tokens: int,
 ) -> list[list[int]]:
     device = next(model.parameters()).device
     width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), min(stop_ids), dtype=torch.int64)
+    ids = torch.full((len(prompts), width), min(stop_ids), dtype=torch.int64)  # (B, T)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    room = getattr(model.config, "max_position_embeddings", None) or width + max_tokens
+    context = getattr(model.config, "max_position_embeddings", None) or width + max_tokens
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
-        max_new_tokens=max(1, min(max_tokens, room - width)),
+        max_new_tokens=max(1, min(max_tokens, context - width)),
         eos_token_id=sorted(stop_ids),
         pad_token_id=min(stop_ids),
     )
-    with generating(model, config):
-        rows = call(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
-    return [_until(row[width:].tolist(), stop_ids) for row in rows]
+    with generation_settings(model, config):
+        rows = generate_function(
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+        )  # (B, T + new)
+    return [_before_stop(row[width:].tolist(), stop_ids) for row in rows]
 
 
 @contextmanager
-def generating(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Generate by these settings alone, and by layers as they were written.
+def generation_settings(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """Generate by ``config`` alone, with eager layers, while the context is open.
 
-    What a model brings (a penalty on repetitions, a temperature) would be mixed in by transformers. Compiled layers
-    would be compiled anew for each token.
+    transformers would otherwise mix in the model's own settings (a repetition penalty, a temperature), and compiled
+    layers would be recompiled for each token.
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    own = causal.generation_config
+    original = causal.generation_config
     causal.generation_config = config
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        causal.generation_config = own
+        causal.generation_config = original
 
 
-def _until(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
-    return next((ids[:place] for place, one in enumerate(ids) if one in stop_ids), ids)
+def _before_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
+    return next((ids[:index] for index, token_id in enumerate(ids) if token_id in stop_ids), ids)

@@ -1,4 +1,4 @@
-"""LoRA and QLoRA: small matrices beside frozen ones, by peft."""
+"""LoRA and QLoRA adapters, by peft."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import write_folder
 from selfinstruct.errors import MissingExtraError, UsageError
 
-__all__ = ["BASE", "apply", "attach", "nf4", "recorded", "save_adapters"]
+__all__ = ["BASE", "add_adapters", "load_adapters", "nf4_config", "read_base_record", "save_adapters"]
 
-BASE = "base.json"  # beside the adapters: the model that they belong to, by name and digest, and how it was held
+BASE = "base.json"  # next to the adapters: name and digest of their base model, and its precision in training
 
 
-def attach(model: Any, lora: Lora) -> Any:
-    """Freeze ``model`` and put adapters of float32 beside its linear layers.
+def add_adapters(model: Any, lora: Lora) -> Any:
+    """Freeze ``model`` and add float32 adapters to its linear layers.
 
     Raises:
         UsageError: ``targets`` names no layer.
         MissingExtraError: peft is not installed.
     """
     try:
-        with _without_advice():
+        with _without_warnings():
             from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingExtraError("peft", "train") from None
@@ -40,11 +40,11 @@ def attach(model: Any, lora: Lora) -> Any:
     if targets != "all-linear":
         targets = [part.strip() for part in targets.split(",")]
         names = _linear_layers(model)
-        missing = [one for one in targets if not any(f".{name}".endswith(f".{one}") for name in names)]
+        missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
         if missing:
-            known = sorted({name.rpartition(".")[2] for name in names})
+            available = sorted({name.rpartition(".")[2] for name in names})
             raise UsageError(
-                f"lora.targets: no linear layer is called {', '.join(missing)}; there are {', '.join(known)}"
+                f"lora.targets: no linear layer is called {', '.join(missing)}; there are {', '.join(available)}"
             )
     config = LoraConfig(
         r=lora.rank,
@@ -53,28 +53,28 @@ def attach(model: Any, lora: Lora) -> Any:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    with _without_advice():
+    with _without_warnings():
         return get_peft_model(model, config)
 
 
 def _linear_layers(model: Any) -> list[str]:
-    """Those that may get adapters: not the head, whose weights the loss takes without asking the layer."""
+    """Return the names of the layers that may get adapters: not the head, whose weight the loss uses directly."""
     head = model.get_output_embeddings()
-    return [name for name, one in model.named_modules() if isinstance(one, nn.Linear) and one is not head]
+    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head]
 
 
-def apply(model: Any, folder: Path) -> Any:
-    """``model`` with the adapters in ``folder`` beside its layers.
+def load_adapters(model: Any, folder: Path) -> Any:
+    """Return ``model`` with the adapters in ``folder``, in evaluation mode.
 
     Raises:
         MissingExtraError: peft is not installed.
-        UsageError: The adapters are damaged, or for another model.
+        UsageError: The adapters are damaged, or belong to another model.
     """
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():  # peft would look for it on the hub, and take a pickle
-            raise UsageError(f"{folder}: no {name} in it; adapters are that, {BASE} and what is beside them")
+        if not (folder / name).is_file():  # peft would look for it on the hub, and accept a pickle
+            raise UsageError(f"{folder}: no {name} in it; a folder of adapters has that file and {BASE}")
     try:
-        with _without_advice():
+        with _without_warnings():
             from peft import PeftModel
 
             adapted = PeftModel.from_pretrained(model, str(folder))
@@ -85,11 +85,11 @@ def apply(model: Any, folder: Path) -> Any:
     return adapted.eval()
 
 
-def recorded(folder: Path) -> dict[str, str]:
-    """Of the model that the adapters in ``folder`` belong to: ``name``, ``digest``, and how it was ``held``.
+def read_base_record(folder: Path) -> dict[str, str]:
+    """Return ``name`` and ``digest`` of the adapters' base model, and its precision ``held`` (``full`` or ``nf4``).
 
     Raises:
-        UsageError: There is no such record.
+        UsageError: The folder has no such record.
     """
     path = folder / BASE
     if not path.is_file():
@@ -97,14 +97,16 @@ def recorded(folder: Path) -> dict[str, str]:
             f"{folder}: no {BASE} in it; only adapters trained here (--recipe lora or qlora) are known to fit a model"
         )
     try:
-        found = loads(path.read_bytes())
-        return {name: str(found[name]) for name in ("name", "digest", "held")}
+        record = loads(path.read_bytes())
+        return {name: str(record[name]) for name in ("name", "digest", "held")}
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path}: damaged; it named the model that the adapters belong to") from None
 
 
-def nf4(dtype: torch.dtype) -> dict[str, Any]:
-    """What loads a model in 4 bits: NormalFloat, the scales quantised too (arXiv:2305.14314, section 3).
+def nf4_config(dtype: torch.dtype) -> dict[str, Any]:
+    """Return the keyword arguments that load a model in 4-bit NormalFloat with double quantization.
+
+    Source: Dettmers et al. 2023, arXiv:2305.14314, section 3.
 
     Raises:
         MissingExtraError: bitsandbytes is not installed.
@@ -112,7 +114,7 @@ def nf4(dtype: torch.dtype) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     try:
-        with _without_advice():
+        with _without_warnings():
             importlib.import_module("bitsandbytes")
     except ImportError:
         raise MissingExtraError("bitsandbytes", "qlora") from None
@@ -123,40 +125,40 @@ def nf4(dtype: torch.dtype) -> dict[str, Any]:
 
 
 @contextmanager
-def _without_advice() -> Iterator[None]:
-    """Without what peft warns of, and bitsandbytes, which it imports: a package that would run code from the hub."""
-    talk = logging.getLogger("bitsandbytes")
-    level = talk.level
-    talk.setLevel(logging.ERROR)
+def _without_warnings() -> Iterator[None]:
+    """Silence peft, and bitsandbytes, which it imports and which advertises a package that runs code from the hub."""
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        talk.setLevel(level)
+        logger.setLevel(level)
 
 
 def save_adapters(
     model: Any, tokenizer: Any, folder: Path, base: Any, *, state: dict[str, Tensor] | None = None
 ) -> None:  # fmt: skip
-    """Write the adapters in peft's layout, the tokenizer, and which model they belong to, in one step.
+    """Write the adapters in peft's layout, the tokenizer and the record of the base model, atomically.
 
     Args:
         base: A ``finetune.model.loading.Base``.
-        state: All weights, where the model does not hold them whole (``finetune.training.distributed.gathered``).
+        state: The full weights if the model is sharded (``finetune.training.distributed.full_state_dict``).
 
     Raises:
-        UsageError: There is something at ``folder`` already.
-        SelfInstructError: It can't be written.
+        UsageError: ``folder`` exists already.
+        SelfInstructError: The files can't be written.
     """
     held = "nf4" if getattr(model.get_base_model(), "is_loaded_in_4bit", False) else "full"
     record = {"name": base.name, "digest": base.digest, "held": held}
     for config in model.peft_config.values():
         config.base_model_name_or_path = base.name
-        config.target_modules = sorted(config.target_modules)  # a set: each process has an order of its own
+        config.target_modules = sorted(config.target_modules)  # a set, whose order differs between processes
     with write_folder(folder) as part, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft looks for the base model's configuration on the hub
+        warnings.simplefilter("ignore")  # peft looks for the configuration of the base model on the hub
         model.save_pretrained(part, safe_serialization=True, save_embedding_layers=False, state_dict=state)
-        (part / "README.md").unlink(missing_ok=True)  # a form that nobody filled in
+        (part / "README.md").unlink(missing_ok=True)  # an unfilled form
         tokenizer.save_pretrained(part)
         (part / BASE).write_bytes(dumps(record).encode("utf-8"))

@@ -1,14 +1,13 @@
-"""Attention that keeps packed documents apart, in three ways, behind the attention interface of transformers.
+"""Attention that isolates packed documents, plugged into the attention interface of transformers.
 
-``sdpa`` makes one call for each document: exact, fast on a CPU, and the reference for the others. ``varlen`` is the
-variable-length flash attention of PyTorch (CUDA, bfloat16 or float16). ``flex`` compiles a block mask. No way ever
-builds a mask of T x T.
+``sdpa`` makes one call per document: exact, fast on a CPU, and the reference. ``varlen`` is PyTorch's variable-length
+flash attention (CUDA, bfloat16 or float16). Neither builds a (T, T) mask.
 
-The document boundaries pass through the model to its attention as the keyword argument ``packed``
-(``finetune.data.batch.Packed``).
-A model that has been switched generates under ``unpacked`` only: without borders the functions here refuse to guess.
-Under a name that transformers has no mask for, it makes none (``masking_utils``): what a layer may see is decided here
-alone, and a layer that asks for anything else (a mask of its own, a soft cap, sinks) is refused.
+The document boundaries travel through the model to its attention as the keyword argument ``packed``
+(``finetune.data.batch.PackedSequences``). Without them the functions here refuse to guess; generation therefore runs
+within ``original_attention``. transformers builds no mask for an implementation name that it doesn't know
+(``masking_utils``), so that visibility is decided here alone, and a layer that asks for anything else (a custom mask,
+a soft cap, attention sinks) is refused.
 """
 
 from __future__ import annotations
@@ -24,202 +23,182 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from finetune.data.batch import Packed
+from finetune.data.batch import PackedSequences
 from selfinstruct.errors import UsageError
 
-__all__ = ["block_mask", "choose", "install", "unpacked"]
+__all__ = ["is_packed", "original_attention", "resolve_attention", "use_packed_attention"]
 
 _PREFIX = "finetune_"
-_REMEDY = "train it one document at a time: --set packing=false"
-_SDPA = "use --set attention=sdpa"
-# What some layers hand to their attention that changes its result, and that no way here computes.
-_BEYOND = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
-_OWN = "_finetune_own_attention"  # attribute of a switched model: the implementation that it came with
+_NO_PACKING = "train it one document at a time: --set packing=false"
+_USE_SDPA = "use --set attention=sdpa"
+# Keyword arguments by which layers change the result of their attention, and which are not implemented here.
+_UNSUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
+_ORIGINAL = "_finetune_original_attention"  # attribute of a switched model that holds its former implementation
 
 
-def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
-    """``auto`` resolved: varlen on CUDA, sdpa elsewhere and in float32, which varlen does not take.
+def resolve_attention(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
+    """Resolve ``auto``: varlen on CUDA; sdpa elsewhere and in float32, which varlen does not support.
 
     Raises:
-        UsageError: The way asked for does not run on ``device``, or not in ``dtype``.
+        UsageError: There is no such attention, or it does not run on ``device`` or in ``dtype``.
     """
     cuda = torch.device(device).type == "cuda"
     wide = dtype in (torch.float32, torch.float64)
     if name == "auto":
         return "varlen" if cuda and not wide else "sdpa"
-    if name != "sdpa" and not cuda:
-        raise UsageError(f"attention={name} needs a GPU: it has no backward pass on a CPU; {_SDPA}")
+    if name not in ("sdpa", "varlen"):
+        raise UsageError(f"attention={name} is not available; use --set attention=auto, varlen (GPU) or sdpa")
+    if name == "varlen" and not cuda:
+        raise UsageError(f"attention=varlen needs a GPU: it has no backward pass on a CPU; {_USE_SDPA}")
     if name == "varlen" and wide:
-        raise UsageError(f"attention=varlen computes in bfloat16 only, not {dtype}; {_SDPA}, or dtype=bfloat16")
+        raise UsageError(f"attention=varlen computes in bfloat16 only, not {dtype}; {_USE_SDPA}, or dtype=bfloat16")
     return name
 
 
-def install(model: Any, name: str) -> None:
-    """Switch a model of transformers to ``sdpa``, ``varlen`` or ``flex`` over packed documents.
+def use_packed_attention(model: Any, name: str) -> None:
+    """Switch a model of transformers to ``sdpa`` or ``varlen`` attention over packed documents.
 
     Raises:
-        UsageError: The model does not take its attention from the interface.
+        UsageError: The model bypasses the attention interface.
     """
-    function = {"sdpa": _sdpa, "varlen": _varlen, "flex": _flex}[name]
+    function = {"sdpa": _sdpa, "varlen": _varlen}[name]
     AttentionInterface.register(_PREFIX + name, function)
-    own = model.config._attn_implementation
+    original = model.config._attn_implementation
     refusal = UsageError(
-        f"packed documents can't be kept apart in a model of type {model.config.model_type!r}: its attention does not "
-        f"go through the interface of transformers; {_REMEDY}"
+        f"packed documents can't be isolated in a model of type {model.config.model_type!r}: its attention does not "
+        f"go through the interface of transformers; {_NO_PACKING}"
     )
     try:
         model.set_attn_implementation(_PREFIX + name)
     except (ValueError, AttributeError):
         raise refusal from None
-    if model.config._attn_implementation != _PREFIX + name:  # some models only log that they can't
+    if model.config._attn_implementation != _PREFIX + name:  # some models only log that they can't switch
         raise refusal
-    if not str(own).startswith(_PREFIX):
-        setattr(model, _OWN, own)
+    if not str(original).startswith(_PREFIX):
+        setattr(model, _ORIGINAL, original)
+
+
+def is_packed(model: Any) -> bool:
+    """Whether a model was switched to attention over packed documents."""
+    return str(getattr(model.config, "_attn_implementation", "")).startswith(_PREFIX)
 
 
 @contextmanager
-def unpacked(model: Any) -> Iterator[None]:
-    """The attention that the model came with, for generation; the packed one is back afterwards."""
-    before = model.config._attn_implementation
-    if not str(before).startswith(_PREFIX):
+def original_attention(model: Any) -> Iterator[None]:
+    """Restore the model's original attention, as generation needs it, while the context is open."""
+    if not is_packed(model):
         yield
         return
-    model.set_attn_implementation(getattr(model, _OWN, "sdpa"))
+    packed = model.config._attn_implementation
+    model.set_attn_implementation(getattr(model, _ORIGINAL, "sdpa"))
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
-
-
-def block_mask(packed: Packed, tokens: int) -> Any:
-    """The block mask of flex attention: causal, within documents; made on the device of ``packed.cu_seqlens``."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    device = packed.cu_seqlens.device
-    # Place t lies in the last document that begins at or before it.
-    document = torch.searchsorted(packed.cu_seqlens, torch.arange(tokens, device=device, dtype=torch.int32), right=True)
-
-    def within(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (document[query] == document[key])
-
-    return create_block_mask(within, None, None, tokens, tokens, device=str(device))
+        model.set_attn_implementation(packed)
 
 
 def _sdpa(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, *,
-    packed: Packed | None = None, scaling: float | None = None, dropout: float = 0.0, **more: Any,
+    packed: PackedSequences | None = None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """(1, heads, T, D), (1, kv heads, T, D) twice -> (1, T, heads, D)."""
-    borders = _checked(module, packed, attention_mask, more)
-    window = _window(module, more, borders)
-    lengths = list(borders.lengths)
+    """Attend within each document.
+
+    Args:
+        query: (1, H, T, D).
+        key, value: (1, KV heads, T, D).
+
+    Returns:
+        (1, T, H, D), and None for the attention weights.
+    """
+    packed = _check(module, packed, attention_mask, kwargs)
+    window = _window(module, kwargs, packed)
     groups = query.shape[1] // key.shape[1]
-    if groups > 1:  # repeated once for all documents: on a CPU 10% faster than grouped heads in each call
+    if groups > 1:  # repeating once for all documents is 10% faster on a CPU than enable_gqa in each call
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    found = []
-    for q, k, v in zip(*(torch.split(one, lengths, 2) for one in (query, key, value)), strict=True):
-        narrow = _band(q.shape[2], window, q.device) if window and q.shape[2] > window else None
-        one = scaled_dot_product_attention(
-            q, k, v, attn_mask=narrow, is_causal=narrow is None, scale=scaling, dropout_p=dropout
+    outputs = []
+    lengths = list(packed.lengths)
+    for q, k, v in zip(*(torch.split(tensor, lengths, 2) for tensor in (query, key, value)), strict=True):
+        mask = _window_mask(q.shape[2], window, q.device) if window and q.shape[2] > window else None
+        output = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout
         )
-        found.append(one.transpose(1, 2))
-    return torch.cat(found, 1), None
+        outputs.append(output.transpose(1, 2))  # (1, n, H, D)
+    return torch.cat(outputs, 1), None
 
 
-def _band(tokens: int, window: int, device: torch.device) -> Tensor:
-    """(T, T) bool: each place sees itself and the ``window - 1`` before it."""
+def _window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
+    """Return a (T, T) bool mask by which each token sees itself and the ``window - 1`` tokens before it."""
     distance = torch.arange(tokens, device=device)[:, None] - torch.arange(tokens, device=device)
     return (distance >= 0) & (distance < window)
 
 
 def _varlen(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, *,
-    packed: Packed | None = None, scaling: float | None = None, dropout: float = 0.0, **more: Any,
+    packed: PackedSequences | None = None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    # Nothing that differs between batches is read but ``cu_seqlens``: a compiled layer serves them all.
-    borders = _checked(module, packed, attention_mask, more)
+    """Attend within each document by flash attention; shapes as ``_sdpa``."""
+    # Only ``cu_seqlens`` is read of what differs between batches, so that one compiled layer serves them all.
+    packed = _check(module, packed, attention_mask, kwargs)
     if dropout:
-        raise UsageError(f"variable-length attention has no dropout; {_SDPA}")
+        raise UsageError(f"variable-length attention has no dropout; {_USE_SDPA}")
     size = query.shape[3]
     if query.dtype not in (torch.bfloat16, torch.float16) or value.shape[3] != size or size > 256 or size % 8:
         raise UsageError(
             "variable-length attention takes bfloat16 heads of a multiple of 8 up to 256, as wide for keys as for "
-            f"values, not {query.dtype} heads of {size} and {value.shape[3]}; {_SDPA}"
+            f"values, not {query.dtype} heads of {size} and {value.shape[3]}; {_USE_SDPA}"
         )
-    window = _window(module, more, borders)
-    q, k, v = (one[0].transpose(0, 1).contiguous() for one in (query, key, value))  # (T, heads, D)
-    return _varlen_call()(q, k, v, borders.cu_seqlens, borders.longest, scaling, (window or 0) - 1)[None], None
+    window = _window(module, kwargs, packed)
+    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))  # (T, H, D)
+    output = _varlen_function()(q, k, v, packed.cu_seqlens, packed.max_seqlen, scaling, (window or 0) - 1)  # (T, H, D)
+    return output[None], None
 
 
 @cache
-def _varlen_call() -> Callable[..., Tensor]:
-    """PyTorch's function; where it does not take fewer heads for keys (before 2.12), they are repeated."""
+def _varlen_function() -> Callable[..., Tensor]:
+    """Return PyTorch's function; before 2.12 it has no grouped heads, so key and value heads are repeated."""
     from torch.nn.attention.varlen import varlen_attn
 
-    grouped = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    supports_gqa = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
-    def call(q: Tensor, k: Tensor, v: Tensor, borders: Tensor, longest: int, scale: float | None, left: int) -> Tensor:
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float | None, left: int
+    ) -> Tensor:
         groups = q.shape[1] // k.shape[1]
-        if groups > 1 and not grouped:
+        if groups > 1 and not supports_gqa:
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        more: dict[str, Any] = {"enable_gqa": groups > 1} if grouped else {}
-        found = varlen_attn(q, k, v, borders, borders, longest, longest, scale=scale, window_size=(left, 0), **more)
-        assert isinstance(found, Tensor)
-        return found
+        kwargs: dict[str, Any] = {"enable_gqa": groups > 1} if supports_gqa else {}
+        output = varlen_attn(
+            q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=(left, 0), **kwargs
+        )
+        assert isinstance(output, Tensor)
+        return output
 
-    return call
-
-
-def _flex(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, *,
-    packed: Packed | None = None, scaling: float | None = None, dropout: float = 0.0, **more: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
-    borders = _checked(module, packed, attention_mask, more)
-    if dropout or _window(module, more, borders):
-        raise UsageError(f"flex attention is not used with dropout or a sliding window; {_SDPA}")
-    if borders.block_mask is None:
-        # Batches of any shape, as when evaluating: not compiled, flex would hold T x T scores for each head.
-        return _sdpa(module, query, key, value, packed=borders, scaling=scaling)
-    groups = query.shape[1] > key.shape[1]
-    found: Tensor = _flex_call(query.device.type)(
-        query, key, value, block_mask=borders.block_mask, scale=scaling, enable_gqa=groups
-    )
-    return found.transpose(1, 2), None
+    return attend
 
 
-@cache
-def _flex_call(device: str) -> Callable[..., Any]:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    found: Any = flex_attention
-    if device == "cuda":
-        found = torch.compile(flex_attention, dynamic=False)
-    call: Callable[..., Any] = found
-    return call
-
-
-def _checked(module: Any, packed: Packed | None, mask: Tensor | None, more: dict[str, Any]) -> Packed:
-    kind = type(module).__name__
+def _check(module: Any, packed: PackedSequences | None, mask: Tensor | None, kwargs: dict[str, Any]) -> PackedSequences:
+    """Return the document boundaries, or refuse a layer whose attention is not plain causal attention within them."""
+    layer = type(module).__name__
     if packed is None:
         raise UsageError(
-            f"{kind} was called without the borders of packed documents: generate within "
-            "finetune.model.attention.unpacked; "
-            f"if this is training, {_REMEDY}"
+            f"{layer} was called without document boundaries: generate within "
+            f"finetune.model.attention.original_attention; if this is training, {_NO_PACKING}"
         )
-    beyond = [name for name in _BEYOND if more.get(name) is not None] + (
-        ["a mask of its own"] if mask is not None else []
-    )
-    if beyond:
-        raise UsageError(f"the attention of {kind} has {', '.join(beyond)}, which packing would leave out; {_REMEDY}")
-    if not getattr(module, "is_causal", True) or more.get("is_causal") is False:
-        raise UsageError(f"{kind} is not causal; only causal language models are trained")
+    unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
+    unsupported += ["a custom mask"] if mask is not None else []
+    if unsupported:
+        raise UsageError(
+            f"the attention of {layer} has {', '.join(unsupported)}, which packing would ignore; {_NO_PACKING}"
+        )
+    if not getattr(module, "is_causal", True) or kwargs.get("is_causal") is False:
+        raise UsageError(f"{layer} is not causal; only causal language models are trained")
     chunk = getattr(getattr(module, "config", None), "attention_chunk_size", None)
-    if chunk and packed.longest > chunk:
-        raise UsageError(f"{kind} attends in chunks of {chunk} tokens; {_REMEDY}, or --set max_length={chunk}")
+    if chunk and packed.max_seqlen > chunk:
+        raise UsageError(f"{layer} attends in chunks of {chunk} tokens; {_NO_PACKING}, or --set max_length={chunk}")
     return packed
 
 
-def _window(module: Any, more: dict[str, Any], packed: Packed) -> int:
-    """The sliding window in tokens, or 0 where no document is longer than it."""
-    window = int(more.get("sliding_window", getattr(module, "sliding_window", None)) or 0)
-    return window if packed.longest > window else 0
+def _window(module: Any, kwargs: dict[str, Any], packed: PackedSequences) -> int:
+    """Return the sliding window in tokens, or 0 if no document is longer than it."""
+    window = int(kwargs.get("sliding_window", getattr(module, "sliding_window", None)) or 0)
+    return window if packed.max_seqlen > window else 0

@@ -1,7 +1,7 @@
-"""What a run costs: memory, predicted, and arithmetic, as a share of what the GPU could do.
+"""Cost of a training step: predicted memory, and arithmetic as a share of the GPU's peak (MFU).
 
-Nothing is assumed of a model's layers. It is made on the meta device, where tensors have shapes and no memory, and run
-once: what it multiplies, and what autograd keeps of it, is then counted.
+Nothing is assumed about a model's layers. The model is built on the meta device, where tensors have shapes but no
+memory, and run once; its matrix products and the tensors that autograd saves are then counted.
 """
 
 from __future__ import annotations
@@ -17,23 +17,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from finetune.model.adapters import attach
-from finetune.model.loss import _CHUNK_BYTES
+from finetune.model.adapters import add_adapters
+from finetune.model.loss import chunk_rows
 from finetune.options import Lora
 from selfinstruct.errors import SelfInstructError
 
-__all__ = [
-    "ModelFootprint",
-    "capacity",
-    "examine",
-    "fits",
-    "in_words",
-    "mfu",
-    "peak",
-]
+__all__ = ["ModelFootprint", "describe_memory", "fits_in_memory", "measure_footprint", "mfu", "peak", "total_memory"]
 
-# Dense bfloat16 peak in FLOP/s, from the makers' data sheets (of GeForce: with float32 accumulation), by what the
-# device calls itself. The first that matches counts. Parts of a GPU (MIG) and laptops' have other peaks.
+# Dense bfloat16 peak in FLOP/s from the vendors' data sheets (GeForce: with float32 accumulation), by patterns of the
+# device name. The first match counts. Partitions of a GPU (MIG) and laptop GPUs have other peaks.
 _PEAKS = {
     r"MIG|Laptop|Max-Q": None,
     r"H100 PCIe": 756e12, r"H100 NVL": 835e12, r"(H100|H200|H800|GH200)": 989e12, r"H20": 148e12,
@@ -43,30 +35,30 @@ _PEAKS = {
     r"MI300X": 1307e12,
 }  # fmt: skip
 
-_TOKENS = 64  # of the trial run; what is kept grows with the tokens
-_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a weight: 4 bits, and scales of 8 bits with scales of their own
-_USABLE = 0.9  # of the memory: the rest goes to the driver, libraries, and what fragments
-_TRIAL = "finetune_trial"
+_TRIAL_TOKENS = 64  # tokens of the trial run; saved activations grow linearly with them
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # per weight: 4 bits, and 8-bit scales that have scales themselves
+_USABLE = 0.9  # share of the memory; the rest goes to the driver, libraries and fragmentation
+_TRIAL_ATTENTION = "finetune_trial"
 
 
 @dataclass(frozen=True)
 class ModelFootprint:
-    """A model in numbers.
+    """Sizes of a model that determine the memory and arithmetic of training it.
 
     Attributes:
         weights: Bytes of all parameters.
-        parameters: Their number; tied ones count once, adapters too.
-        trained: Of those, how many are trained.
+        parameters: Number of parameters, including adapters; tied ones count once.
+        trained: Number of trained parameters.
         gradients: Bytes of their gradients.
-        optimizer: Bytes of AdamW's two float32 moments, and of what makes bfloat16 weights exact.
-        trained_matrices, frozen_matrices: Numbers in the matrices of the layers that each token is multiplied with;
-            of experts, only those that a token goes through.
-        vocabulary, width: The head is a matrix of vocabulary x width.
-        head_trained: Whether it is.
-        element: Bytes of an activation.
-        layers: How many.
-        attention: Heads times their size, summed over the layers.
-        kept: Bytes for each token that autograd keeps of the layers until the backward pass.
+        optimizer: Bytes of AdamW's two float32 moments, and of the bits that make bfloat16 weights exact.
+        trained_matrices, frozen_matrices: Parameters in the matrices of the layers that each token is multiplied by; of
+            experts, only the share that a token is routed to.
+        vocabulary, width: Shape of the head, a vocabulary x width matrix.
+        head_trained: Whether the head is trained.
+        element: Bytes of an activation value.
+        layers: Number of layers.
+        attention: Heads times head size, summed over the layers.
+        kept: Bytes per token that autograd saves for the backward pass of the layers.
     """
 
     weights: int
@@ -85,100 +77,98 @@ class ModelFootprint:
     kept: float
 
     def flops_per_token(self, length: float, *, supervised: float = 1.0, recompute: bool = False) -> float:
-        """Floating-point operations of a training step for each token of a document.
+        """Return the floating-point operations of a training step per token.
 
-        With P_t numbers in the layers' trained matrices and P_f in their frozen ones (LoRA), V in the head, which only
-        the share s of supervised tokens goes through, and attention A wide (heads times their size, over all layers)
-        in documents of t tokens::
+        With P_t parameters in the trained matrices of the layers, P_f in the frozen ones (LoRA), V in the head, which
+        is applied to the fraction s of supervised tokens, and attention of total width A (heads times head size, over
+        all layers) in documents of t tokens::
 
             6 P_t + 4 P_f + 6 V s + 6 A (t + 1)
 
-        Forward is 2 operations for each number; as many again go into the gradients of the activations, and as many
-        into those of what is trained (so that it is 4 V s where the head is not). Causal attention meets (t + 1) / 2
-        places on average, twice: for scores and for values. Looking up embeddings is no arithmetic. Activations
-        computed again are no progress, and not counted unless ``recompute`` asks for what the hardware does: then
+        The forward pass takes 2 operations per parameter, the gradients of the activations another 2, and the gradients
+        of trained parameters another 2 (so 4 V s for a frozen head). Causal attention sees (t + 1) / 2 tokens on
+        average, twice: for scores and for values. Embedding lookups are no arithmetic. Recomputed activations are not
+        counted, as in MFU, unless ``recompute`` asks for the operations that the hardware executes: then
         2 P_t + 2 P_f + 2 A (t + 1) more.
 
         Args:
-            length: Of the document that a token is in, in the mean over tokens: sum(t^2) / sum(t) over documents.
-            supervised: Share of supervised tokens.
+            length: Document length averaged over tokens: sum(t^2) / sum(t) over documents.
+            supervised: Fraction of supervised tokens.
         """
         attention = 2 * self.attention * (length + 1)
         frozen, trained = self.frozen_matrices, self.trained_matrices
         head = self.vocabulary * self.width * supervised
-        again = 2 * (trained + frozen) + attention if recompute else 0.0
-        return 6 * trained + 4 * frozen + (6 if self.head_trained else 4) * head + 3 * attention + again
+        recomputed = 2 * (trained + frozen) + attention if recompute else 0.0
+        return 6 * trained + 4 * frozen + (6 if self.head_trained else 4) * head + 3 * attention + recomputed
 
     def memory(self, *, tokens: int, supervised: float = 1.0, recompute: bool = False) -> dict[str, int]:
-        """Bytes of each part at the height of a training step, for a micro-batch of ``tokens`` tokens.
+        """Return the bytes of each part at the peak of a training step, for a micro-batch of ``tokens`` tokens.
 
-        ``activations`` is what eager layers keep for the backward pass; compiled ones keep less. With ``recompute``,
-        each keeps its input, and one of them at a time all the rest. ``head`` is a chunk of logits, the hidden states
-        of the supervised tokens with their gradients, and the gradient of the head until it is added to the others.
+        ``activations`` are the tensors that eager layers save for the backward pass; compiled layers save fewer. With
+        ``recompute``, each layer saves only its input, and one layer at a time the rest. ``head`` is a chunk of logits,
+        the hidden states of the supervised tokens with their gradients, and the gradient of the head's weight.
         """
         rows = max(1, round(tokens * supervised))
-        row = self.width * self.element
-        kept = self.kept
-        if recompute:
-            kept = self.layers * row + self.kept / self.layers
-        chunk = min(rows, max(1, _CHUNK_BYTES // (self.vocabulary * self.element)))
-        # Summed over several chunks in float32, and rounded to the weights' dtype at the end.
-        each = self.element + (4 if rows > chunk and self.element < 4 else 0)
+        row_bytes = self.width * self.element
+        kept = self.layers * row_bytes + self.kept / self.layers if recompute else self.kept
+        chunk = min(rows, chunk_rows(self.vocabulary, self.element))
+        # With several chunks, the gradient is summed in float32 and rounded to the weight's dtype at the end.
+        gradient_bytes = self.element + (4 if rows > chunk and self.element < 4 else 0)
         return {
             "weights": self.weights,
             "gradients": self.gradients,
             "optimizer": self.optimizer,
             "activations": round(kept * tokens),
             "head": chunk * self.vocabulary * self.element
-            + 2 * rows * row
-            + (self.vocabulary * self.width * each if self.head_trained else 0),
+            + 2 * rows * row_bytes
+            + (self.vocabulary * self.width * gradient_bytes if self.head_trained else 0),
         }
 
 
-def examine(config: Any, *, dtype: torch.dtype, lora: Lora | None = None) -> ModelFootprint | None:
-    """Take the measure of a model from its configuration, without its weights; None where its code can't do that.
+def measure_footprint(config: Any, *, dtype: torch.dtype, lora: Lora | None = None) -> ModelFootprint | None:
+    """Measure a model from its configuration, without its weights; None if its code can't run on the meta device.
 
     Raises:
-        SelfInstructError: ``lora`` is not for this model, or peft is not installed.
+        SelfInstructError: ``lora`` does not fit this model, or peft is not installed.
     """
     quantized = lora is not None and lora.base == "nf4"
-    # Around weights in 4 bits, everything else is float32.
-    kind = torch.float32 if quantized else dtype
     try:
         with torch.device("meta"):
-            make: Any = AutoModelForCausalLM.from_config  # untyped
-            model = make(config, dtype=kind, attn_implementation="eager")
+            from_config: Any = AutoModelForCausalLM.from_config  # untyped
+            # Around 4-bit weights, everything else is float32.
+            model = from_config(config, dtype=torch.float32 if quantized else dtype, attn_implementation="eager")
             if lora is not None:
-                model = attach(model, replace(lora, base="full"))
+                model = add_adapters(model, replace(lora, base="full"))
         causal = model.get_base_model() if lora is not None else model
-        kept, attention = _trial(model.train(), causal)
-        return _measured(model, causal, quantized, kept, attention)
+        kept, attention = _trial_run(model.train(), causal)
+        return _count(model, causal, quantized, kept, attention)
     except SelfInstructError:
         raise
-    except Exception:  # whatever the code of some architecture raises on tensors without content
+    except Exception:  # the code of an architecture may raise anything on tensors without content
         return None
 
 
-def _measured(model: nn.Module, causal: Any, quantized: bool, kept: float, attention: int) -> ModelFootprint:
+def _count(model: nn.Module, causal: Any, quantized: bool, kept: float, attention: int) -> ModelFootprint:
     head = causal.get_output_embeddings()
-    whole = list(model.parameters())
-    trained = [one for one in whole if one.requires_grad]
+    parameters = list(model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     active = _active_share(causal.config)
-    matrices = {True: 0.0, False: 0.0}
+    matrices = {True: 0.0, False: 0.0}  # parameters by whether they are trained
     frozen_linear = 0
     for name, module in model.named_modules():
-        for one in module.parameters(recurse=False):
-            if one.ndim < 2 or isinstance(module, nn.Embedding) or module is head:
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim < 2 or isinstance(module, nn.Embedding) or module is head:
                 continue
             share = active if ".experts" in name and ".shared_expert" not in name else 1.0
-            matrices[one.requires_grad] += one.numel() * share
-            frozen_linear += one.numel() if isinstance(module, nn.Linear) and not one.requires_grad else 0
+            matrices[parameter.requires_grad] += parameter.numel() * share
+            if isinstance(module, nn.Linear) and not parameter.requires_grad:
+                frozen_linear += parameter.numel()
     return ModelFootprint(
-        weights=sum(map(_bytes, whole)) - (round(frozen_linear * (4 - _NF4)) if quantized else 0),
-        parameters=sum(one.numel() for one in whole),
-        trained=sum(one.numel() for one in trained),
+        weights=sum(map(_bytes, parameters)) - (round(frozen_linear * (4 - _NF4_BYTES)) if quantized else 0),
+        parameters=sum(parameter.numel() for parameter in parameters),
+        trained=sum(parameter.numel() for parameter in trained),
         gradients=sum(map(_bytes, trained)),
-        optimizer=sum(one.numel() * (10 if one.dtype == torch.bfloat16 else 8) for one in trained),
+        optimizer=sum(parameter.numel() * (10 if parameter.dtype == torch.bfloat16 else 8) for parameter in trained),
         trained_matrices=matrices[True],
         frozen_matrices=matrices[False],
         vocabulary=head.weight.shape[0],
@@ -196,25 +186,29 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _active_share(config: Any) -> float:
-    """Of the experts, how many a token goes through."""
+    """Return the fraction of the experts that a token is routed to."""
     for name in ("num_experts", "num_local_experts", "n_routed_experts"):
         if count := getattr(config, name, None):
             return float(getattr(config, "num_experts_per_tok", count) / count)
     return 1.0
 
 
-class _Attention(torch.autograd.Function):
-    """The shapes of an attention that keeps its inputs, its output and one number a row, as flash attention does."""
+class _TrialAttention(torch.autograd.Function):
+    """Shapes of an attention that saves its inputs, its output and one number per row, as flash attention does."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out: Tensor = query.new_empty((*query.transpose(1, 2).shape[:3], value.shape[3]))
+        out: Tensor = query.new_empty((*query.transpose(1, 2).shape[:3], value.shape[3]))  # (1, T, H, D)
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:3], dtype=torch.float32))
         return out
 
 
-def _trial(model: Any, causal: Any) -> tuple[float, int]:
-    """Bytes that autograd keeps for each token, and the heads times their size, summed over the layers."""
+def _trial_run(model: Any, causal: Any) -> tuple[float, int]:
+    """Run the layers on the meta device.
+
+    Returns:
+        The bytes per token that autograd saves; and heads times head size, summed over the layers.
+    """
     widths: list[int] = []
 
     def attend(
@@ -224,27 +218,26 @@ def _trial(model: Any, causal: Any) -> tuple[float, int]:
         if groups > 1:  # as finetune.model.attention does
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         widths.append(query.shape[1] * (query.shape[3] + value.shape[3]) // 2)
-        return _Attention.apply(query, key, value), None  # type: ignore[no-untyped-call]
+        return _TrialAttention.apply(query, key, value), None  # type: ignore[no-untyped-call]
 
-    AttentionInterface.register(_TRIAL, attend)
-    causal.set_attn_implementation(_TRIAL)
-    own = {one.untyped_storage()._cdata for one in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}
+    AttentionInterface.register(_TRIAL_ATTENTION, attend)
+    causal.set_attn_implementation(_TRIAL_ATTENTION)
+    model_storage = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    saved: dict[int, Tensor] = {}  # by address; holding the tensor keeps the address from being reused
 
-    def keep(tensor: Tensor) -> Tensor:
-        # The tensor is held, so that no other can get its address.
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+    def save(tensor: Tensor) -> Tensor:
+        saved.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    ids = torch.zeros(1, _TOKENS, dtype=torch.int64, device="meta")
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    ids = torch.zeros(1, _TRIAL_TOKENS, dtype=torch.int64, device="meta")
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         getattr(causal, causal.base_model_prefix)(input_ids=ids, use_cache=False)
-    total = sum(one.untyped_storage().nbytes() for address, one in kept.items() if address not in own)
-    return total / _TOKENS, sum(widths)
+    total = sum(tensor.untyped_storage().nbytes() for address, tensor in saved.items() if address not in model_storage)
+    return total / _TRIAL_TOKENS, sum(widths)
 
 
 def peak(device: str) -> float | None:
-    """Dense bfloat16 peak in FLOP/s of the GPU called ``device``; None where it is not known."""
+    """Return the dense bfloat16 peak in FLOP/s of the GPU named ``device``; None if it is not known."""
     for pattern, value in _PEAKS.items():
         if re.search(rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])", device):
             return value
@@ -252,42 +245,43 @@ def peak(device: str) -> float | None:
 
 
 def mfu(tokens_per_second: float, flops: float | None, device: str) -> float | None:
-    """Model FLOPs utilisation (Chowdhery et al. 2022, arXiv:2204.02311): share of the peak; None if it is not known.
+    """Return the model FLOPs utilisation (Chowdhery et al. 2022, arXiv:2204.02311); None if the peak is not known.
 
     Args:
-        flops: For each token.
-        device: Name of the GPU; for several of them, give the tokens of one.
+        tokens_per_second: Throughput of one GPU.
+        flops: Floating-point operations per token.
+        device: Name of the GPU.
     """
-    most = peak(device)
-    return None if most is None or flops is None else tokens_per_second * flops / most
+    device_peak = peak(device)
+    return None if device_peak is None or flops is None else tokens_per_second * flops / device_peak
 
 
-def capacity(device: torch.device) -> int | None:
-    """Bytes of memory that ``device`` has; None where that can't be found out."""
+def total_memory(device: torch.device) -> int | None:
+    """Return the total memory of ``device`` in bytes; None if it can't be determined."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    found: list[int] = []
+    limits: list[int] = []
     with suppress(ValueError, OSError, AttributeError):
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with suppress(ValueError, OSError):  # a container may have less than the machine
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return min(found, default=None)
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(limits, default=None)
 
 
-def fits(parts: dict[str, int], room: int | None) -> bool:
-    """Whether what ``memory`` predicts fits into ``room`` bytes (of ``capacity``); where that is unknown, it may."""
-    return room is None or sum(parts.values()) <= _USABLE * room
+def fits_in_memory(parts: dict[str, int], available: int | None) -> bool:
+    """Whether predicted memory fits into ``available`` bytes, minus a margin; True if that is unknown."""
+    return available is None or sum(parts.values()) <= _USABLE * available
 
 
-def in_words(parts: dict[str, int], room: int | None = None, *, recompute: bool = False) -> str:
-    """Predicted memory by part, and what to do where it does not fit into ``room`` bytes.
+def describe_memory(parts: dict[str, int], available: int | None = None, *, recompute: bool = False) -> str:
+    """Describe predicted memory by part, with remedies if it does not fit into ``available`` bytes.
 
     Args:
-        recompute: Whether activations are computed again already.
+        recompute: Whether activations are recomputed already, so that this is no remedy.
     """
     gib = {name: size / 2**30 for name, size in parts.items()}
     text = f"{sum(gib.values()):.2f} GiB ({', '.join(f'{name} {size:.2f}' for name, size in gib.items())})"
-    if not fits(parts, room):
+    if not fits_in_memory(parts, available):
         remedies = ["a smaller micro_batch_tokens", "--recipe lora", *([] if recompute else ["--set recompute=on"])]
-        text += f" of {(room or 0) / 2**30:.2f} GiB: try {', or '.join(remedies)}"
+        text += f" of {(available or 0) / 2**30:.2f} GiB: try {', or '.join(remedies)}"
     return text

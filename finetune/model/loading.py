@@ -1,4 +1,4 @@
-"""Models of every kind: the embedded one, GGUF files, folders and hub names; and saving what came out."""
+"""Loading of causal language models (the embedded one, GGUF files, folders, hub names), and saving."""
 
 from __future__ import annotations
 
@@ -26,24 +26,27 @@ from transformers import (
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from finetune.model.pretokenizers import by_name
-from finetune.model.rotary import SCALES, read_scales
+from finetune.model.adapters import BASE, add_adapters, load_adapters, nf4_config, read_base_record
+from finetune.model.pretokenizers import pre_tokenizer_by_name
+from finetune.model.rotary import ROPE_TENSOR, read_rope_parameters
 from finetune.options import Lora
 from selfinstruct.common import embedded, gguf
 from selfinstruct.common.files import write_folder
 from selfinstruct.errors import MissingExtraError, RunChangedError, SelfInstructError, UsageError
 
-__all__ = ["EMBEDDED", "Base", "Loaded", "load", "load_adapted", "load_config", "load_tokenizer", "save"]
+__all__ = [
+    "EMBEDDED", "Base", "Loaded", "load", "load_adapted", "load_config", "load_model", "load_tokenizer", "save",
+]  # fmt: skip
 
 EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
 class Base:
-    """The model that a run begins with.
+    """The model that a run starts from.
 
     Attributes:
-        name: As it was asked for.
+        name: Its name as the user wrote it.
         digest: SHA-256 of its weights.
     """
 
@@ -53,37 +56,62 @@ class Base:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and its tokenizer, as transformers has them (the model within adapters of peft, if there are any)."""
+    """A loaded model.
+
+    Attributes:
+        model: The model of transformers, wrapped by peft if it has adapters.
+        tokenizer: The tokenizer of transformers.
+        base: The model that the weights, or the adapters, come from.
+    """
 
     model: Any
     tokenizer: Any
     base: Base
 
 
+def load_model(name: str | Path | None = None, *, base: str | None = None) -> Loaded:
+    """Load a model for inference: bfloat16 on a GPU, else float32 on the CPU.
+
+    Args:
+        name: A model as ``load`` accepts it, the directory of a training run, or a folder of adapters trained here.
+        base: Current location of the adapters' base model, if it has moved.
+
+    Raises:
+        UsageError: There is no such model, or it can't be loaded.
+        RunChangedError: The adapters were trained on other weights than the base model has now.
+        MissingExtraError: A package that this model needs is not installed.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name is not None and (Path(name) / BASE).is_file():
+        return load_adapted(Path(name), dtype=dtype, device=device, base=base)
+    loaded = load(None if name is None else str(name), dtype=dtype, device=device)
+    loaded.model.eval()
+    return loaded
+
+
 def load(
     name: str | None, *, dtype: torch.dtype, device: torch.device | str = "cpu", lora: Lora | None = None
 ) -> Loaded:
-    """Load a causal language model.
+    """Load a causal language model for training.
 
     Args:
-        name: None or ``embedded``, a .gguf file (its weights are taken out of their quantisation), a folder or a hub
-            name with safetensors. Nothing is unpickled, and no code of a model's own is run.
-        dtype: Of the weights.
-        lora: Put adapters around it, and freeze the rest.
+        name: None or ``embedded``; a .gguf file (its weights are dequantized); or a folder or hub name with
+            safetensors. Nothing is unpickled, and no custom code of a model is run.
+        dtype: Precision of the weights.
+        lora: Add adapters and freeze the other weights.
 
     Raises:
-        UsageError: There is no such model, it is of a kind that can't be loaded, or weights are missing in its files.
+        UsageError: There is no such model, its kind can't be loaded, or its files lack some weights.
         MissingExtraError: A package that this model needs is not installed.
     """
     if lora is not None and lora.base == "nf4":
-        model = _in_four_bits(name, dtype, device)
+        model = _load_4bit(name, dtype, device)
     else:
-        model = _whole(name, dtype).to(device)
+        model = _load_weights(name, dtype).to(device)
     base = Base(name or EMBEDDED, _digest(name))
     if lora is not None:
-        from finetune.model.adapters import attach
-
-        model = attach(model, lora)
+        model = add_adapters(model, lora)
     return Loaded(model, load_tokenizer(name), base)
 
 
@@ -93,65 +121,62 @@ def load_adapted(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     base: str | None = None,
-    whole: bool = False,
+    dequantize: bool = False,
 ) -> Loaded:
-    """Adapters that were trained here, beside the model that they were trained beside.
+    """Load adapters that were trained here together with their base model.
 
     Args:
-        base: Where that model lies now, if not where it lay.
-        whole: Hold it in ``dtype``, though it was held in 4 bits.
+        base: Current location of the base model, if it has moved.
+        dequantize: Load the base model in ``dtype`` even if the adapters were trained on its 4-bit weights.
 
     Raises:
-        UsageError: There are no adapters in ``folder``; as ``load``.
-        RunChangedError: The model has other weights than those recorded.
+        UsageError: There are no adapters in ``folder``; or as ``load``.
+        RunChangedError: The base model's weights differ from the recorded ones.
         MissingExtraError: As ``load``.
     """
-    from finetune.model.adapters import apply, recorded
-
-    known = recorded(folder)
-    name = base or known["name"]
+    record = read_base_record(folder)
+    name = base or record["name"]
     _source(name)
-    with _explained(name):
+    with _explain_errors(name):
         digest = _digest(name)
-    if digest != known["digest"]:
+    if digest != record["digest"]:
         raise RunChangedError(
-            f"{name} does not have the weights that {folder} was trained beside; name the folder that has with --base"
+            f"{name} does not have the weights that {folder} was trained on; name the folder that has with --base"
         )
-    if known["held"] == "nf4" and not whole:
-        model = _in_four_bits(name, dtype, device)
+    if record["held"] == "nf4" and not dequantize:
+        model = _load_4bit(name, dtype, device)
     else:
-        model = _whole(name, dtype).to(device)
-    return Loaded(apply(model, folder), load_tokenizer(name), Base(name, digest))
+        model = _load_weights(name, dtype).to(device)
+    return Loaded(load_adapters(model, folder), load_tokenizer(name), Base(name, digest))
 
 
 def load_tokenizer(name: str | None) -> Any:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Raises:
-        UsageError: As ``load``, or a GGUF file cuts text in a way that is not known.
+        UsageError: As ``load``; or the pre-tokenizer of a GGUF file is unknown.
     """
     where, options = _source(name)
-    with _quiet(), _explained(name):
+    with _quiet(), _explain_errors(name):
         if not options:
             return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        # AutoTokenizer would come to the same, after seconds of reading the header in its own way.
+        # AutoTokenizer gives the same result, after seconds of parsing the header on its own.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
-    _cut_as_told(tokenizer.backend_tokenizer, Path(where) / options["gguf_file"])
+    _set_pre_tokenizer(tokenizer.backend_tokenizer, Path(where) / options["gguf_file"])
     return tokenizer
 
 
-def _cut_as_told(backend: Any, path: Path) -> None:
-    """Make a tokenizer cut text as its GGUF file tells: transformers knows some of the ways, and takes GPT-2's else."""
-    told = gguf.check(path).texts
-    if told.get("tokenizer.ggml.model") != "gpt2":
-        return  # no byte-level one: there is nothing to cut
-    name = told.get("tokenizer.ggml.pre", "")
-    if (known := by_name(name)) is not None:
-        backend.pre_tokenizer, backend.model.ignore_merges = known
+def _set_pre_tokenizer(backend: Any, path: Path) -> None:
+    """Use the pre-tokenizer that a GGUF file names; transformers knows some of them and otherwise uses GPT-2's."""
+    metadata = gguf.check(path).texts
+    if metadata.get("tokenizer.ggml.model") != "gpt2":
+        return  # not byte-level BPE: it has no pre-tokenizer
+    name = metadata.get("tokenizer.ggml.pre", "")
+    if (pre_tokenizer := pre_tokenizer_by_name(name)) is not None:
+        backend.pre_tokenizer, backend.model.ignore_merges = pre_tokenizer
     elif name not in _known_to_transformers():
         raise UsageError(
-            f"{path}: its tokenizer cuts text in a way called {name!r}, which is not known here; give the model as a "
-            "folder of transformers"
+            f"{path}: its tokenizer has an unknown pre-tokenizer, {name!r}; give the model as a folder of transformers"
         )
 
 
@@ -164,45 +189,45 @@ def _known_to_transformers() -> Mapping[str, str]:
 
 
 def load_config(name: str | None) -> Any:
-    """The configuration of a model: its shape.
+    """Load the configuration of a model, without its weights.
 
     Raises:
         UsageError: As ``load``.
     """
     where, options = _source(name)
-    with _quiet(), _explained(name):
-        return AutoConfig.from_pretrained(where, trust_remote_code=False, **options, **_told_by_tensors(where, options))
+    with _quiet(), _explain_errors(name):
+        overrides = _config_from_tensors(where, options)
+        return AutoConfig.from_pretrained(where, trust_remote_code=False, **options, **overrides)
 
 
 def save(
     model: Any, tokenizer: Any, folder: Path,
     *, state: Mapping[str, torch.Tensor] | None = None, extra: Mapping[str, bytes] | None = None,
 ) -> None:  # fmt: skip
-    """Write a checkpoint that ``AutoModelForCausalLM.from_pretrained`` loads: safetensors, configuration, tokenizer.
+    """Write a model that ``AutoModelForCausalLM.from_pretrained`` loads: safetensors, configuration, tokenizer.
 
-    ``folder`` appears in one step, when all is on disk.
+    ``folder`` appears atomically, once all files are on disk.
 
     Args:
-        state: The weights, where the model does not hold them whole (``finetune.training.distributed.gathered``).
-        extra: More files, by name.
+        state: The full weights if the model is sharded (``finetune.training.distributed.full_state_dict``).
+        extra: Contents of additional files, by name.
 
     Raises:
-        UsageError: There is something at ``folder`` already.
-        SelfInstructError: It can't be written.
+        UsageError: ``folder`` exists already.
+        SelfInstructError: The files can't be written.
     """
-    model.config.name_or_path = ""  # a path of this machine tells nobody else anything
-    settings = model.generation_config
-    if settings is not None and not settings.do_sample:
+    model.config.name_or_path = ""  # a path of this machine, meaningless elsewhere
+    generation = model.generation_config
+    if generation is not None and not generation.do_sample:
         with _quiet():
             try:
-                settings.validate(strict=True)
-            except (
-                ValueError
-            ):  # a temperature without sampling: published models have that, and transformers won't save it
-                settings.do_sample = True
+                generation.validate(strict=True)
+            except ValueError:
+                # Published models set a temperature without sampling, which transformers refuses to save.
+                generation.do_sample = True
     with write_folder(folder) as part, _quiet():
         try:
-            model.save_pretrained(part, state_dict=_untied(model, state))
+            model.save_pretrained(part, state_dict=_without_tied(model, state))
         except SafetensorError as error:
             raise SelfInstructError(f"can't write {folder}: {error}") from None
         tokenizer.save_pretrained(part)
@@ -210,8 +235,8 @@ def save(
             (part / name).write_bytes(content)
 
 
-def _untied(model: Any, state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
-    """Without the second names of tied weights, which a gathered state holds as copies."""
+def _without_tied(model: Any, state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
+    """Drop the duplicates of tied weights from a gathered state, which holds them as copies."""
     if state is None:
         return None
     tied = model.all_tied_weights_keys
@@ -219,7 +244,7 @@ def _untied(model: Any, state: Mapping[str, torch.Tensor] | None) -> dict[str, t
 
 
 def _source(name: str | None) -> tuple[str, dict[str, Any]]:
-    """What ``from_pretrained`` wants."""
+    """Return the first argument of ``from_pretrained``, and the keyword arguments that a GGUF file needs."""
     if name is None or name == EMBEDDED:
         path = embedded.path()
     elif name.endswith(".gguf"):
@@ -228,88 +253,86 @@ def _source(name: str | None) -> tuple[str, dict[str, Any]]:
     else:
         folder = Path(name)
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-            raise UsageError(f"{name}: adapters, and no model; finetune merge {name} -o FOLDER makes one of them")
+            raise UsageError(f"{name}: adapters without a model; merge them first: finetune merge {name} -o FOLDER")
         if folder.exists() and not (folder / "config.json").is_file():
             raise UsageError(
                 f"{name}: no config.json in it; give the folder of a model of transformers, or a .gguf file"
             )
         return name, {}
     try:
-        for needed in ("accelerate", "gguf"):  # by transformers, to read GGUF
-            importlib.import_module(needed)
+        for package in ("accelerate", "gguf"):  # transformers needs them to read GGUF
+            importlib.import_module(package)
     except ImportError as error:
         raise MissingExtraError(str(error.name), "train") from None
     return str(path.parent), {"gguf_file": path.name}
 
 
-def _told_by_tensors(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What only the presence of some tensors tells of a GGUF file's model; transformers would leave them out.
+def _config_from_tensors(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return configuration values of a GGUF model that only the presence of tensors reveals; transformers ignores it.
 
     Raises:
-        UsageError: Its rotary positions are scaled in a way that is not known here.
+        UsageError: The scaling of the rotary positions is unknown.
     """
     if "gguf_file" not in options:
         return {}
     path = Path(where) / options["gguf_file"]
     header = gguf.check(path)
-    found: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     if header.texts.get("general.architecture") == "llama":
-        # Of other architectures, the configuration itself says whether there are any.
+        # For other architectures the configuration itself says whether there are biases.
         biases = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
-        found = {key: True for key, tensor in biases.items() if tensor in header.tensors}
-    if SCALES in header.tensors:
-        found["rope_parameters"] = read_scales(path)
-    return found
+        overrides = {key: True for key, tensor in biases.items() if tensor in header.tensors}
+    if ROPE_TENSOR in header.tensors:
+        overrides["rope_parameters"] = read_rope_parameters(path)
+    return overrides
 
 
-def _whole(name: str | None, dtype: torch.dtype) -> Any:
+def _load_weights(name: str | None, dtype: torch.dtype) -> Any:
     where, options = _source(name)
     if not options:
-        return _pretrained(name, where, dtype, {})
-    with _reading_gguf():
-        return _plain(_pretrained(name, where, dtype, options), dtype)
+        return _from_pretrained(name, where, dtype, {})
+    with _patched_gguf_reader():
+        return _without_gguf_metadata(_from_pretrained(name, where, dtype, options), dtype)
 
 
-def _in_four_bits(name: str | None, dtype: torch.dtype, device: torch.device | str) -> Any:
-    """The frozen base of QLoRA: linear layers but the head in NF4, the rest in ``dtype``.
+def _load_4bit(name: str | None, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """Load the frozen base of QLoRA: linear layers except the head in NF4, the rest in ``dtype``.
 
     Raises:
         MissingExtraError: bitsandbytes is not installed.
         UsageError: As ``load``.
     """
-    from finetune.model.adapters import nf4
-
-    options = {**nf4(dtype), "device_map": {"": str(device)}}
-    where, of_gguf = _source(name)
+    options = {**nf4_config(dtype), "device_map": {"": str(device)}}
+    where, gguf_options = _source(name)
     with ExitStack() as stack:
-        if of_gguf:  # transformers quantises only what it reads from safetensors
+        if gguf_options:  # transformers quantizes only what it reads from safetensors
             where = stack.enter_context(tempfile.TemporaryDirectory())
-            save(_whole(name, dtype), load_tokenizer(name), Path(where))
-        model = _pretrained(name, where, dtype, options)
+            save(_load_weights(name, dtype), load_tokenizer(name), Path(where))
+        model = _from_pretrained(name, where, dtype, options)
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
-            # Where a CPU has such instructions, evaluating would repack the weights for them, and compute in bfloat16:
-            # the same run would give other figures on another machine.
+            # On a CPU with these instructions, evaluation would repack the weights and compute in bfloat16, so that the
+            # same run would give other losses on another machine.
             layer.support_avx512bf16_for_cpu = False
     return model
 
 
-def _pretrained(name: str | None, where: str, dtype: torch.dtype, options: dict[str, Any]) -> Any:
-    with _quiet(), _explained(name):
+def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: dict[str, Any]) -> Any:
+    with _quiet(), _explain_errors(name):
         auto: Any = AutoModelForCausalLM
-        model, found = auto.from_pretrained(
+        model, info = auto.from_pretrained(
             where, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True, **options, **_told_by_tensors(where, options),
+            output_loading_info=True, **options, **_config_from_tensors(where, options),
         )  # fmt: skip
-    if missing := sorted(found["missing_keys"]):  # transformers would go on with random ones
-        raise UsageError(f"{name}: {len(missing)} of its weights are not there, such as {missing[0]}: fetch it again")
+    if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
+        raise UsageError(f"{name}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again")
     return model
 
 
-def _plain(loaded: Any, dtype: torch.dtype) -> Any:
-    """The same weights in a model that knows nothing of GGUF: one with that record can't be saved."""
-    known = {key: value for key, value in loaded.config.to_dict().items() if not key.startswith("_")}
-    config = AutoConfig.for_model(**{**known, "quantization_config": None})
+def _without_gguf_metadata(loaded: Any, dtype: torch.dtype) -> Any:
+    """Move weights that came from GGUF into a plain model: transformers can't save one that records its GGUF origin."""
+    values = {key: value for key, value in loaded.config.to_dict().items() if not key.startswith("_")}
+    config = AutoConfig.for_model(**{**values, "quantization_config": None})
     del config.quantization_config
     state = loaded.state_dict()
     with torch.device("meta"):
@@ -317,9 +340,9 @@ def _plain(loaded: Any, dtype: torch.dtype) -> Any:
         model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.load_state_dict(state, assign=True)
     model.tie_weights()
-    for name, buffer in loaded.named_buffers():  # those that no state dict holds, such as rotary frequencies
-        owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, buffer)
+    for name, buffer in loaded.named_buffers():  # buffers outside the state dict, such as rotary frequencies
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, buffer)
     model.generation_config = loaded.generation_config
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -327,11 +350,11 @@ def _plain(loaded: Any, dtype: torch.dtype) -> Any:
 
 
 def _digest(name: str | None) -> str:
-    """SHA-256 of the weights' file, or, where there are several, of their digests in the order of their names."""
+    """Return the SHA-256 of the weights file; for several files, the SHA-256 of their digests, sorted by name."""
     if name is None or name == EMBEDDED:
         return embedded.SHA256
     path = Path(name)
-    if not path.exists():  # a hub name: the folder where its files were put
+    if not path.exists():  # a hub name: use the folder of the cache
         path = Path(str(cached_file(name, "config.json"))).parent
     files = [path] if path.is_file() else sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
     digests = []
@@ -343,11 +366,11 @@ def _digest(name: str | None) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars and notes of transformers, and the hub's, one for each time that it asked in vain."""
+    """Silence progress bars and logs of transformers, and the hub's warning for every file that it did not find."""
     hub = stdlib_logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(stdlib_logging.ERROR)
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -356,34 +379,35 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         hub.setLevel(level)
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _reading_gguf() -> Iterator[None]:
-    """Without the one bar that doesn't ask whether bars are wanted; and a table of names that is made once.
+def _patched_gguf_reader() -> Iterator[None]:
+    """Remove a progress bar that ignores the global switch, and cache the table of tensor names.
 
-    transformers makes that table anew for each of a model's modules, which takes longer than reading the weights.
+    transformers builds that table anew for each module of a model, which takes longer than reading the weights.
     """
     package: Any = importlib.import_module("gguf")
-    reading: Any = modeling_gguf_pytorch_utils
-    bar, table = reading.tqdm, package.get_tensor_name_map
-    reading.tqdm, package.get_tensor_name_map = (lambda items, **_: items), cache(table)
+    reader: Any = modeling_gguf_pytorch_utils
+    progress_bar, name_map = reader.tqdm, package.get_tensor_name_map
+    reader.tqdm, package.get_tensor_name_map = (lambda items, **_: items), cache(name_map)
     try:
         yield
     finally:
-        reading.tqdm, package.get_tensor_name_map = bar, table
+        reader.tqdm, package.get_tensor_name_map = progress_bar, name_map
 
 
 @contextmanager
-def _explained(name: str | None) -> Iterator[None]:
+def _explain_errors(name: str | None) -> Iterator[None]:
+    """Turn errors of transformers into a ``UsageError`` that names the model."""
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        what = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"can't load the model {name or EMBEDDED!r}: {what}; give a folder of transformers with safetensors, a "
+            f"can't load the model {name or EMBEDDED!r}: {detail}; give a folder of transformers with safetensors, a "
             ".gguf file, or a hub name (which needs a network)"
         ) from None

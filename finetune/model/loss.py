@@ -1,8 +1,10 @@
-"""Cross entropy of a linear head, without ever holding all logits.
+"""Cross entropy of a linear head that never materialises all logits.
 
-The logits of a chunk of rows become loss and gradients before those of the next are computed, in the forward pass, as
-in Liger (Hsu et al. 2024, arXiv:2410.10989) and Cut Cross-Entropy (Wijmans et al. 2024, arXiv:2411.09009): for a
-vocabulary of 128,256 and 32,768 rows, float32 logits and their gradients would take 33 GB.
+In the forward pass, the logits of a chunk of rows become loss and gradients before the next chunk is computed, as in
+Liger (Hsu et al. 2024, arXiv:2410.10989) and Cut Cross-Entropy (Wijmans et al. 2024, arXiv:2411.09009).
+For a vocabulary of 128,256 and 32,768 rows, float32 logits and their gradients would take 33 GB.
+
+Shapes: M rows (supervised tokens), C rows of a chunk, V the vocabulary, H the hidden size.
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["linear_cross_entropy", "token_losses"]
+__all__ = ["CHUNK_BYTES", "chunk_rows", "linear_cross_entropy", "token_losses"]
 
-# Of logits at once. Each chunk's share of the weights' gradient, (V, H), is added to a float32 sum: with few rows to a
-# chunk, these passes over the memory take longer than the matrix products.
-_CHUNK_BYTES = 512 << 20
+CHUNK_BYTES = 512 << 20
+"""Bytes of the logits of a chunk.
+
+The weight gradient of each chunk, (V, H), is added to a float32 sum: with few rows per chunk, these passes over memory
+would take longer than the matrix products.
+"""
 
 
 def linear_cross_entropy(
@@ -32,20 +37,20 @@ def linear_cross_entropy(
     chunk: int | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """``scale * cross_entropy(hidden @ weight.T + bias, labels, reduction="sum")`` as a float32 scalar.
+    """Return ``scale * cross_entropy(hidden @ weight.T + bias, labels, reduction="sum")`` as a float32 scalar.
 
-    Differentiable once, in ``hidden``, ``weight`` and ``bias``. Logits are computed in the weights' dtype and
-    normalised in float32 (float64 stays float64). No rows at all give a loss and gradients of exactly zero. A label
-    outside [0, V), -100 too, is an error of ``gather``: rows without a target have no place here.
+    The result can be differentiated once, in ``hidden``, ``weight`` and ``bias``. Logits are computed in the dtype of
+    the weight and normalised in float32 (float64 stays float64). Without rows, loss and gradients are exactly zero. A
+    label outside [0, V), including -100, makes ``gather`` fail: the caller selects the supervised rows.
 
     Args:
         hidden: (M, H).
         weight: (V, H), the output embedding.
         labels: (M,) int64, each in [0, V).
-        chunk: Rows at a time; by default what makes 512 MB of logits.
+        chunk: Rows per chunk; by default as many as make 512 MiB of logits.
         bias: (V,), or None.
     """
-    rows = chunk or _rows(weight)
+    rows = chunk or chunk_rows(weight.shape[0], weight.element_size())
     return _LinearCrossEntropy.apply(hidden, weight, bias, labels, scale, rows)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -53,12 +58,15 @@ def linear_cross_entropy(
 def token_losses(
     hidden: Tensor, weight: Tensor, labels: Tensor, *, chunk: int | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """(M,) the cross entropy of each row, in float32 or wider; no gradients. Arguments as ``linear_cross_entropy``."""
-    found = [_wide(hidden.new_zeros(0))]
-    for part in _parts(len(hidden), chunk or _rows(weight)):
-        logits = _wide(_logits(hidden[part], weight, bias))
-        found.append(torch.logsumexp(logits, 1) - logits.gather(1, labels[part, None])[:, 0])
-    return torch.cat(found)
+    """Return (M,) the cross entropy of each row, in float32 or wider, without gradients.
+
+    The arguments are the same as for ``linear_cross_entropy``.
+    """
+    losses = [_widen(hidden.new_zeros(0))]
+    for rows in _chunks(len(hidden), chunk or chunk_rows(weight.shape[0], weight.element_size())):
+        logits = _widen(_logits(hidden[rows], weight, bias))  # (C, V)
+        losses.append(torch.logsumexp(logits, 1) - logits.gather(1, labels[rows, None])[:, 0])
+    return torch.cat(losses)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -66,29 +74,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, scale: float | Tensor, rows: int
     ) -> Tensor:
-        wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        total = _wide(hidden.new_zeros(()))
-        # As a tensor of the device (a copy from the host would wait for it): compiled code is not made for one number.
+        total = _widen(hidden.new_zeros(()))
+        # A tensor on the device, so that compiled code is not specialised to one value; a transfer would synchronise.
         scale = scale.to(total) if isinstance(scale, Tensor) else total.new_full((), scale)
-        d_hidden = torch.empty_like(hidden) if wants_hidden else None
-        parts = list(_parts(len(hidden), rows))
-        # Sums over several chunks are kept in float32: in bfloat16, the small ones would be lost in the large.
-        several = total.dtype if len(parts) > 1 else weight.dtype
-        d_weight = torch.zeros_like(weight, dtype=several) if wants_weight else None
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # (M, H)
+        chunks = list(_chunks(len(hidden), rows))
+        # Sums over several chunks are kept in float32: bfloat16 would lose small terms.
+        sum_dtype = total.dtype if len(chunks) > 1 else weight.dtype
+        d_weight = torch.zeros_like(weight, dtype=sum_dtype) if ctx.needs_input_grad[1] else None  # (V, H)
         d_bias = torch.zeros_like(bias, dtype=total.dtype) if bias is not None and ctx.needs_input_grad[2] else None
-        for part in parts:
-            logits = _logits(hidden[part], weight, bias)
-            total += _differentiate(logits)(logits, labels[part], scale)
+        for chunk in chunks:
+            logits = _logits(hidden[chunk], weight, bias)  # (C, V), which becomes its own gradient
+            total += _gradient_function(logits)(logits, labels[chunk], scale)
             if d_hidden is not None:
-                torch.mm(logits, weight, out=d_hidden[part])
+                torch.mm(logits, weight, out=d_hidden[chunk])
             if d_weight is not None:
                 if d_weight.dtype == logits.dtype:
-                    d_weight.addmm_(logits.T, hidden[part])
+                    d_weight.addmm_(logits.T, hidden[chunk])
                 else:
-                    d_weight += logits.T @ hidden[part]
+                    d_weight += logits.T @ hidden[chunk]
             if d_bias is not None:
                 d_bias += logits.sum(0, dtype=d_bias.dtype)
-        ctx.save_for_backward(  # given free as soon as they are used, where an attribute lives as long as the loss
+        ctx.save_for_backward(  # saved tensors are freed after use, whereas an attribute lives as long as the loss
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None or bias is None else d_bias.to(bias.dtype),
@@ -98,10 +105,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        # Usually the upstream gradient is 1. Asking would make the host wait for the device, so that a GPU multiplies.
+        # The upstream gradient is usually 1. On a GPU, reading it would synchronise, so there it is always multiplied.
         gradients = ctx.saved_tensors
         if upstream.device.type != "cpu" or upstream.item() != 1:
-            gradients = tuple(None if one is None else one * upstream.to(one.dtype) for one in gradients)
+            gradients = tuple(None if grad is None else grad * upstream.to(grad.dtype) for grad in gradients)
         return (*gradients, None, None, None)
 
 
@@ -109,43 +116,47 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
 
 
-def _into_gradient(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
-    """Overwrite (C, V) logits by the gradient of ``scale`` times their summed cross entropy, which is returned."""
-    places = labels[:, None]
-    if logits.dtype in (torch.float32, torch.float64):  # as few passes over the memory as there can be
+def _replace_by_gradient(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """Overwrite (C, V) logits by the gradient of ``scale`` times their summed cross entropy, and return that loss."""
+    columns = labels[:, None]  # (C, 1)
+    if logits.dtype in (torch.float32, torch.float64):  # in place, with as few passes over memory as possible
         logits -= logits.amax(1, keepdim=True)
-        chosen = logits.gather(1, places)
+        target = logits.gather(1, columns)
         total = logits.exp_().sum(1, keepdim=True)
-        loss = ((total.log() - chosen).sum()) * scale
+        loss = ((total.log() - target).sum()) * scale
         logits *= scale / total
-        logits.scatter_add_(1, places, torch.zeros_like(chosen) - scale)
+        logits.scatter_add_(1, columns, torch.zeros_like(target) - scale)
         return loss
     wide = logits.float()
-    normal = torch.logsumexp(wide, 1, keepdim=True)
-    loss = (normal - wide.gather(1, places)).sum() * scale
-    gradient = torch.exp(wide - normal)
-    column = torch.arange(logits.shape[1], device=logits.device)
-    logits.copy_((gradient - (column == places).float()) * scale)
+    normalizer = torch.logsumexp(wide, 1, keepdim=True)
+    loss = (normalizer - wide.gather(1, columns)).sum() * scale
+    gradient = torch.exp(wide - normalizer)
+    vocabulary = torch.arange(logits.shape[1], device=logits.device)
+    logits.copy_((gradient - (vocabulary == columns).float()) * scale)
     return loss
 
 
-def _differentiate(logits: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return _compiled() if logits.device.type == "cuda" else _into_gradient
+def _gradient_function(logits: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return _compiled() if logits.device.type == "cuda" else _replace_by_gradient
 
 
 @cache
 def _compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """On a GPU the passes over the logits are fused into two; the number of rows may change without compiling anew."""
-    return torch.compile(_into_gradient, dynamic=True) if find_spec("triton") else _into_gradient
+    """Return the gradient function compiled for a GPU, which fuses the passes over the logits into two.
+
+    The number of rows is dynamic, so that chunks of other sizes don't recompile it.
+    """
+    return torch.compile(_replace_by_gradient, dynamic=True) if find_spec("triton") else _replace_by_gradient
 
 
-def _rows(weight: Tensor) -> int:
-    return max(1, _CHUNK_BYTES // (weight.shape[0] * weight.element_size()))
+def chunk_rows(vocabulary: int, element_size: int) -> int:
+    """Return the number of rows whose logits fit in ``CHUNK_BYTES``, at least 1."""
+    return max(1, CHUNK_BYTES // (vocabulary * element_size))
 
 
-def _parts(count: int, rows: int) -> Iterator[slice]:
+def _chunks(count: int, rows: int) -> Iterator[slice]:
     return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _widen(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,7 +1,7 @@
-"""How byte-level tokenizers cut text into words before their merges, by llama.cpp's names.
+"""Pre-tokenizers of byte-level BPE tokenizers, by their names in llama.cpp.
 
-A GGUF file says it in one word, ``tokenizer.ggml.pre``; a folder of transformers spells it out, without a name. Cut in
-another way, a text becomes other tokens than those that the model knows it by, and nothing reports it.
+A GGUF file names its pre-tokenizer in one word, ``tokenizer.ggml.pre``; a folder of transformers spells it out without
+a name. Under a different pre-tokenizer, text would become other tokens than in training, without any error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
 
-__all__ = ["NAMES", "by_name", "name_of"]
+__all__ = ["pre_tokenizer_by_name", "pre_tokenizer_name", "pre_tokenizer_names"]
 
 _GPT2 = ByteLevel(add_prefix_space=False)
 _DIGITS = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
@@ -28,36 +28,40 @@ _LLAMA3 = Sequence(
         ByteLevel(add_prefix_space=False, use_regex=False),
     ]
 )
-# What llama.cpp does at each name (src/llama-vocab.cpp), as ``by_name`` returns it. Of names that mean the same, the
-# first is the one that is written.
-_WAYS: dict[tuple[str, ...], tuple[PreTokenizer, bool]] = {
+# What llama.cpp does for each name (src/llama-vocab.cpp), as ``pre_tokenizer_by_name`` returns it. The first name of
+# each group is the one that an export writes.
+_PRE_TOKENIZERS: dict[tuple[str, ...], tuple[PreTokenizer, bool]] = {
     ("gpt-2", "phi-2", "olmo", "mpt", "mellum", "exaone4", "trillion", "granite-docling"): (_GPT2, False),
     ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"): (_DIGITS, False),
     ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"): (_LLAMA3, True),
     ("smaug-bpe", "dbrx"): (_LLAMA3, False),
 }
-NAMES = tuple(name for names in _WAYS for name in names)
-"""The names that ``by_name`` knows."""
 
 
-def by_name(name: str) -> tuple[PreTokenizer, bool] | None:
-    """What cuts text in the way that llama.cpp calls ``name``; None if that is not known here.
+def pre_tokenizer_names() -> list[str]:
+    """Return the names that ``pre_tokenizer_by_name`` knows."""
+    return [name for names in _PRE_TOKENIZERS for name in names]
 
-    The second value: whether a word that is in the vocabulary is taken as it stands, before any merges are tried.
+
+def pre_tokenizer_by_name(name: str) -> tuple[PreTokenizer, bool] | None:
+    """Return the pre-tokenizer that llama.cpp calls ``name`` and its ``ignore_merges``; None if the name is unknown.
+
+    With ``ignore_merges``, a word that is in the vocabulary becomes one token without any merges being tried.
     """
-    return next((way for names, way in _WAYS.items() if name in names), None)
+    return next((value for names, value in _PRE_TOKENIZERS.items() if name in names), None)
 
 
-def name_of(cutter: PreTokenizer | None, *, whole_words: bool) -> str | None:
-    """llama.cpp's name for what a tokenizer does; None if it has none here. Arguments as ``by_name`` returns them."""
-    if cutter is None:
+def pre_tokenizer_name(pre_tokenizer: PreTokenizer | None, *, ignore_merges: bool) -> str | None:
+    """Return llama.cpp's name for a pre-tokenizer, the inverse of ``pre_tokenizer_by_name``; None if it has none."""
+    if pre_tokenizer is None:
         return None
-    wanted = (_steps(cutter), whole_words)
-    return next((names[0] for names, (known, whole) in _WAYS.items() if (_steps(known), whole) == wanted), None)
+    wanted = (_steps(pre_tokenizer), ignore_merges)
+    candidates = ((names[0], (_steps(known), merges)) for names, (known, merges) in _PRE_TOKENIZERS.items())
+    return next((name for name, candidate in candidates if candidate == wanted), None)
 
 
-def _steps(cutter: PreTokenizer) -> list[dict[str, Any]]:
-    plain = json.loads(cutter.__getstate__())
-    steps = plain["pretokenizers"] if plain["type"] == "Sequence" else [plain]
-    # ``trim_offsets`` moves where a token is said to stand, and leaves the token as it is.
+def _steps(pre_tokenizer: PreTokenizer) -> list[dict[str, Any]]:
+    """Return a pre-tokenizer's steps as JSON, without ``trim_offsets``, which affects offsets but not tokens."""
+    state = json.loads(pre_tokenizer.__getstate__())
+    steps = state["pretokenizers"] if state["type"] == "Sequence" else [state]
     return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]

@@ -1,4 +1,4 @@
-"""Llama 3's scaled rotary positions: a GGUF file holds them as a tensor of divisors, and does not say of what kind."""
+"""Llama 3's scaled rotary position embedding, which GGUF files hold as a tensor of divisors."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from selfinstruct.errors import UsageError
 
-__all__ = ["SCALES", "read_scales", "scales"]
+__all__ = ["ROPE_TENSOR", "read_rope_parameters", "rope_divisors"]
 
-SCALES = "rope_freqs.weight"
+ROPE_TENSOR = "rope_freqs.weight"
 
 
-def scales(config: Any) -> Tensor:
-    """(head / 2,) float32: what each frequency of a model with ``rope_type`` llama3 is divided by."""
+def rope_divisors(config: Any) -> Tensor:
+    """Return (head size / 2,) float32 divisors of the frequencies of a model with ``rope_type`` llama3."""
     rope, size = config.rope_parameters, config.head_dim
-    half = torch.arange(0, size, 2, dtype=torch.float32)
+    exponents = torch.arange(0, size, 2, dtype=torch.float32)
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config)
-    divisors: Tensor = rope["rope_theta"] ** (-half / size) / scaled
+    divisors: Tensor = rope["rope_theta"] ** (-exponents / size) / scaled
     return divisors
 
 
-def read_scales(path: Path) -> dict[str, Any]:
-    """``rope_parameters`` of the configuration whose divisors are those in a GGUF file.
+def read_rope_parameters(path: Path) -> dict[str, Any]:
+    """Return the ``rope_parameters`` whose divisors a GGUF file contains.
 
-    All Llamas from 3.1 on have the same limits and a factor of their own, which is the largest divisor.
+    All Llama models since 3.1 share the same limits and differ in their factor, which is the largest divisor.
 
     Raises:
-        UsageError: They are not of that kind.
+        UsageError: The divisors differ from Llama 3's.
     """
     from gguf import GGUFReader
 
     reader: Any = GGUFReader(path)
-    found = torch.tensor(next(one for one in reader.tensors if one.name == SCALES).data.copy())
+    divisors = torch.tensor(next(tensor for tensor in reader.tensors if tensor.name == ROPE_TENSOR).data.copy())
     base = reader.fields.get("llama.rope.freq_base")
     rope = {
         "rope_type": "llama3", "rope_theta": float(base.contents()) if base else 10_000.0,
-        "factor": round(float(found.max()), 3), "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "factor": round(float(divisors.max()), 3), "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }  # fmt: skip
-    expected = scales(LlamaConfig(head_dim=2 * len(found), max_position_embeddings=131_072, rope_parameters=dict(rope)))
-    if not torch.allclose(found, expected, rtol=1e-3):
+    config = LlamaConfig(head_dim=2 * len(divisors), max_position_embeddings=131_072, rope_parameters=dict(rope))
+    if not torch.allclose(divisors, rope_divisors(config), rtol=1e-3):
         raise UsageError(
-            f"{path}: its rotary positions are scaled, and not as those of Llama 3; give the model as a folder of "
+            f"{path}: its rotary positions are scaled otherwise than in Llama 3; give the model as a folder of "
             "transformers"
         )
     return rope

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder each, whole or not there, of safetensors and JSON; of several processes, a file for each."""
+"""Checkpoints: folders of safetensors and JSON, written atomically, with one tensor file per process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from finetune.training.distributed import ALONE, World
+from finetune.training.distributed import SINGLE_PROCESS, World
 from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import reason, write_atomic
 from selfinstruct.errors import SelfInstructError, UsageError
 
-__all__ = ["Checkpoint", "generators", "latest", "restore_generators", "save"]
+__all__ = ["Checkpoint", "latest", "restore_rng_state", "rng_state", "save"]
 
 _PART = ".part"
 
@@ -28,131 +28,131 @@ class Checkpoint:
     """A checkpoint on disk.
 
     Attributes:
-        folder: Where it lies.
-        step: Optimizer steps made.
-        ranks: Processes that saved it.
-        facts: Whatever JSON was saved with it.
+        folder: Its folder.
+        step: Number of completed optimizer steps.
+        world_size: Number of processes that saved it.
+        metadata: The JSON values saved with it.
     """
 
     folder: Path
     step: int
-    ranks: int
-    facts: dict[str, Any]
+    world_size: int
+    metadata: dict[str, Any]
 
-    def tensors(self, world: World = ALONE) -> dict[str, Tensor]:
-        """Its arrays for this process, on the CPU.
+    def tensors(self, world: World = SINGLE_PROCESS) -> dict[str, Tensor]:
+        """Load the tensors of this process, on the CPU.
 
         Raises:
-            UsageError: It was saved by another number of processes.
+            UsageError: The checkpoint was saved by another number of processes.
             SelfInstructError: The file is damaged.
         """
-        if self.ranks != world.ranks:
+        if self.world_size != world.world_size:
             raise UsageError(
-                f"{self.folder}: saved by {self.ranks} processes, and now there are {world.ranks}: go on with as many "
-                f"(torchrun --nproc-per-node {self.ranks} -m finetune train ...)"
+                f"{self.folder}: saved by {self.world_size} processes, and now there are {world.world_size}: resume "
+                f"with as many (torchrun --nproc-per-node {self.world_size} -m finetune train ...)"
             )
         try:
-            return load_file(self.folder / _file(world))
+            return load_file(self.folder / _tensor_file(world))
         except (OSError, SafetensorError) as error:
             raise self.damaged(error) from None
 
     def damaged(self, error: Exception) -> SelfInstructError:
-        """What to say of it."""
+        """Return the error to raise when the contents of this checkpoint prove unusable."""
         return _damaged(self.folder, error)
 
 
 def save(
-    root: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], *, keep: int,
-    world: World = ALONE,
+    root: Path, step: int, tensors: dict[str, Tensor], metadata: dict[str, Any], *, keep: int,
+    world: World = SINGLE_PROCESS,
 ) -> None:  # fmt: skip
     """Write ``root/step-NNNNNNNN``, then remove all but the last ``keep`` checkpoints.
 
-    It is written under another name and renamed when it is on disk: a kill at any moment leaves the one before. All
-    processes call this, each with its own tensors.
+    The folder is written under a temporary name and renamed once it is on disk: a kill at any moment leaves the
+    previous checkpoint intact. All processes call this function, each with its own tensors.
 
     Raises:
-        SelfInstructError: It can't be written; those before it are untouched.
+        SelfInstructError: The checkpoint can't be written; earlier ones are untouched.
     """
     folder = root / f"step-{step:08}"
     part = folder.with_name(f".{folder.name}{_PART}")
     try:
         if world.main:
             root.mkdir(parents=True, exist_ok=True)
-            for old in root.glob(f".step-*{_PART}"):
-                shutil.rmtree(old, ignore_errors=True)
+            for leftover in root.glob(f".step-*{_PART}"):
+                shutil.rmtree(leftover, ignore_errors=True)
             part.mkdir()
-        world.wait()
+        world.barrier()
         on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-        save_file(on_cpu, part / _file(world))
-        _sync(part / _file(world))
-        world.wait()
+        save_file(on_cpu, part / _tensor_file(world))
+        _fsync(part / _tensor_file(world))
+        world.barrier()
         if world.main:
-            record = {"step": step, "ranks": world.ranks, **facts}
+            record = {"step": step, "ranks": world.world_size, **metadata}
             write_atomic(part / "state.json", [dumps(record).encode("utf-8")])
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(part, folder)
-            _sync(root)
+            _fsync(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        what = reason(error) if isinstance(error, OSError) else str(error)
-        raise SelfInstructError(f"can't write the checkpoint {folder}: {what}; earlier ones are untouched") from None
+        detail = reason(error) if isinstance(error, OSError) else str(error)
+        raise SelfInstructError(f"can't write the checkpoint {folder}: {detail}; earlier ones are untouched") from None
     if world.main:
-        for old in _found(root)[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        for outdated in _folders(root)[:-keep]:
+            shutil.rmtree(outdated, ignore_errors=True)
 
 
 def latest(root: Path) -> Checkpoint | None:
-    """The last whole checkpoint below ``root``, if there is one.
+    """Return the last complete checkpoint below ``root``; None if there is none.
 
     Raises:
         SelfInstructError: Its record can't be read.
     """
-    found = _found(root)
-    if not found:
+    folders = _folders(root)
+    if not folders:
         return None
-    folder = found[-1]
+    folder = folders[-1]
     try:
-        facts = dict(loads((folder / "state.json").read_bytes()))
-        step, ranks = int(facts.pop("step")), int(facts.pop("ranks"))
+        metadata = dict(loads((folder / "state.json").read_bytes()))
+        step, world_size = int(metadata.pop("step")), int(metadata.pop("ranks"))
         if folder.name != f"step-{step:08}":
             raise ValueError(f"its record is of step {step}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, error) from None
-    return Checkpoint(folder, step, ranks, facts)
+    return Checkpoint(folder, step, world_size, metadata)
 
 
-def generators() -> dict[str, Tensor]:
-    """The states of PyTorch's random generators (uint8), as ``restore_generators`` takes them."""
+def rng_state() -> dict[str, Tensor]:
+    """Return the states of PyTorch's random number generators (uint8)."""
     states = {"generator.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["generator.cuda"] = torch.cuda.get_rng_state()  # of this process's GPU
     return states
 
 
-def restore_generators(tensors: dict[str, Tensor]) -> None:
-    """Put the random generators where a checkpoint found them."""
+def restore_rng_state(tensors: dict[str, Tensor]) -> None:
+    """Restore the states that ``rng_state`` returned."""
     torch.set_rng_state(tensors["generator.cpu"])
     if "generator.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["generator.cuda"])
 
 
 def _damaged(folder: Path, error: Exception) -> SelfInstructError:
-    what = f"{error.args[0]!r} is not in it" if isinstance(error, KeyError) else str(error)
+    detail = f"{error.args[0]!r} is not in it" if isinstance(error, KeyError) else str(error)
     return SelfInstructError(
-        f"{folder}: can't go on from this checkpoint ({what}); remove this folder to go on from the one before"
+        f"{folder}: can't resume from this checkpoint ({detail}); remove this folder to resume from the previous one"
     )
 
 
-def _file(world: World) -> str:
+def _tensor_file(world: World) -> str:
     return f"state-{world.rank}.safetensors"
 
 
-def _found(root: Path) -> list[Path]:
+def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("step-*") if path.is_dir()) if root.is_dir() else []
 
 
-def _sync(path: Path) -> None:
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,9 @@
-"""Several processes that train one model, each with a device of its own: started by torchrun, joined here.
+"""Training one model with several processes, each with its own device, started by torchrun.
 
-Weights, gradients and moments are spread over the processes by FSDP2 (``torch.distributed.fsdp.fully_shard``; Zhao et
-al. 2023, arXiv:2304.11277): each holds a part of every layer, and a layer is gathered for the time that it computes.
-Every process runs the same number of micro-batches, so that none waits for a partner that never comes.
+Weights, gradients and optimizer state are sharded over the processes by FSDP2
+(``torch.distributed.fsdp.fully_shard``; Zhao et al. 2023, arXiv:2304.11277): each process holds a shard of every layer,
+and a layer is all-gathered while it computes. Every process runs the same number of micro-batches, so that none waits
+for a peer that never calls.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from torch import Tensor, distributed
 from finetune.model.packed_lm import PackedCausalLM
 from selfinstruct.errors import UsageError
 
-__all__ = ["ALONE", "World", "gathered", "joined", "leads", "shard"]
+__all__ = ["SINGLE_PROCESS", "World", "full_state_dict", "is_main_process", "process_group", "shard"]
 
-# What is called from outside as if it were ``forward``: the weights outside the layers are gathered for it as well.
-_METHODS = ("hidden", "logits", "token_losses", "generate")
+# Methods called from outside like ``forward``: they too must gather the weights outside the layers.
+_FORWARD_METHODS = ("hidden", "logits", "token_losses", "generate")
 
 
 @dataclass(frozen=True)
@@ -30,90 +31,91 @@ class World:
     """The processes of a run.
 
     Attributes:
-        device: This process's.
-        rank: Its number, from 0; the first one alone writes, and talks.
-        ranks: How many there are.
+        device: The device of this process.
+        rank: The number of this process, from 0. Only rank 0 writes files and messages.
+        world_size: The number of processes.
     """
 
     device: torch.device
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
 
     @property
     def main(self) -> bool:
-        """Whether this is the first process."""
+        """Whether this process has rank 0."""
         return self.rank == 0
 
-    def total(self, value: Tensor) -> Tensor:
-        """The sum over all processes, in place, on the device of ``value``."""
-        if self.ranks > 1:
+    def all_reduce(self, value: Tensor) -> Tensor:
+        """Sum a tensor over all processes, in place, on its device."""
+        if self.world_size > 1:
             distributed.all_reduce(value)
         return value
 
-    def agreed(self, flag: bool) -> bool:
-        """Whether any process says so. The GPUs are not waited for: the hosts alone talk."""
-        return flag if self.ranks == 1 else bool(self.total(torch.tensor(float(flag))))
+    def any_rank(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any process. Only the hosts communicate, without synchronising the GPUs."""
+        return flag if self.world_size == 1 else bool(self.all_reduce(torch.tensor(float(flag))))
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.agreed(False)
-
-
-ALONE = World(torch.device("cpu"))  # one process, without a GPU
+    def barrier(self) -> None:
+        """Wait until all processes have called this method."""
+        self.any_rank(False)
 
 
-def leads() -> bool:
-    """Whether this process is the first of those that torchrun started, or was not started by it."""
+SINGLE_PROCESS = World(torch.device("cpu"))
+"""One process without a GPU."""
+
+
+def is_main_process() -> bool:
+    """Whether this process has rank 0 under torchrun, or was not started by it."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
-def joined() -> Iterator[World]:
-    """The processes that torchrun started, or this one alone.
+def process_group() -> Iterator[World]:
+    """Join the processes that torchrun started, or run as a single one.
 
     Raises:
         UsageError: There are more processes than GPUs.
     """
     cuda = torch.cuda.is_available()
-    ranks, local = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
-    if ranks == 1:
+    world_size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    if world_size == 1:
         yield World(torch.device("cuda" if cuda else "cpu"))
         return
-    if cuda and local >= (there := torch.cuda.device_count()):
-        raise UsageError(f"torchrun starts more processes than the {there} GPUs here: --nproc-per-node {there}")
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda and local_rank >= (count := torch.cuda.device_count()):
+        raise UsageError(f"torchrun starts more processes than the {count} GPUs here: --nproc-per-node {count}")
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    yield World(device, distributed.get_rank(), ranks)
-    # Not after an error: the other processes may never come here. Those are ended by torchrun.
+    yield World(device, distributed.get_rank(), world_size)
+    # Not after an error: the other processes may never arrive here, and torchrun terminates them.
     distributed.destroy_process_group()
 
 
-def shard(trainee: PackedCausalLM, world: World) -> None:
-    """Spread a trainee's weights over the processes, and move them to their devices."""
+def shard(packed_lm: PackedCausalLM, world: World) -> None:
+    """Shard a model's weights over the processes, and move the shards to their devices."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    how: dict[str, Any] = {
-        "mesh": init_device_mesh(world.device.type, (world.ranks,)),
-        "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32),  # gradients are summed in it
-        # What is outside the layers too: between two calls, parameters are always the sharded ones.
+    settings: dict[str, Any] = {
+        "mesh": init_device_mesh(world.device.type, (world.world_size,)),
+        "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32),  # gradients are summed in float32
+        # Reshard the root module too: between two calls, parameters are always the sharded ones.
         "reshard_after_forward": True,
     }
-    for layer in trainee.decoder.layers:
-        fully_shard(layer, **how)
-    fully_shard(trainee, **how)
-    for name in _METHODS:
-        register_fsdp_forward_method(trainee, name)
+    for layer in packed_lm.decoder.layers:
+        fully_shard(layer, **settings)
+    fully_shard(packed_lm, **settings)
+    for name in _FORWARD_METHODS:
+        register_fsdp_forward_method(packed_lm, name)
 
 
-def gathered(model: Any) -> dict[str, Tensor] | None:
-    """All weights of a sharded model on the CPU of the first process; None in the others, and of one that is whole."""
+def full_state_dict(model: Any) -> dict[str, Tensor] | None:
+    """Gather the weights of a sharded model on the CPU of rank 0; None on other ranks, and for an unsharded model."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.tensor import DTensor
 
-    if not any(isinstance(one, DTensor) for one in model.parameters()):
+    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return None
-    found: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return found or None
+    state: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return state or None

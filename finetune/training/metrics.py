@@ -1,4 +1,4 @@
-"""What a run measures on its way: metrics.jsonl, TensorBoard events, and a picture of the loss."""
+"""Metrics of a training run: ``metrics.jsonl``, TensorBoard events, and a plot of the loss."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from selfinstruct.errors import DataError, SelfInstructError
 __all__ = ["Metrics"]
 
 _FILE = "metrics.jsonl"
-_PICTURE = "loss.png"
-_SMOOTHING = 0.9  # of the drawn line: each step's weight is a tenth
-_TEXT = str.maketrans({"$": r"\$"})  # matplotlib reads what is between two dollars as a formula
+_PLOT = "loss.png"
+_SMOOTHING = 0.9  # decay of the plotted moving average
+_ESCAPE = str.maketrans({"$": r"\$"})  # matplotlib parses text between two dollar signs as a formula
 
 
 class Metrics:
-    """The figures of a run, in ``folder``.
+    """Writer of the metrics of a run in ``folder``.
 
-    ``metrics.jsonl`` has a JSON object for each logged step. The same figures go to TensorBoard events, where the
-    package is installed.
+    ``metrics.jsonl`` has a JSON object for each logged step. The same metrics go to TensorBoard events if that package
+    is installed.
 
     Args:
-        tell: Called with a line, once, where a package for events or the picture is missing.
+        notify: Called with a line, once, if a package for events or the plot is missing.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda _what: None) -> None:
+    def __init__(self, folder: Path, notify: Callable[[str], None] = lambda _line: None) -> None:
         self.path = folder / _FILE
         self._folder = folder
-        self._tell = tell
+        self._notify = notify
         self._writer: Any = None
         self._no_events = False
         self._purge: int | None = None
 
     def rewind(self, step: int) -> None:
-        """Forget what came after ``step``, and a line that a kill cut short: a resumed run writes it again.
+        """Remove the lines after ``step``, and one that a kill cut short: a resumed run writes them again.
 
         Raises:
-            DataError: A line is no line of ours.
+            DataError: A line does not hold metrics of a training step.
             SelfInstructError: The file can't be read or written.
         """
         if self.path.exists():
@@ -51,35 +51,37 @@ class Metrics:
         self._purge = step + 1
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
-        """Write the figures of a step; those that are None are left out. The line is there when this returns.
+        """Append the metrics of a step, omitting values of None. The line is in the file when this returns.
 
         Raises:
-            SelfInstructError: It can't be written.
+            SelfInstructError: The file can't be written.
         """
-        known = {name: value for name, value in values.items() if value is not None}
-        line = dumps({"step": step, **known}).encode("utf-8") + b"\n"
+        metrics = {name: value for name, value in values.items() if value is not None}
+        line = dumps({"step": step, **metrics}).encode("utf-8") + b"\n"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 file.write(line)
         except OSError as error:
-            raise SelfInstructError(f"can't write {self.path}: {reason(error)}; mend that and go on") from error
-        self._events(step, known)
+            raise SelfInstructError(
+                f"can't write {self.path}: {reason(error)}; fix that and repeat the command to resume"
+            ) from error
+        self._write_events(step, metrics)
 
     def close(self) -> None:
-        """Finish the events."""
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def plot(self, title: str, held_out: Mapping[str, tuple[float, float]]) -> bool:
-        """Draw ``loss.png``: the loss of each logged step and a smoothed line, the learning rate below.
+        """Plot ``loss.png``: the loss of each logged step and its moving average, and the learning rate below.
 
         Args:
-            held_out: Loss before and after, by name; drawn at the first and the last step.
+            held_out: Losses before and after training by name, plotted at the first and the last step.
 
         Returns:
-            False where there is nothing to draw, or matplotlib is not installed.
+            False if there is nothing to plot, or matplotlib is not installed.
 
         Raises:
             SelfInstructError: As ``rewind``.
@@ -89,61 +91,63 @@ class Metrics:
             return False
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of matplotlib's own, and of letters that its font has not
-                picture = _picture(title, lines, held_out)
+                warnings.simplefilter("ignore")  # matplotlib's own, and for characters missing in its font
+                image = _plot(title, lines, held_out)
         except ImportError:
-            self._tell(f"no {_PICTURE}: matplotlib is not installed")
+            self._notify(f"no {_PLOT}: matplotlib is not installed")
             return False
-        write_atomic(self._folder / _PICTURE, [picture])
+        write_atomic(self._folder / _PLOT, [image])
         return True
 
     def _lines(self) -> list[dict[str, Any]]:
-        """What is written, without the end that a kill cut short."""
+        """Return the complete lines, without an end that a kill cut short."""
         try:
-            written = self.path.read_bytes()
+            content = self.path.read_bytes()
         except FileNotFoundError:
             return []
         except OSError as error:
             raise SelfInstructError(f"can't read {self.path}: {reason(error)}") from None
-        return [self._line(number, line) for number, line in enumerate(written.split(b"\n")[:-1], start=1)]
+        return [self._line(number, line) for number, line in enumerate(content.split(b"\n")[:-1], start=1)]
 
     def _line(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            found = loads(line)
-        except ValueError as error:
-            found = error
-        if isinstance(found, dict) and all(
-            isinstance(found.get(name), int | float) for name in ("step", "loss", "learning_rate")
+            metrics = loads(line)
+        except ValueError:
+            metrics = None
+        if isinstance(metrics, dict) and all(
+            isinstance(metrics.get(name), int | float) for name in ("step", "loss", "learning_rate")
         ):
-            return found
+            return metrics
         raise DataError(
-            f"{self.path}:{number}: no figures of a training step; remove the file to go on without those so far"
+            f"{self.path}:{number}: not the metrics of a training step; remove the file to resume without them"
         )
 
-    def _events(self, step: int, values: Mapping[str, float | int]) -> None:
+    def _write_events(self, step: int, values: Mapping[str, float | int]) -> None:
         if self._no_events:
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TensorBoard's own
+            warnings.simplefilter("ignore")  # TensorBoard's
             if self._writer is None:
                 try:
                     from torch.utils.tensorboard import SummaryWriter
                 except ImportError:
                     self._no_events = True
-                    self._tell("no events for TensorBoard: it is not installed")
+                    self._notify("no events for TensorBoard: it is not installed")
                     return
-                # What an earlier process wrote of steps that are made again is hidden by the first event of this one.
+                # The purge step hides events that an earlier process wrote for steps that are repeated now.
                 events = self._folder / "events"
                 try:
                     self._writer = SummaryWriter(str(events), purge_step=self._purge)
                 except OSError as error:
-                    raise SelfInstructError(f"can't write {events}: {reason(error)}; mend that and go on") from None
+                    raise SelfInstructError(
+                        f"can't write {events}: {reason(error)}; fix that and repeat the command to resume"
+                    ) from None
             for name, value in values.items():
                 self._writer.add_scalar(f"train/{name}", value, step)
 
 
-def _picture(title: str, lines: Sequence[Mapping[str, Any]], held_out: Mapping[str, tuple[float, float]]) -> bytes:
-    """PNG. No global state of matplotlib is touched: neither a window system nor anybody's settings."""
+def _plot(title: str, lines: Sequence[Mapping[str, Any]], held_out: Mapping[str, tuple[float, float]]) -> bytes:
+    """Return the plot as PNG, without touching global state of matplotlib (window system, user settings)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -151,30 +155,30 @@ def _picture(title: str, lines: Sequence[Mapping[str, Any]], held_out: Mapping[s
     steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    top, low = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     few = len(steps) < 3
     top.plot(steps, losses, "o" if few else "-", color="tab:blue", alpha=0.35, linewidth=1, label="training loss")
     top.plot(steps, _smooth(losses), color="tab:blue", label="training loss, smoothed")
     for number, (name, (before, after)) in enumerate(held_out.items(), start=1):
         label = f"held-out {name}: {before:.3f} before, {after:.3f} after"
-        top.plot([0, steps[-1]], [before, after], "o:", color=f"C{number}", label=label.translate(_TEXT))
-    top.set_title(title.translate(_TEXT), fontsize="medium")
-    top.set_ylabel("loss (nats a token)")
+        top.plot([0, steps[-1]], [before, after], "o:", color=f"C{number}", label=label.translate(_ESCAPE))
+    top.set_title(title.translate(_ESCAPE), fontsize="medium")
+    top.set_ylabel("loss (nats per token)")
     top.legend(fontsize="small")
     top.grid(alpha=0.3)
-    low.plot(steps, [line["learning_rate"] for line in lines], "o" if few else "-", color="tab:grey")
-    low.set(xlabel="step", ylabel="learning\nrate")
-    low.xaxis.set_major_locator(MaxNLocator(integer=True))
-    low.grid(alpha=0.3)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
-    return picture.getvalue()
+    bottom.plot(steps, [line["learning_rate"] for line in lines], "o" if few else "-", color="tab:grey")
+    bottom.set(xlabel="step", ylabel="learning\nrate")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bottom.grid(alpha=0.3)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120, metadata={"Software": None})
+    return image.getvalue()
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Exponential mean, corrected for its start (Kingma & Ba 2014, section 3)."""
-    found, mean = [], 0.0
+    """Return the exponential moving average with bias correction (Kingma & Ba 2014, section 3)."""
+    averages, mean = [], 0.0
     for count, value in enumerate(values, start=1):
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * value
-        found.append(mean / (1 - _SMOOTHING**count))
-    return found
+        averages.append(mean / (1 - _SMOOTHING**count))
+    return averages

@@ -1,11 +1,11 @@
-"""AdamW over one flat buffer of parameters, with exact float32 weights behind bfloat16 ones.
+"""AdamW over flat buffers of parameters, with exact float32 weights behind bfloat16 ones.
 
-All trainable parameters of a kind become views of one buffer, and so do their gradients: clearing, the norm and the
-update are one pass each, and a checkpoint is a handful of arrays. Of a model that is spread over processes
-(``finetune.training.distributed``), each parameter's part is a buffer of its own.
+All trainable parameters of one dtype and weight decay become views of a single buffer, and so do their gradients:
+zeroing, the norm and the update are one pass each, and a checkpoint is a handful of arrays. In a sharded model
+(``finetune.training.distributed``), each parameter's shard has its own buffer.
 
-A bfloat16 weight is the upper half of a float32 one, rounded to nearest; the difference fits 16 bits. Keeping those
-bits beside the weight is the same as keeping float32 master weights, to the last bit, in half the room.
+A bfloat16 weight is the upper half of a float32 one, rounded to nearest; the difference fits in 16 bits. Keeping those
+bits next to the weight is equivalent to float32 master weights, to the last bit, in half the memory.
 """
 
 from __future__ import annotations
@@ -18,227 +18,248 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from finetune.options import Options
+from finetune.options import TrainingOptions
 
-__all__ = ["FlatAdamW", "join", "split"]
+__all__ = ["FlatAdamW", "join_float32", "split_float32"]
 
-_ALIGN = 64  # elements: each parameter begins at a multiple of 128 bytes, as vector loads like it
+_ALIGNMENT = 64  # elements; each parameter begins at a multiple of 128 bytes, for vectorised loads
 
 
-def split(exact: Tensor) -> tuple[Tensor, Tensor]:
-    """Float32 as its bfloat16 rounding (to nearest, ties away from zero) and the 16 bits that this lost (int16)."""
+def split_float32(exact: Tensor) -> tuple[Tensor, Tensor]:
+    """Split float32 values into bfloat16 (rounded to nearest, ties away from zero) and the lost 16 bits (int16)."""
     bits = exact.view(torch.int32)
     upper = (bits + 0x8000) >> 16
     return upper.to(torch.int16).view(torch.bfloat16), (bits - (upper << 16)).to(torch.int16)
 
 
-def join(upper: Tensor, rest: Tensor) -> Tensor:
-    """The float32 that ``split`` took apart."""
-    return ((upper.view(torch.int16).to(torch.int32) << 16) + rest.to(torch.int32)).view(torch.float32)
+def join_float32(upper: Tensor, remainder: Tensor) -> Tensor:
+    """Return the float32 values that ``split_float32`` split."""
+    return ((upper.view(torch.int16).to(torch.int32) << 16) + remainder.to(torch.int32)).view(torch.float32)
 
 
-def _moved(
-    exact: Tensor, gradient: Tensor, first: Tensor, second: Tensor, factor: Tensor, sound: Tensor, rates: Tensor,
+def _adamw(
+    weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, grad_scale: Tensor, finite: Tensor, rates: Tensor,
     decay: float, beta1: float, beta2: float, epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2); where not ``sound``, nothing moves.
+    """Return weight and moments after a step of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2).
 
     Args:
-        factor: 0-d; what clipping multiplies the gradient by.
+        weight: Float32 weights.
+        first, second: Moments.
+        grad_scale: 0-d clipping factor of the gradient.
+        finite: 0-d bool; where False, nothing changes.
         rates: (3,) learning rate, and the bias corrections of both moments.
     """
-    scaled = gradient.float() * factor
-    new_first = torch.where(sound, first + (1 - beta1) * (scaled - first), first)
-    new_second = torch.where(sound, second * beta2 + (1 - beta2) * scaled * scaled, second)
+    scaled = gradient.float() * grad_scale
+    new_first = torch.where(finite, first + (1 - beta1) * (scaled - first), first)
+    new_second = torch.where(finite, second * beta2 + (1 - beta2) * scaled * scaled, second)
     root = (new_second / rates[2]).sqrt() + epsilon
-    moved = exact * (1 - rates[0] * decay) - rates[0] / rates[1] * new_first / root
-    return torch.where(sound, moved, exact), new_first, new_second
+    new_weight = weight * (1 - rates[0] * decay) - rates[0] / rates[1] * new_first / root
+    return torch.where(finite, new_weight, weight), new_first, new_second
 
 
-def _step_bfloat16(weight: Tensor, rest: Tensor, first: Tensor, second: Tensor, *more: Tensor | float) -> None:
-    gradient, *others = more
-    exact, new_first, new_second = _moved(join(weight, rest), gradient, first, second, *others)  # type: ignore[arg-type]
-    upper, lower = split(exact)
+def _step_bfloat16(weight: Tensor, remainder: Tensor, first: Tensor, second: Tensor, *args: Tensor | float) -> None:
+    gradient, *others = args
+    exact = join_float32(weight, remainder)
+    new_weight, new_first, new_second = _adamw(exact, gradient, first, second, *others)  # type: ignore[arg-type]
+    upper, lower = split_float32(new_weight)
     weight.copy_(upper)
-    rest.copy_(lower)
+    remainder.copy_(lower)
     first.copy_(new_first)
     second.copy_(new_second)
 
 
-def _step_float32(weight: Tensor, first: Tensor, second: Tensor, *more: Tensor | float) -> None:
-    gradient, *others = more
-    exact, new_first, new_second = _moved(weight, gradient, first, second, *others)  # type: ignore[arg-type]
-    weight.copy_(exact)
+def _step_float32(weight: Tensor, first: Tensor, second: Tensor, *args: Tensor | float) -> None:
+    gradient, *others = args
+    new_weight, new_first, new_second = _adamw(weight, gradient, first, second, *others)  # type: ignore[arg-type]
+    weight.copy_(new_weight)
     first.copy_(new_first)
     second.copy_(new_second)
 
 
 @dataclass
 class _Group:
-    """Parameters of one dtype and one decay, after each other in flat buffers; or this process's part of one."""
+    """Parameters of one dtype and weight decay in flat buffers, or this process's shard of one parameter.
+
+    Attributes:
+        weight: (n,) weights.
+        first, second: (n,) float32 moments.
+        remainder: (n,) int16 low bits of bfloat16 weights; None for float32.
+        decay: Weight decay.
+        gradients: (n,) gradients; None for a shard, whose gradient is where FSDP puts it.
+        parameter: The sharded parameter, for a shard.
+    """
 
     weight: Tensor
     first: Tensor
     second: Tensor
-    rest: Tensor | None
+    remainder: Tensor | None
     decay: float
-    whole: Tensor | None = None  # all gradients; of a part, they are where FSDP leaves them
-    parameter: nn.Parameter | None = None  # whose part it is
+    gradients: Tensor | None = None
+    parameter: nn.Parameter | None = None
 
     @classmethod
-    def of(cls, parameters: list[nn.Parameter], decay: float) -> _Group:
+    def flatten(cls, parameters: list[nn.Parameter], decay: float) -> _Group:
+        """Move parameters and gradients into flat buffers, and make them views of these."""
         starts, size = [], 0
         for parameter in parameters:
             starts.append(size)
-            size += -(-parameter.numel() // _ALIGN) * _ALIGN
-        kind, device = parameters[0].dtype, parameters[0].device
-        weight = torch.zeros(size, dtype=kind, device=device)
-        gradient = torch.zeros_like(weight)
+            size += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+        weight = torch.zeros(size, dtype=parameters[0].dtype, device=parameters[0].device)
+        gradients = torch.zeros_like(weight)
         for start, parameter in zip(starts, parameters, strict=True):
-            part = slice(start, start + parameter.numel())
-            weight[part].copy_(parameter.data.reshape(-1))
-            parameter.data = weight[part].view_as(parameter)
-            parameter.grad = gradient[part].view_as(parameter)
-        return cls(weight, *_moments(weight), decay, whole=gradient)
+            span = slice(start, start + parameter.numel())
+            weight[span].copy_(parameter.data.reshape(-1))
+            parameter.data = weight[span].view_as(parameter)
+            parameter.grad = gradients[span].view_as(parameter)
+        return cls(weight, *_moments(weight), decay, gradients=gradients)
 
     @classmethod
-    def of_part(cls, parameter: nn.Parameter, decay: float) -> _Group:
-        weight = _local(parameter.detach())
+    def of_shard(cls, parameter: nn.Parameter, decay: float) -> _Group:
+        """Wrap this process's shard of a parameter."""
+        weight = _local_shard(parameter.detach())
         return cls(weight, *_moments(weight), decay, parameter=parameter)
 
     @property
     def gradient(self) -> Tensor:
-        if self.whole is not None:
-            return self.whole
+        """(n,) the gradient of ``weight``."""
+        if self.gradients is not None:
+            return self.gradients
         assert self.parameter is not None
-        found = self.parameter.grad
-        return torch.zeros_like(self.weight) if found is None else _local(found)
+        gradient = self.parameter.grad
+        return torch.zeros_like(self.weight) if gradient is None else _local_shard(gradient)
 
-    def clear(self) -> None:
-        if self.whole is not None:
-            self.whole.zero_()
+    def zero_grad(self) -> None:
+        if self.gradients is not None:
+            self.gradients.zero_()
         elif self.parameter is not None:
             self.parameter.grad = None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from (("weight", self.weight), ("first", self.first), ("second", self.second))
-        if self.rest is not None:
-            yield "rest", self.rest
+        if self.remainder is not None:
+            yield "rest", self.remainder
 
 
 def _moments(weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return zero moments, and the remainder that bfloat16 weights need."""
     first, second = (torch.zeros_like(weight, dtype=torch.float32) for _ in range(2))
     return first, second, torch.zeros_like(weight, dtype=torch.int16) if weight.dtype == torch.bfloat16 else None
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, flat; a view."""
+def _local_shard(tensor: Tensor) -> Tensor:
+    """Return a flat view of this process's shard of a tensor."""
     assert isinstance(tensor, DTensor)
     return tensor.to_local().view(-1)
 
 
 class FlatAdamW:
-    """AdamW over the parameters that want gradients, in float32 or bfloat16.
+    """AdamW over the trainable parameters of a model, in float32 or bfloat16.
 
-    From construction on, the parameters and their ``.grad`` are views of flat buffers: set neither anew.
+    From construction on, the parameters and their ``.grad`` are views of flat buffers and must not be replaced.
 
     Args:
-        parameters: Those of a model; the frozen ones are passed over. Matrices decay, vectors do not.
-        total: Adds up a tensor over the processes that a model is spread over; the identity for one.
+        parameters: Parameters of a model; frozen ones are skipped. Matrices have weight decay, vectors do not.
+        all_reduce: Sums a tensor over the processes of a sharded model; the identity for a single process.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], options: Options, total: Callable[[Tensor], Tensor] = lambda one: one
+        self,
+        parameters: Iterable[nn.Parameter],
+        options: TrainingOptions,
+        all_reduce: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
-        kinds: dict[tuple[torch.dtype, bool], list[nn.Parameter]] = {}
+        by_kind: dict[tuple[torch.dtype, bool], list[nn.Parameter]] = {}
         decay = {True: options.weight_decay, False: 0.0}
         self.groups: list[_Group] = []
         for parameter in parameters:
             matrix = parameter.ndim >= 2
             if parameter.requires_grad and isinstance(parameter, DTensor):
-                self.groups.append(_Group.of_part(parameter, decay[matrix]))
+                self.groups.append(_Group.of_shard(parameter, decay[matrix]))
             elif parameter.requires_grad:
-                kinds.setdefault((parameter.dtype, matrix), []).append(parameter)
-        self._parts = bool(self.groups)
-        self.groups += [_Group.of(found, decay[matrix]) for (_, matrix), found in kinds.items()]
+                by_kind.setdefault((parameter.dtype, matrix), []).append(parameter)
+        self._sharded = bool(self.groups)
+        self.groups += [_Group.flatten(group, decay[matrix]) for (_, matrix), group in by_kind.items()]
         self._options = options
-        self._total = total
+        self._all_reduce = all_reduce
 
-    def clear(self) -> None:
+    def zero_grad(self) -> None:
         """Set all gradients to zero."""
         for group in self.groups:
-            group.clear()
+            group.zero_grad()
 
-    def norm(self) -> Tensor:
-        """0-d float32: the L2 norm of all gradients together, over all processes."""
+    def grad_norm(self) -> Tensor:
+        """Return the L2 norm of all gradients over all processes, 0-d float32."""
         norms = torch.stack([torch.linalg.vector_norm(group.gradient, dtype=torch.float32) for group in self.groups])
-        if not self._parts:
-            whole: Tensor = torch.linalg.vector_norm(norms)
-            return whole
-        return self._total((norms**2).sum()).sqrt()
+        if not self._sharded:
+            norm: Tensor = torch.linalg.vector_norm(norms)
+            return norm
+        return self._all_reduce((norms**2).sum()).sqrt()
 
-    def step(self, step: int, rate: float, factor: Tensor, sound: Tensor) -> None:
-        """Move the weights.
+    def step(self, step: int, rate: float, grad_scale: Tensor, finite: Tensor) -> None:
+        """Update the weights.
 
         Args:
-            step: Steps made so far, this one included (from 1).
+            step: Number of this step, from 1.
             rate: Learning rate.
-            factor: 0-d; gradients are multiplied by it.
-            sound: 0-d bool; where False, neither weights nor moments change.
+            grad_scale: 0-d clipping factor of the gradients.
+            finite: 0-d bool; if False, neither weights nor moments change.
         """
         options = self._options
         values = [rate, 1 - options.beta1**step, 1 - options.beta2**step]
         for group in self.groups:
-            if self._fused and group.rest is None:
-                self._step_fused(group, step, rate, factor, sound)
+            if self._fused and group.remainder is None:
+                self._step_fused(group, step, rate, grad_scale, finite)
                 continue
             rates = torch.tensor(values, dtype=torch.float32).to(group.weight.device, non_blocking=True)
-            moments = (group.first, group.second, group.gradient, factor, sound, rates)
+            tensors = (group.first, group.second, group.gradient, grad_scale, finite, rates)
             numbers = (group.decay, options.beta1, options.beta2, options.epsilon)
-            if group.rest is None:
-                self._kernels[0](group.weight, *moments, *numbers)
+            step_float32, step_bfloat16 = self._kernels
+            if group.remainder is None:
+                step_float32(group.weight, *tensors, *numbers)
             else:
-                self._kernels[1](group.weight, group.rest, *moments, *numbers)
+                step_bfloat16(group.weight, group.remainder, *tensors, *numbers)
 
     @cached_property
     def _fused(self) -> bool:
-        """On a CPU, PyTorch's own kernel makes one pass where ours would make ten."""
+        """Whether to use PyTorch's fused kernel: on a CPU it makes one pass where the code here would make ten."""
         return all(group.weight.device.type == "cpu" for group in self.groups)
 
     @cached_property
     def _kernels(self) -> tuple[Callable[..., None], Callable[..., None]]:
+        """The step functions for float32 and bfloat16 weights, compiled on a GPU."""
         if any(group.weight.device.type == "cuda" for group in self.groups):
-            # Flat buffers have few sizes, parts of parameters many.
-            compiled = partial(torch.compile, dynamic=self._parts)
+            # Flat buffers have few sizes; shards of parameters have many, hence dynamic shapes.
+            compiled = partial(torch.compile, dynamic=self._sharded)
             return compiled(_step_float32), compiled(_step_bfloat16)
         return _step_float32, _step_bfloat16
 
-    def _step_fused(self, group: _Group, step: int, rate: float, factor: Tensor, sound: Tensor) -> None:
-        if not sound:  # on a CPU, asking costs nothing
+    def _step_fused(self, group: _Group, step: int, rate: float, grad_scale: Tensor, finite: Tensor) -> None:
+        if not finite:  # reading a CPU tensor does not synchronise anything
             return
         options, gradient = self._options, group.gradient
-        if factor != 1:
-            gradient.mul_(factor)
-        torch._fused_adamw_(  # the kernel below torch.optim.AdamW(fused=True), without its bookkeeping
+        if grad_scale != 1:
+            gradient.mul_(grad_scale)
+        torch._fused_adamw_(  # the kernel of torch.optim.AdamW(fused=True), without its bookkeeping
             [group.weight], [gradient], [group.first], [group.second], [], [torch.tensor(float(step))],
             lr=rate, beta1=options.beta1, beta2=options.beta2, weight_decay=group.decay, eps=options.epsilon,
             amsgrad=False, maximize=False,
         )  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: weights, moments and remainders; the tensors themselves, not copies."""
+        """Return the tensors of a checkpoint (weights, moments, remainders), without copying them."""
         return {
             f"{number}.{name}": tensor for number, group in enumerate(self.groups) for name, tensor in group.tensors()
         }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up a checkpoint's ``state``.
+        """Copy the tensors of a checkpoint into the buffers.
 
         Raises:
-            KeyError, RuntimeError: It is that of another model.
+            KeyError, RuntimeError: The state is of another model.
         """
         for name, tensor in self.state().items():
-            if state[name].shape != tensor.shape:  # copy_ would spread a smaller one
+            if state[name].shape != tensor.shape:  # copy_ would broadcast a smaller one
                 raise RuntimeError(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}")
             tensor.copy_(state[name])

@@ -1,4 +1,4 @@
-"""Where a training run is: written by the run, read by whatever shows it."""
+"""Progress of a training run: written by the run, read by its display."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["TrainingProgress"]
 
 @dataclass
 class TrainingProgress:
-    """A run at a glance.
+    """The current state of a run.
 
     Attributes:
-        phase: What it is at.
-        step, steps: Optimizer steps made, and all of them.
-        epoch: Epochs seen, with a fraction.
-        loss: Mean loss of the supervised tokens of the last logged steps.
-        tokens_per_second: Documents' tokens trained on, per second, since the last line; filler is not counted.
-        mfu: Share of the GPU's peak arithmetic that this makes use of; None where the peak is not known.
-        seconds_left: Of training, at the present speed; None before there is one.
-        notice: A word on something unusual.
+        phase: What the run is doing.
+        step, steps: Completed optimizer steps, and their total.
+        epoch: Completed epochs, as a fraction.
+        loss: Mean loss per supervised token over the steps since the previous log line.
+        tokens_per_second: Document tokens per second since the previous log line, without padding.
+        mfu: Model FLOPs utilisation; None if the GPU's peak is not known.
+        seconds_left: Estimated remaining training time; None before the first log line.
+        notice: A short note on something unusual.
     """
 
     phase: Literal["loading", "reading", "evaluating", "answering", "training", "saving", "done"] = "loading"

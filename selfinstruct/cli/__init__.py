@@ -1,4 +1,4 @@
-"""The command line. Commands are loaded when they are called, so that help is instant."""
+"""The command line. A command is imported when it is called, so that help is instant."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from selfinstruct.version import __version__
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
-    "generate": "Generate a dataset into RUN_DIR, or go on with the run that is there.",
-    "respond": "Answer the tasks of a file or a run: generate with the strategy respond.",
-    "status": "Show how far a run is, and why candidates were rejected.",
+    "generate": "Generate a dataset into RUN_DIR, or resume the run in it.",
+    "respond": "Answer the tasks of a file or a run (strategy respond).",
+    "fork": "Start a run with another run's completions, and continue it.",
+    "status": "Show the progress of a run, and why candidates were rejected.",
     "explain": "Show how a row came to be, or why a candidate was rejected.",
-    "refilter": "Judge a run's answers again under other settings, and send nothing.",
-    "fork": "Begin a run with another run's answers, under other settings, and go on.",
-    "tune": "Show what a run's answers come to under a grid of filter settings.",
     "diff": "Compare the datasets of two runs.",
     "runs": "List the runs below a directory.",
+    "refilter": "Filter a run's completions again under other settings; send nothing.",
+    "tune": "Show how many rows other filter settings would keep.",
+    "filter": "Filter the rows of a file (JSONL, Parquet) into another file.",
     "export": "Write a run's dataset in a training format.",
-    "filter": "Filter the rows of a file, JSONL or Parquet, into another one.",
     "seeds": "Check a file of seed tasks.",
     "doctor": "Show what is installed and which backends would work.",
+}
+_SECTIONS = {
+    "Make": ("generate", "respond", "fork"),
+    "Look": ("status", "explain", "diff", "runs"),
+    "Refine": ("refilter", "tune", "filter"),
+    "Use": ("export",),
+    "Check": ("seeds", "doctor"),
 }
 
 
@@ -31,14 +38,15 @@ _COMMANDS = {
     package="selfinstruct.cli",
     summaries=_COMMANDS,
     extras={},
+    sections=_SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Bootstrap instruction-tuning data with any language model.
 
-    A run is a directory: a ledger of every request and completion, and the dataset that follows from it. Every command
-    can be stopped at any moment and given again.
+    A run is a directory with a ledger of every request and completion, and the dataset computed from it. Every command
+    can be stopped at any moment and repeated.
 
     \b
     Examples:
@@ -56,4 +64,4 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of ``selfinstruct``."""
-    run(cli, "selfinstruct", "what was acknowledged is stored")
+    run(cli, "selfinstruct", "completions that were acknowledged are stored")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plain_line", "show_progress"]
 
+_PHASES = {"loading": "loading the model", "draining": "finishing what is under way"}
+
 
 def show_progress(progress: RunProgress) -> AbstractContextManager[None]:
     """Show ``progress`` on standard error while the context is open."""
@@ -20,11 +22,11 @@ def show_progress(progress: RunProgress) -> AbstractContextManager[None]:
 
 
 def plain_line(progress: RunProgress) -> str:
-    """One line that says where the run is."""
-    tally = progress.tally
+    """Return the progress as one line."""
+    stats = progress.stats
     parts = [f"{progress.rows}/{progress.target} rows"]
-    if tally.acceptance is not None:
-        parts.append(f"{tally.acceptance:.0%} of {tally.instructions} instructions kept")
+    if stats.acceptance is not None:
+        parts.append(f"{stats.acceptance:.0%} of {stats.instructions} instructions kept")
     if rejected := progress.rejected(4):
         parts.append(f"rejected: {rejected}")
     if progress.phase == "loading":
@@ -32,10 +34,10 @@ def plain_line(progress: RunProgress) -> str:
     else:
         parts.append(f"{progress.received} answers, {progress.in_flight} in flight")
         parts.append(f"{progress.tokens_per_second:.0f} tokens/s")
-        if tally.cached is not None:
-            parts.append(f"{tally.cached:.0%} of prompts cached")
-        left = format_duration(progress.seconds_left)
-        parts.append(f"{left} left" if progress.phase == "running" else progress.phase)
+        if stats.cached is not None:
+            parts.append(f"{stats.cached:.0%} of prompts cached")
+        remaining = format_duration(progress.seconds_left)
+        parts.append(f"{remaining} left" if progress.phase == "running" else progress.phase)
         if progress.phase == "running" and (forecast := progress.forecast):
             parts.append(forecast.in_words())
     parts += [text for text in (progress.servers, progress.notice) if text]
@@ -48,21 +50,21 @@ def _render(progress: RunProgress) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    tally = progress.tally
+    stats = progress.stats
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(f"{progress.rows}/{progress.target} rows", style="bold"),
         ProgressBar(total=progress.target, completed=progress.rows, width=40),
-        Text({"loading": "loading the model", "draining": "finishing what is under way"}.get(progress.phase, "")),
+        Text(_PHASES.get(progress.phase, "")),
     )
     figures = Table.grid(padding=(0, 2))
-    rate = "-" if tally.acceptance is None else f"{tally.acceptance:.0%}"
-    figures.add_row("accepted", f"{rate} of {tally.instructions} instructions parsed")
+    rate = "-" if stats.acceptance is None else f"{stats.acceptance:.0%}"
+    figures.add_row("accepted", f"{rate} of {stats.instructions} instructions parsed")
     figures.add_row("rejected", progress.rejected(6) or "-")
     speed = "-" if progress.phase == "loading" else f"{progress.tokens_per_second:.0f} tokens/s"
     figures.add_row("speed", f"{speed}, {progress.in_flight} in flight, {progress.received} answers")
-    if tally.cached is not None:
-        figures.add_row("cache", f"{tally.cached:.0%} of the prompts' tokens")
+    if stats.cached is not None:
+        figures.add_row("cache", f"{stats.cached:.0%} of the prompts' tokens")
     figures.add_row("time left", format_duration(progress.seconds_left))
     if forecast := progress.forecast:
         figures.add_row("to go", forecast.in_words())

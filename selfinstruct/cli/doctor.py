@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
-from selfinstruct.doctor import check
+from selfinstruct.cli.options import json_option
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.console import echo
+from selfinstruct.doctor import check_environment
 
 
 @click.command("doctor")
-def command() -> None:
-    """Show what is installed and which backends would work, and why not.
+@json_option
+def command(as_json: bool) -> None:
+    """Show what is installed, which backends would work, and which plugins were found.
 
     \b
-    Example:
+    Examples:
       selfinstruct doctor
+      selfinstruct doctor --json
     """
-    for one in check():
-        mark = click.style("ok  ", fg="green") if one.ok else click.style("no  ", fg="yellow")
-        click.echo(f"{mark} {one.name:<18} {one.detail}" + (f"\n{'':<24}{one.remedy}" if one.remedy else ""))
+    checks = check_environment()
+    if as_json:
+        echo(dumps({"checks": [dataclasses.asdict(check) for check in checks]}))
+        return
+    for check in checks:
+        mark = click.style("ok  ", fg="green") if check.ok else click.style("no  ", fg="yellow")
+        echo(f"{mark} {check.name:<18} {check.detail}" + (f"\n{'':<24}{check.remedy}" if check.remedy else ""))

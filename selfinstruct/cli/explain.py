@@ -7,31 +7,33 @@ from pathlib import Path
 
 import click
 
+from selfinstruct.api import explain
+from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import Json, dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.records import Completion, Verdict
-from selfinstruct.runs.explain import Ancestor, Explanation, Neighbour, Step, explain
+from selfinstruct.runs.explain import Ancestor, Explanation, NearestText, Step
 
 _OPEN, _CLOSE = "⟦", "⟧"
 _KEPT = {
-    "draft": "a task that was kept; its instances are candidates of their own",
-    "trial": "kept so far; whether it became a row was asked further",
+    "pending_task": "a task that was kept; each of its instances is a separate candidate",
+    "provisional_row": "kept so far; later requests decided whether it became a row",
 }
-_LINE = 160  # characters of a text in a lineage
-_MORE = 4000  # characters of a prompt or an answer that are shown
+_MOST_LINEAGE = 160  # characters shown of a text in a lineage
+_MOST_TEXT = 4000  # characters shown of a prompt or an answer
 
 
 @click.command("explain")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.argument("name", metavar="ROW|CANDIDATE")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with everything whole.")
+@json_option
 def command(run_dir: Path, name: str, as_json: bool) -> None:
     """Show how a row came to be, or why a candidate was rejected.
 
-    A row is named by its place in the dataset, from 1; a candidate by its id, such as 17.2, which
-    'export --format candidates' lists. Shown are the demonstrations, the prompt, the sampling, the model's answer with
-    the candidate's part in ⟦ ⟧, every filter's verdict, and the nearest text with the words in common in ⟦ ⟧. Of a text
-    that was made of a seed step by step, its lineage comes first.
+    A row is named by its number in the dataset, from 1; a candidate by its id, such as 17.2, which
+    'export --format candidates' lists. The output shows the demonstrations, the prompt, the sampling, the model's
+    answer with the candidate's part in ⟦ ⟧, every filter's verdict, and the nearest text with the words in common in
+    ⟦ ⟧. For a text that was made from a seed step by step, the lineage comes first.
 
     \b
     Examples:
@@ -39,42 +41,50 @@ def command(run_dir: Path, name: str, as_json: bool) -> None:
       selfinstruct explain runs/demo 17.2
       selfinstruct explain runs/demo 17.2 --json
     """
-    found = explain(run_dir, name)
+    explanation = explain(run_dir, name)
     if as_json:
-        echo(dumps(_values(found)))
+        echo(dumps(_to_json(explanation)))
         return
-    for line in _page(found):
+    for line in _page(explanation):
         echo(strip_control_chars(line))
 
 
-def _page(found: Explanation) -> Iterator[str]:
-    what = f"row {found.row}, candidate {found.id}" if found.row else f"candidate {found.id}"
-    one = found.candidate
-    if found.row:
-        yield f"{what}: kept"
-    elif one.candidate.kind != "row" and one.kept:
-        yield f"{what}: {_KEPT[one.candidate.kind]}"
-    else:
-        yield f"{what}: {'kept, beyond the rows asked for' if one.kept else f'rejected, {one.reason}'}"
-    fields = [("instruction", one.candidate.instruction), ("input", one.candidate.input),
-              ("output", one.candidate.output)]  # fmt: skip
-    for label, text in [(message.role, message.content) for message in one.candidate.messages] or fields:
+def _page(explanation: Explanation) -> Iterator[str]:
+    candidate = explanation.candidate.candidate
+    yield f"{_title(explanation)}: {_fate_of(explanation)}"
+    fields = [("instruction", candidate.instruction), ("input", candidate.input), ("output", candidate.output)]
+    for label, text in [(message.role, message.content) for message in candidate.messages] or fields:
         if text:
             yield f"  {label + ':':<13}{_indented(text)}"
-    if found.lineage:
+    if explanation.lineage:
         yield ""
         yield "lineage:"
-        yield from map(_ancestor, found.lineage)
-    for number, step in enumerate(found.steps, start=1):
+        yield from map(_ancestor, explanation.lineage)
+    for number, step in enumerate(explanation.steps, start=1):
         yield ""
         yield from _step(number, step)
 
 
-def _ancestor(one: Ancestor) -> str:
-    text = " ".join(one.text.split())
-    text = text if len(text) <= _LINE else f"{text[:_LINE]}..."
-    end = f" [rejected, {one.reason}]" if one.reason else ""
-    return f"  {'->' if one.label else 'seed'} {one.id}{f', {one.label}' if one.label else ''}: {text}{end}"
+def _title(explanation: Explanation) -> str:
+    row = f"row {explanation.row}, " if explanation.row else ""
+    return f"{row}candidate {explanation.id}"
+
+
+def _fate_of(explanation: Explanation) -> str:
+    candidate = explanation.candidate
+    if explanation.row:
+        return "kept"
+    if not candidate.kept:
+        return f"rejected, {candidate.reason}"
+    return _KEPT.get(candidate.candidate.kind, "kept, beyond the rows asked for")
+
+
+def _ancestor(ancestor: Ancestor) -> str:
+    text = " ".join(ancestor.text.split())
+    text = text if len(text) <= _MOST_LINEAGE else f"{text[:_MOST_LINEAGE]}..."
+    label = f", {ancestor.label}" if ancestor.label else ""
+    end = f" [rejected, {ancestor.reason}]" if ancestor.reason else ""
+    return f"  {'->' if ancestor.label else 'seed'} {ancestor.id}{label}: {text}{end}"
 
 
 def _step(number: int, step: Step) -> Iterator[str]:
@@ -94,21 +104,22 @@ def _step(number: int, step: Step) -> Iterator[str]:
         yield f"    {_indented(_cut(turn.text), 4)}"
     if isinstance(step.outcome, Completion):
         choice, span = step.outcome.choices[0], step.candidate.candidate.span
-        spans = (span,) if step.candidate.id and span[0] < span[1] else ()  # of a judge's answer, no part is the row's
+        spans = (span,) if step.candidate.id and span[0] < span[1] else ()  # a judge's answer is not part of the row
         tokens = plural(step.outcome.usage.completion_tokens, "token")
         yield f"  answer of {step.outcome.model} ({tokens}, {choice.finish_reason}):"
         yield f"    {_indented(_marked(choice.text, spans), 4)}"
-        for place, other in enumerate(step.outcome.choices[1:], start=2):
-            yield f"  choice {place} ({other.finish_reason}):"
+        for index, other in enumerate(step.outcome.choices[1:], start=2):
+            yield f"  choice {index} ({other.finish_reason}):"
             yield f"    {_indented(_plain(other.text), 4)}"
     if step.candidate.id:
-        yield f"  candidate {step.candidate.id}, a {step.candidate.candidate.kind}: {_fate(step)}"
+        kind = step.candidate.candidate.kind.replace("_", " ")
+        yield f"  candidate {step.candidate.id}, a {kind}: {_fate(step)}"
     for verdict in step.candidate.verdicts:
         score = "" if verdict.score is None else f" {verdict.score:.4g}"
         yield f"  {verdict.filter}:{score} {'kept' if verdict.kept else f'rejected, {verdict.reason}'}"
         for line in _details(verdict):
             yield f"    {line}"
-        if near := step.neighbours.get(verdict.filter):
+        if near := step.nearest_texts.get(verdict.filter):
             yield f"    nearest, {near.id}: {_indented(_marked(near.text, near.common), 4)}"
 
 
@@ -117,10 +128,10 @@ def _fate(step: Step) -> str:
 
 
 def _details(verdict: Verdict) -> Iterator[str]:
-    """What code expected of the answer, what a judge said by each rubric, and how the answers compared."""
+    """Yield what a verifier expected, a judge's scores with their reasons, and how several answers compared."""
     if verdict.filter == "verifier" and "found" in verdict.detail:
-        kind, expected, found = (verdict.detail.get(name) for name in ("kind", "expected", "found"))
-        yield f"{kind}: expected {expected}, found {found}"
+        kind, expected, actual = (verdict.detail.get(name) for name in ("kind", "expected", "found"))
+        yield f"{kind}: expected {expected}, found {actual}"
     scores, reasons = verdict.detail.get("scores"), verdict.detail.get("reasons")
     if isinstance(scores, Mapping) and isinstance(reasons, Mapping):
         for name, score in scores.items():
@@ -135,7 +146,7 @@ def _number(value: Json) -> str:
 
 
 def _marked(text: str, spans: tuple[tuple[int, int], ...]) -> str:
-    """Parts of a text in marks; what the text has of them is doubled, so that nothing in it passes for a mark."""
+    """Return the text with marks around spans; marks in the text itself are doubled, to tell them apart."""
     parts, done = [], 0
     for start, end in spans:
         parts += [_plain(text[done:start]), _OPEN, _plain(text[start:end]), _CLOSE]
@@ -148,33 +159,37 @@ def _plain(text: str) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _MORE else f"{text[:_MORE]}\n... and {len(text) - _MORE:,} more characters (--json)"
+    if len(text) <= _MOST_TEXT:
+        return text
+    return f"{text[:_MOST_TEXT]}\n... and {len(text) - _MOST_TEXT:,} more characters (--json)"
 
 
 def _indented(text: str, width: int = 15) -> str:
     return text.strip("\n").replace("\n", "\n" + " " * width)
 
 
-def _values(found: Explanation) -> dict[str, Json]:
+def _to_json(explanation: Explanation) -> dict[str, Json]:
+    candidate = explanation.candidate.candidate
     return {
-        "id": found.id,
-        "row": found.row,
-        "kept": found.candidate.kept,
-        "reason": found.candidate.reason,
-        "instruction": found.candidate.candidate.instruction,
-        "input": found.candidate.candidate.input,
-        "output": found.candidate.candidate.output,
-        **found.candidate.candidate.extras,
-        "seed": found.seed,
+        "id": explanation.id,
+        "row": explanation.row,
+        "kept": explanation.candidate.kept,
+        "reason": explanation.candidate.reason,
+        "instruction": candidate.instruction,
+        "input": candidate.input,
+        "output": candidate.output,
+        **candidate.extras,
+        "seed": explanation.seed,
         "lineage": [
-            {"id": one.id, "label": one.label, "text": one.text, "reason": one.reason} for one in found.lineage
+            {"id": ancestor.id, "label": ancestor.label, "text": ancestor.text, "reason": ancestor.reason}
+            for ancestor in explanation.lineage
         ],
-        "steps": [_step_values(step) for step in found.steps],
+        "steps": [_step_to_json(step) for step in explanation.steps],
     }
 
 
-def _step_values(step: Step) -> dict[str, Json]:
-    request, one = step.request, step.candidate
+def _step_to_json(step: Step) -> dict[str, Json]:
+    request, candidate = step.request, step.candidate
     sampling = request.sampling.to_json()
     if request.sampling.schema is not None:
         sampling["schema"] = dict(request.sampling.schema)
@@ -186,19 +201,19 @@ def _step_values(step: Step) -> dict[str, Json]:
         "shown": [{"id": name, "instruction": text} for name, text in step.shown],
         "turns": [{"role": turn.role, "template": turn.template, "text": turn.text} for turn in request.turns],
         "outcome": step.outcome.to_json(),
-        "candidate": one.id or None,
-        "span": list(one.candidate.span) if one.id else None,
+        "candidate": candidate.id or None,
+        "span": list(candidate.candidate.span) if candidate.id else None,
         "verdicts": [
             {
                 "filter": verdict.filter, "kept": verdict.kept, "reason": verdict.reason, "score": verdict.score,
-                "detail": dict(verdict.detail), "nearest": _near_values(step.neighbours.get(verdict.filter)),
+                "detail": dict(verdict.detail), "nearest": _nearest_to_json(step.nearest_texts.get(verdict.filter)),
             }
-            for verdict in one.verdicts
+            for verdict in candidate.verdicts
         ],
     }  # fmt: skip
 
 
-def _near_values(near: Neighbour | None) -> dict[str, Json] | None:
-    if near is None:
+def _nearest_to_json(nearest: NearestText | None) -> dict[str, Json] | None:
+    if nearest is None:
         return None
-    return {"id": near.id, "text": near.text, "common": [list(span) for span in near.common]}
+    return {"id": nearest.id, "text": nearest.text, "common": [list(span) for span in nearest.common]}

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.common.console import plural
-from selfinstruct.runs.export import export_formats
-from selfinstruct.runs.status import export_run
+from selfinstruct.api import export
+from selfinstruct.cli.options import json_option
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.console import echo, plural
+from selfinstruct.runs.export import ExportResult, export_formats
 
 
 @click.command("export")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--format", "name", type=click.Choice(export_formats()),
-              help="Layout of a row; 'preference' holds the rows that have a pair; 'candidates' lists every candidate "
-              "with its verdicts.  [default: that of the run's own dataset]")  # fmt: skip
+              help="Layout of a row. 'preference' holds the rows that have a preference pair; 'candidates' lists every "
+              "candidate with its verdicts.  [default: the layout of the run's own dataset]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: RUN_DIR/dataset/FORMAT.jsonl]")
-def command(run_dir: Path, name: str | None, output: Path | None) -> None:
+@json_option
+def command(run_dir: Path, name: str | None, output: Path | None, as_json: bool) -> None:
     """Write a run's dataset in a training format, as JSONL.
 
     \b
@@ -27,6 +30,14 @@ def command(run_dir: Path, name: str | None, output: Path | None) -> None:
       selfinstruct export runs/demo --format candidates -o why.jsonl
       selfinstruct export runs/judged --format preference
     """
-    done = export_run(run_dir, name, output)
-    left_out = f"; {plural(done.left_out, 'row')} without a pair left out" if done.left_out else ""
-    click.echo(f"{done.path}: {plural(done.rows, 'line')} (sha256 {done.sha256[:12]}){left_out}")
+    exported = export(run_dir, name, output)
+    if as_json:
+        echo(dumps({**dataset_to_json(exported), "left_out": exported.left_out}))
+        return
+    left_out = f"; {plural(exported.left_out, 'row')} without a pair left out" if exported.left_out else ""
+    echo(f"{exported.path}: {plural(exported.rows, 'line')} (sha256 {exported.sha256[:12]}){left_out}")
+
+
+def dataset_to_json(exported: ExportResult) -> dict[str, str | int]:
+    """Return the JSON form of a dataset file."""
+    return {"dataset": str(exported.path), "lines": exported.rows, "sha256": exported.sha256}

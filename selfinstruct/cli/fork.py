@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from selfinstruct.api import generate
+from selfinstruct.api import fork
 from selfinstruct.cli.display import show_progress
 from selfinstruct.cli.generate import finish
+from selfinstruct.cli.options import json_option
 from selfinstruct.cli.settings import located, run_options, settings_of
-from selfinstruct.runs.fork import inherit
 
 _PATH = click.Path(path_type=Path)
 
@@ -21,13 +21,14 @@ _PATH = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_PATH, required=True, metavar="NEW_DIR", help="Directory of the new run.")
 @run_options
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@json_option
 @click.pass_context
-def command(ctx: click.Context, /, run_dir: Path, output: Path, quiet: bool, **options: Any) -> None:
-    """Begin a run in NEW_DIR with all that RUN_DIR was answered, under other settings, and go on.
+def command(ctx: click.Context, /, run_dir: Path, output: Path, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Start a run in NEW_DIR with the completions of RUN_DIR under other settings, and continue it.
 
-    The answers are judged again, in their order, and none is asked for twice. A task that is kept now and was not then
-    is followed up first. Only the strategy must stay; what is not given is RUN_DIR's own. To go on after a stop:
-    selfinstruct generate NEW_DIR.
+    The completions are filtered again, in their order; none is requested twice. Tasks that are kept now and were
+    rejected before are followed up first. The strategy must stay; all other settings default to RUN_DIR's. To resume
+    after a stop: selfinstruct generate NEW_DIR.
 
     \b
     Examples:
@@ -36,6 +37,5 @@ def command(ctx: click.Context, /, run_dir: Path, output: Path, quiet: bool, **o
     """
     settings, lines = settings_of(run_dir, options)
     with located(options["config"], lines):
-        inherit(run_dir, output, settings)
-        result = generate(output, show=None if quiet else show_progress)
-    finish(ctx, result)
+        result = fork(run_dir, output, settings, show=None if quiet else show_progress)
+    finish(ctx, result, as_json=as_json)

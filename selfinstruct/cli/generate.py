@@ -1,8 +1,8 @@
-"""``selfinstruct generate``."""
+"""``selfinstruct generate``, and what ``respond`` and ``fork`` share with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +10,36 @@ import click
 
 from selfinstruct.api import GenerateResult, generate, preview
 from selfinstruct.cli.display import show_progress
+from selfinstruct.cli.export import dataset_to_json
+from selfinstruct.cli.options import json_option
 from selfinstruct.cli.settings import located, run_options, settings_of
+from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
-from selfinstruct.ledger import Reader
+from selfinstruct.records import Request
 from selfinstruct.strategies import STRATEGIES
 
 _PATH = click.Path(path_type=Path)
 
+_PREVIEWED = 3  # requests that --dry-run prints whole
 _ENDINGS = {
     "complete": "complete",
-    "exhausted": "{asked}",
-    "stalled": "stopped: {patience} requests brought nothing, for the reasons above; change model or sampling in a new "
-    "run, or go on with a larger --set patience=",
-    "saturated": "novelty exhausted: of the last {window} instructions, {repeated:.0%} resemble what is there already",
-    "budget": "stopped at the budget; raise it and give the same command to go on",
-    "time": "stopped at the time limit; give the same command to go on",
-    "interrupted": "stopped; every answer that arrived is kept, give the same command to go on",
+    "exhausted": "stopped: the strategy has nothing more to ask",
+    "stalled": "stopped: {patience} requests in a row brought nothing, for the reasons above; change the model or the "
+    "sampling in a new run, or continue with a larger --set patience=",
+    "saturated": "novelty exhausted: of the last {window} instructions, {repeated:.0%} resemble earlier ones",
+    "budget": "stopped at the budget; raise it and repeat the command to continue",
+    "time": "stopped at the time limit; repeat the command to continue",
+    "interrupted": "stopped; every answer that arrived is stored, repeat the command to continue",
 }
-_COLLECTED_BY = {  # what brings the answers of requests that the server still has; else the same command does
+_COLLECTED_BY = {  # what fetches the answers of requests in batches; otherwise the same command does
     "complete": "more rows (-n)",
     "stalled": "a larger --set patience=",
     "saturated": "--set saturation.novelty=0",
 }
 _SATURATED = (
     "In a new run, a higher temperature, a larger model, more seeds (--seeds) or a higher filters.novelty.threshold "
-    "bring more; this one goes on with --set saturation.novelty=0"
+    "help; this run continues with --set saturation.novelty=0"
 )
-
 
 _OPTIONS = (
     click.option(
@@ -44,20 +47,19 @@ _OPTIONS = (
         "source",
         type=_PATH,
         metavar="PATH",
-        help="What a strategy that works on tasks begins with: a run, or a file of rows, with answers or without. With "
-        "--backend replay, and for all other strategies: the recorded run that replay answers from.",
+        help="Tasks that the strategy works on: a run, or a file of rows, with or without answers. With --backend "
+        "replay, and for strategies that work on no tasks: the recorded run that replay answers from.",
     ),
     run_options,
     click.option("--dry-run", is_flag=True, help="Print the first requests; send and write nothing."),
-    click.option(
-        "--verify", is_flag=True, help="Judge all answers again instead of trusting the verdicts that were kept."
-    ),
+    click.option("--verify", is_flag=True, help="Recompute all verdicts instead of resuming from the stored ones."),
     click.option("-q", "--quiet", is_flag=True, help="Show no progress."),
+    json_option,
 )
 
 
 def generate_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of ``generate``, but for the strategy."""
+    """Add the options of ``generate`` to a command, except ``--strategy``."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -65,18 +67,19 @@ def generate_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("generate")
 @click.argument("run_dir", type=_PATH)
-@click.option("--strategy", help=f"Method of synthesis: {', '.join(STRATEGIES)}.  [default: self-instruct]")
+@click.option("--strategy", help=f"Method of synthesis: {', '.join(STRATEGIES)}, or that of a plugin.  "
+              "[default: self-instruct]")  # fmt: skip
 @generate_options
 @click.pass_context
 def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
-    """Generate a dataset into RUN_DIR, or go on with the run that is there.
+    """Generate a dataset into RUN_DIR, or resume the run in it.
 
-    On an existing run, options not given are the run's own. Free to change are -n, concurrency, budgets, retry, base
-    URL and key; all else belongs to the run for life. Ctrl-C stops cleanly: nothing new is sent, what is under way is
-    stored; the same command goes on.
+    An existing run keeps its settings where options are left out. -n, concurrency, budgets, retry, base URL and key
+    can be changed at any time; all other settings are fixed for the life of a run. Ctrl-C stops cleanly: no new
+    request is sent, and answers under way are stored; the same command continues.
 
-    Exit codes: 0 the rows are made; 1 stopped before that, or failed; 2 something in the command, the settings or a
-    file must change first; 130 interrupted.
+    Exit codes: 0 the rows are made; 1 the run stopped before that, or failed; 2 something in the command, the settings
+    or a file must change first; 130 interrupted.
 
     \b
     Examples:
@@ -91,87 +94,115 @@ def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
       selfinstruct generate runs/again --backend replay --from runs/demo -n 30
     """
     settings, lines = settings_of(run_dir, options)
-    begin(ctx, run_dir, settings, lines, options)
+    run_generate(ctx, run_dir, settings, lines, options)
 
 
-def begin(
+def run_generate(
     ctx: click.Context, run_dir: Path, settings: Mapping[str, Any], lines: Mapping[str, int], options: Mapping[str, Any]
 ) -> None:
-    """Begin or go on with the run of these settings, or only preview it.
+    """Start, resume or preview a run, and print the result.
 
     Args:
-        settings, lines: As ``settings_of`` gives them.
-        options: Those of ``generate_options``.
+        ctx: Context of the command.
+        run_dir: The run directory.
+        settings, lines: What ``settings_of`` returned.
+        options: Values of ``generate_options``.
     """
     with located(options["config"], lines):
         if options["dry_run"]:
-            _print_preview(run_dir, settings)
+            _print_preview(preview(run_dir, settings), as_json=options["as_json"])
             return
         show = None if options["quiet"] else show_progress
         result = generate(run_dir, settings, show=show, verify=options["verify"])
-    finish(ctx, result)
+    finish(ctx, result, as_json=options["as_json"])
 
 
-def finish(ctx: click.Context, result: GenerateResult) -> None:
-    """Tell how a run ended, and end with its exit code."""
-    _print_result(result)
+def finish(ctx: click.Context, result: GenerateResult, *, as_json: bool) -> None:
+    """Print how a run ended, and exit with its code."""
+    if as_json:
+        echo(dumps(_to_json(result)))
+    else:
+        for line in _lines(result):
+            echo(line)
     if result.ending == "interrupted":
         ctx.exit(130)
-    if result.ending != "complete" and not _worked_off(result):
+    if not result.succeeded:
         ctx.exit(1)
 
 
-def _worked_off(result: GenerateResult) -> bool:
-    """Whether no more than a row for each task was wanted, and every task was asked: there is no more to be had."""
-    return result.ending == "exhausted" and result.plan.is_one_for_each and bool(result.rows)
-
-
-def _print_preview(run_dir: Path, settings: Mapping[str, Any]) -> None:
-    requests = preview(run_dir, settings)
-    for request in requests[:3]:
+def _print_preview(requests: list[Request], *, as_json: bool) -> None:
+    if as_json:
+        echo(dumps({"requests": len(requests), "first": [_request_to_json(one) for one in requests[:_PREVIEWED]]}))
+        return
+    for request in requests[:_PREVIEWED]:
         sampling = request.sampling
         click.secho(f"--- request {request.number}: {request.stage}, up to {sampling.max_tokens} tokens, "
                     f"temperature {sampling.temperature}", bold=True)  # fmt: skip
         for turn in request.turns:
             text = strip_control_chars(turn.text)
-            click.echo(text if turn.role == "prompt" else f"[{turn.role}]\n{text}")
+            echo(text if turn.role == "prompt" else f"[{turn.role}]\n{text}")
     click.secho(f"--- {len(requests)} requests would go out next; nothing was sent or written", bold=True)
 
 
-def _print_result(result: GenerateResult) -> None:
-    tally, target = result.tally, result.plan.settings.n
-    if result.already:
-        with Reader(result.folder) as reader:
-            answers = reader.answers()
-        # After a smaller -n the dataset is shorter than it was: what it was made of is still there.
-        part = f", from {tally.requests} of the {answers} answers in its ledger" if tally.requests < answers else ""
-        echo(f"{result.folder} is complete: {plural(len(result.rows), 'row')}{part}. Ask for more with -n.")
+def _request_to_json(request: Request) -> dict[str, object]:
+    turns = [{"role": turn.role, "text": turn.text} for turn in request.turns]
+    return {
+        "request": request.number, "stage": request.stage, "sampling": request.sampling.to_json(), "turns": turns,
+    }  # fmt: skip
+
+
+def _lines(result: GenerateResult) -> Iterator[str]:
+    stats, target = result.stats, result.plan.settings.n
+    if result.was_complete:
+        # After a smaller -n the dataset is shorter than before, but the ledger still holds all completions.
+        shorter = stats.requests < result.completions
+        part = f", from {stats.requests} of the {result.completions} answers in its ledger" if shorter else ""
+        yield f"{result.folder} is complete: {plural(len(result.rows), 'row')}{part}. Ask for more with -n."
     else:
-        if result.ending != "complete":
-            for name, counts in (
-                ("rejected", tally.rejected),
-                ("discarded", tally.discarded),
-                ("failed", tally.failures),
-            ):
-                if counts:
-                    echo(f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8)))
-        settings, novelty = result.plan.settings, result.saturation.novelty
-        ending = _ENDINGS[result.ending].format(
-            patience=settings.patience,
-            window=settings.saturation.window,
-            repeated=1 - (novelty or 0),
-            asked="every task was asked" if _worked_off(result) else "stopped: the strategy has nothing more to ask",
-        )
-        echo(f"{result.folder}: {ending}")
-        if result.left:
-            how = _COLLECTED_BY.get(result.ending, "the same command")
-            echo(f"{plural(result.left, 'request')} under way in batches: the server goes on with them, {how} will "
-                "collect their answers")  # fmt: skip
-        if result.ending == "saturated":
-            for text in result.saturation.samples:
-                echo(f"  such as: {strip_control_chars(' '.join(text.split())[:100])}")
-            echo(_SATURATED)
-        rate = f", {tally.acceptance:.0%} of {tally.instructions} instructions" if tally.acceptance is not None else ""
-        echo(f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(tally.requests, 'request')}, "
-                   f"{tally.completion_tokens:,} tokens generated")  # fmt: skip
-    echo(f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})")
+        yield from _ending(result)
+        rate = f", {stats.acceptance:.0%} of {stats.instructions} instructions" if stats.acceptance is not None else ""
+        yield (f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(stats.requests, 'request')}, "
+               f"{stats.completion_tokens:,} tokens generated")  # fmt: skip
+    yield f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})"
+
+
+def _ending(result: GenerateResult) -> Iterator[str]:
+    """Yield why the run stopped, and how to continue."""
+    stats, settings = result.stats, result.plan.settings
+    if result.ending != "complete":
+        for name, counts in (("rejected", stats.rejected), ("discarded", stats.discarded), ("failed", stats.failures)):
+            if counts:
+                yield f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8))
+    message = "every task was asked" if result.every_task_was_asked else _ENDINGS[result.ending]
+    repeated = 1 - (result.saturation.novelty or 0)
+    message = message.format(patience=settings.patience, window=settings.saturation.window, repeated=repeated)
+    yield f"{result.folder}: {message}"
+    if result.in_batches:
+        collected_by = _COLLECTED_BY.get(result.ending, "the same command")
+        yield (f"{plural(result.in_batches, 'request')} under way in batches: the server continues with them, "
+               f"{collected_by} will collect their answers")  # fmt: skip
+    if result.ending == "saturated":
+        for text in result.saturation.samples:
+            yield f"  such as: {strip_control_chars(' '.join(text.split())[:100])}"
+        yield _SATURATED
+
+
+def _to_json(result: GenerateResult) -> dict[str, object]:
+    stats = result.stats
+    return {
+        "run": str(result.folder),
+        "ending": result.ending,
+        "succeeded": result.succeeded,
+        "rows": len(result.rows),
+        "target": result.plan.settings.n,
+        "acceptance": stats.acceptance,
+        "requests": stats.requests,
+        "instructions": stats.instructions,
+        "rejected": dict(stats.rejected),
+        "discarded": dict(stats.discarded),
+        "failures": dict(stats.failures),
+        "prompt_tokens": stats.prompt_tokens,
+        "completion_tokens": stats.completion_tokens,
+        "in_batches": result.in_batches,
+        **dataset_to_json(result.exported),
+    }

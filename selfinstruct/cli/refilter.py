@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import click
 
+from selfinstruct.api import refilter
+from selfinstruct.cli.export import dataset_to_json
+from selfinstruct.cli.options import json_option
 from selfinstruct.cli.settings import located, run_options, settings_of
+from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural
-from selfinstruct.runs.compare import Comparison, Missing
-from selfinstruct.runs.fork import refilter
+from selfinstruct.runs.compare import Comparison, UnmatchedRow
+from selfinstruct.runs.fork import RefilterResult
 
 _PATH = click.Path(path_type=Path)
 
@@ -19,11 +24,12 @@ _PATH = click.Path(path_type=Path)
 @click.argument("run_dir", type=_PATH)
 @click.option("-o", "--output", type=_PATH, required=True, metavar="NEW_DIR", help="Directory of the new run.")
 @run_options
-def command(run_dir: Path, output: Path, **options: Any) -> None:
-    """Judge all that RUN_DIR was answered again under other settings, into NEW_DIR; send nothing.
+@json_option
+def command(run_dir: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Filter all completions of RUN_DIR again under other settings, into NEW_DIR; send nothing.
 
-    Shown is what the new dataset has lost and gained, why, and what going on would send. NEW_DIR is a run like any
-    other: selfinstruct generate NEW_DIR goes on with it.
+    The summary shows which rows the new dataset has lost and gained, why, and what continuing the run would send.
+    NEW_DIR is a run like any other: selfinstruct generate NEW_DIR continues it.
 
     \b
     Examples:
@@ -32,19 +38,38 @@ def command(run_dir: Path, output: Path, **options: Any) -> None:
     """
     settings, lines = settings_of(run_dir, options)
     with located(options["config"], lines):
-        found = refilter(run_dir, output, settings)
-    judged, compared = found.tally.requests, found.comparison
-    echo(f"{output}: {found.rows} of {plural(found.target, 'row')}, from {plural(judged, 'answer')} of {run_dir}; "
-        "nothing was sent")  # fmt: skip
-    echo(f"rows: {compared.common} kept, {len(compared.lost)} lost{_why(compared.lost)}, "
-        f"{len(compared.gained)} gained{_why(compared.gained, 'before: ')}")  # fmt: skip
-    if found.rows < found.target:
-        first = f"{plural(found.queued, 'follow-up')} of tasks that are kept now, then new ones"
-        rest = f"; {found.forecast.in_words()}" if found.forecast else ""
-        echo(f"selfinstruct generate {output} would send {first if found.queued else 'new requests'}{rest}")
-    echo(f"dataset: {found.exported.path} (sha256 {found.exported.sha256[:12]})")
+        result = refilter(run_dir, output, settings)
+    if as_json:
+        echo(dumps(_to_json(output, result)))
+        return
+    compared = result.comparison
+    echo(f"{output}: {result.rows} of {plural(result.target, 'row')}, from {plural(result.stats.requests, 'answer')} "
+        f"of {run_dir}; nothing was sent")  # fmt: skip
+    echo(f"rows: {compared.common} kept, {len(compared.lost)} lost{_reasons(compared.lost)}, "
+        f"{len(compared.gained)} gained{_reasons(compared.gained, 'before: ')}")  # fmt: skip
+    if result.rows < result.target:
+        first = f"{plural(result.queued, 'follow-up')} of tasks that are kept now, then new ones"
+        rest = f"; {result.forecast.in_words()}" if result.forecast else ""
+        echo(f"selfinstruct generate {output} would send {first if result.queued else 'new requests'}{rest}")
+    echo(f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})")
 
 
-def _why(missing: tuple[Missing, ...], head: str = "") -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in Comparison.reasons(missing))
-    return f" ({head}{reasons})" if reasons else ""
+def _reasons(rows: tuple[UnmatchedRow, ...], prefix: str = "") -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in Comparison.reasons(rows))
+    return f" ({prefix}{reasons})" if reasons else ""
+
+
+def _to_json(folder: Path, result: RefilterResult) -> dict[str, object]:
+    compared = result.comparison
+    return {
+        "run": str(folder),
+        "rows": result.rows,
+        "target": result.target,
+        "requests": result.stats.requests,
+        "common": compared.common,
+        "lost": dict(Comparison.reasons(compared.lost)),
+        "gained": dict(Comparison.reasons(compared.gained)),
+        "waiting": result.queued,
+        "forecast": None if result.forecast is None else dataclasses.asdict(result.forecast),
+        **dataset_to_json(result.exported),
+    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from selfinstruct.cli.generate import begin, generate_options
+from selfinstruct.cli.generate import generate_options, run_generate
 from selfinstruct.cli.settings import settings_of
 from selfinstruct.errors import UsageError
 from selfinstruct.ledger import has_run
@@ -18,11 +18,11 @@ from selfinstruct.ledger import has_run
 @generate_options
 @click.pass_context
 def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
-    """Answer the tasks of a file or a run: generate with the strategy respond.
+    """Answer the tasks of a file or a run (generate with the strategy respond).
 
-    Each task is put to the model as it stands and becomes a row with the answer; -n is the number of tasks, unless it
-    is given. respond.systems draws a system prompt for each from a set (builtin, or a file); respond.reasoning asks for
-    the reasoning and keeps it apart from the answer. The same command, or generate, goes on with a run that stopped.
+    Each task is sent to the model unchanged and becomes a row with the answer; -n defaults to the number of tasks.
+    respond.systems draws a system prompt for each task from a set (builtin, or a file); respond.reasoning requests
+    the reasoning and keeps it apart from the answer. The same command, or generate, resumes a run that stopped.
 
     \b
     Examples:
@@ -33,4 +33,4 @@ def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
     settings, lines = settings_of(run_dir, {**options, "strategy": "respond"})
     if not (options["source"] or has_run(run_dir) or "seeds" in settings):
         raise UsageError("which tasks are to be answered? Name a file or a run: --from PATH")
-    begin(ctx, run_dir, settings, lines, options)
+    run_generate(ctx, run_dir, settings, lines, options)

@@ -6,47 +6,66 @@ from pathlib import Path
 
 import click
 
+from selfinstruct.api import list_runs
+from selfinstruct.cli.options import json_option
+from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, strip_control_chars
-from selfinstruct.errors import SelfInstructError, UsageError
-from selfinstruct.ledger import LEDGER_FILE
-from selfinstruct.runs.status import status
+from selfinstruct.runs.listing import RunListing
+
+_HEADINGS = ("run", "rows", "kept", "strategy", "backend", "models", "tokens out")
 
 
 @click.command("runs")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("runs"))
-def command(folder: Path) -> None:
-    """List the runs below DIR (default: runs), with what each came to.
+@json_option
+def command(folder: Path, as_json: bool) -> None:
+    """List the runs below DIR (default: runs) with their progress.
 
     \b
     Examples:
       selfinstruct runs
-      selfinstruct runs /data/runs
+      selfinstruct runs /data/runs --json
     """
-    if not folder.is_dir():
-        raise UsageError(f"there is no directory {folder}")
-    found = sorted(path.parent for path in (*folder.glob(LEDGER_FILE), *folder.glob(f"*/{LEDGER_FILE}")))
-    if not found:
+    runs = list_runs(folder)
+    if as_json:
+        echo(dumps({"runs": [_to_json(run) for run in runs]}))
+        return
+    if not runs:
         echo(f"no run in {folder}")
         return
-    head: tuple[str, ...] = ("run", "rows", "kept", "strategy", "backend", "models", "tokens out")
-    lines = [head, *map(_line, found)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    lines = [_HEADINGS, *map(_cells, runs)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _line(path: Path) -> tuple[str, ...]:
-    try:
-        found = status(path)
-    except SelfInstructError as error:
-        return str(path), "-", "-", f"can't be read: {' '.join(str(error).split())[:90]}", "", "", ""
-    tally, settings = found.tally, found.plan.settings
+def _cells(run: RunListing) -> tuple[str, ...]:
+    if run.status is None:
+        return str(run.folder), "-", "-", f"can't be read: {' '.join(run.error.split())[:90]}", "", "", ""
+    stats, settings = run.status.stats, run.status.plan.settings
     return (
-        str(path),
-        f"{found.rows}/{found.target}",
-        "-" if tally.acceptance is None else f"{tally.acceptance:.0%}",
+        str(run.folder),
+        f"{run.status.rows}/{run.status.target}",
+        "-" if stats.acceptance is None else f"{stats.acceptance:.0%}",
         settings.strategy,
         settings.backend,
-        strip_control_chars(", ".join(sorted(tally.models))) or "-",
-        f"{tally.completion_tokens:,}",
+        strip_control_chars(", ".join(sorted(stats.models))) or "-",
+        f"{stats.completion_tokens:,}",
     )
+
+
+def _to_json(run: RunListing) -> dict[str, object]:
+    if run.status is None:
+        return {"run": str(run.folder), "error": run.error}
+    stats, settings = run.status.stats, run.status.plan.settings
+    return {
+        "run": str(run.folder),
+        "rows": run.status.rows,
+        "target": run.status.target,
+        "complete": run.status.complete,
+        "acceptance": stats.acceptance,
+        "strategy": settings.strategy,
+        "backend": settings.backend,
+        "models": dict(stats.models),
+        "completion_tokens": stats.completion_tokens,
+    }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
 
-from selfinstruct.seeds import check_seeds
+from selfinstruct.cli.options import json_option
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.console import echo
+from selfinstruct.seeds import SeedReport, check_seeds
 
 
 @click.group("seeds")
@@ -16,32 +20,44 @@ def command() -> None:
 
 @command.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--threshold", type=float, default=0.7, show_default=True, help="ROUGE-L from which a pair is too alike.")
+@click.option(
+    "--threshold", type=float, default=0.7, show_default=True, help="ROUGE-L from which two instructions are too alike."
+)
+@json_option
 @click.pass_context
-def check(ctx: click.Context, file: Path, threshold: float) -> None:
-    """Report on a file of seed tasks, with the line of whatever is wrong.
+def check(ctx: click.Context, file: Path, threshold: float, as_json: bool) -> None:
+    """Report on a file of seed tasks, with the line of everything that is wrong.
 
     Reads the public layout (id, name, instruction, instances, is_classification) and plain instruction/input/output,
-    each with or without a verifier (docs/verifiers.md).
-    Exits with 1 when something should be mended.
+    each with or without a verifier (docs/verifiers.md). Exits with 1 if there are errors or warnings.
 
     \b
-    Example:
+    Examples:
       selfinstruct seeds check my_tasks.jsonl
+      selfinstruct seeds check my_tasks.jsonl --json
     """
     report = check_seeds(file, threshold=threshold)
-    for line in (*report.errors, *report.warnings):
-        click.echo(line, err=True)
-    share = report.with_input / report.tasks if report.tasks else 0.0
-    score, one, other = report.closest
-    click.echo(f"tasks              {report.tasks} ({report.instances} instances)")
-    click.echo(f"classification     {report.classification}")
-    click.echo(f"with an input      {report.with_input} ({share:.0%})")
-    click.echo(f"median words       {report.median_words} an instruction")
-    click.echo(f"closest pair       ROUGE-L {score:.3f} (lines {one} and {other})")
-    domains = ", ".join(f"{name} {count}" for name, count in report.domains.items())
-    click.echo(f"domains            {len(report.domains)}" + (f": {domains}" if domains else ""))
-    click.echo(f"errors             {len(report.errors)}")
-    click.echo(f"warnings           {len(report.warnings)}")
+    if as_json:
+        score, *lines = report.closest
+        closest = {"score": score, "lines": lines}
+        echo(dumps({"file": str(file), "ok": report.ok, **dataclasses.asdict(report), "closest": closest}))
+    else:
+        _print_report(report)
     if not report.ok:
         ctx.exit(1)
+
+
+def _print_report(report: SeedReport) -> None:
+    for line in (*report.errors, *report.warnings):
+        echo(line, err=True)
+    share = report.with_input / report.tasks if report.tasks else 0.0
+    score, line_a, line_b = report.closest
+    echo(f"tasks              {report.tasks} ({report.instances} instances)")
+    echo(f"classification     {report.classification}")
+    echo(f"with an input      {report.with_input} ({share:.0%})")
+    echo(f"median words       {report.median_words} an instruction")
+    echo(f"closest pair       ROUGE-L {score:.3f} (lines {line_a} and {line_b})")
+    domains = ", ".join(f"{name} {count}" for name, count in report.domains.items())
+    echo(f"domains            {len(report.domains)}" + (f": {domains}" if domains else ""))
+    echo(f"errors             {len(report.errors)}")
+    echo(f"warnings           {len(report.warnings)}")

@@ -1,4 +1,4 @@
-"""The settings of a run as options of the command line: those that ``generate``, ``fork`` and ``refilter`` share."""
+"""The settings of a run as options of ``generate``, ``respond``, ``fork`` and ``refilter``."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from typing import Any
 
 import click
 
-from selfinstruct.backends import backend_names, backend_spec
+from selfinstruct.backends import backend_names, backend_spec, builtin_backends
 from selfinstruct.common.config import assign, merge, read_yaml
 from selfinstruct.engine.plan import Settings
 from selfinstruct.errors import ConfigError, UsageError
 from selfinstruct.ledger import Reader, has_run
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies import STRATEGIES, strategy_class, strategy_names
+from selfinstruct.strategies.abilities import BeginsWithTasks
 
 __all__ = ["located", "run_options", "settings_of"]
 
 _PATH = click.Path(path_type=Path)
 _OPTIONS = (
-    click.option("--config", type=_PATH, help="YAML file of settings; options given here go before it."),
+    click.option("--config", type=_PATH, help="YAML file of settings; options of the command line override it."),
     click.option(
-        "--backend", help="What completes: llamacpp, openai, openai-batch, vllm or replay.  [default: llamacpp]"
+        "--backend",
+        help="Backend that completes requests: llamacpp, openai, openai-batch, vllm, replay, or a plugin's.  "
+        "[default: llamacpp]",
     ),
     click.option(
         "--model",
@@ -35,15 +38,15 @@ _OPTIONS = (
         multiple=True,
         metavar="URL",
         help="Address of an OpenAI-compatible server, for --backend openai or openai-batch. May be repeated (openai): "
-        "requests are spread over all that are up.",
+        "requests are spread over the servers that are up.",
     ),
     click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),
     click.option("--api", type=click.Choice(["completion", "chat"]), help="Kind of endpoint to use."),
     click.option("--seeds", metavar="FILE", help="Seed tasks, JSONL.  [default: the built-in ones]"),
     click.option("--prompts", metavar="DIR", help="Folder of templates that replace built-in ones of the same name."),
     click.option("-n", "rows", type=int, help="Rows to make.  [default: 100; respond: one for each task]"),
-    click.option("--seed", type=int, help="Every random choice follows from it.  [default: 0]"),
-    click.option("--concurrency", type=int, help="Requests in flight.  [default: what suits the backend]"),
+    click.option("--seed", type=int, help="Seed of every random choice.  [default: 0]"),
+    click.option("--concurrency", type=int, help="Requests in flight.  [default: depends on the backend]"),
     click.option("--max-requests", type=int, help="Stop before sending more requests than this, repeats included."),
     click.option("--max-tokens", type=int, help="Stop before spending more tokens than this."),
     click.option(
@@ -55,13 +58,13 @@ _OPTIONS = (
         "assignments",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Any setting; an option of its own goes before it. May be repeated.",
+        help="Any setting (docs/configuration.md); a dedicated option overrides it. May be repeated.",
     ),
 )
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of a run."""
+    """Add the options of a run to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -69,7 +72,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def located(path: Path | None, lines: Mapping[str, int]) -> Iterator[None]:
-    """Name file and line in an error about a setting that comes from the configuration file."""
+    """Add file and line to an error about a setting that the configuration file holds."""
     try:
         yield
     except ConfigError as error:
@@ -79,13 +82,14 @@ def located(path: Path | None, lines: Mapping[str, int]) -> Iterator[None]:
 
 
 def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """The given settings, and the line of each key of the configuration file.
+    """Return the settings that the options make up, and the line of each key of the configuration file.
 
-    An option goes before ``--set``, and that before the file. Only when all of them are in is it known whose options
-    ``--model`` and the like are.
+    Options override ``--set``, which overrides the file. ``--model`` and similar options belong to the section of the
+    backend, which is known only once all others have been read.
 
     Args:
-        run_dir: The run that they are for, or come from: what is not given is its own.
+        run_dir: The run directory; an existing run provides the settings that are left out.
+        options: Values of ``run_options``.
     """
     settings: dict[str, Any] = {}
     lines: dict[str, int] = {}
@@ -100,7 +104,7 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
     source = options.get("source")
     if source and _begins_with_tasks(run_dir, settings):
         if options["seeds"]:
-            raise UsageError("--from and --seeds both name the tasks to begin with; give one of them")
+            raise UsageError("--from and --seeds both name the tasks to work on; leave one of them out")
         settings["seeds"], source = str(source), None
     elif source and not options["backend"]:
         settings["backend"] = "replay"
@@ -115,37 +119,42 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
     if source:
         section["source"] = str(source)
     backend = str(_resolved(run_dir, settings, "backend"))
-    if section and backend in backend_names():  # any other is refused by name, whatever its options are
+    if section and backend in backend_names():  # an unknown backend is refused by name later
         _check_flags(backend, section)
         settings = merge(settings, {backend: section})
     return settings, lines
 
 
 def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
-    """Refuse an option of the command line that the backend does not have, in the words of the command line."""
-    has = {name: {field.name for field in dataclasses.fields(backend_spec(name).options)} for name in backend_names()}
+    """Refuse an option that the backend does not have, naming the backends that do."""
+    fields = {spec.name: _field_names(spec.options) for spec in (*builtin_backends(), backend_spec(backend))}
     for key in section:
-        if key not in has[backend]:
+        if key not in fields[backend]:
             flag = "--from" if key == "source" else f"--{key.replace('_', '-')}"
-            owners = " or ".join(name for name in sorted(has) if key in has[name])
-            if key == "source" and (tasks := [name for name, one in STRATEGIES.items() if one.begins_with_tasks]):
+            owners = " or ".join(name for name in sorted(fields) if key in fields[name])
+            tasks = [name for name, kind in STRATEGIES.items() if issubclass(kind, BeginsWithTasks)]
+            if key == "source" and tasks:
                 owners += f", or with --strategy {' or '.join(tasks)}"
             raise UsageError(f"{flag} goes with --backend {owners}")
 
 
+def _field_names(options: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(options)}
+
+
 def _begins_with_tasks(run_dir: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether ``--from`` names the tasks that a strategy begins with, and not the run that replay answers from."""
+    """Decide whether ``--from`` names tasks to work on (True) or the run that replay answers from (False)."""
     if _resolved(run_dir, settings, "backend") == "replay":
         return False
     entries = _resolved(run_dir, settings, "strategies")
-    if not isinstance(entries, list):  # what is no list is refused later
+    if not isinstance(entries, list):  # anything but a list is refused later
         entries = [{"name": _resolved(run_dir, settings, "strategy")}]
     names = [str(entry.get("name")) for entry in entries if isinstance(entry, Mapping)]
-    return any(STRATEGIES[name].begins_with_tasks for name in names if name in STRATEGIES)
+    return any(issubclass(strategy_class(name), BeginsWithTasks) for name in names if name in strategy_names())
 
 
 def _resolved(run_dir: Path, settings: Mapping[str, Any], key: str) -> Any:
-    """A setting as it will be: the given one, else the run's, else the default."""
+    """Return a setting from the options, else from the run, else its default."""
     if key in settings:
         return settings[key]
     if has_run(run_dir):

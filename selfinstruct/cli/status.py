@@ -10,22 +10,24 @@ from pathlib import Path
 
 import click
 
+from selfinstruct.api import status
+from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.engine.stats import Stats
-from selfinstruct.runs.status import Status, status
+from selfinstruct.runs.status import RunStatus
 
-_LEAST_S = 2.0  # between two looks of --watch
-_SHARE = 4.0  # and this many times what a look took: a large run is not kept busy with being looked at
+_LEAST_WAIT_S = 2.0  # between two looks of --watch
+_WAIT_FACTOR = 4.0  # and at least this many times as long as the last look took, to leave a large run its CPU
 
 
 @click.command("status")
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--watch", is_flag=True, help="Show it again and again, until the run is complete or Ctrl-C.")
-@click.option("--verify", is_flag=True, help="Judge all answers again, and compare with the verdicts that were kept.")
+@json_option
+@click.option("--watch", is_flag=True, help="Repeat until the run is complete; with --json, one object a line.")
+@click.option("--verify", is_flag=True, help="Recompute all verdicts, and compare them with the stored ones.")
 def command(run_dir: Path, as_json: bool, watch: bool, verify: bool) -> None:
-    """Show how far a run is, and why candidates were rejected, also while it is at work.
+    """Show the progress of a run, and why candidates were rejected. The run may be at work.
 
     \b
     Examples:
@@ -34,126 +36,129 @@ def command(run_dir: Path, as_json: bool, watch: bool, verify: bool) -> None:
     """
     while True:
         began = time.monotonic()
-        found = status(run_dir, verify=verify)
-        took = time.monotonic() - began
+        current = status(run_dir, verify=verify)
+        seconds = time.monotonic() - began
         if watch and not as_json:
             click.clear()
-        _show(found, as_json=as_json)
-        if not watch or found.complete or found.exhausted:
+        if as_json:
+            echo(dumps(_to_json(current)))
+        else:
+            _show(current)
+        if not watch or current.complete or current.exhausted:
             return
-        time.sleep(max(_LEAST_S, _SHARE * took))
+        time.sleep(max(_LEAST_WAIT_S, _WAIT_FACTOR * seconds))
 
 
-def _show(found: Status, *, as_json: bool) -> None:
-    if as_json:
-        echo(dumps(_values(found)))
-        return
-    tally, settings = found.tally, found.plan.settings
-    state = "complete" if found.complete else "not complete"
-    if found.exhausted and found.rows < found.target:
-        state += ": every task was asked" if found.complete else ": the strategy has nothing more to ask"
-    click.secho(f"{found.folder}: {found.rows} of {found.target} rows, {state}", bold=True)
-    rows = [
-        ("strategy", _strategy(found)),
+def _show(current: RunStatus) -> None:
+    stats, settings = current.stats, current.plan.settings
+    state = "complete" if current.complete else "not complete"
+    if current.exhausted and current.rows < current.target:
+        state += ": every task was asked" if current.complete else ": the strategy has nothing more to ask"
+    click.secho(f"{current.folder}: {current.rows} of {current.target} rows, {state}", bold=True)
+    forecast = current.forecast.in_words() if current.forecast and not current.complete else "-"
+    requests = f"{stats.requests} judged, {current.undecided} stored for later, {current.open} without an outcome"
+    lines = [
+        ("strategy", _strategy(current)),
         ("backend", settings.backend),
-        ("models", ", ".join(sorted(tally.models)) or "none yet"),
-        ("requests", f"{tally.requests} judged, {found.unjudged} stored for later, {found.open} without an outcome"),
-        ("stages", _counts(tally.stages)),
-        ("instructions", f"{tally.instructions} parsed"),
-        ("acceptance", "-" if tally.acceptance is None else f"{tally.acceptance:.1%} (rows / parsed instructions)"),
-        ("rejected", _counts(tally.rejected)),
-        ("discarded text", _counts(tally.discarded)),
-        ("failed requests", _counts(tally.failures)),
-        ("tokens", f"{tally.prompt_tokens:,} in ({_cached(tally)}), {tally.completion_tokens:,} out"),
-        ("novelty", "-" if found.novelty is None else f"{found.novelty:.0%} of the last instructions were new"),
-        ("to go", found.forecast.in_words() if found.forecast and not found.complete else "-"),
-        ("sends", f"{found.spending.sends}, worst case of the unanswered: {_lost(found):,} tokens"),
+        ("models", ", ".join(sorted(stats.models)) or "none yet"),
+        ("requests", requests),
+        ("stages", _counts(stats.stages)),
+        ("instructions", f"{stats.instructions} parsed"),
+        ("acceptance", "-" if stats.acceptance is None else f"{stats.acceptance:.1%} (rows / parsed instructions)"),
+        ("rejected", _counts(stats.rejected)),
+        ("discarded text", _counts(stats.discarded)),
+        ("failed requests", _counts(stats.failures)),
+        ("tokens", f"{stats.prompt_tokens:,} in ({_cached(stats)}), {stats.completion_tokens:,} out"),
+        ("novelty", "-" if current.novelty is None else f"{current.novelty:.0%} of the last instructions were new"),
+        ("to go", forecast),
+        ("sends", f"{current.spending.sends}, worst case of the unanswered: {_lost_tokens(current):,} tokens"),
     ]
-    if found.batches:
-        rows.append(("batches", f"{found.batches} at the server, with {plural(found.batched, 'request')}"))
-    for name, value in rows:
-        click.echo(f"  {name:<16} {strip_control_chars(value)}")
-    for line in _methods(found):
-        click.echo(f"  {strip_control_chars(line)}")
-    for table, lines in tally.tables.items():
-        click.echo(f"  {strip_control_chars(table)}")
-        width = max(map(len, lines))
-        for line, counts in lines.items():
-            click.echo(f"    {strip_control_chars(line):<{width}}  {strip_control_chars(_counts(counts))}")
+    if current.batches:
+        lines.append(("batches", f"{current.batches} at the server, with {plural(current.batched, 'request')}"))
+    for name, value in lines:
+        echo(f"  {name:<16} {strip_control_chars(value)}")
+    for line in _methods(current):
+        echo(f"  {strip_control_chars(line)}")
+    for table, rows in stats.tables.items():
+        echo(f"  {strip_control_chars(table)}")
+        width = max(map(len, rows))
+        for row, counts in rows.items():
+            echo(f"    {strip_control_chars(row):<{width}}  {strip_control_chars(_counts(counts))}")
 
 
-def _strategy(found: Status) -> str:
-    settings = found.plan.settings
-    if not found.plan.methods:
+def _strategy(current: RunStatus) -> str:
+    settings, methods = current.plan.settings, current.plan.methods
+    if not methods:
         return settings.strategy
-    weights = ", ".join(f"{one.label} {one.weight:g}" for one in found.plan.methods)
+    weights = ", ".join(f"{method.label} {method.weight:g}" for method in methods)
     return f"{settings.strategy} of {weights}" + ("; weights follow what they bring" if settings.adapt else "")
 
 
-def _methods(found: Status) -> Iterator[str]:
-    """What each method of a mixed run took and brought, and how often it was asked over the run's course."""
-    shares = found.tally.shares
+def _methods(current: RunStatus) -> Iterator[str]:
+    """Yield a table of the methods of a mixed run, and one of their shares of the proposals over time."""
+    shares = current.stats.by_method
     if not shares:
         return
     width = max(len("requests 9999-9999"), *map(len, shares))
-    proposals = sum(one.proposals for one in shares.values())
+    proposals = sum(share.proposals for share in shares.values())
     yield f"{'methods':<{width + 2}}  proposals   share   tokens    rows  rows per 1,000 tokens"
-    for label, one in shares.items():
-        rate = "-" if one.rate is None else f"{one.rate:.2f}"
-        share = one.proposals / proposals if proposals else 0.0
-        yield f"  {label:<{width}}  {one.proposals:>9,}  {share:>6.0%}  {one.tokens:>7,}  {one.rows:>6,}  {rate:>21}"
+    for label, share in shares.items():
+        rate = "-" if share.rate is None else f"{share.rate:.2f}"
+        part = share.proposals / proposals if proposals else 0.0
+        figures = f"{share.proposals:>9,}  {part:>6.0%}  {share.tokens:>7,}  {share.rows:>6,}  {rate:>21}"
+        yield f"  {label:<{width}}  {figures}"
     yield f"{'share of proposals':<{width + 2}}  " + "  ".join(f"{label:>4}" for label in shares)
-    for part in found.slices:
-        total = sum(part.proposals.values())
-        parts = "  ".join(f"{part.proposals[label] / total:>{max(4, len(label))}.0%}" for label in shares)
-        yield f"  {f'requests {part.first}-{part.last}':<{width}}  {parts}"
+    for piece in current.proposal_windows:
+        total = sum(piece.proposals.values())
+        parts = "  ".join(f"{piece.proposals[label] / total:>{max(4, len(label))}.0%}" for label in shares)
+        yield f"  {f'requests {piece.first}-{piece.last}':<{width}}  {parts}"
 
 
-def _cached(tally: Stats) -> str:
-    return f"{tally.cached_tokens:,} cached" + ("" if tally.cached is None else f": {tally.cached:.0%}")
+def _cached(stats: Stats) -> str:
+    return f"{stats.cached_tokens:,} cached" + ("" if stats.cached is None else f": {stats.cached:.0%}")
 
 
-def _lost(found: Status) -> int:
-    return found.spending.lost_prompt_tokens + found.spending.lost_completion_tokens
+def _lost_tokens(current: RunStatus) -> int:
+    return current.spending.lost_prompt_tokens + current.spending.lost_completion_tokens
 
 
 def _counts(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
 
 
-def _values(found: Status) -> dict[str, object]:
-    tally = found.tally
+def _to_json(current: RunStatus) -> dict[str, object]:
+    stats = current.stats
     return {
-        "run": str(found.folder),
-        "rows": found.rows,
-        "target": found.target,
-        "complete": found.complete,
-        "exhausted": found.exhausted,
-        "strategy": found.plan.settings.strategy,
-        "backend": found.plan.settings.backend,
-        "requests": tally.requests,
-        "unjudged": found.unjudged,
-        "open": found.open,
-        "batches": found.batches,
-        "batched": found.batched,
-        "instructions": tally.instructions,
-        "acceptance": tally.acceptance,
-        "novelty": found.novelty,
-        "forecast": None if found.forecast is None else dataclasses.asdict(found.forecast),
-        "stages": dict(tally.stages),
-        "rejected": dict(tally.rejected),
-        "discarded": dict(tally.discarded),
-        "failures": dict(tally.failures),
-        "methods": {label: {**dataclasses.asdict(one), "rows_per_1000_tokens": one.rate}
-                    for label, one in tally.shares.items()},
-        "proposals": [{"first": one.first, "last": one.last, "methods": dict(sorted(one.proposals.items()))}
-                      for one in found.slices],
-        "tables": {table: {line: dict(counts) for line, counts in lines.items()}
-                   for table, lines in tally.tables.items()},
-        "models": dict(tally.models),
-        "prompt_tokens": tally.prompt_tokens,
-        "cached_tokens": tally.cached_tokens,
-        "completion_tokens": tally.completion_tokens,
-        "sends": found.spending.sends,
-        "lost_tokens": _lost(found),
+        "run": str(current.folder),
+        "rows": current.rows,
+        "target": current.target,
+        "complete": current.complete,
+        "exhausted": current.exhausted,
+        "strategy": current.plan.settings.strategy,
+        "backend": current.plan.settings.backend,
+        "requests": stats.requests,
+        "unjudged": current.undecided,
+        "open": current.open,
+        "batches": current.batches,
+        "batched": current.batched,
+        "instructions": stats.instructions,
+        "acceptance": stats.acceptance,
+        "novelty": current.novelty,
+        "forecast": None if current.forecast is None else dataclasses.asdict(current.forecast),
+        "stages": dict(stats.stages),
+        "rejected": dict(stats.rejected),
+        "discarded": dict(stats.discarded),
+        "failures": dict(stats.failures),
+        "methods": {label: {**dataclasses.asdict(share), "rows_per_1000_tokens": share.rate}
+                    for label, share in stats.by_method.items()},
+        "proposals": [{"first": piece.first, "last": piece.last, "methods": dict(sorted(piece.proposals.items()))}
+                      for piece in current.proposal_windows],
+        "tables": {table: {row: dict(counts) for row, counts in rows.items()}
+                   for table, rows in stats.tables.items()},
+        "models": dict(stats.models),
+        "prompt_tokens": stats.prompt_tokens,
+        "cached_tokens": stats.cached_tokens,
+        "completion_tokens": stats.completion_tokens,
+        "sends": current.spending.sends,
+        "lost_tokens": _lost_tokens(current),
     }  # fmt: skip

@@ -8,10 +8,12 @@ from typing import Any
 import click
 import yaml
 
+from selfinstruct.api import tune
+from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo
 from selfinstruct.errors import UsageError
-from selfinstruct.runs.fork import Tried, tune
+from selfinstruct.runs.tune import TuneResult
 
 _DEFAULT = "filters.novelty.threshold=0.5,0.6,0.7,0.8,0.9"
 
@@ -24,37 +26,37 @@ _DEFAULT = "filters.novelty.threshold=0.5,0.6,0.7,0.8,0.9"
     metavar="KEY=V1,V2,...",
     default=(_DEFAULT,),
     show_default=True,
-    help="Values of a filter setting; given several times, every combination is tried.",
+    help="Values of a filter setting. If the option is repeated, every combination is tried.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@json_option
 def command(run_dir: Path, grid: tuple[str, ...], as_json: bool) -> None:
-    """Show what a run's answers come to under a grid of filter settings; send and write nothing.
+    """Show how many rows of a run each combination of filter settings would keep; send and write nothing.
 
-    Every combination judges all answers again. 'waiting' are tasks that are kept under it and were not in the run: they
-    have no answer yet, and 'fork' would ask for it.
+    Every combination filters all completions again. 'waiting' counts tasks that would be kept and were rejected in the
+    run: they have no answer yet, and 'fork' would request it.
 
     \b
     Examples:
       selfinstruct tune runs/demo
       selfinstruct tune runs/demo --grid filters.novelty.threshold=0.6,0.7 --grid filters.copied=null
     """
-    wanted = dict(_read(one) for one in grid)
-    names = [key.removeprefix("filters.").removesuffix(".threshold") for key in wanted]
-    if not as_json:
-        head = "  ".join(f"{name:>{max(len(name), 6)}}" for name in names)
-        echo(f"{head}  instructions  tasks   rows  acceptance  waiting")
-    for found in tune(run_dir, wanted):
-        if as_json:
-            echo(dumps(_values(found)))
-            continue
-        values = "  ".join(
-            f"{_shown(value):>{max(len(name), 6)}}" for name, value in zip(names, found.values.values(), strict=True)
+    values = dict(_read(text) for text in grid)
+    results = tune(run_dir, values)
+    if as_json:
+        echo(dumps({"run": str(run_dir), "results": [_to_json(result) for result in results]}))
+        return
+    names = [key.removeprefix("filters.").removesuffix(".threshold") for key in values]
+    widths = [max(len(name), 6) for name in names]
+    head = "  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+    echo(f"{head}  instructions  tasks   rows  acceptance  waiting")
+    for result in results:
+        stats = result.stats
+        cells = "  ".join(
+            f"{_cell(value):>{width}}" for value, width in zip(result.values.values(), widths, strict=True)
         )
-        rate = "-" if found.tally.acceptance is None else f"{found.tally.acceptance:.1%}"
-        tasks = found.tally.tasks or found.rows  # where each task is a row, there are no drafts
-        echo(
-            f"{values}  {found.tally.instructions:>12,}  {tasks:>5,}  {found.rows:>5,}  {rate:>10}  {found.queued:>7,}"
-        )
+        rate = "-" if stats.acceptance is None else f"{stats.acceptance:.1%}"
+        tasks = stats.tasks or result.rows  # a strategy whose tasks arrive as whole rows counts no tasks
+        echo(f"{cells}  {stats.instructions:>12,}  {tasks:>5,}  {result.rows:>5,}  {rate:>10}  {result.queued:>7,}")
 
 
 def _read(text: str) -> tuple[str, list[Any]]:
@@ -64,16 +66,17 @@ def _read(text: str) -> tuple[str, list[Any]]:
     try:
         return key.strip(), [yaml.safe_load(value) for value in values.split(",")]
     except yaml.YAMLError:
-        raise UsageError(f"--grid {text!r}: {values!r} is no list of values with commas between them") from None
+        raise UsageError(f"--grid {text!r}: {values!r} is not a list of values separated by commas") from None
 
 
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     return "off" if value is None else str(value)
 
 
-def _values(found: Tried) -> dict[str, Any]:
-    tally = found.tally
+def _to_json(result: TuneResult) -> dict[str, Any]:
+    stats = result.stats
     return {
-        **found.values, "requests": tally.requests, "instructions": tally.instructions, "tasks": tally.tasks,
-        "rows": found.rows, "acceptance": tally.acceptance, "waiting": found.queued, "rejected": dict(tally.rejected),
+        "settings": dict(result.values), "requests": stats.requests, "instructions": stats.instructions,
+        "tasks": stats.tasks, "rows": result.rows, "acceptance": stats.acceptance, "waiting": result.queued,
+        "rejected": dict(stats.rejected),
     }  # fmt: skip

@@ -1,7 +1,7 @@
-"""A model's chat template, rendered as its tokenizer would: text of a conversation, for a model that reads raw text.
+"""Rendering of chat templates: from the messages of a conversation to the prompt text that a model reads.
 
-A template is a program from somebody else. It runs in Jinja's sandbox, sees nothing but what it is given, and for a
-limited time. Jinja is imported when one is rendered.
+A template is untrusted code. It runs in Jinja's sandbox, sees only its arguments, and has a time limit. Jinja is
+imported on the first rendering.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from selfinstruct.errors import MissingExtraError
 
 __all__ = ["LIMIT_S", "TODAY", "ChatTemplate", "ChatTemplateError", "EndlessError", "bounded"]
 
-LIMIT_S = 10.0  # of processor time for one conversation; a template takes milliseconds
-# Some templates write today's date. A text must be the same tomorrow: this is the date that Llama's fall back on.
+LIMIT_S = 10.0  # CPU seconds for one conversation; templates need milliseconds
+# Some templates write the current date. Prompts must be reproducible, so they get the default date of Llama's.
 TODAY = "26 Jul 2024"
 
 
 class EndlessError(BaseException):
-    """The time is over. No Exception: nothing that renders may take it for one of its own."""
+    """The time limit was exceeded. Not an ``Exception``, so that a template can't catch it."""
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """End what takes longer than ``LIMIT_S`` seconds of this process's time, where signals can: in the main thread."""
+    """Raise ``EndlessError`` in the block after ``LIMIT_S`` CPU seconds, if it runs in the main thread."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -46,18 +46,17 @@ def bounded() -> Iterator[None]:
 
 
 class ChatTemplateError(Exception):
-    """A template that is none, or that refuses a conversation; says why."""
+    """A template is invalid, or refuses a conversation; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The template of one model.
+    """The chat template of one model.
 
     Attributes:
-        source: Its text, Jinja.
-        bos: What it writes for ``bos_token``. "" where the tokenizer adds that token to every text by itself: the text
-            would begin with two.
-        eos: What it writes for ``eos_token``.
+        source: The Jinja source.
+        bos: Text of ``bos_token``; "" if the tokenizer adds the token itself, since the text would begin with two.
+        eos: Text of ``eos_token``.
     """
 
     source: str
@@ -65,10 +64,10 @@ class ChatTemplate:
     eos: str = ""
 
     def render(self, messages: Sequence[tuple[str, str]]) -> str:
-        """The conversation (role and content of each message) up to where the model begins to answer.
+        """Render a conversation, given as role and content of each message, up to the start of the model's answer.
 
         Raises:
-            ChatTemplateError: The template is none, refuses the conversation, or does not come to an end.
+            ChatTemplateError: The template is invalid, refuses the conversation, or exceeds the time limit.
             MissingExtraError: Jinja is not installed.
         """
         try:
@@ -81,15 +80,15 @@ class ChatTemplate:
         def refuse(reason: object) -> str:
             raise jinja2.TemplateError(str(reason))
 
-        # As transformers sets it up: templates are written for that.
+        # The settings of transformers, which templates are written for.
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = lambda value, **_: dumps(value)
         environment.globals.update(raise_exception=refuse, strftime_now=lambda _: TODAY)
-        said = [{"role": role, "content": content} for role, content in messages]
+        conversation = [{"role": role, "content": content} for role, content in messages]
         try:
             with bounded():
                 return environment.from_string(self.source).render(
-                    messages=said, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos
+                    messages=conversation, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos
                 )
         except EndlessError:
             raise ChatTemplateError(f"it is not done after {LIMIT_S:g} s") from None

@@ -1,8 +1,8 @@
-"""The one strict JSON codec: canonical bytes out, no surprises in.
+"""The strict JSON codec that all stored data goes through.
 
-Reading refuses what Python's ``json`` lets through and other readers choke on: NaN and infinities, duplicate keys,
+Parsing refuses what Python's ``json`` accepts and other parsers do not: NaN and infinities, duplicate keys,
 lone surrogates, integers beyond 4,300 digits and nesting beyond ``MAX_DEPTH``. Writing is canonical (sorted keys, no
-spaces, UTF-8, no escapes but the required ones), so that equal values have equal digests.
+spaces, UTF-8, only the required escapes), so that equal values have equal digests.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-__all__ = ["MAX_DEPTH", "Json", "JsonObject", "canonical", "digest", "dumps", "loads"]
+__all__ = ["MAX_DEPTH", "Json", "canonical", "digest", "dumps", "loads"]
 
 Json: TypeAlias = "str | int | float | bool | None | Sequence[Json] | Mapping[str, Json]"
-JsonObject: TypeAlias = Mapping[str, Json]
 
 MAX_DEPTH = 200  # far above any real row, far below the C recursion limit of the parser
-_BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"?|[\[{\]}]', re.DOTALL)  # never goes back: a string may have no end
+_BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"?|[\[{\]}]', re.DOTALL)  # possessive: a string may not end
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_HALF = "a lone surrogate (half of a UTF-16 pair) is not text"
+_SURROGATE_MESSAGE = "a lone surrogate (half of a UTF-16 pair) is not text"
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Object hook that refuses a key given twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    """Object hook that refuses duplicate keys."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
         seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice[:80]!r} is given twice")
-    return found
+        duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {duplicate[:80]!r} is given twice")
+    return value
 
 
 def _constant(name: str) -> Any:
@@ -61,7 +60,7 @@ def loads(text: str | bytes) -> Any:
     """Parse one JSON document.
 
     Raises:
-        ValueError: With a message for people, on anything that is not strict JSON in UTF-8.
+        ValueError: The text is not strict JSON in UTF-8; the message can be shown to users.
     """
     if isinstance(text, bytes):
         try:
@@ -69,7 +68,7 @@ def loads(text: str | bytes) -> Any:
         except UnicodeDecodeError as error:
             raise ValueError(f"not UTF-8 at byte {error.start}") from None
     elif _SURROGATE.search(text):
-        raise ValueError(_HALF)
+        raise ValueError(_SURROGATE_MESSAGE)
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(text)
     try:
@@ -77,28 +76,28 @@ def loads(text: str | bytes) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
     if "\\u" in text and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
-        raise ValueError(_HALF)
+        raise ValueError(_SURROGATE_MESSAGE)
     return value
 
 
 def dumps(value: Any) -> str:
-    """One line of JSON in the given key order, non-ASCII kept as it is.
+    """Serialize a value to one line of JSON, keys in their order and non-ASCII characters unescaped.
 
     Raises:
-        ValueError: On NaN, infinities and lone surrogates.
+        ValueError: The value holds NaN, an infinity or a lone surrogate.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     if _SURROGATE.search(text):
-        raise ValueError(_HALF)
+        raise ValueError(_SURROGATE_MESSAGE)
     return text
 
 
 def canonical(value: Any) -> bytes:
-    """The canonical UTF-8 bytes of a JSON value: sorted keys, no spaces."""
+    """Serialize a value to canonical UTF-8 bytes: sorted keys, no spaces."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
     return text.encode("utf-8")
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the canonical bytes (of the bytes themselves, when given bytes), in hexadecimal."""
+    """Return the hexadecimal SHA-256 of a value's canonical bytes, or of ``value`` itself if it is bytes."""
     return hashlib.sha256(value if isinstance(value, bytes) else canonical(value)).hexdigest()

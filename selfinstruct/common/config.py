@@ -1,6 +1,6 @@
-"""Configuration: YAML and ``--set`` in, validated frozen dataclasses out.
+"""Configuration: from YAML files and ``--set`` assignments to validated frozen dataclasses.
 
-A configuration is a mapping with a few keys of its own (``Settings``) and one section for each strategy and backend,
+A configuration is a mapping with a few top-level keys (``Settings``) and one section for each strategy and backend,
 under its name::
 
     strategy: alpaca
@@ -9,7 +9,7 @@ under its name::
     llamacpp: {slots: 4}
     n: 30
 
-Options are declared as frozen dataclasses beside the code that reads them; ``build`` turns a section into one.
+Options are declared as frozen dataclasses in the module that reads them; ``build`` turns a section into one.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ __all__ = [
 
 T = TypeVar("T")
 
-_MOST = 100_000  # values of a configuration; YAML's anchors make billions of a few lines
-_SHOWN = 120  # characters of a value that a message repeats
+_MAX_VALUES = 100_000  # of a configuration, since YAML anchors can expand a few lines to billions of values
+_MAX_QUOTED = 120  # characters of a value quoted in a message
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'lag'?)`` or, where nothing is close, the known names."""
+    """Return a hint for a message: `` (did you mean 'lag'?)``, or the known names if none is similar."""
     names = sorted(str(name) for name in known)
     if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
         return f" (did you mean {close[0]!r}?)"
@@ -60,14 +60,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Make a dataclass of options from plain values, defaults filled in.
+    """Build a dataclass of options from plain values, filling in the defaults.
 
     Args:
-        where: Dotted place of the section, for messages (``alpaca``).
+        where: Dotted key of the section, for messages (``alpaca``).
 
     Raises:
-        ConfigError: An unknown key (with the nearest known one), a value of the wrong type or out of range, or
-            anything that JSON can't hold: a run's settings are recorded as JSON.
+        ConfigError: A key is unknown (the message suggests the nearest one), a value has the wrong type or is out of
+            range, or JSON can't represent it, since a run records its settings as JSON.
     """
     _check_values(values, where)
     _check_keys(cls, values, where)
@@ -75,31 +75,33 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-    # Raised outside the handler: pydantic's error quotes every value, and would hang on to this one.
-    place = _dotted(where, *_keys(values, first["loc"]))
+    # Raised outside the handler, since pydantic's error quotes every value and would become this one's context.
+    key = _dotted(where, *_keys(values, first["loc"]))
     text = first["msg"].removeprefix("Value error, ")
-    given = first["input"]  # told only where it is short: a list may hold what is too much, or a secret
-    short = isinstance(given, int | float | None) or (isinstance(given, str) and len(given) <= _SHOWN)
-    found = "" if isinstance(given, Mapping) else f", found {given!r}" if short else f", found a {type(given).__name__}"
-    raise ConfigError(_at(place, f"{text[:1].lower()}{text[1:]}{found}"), key=place)
+    value = first["input"]  # quoted only if it is short: a list may be long, or hold a secret
+    short = isinstance(value, int | float | None) or (isinstance(value, str) and len(value) <= _MAX_QUOTED)
+    quoted = (
+        "" if isinstance(value, Mapping) else f", found {value!r}" if short else f", found a {type(value).__name__}"
+    )
+    raise ConfigError(_at(key, f"{text[:1].lower()}{text[1:]}{quoted}"), key=key)
 
 
-def _keys(values: Any, place: Iterable[int | str]) -> Iterator[str]:
-    """The keys of a place in ``values``; what else a place holds names the types that were tried there."""
-    for part in place:
-        listed = isinstance(values, list | tuple) and isinstance(part, int)
-        if listed or (isinstance(values, Mapping) and part in values):
+def _keys(values: Any, location: Iterable[int | str]) -> Iterator[str]:
+    """Yield the keys of a pydantic error location that occur in ``values``; its other parts name types."""
+    for part in location:
+        is_item = isinstance(values, list | tuple) and isinstance(part, int)
+        if is_item or (isinstance(values, Mapping) and part in values):
             values = values[part]
             yield str(part)
 
 
-def _at(place: str, text: str) -> str:
-    return f"{place}: {text}" if place else text
+def _at(key: str, text: str) -> str:
+    return f"{key}: {text}" if key else text
 
 
 def _check_values(value: Any, place: str, depth: int = 0) -> None:
-    """Refuse what JSON can't hold, with its dotted key; YAML has dates, infinities and keys of every kind."""
-    if depth > MAX_DEPTH:  # a YAML anchor may also hold itself
+    """Refuse values that JSON can't represent (YAML has dates, infinities and keys of any type), naming their key."""
+    if depth > MAX_DEPTH:  # a YAML anchor may contain itself
         raise ConfigError(_at(place[:80], f"nested deeper than {MAX_DEPTH} levels"), key=place)
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -116,7 +118,7 @@ def _check_values(value: Any, place: str, depth: int = 0) -> None:
     elif isinstance(value, str):
         if not _is_text(value):
             raise ConfigError(
-                _at(place, f"holds a lone surrogate or NUL, which no text has: {value[:80]!r}"), key=place
+                _at(place, f"holds a lone surrogate or NUL, which text can't contain: {value[:80]!r}"), key=place
             )
     elif isinstance(value, float):
         if not math.isfinite(value):
@@ -143,11 +145,11 @@ def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
 
 
 def _dataclass_in(hint: Any) -> type | None:
-    """The dataclass of a field's type, also inside ``X | None``."""
+    """Return the dataclass that a field's type is, or that ``X | None`` contains; None if there is no dataclass."""
     if dataclasses.is_dataclass(hint):
         return typing.cast("type", hint)
     if get_origin(hint) in (typing.Union, types.UnionType):
-        return next((found for part in get_args(hint) if (found := _dataclass_in(part))), None)
+        return next((inner for part in get_args(hint) if (inner := _dataclass_in(part))), None)
     return None
 
 
@@ -156,7 +158,7 @@ def _dotted(*parts: str) -> str:
 
 
 def to_plain(options: Any) -> Any:
-    """A dataclass of options as plain JSON values: what ``build`` would make it from."""
+    """Convert a dataclass of options to plain JSON values, the inverse of ``build``."""
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         return {f.name: to_plain(getattr(options, f.name)) for f in dataclasses.fields(options) if f.init}
     if isinstance(options, Mapping):
@@ -167,30 +169,33 @@ def to_plain(options: Any) -> Any:
 
 
 ADDED: Mapping[str, Any] = {"added": True}
-"""Metadata of an option that a later version of a dataclass has, and an earlier one had not."""
+"""Field metadata of an option that an earlier version of its dataclass did not have."""
 
 
 NAMES_FILE: Mapping[str, Any] = {"names_file": True}
-"""Metadata of an option that is the path of a file: what the file holds belongs to the run, not where it lies."""
+"""Field metadata of an option that is a file path: the content of the file belongs to the run, its path does not."""
 
 
 def identity_fields(options: Any) -> dict[str, Any]:
-    """Options as plain values, without paths (``NAMES_FILE``), and those that were ``ADDED`` and are at their default.
+    """Return the options that are part of a run's identity, as plain values.
 
-    What a run was begun with is compared for its whole life: an option that it could not know of must not show.
+    Paths (``NAMES_FILE``) are left out, and so are ``ADDED`` options at their default: a run that was started before an
+    option existed must not appear changed.
     """
     plain: dict[str, Any] = to_plain(options)
     fields = dataclasses.fields(options)
-    unset = {one.name for one in fields if one.metadata.get("added") and getattr(options, one.name) == one.default}
-    paths = {one.name for one in fields if one.metadata.get("names_file")}
+    unset = {
+        field.name for field in fields if field.metadata.get("added") and getattr(options, field.name) == field.default
+    }
+    paths = {field.name for field in fields if field.metadata.get("names_file")}
     return {name: value for name, value in plain.items() if name not in unset | paths}
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """A configuration file and the line of each dotted key.
+    """Read a configuration file; return its values and the line number of each dotted key.
 
     Raises:
-        ConfigError: The file can't be read, is no YAML mapping, or gives a key twice.
+        ConfigError: The file can't be read, is not a YAML mapping, or contains a duplicate key.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -203,7 +208,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: {error.problem or 'not YAML'}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError is that of a date like 2020-13-45
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2020-13-45 raises ValueError
         raise ConfigError(f"{path}: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
@@ -211,15 +216,15 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         return {}, {}
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{path}:1: a mapping of keys to values is expected")
-    if _unfolded(values, {}) > _MOST:
-        raise ConfigError(f"{path}: its anchors unfold to more than {_MOST:,} values")
+    if _expanded_size(values, {}) > _MAX_VALUES:
+        raise ConfigError(f"{path}: its anchors expand to more than {_MAX_VALUES:,} values")
     lines: dict[str, int] = {}
     _walk(node, "", lines, path)
     return values, lines
 
 
 def _walk(node: yaml.MappingNode, prefix: str, lines: dict[str, int], path: Path, depth: int = 0) -> None:
-    if depth > MAX_DEPTH:  # an anchor may hold itself
+    if depth > MAX_DEPTH:  # an anchor may contain itself
         raise ConfigError(f"{path}:{node.start_mark.line + 1}: nested deeper than {MAX_DEPTH} levels")
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
@@ -230,28 +235,28 @@ def _walk(node: yaml.MappingNode, prefix: str, lines: dict[str, int], path: Path
         if isinstance(value_node, yaml.MappingNode):
             _walk(value_node, key, lines, path, depth + 1)
         elif isinstance(value_node, yaml.SequenceNode):
-            for place, item in enumerate(value_node.value):
+            for index, item in enumerate(value_node.value):
                 if isinstance(item, yaml.MappingNode):
-                    lines[_dotted(key, str(place))] = item.start_mark.line + 1
-                    _walk(item, _dotted(key, str(place)), lines, path, depth + 1)
+                    lines[_dotted(key, str(index))] = item.start_mark.line + 1
+                    _walk(item, _dotted(key, str(index)), lines, path, depth + 1)
 
 
-def _unfolded(value: Any, known: dict[int, int]) -> int:
-    """How many values there are, each counted wherever an anchor repeats it."""
+def _expanded_size(value: Any, sizes: dict[int, int]) -> int:
+    """Count the values, counting a value again for each anchor that repeats it."""
     if not isinstance(value, dict | list):
         return 1
-    if id(value) not in known:
-        known[id(value)] = 1  # of one that holds itself
+    if id(value) not in sizes:
+        sizes[id(value)] = 1  # ends the recursion of a value that contains itself
         inner = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_unfolded(one, known) for one in inner)
-    return known[id(value)]
+        sizes[id(value)] = 1 + sum(_expanded_size(item, sizes) for item in inner)
+    return sizes[id(value)]
 
 
 def assign(values: dict[str, Any], assignment: str) -> None:
-    """Carry out one ``--set key.sub=value`` on ``values``; the value is read as YAML.
+    """Apply one ``--set key.sub=value`` assignment to ``values``; the value is parsed as YAML.
 
     Raises:
-        ConfigError: There is no ``=``, or the path runs through a value that is no section.
+        ConfigError: The assignment has no ``=``, or its key leads through a value that is not a section.
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
@@ -260,8 +265,8 @@ def assign(values: dict[str, Any], assignment: str) -> None:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         value = text
-    if _unfolded(value, {}) > _MOST:
-        raise ConfigError(f"--set {key.strip()}: its anchors unfold to more than {_MOST:,} values")
+    if _expanded_size(value, {}) > _MAX_VALUES:
+        raise ConfigError(f"--set {key.strip()}: its anchors expand to more than {_MAX_VALUES:,} values")
     *path, last = key.strip().split(".")
     for part in path:
         inner = values.setdefault(part, {})
@@ -272,7 +277,7 @@ def assign(values: dict[str, Any], assignment: str) -> None:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` laid on it, section by section."""
+    """Return ``base`` overridden by ``over``, merged section by section."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -281,21 +286,21 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """One section of options; an empty one where it is not there.
+    """Return one section of options, empty if it is missing.
 
     Raises:
-        ConfigError: What is there is no section.
+        ConfigError: The value under this name is not a section.
     """
-    found = values.get(name)
-    if found is None:
+    options = values.get(name)
+    if options is None:
         return {}
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"{name!r} is a section of options, found {found!r}", key=name)
-    return found
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"{name!r} must be a section of options, found {options!r}", key=name)
+    return options
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to leaf values: the form in which two configurations are compared."""
+    """Return the leaf values by dotted key, the form in which two configurations are compared."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
@@ -306,6 +311,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_yaml(values: Mapping[str, Any]) -> bytes:
-    """Plain values as YAML, keys in their order."""
+    """Serialize plain values to YAML, keeping the order of the keys."""
     text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120)
     return text.encode("utf-8")

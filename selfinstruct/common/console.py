@@ -1,4 +1,4 @@
-"""What the command lines share: commands loaded when they are called, errors as sentences, lines and panels."""
+"""What both command lines share: lazily loaded commands, error messages without a traceback, progress displays."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from selfinstruct.errors import MissingExtraError, SelfInstructError
 
@@ -31,46 +32,64 @@ __all__ = [
     "strip_control_chars",
 ]
 
-# Control characters but tab and newline, those that turn the writing direction, and halves of surrogate pairs.
-_DRIVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters except tab and newline, characters that change the writing direction, and lone surrogates.
+_CONTROL_CHARS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN_EVERY_S = 5.0
 
 
 class LazyGroup(click.Group):
-    """A group whose help needs no command: each is ``command`` of a module of its name, loaded when it is called.
+    """A group that can show its help without importing any command.
+
+    Each command is the attribute ``command`` of the module of its name, imported when the command is called.
 
     Args:
-        package: Where the modules lie.
-        summaries: A line for each command, in the order of the help.
-        extras: Packages that may be absent, and the extra that brings each.
+        package: Package that holds the modules.
+        summaries: One line for each command, in the order of the help.
+        extras: Optional packages, and the extra that installs each.
+        sections: Headings of the help, each with the names of its commands; by default one heading for all.
     """
 
     def __init__(
-        self, *args: Any, package: str, summaries: Mapping[str, str], extras: Mapping[str, str], **attributes: Any
+        self,
+        *args: Any,
+        package: str,
+        summaries: Mapping[str, str],
+        extras: Mapping[str, str],
+        sections: Mapping[str, Sequence[str]] | None = None,
+        **attributes: Any,
     ) -> None:
         super().__init__(*args, **attributes)
         self.package = package
         self.summaries = summaries
         self.extras = extras
+        self.sections = {"Commands": tuple(summaries)} if sections is None else sections
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """The names, in the order of the help."""
-        return list(self.summaries)
+        """Return the names of the commands, in the order of the help."""
+        return [name for names in self.sections.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Load a command."""
+        """Import a command."""
         if cmd_name not in self.summaries:
             return None
         command: click.Command = importlib.import_module(f"{self.package}.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the list of commands without loading them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(self.summaries.items()))
+        """Write the sections of commands without importing any."""
+        width = max(map(len, self.summaries))  # one column for all sections
+        for title, names in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), self.summaries[name]) for name in names])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command without importing any."""
+        names = [name for name in self.summaries if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=self.summaries[name]) for name in names]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Call the command; an error that a user can mend is a sentence and an exit code."""
+        """Call the command; print an error of this package without a traceback and exit with its code."""
         try:
             return self._invoke(ctx)
         except SelfInstructError as error:
@@ -88,7 +107,13 @@ class LazyGroup(click.Group):
 
 
 def run(cli: click.Group, name: str, kept: str) -> None:
-    """Call a command line and end the process with its exit code; ``kept`` tells what an unknown error leaves."""
+    """Call a command line and exit the process with its exit code.
+
+    Args:
+        cli: The group of commands.
+        name: Name of the program.
+        kept: What survives an unexpected error, for its message.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = cli(prog_name=name, standalone_mode=False) or 0
@@ -98,7 +123,7 @@ def run(cli: click.Group, name: str, kept: str) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience would make a traceback of Python's own end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would print a traceback while Python shuts down
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         click.echo("stopped", err=True)
         sys.exit(130)
@@ -107,7 +132,7 @@ def run(cli: click.Group, name: str, kept: str) -> None:
             raise
         click.echo(
             f"Error: {type(error).__name__}: {error}\nThis should not happen; {kept}. "
-            "Set SELFINSTRUCT_TRACEBACK=1 to see where it came from.",
+            "Set SELFINSTRUCT_TRACEBACK=1 to see the traceback.",
             err=True,
         )
         sys.exit(1)
@@ -118,17 +143,17 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def strip_control_chars(text: str) -> str:
-    """A text that is somebody else's, without what could drive a terminal: each such character becomes U+FFFD."""
-    return _DRIVING.sub("\N{REPLACEMENT CHARACTER}", text)
+    """Return a text with every character that could control a terminal replaced by U+FFFD."""
+    return _CONTROL_CHARS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def plural(count: int, noun: str) -> str:
-    """``1 row``, ``2 rows``."""
+    """Return a count and its noun: ``1 row``, ``2 rows``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def format_duration(seconds: float | None) -> str:
-    """``1:02:03``, ``2:03``, or ``?``."""
+    """Return a duration as ``1:02:03`` or ``2:03``; ``?`` for None."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(int(seconds), 60)
@@ -137,17 +162,17 @@ def format_duration(seconds: float | None) -> str:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a line; that nobody reads it any more (``| head -1``, a terminal that is gone) is no reason to stop.
+    """Print a line; ignore a reader that is gone (``| head -1``, a closed terminal).
 
     Raises:
-        OSError: Standard output can't take it for another reason: a full disk, say.
+        OSError: Writing to standard output failed for another reason, such as a full disk.
     """
     try:
         click.echo(text, err=err)
     except OSError as error:
         if not err and not isinstance(error, BrokenPipeError):
             raise
-        # What is still in the buffer would fail again when Python ends, and change the exit code.
+        # The rest of the buffer would fail again when Python exits, and change the exit code.
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, (sys.stderr if err else sys.stdout).fileno())
@@ -156,7 +181,7 @@ def echo(text: str, *, err: bool = False) -> None:
 
 @contextmanager
 def show(panel: Callable[[], RenderableType], line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
-    """Show what goes on on standard error: as a panel on a terminal, else as lines, ``last`` once more at the end."""
+    """Show progress on standard error: a panel on a terminal, otherwise lines (see ``show_lines``)."""
     if sys.stderr and sys.stderr.isatty():
         with show_panel(panel):
             yield
@@ -167,17 +192,17 @@ def show(panel: Callable[[], RenderableType], line: Callable[[], str], *, last: 
 
 @contextmanager
 def show_lines(line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
-    """Print a line every few seconds when it has changed, and, with ``last``, once at the end."""
+    """Print ``line()`` every few seconds if it has changed; with ``last``, also once at the end."""
     stopped = threading.Event()
 
-    def tell() -> None:
-        before = ""
+    def print_lines() -> None:
+        printed = ""
         while not stopped.wait(_PLAIN_EVERY_S):
-            if (now := line()) != before:
-                echo(now, err=True)
-                before = now
+            if (text := line()) != printed:
+                echo(text, err=True)
+                printed = text
 
-    thread = threading.Thread(target=tell, name="display", daemon=True)
+    thread = threading.Thread(target=print_lines, name="display", daemon=True)
     thread.start()
     try:
         yield
@@ -190,7 +215,7 @@ def show_lines(line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
 
 @contextmanager
 def show_panel(render: Callable[[], RenderableType]) -> Iterator[None]:
-    """Draw what ``render`` gives, again and again, on a terminal."""
+    """Redraw ``render()`` on a terminal four times a second."""
     from rich.console import Console
     from rich.live import Live
 

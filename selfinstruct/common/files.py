@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read strictly, with the line in every error."""
+"""Atomic writing and strict reading of files. Errors name the file and line."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def reason(error: OSError) -> str:
-    """An operating system error in words, without the errno; of a full disk, with what to do."""
-    words = error.strerror or type(error).__name__
-    return f"{words} (free some space, then run the same command again)" if error.errno in _FULL else words
+    """Return the text of an operating system error without its number, with a remedy if the disk is full."""
+    text = error.strerror or type(error).__name__
+    return f"{text} (free some space, then run the same command again)" if error.errno in _FULL else text
 
 
 def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
-    """Replace ``path`` in one step: temporary file, fsync, rename, fsync of the directory.
+    """Replace ``path`` atomically: temporary file, fsync, rename, fsync of the directory.
 
-    Whoever reads ``path`` finds the old content or the new, never a part. The folder is made if need be. Temporary
-    files of ``path`` that a killed process left behind are removed first; those of a process at work are not.
+    Readers of ``path`` see the old content or the new content, never a part of it. Missing parent directories are
+    created. Temporary files of ``path`` that a killed process left behind are removed first; temporary files of a
+    running process are kept.
 
     Returns:
-        The SHA-256 of what was written, in hexadecimal.
+        The hexadecimal SHA-256 of the written bytes.
 
     Raises:
-        SelfInstructError: The file can't be written (disk full, no permission); ``path`` is as it was.
+        SelfInstructError: The file can't be written (disk full, no permission); ``path`` is unchanged.
     """
     sha = hashlib.sha256()
     temporary = ""
     try:
-        if path.exists() and not path.is_file():  # a folder; or a device, whose place a file would take
-            raise SelfInstructError(f"can't write {path}: it is no regular file; name another")
+        if path.exists() and not path.is_file():  # a directory, or a device that a file would replace
+            raise SelfInstructError(f"can't write {path}: it is not a regular file; choose another path")
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         handle, temporary = _make_part(path)
-        with os.fdopen(handle, "wb") as file:  # open, and so locked, until it has its name
+        with os.fdopen(handle, "wb") as file:  # stays open, and therefore locked, until the rename
             for chunk in chunks:
                 sha.update(chunk)
                 file.write(chunk)
@@ -68,14 +69,14 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
 
 
 def _make_part(path: Path) -> tuple[int, str]:
-    """An open temporary file beside ``path`` and its name; the lock on it says that somebody is at work on it."""
+    """Create and lock a temporary file next to ``path``; the lock marks it as in use."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # swept between its making and its lock
+        except BlockingIOError:  # removed by another process between its creation and the lock
             pass
-        except OSError:  # a file system without locks: nobody sweeps there either
+        except OSError:  # a file system without locks, where nothing is swept either
             return handle, name
         else:
             if os.fstat(handle).st_nlink:
@@ -84,10 +85,10 @@ def _make_part(path: Path) -> tuple[int, str]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what killed writers of ``path`` left behind: temporary files that nobody holds the lock of."""
+    """Remove the unlocked temporary files of ``path``, which killed writers left behind."""
     part = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.part")
     for name in filter(part.fullmatch, os.listdir(path.parent)):
-        with contextlib.suppress(OSError):  # another's, at work, or gone meanwhile
+        with contextlib.suppress(OSError):  # in use by another process, or already removed
             handle = os.open(path.parent / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,10 +98,10 @@ def _sweep(path: Path) -> None:
 
 
 def require_vacant(folder: Path) -> None:
-    """Refuse to write where something lies; an empty folder is nothing.
+    """Require that ``folder`` does not exist or is an empty directory.
 
     Raises:
-        UsageError: There is something.
+        UsageError: Something exists there.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder}: there is something here already; name another folder")
@@ -108,13 +109,13 @@ def require_vacant(folder: Path) -> None:
 
 @contextlib.contextmanager
 def write_folder(folder: Path) -> Iterator[Path]:
-    """Make ``folder`` in one step: what the block writes into the folder it is given lies there when the block ends.
+    """Create ``folder`` atomically: the block writes into a temporary folder, which is renamed when the block ends.
 
-    An error in the block, or a kill, leaves nothing at ``folder``.
+    If the block raises or the process is killed, nothing exists at ``folder``.
 
     Raises:
-        UsageError: There is something at ``folder``; an empty folder gives way.
-        SelfInstructError: It can't be written.
+        UsageError: ``folder`` exists and is not empty.
+        SelfInstructError: The folder can't be written.
     """
     part = None
     try:
@@ -125,7 +126,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
         yield part
         for path in sorted(part.rglob("*")):
             if path.is_file():
-                path.chmod(0o666 & ~_umask())  # some libraries make files that nobody else may read
+                path.chmod(0o666 & ~_umask())  # some libraries create files that only the owner may read
             _fsync(path)
         _fsync(part)
         os.replace(part, folder)
@@ -152,10 +153,10 @@ def _fsync(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with a byte order mark or without.
+    """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        UsageError: It can't be read.
+        UsageError: The file can't be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -166,9 +167,10 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Each line's number (from 1) and its JSON object, or the ``DataError`` of a bad line; blank lines are passed over.
+    """Yield each line's number (from 1) and its JSON object, or a ``DataError`` for an invalid line; skip blank lines.
 
-    Only LF and CRLF end a line: U+2028, U+0085 and the like are text. A byte order mark at the start is accepted.
+    Only LF and CRLF end a line: U+2028, U+0085 and similar characters are text. A byte order mark at the start is
+    accepted.
 
     Raises:
         UsageError: The file can't be read.
@@ -182,7 +184,7 @@ def read_jsonl_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def parse_jsonl(lines: Iterable[bytes], name: object) -> Iterator[tuple[int, bytes, Any]]:
-    """As ``read_jsonl_lines``, of lines of whatever origin: number, bytes (without a byte order mark) and value."""
+    """Yield the number, bytes (without a byte order mark) and value of each line, as ``read_jsonl_lines`` does."""
     for number, raw in enumerate(lines, start=1):
         line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
         if line.strip():

@@ -1,7 +1,7 @@
-"""The layouts in which training programs expect a row: one function each, from an ``Example``.
+"""Export formats: the row layouts that training programs expect, one function each.
 
-``alpaca`` is the layout of the Alpaca release, ``messages`` that of chat templates and the OpenAI API, ``sharegpt``
-that of the ShareGPT collections, ``prompt-completion`` that of TRL and of completion fine-tuning APIs.
+``alpaca`` is the layout of the Alpaca release; ``messages`` is used by chat templates and the OpenAI API; ``sharegpt``
+by the ShareGPT collections; ``prompt-completion`` by TRL and completion fine-tuning APIs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """What a row says.
+    """The content of one row, independent of the export format.
 
     Attributes:
-        output: The answer; of a conversation, the last one.
-        messages: Of a conversation of more than one round: role (``user``, ``assistant``) and content of each message.
+        output: The answer; the last answer of a conversation.
+        messages: Role (``user``, ``assistant``) and content of each message, for a conversation of several rounds.
     """
 
     instruction: str
@@ -32,35 +32,35 @@ class TrainingRow:
 
     @property
     def turns(self) -> list[tuple[str, str]]:
-        """Role and content of every message, the system prompt included."""
-        said = self.messages or (("user", user_text(self.instruction, self.input)), ("assistant", self.output))
-        return [*([("system", self.system)] if self.system else []), *said]
+        """Role and content of every message, including the system prompt."""
+        messages = self.messages or (("user", user_text(self.instruction, self.input)), ("assistant", self.output))
+        return [*([("system", self.system)] if self.system else []), *messages]
 
 
 def user_text(instruction: str, input_text: str) -> str:
-    """What a user would type: the instruction, then, after an empty line, the input if there is one."""
+    """Return the instruction, followed by an empty line and the input if there is one."""
     return f"{instruction}\n\n{input_text}" if input_text else instruction
 
 
-def _alpaca(one: TrainingRow) -> Row:
-    row = {"instruction": one.instruction, "input": one.input, "output": one.output}
-    return {**row, "system": one.system} if one.system else row
+def _alpaca(row: TrainingRow) -> Row:
+    fields = {"instruction": row.instruction, "input": row.input, "output": row.output}
+    return {**fields, "system": row.system} if row.system else fields
 
 
-def _messages(one: TrainingRow) -> Row:
-    return {"messages": [{"role": role, "content": content} for role, content in one.turns]}
+def _messages(row: TrainingRow) -> Row:
+    return {"messages": [{"role": role, "content": content} for role, content in row.turns]}
 
 
 _SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
-def _sharegpt(one: TrainingRow) -> Row:
-    return {"conversations": [{"from": _SHAREGPT[role], "value": content} for role, content in one.turns]}
+def _sharegpt(row: TrainingRow) -> Row:
+    return {"conversations": [{"from": _SHAREGPT[role], "value": content} for role, content in row.turns]}
 
 
-def _prompt_completion(one: TrainingRow) -> Row:
-    row = {"prompt": user_text(one.instruction, one.input), "completion": one.output}
-    return {**row, "system": one.system} if one.system else row
+def _prompt_completion(row: TrainingRow) -> Row:
+    fields = {"prompt": user_text(row.instruction, row.input), "completion": row.output}
+    return {**fields, "system": row.system} if row.system else fields
 
 
 FORMATS: dict[str, Callable[[TrainingRow], Row]] = {
@@ -71,4 +71,4 @@ FORMATS: dict[str, Callable[[TrainingRow], Row]] = {
 }
 
 CONVERSATIONS = frozenset({"messages", "sharegpt"})
-"""The layouts that hold more than one round."""
+"""The formats that can hold conversations of several rounds."""

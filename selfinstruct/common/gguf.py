@@ -1,4 +1,4 @@
-"""A look into a GGUF file before it is loaded: what is wrong with it, and what it says of itself.
+"""Checks of a GGUF file before it is loaded, and its metadata.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -20,22 +20,22 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _WIDTH = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of each scalar value type
 _UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
-_ALIGNMENT = 32  # of the tensors, where the file names no other
-_MAX_COUNT = 1 << 24  # entries: more than any model has, and few enough to walk
+_ALIGNMENT = 32  # of the tensors, unless the file names another
+_MAX_COUNT = 1 << 24  # entries; more than any model has, and few enough to iterate over
 
 
 class ModelFileError(UsageError):
-    """A model file that is absent, unreadable, cut short or of another format."""
+    """A model file is missing, unreadable, truncated or has another format."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says of itself.
+    """The metadata of a GGUF file.
 
     Attributes:
-        texts: The keys whose values are texts, such as ``general.architecture``.
-        numbers: The keys whose values are truth values or unsigned numbers of 32 bits, such as the ids of tokens.
-        arrays: Where in the file the arrays of texts begin, by key: the place of their number of elements.
+        texts: Values of the string keys, such as ``general.architecture``.
+        numbers: Values of the boolean and 32-bit unsigned keys, such as token ids.
+        arrays: Byte offset of each array of strings (of its element count), by key.
         tensors: Names of all tensors.
     """
 
@@ -46,19 +46,19 @@ class Header:
 
 
 def check(path: Path) -> Header:
-    """Refuse what can't be loaded, with the reason: llama.cpp says no more than that it failed.
+    """Check that a file can be loaded, and return its header; llama.cpp itself reports only that loading failed.
 
-    Walks the header (keys and tensor table, tens of milliseconds) and compares where the last tensor begins with the
-    file's length. Reads no weights.
+    Parses the header (keys and tensor table, tens of milliseconds) and compares the offset of the last tensor with the
+    length of the file. No weights are read.
 
     Raises:
-        ModelFileError: The file is absent, a directory, unreadable, not GGUF, of an unknown version, or truncated.
+        ModelFileError: The file is missing, a directory, unreadable, not GGUF, of an unknown version, or truncated.
     """
-    try:  # the questions too: they raise for a name that is too long, or in a folder that may not be entered
+    try:  # includes the checks of the path, which raise for a name that is too long or an inaccessible folder
         if not path.exists():
             raise ModelFileError(f"{path}: no such file")
         if path.is_dir():
-            raise ModelFileError(f"{path}: a directory; name the .gguf file in it")
+            raise ModelFileError(f"{path}: is a directory; name the .gguf file in it")
         with path.open("rb") as file:
             magic = file.read(4)
             if magic != _MAGIC:
@@ -72,43 +72,42 @@ def check(path: Path) -> Header:
 
 
 def chat_template(path: Path) -> ChatTemplate | None:
-    """The model's chat template; None if the file has none.
+    """Return the model's chat template, or None if the file has no template.
 
-    The token that begins every text is left to llama.cpp, which adds it unless the file says that it must not: only
-    then does the template write it.
+    llama.cpp adds the BOS token itself unless the file forbids it, so the template writes the token only in that case.
 
     Raises:
-        ModelFileError: As ``check``.
+        ModelFileError: See ``check``.
     """
     header = check(path)
     source = header.texts.get("tokenizer.chat_template")
     if not source:
         return None
-    begun = header.numbers.get("tokenizer.ggml.add_bos_token", 1)
-    wanted = {name: header.numbers.get(f"tokenizer.ggml.{name}_token_id", -1) for name in ("bos", "eos")}
+    adds_bos = header.numbers.get("tokenizer.ggml.add_bos_token", 1)
+    token_ids = {name: header.numbers.get(f"tokenizer.ggml.{name}_token_id", -1) for name in ("bos", "eos")}
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        found = _elements(view, header.arrays.get("tokenizer.ggml.tokens"), set(wanted.values()))
-    return ChatTemplate(source, "" if begun else found.get(wanted["bos"], ""), found.get(wanted["eos"], ""))
+        tokens = _elements(view, header.arrays.get("tokenizer.ggml.tokens"), set(token_ids.values()))
+    return ChatTemplate(source, "" if adds_bos else tokens.get(token_ids["bos"], ""), tokens.get(token_ids["eos"], ""))
 
 
-def _elements(view: mmap.mmap, at: int | None, wanted: set[int]) -> dict[int, str]:
-    """Elements of an array of texts, by their index; those that it has."""
+def _elements(view: mmap.mmap, at: int | None, indices: set[int]) -> dict[int, str]:
+    """Return the elements of an array of strings at the given indices, omitting indices beyond its end."""
     if at is None:
         return {}
     (count,) = struct.unpack_from("<Q", view, at)
-    at, found = at + 8, {}
-    for index in range(min(count, max(wanted) + 1)):
+    at, elements = at + 8, {}
+    for index in range(min(count, max(indices) + 1)):
         start, at = at + 8, _after_string(view, at)
-        if index in wanted:
-            found[index] = view[start:at].decode("utf-8", "replace")
-    return found
+        if index in indices:
+            elements[index] = view[start:at].decode("utf-8", "replace")
+    return elements
 
 
 def _looks_like(magic: bytes) -> str:
     if not magic:
         return "it is empty"
     if magic[::-1] == _MAGIC:
-        return "a big-endian one"
+        return "a big-endian GGUF file"
     if magic[:2] == b"PK" or magic[:1] == b"\x80":
         return "PyTorch weights?"
     if magic.lstrip()[:1] in (b"<", b"{", b"v"):

@@ -1,7 +1,7 @@
-"""One writer for a run directory: a lock file, held for life by flock.
+"""The lock of a run directory: a file held with flock by the one process that may write.
 
-The operating system lets go of it when the process ends, however it ends: a stale lock file blocks nobody. Between two
-machines it may not hold: whoever takes one on a network file system is warned.
+The operating system releases the lock when the process ends for any reason, so a stale lock file blocks nobody. On a
+network file system the lock may not exclude other machines; a warning says so.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ _warned: set[Path] = set()
 
 
 def network_file_system(mounts: str, path: str) -> str:
-    """The type of the file system that ``path`` lies on, where that is another machine's, else "".
+    """Return the type of the network file system that holds ``path``, or "" for a local one.
 
-    FUSE counts as such (sshfs, object stores), except ``fuseblk`` (a disk) and fuse-overlayfs (a container's root).
+    FUSE counts as a network file system (sshfs, object stores), except ``fuseblk`` (a disk) and fuse-overlayfs (the
+    root of a container).
 
     Args:
         mounts: Text of ``/proc/self/mountinfo`` (proc_pid_mountinfo(5)).
-        path: Absolute, without symbolic links.
+        path: Absolute path without symbolic links.
     """
     longest, kind = -1, ""
     for line in mounts.split("\n"):
@@ -41,19 +42,21 @@ def network_file_system(mounts: str, path: str) -> str:
         names = fields.split()
         if len(names) < 5 or not rest:
             continue
-        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), names[4]).rstrip("/")
-        # Of two mounts on one point the later one is seen.
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), names[4]).rstrip("/")
+        # Of two mounts on one mount point, the later one is visible.
         if len(point) >= longest and (path == point or path.startswith(point + "/")):
             longest, kind = len(point), rest.split()[0]
-    other = kind in _NETWORK or (kind.startswith("fuse.") and kind != "fuse.fuse-overlayfs")
-    return kind if other else ""
+    is_network = kind in _NETWORK or (kind.startswith("fuse.") and kind != "fuse.fuse-overlayfs")
+    return kind if is_network else ""
 
 
 class RunLock:
-    """Takes the lock at once or fails; warns on standard error, once a directory, of a network file system.
+    """The lock of one run directory, acquired on construction without waiting.
+
+    A directory on a network file system causes one warning on standard error.
 
     Raises:
-        RunLockedError: Another process holds it; the message names its pid.
+        RunLockedError: Another process holds the lock; the message names its process id.
         LedgerError: The directory can't be written, or its file system has no locks.
     """
 
@@ -72,7 +75,9 @@ class RunLock:
             raise RunLockedError(f"{folder} is in use by {who}; wait for it, or stop it") from None
         except OSError as error:
             os.close(self._descriptor)
-            raise LedgerError(f"can't lock {path}: {reason(error)}; some network file systems can't") from None
+            raise LedgerError(
+                f"can't lock {path}: {reason(error)}; some network file systems don't support locks"
+            ) from None
         try:
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, f"{os.getpid()}\n".encode("ascii"))
@@ -82,7 +87,7 @@ class RunLock:
         _warn(folder)
 
     def release(self) -> None:
-        """Let go. The file stays: removing it would race with the next holder."""
+        """Release the lock. The file remains, since removing it would race with the next holder."""
         os.close(self._descriptor)
 
 

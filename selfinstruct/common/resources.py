@@ -1,8 +1,8 @@
-"""Where the built-in seeds, prompts and presets lie.
+"""Paths of the built-in seeds, prompts and presets.
 
-In a source tree (an editable install included) seeds and prompts are top-level folders, which one edits; in an
-installed wheel they are inside the package. The tree is looked at first, since an editable install may hold a stale
-copy too. Presets are always inside the package.
+In a source tree (or an editable install) seeds and prompts are top-level folders that users edit; in an installed wheel
+they are inside the package. The source tree takes precedence, since an editable install may also hold a stale copy.
+Presets are always inside the package.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def _folder(name: str) -> Path:
 
 
 def preset(name: str) -> Path:
-    """A configuration file that comes with the package."""
+    """Return the path of a configuration file that the package ships."""
     return _PACKAGE / "presets" / f"{name}.yaml"
 
 
 def builtin_seeds() -> Path:
-    """The JSONL file of the project's own seed tasks."""
+    """Return the path of the built-in seed tasks (JSONL)."""
     return _folder("seeds") / "seed_tasks.jsonl"
 
 

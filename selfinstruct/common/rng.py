@@ -1,7 +1,7 @@
-"""Random choices that are the same on every machine and in every Python.
+"""Random choices that are identical on every machine and Python version.
 
-Python promises one thing of ``random.Random``: that ``random()`` gives the same sequence for the same seed. Its other
-methods have changed before, so everything here is drawn through ``random()`` alone.
+For ``random.Random`` Python guarantees only that ``random()`` yields the same sequence for the same seed. Its other
+methods have changed between versions, so every choice here is derived from ``random()``.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ T = TypeVar("T")
 
 
 def derive(*parts: str | int) -> int:
-    """A 32-bit number that depends on every part: the seed of request k is ``derive("request", run_seed, k)``."""
+    """Derive a 32-bit number from all parts; the seed of request k is ``derive("request", run_seed, k)``."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:4], "big")
 
 
 class Rng:
-    """A generator for one purpose, named by its parts: ``Rng("propose", run_seed, k)``."""
+    """A random generator seeded by all parts, which name its purpose: ``Rng("propose", run_seed, k)``."""
 
     def __init__(self, *parts: str | int) -> None:
         text = "\x1f".join(str(part) for part in parts)
         self._random = random.Random(int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest(), "big")).random
 
     def random(self) -> float:
-        """A number in [0, 1)."""
+        """Return a float in [0, 1)."""
         return self._random()
 
     def below(self, n: int) -> int:
-        """An integer in [0, n). ``n`` must be positive."""
+        """Return an integer in [0, n); ``n`` must be positive."""
         return int(self._random() * n)
 
     def choice(self, items: Sequence[T]) -> T:
-        """One of the items, each equally likely."""
+        """Return one of the items, each with equal probability."""
         return items[self.below(len(items))]
 
     def sample(self, items: Sequence[T], count: int) -> list[T]:
-        """``count`` distinct positions of ``items`` in random order (all of them if there are fewer)."""
+        """Return the items at ``count`` distinct random positions, in random order (all items if there are fewer)."""
         chosen: list[T] = []
-        taken: dict[int, int] = {}  # a sparse Fisher-Yates shuffle: never touches the rest of a large pool
-        for place in range(min(count, len(items))):
-            other = place + self.below(len(items) - place)
-            chosen.append(items[taken.get(other, other)])
-            taken[other] = taken.get(place, place)
+        swapped: dict[int, int] = {}  # a sparse Fisher-Yates shuffle, so that a large pool is not copied
+        for index in range(min(count, len(items))):
+            other = index + self.below(len(items) - index)
+            chosen.append(items[swapped.get(other, other)])
+            swapped[other] = swapped.get(index, index)
         return chosen
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
-        """All items in random order."""
+        """Return all items in random order."""
         return self.sample(items, len(items))

@@ -1,27 +1,29 @@
-"""Which text of a row is what, for the layouts in which instruction data comes."""
+"""Parsing of rows in the common layouts of instruction data, shared by filters, strategies and the trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from selfinstruct.common.formats import user_text
 
-__all__ = ["ANSWERS", "LAYOUTS", "ROLES", "RowTexts", "fields_of", "opening", "texts_of"]
+__all__ = [
+    "LAYOUTS", "ROLES", "RowTexts", "answer_field", "fields_of", "layout_of", "opening", "parse_message", "texts_of",
+]  # fmt: skip
 
 LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question", "text")
-"""Fields that tell a row's layout, in the order in which they are looked for."""
+"""Fields that identify the layout of a row, in order of precedence."""
 
-ANSWERS = {
+ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+"""Role names of published collections, with the names that chat templates use for them."""
+
+_ANSWERS = {
     "instruction": ("output", "response", "completion"),
     "prompt": ("completion", "response", "output"),
     "question": ("answer", "response", "output"),
 }
-"""The fields that may hold the answer, by the field that holds the question."""
-
-ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
-"""The roles that collections name otherwise than chat templates do."""
+"""Fields that may hold the answer, by layout, in order of precedence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,12 @@ class RowTexts:
     """The texts of a row.
 
     Attributes:
-        field: The field that told the layout.
-        asked: What is asked: the instruction without its input, the first message of the user.
-        prompt: The same with its input.
-        answered: The answer, or the last one; where nothing is asked, the text; "" if there is none.
-        whole: All of it, but for system messages: they are the same in many rows.
+        field: The field that identified the layout.
+        asked: The instruction without its input; in a conversation, the first user message.
+        prompt: The instruction with its input; in a conversation, the first user message.
+        answered: The answer; in a conversation, the last one. In a row with only a ``text``, that text. "" if there is
+            no answer.
+        whole: All texts except system messages, which many rows share.
     """
 
     field: str
@@ -43,94 +46,133 @@ class RowTexts:
     whole: str
 
 
+def layout_of(row: Mapping[str, Any]) -> str | None:
+    """Return the first field of ``LAYOUTS`` that the row has a value for; None if it has none of them."""
+    return next((field for field in LAYOUTS if row.get(field) is not None), None)
+
+
+def answer_field(row: Mapping[str, Any], layout: str) -> str | None:
+    """Return the field that holds the answer in a row of this layout; None if the row has no answer."""
+    return next((field for field in _ANSWERS.get(layout, ()) if row.get(field) is not None), None)
+
+
 def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: str | None = None) -> RowTexts:
-    """Find the texts of a row.
+    """Extract the texts of a row.
 
     Args:
-        column: The field to judge; None looks for a known layout.
-        output_column: The field with the answer, likewise.
+        column: The field to filter; None detects the layout.
+        output_column: The field with the answer; None detects it.
 
     Raises:
-        ValueError: There is no such text.
+        ValueError: The row has no such field, or the field is not a string; the message does not name the row.
     """
     if column is None:
-        texts = _known(row)
+        texts = _detect_texts(row)
     else:
         text = _string(row, column)
         texts = RowTexts(column, text, text, text, text)
     if output_column is None:
         return texts
-    answered = _string(row, output_column)
-    whole = _joined(texts.prompt, answered) if column is None else texts.whole
-    return RowTexts(texts.field, texts.asked, texts.prompt, answered, whole)
+    answer = _string(row, output_column)
+    full_text = _join(texts.prompt, answer) if column is None else texts.whole
+    return RowTexts(texts.field, texts.asked, texts.prompt, answer, full_text)
 
 
-def _known(row: Mapping[str, Any]) -> RowTexts:
-    field = next((name for name in LAYOUTS if row.get(name) is not None), None)
-    if field is None:
+def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
+    layout = layout_of(row)
+    if layout is None:
         raise ValueError(f"no text to judge: none of {', '.join(LAYOUTS)}; it has {fields_of(row)}; use --column")
-    if isinstance(row[field], list):
-        return _dialogue(field, row[field])
-    asked = _string(row, field)
-    if field == "text":
-        return RowTexts(field, asked, asked, asked, asked)
-    given = _string(row, "input") if field == "instruction" and row.get("input") is not None else ""
-    prompt = user_text(asked, given)
-    name = next((name for name in ANSWERS[field] if isinstance(row.get(name), str)), None)
-    answered = "" if name is None else row[name]
-    return RowTexts(field, asked, prompt, answered, _joined(asked, given, answered))
+    if isinstance(row[layout], list):
+        return _conversation_texts(layout, row[layout])
+    if layout in ("messages", "conversations"):
+        raise ValueError(f"{layout!r} is no list of messages")
+    question = _string(row, layout)
+    if layout == "text":
+        return RowTexts(layout, question, question, question, question)
+    input_text = _string(row, "input") if layout == "instruction" and row.get("input") is not None else ""
+    prompt = user_text(question, input_text)
+    answer = next((row[field] for field in _ANSWERS[layout] if isinstance(row.get(field), str)), "")
+    return RowTexts(layout, question, prompt, answer, _join(question, input_text, answer))
 
 
-def opening(field: str, messages: list[Any]) -> tuple[str, str]:
-    """The first message of a conversation's user, and the answer to it; "" if there is none.
+def _conversation_texts(layout: str, messages: Sequence[Any]) -> RowTexts:
+    turns = [parse_message(layout, message) for message in messages]
+    first = _first_user_message(layout, turns)
+    answer = next((text for role, text in reversed(turns) if role == "assistant"), "")
+    full_text = _join(*(text for role, text in turns if role != "system"))
+    return RowTexts(layout, turns[first][1], turns[first][1], answer, full_text)
+
+
+def opening(layout: str, messages: Sequence[Any]) -> tuple[str, str]:
+    """Return the first user message of a conversation, and the answer to it ("" if there is none).
 
     Raises:
-        ValueError: It is no list of messages, or has none of a user.
+        ValueError: A message is invalid, or none is from a user.
     """
-    turns = [_turn(field, message) for message in messages]
-    first = next((place for place, (role, _) in enumerate(turns) if role == "user"), None)
-    if first is None:
-        raise ValueError(f"{field!r} has no message of a user")
+    turns = [parse_message(layout, message) for message in messages]
+    first = _first_user_message(layout, turns)
     role, text = turns[first + 1] if first + 1 < len(turns) else ("", "")
     return turns[first][1], text if role == "assistant" else ""
 
 
-def _dialogue(field: str, messages: list[Any]) -> RowTexts:
-    turns = [_turn(field, message) for message in messages]
-    asked = next((text for role, text in turns if role == "user"), None)
-    if asked is None:
-        raise ValueError(f"{field!r} has no message of a user")
-    answered = next((text for role, text in reversed(turns) if role == "assistant"), "")
-    return RowTexts(field, asked, asked, answered, _joined(*(text for role, text in turns if role != "system")))
+def _first_user_message(layout: str, turns: Sequence[tuple[str, str]]) -> int:
+    index = next((index for index, (role, _) in enumerate(turns) if role == "user"), None)
+    if index is None:
+        raise ValueError(f"{layout!r} has no message of a user")
+    return index
 
 
-def _turn(field: str, message: Any) -> tuple[str, str]:
+def parse_message(layout: str, message: Any, *, text_only: bool = False) -> tuple[str, str]:
+    """Return role and text of a message, with keys as in the OpenAI API (role, content) or ShareGPT (from, value).
+
+    Args:
+        layout: The field that holds the conversation, for error messages.
+        text_only: Reject content that is not text, missing content and tool calls, instead of ignoring them.
+
+    Raises:
+        ValueError: The message is not an object with a role and content.
+    """
     if not isinstance(message, Mapping):
-        raise ValueError(f"{field!r} is no list of messages")
+        raise ValueError(f"{layout!r} is no list of messages")
     role = message.get("role", message.get("from"))
     content = message.get("content", message.get("value"))
-    if isinstance(content, list):  # parts, as the OpenAI API takes them
-        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
-        content = "\n".join(part for part in parts if isinstance(part, str))
-    if not isinstance(role, str) or not isinstance(content, str | None):
-        raise ValueError(f"a message of {field!r} has no role and content")
-    return ROLES.get(role, role), content or ""
+    if isinstance(content, list):
+        if text_only:
+            _require_text_parts(layout, content)
+        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        content = "\n".join(text for text in texts if isinstance(text, str))
+    elif content is None and not text_only:
+        content = ""
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise ValueError(f"a message of {layout!r} has no role and content")
+    if text_only and message.get("tool_calls"):
+        raise ValueError(f"a message of {layout!r} holds tool calls, which can't be trained on")
+    return ROLES.get(role, role), content
+
+
+def _require_text_parts(layout: str, parts: Sequence[Any]) -> None:
+    """Reject content parts (as in the OpenAI API) that are not of type text."""
+    types = {part.get("type") if isinstance(part, Mapping) else type(part).__name__ for part in parts}
+    if types - {"text"}:
+        raise ValueError(f"a message of {layout!r} holds more than text: {', '.join(sorted(map(str, types)))}")
+    if not all(isinstance(part.get("text"), str) for part in parts):
+        raise ValueError(f"a message of {layout!r} holds a part of type text whose 'text' is not a string")
 
 
 def _string(row: Mapping[str, Any], field: str) -> str:
     if field not in row:
         raise ValueError(f"no field {field!r}; it has {fields_of(row)}")
-    if not isinstance(row[field], str):
-        raise ValueError(f"{field!r} is a {type(row[field]).__name__}, not a string")
-    text: str = row[field]
+    text = row[field]
+    if not isinstance(text, str):
+        raise ValueError(f"{field!r} is a {type(text).__name__}, not a string")
     return text
 
 
 def fields_of(row: Mapping[str, Any]) -> str:
-    """The names of a row's fields, for a message."""
+    """Return the field names of a row as a list for an error message."""
     names = [repr(name)[:80] for name in row]
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no field"
 
 
-def _joined(*texts: str) -> str:
+def _join(*texts: str) -> str:
     return "\n".join(filter(None, texts))

@@ -1,5 +1,6 @@
-"""Rows of a file: JSONL (gzipped or not), Parquet, a ``datasets`` directory, standard input; for who reads anything,
-a run's dataset, a JSON array and plain lines as well.
+"""Readers of row files: JSONL (optionally gzipped), Parquet, ``datasets`` directories and standard input.
+
+``open_any`` also reads a run's dataset and a JSON array, ``open_lines`` plain text.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from selfinstruct.errors import DataError, MissingExtraError, UsageError
 __all__ = ["STDIO", "Source", "SourceRow", "first_line", "open_any", "open_lines", "open_source"]
 
 STDIO = "-"
-BATCH = 1024  # rows of a columnar file read at once
+BATCH = 1024  # rows that are read from a columnar file at once
 
 
 @dataclass(slots=True)
 class SourceRow:
-    """A row under way.
+    """A row and its origin.
 
     Attributes:
-        number: Its line, or its number, from 1.
-        raw: Its line, where it came as one and is unchanged.
-        origin: The Arrow table that it came in, and its place there, if it is unchanged.
+        number: Line number or row number, from 1.
+        raw: The bytes of its line, if the row came from a line and is unchanged.
+        origin: The Arrow table that holds the row and its index there, if the row is unchanged.
     """
 
     number: int
@@ -43,14 +44,14 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class Source:
-    """What to read.
+    """An open file of rows.
 
     Attributes:
-        rows: Every row, or the ``DataError`` of a bad line; to be read once.
-        where: How a message names a row, by its number.
+        rows: Iterator over the rows, with a ``DataError`` in place of each invalid line.
+        where: Returns the location of a row for messages, given its number.
         schema: The Arrow schema of columnar data; None for JSON.
-        total: Size in ``unit``, if it is known.
-        done: How much of it was read.
+        total: Size in ``unit``, if known.
+        done: Returns how much was read so far, in ``unit``.
     """
 
     rows: Iterator[SourceRow | DataError]
@@ -62,11 +63,11 @@ class Source:
 
 
 def open_source(name: str) -> Source:
-    """Open a file by its kind: a directory, ``.parquet``, else JSON lines.
+    """Open a ``datasets`` directory, a ``.parquet`` file, or JSON lines.
 
     Raises:
-        UsageError: There is no such file, or it is of another kind.
-        MissingExtraError: Its kind needs the extra ``data``.
+        UsageError: The file does not exist, or has another format.
+        MissingExtraError: The format needs the extra ``data``.
     """
     if name == STDIO:
         return _lines(sys.stdin.buffer, "stdin", None)
@@ -82,12 +83,12 @@ def open_source(name: str) -> Source:
 
 
 def open_any(path: Path) -> Source:
-    """As ``open_source``, and besides a run's directory or its ``dataset``, and a JSON array in a ``.json`` file.
+    """Open what ``open_source`` opens, a run directory or its ``dataset`` folder, or a JSON array in a ``.json`` file.
 
     Raises:
-        UsageError: There is no such file, or it is of another kind; of a run, it has no dataset.
-        DataError: A JSON array that is none.
-        MissingExtraError: Its kind needs the extra ``data``.
+        UsageError: The file does not exist, has another format, or the run has no dataset.
+        DataError: The JSON array is invalid.
+        MissingExtraError: The format needs the extra ``data``.
     """
     if path.is_dir():
         if (dataset := _of_run(path)) is not None:
@@ -102,8 +103,8 @@ def open_any(path: Path) -> Source:
 
 
 def _of_run(path: Path) -> Path | None:
-    """The dataset of a run, or of a run's ``dataset`` folder; None for any other folder."""
-    for layout in ("alpaca", "messages"):  # conversations have no Alpaca form
+    """Return the dataset file of a run, or of a run's ``dataset`` folder; None for any other folder."""
+    for layout in ("alpaca", "messages"):  # conversations can't be exported as Alpaca rows
         for dataset in (path / "dataset" / f"{layout}.jsonl", path / f"{layout}.jsonl"):
             if dataset.is_file():
                 return dataset
@@ -115,10 +116,10 @@ def _of_run(path: Path) -> Path | None:
 
 
 def open_lines(path: Path) -> Source:
-    """A text file, gzipped or not, as rows with a ``text``: one for each line that isn't blank.
+    """Open a text file (optionally gzipped) as one row with a ``text`` for each line that isn't blank.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: The file can't be read.
     """
 
     def parse(lines: Iterable[bytes], name: object) -> Iterator[tuple[int, bytes, Any]]:
@@ -144,11 +145,11 @@ def _lines(file: Any, name: str, size: int | None, parse: _Parse = parse_jsonl) 
     head = file.peek(2)
     if parse is parse_jsonl and head.lstrip()[:1] == b"[":
         raise UsageError(f"{name} is a JSON array; give one object a line, as by: jq -c '.[]' {name}")
-    zipped = head[:2] == b"\x1f\x8b"
+    compressed = head[:2] == b"\x1f\x8b"
 
     def rows() -> Iterator[SourceRow | DataError]:
         number = 0
-        lines: IO[bytes] = io.BufferedReader(gzip.GzipFile(fileobj=file)) if zipped else file
+        lines: IO[bytes] = io.BufferedReader(gzip.GzipFile(fileobj=file)) if compressed else file
         try:
             for number, raw, value in parse(lines, name):
                 yield value if isinstance(value, DataError) else SourceRow(number, value, raw.rstrip(b"\r\n"))
@@ -167,7 +168,7 @@ def _lines(file: Any, name: str, size: int | None, parse: _Parse = parse_jsonl) 
 
 
 def _array(path: Path) -> Source | None:
-    """A JSON array of rows; None where the file holds JSON lines."""
+    """Open a JSON array of rows; return None if the file holds JSON lines."""
     try:
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
@@ -186,7 +187,9 @@ def _array(path: Path) -> Source | None:
         for number, value in enumerate(values, start=1):
             is_row = isinstance(value, dict)
             yield (
-                SourceRow(number, value) if is_row else DataError(f"{where(number)}: {type(value).__name__}, no object")
+                SourceRow(number, value)
+                if is_row
+                else DataError(f"{where(number)}: a JSON object is expected, found {type(value).__name__}")
             )
 
     return Source(rows(), where, total=len(values), unit="rows")
@@ -201,7 +204,7 @@ def _parquet(path: Path) -> Source:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowException:
-        raise UsageError(f"can't read {path}: it is no Parquet file") from None
+        raise UsageError(f"can't read {path}: it is not a Parquet file") from None
 
     def tables() -> Iterator[Any]:
         try:
@@ -219,15 +222,15 @@ def _dataset(path: Path) -> Source:
     except ImportError:
         raise MissingExtraError("datasets", "data") from None
     try:
-        found = datasets.load_from_disk(str(path))
+        dataset = datasets.load_from_disk(str(path))
     except (FileNotFoundError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} is no datasets directory ({first_line(error)})") from None
-    if not isinstance(found, datasets.Dataset):
-        splits = ", ".join(str(path / name) for name in found)
+        raise UsageError(f"{path} is not a datasets directory ({first_line(error)})") from None
+    if not isinstance(dataset, datasets.Dataset):
+        splits = ", ".join(str(path / name) for name in dataset)
         raise UsageError(f"{path} holds several splits; give one: {splits}")
-    schema = found.features.arrow_schema
-    tables = found.with_format("arrow").iter(batch_size=BATCH)
-    return _columnar((table.cast(schema) for table in tables), str(path), schema, len(found))
+    schema = dataset.features.arrow_schema
+    tables = dataset.with_format("arrow").iter(batch_size=BATCH)
+    return _columnar((table.cast(schema) for table in tables), str(path), schema, len(dataset))
 
 
 def _columnar(tables: Iterator[Any], name: str, schema: Any, total: int) -> Source:
@@ -236,13 +239,13 @@ def _columnar(tables: Iterator[Any], name: str, schema: Any, total: int) -> Sour
     def rows() -> Iterator[SourceRow | DataError]:
         nonlocal number
         for table in tables:
-            for place, value in enumerate(table.to_pylist()):
+            for index, value in enumerate(table.to_pylist()):
                 number += 1
-                yield SourceRow(number, value, origin=(table, place))
+                yield SourceRow(number, value, origin=(table, index))
 
     return Source(rows(), lambda row: f"{name}: row {row}", schema, total, "rows", lambda: number)
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, but for its further lines."""
+    """Return the first line of another library's error message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

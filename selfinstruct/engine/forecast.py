@@ -1,4 +1,4 @@
-"""What is still to come until the target, if it goes on as so far."""
+"""A forecast of the requests, tokens and cost that remain until the target is reached."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ __all__ = ["Forecast"]
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of a run that has brought a row.
+    """What a run still needs, extrapolated from what its rows took so far.
 
     Attributes:
-        requests, prompt_tokens, completion_tokens: Still to come.
-        cost: In the currency of the prices; None without prices.
+        requests: Remaining requests.
+        prompt_tokens: Remaining prompt tokens.
+        completion_tokens: Remaining completion tokens.
+        cost: Remaining cost in the currency of the prices; None without prices.
     """
 
     requests: int
@@ -25,17 +27,16 @@ class Forecast:
     cost: float | None
 
     @classmethod
-    def of(cls, tally: Stats, target: int, prices: BudgetOptions) -> Forecast | None:
-        """In proportion to the judged requests and the rows that they brought; None before the first row."""
-        if not tally.rows:
+    def of(cls, stats: Stats, target: int, prices: BudgetOptions) -> Forecast | None:
+        """Extrapolate from the processed requests and their rows; return None before the first row."""
+        if not stats.rows:
             return None
-        times = max(0, target - tally.rows) / tally.rows
-        requests, prompt, completion = (
-            round(one * times) for one in (tally.requests, tally.prompt_tokens, tally.completion_tokens)
-        )
-        return cls(requests, prompt, completion, prices.cost(prompt, completion))
+        ratio = max(0, target - stats.rows) / stats.rows
+        totals = stats.requests, stats.prompt_tokens, stats.completion_tokens
+        requests, prompt_tokens, completion_tokens = (round(total * ratio) for total in totals)
+        return cls(requests, prompt_tokens, completion_tokens, prices.cost(prompt_tokens, completion_tokens))
 
     def in_words(self) -> str:
-        """``about 120 requests and 34,000 tokens to go``, with the cost where it is known."""
+        """Return ``about 120 requests and 34,000 tokens to go``, with the cost if there are prices."""
         text = f"about {self.requests:,} requests and {self.prompt_tokens + self.completion_tokens:,} tokens to go"
         return text if self.cost is None else f"{text}, for {self.cost:,.2f}"

@@ -1,4 +1,4 @@
-"""Whether a run is still what it was begun as, and if not, in what it differs."""
+"""Comparison of a plan with the identity of an existing run."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from selfinstruct.errors import RunChangedError
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Task
 
-__all__ = ["require_same"]
+__all__ = ["require_same_identity"]
 
 
-def require_same(plan: RunPlan, reader: Reader, folder: Path) -> None:
-    """Refuse to go on with a run as something else than it is.
+def require_same_identity(plan: RunPlan, reader: Reader, folder: Path) -> None:
+    """Refuse to continue a run under a different identity.
+
+    Args:
+        plan: The plan of this invocation.
+        reader: The ledger of the run.
+        folder: The run directory, for the message.
 
     Raises:
-        RunChangedError: With each setting that differs, and with the changed seeds and prompt lines.
+        RunChangedError: If the identities differ; the message lists the changed settings, seeds and prompt lines.
     """
-    old, new = reader.meta("identity"), plan.identity
-    if canonical(old) == canonical(new):
+    recorded, requested = reader.meta("identity"), plan.identity
+    if canonical(recorded) == canonical(requested):
         return
-    before, after = flatten(old), flatten(new)
+    before, after = flatten(recorded), flatten(requested)
     lines = []
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) == after.get(key):
@@ -38,24 +43,24 @@ def require_same(plan: RunPlan, reader: Reader, folder: Path) -> None:
         else:
             lines.append(f"  {key}: {before.get(key)!r} -> {after.get(key)!r}")
     raise RunChangedError(
-        f"{folder} was begun with other settings; a run keeps them for life:\n"
+        f"{folder} was started with different settings, which a run can't change:\n"
         + "\n".join(lines)
-        + "\nLeave the changes out to go on with this run, or give a new run directory."
+        + "\nUndo the changes to continue this run, or name a new run directory."
     )
 
 
 def _seed_changes(old: list[Task], new: tuple[Task, ...]) -> list[str]:
     before, after = {task.id: task for task in old}, {task.id: task for task in new}
     groups = {
-        "added": [name for name in after if name not in before],
-        "removed": [name for name in before if name not in after],
-        "changed": [name for name in after if name in before and after[name] != before[name]],
+        "added": [seed for seed in after if seed not in before],
+        "removed": [seed for seed in before if seed not in after],
+        "changed": [seed for seed in after if seed in before and after[seed] != before[seed]],
     }
     lines = []
-    for what, names in groups.items():
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            lines.append(f"  seeds {what}: {', '.join(names[:5])}{more}")
+    for change, ids in groups.items():
+        if ids:
+            more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+            lines.append(f"  seeds {change}: {', '.join(ids[:5])}{more}")
     return lines or ["  seeds: their order"]
 
 

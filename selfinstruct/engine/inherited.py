@@ -1,8 +1,9 @@
-"""What a fork begins with: another run's answered requests, judged again as they were asked.
+"""The requests that a fork inherits from another run, processed again as they were sent.
 
-Their prompts are not rebuilt: other thresholds keep other tasks, and so would show others. A follow-up that was asked
-belongs to what it followed. If that is kept again, the answer is at hand; if not, it is passed over; and a draft that
-is kept now and was not then has none yet: its follow-up is queued, as ever, and sent once the history is judged.
+Inherited prompts are not rebuilt: under new thresholds other tasks would be kept, so the prompts would differ. A
+follow-up belongs to the candidate that it follows. If that candidate is kept again, the recorded outcome is used; if
+not, the follow-up is skipped. A candidate that is kept only now has no recorded follow-up: one is queued, and sent
+after all inherited requests are processed.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from selfinstruct.errors import LedgerError
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Request
 
-__all__ = ["NONE", "InheritedRequests", "about"]
+__all__ = ["NOTHING_INHERITED", "InheritedRequests", "follow_up_key"]
 
 
 class InheritedRequests:
-    """The answered requests with numbers below ``until``; the ledger is read when they are asked for.
+    """The requests with an outcome and a number below ``until``, read from the ledger on first use.
 
     Args:
-        until: The first number that is a run's own.
-        reader: The ledger that holds them; not needed for none.
+        until: The first number that is not inherited.
+        reader: The ledger that holds the requests; not needed if ``until`` is 0.
     """
 
     def __init__(self, until: int = 0, reader: Reader | None = None) -> None:
@@ -32,10 +33,11 @@ class InheritedRequests:
         self._children: dict[int, list[int]] = {}
 
     def next(self, number: int, claimed: Collection[int]) -> int:
-        """The first number from ``number`` on that is to be judged.
+        """Return the first number from ``number`` on that is to be processed.
 
         Args:
-            claimed: Follow-ups of what was kept; others are passed over.
+            number: Where to start.
+            claimed: Follow-ups of accepted candidates; other follow-ups are skipped.
         """
         self._read()
         while number < self.until and not (
@@ -45,28 +47,30 @@ class InheritedRequests:
         return number
 
     def request(self, number: int) -> Request:
-        """A request as it was sent.
+        """Return a request as it was sent.
 
         Raises:
-            LedgerError: It can't be made again from the ledger.
+            LedgerError: If it can't be rebuilt from the ledger.
         """
         assert self._reader is not None
         request = self._reader.request(number)
         if request is None or request.digest != self._reader.request_digest(number):
-            raise LedgerError(f"{self._reader.path}: request {number} is not what was sent; the file is not whole")
+            raise LedgerError(
+                f"{self._reader.path}: request {number} can't be rebuilt as it was sent; the file is incomplete"
+            )
         return request
 
     def child(self, follow_up: Request, claimed: Collection[int]) -> int | None:
-        """The recorded request that is this follow-up: of the same parent and stage, about the same.
+        """Return the number of the recorded request that corresponds to ``follow_up``, or None.
 
-        Examples in its prompt and its sampling may have been others.
+        It has the same parent and the same key; demonstrations and sampling may differ.
         """
         if self._reader is None or follow_up.parent is None or follow_up.parent >= self.until:
             return None
         self._read()
-        wanted = about(follow_up)
+        key = follow_up_key(follow_up)
         for number in self._children.get(follow_up.parent, ()):
-            if number not in claimed and about(self.request(number)) == wanted:
+            if number not in claimed and follow_up_key(self.request(number)) == key:
                 return number
         return None
 
@@ -81,10 +85,10 @@ class InheritedRequests:
                 self._children.setdefault(parent, []).append(number)
 
 
-def about(request: Request) -> bytes:
-    """What a follow-up is about: two of one parent that have this in common are the same."""
-    context = {name: value for name, value in request.context.items() if name != "demonstrations"}
+def follow_up_key(request: Request) -> bytes:
+    """Return the key of a follow-up; two follow-ups of one parent with equal keys correspond to each other."""
+    context = {name: value for name, value in request.stored_context.items() if name != "demonstrations"}
     return canonical([request.stage, context])
 
 
-NONE = InheritedRequests()
+NOTHING_INHERITED = InheritedRequests()

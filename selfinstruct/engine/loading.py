@@ -1,6 +1,6 @@
-"""The seeds, templates and other texts of a run: from their files, or from the ledger that kept them.
+"""Seeds, templates and data files of a run, read from their files or from the run's ledger.
 
-The ledger's are taken when that is wanted, and when the run's own files have gone.
+The copies in the ledger are used on request, and when the files of the run no longer exist.
 """
 
 from __future__ import annotations
@@ -11,78 +11,96 @@ from pathlib import Path
 
 from selfinstruct.common.codec import loads
 from selfinstruct.common.resources import builtin_prompts, builtin_seeds
-from selfinstruct.engine.methods import Method, methods_in
+from selfinstruct.engine.methods import Method, recorded_methods
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import UsageError
 from selfinstruct.ledger import Reader
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import load_seeds, load_tasks, seeds_from_json
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies.abilities import BeginsWithTasks, ReadsDataFiles
 
-__all__ = ["prompts_of", "recorded_seeds", "seeds_of", "with_data"]
-
-
-def seeds_of(settings: Settings, methods: Sequence[Method], base: Reader | None, *, recorded: bool) -> list[Task]:
-    """The seed tasks. Where a method begins with them, they need no answer, and come from any dataset or run.
-
-    Raises:
-        UsageError: The file can't be read, or has wrong lines.
-    """
-    path = builtin_seeds() if settings.seeds == "builtin" else Path(settings.seeds)
-    gone = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
-    if base is not None and (recorded or gone):
-        return recorded_seeds(base)
-    begins = any(STRATEGIES[method.name].begins_with_tasks for method in methods)
-    return load_tasks(path) if begins else load_seeds(path)
+__all__ = ["add_data_files", "load_run_prompts", "load_run_seeds", "recorded_seeds"]
 
 
-def prompts_of(
-    settings: Settings, names: Mapping[str, frozenset[str]], api: Api, base: Reader | None, *, recorded: bool
-) -> Prompts:
-    """The templates.
+def load_run_seeds(settings: Settings, methods: Sequence[Method], base: Reader | None, *, recorded: bool) -> list[Task]:
+    """Return the seed tasks.
+
+    If a method works on its seeds one by one, they need no answer and may come from any dataset or run.
 
     Args:
-        names: Of those that are needed, with their variables.
+        settings: The settings of the run.
+        methods: The methods of the run.
+        base: The ledger of the run, if it exists.
+        recorded: Whether to use the copy in the ledger.
 
     Raises:
-        UsageError: A folder or a template is absent, or a template is wrong.
+        UsageError: If the file can't be read or a line is wrong.
+    """
+    path = builtin_seeds() if settings.seeds == "builtin" else Path(settings.seeds)
+    missing = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
+    if base is not None and (recorded or missing):
+        return recorded_seeds(base)
+    tasks_suffice = any(issubclass(method.kind, BeginsWithTasks) for method in methods)
+    return load_tasks(path) if tasks_suffice else load_seeds(path)
+
+
+def load_run_prompts(
+    settings: Settings, names: Mapping[str, frozenset[str]], api: Api, base: Reader | None, *, recorded: bool
+) -> Prompts:
+    """Return the prompt templates.
+
+    Args:
+        settings: The settings of the run.
+        names: Names of the required templates, each with its variables.
+        api: The kind of prompt to render.
+        base: The ledger of the run, if it exists.
+        recorded: Whether to use the copies in the ledger.
+
+    Raises:
+        UsageError: If a folder or a template is missing, or a template is wrong.
     """
     folder = Path(settings.prompts) if settings.prompts else None
     missing = folder is not None and not os.path.isdir(folder)
-    gone = base is not None and missing and settings.prompts == base.meta("config")["prompts"]
-    if base is not None and (recorded or gone):
+    deleted = base is not None and missing and settings.prompts == base.meta("config")["prompts"]
+    if base is not None and (recorded or deleted):
         texts = base.templates()
-        if new := {name: used for name, used in names.items() if name not in texts}:  # of an option that was off then
+        if new := {name: used for name, used in names.items() if name not in texts}:  # of options enabled since
             folders = [] if folder is None or missing else [folder]
             texts = {**texts, **Prompts.load(new, api, *folders, builtin_prompts()).texts}
-        return Prompts({name: texts[name] for name in names}, api)  # what was on then may be off
+        return Prompts({name: texts[name] for name in names}, api)  # options may be disabled since
     if missing:
-        raise UsageError(f"no folder of prompts at {folder}")
+        raise UsageError(f"there is no prompt folder {folder}; name an existing one with --prompts, or leave it out")
     if folder is not None and base is None and not any(os.path.isfile(folder / f"{name}.txt") for name in names):
-        wanted = ", ".join(f"{name}.txt" for name in sorted(names))
-        raise UsageError(f"{folder} replaces no template of this strategy; it may hold {wanted}")
+        files = ", ".join(f"{name}.txt" for name in sorted(names))
+        raise UsageError(f"{folder} replaces no template of this strategy; it may hold {files}")
     return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
 
 
-def with_data(prompts: Prompts, methods: Sequence[Method], base: Reader | None, *, recorded: bool) -> Prompts:
-    """With what the methods read from files of their own; not from the ledger where they are others than the run's.
+def add_data_files(prompts: Prompts, methods: Sequence[Method], base: Reader | None, *, recorded: bool) -> Prompts:
+    """Return ``prompts`` with the data files of the methods added.
+
+    Args:
+        prompts: The templates.
+        methods: The methods of the run.
+        base: The ledger of the run, if it exists; its copies are used only for unchanged paths.
+        recorded: Whether to prefer the copies in the ledger to existing files.
 
     Raises:
-        UsageError: A file can't be read, or is wrong.
+        UsageError: If a file can't be read or its content is wrong.
     """
-    known = () if base is None else methods_in(base.meta("config"))
-    before = {name: path for one in known for name, path in one.data.items()}
+    previous_methods = () if base is None else recorded_methods(base.meta("config"))
+    previous = {name: path for method in previous_methods for name, path in method.data.items()}
     texts: dict[str, str] = {}
     for method in methods:
         for name, path in method.data.items():
-            if base is not None and (recorded or not os.path.exists(path)) and path == before.get(name):
+            if base is not None and (recorded or not os.path.exists(path)) and path == previous.get(name):
                 texts[name] = base.templates()[name]
-            else:
-                texts[name] = STRATEGIES[method.name].read_data(path)
+            elif issubclass(method.kind, ReadsDataFiles):
+                texts[name] = method.kind.read_data(path)
     return Prompts({**prompts.texts, **texts}, prompts.api) if texts else prompts
 
 
 def recorded_seeds(base: Reader) -> list[Task]:
-    """Those that a run was begun with."""
+    """Return the seeds stored in the ledger of a run."""
     return seeds_from_json(loads(base.text(base.meta("seeds"))))

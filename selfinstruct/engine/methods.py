@@ -1,13 +1,13 @@
-"""The methods of a run from its settings: one strategy, or several of a mixed run.
+"""The methods of a run: one strategy, or the several strategies of a mixed run, built from its settings.
 
-A mixed run's configuration lists them::
+The configuration of a mixed run lists its methods::
 
     strategies:
     - {name: self-instruct, weight: 2}
     - {name: alpaca, label: short, list_length: 5}
     adapt: true
 
-What an entry leaves out is taken from the section of its strategy. A run records each entry whole.
+Options missing from an entry come from the section of its strategy. A run records every entry in full.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.config import build, identity_fields, merge, nearest, to_plain
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Prompts
-from selfinstruct.strategies import STRATEGIES, SelfInstruct
+from selfinstruct.strategies import SelfInstruct, strategy_class, strategy_names
+from selfinstruct.strategies.abilities import data_files, discover_options, resolve_options, templates_for
 from selfinstruct.strategies.base import Strategy
-from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, suited
+from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, merged_defaults
 
 __all__ = [
     "DEFAULT",
     "MIX",
     "Method",
+    "build_methods",
+    "build_options",
+    "build_strategy",
     "discovered_options",
     "merge_with_previous",
-    "methods_in",
-    "methods_of",
+    "method_defaults",
     "overlay",
-    "preset_of",
-    "strategy_of",
+    "recorded_methods",
 ]
 
 MIX = MixtureStrategy.name
@@ -45,7 +47,7 @@ DEFAULT = SelfInstruct.name
 
 @dataclass(frozen=True)
 class _Entry:
-    """What an entry has beside its strategy's options."""
+    """Fields of an entry besides the options of its strategy."""
 
     name: str
     weight: float = 1.0
@@ -60,17 +62,19 @@ class _Entry:
             raise ValueError("label may hold neither '/' nor '|'")
 
 
-_OWN = tuple(field.name for field in dataclasses.fields(_Entry))
+_ENTRY_FIELDS = tuple(field.name for field in dataclasses.fields(_Entry))
 
 
 @dataclass(frozen=True)
 class Method:
-    """One method of a run, its options checked.
+    """One method of a run with validated options.
 
     Attributes:
-        label: Unique among those of the run.
-        name: Of its strategy.
-        mixed: Whether it is an entry of a mixed run: its data then have names of their own, with its label.
+        label: Name of the method, unique in the run.
+        name: Name of its strategy.
+        weight: Its share of the proposals, relative to the other methods.
+        options: Options of the strategy.
+        mixed: Whether the method is an entry of a mixed run. The names of its data files then begin with its label.
     """
 
     label: str
@@ -80,176 +84,192 @@ class Method:
     mixed: bool = False
 
     @property
-    def kind(self) -> Any:
-        """The class of its strategy."""
-        return STRATEGIES[self.name]
+    def kind(self) -> type[Strategy]:
+        """The class of the strategy."""
+        return strategy_class(self.name)
 
     @property
     def templates(self) -> Mapping[str, frozenset[str]]:
-        """Those that it needs."""
-        needed: Mapping[str, frozenset[str]] = self.kind.templates_for(self.options)
-        return needed
+        """The names of the required templates, each with its variables."""
+        return templates_for(self.kind, self.options)
 
     @property
     def data(self) -> Mapping[str, Path]:
-        """Files of its own that it works from (see ``Strategy.data``), by the name of each text among the run's."""
-        return {self._named(name): path for name, path in self.kind.data(self.options).items()}
+        """The data files of the strategy (see ``ReadsDataFiles``), by their name among the texts of the run."""
+        return {self._data_name(name): path for name, path in data_files(self.kind, self.options).items()}
 
-    def _named(self, name: str) -> str:
+    def _data_name(self, name: str) -> str:
         return f"{self.label}/{name}" if self.mixed else name
 
     def strategy(self, prompts: Prompts) -> Strategy:
-        """The method itself, which knows its own data by their plain names."""
-        own = {name: prompts.texts[self._named(name)] for name in self.kind.data(self.options)}
-        made: Strategy = self.kind(self.options, Prompts({**prompts.texts, **own}, prompts.api) if own else prompts)
-        return made
+        """Create the strategy, which knows its data files by their plain names."""
+        data = {name: prompts.texts[self._data_name(name)] for name in data_files(self.kind, self.options)}
+        texts = Prompts({**prompts.texts, **data}, prompts.api) if data else prompts
+        strategy: Strategy = self.kind(self.options, texts)
+        return strategy
 
     @property
-    def plain(self) -> dict[str, Any]:
-        """As an entry of ``strategies``, every default spelled out."""
+    def entry(self) -> dict[str, Any]:
+        """The method as an entry of ``strategies``, with every default."""
         return {"name": self.name, "label": self.label, "weight": self.weight, **to_plain(self.options)}
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        """What of it a run keeps for life."""
+    def identity(self) -> dict[str, Any]:
+        """The part of the method that belongs to the identity of the run."""
         return {"name": self.name, "weight": self.weight, **identity_fields(self.options)}
 
 
-def methods_of(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
-    """The methods of a mixed run.
+def build_methods(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
+    """Build the methods of a mixed run.
 
     Raises:
-        ConfigError: There is none, one is unknown or has a wrong option, or two have the same label.
+        ConfigError: If no method has a weight, a strategy is unknown, an option is wrong or a label is used twice.
     """
     methods: dict[str, Method] = {}
-    for place, entry in enumerate(entries):
-        where = f"strategies.{place}"
+    for index, entry in enumerate(entries):
+        where = f"strategies.{index}"
         if "name" not in entry:
             raise ConfigError(f"{where}: give it the 'name' of a strategy", key=where)
-        own = build(_Entry, {key: value for key, value in entry.items() if key in _OWN}, where)
-        if own.name not in STRATEGIES:
-            raise ConfigError(f"{where}: unknown strategy {own.name!r}{nearest(own.name, STRATEGIES)}", key=where)
-        kind = STRATEGIES[own.name].Options
-        options = {key: value for key, value in entry.items() if key not in _OWN}
-        known = [*_OWN, *(field.name for field in dataclasses.fields(kind))]
+        fields = build(_Entry, {key: value for key, value in entry.items() if key in _ENTRY_FIELDS}, where)
+        if fields.name not in strategy_names():
+            nearest_name = nearest(fields.name, strategy_names())
+            raise ConfigError(f"{where}: unknown strategy {fields.name!r}{nearest_name}", key=where)
+        kind = strategy_class(fields.name)
+        options = {key: value for key, value in entry.items() if key not in _ENTRY_FIELDS}
+        allowed = [*_ENTRY_FIELDS, *(field.name for field in dataclasses.fields(kind.Options))]
         for key in options:
-            if key not in known:
-                place_ = f"{where}.{key}"
-                raise ConfigError(f"unknown key {place_!r}{nearest(str(key), known)}", key=place_)
-        label = own.label or own.name
+            if key not in allowed:
+                path = f"{where}.{key}"
+                raise ConfigError(f"unknown key {path!r}{nearest(str(key), allowed)}", key=path)
+        label = fields.label or fields.name
         if label in methods:
-            raise ConfigError(f"{where}: there is a {label!r} already; give it a label of its own", key=where)
-        methods[label] = Method(label, own.name, own.weight, build(kind, options, where), mixed=True)
+            raise ConfigError(f"{where}: the label {label!r} is used twice; give this entry another 'label'", key=where)
+        methods[label] = Method(label, fields.name, fields.weight, build_options(kind, options, where), mixed=True)
     if not any(method.weight for method in methods.values()):
         raise ConfigError("strategies: at least one of them needs a weight above 0", key="strategies")
     return tuple(methods.values())
 
 
-def methods_in(config: Mapping[str, Any]) -> tuple[Method, ...]:
-    """Those of a configuration as a run records it."""
+def recorded_methods(config: Mapping[str, Any]) -> tuple[Method, ...]:
+    """Build the methods of a configuration that a run has recorded."""
     if config.get("strategies") is not None:
-        return methods_of(config["strategies"])
+        return build_methods(config["strategies"])
     name = config["strategy"]
-    return (Method(name, name, 1.0, build(STRATEGIES[name].Options, config[name], name)),)
+    return (Method(name, name, 1.0, build_options(strategy_class(name), config[name], name)),)
 
 
-def strategy_of(methods: Sequence[Method], mix: MixtureOptions | None, prompts: Prompts, *, adapt: bool) -> Strategy:
-    """The one of them; with options for it, all of them as one."""
+def build_options(kind: type[Strategy], values: Mapping[str, Any], where: str) -> Any:
+    """Build the options of a strategy, with the content of the files that they name.
+
+    Raises:
+        ConfigError: A value is wrong, or a file can't be read.
+    """
+    options = build(kind.Options, values, where)
+    try:
+        return resolve_options(kind, options)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}", key=where) from None
+
+
+def build_strategy(methods: Sequence[Method], mix: MixtureOptions | None, prompts: Prompts, *, adapt: bool) -> Strategy:
+    """Create the strategy of the only method, or, with mixture options, one strategy that mixes all methods."""
     if mix is None:
         [method] = methods
         return method.strategy(prompts)
-    parts = [MixtureMember(method.label, method.weight, method.strategy(prompts)) for method in methods]
-    return MixtureStrategy(mix, parts, adapt=adapt)
+    members = [MixtureMember(method.label, method.weight, method.strategy(prompts)) for method in methods]
+    return MixtureStrategy(mix, members, adapt=adapt)
 
 
-def preset_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that suit the methods which these settings name, see ``Strategy.defaults``."""
-    entries = given.get("strategies")
+def method_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default settings of the methods named in ``settings``, see ``Strategy.defaults``."""
+    entries = settings.get("strategies")
     if isinstance(entries, list | tuple):
         names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
     else:
-        names = [given.get("strategy")]
-    return suited([STRATEGIES[name].defaults for name in names if isinstance(name, str) and name in STRATEGIES])
+        names = [settings.get("strategy")]
+    known = [name for name in names if isinstance(name, str) and name in strategy_names()]
+    return merged_defaults([strategy_class(name).defaults for name in known])
 
 
 def discovered_options(values: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> dict[str, Any]:
-    """The section of a run's one strategy, of options that were not given: see ``Strategy.found``."""
+    """Return discovered options of a run with one strategy, as a section: see ``DiscoversOptions``."""
     if values.get("strategies") is not None:
-        return {}  # each entry finds out its own, see ``laid``
+        return {}  # ``overlay`` discovers the options of each entry
     name = values.get("strategy", DEFAULT)
-    if not isinstance(name, str) or name not in STRATEGIES:  # refused by name, later
+    if not isinstance(name, str) or name not in strategy_names():  # reported later, with the name
         return {}
-    return {name: found_in(name, _section(values, {"name": name}), template)}
+    return {name: discover_method_options(name, _section(values, {"name": name}), template)}
 
 
-def found_in(name: str, options: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> Mapping[str, Any]:
-    """Options of one method that were not given, as its strategy finds them out."""
-    if name not in STRATEGIES:  # refused by name, later
+def discover_method_options(
+    name: str, options: Mapping[str, Any], template: Callable[[], ChatTemplate | None]
+) -> Mapping[str, Any]:
+    """Return options that a strategy derives from the model's chat template where the user set none."""
+    if name not in strategy_names():  # reported later, with the name
         return {}
     try:
-        built = build(STRATEGIES[name].Options, options, name)
-    except ConfigError:  # told where all options are checked
+        built = build(strategy_class(name).Options, options, name)
+    except ConfigError:  # reported later, where all options are checked
         return {}
-    found: Mapping[str, Any] = STRATEGIES[name].found(built, template)
-    return found
+    return discover_options(strategy_class(name), built, template)
 
 
 def overlay(
     base: Mapping[str, Any],
-    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
     preset: Callable[[], Mapping[str, Any]],
     template: Callable[[], ChatTemplate | None] = lambda: None,
 ) -> dict[str, Any]:
-    """``base`` with the given settings laid on it, those of a mixed run entry by entry.
+    """Merge ``settings`` into ``base``; the entries of a mixed run are merged one by one, by label.
 
     Args:
-        base: A preset, or what a run has recorded.
-        preset: What an entry that ``base`` has not falls back on, by the names of strategies.
+        base: A preset, or the recorded configuration of a run.
+        settings: Settings that take precedence over ``base``.
+        preset: Returns default settings, keyed by strategy, for entries missing from ``base``.
+        template: Returns the chat template of the model, if it has one.
 
     Raises:
-        ConfigError: Both one strategy and several are given.
+        ConfigError: If both ``strategy`` and ``strategies`` are set.
     """
-    values = merge(base, given)
-    entries, chosen = given.get("strategies"), given.get("strategy")
-    if entries is None and chosen not in (None, MIX):  # one instead of several
-        return {**values, "strategies": None, "adapt": given.get("adapt", False)}
+    values = merge(base, settings)
+    entries, chosen = settings.get("strategies"), settings.get("strategy")
+    if entries is None and chosen not in (None, MIX):  # one method replaces several
+        return {**values, "strategies": None, "adapt": settings.get("adapt", False)}
     if entries is not None:
         if chosen not in (None, MIX):
-            raise ConfigError(
-                f"both strategy ({chosen}) and strategies are given: leave one of them out", key="strategy"
-            )
+            raise ConfigError(f"both strategy ({chosen}) and strategies are set: remove one of them", key="strategy")
         values["strategy"] = MIX
     recorded = {_label(entry): entry for entry in base.get("strategies") or () if isinstance(entry, Mapping)}
     if entries is None and not recorded:
         return values
     if entries is None:
-        values["strategies"] = [merge(entry, _section(given, entry)) for entry in recorded.values()]
+        values["strategies"] = [merge(entry, _section(settings, entry)) for entry in recorded.values()]
     elif isinstance(entries, list | tuple):
-        suiting = preset()
+        defaults = preset()
 
-        def whole(entry: Any) -> Any:
+        def complete(entry: Any) -> Any:
             if not isinstance(entry, Mapping):
                 return entry
-            before = recorded.get(_label(entry), {})
-            if before.get("name") != entry.get("name"):
-                before = _section(suiting, entry)
-            filled = merge(merge(before, _section(given, entry)), entry)
-            options = {key: value for key, value in filled.items() if key not in _OWN}
-            return merge(found_in(str(entry.get("name")), options, template), filled)
+            previous = recorded.get(_label(entry), {})
+            if previous.get("name") != entry.get("name"):
+                previous = _section(defaults, entry)
+            filled = merge(merge(previous, _section(settings, entry)), entry)
+            options = {key: value for key, value in filled.items() if key not in _ENTRY_FIELDS}
+            return merge(discover_method_options(str(entry.get("name")), options, template), filled)
 
-        values["strategies"] = [whole(entry) for entry in entries]
+        values["strategies"] = [complete(entry) for entry in entries]
     return values
 
 
-def merge_with_previous(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given before, with what is given now laid on it: several methods instead of one, or one of several."""
-    if given.get("strategies") is not None:
-        gone = {"strategy"}
-    elif given.get("strategy") not in (None, MIX):
-        gone = {"strategies", "adapt"}
+def merge_with_previous(previous: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge ``settings`` into an earlier attempt's settings; several methods replace a single one, and vice versa."""
+    if settings.get("strategies") is not None:
+        replaced = {"strategy"}
+    elif settings.get("strategy") not in (None, MIX):
+        replaced = {"strategies", "adapt"}
     else:
-        gone = set()
-    return merge({key: value for key, value in before.items() if key not in gone}, given)
+        replaced = set()
+    return merge({key: value for key, value in previous.items() if key not in replaced}, settings)
 
 
 def _label(entry: Mapping[str, Any]) -> Any:
@@ -258,6 +278,6 @@ def _label(entry: Mapping[str, Any]) -> Any:
 
 
 def _section(values: Mapping[str, Any], entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The section of an entry's strategy; what is wrong with it is told where all sections are checked."""
+    """Return the section of an entry's strategy; errors in it are reported where all sections are checked."""
     section = values.get(str(entry.get("name")))
     return section if isinstance(section, Mapping) else {}

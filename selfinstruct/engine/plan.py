@@ -1,7 +1,7 @@
-"""From settings to everything a run is made of: strategy, seeds, prompts, filters, backend options.
+"""The plan of a run: strategy, seeds, prompts, filters and backend options, resolved from settings.
 
-A plan's *identity* is all that decides which requests are made and how they are read. It is written into a new run
-and compared with on every later start; N, concurrency, budgets, retry, addresses and keys are no part of it.
+The *identity* of a plan is everything that decides which requests are made and how completions are read. It is stored
+with a new run and compared at every later start. N, concurrency, budgets, retry, addresses and keys are not part of it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from selfinstruct.backends import BackendOptions, Capabilities, backend_names, b
 from selfinstruct.common.codec import canonical, digest
 from selfinstruct.common.config import build, identity_fields, nearest, section, to_plain
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
-from selfinstruct.engine.loading import prompts_of, seeds_of, with_data
-from selfinstruct.engine.methods import MIX, Method, merge_with_previous, methods_of, strategy_of
+from selfinstruct.engine.loading import add_data_files, load_run_prompts, load_run_seeds
+from selfinstruct.engine.methods import MIX, Method, build_methods, build_options, build_strategy, merge_with_previous
+from selfinstruct.engine.plugin_versions import backend_plugin, row_plugins
 from selfinstruct.engine.presets import defaults_for, overlay_settings
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
@@ -26,7 +27,8 @@ from selfinstruct.ledger import InheritedOutcomes, Reader, has_run
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
-from selfinstruct.strategies import STRATEGIES, QualityStrategy
+from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_names
+from selfinstruct.strategies.abilities import default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
 from selfinstruct.version import SEMANTICS, __version__
@@ -36,13 +38,19 @@ __all__ = ["RunPlan", "Settings", "forked_plan", "make_plan", "recorded_plan"]
 
 @dataclass(frozen=True)
 class RunPlan:
-    """All that a run is made of, checked and loaded.
+    """Everything that a run consists of, validated and loaded.
 
     Attributes:
-        given: The settings that were given, before presets and defaults.
-        methods: Of a mixed run, its methods.
-        history: Of a fork, as its ledger records it: ``until``, the first number of its own; ``digest`` of what it
-            inherited; ``eras``, see ``Reader.eras``.
+        settings: Settings that belong neither to a strategy nor to a backend.
+        strategy_options: Options of the strategy, or of the mixture.
+        backend_options: Options of the backend.
+        seeds: The seed tasks.
+        prompts: Templates and data files.
+        strategy: The strategy, wrapped where ``quality`` is set.
+        user_settings: The user's settings, before presets and defaults are added.
+        history: Provenance of a fork as stored in its ledger: ``until``, its first own request number; ``digest`` of
+            the inherited outcomes; ``eras``, see ``Reader.eras``. None for other runs.
+        methods: The methods of a mixed run; () for a run of one strategy.
     """
 
     settings: Settings
@@ -51,27 +59,27 @@ class RunPlan:
     seeds: tuple[Task, ...]
     prompts: Prompts
     strategy: Strategy
-    given: Mapping[str, Any] = field(default_factory=dict)
+    user_settings: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Any] | None = None
     methods: tuple[Method, ...] = ()
 
     @property
-    def is_one_for_each(self) -> bool:
-        """Whether no more is wanted than a row for each task: when all were asked, there is no more to be had."""
-        return self.strategy.rows(self.seeds) == self.settings.n
+    def one_row_per_task(self) -> bool:
+        """Whether the target is one row per task, so that the run is complete once every task was processed."""
+        return default_target(self.strategy, self.seeds) == self.settings.n
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the run's backend can do under its options."""
+        """The capabilities of the backend under its options."""
         return backend_spec(self.settings.backend).capabilities(self.backend_options)
 
     @property
-    def inherited(self) -> int:
-        """Requests with numbers below this were another run's."""
+    def inherited_until(self) -> int:
+        """The first own request number of a fork; lower numbers are inherited. 0 for other runs."""
         return int(self.history["until"]) if self.history else 0
 
     def values(self) -> dict[str, Any]:
-        """The whole configuration as resolved, in the form of a configuration file."""
+        """Return the complete resolved configuration, in the form of a configuration file."""
         settings = to_plain(self.settings)
         return {
             **settings,
@@ -80,9 +88,9 @@ class RunPlan:
         }
 
     @cached_property
-    def recipe(self) -> dict[str, Any]:
-        """What decides how completions become rows, wherever they came from; holds no path."""
-        settings = to_plain(self.settings)
+    def row_identity(self) -> dict[str, Any]:
+        """The part of the identity that decides how completions become rows; it contains no path."""
+        settings = to_plain(self.settings) | {"filters": identity_fields(self.settings.filters)}
         kept = {key: settings[key] for key in ("strategy", "seed", "lag", "filters")}
         return {
             **kept,
@@ -94,183 +102,206 @@ class RunPlan:
             "prompts": self.prompts.digests(),
             "semantics": SEMANTICS,
             **({"history": self.history["digest"]} if self.history else {}),
+            **({"plugins": plugins} if (plugins := self._row_plugins) else {}),
         }
 
     @property
+    def _row_plugins(self) -> dict[str, str]:
+        """The plugins that decide how completions become rows, with their versions."""
+        strategies = [method.name for method in self.methods] or [self.settings.strategy]
+        filters = [str(entry["name"]) for entry in self.settings.filters.plugins]
+        return row_plugins(strategies, filters, self.seeds)
+
+    @property
     def _mixture(self) -> dict[str, Any]:
-        """What a run of one method has not in its recipe."""
+        """The part of the identity that only a mixed run has."""
         if not self.methods:
             return {}
-        return {"strategies": {one.label: one.recipe for one in self.methods}, "adapt": self.settings.adapt}
+        members = {method.label: method.identity for method in self.methods}
+        return {"strategies": members, "adapt": self.settings.adapt}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What a run keeps for life: the recipe, and the backend without its free options."""
+        """The identity of the run: that of its rows, and the backend without the options that may change."""
         free = backend_spec(self.settings.backend).free_options
         section = {key: value for key, value in to_plain(self.backend_options).items() if key not in free}
-        return {**self.recipe, "backend": self.settings.backend, self.settings.backend: section}
+        identity = {**self.row_identity, "backend": self.settings.backend, self.settings.backend: section}
+        if plugins := self._row_plugins | backend_plugin(self.settings.backend):
+            identity["plugins"] = plugins
+        return identity
 
     def meta(self) -> dict[str, Any]:
-        """What the ledger of a new run records about it."""
+        """Return the metadata for the ledger of a new run."""
         return {
             "config": self.values(),
-            "given": self.given,
+            "given": self.user_settings,
             "identity": self.identity,
             "templates": self.prompts.digests(),
-            "seeds": self.recipe["seeds"],
+            "seeds": self.row_identity["seeds"],
             "api": self.prompts.api,
             "version": __version__,
             **({"history": dict(self.history)} if self.history else {}),
         }
 
     def texts(self) -> dict[str, bytes]:
-        """Seeds and templates by digest, for the ledger."""
+        """Return seeds and templates by digest, for the ledger."""
         texts = {digest(text.encode("utf-8")): text.encode("utf-8") for text in self.prompts.texts.values()}
-        return {**texts, self.recipe["seeds"]: canonical(seeds_to_json(self.seeds))}
+        return {**texts, self.row_identity["seeds"]: canonical(seeds_to_json(self.seeds))}
 
 
-def make_plan(given: Mapping[str, Any], run: Path | None = None) -> RunPlan:
-    """Check settings and load what they name.
+def make_plan(settings: Mapping[str, Any], run: Path | None = None) -> RunPlan:
+    """Validate settings and load the files that they name.
 
     Args:
-        given: Settings as a configuration file would hold them, and only those that were given.
-        run: A run directory; if there is a run in it, its own configuration stands for whatever is not given.
+        settings: The user's settings in the form of a configuration file, without defaults.
+        run: A run directory. If it holds a run, missing settings are taken from it.
 
     Raises:
-        UsageError: A setting, a seed file or a template is wrong.
-        LedgerError: The run can't be read.
+        UsageError: If a setting, a seed file or a template is wrong.
+        LedgerError: If the run can't be read.
     """
     base: Reader | None = None
     if run is not None and has_run(run):
         base = Reader(run)
-        if not base.has_outcomes():  # nothing is decided yet: begin anew with what was given then and now
-            given = merge_with_previous(base.meta("given"), given)
+        if not base.has_outcomes():  # the run may still change: merge the earlier settings with the new ones
+            settings = merge_with_previous(base.meta("given"), settings)
             base.close()
             base = None
     if base is not None:
-        values = overlay_settings(base.meta("config"), given)
-    elif given.get("backend") == "replay":
-        base = Reader(_replay_source(given))
+        values = overlay_settings(base.meta("config"), settings)
+    elif settings.get("backend") == "replay":
+        base = Reader(_replay_source(settings))
         source = base.meta("config")
         source.pop(source["backend"])
-        replay = {**section(given, "replay"), "api": base.meta("api")}
-        values = overlay_settings(source, {**given, "replay": replay})
+        replay = {**section(settings, "replay"), "api": base.meta("api")}
+        values = overlay_settings(source, {**settings, "replay": replay})
     else:
-        values = overlay_settings(defaults_for(given), given)
-    # A replay asks what was asked before: from the seeds and templates of the time, unless others are given.
+        values = overlay_settings(defaults_for(settings), settings)
+    # A replay makes the recorded requests again: from the recorded seeds and templates, unless others are set.
     replays = values.get("backend") == "replay" and base is not None
-    recorded = frozenset({"seeds", "prompts"} - given.keys()) if replays else frozenset()
+    recorded = frozenset({"seeds", "prompts"} - settings.keys()) if replays else frozenset()
     try:
         history = base.meta("history", None) if base is not None else None
-        if replays and history is not None and base is not None and not _is_in(run, base):
-            raise UsageError(f"{base.path.parent} is a fork: its first requests were another run's; fork it instead")
-        return replace(_plan(values, base, recorded), given=dict(given), history=history)
+        if replays and history is not None and base is not None and base.path.parent != run:
+            raise UsageError(
+                f"{base.path.parent} is a fork and can't be replayed, as its first requests belong to another run; "
+                "use selfinstruct fork"
+            )
+        return replace(_plan(values, base, recorded), user_settings=dict(settings), history=history)
     finally:
         if base is not None:
             base.close()
 
 
-def _is_in(run: Path | None, base: Reader) -> bool:
-    return run is not None and base.path.parent == run
-
-
 def recorded_plan(reader: Reader) -> RunPlan:
-    """The plan of a run from its ledger alone, wherever its files have gone.
+    """Return the plan of a run from its ledger alone; its files are not needed.
 
     Raises:
-        RunChangedError: This version of selfinstruct reads ledgers differently.
+        RunChangedError: If this version of selfinstruct reads ledgers differently.
     """
     plan = _plan(reader.meta("config"), reader, frozenset({"seeds", "prompts"}))
     return replace(plan, history=reader.meta("history", None))
 
 
-def forked_plan(given: Mapping[str, Any], reader: Reader, heritage: InheritedOutcomes) -> RunPlan:
-    """The plan of a run that inherits what another one was answered.
+def forked_plan(settings: Mapping[str, Any], reader: Reader, inherited: InheritedOutcomes) -> RunPlan:
+    """Return the plan of a fork, a run that inherits the outcomes of another run.
 
     Args:
-        given: Settings that are to differ from the other's. Seeds and prompts stay, unless they are given, as they were
-            recorded.
+        settings: Settings that differ from the source. The recorded seeds and prompts are used unless set here.
+        reader: The ledger of the source.
+        inherited: The outcomes of the source.
 
     Raises:
-        UsageError: A setting is wrong, or the strategy another.
-        RunChangedError: This version of selfinstruct reads ledgers differently.
+        UsageError: If a setting is wrong or the strategy differs.
+        RunChangedError: If this version of selfinstruct reads ledgers differently.
     """
-    values = overlay_settings(reader.meta("config"), given)
-    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - given.keys()))
+    values = overlay_settings(reader.meta("config"), settings)
+    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - settings.keys()))
     identity = reader.meta("identity")
-    before = identity["strategy"]
-    if plan.settings.strategy != before:
-        raise UsageError(f"only {before} can read what {reader.path.parent} was answered; leave the strategy as it is")
-    now = {method.label: method.name for method in plan.methods}
+    previous = identity["strategy"]
+    if plan.settings.strategy != previous:
+        raise UsageError(f"only {previous} can read the completions of {reader.path.parent}; keep that strategy")
+    strategies = {method.label: method.name for method in plan.methods}
     for label, method in identity.get("strategies", {}).items():
-        if now.get(label) != method["name"]:
+        if strategies.get(label) != method["name"]:
             raise UsageError(
-                f"{reader.path.parent} was answered under the label {label!r} ({method['name']}): keep it among the "
-                "strategies; with a weight of 0 it asks for nothing more"
+                f"the label {label!r} ({method['name']}) has issued requests in {reader.path.parent} and must remain "
+                "among the strategies; give it weight 0 to retire it"
             )
-    era = {"until": heritage.until, "templates": reader.meta("templates")}
-    history = {"until": heritage.until, "digest": heritage.digest, "eras": [*reader.eras(), era]}
-    return replace(plan, given=dict(given), history=history)
+    era = {"until": inherited.until, "templates": reader.meta("templates")}
+    history = {"until": inherited.until, "digest": inherited.digest, "eras": [*reader.eras(), era]}
+    return replace(plan, user_settings=dict(settings), history=history)
 
 
-def _replay_source(given: Mapping[str, Any]) -> Path:
-    source = section(given, "replay").get("source")
+def _replay_source(settings: Mapping[str, Any]) -> Path:
+    source = section(settings, "replay").get("source")
     if not source:
-        raise UsageError("the replay backend needs a recorded run: --from RUN_DIR")
+        raise UsageError("the replay backend needs a recorded run; name one with --from RUN_DIR")
     return Path(source)
 
 
 def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> RunPlan:
-    """A plan of these settings; ``recorded`` names what is taken from the ledger of ``base`` and not from files."""
-    own = {field.name for field in dataclasses.fields(Settings)}
-    backends = {name: backend_spec(name).options for name in backend_names()}
-    sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, MIX: MixtureOptions, **backends}
+    """Build the plan; ``recorded`` names the texts to take from the ledger of ``base`` instead of from files."""
+    general = {field.name for field in dataclasses.fields(Settings)}
+    strategies, backends = strategy_names(), backend_names()
+    keys = {*general, *strategies, MIX, *backends}
     for key in values:
-        if key not in own and key not in sections:
-            raise ConfigError(f"unknown key {key!r}{nearest(str(key), own | set(sections))}", key=str(key))
+        if key not in keys:
+            raise ConfigError(f"unknown key {key!r}{nearest(str(key), keys)}", key=str(key))
     if base is not None and (semantics := base.meta("identity")["semantics"]) != SEMANTICS:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
         )
-    settings = build(Settings, {key: value for key, value in values.items() if key in own})
+    settings = build(Settings, {key: value for key, value in values.items() if key in general})
+    settings.filters.build_plugins()  # checks names and settings before anything is written
     mixed = settings.strategies is not None
-    for kind, name, known in (("strategy", settings.strategy, STRATEGIES), ("backend", settings.backend, backends)):
+    for kind, name, known in (("strategy", settings.strategy, strategies), ("backend", settings.backend, backends)):
         if name == MIX and not mixed:
-            raise ConfigError(f"{MIX} is a run of several methods; name them under strategies", key=kind)
+            raise ConfigError(f"{MIX} is a run of several methods; list them under strategies", key=kind)
         if name not in known and name != MIX:
             raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
-    # Sections of strategies and backends that are not in use are checked too: a typing error there is one all the same.
+    # Sections of unused strategies and backends are validated too, so that a typing error there is reported.
     options: dict[str, Any] = {
-        name: build(kind, section(values, name), name)
-        for name, kind in sections.items()
+        name: build_options(strategy_class(name), section(values, name), name)
+        if name in strategies
+        else build(_options_class(name), section(values, name), name)
+        for name in (*strategies, MIX, *backends)
         if name in values or name in (settings.strategy, settings.backend)
     }
-    own_options = options[settings.strategy]
+    strategy_options = options[settings.strategy]
     if mixed:
-        methods = methods_of(settings.strategies or ())
-        settings = replace(settings, strategies=tuple(method.plain for method in methods))
+        methods = build_methods(settings.strategies or ())
+        settings = replace(settings, strategies=tuple(method.entry for method in methods))
     else:
-        methods = (Method(settings.strategy, settings.strategy, 1.0, own_options),)
+        methods = (Method(settings.strategy, settings.strategy, 1.0, strategy_options),)
     backend_options = options[settings.backend]
     capabilities = backend_spec(settings.backend).capabilities(backend_options)
     check_raw(settings.backend, capabilities, methods)
     quality, folder = settings.quality, Path(settings.prompts) if settings.prompts else None
-    seeds = seeds_of(settings, methods, base, recorded="seeds" in recorded)
+    seeds = load_run_seeds(settings, methods, base, recorded="seeds" in recorded)
     names = {name: used for method in methods for name, used in method.templates.items()}
     if quality is not None:
         check_reasoning(quality, methods)
         check_rubrics(quality, folder, () if base is None else base.templates())
         check_choices(quality, settings.backend, capabilities)
         names |= QualityStrategy.templates_of(quality)
-    prompts = prompts_of(settings, names, backend_options.api, base, recorded="prompts" in recorded)
-    prompts = with_data(prompts, methods, base, recorded="prompts" in recorded)
-    strategy = strategy_of(methods, own_options if mixed else None, prompts, adapt=settings.adapt)
+    prompts = load_run_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
+    prompts = add_data_files(prompts, methods, base, recorded="prompts" in recorded)
+    strategy = build_strategy(methods, strategy_options if mixed else None, prompts, adapt=settings.adapt)
     if quality is not None:
         strategy = QualityStrategy(strategy, quality, prompts)
-    check_schemas(settings.backend, capabilities, strategy.schema_apis(backend_options.api))
-    if "n" not in values and (rows := strategy.rows(seeds)):
+    check_schemas(settings.backend, capabilities, schema_apis(strategy, backend_options.api))
+    if "n" not in values and (rows := default_target(strategy, seeds)):
         settings = replace(settings, n=rows)
     return RunPlan(
-        settings, own_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
+        settings, strategy_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
     )
+
+
+def _options_class(name: str) -> type[Any]:
+    """Return the options of a strategy, of mixtures, or of a backend; a plugin is imported only for its own section."""
+    if name == MIX:
+        return MixtureOptions
+    options: type[Any] = strategy_class(name).Options if name in strategy_names() else backend_spec(name).options
+    return options

@@ -1,4 +1,4 @@
-"""What a run is doing now: written by the engine, read by whatever shows it."""
+"""Live progress of a run, written by the engine and read by displays."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ __all__ = ["RunProgress"]
 
 @dataclass
 class RunProgress:
-    """A live snapshot. Times are those of ``time.monotonic``.
+    """The current progress of one invocation.
 
     Attributes:
+        target: Number of rows to reach (N).
+        stats: Counts over all processed requests of the run.
+        budget: Limits and prices.
         phase: ``loading``, ``running``, ``draining`` or ``done``.
-        rows: Accepted rows, those of earlier invocations included.
-        rows_before: Of these, rows that were there when this invocation began.
+        rows: Accepted rows, including rows of earlier invocations.
+        rows_before: Rows of earlier invocations.
+        in_flight: Requests that are in flight.
+        received: Outcomes received by this invocation.
         generated: Completion tokens received by this invocation.
-        notice: The last thing worth telling (a retry, a pause), or "".
-        servers: Which servers are set aside, and why; "" when none is.
+        notice: The latest message for the user (a retry, a pause), or "".
+        servers: The excluded servers and the reasons; "" without any.
+        started: When requests began to go out, as ``time.monotonic`` seconds.
     """
 
     target: int
-    tally: Stats
+    stats: Stats
     budget: BudgetOptions = field(default_factory=BudgetOptions)
     phase: str = "loading"
     rows: int = 0
@@ -39,33 +45,34 @@ class RunProgress:
     servers: str = ""
     started: float = field(default_factory=time.monotonic)
 
-    def tell(self, notice: str) -> None:
-        """Show something worth telling."""
+    def notify(self, notice: str) -> None:
+        """Show a message to the user."""
         self.notice = notice
 
     @property
     def forecast(self) -> Forecast | None:
-        """What is still to come; None before there is a row to judge by."""
-        return Forecast.of(self.tally, self.target, self.budget)
+        """What the run still needs; None before the first row."""
+        return Forecast.of(self.stats, self.target, self.budget)
 
     @property
     def elapsed(self) -> float:
         """Seconds since requests began to go out."""
         return time.monotonic() - self.started
 
-    def rejected(self, most: int) -> str:
-        """The commonest reasons of rejection with their counts; "" when there are none."""
-        counts = Counter(dict(self.tally.rejected))  # a copy: the engine counts on in another thread
-        return ", ".join(f"{reason} {count}" for reason, count in counts.most_common(most))
+    def rejected(self, limit: int) -> str:
+        """Return up to ``limit`` of the most frequent reject reasons with their counts; "" without any."""
+        counts = Counter(dict(self.stats.rejected))  # a copy, since the engine updates it in another thread
+        return ", ".join(f"{reason} {count}" for reason, count in counts.most_common(limit))
 
     @property
     def tokens_per_second(self) -> float:
+        """Completion tokens per second of this invocation."""
         return self.generated / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to the target at this invocation's pace; None until there is a pace."""
-        made = self.rows - self.rows_before
-        if made <= 0:
+        """Estimated seconds to the target at the rate of this invocation; None before its first row."""
+        new_rows = self.rows - self.rows_before
+        if new_rows <= 0:
             return None
-        return max(0.0, (self.target - self.rows) * self.elapsed / made)
+        return max(0.0, (self.target - self.rows) * self.elapsed / new_rows)

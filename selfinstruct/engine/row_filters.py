@@ -1,14 +1,16 @@
-"""The filters of a run, in their order, over the candidates of one completion at a time.
+"""The filters of a run, applied in order to the candidates of one completion at a time.
 
-A candidate that brings its own instruction is judged as a task first; one with an output is judged as a row. A task
-whose instruction passes stays in the novelty pool even if its instances fail: asking for it again would be no news.
+A candidate with an instruction is filtered as a task first; one with an output is filtered as a row. A task whose
+instruction passes stays in the novelty index even if its instances fail: another instruction like it is not new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from selfinstruct.common.config import ADDED
 from selfinstruct.filters import (
     Copied,
     Keywords,
@@ -18,11 +20,13 @@ from selfinstruct.filters import (
     ProgramPrefix,
     Tokenizer,
     WordCount,
-    judge_instances,
+    check_instances,
 )
+from selfinstruct.filters.base import Filter
+from selfinstruct.filters.registry import build_filter
 from selfinstruct.filters.rouge.index import Explain
 from selfinstruct.pool import AcceptedRow, Pool
-from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict, candidate_id
+from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict
 from selfinstruct.verifiers import verify
 
 __all__ = [
@@ -40,25 +44,27 @@ __all__ = [
 
 
 FullComparison = Callable[[int], bool]
+"""Decides by request number whether its instructions are compared with the whole pool, see ``RowFilters``."""
 
 
 def every_request(_number: int) -> bool:
-    """Every request is judged densely."""
+    """Request a full comparison for every request."""
     return True
 
 
 def no_request(_number: int) -> bool:
-    """No request is."""
+    """Request a full comparison for no request."""
     return False
 
 
 @dataclass(frozen=True)
 class NoveltyOptions:
-    """ROUGE-L novelty of instructions against seeds and pool.
+    """ROUGE-L novelty of instructions, compared with the seeds and the pool.
 
     Attributes:
-        threshold: An instruction is kept while its highest F1 is at most this. Self-Instruct: 0.7.
-        tokenizer: ``rouge`` for the decisions of the original code, ``auto`` for every script.
+        threshold: Highest F1 with any other instruction at which an instruction is kept (Self-Instruct, section 2.2:
+            0.7).
+        tokenizer: ``rouge`` decides as the original code does; ``auto`` supports every script.
     """
 
     threshold: float = 0.7
@@ -71,10 +77,12 @@ class NoveltyOptions:
 
 @dataclass(frozen=True)
 class NearDuplicateOptions:
-    """MinHash near-duplicates over instruction, input and output, against the rows of other tasks.
+    """MinHash near-duplicates of whole rows (instruction, input and output) among the rows of other tasks.
 
     Attributes:
-        threshold: Jaccard similarity of character 5-grams from which on a row is a duplicate.
+        threshold: Lowest Jaccard similarity of character 5-grams at which a row is a near-duplicate.
+        num_perm: Number of hash permutations of a signature.
+        bands: Number of bands of the locality-sensitive hash.
     """
 
     threshold: float = 0.8
@@ -90,7 +98,12 @@ class NearDuplicateOptions:
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """The filters of a run; null switches one off. The instance rules of Self-Instruct always hold."""
+    """The filters of a run; null disables one. The instance rules of Self-Instruct always apply.
+
+    Attributes:
+        plugins: Further stateless filters, built-in or of plugins, each with its ``name`` and its settings
+            (docs/extending.md).
+    """
 
     word_count: WordCount | None = field(default_factory=WordCount)
     keywords: Keywords | None = field(default_factory=Keywords)
@@ -99,11 +112,21 @@ class FilterOptions:
     novelty: NoveltyOptions | None = field(default_factory=NoveltyOptions)
     copied: Copied | None = field(default_factory=Copied)
     near_duplicate: NearDuplicateOptions | None = field(default_factory=NearDuplicateOptions)
+    plugins: tuple[Mapping[str, Any], ...] = field(default=(), metadata=ADDED)
+
+    def build_plugins(self) -> tuple[Filter, ...]:
+        """Make the filters of ``plugins``.
+
+        Raises:
+            ConfigError: A name or a setting is wrong.
+            PluginError: A plugin can't be used.
+        """
+        return tuple(build_filter(settings, f"filters.plugins.{index}") for index, settings in enumerate(self.plugins))
 
 
 @dataclass(frozen=True, slots=True)
 class FilteredCandidate:
-    """A candidate with every verdict that was reached on it, in the order of the filters."""
+    """A candidate and its verdicts, in the order of the filters."""
 
     id: str
     candidate: Candidate
@@ -115,38 +138,45 @@ class FilteredCandidate:
 
     @property
     def reason(self) -> str:
-        """Why it was rejected; "" if it was not."""
+        """The reason of the first rejection; "" if the candidate is kept."""
         return next((verdict.reason for verdict in self.verdicts if not verdict.kept), "")
 
 
 @dataclass(frozen=True, slots=True)
 class FilterOutcome:
-    """All that one completion came to."""
+    """The filtered candidates of one completion."""
 
     request: Request
     received: Received
     candidates: tuple[FilteredCandidate, ...]
 
     @property
-    def fruitful(self) -> bool:
-        """True when something came of it: a row, or something that may still bring one."""
-        return bool(self.received.follow_ups) or any(one.kept for one in self.candidates)
+    def productive(self) -> bool:
+        """Whether the completion led to a row, or to a follow-up that may still lead to one."""
+        return bool(self.received.follow_ups) or any(candidate.kept for candidate in self.candidates)
 
 
 class RowFilters:
-    """Judges candidates against a pool, and adds to the pool what is kept. Deterministic in the order of calls.
+    """The filters of one run and their indexes. Accepted candidates are added to the pool.
+
+    The verdicts depend only on the order of the calls.
 
     Args:
-        dense: Of which requests (by number) to compare each instruction with the whole pool, so that its verdict tells
-            the ten nearest and the mean, as the logs of the original do. The decision is the same, and takes longer the
-            larger the pool is.
+        options: Settings of the filters.
+        pool: Seeds and accepted tasks and rows.
+        full_comparison: Selects the requests whose instructions are compared with the whole pool, so that the verdict
+            lists the ten nearest and the mean, as the logs of the original code do. The decision is the same, and
+            takes time in proportion to the size of the pool.
     """
 
-    def __init__(self, options: FilterOptions, pool: Pool, *, dense: FullComparison = no_request) -> None:
+    def __init__(self, options: FilterOptions, pool: Pool, *, full_comparison: FullComparison = no_request) -> None:
         self._pool = pool
-        self._dense = dense
+        self._full_comparison = full_comparison
         stateless = (options.word_count, options.keywords, options.punctuation, options.program)
-        self._instruction_filters = tuple(one for one in stateless if one is not None)
+        plugins = options.build_plugins()
+        of_instructions = (each for each in plugins if each.reads == "instruction")
+        self._instruction_filters = (*(each for each in stateless if each is not None), *of_instructions)
+        self._row_filters = tuple(each for each in plugins if each.reads != "instruction")
         self._copied = options.copied
         self._novelty = self._near_duplicate = None
         if novelty := options.novelty:
@@ -155,106 +185,116 @@ class RowFilters:
         if near := options.near_duplicate:
             self._near_duplicate = NearDuplicateIndex(near.threshold, num_perm=near.num_perm, bands=near.bands)
 
-    def know_pool(self) -> None:
-        """Take in what the pool holds as if it had been judged here: what was kept is all that a filter remembers."""
+    def index_pool(self) -> None:
+        """Add the content of the pool to the indexes, which hold nothing but accepted texts."""
         if self._novelty is not None:
-            known = [*self._pool.tasks, *self._pool.others]
-            self._novelty.fit([task.instruction for task in known], [task.id for task in known])
+            tasks = [*self._pool.tasks, *self._pool.others]
+            self._novelty.fit([task.instruction for task in tasks], [task.id for task in tasks])
         if self._near_duplicate is not None:
             rows = self._pool.rows
             self._near_duplicate.fit(
                 [row_text(row.candidate) for row in rows], [row.id for row in rows], groups=[row.task for row in rows]
             )
 
-    def judge(self, request: Request, received: Received) -> FilterOutcome:
-        """Judge the candidates of one completion, in their order.
+    def apply(self, request: Request, received: Received) -> FilterOutcome:
+        """Filter the candidates of one completion, in order.
 
-        Filter by filter, since an index judges many texts at once far faster than one by one. The verdicts are the
-        same: what a filter says of a candidate depends on those before it that passed this filter, and on no later one.
+        Each filter handles all candidates before the next filter starts, because an index is much faster on a batch
+        of texts. The verdicts are the same: a filter's verdict on a candidate depends only on earlier candidates that
+        passed this filter.
         """
-        verdicts = _Verdicts(received.candidates, request.number)
-        self._judge_tasks(verdicts, "dense" if self._dense(request.number) else "match")
-        self._judge_rows(verdicts)
-        judged = zip(verdicts.names, received.candidates, map(tuple, verdicts.found), strict=True)
-        return FilterOutcome(request, received, tuple(FilteredCandidate(*one) for one in judged))
+        received = received.with_ids(request)
+        verdicts = _Verdicts(received.candidates)
+        self._filter_tasks(verdicts, "full" if self._full_comparison(request.number) else "match")
+        self._filter_rows(verdicts)
+        filtered = zip(verdicts.ids, received.candidates, map(tuple, verdicts.verdicts), strict=True)
+        return FilterOutcome(request, received, tuple(FilteredCandidate(*fields) for fields in filtered))
 
-    def _judge_tasks(self, verdicts: _Verdicts, explain: Explain) -> None:
-        """The instruction filters, cheapest first; what passes enters the novelty pool, and what is a task the view."""
-        texts, names = verdicts.instructions, verdicts.names
-        places = [place for place, one in enumerate(verdicts.candidates) if one.task is None and verdicts.kept(place)]
-        for one in self._instruction_filters:
-            places = verdicts.passed(places, one.judge([texts[place] for place in places]))
-        if self._novelty is not None and places:  # an empty index is falsy
-            offered = [texts[place] for place in places], [names[place] for place in places]
-            places = verdicts.passed(places, self._novelty.offer_many(*offered, explain=explain))
-        for place in places:
-            kept = self._pool.tasks if verdicts.candidates[place].is_task else self._pool.others
-            kept.append(Task(names[place], texts[place]))
+    def _filter_tasks(self, verdicts: _Verdicts, explain: Explain) -> None:
+        """Apply the instruction filters, cheapest first, and add the tasks that pass to the pool."""
+        texts, ids = verdicts.instructions, verdicts.ids
+        indices = [i for i, each in enumerate(verdicts.candidates) if each.task is None and verdicts.kept(i)]
+        for instruction_filter in self._instruction_filters:
+            indices = verdicts.record(indices, instruction_filter.decide([texts[i] for i in indices]))
+        if self._novelty is not None and indices:  # an empty index is falsy
+            batch = [texts[i] for i in indices], [ids[i] for i in indices]
+            indices = verdicts.record(indices, self._novelty.offer_many(*batch, explain=explain))
+        for i in indices:
+            accepted = self._pool.tasks if verdicts.candidates[i].is_task else self._pool.others
+            accepted.append(Task(ids[i], texts[i]))
 
-    def _judge_rows(self, verdicts: _Verdicts) -> None:
-        """The filters of rows, over those whose own instruction passed or was judged before."""
-        candidates, names = verdicts.candidates, verdicts.names
-        places = [place for place, one in enumerate(candidates) if one.kind != "pending_task" and verdicts.kept(place)]
+    def _filter_rows(self, verdicts: _Verdicts) -> None:
+        """Apply the row filters to candidates whose instruction passed now or earlier, and add rows to the pool."""
+        candidates, ids = verdicts.candidates, verdicts.ids
+        indices = [i for i, each in enumerate(candidates) if each.kind != "pending_task" and verdicts.kept(i)]
         by_rules = _instance_rules(candidates)
-        places = verdicts.passed(places, [by_rules[place] for place in places])
+        indices = verdicts.record(indices, [by_rules[i] for i in indices])
         if self._copied is not None:
-            rows = [candidates[place] for place in places]
-            places = verdicts.passed(places, [self._copied.judge(row.output, row.input, row.shown) for row in rows])
-        verified = [place for place in places if candidates[place].verifier is not None]
-        failed = set(verified) - set(verdicts.passed(verified, [_verified(candidates[place]) for place in verified]))
-        places = [place for place in places if place not in failed and candidates[place].kind == "row"]
-        tasks = {place: candidates[place].task or names[place] for place in places}
-        if self._near_duplicate is not None and places:
-            texts = [row_text(candidates[place]) for place in places]
-            offered = self._near_duplicate.offer_many(texts, [names[place] for place in places], groups=tasks.values())
-            places = verdicts.passed(places, offered)
-        self._pool.rows.extend(AcceptedRow(names[place], tasks[place], candidates[place]) for place in places)
+            rows = [candidates[i] for i in indices]
+            copied = [self._copied.decide(row.output, row.input, row.shown_outputs) for row in rows]
+            indices = verdicts.record(indices, copied)
+        verifiable = [i for i in indices if candidates[i].verifier is not None]
+        failed = set(verifiable) - set(verdicts.record(verifiable, [_verify(candidates[i]) for i in verifiable]))
+        indices = [i for i in indices if i not in failed and candidates[i].kind == "row"]
+        for row_filter in self._row_filters:
+            texts = [_text_read_by(row_filter, candidates[i]) for i in indices]
+            indices = verdicts.record(indices, row_filter.decide(texts))
+        tasks = {i: candidates[i].task or ids[i] for i in indices}
+        if self._near_duplicate is not None and indices:
+            texts = [row_text(candidates[i]) for i in indices]
+            batch = self._near_duplicate.offer_many(texts, [ids[i] for i in indices], groups=tasks.values())
+            indices = verdicts.record(indices, batch)
+        self._pool.rows.extend(AcceptedRow(ids[i], tasks[i], candidates[i]) for i in indices)
 
 
 class _Verdicts:
-    """The verdicts on the candidates of one completion, as they are reached; candidates are told by their place."""
+    """The verdicts on the candidates of one completion so far, by the index of the candidate."""
 
-    def __init__(self, candidates: Sequence[Candidate], number: int) -> None:
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates
-        self.instructions = [one.instruction for one in candidates]
-        self.names = [candidate_id(number, place) for place in range(len(candidates))]
-        self.found: list[list[Verdict]] = [list(one.verdicts) for one in candidates]
+        self.instructions = [candidate.instruction for candidate in candidates]
+        self.ids = [candidate.id for candidate in candidates]
+        self.verdicts: list[list[Verdict]] = [list(candidate.verdicts) for candidate in candidates]
 
-    def kept(self, place: int) -> bool:
-        """Whether no filter rejected it so far."""
-        return all(verdict.kept for verdict in self.found[place])
+    def kept(self, index: int) -> bool:
+        """Whether no filter has rejected the candidate so far."""
+        return all(verdict.kept for verdict in self.verdicts[index])
 
-    def passed(self, places: Sequence[int], verdicts: Sequence[Verdict]) -> list[int]:
-        """Note one filter's verdicts on some of them, and give the places of those that it keeps."""
-        for place, verdict in zip(places, verdicts, strict=True):
-            self.found[place].append(verdict)
-        return [place for place, verdict in zip(places, verdicts, strict=True) if verdict.kept]
+    def record(self, indices: Sequence[int], verdicts: Sequence[Verdict]) -> list[int]:
+        """Record one filter's verdicts on the candidates at ``indices``; return the indices that it keeps."""
+        for index, verdict in zip(indices, verdicts, strict=True):
+            self.verdicts[index].append(verdict)
+        return [index for index, verdict in zip(indices, verdicts, strict=True) if verdict.kept]
 
 
 def row_text(candidate: Candidate) -> str:
-    """A row as one text: what near-duplicates are looked for in."""
-    said = [message.content for message in candidate.messages]
-    return "\n".join(said or (candidate.instruction, candidate.input, candidate.output))
+    """Return a row as one text, for near-duplicate detection."""
+    contents = [message.content for message in candidate.messages]
+    return "\n".join(contents or (candidate.instruction, candidate.input, candidate.output))
 
 
-def _verified(candidate: Candidate) -> Verdict:
+def _text_read_by(row_filter: Filter, candidate: Candidate) -> str:
+    return candidate.output if row_filter.reads == "output" else row_text(candidate)
+
+
+def _verify(candidate: Candidate) -> Verdict:
     assert candidate.verifier is not None
     return verify(candidate.verifier, candidate.output)
 
 
 def _instance_rules(candidates: Sequence[Candidate]) -> dict[int, Verdict]:
-    """The verdict of the instance rules for the place of each row.
+    """Return the verdict of the instance rules on each row, by the index of the candidate.
 
-    Instances of one task are judged side by side; a row that is its own task stands alone. That the last instance of
-    a truncated completion goes is the parsers' business: they see where it was cut.
+    Instances of one task are compared with each other; a row with its own instruction forms a group by itself.
+    Parsers drop the last instance of a truncated completion, since only they see where it was cut.
     """
     groups: dict[str, list[int]] = {}
     for index, candidate in enumerate(candidates):
         if candidate.kind != "pending_task":
             groups.setdefault(candidate.task or f"own {index}", []).append(index)
     verdicts: dict[int, Verdict] = {}
-    for places in groups.values():
-        rows = [candidates[place] for place in places]
-        found = judge_instances([Instance(row.input, row.output) for row in rows], truncated=False)
-        verdicts.update(zip(places, found, strict=True))
+    for indices in groups.values():
+        rows = [candidates[i] for i in indices]
+        group_verdicts = check_instances([Instance(row.input, row.output) for row in rows], truncated=False)
+        verdicts.update(zip(indices, group_verdicts, strict=True))
     return verdicts

@@ -1,7 +1,6 @@
-"""A line driven over recorded outcomes: the one way in which a ledger becomes rows.
+"""The state of a run: a scheduler driven by recorded outcomes. This is the only way in which a ledger becomes rows.
 
-The engine drives it with outcomes as they arrive, ``export`` and ``status`` with those of the ledger; there is no
-second reading of a run.
+The engine feeds it outcomes as they arrive; ``export``, ``status`` and ``explain`` feed it recorded ones.
 """
 
 from __future__ import annotations
@@ -10,61 +9,71 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfinstruct.engine.inherited import NONE, InheritedRequests
+from selfinstruct.engine.inherited import NOTHING_INHERITED, InheritedRequests
 from selfinstruct.engine.plan import RunPlan
 from selfinstruct.engine.row_filters import FilterOutcome, FullComparison, no_request, row_text
 from selfinstruct.engine.saturation import Saturation
 from selfinstruct.engine.scheduler import Scheduler, SchedulerState
 from selfinstruct.engine.stats import Stats
 from selfinstruct.errors import RunChangedError
-from selfinstruct.ledger import Reader
+from selfinstruct.ledger import ExecutionJournal, Ledger, Reader
 from selfinstruct.pool import AcceptedRow
 from selfinstruct.records import Outcome, Task
+from selfinstruct.verifiers import Journal, use_journal
 
 __all__ = ["RunCheckpoint", "RunState"]
 
-_KEEP_EVERY = 256  # judged requests between two snapshots that are kept
+_CHECKPOINT_INTERVAL = 256  # processed requests between two checkpoints
 
 
 @dataclass(frozen=True)
 class RunCheckpoint:
-    """A course between two judgements: all that it takes to go on from there.
+    """The state of a run between two requests, sufficient to continue from there.
 
     Attributes:
-        standing: Of the line.
-        tasks, others, rows: Of its pool.
-        rows_before: Rows before the last judged request: a target that this reaches was reached earlier.
-        recent: Of the saturation.
+        scheduler: State of the scheduler.
+        tasks: Accepted tasks of the pool.
+        others: Accepted texts of the pool that are not tasks.
+        rows: Accepted rows of the pool.
+        rows_before: Number of rows before the last processed request. A target up to this was reached earlier.
+        stats: Counts so far.
+        unproductive_streak: See ``RunState``.
+        recent: Window of the saturation test.
     """
 
-    standing: SchedulerState
+    scheduler: SchedulerState
     tasks: list[Task]
     others: list[Task]
     rows: list[AcceptedRow]
     rows_before: int
-    tally: Stats
+    stats: Stats
     unproductive_streak: int
     recent: list[tuple[bool, str]]
 
 
 class RunState:
-    """The line of a plan, with the outcomes that wait for their turn.
+    """The scheduler of a plan and the outcomes that are waiting to be processed.
 
     Args:
-        target: Rows after which nothing more is judged (N).
-        recorded: Digest of every request that the ledger holds, by number: what is rebuilt must equal it.
-        on_judged: Called with each judged request and its outcome.
-        dense: See ``RowFilters``.
-        history: What a fork begins with.
+        plan: The plan of the run.
+        target: Number of rows after which nothing more is processed (N).
+        recorded: Digest of every request in the ledger, by number. A rebuilt request must have the same digest.
+        on_decided: Called with each processed request and its outcome.
+        full_comparison: See ``RowFilters``.
+        inherited: The requests that a fork starts with.
+        journal: Stored results of verifiers that ran code; None runs the code again.
 
     Attributes:
-        keep: Called now and then between two judgements, to keep the snapshot.
-        last: The request judged last and its outcome; None before the first.
-        saturation: Whether the model repeats itself.
-        unproductive_streak: Judged requests since the last one that produced a row, a pending task or a follow-up.
+        scheduler: The scheduler.
+        on_checkpoint: Called at intervals, between two requests, to save a checkpoint.
+        last: Number and outcome of the last processed request; None before the first.
+        stats: Counts over all processed requests.
+        saturation: Detection of a model that repeats itself.
+        unproductive_streak: Processed requests since the last one that led to a row, a pending task or a follow-up.
+        waiting: Outcomes that are stored and not processed, by number.
 
     Raises:
-        RunChangedError: A rebuilt request differs from the recorded one.
+        RunChangedError: If a rebuilt request differs from the recorded one.
     """
 
     def __init__(
@@ -72,145 +81,176 @@ class RunState:
         plan: RunPlan,
         target: int,
         recorded: Mapping[int, str] | None = None,
-        on_judged: Callable[[FilterOutcome, Outcome], None] | None = None,
+        on_decided: Callable[[FilterOutcome, Outcome], None] | None = None,
         *,
-        dense: FullComparison = no_request,
-        history: InheritedRequests = NONE,
+        full_comparison: FullComparison = no_request,
+        inherited: InheritedRequests = NOTHING_INHERITED,
+        journal: Journal | None = None,
     ) -> None:
         self.target = target
-        self.keep: Callable[[RunState], None] | None = None
+        self.on_checkpoint: Callable[[RunState], None] | None = None
         self.last: tuple[int, Outcome] | None = None
-        self.tally = Stats()
+        self.stats = Stats()
         self.unproductive_streak = 0
         self.saturation = Saturation(plan.settings.saturation)
         self.waiting: dict[int, Outcome] = {}
         self.recorded = recorded or {}
-        self._on_judged = on_judged
-        self._checked = history.until
-        self._kept = self._rows_before = 0
+        self._on_decided = on_decided
+        self._checked = inherited.until
+        self._checkpointed = self._rows_before = 0
+        self._journal = journal
         settings = plan.settings
-        self.line = Scheduler(
-            plan.strategy, plan.seeds, settings.filters, seed=settings.seed, lag=settings.lag, dense=dense,
-            history=history,
-        )  # fmt: skip
-        self._check()
+        self.scheduler = Scheduler(
+            plan.strategy,
+            plan.seeds,
+            settings.filters,
+            seed=settings.seed,
+            lag=settings.lag,
+            full_comparison=full_comparison,
+            inherited=inherited,
+        )
+        self._check_digests()
 
     @classmethod
-    def of(
+    def from_ledger(
         cls,
         plan: RunPlan,
         reader: Reader,
-        on_judged: Callable[[FilterOutcome, Outcome], None] | None = None,
+        on_decided: Callable[[FilterOutcome, Outcome], None] | None = None,
         *,
-        dense: FullComparison = no_request,
-        snapshot: RunCheckpoint | None = None,
-        keep: Callable[[RunState], None] | None = None,
+        full_comparison: FullComparison = no_request,
+        checkpoint: RunCheckpoint | None = None,
+        on_checkpoint: Callable[[RunState], None] | None = None,
+        ledger: Ledger | None = None,
     ) -> RunState:
-        """The course as far as the ledger's outcomes take it.
+        """Return the state after all outcomes of a ledger.
 
         Args:
-            snapshot: One of this run to go on from, instead of judging all again.
-            keep: See ``RunState.keep``.
-        """
-        start = snapshot.standing.judged if snapshot else 0
-        history = InheritedRequests(plan.inherited, reader)
-        digests = reader.request_digests(max(start, history.until))
-        course = cls(plan, plan.settings.n, digests, on_judged, dense=dense, history=history)
-        course.keep = keep
-        if snapshot is not None:
-            course.restore(snapshot)
-        course.drive(reader)
-        return course
-
-    def drive(self, reader: Reader) -> None:
-        """Take in the ledger's outcomes, from where the line stands."""
-        for recorded in reader.outcomes(self.line.judged):
-            self.receive(recorded.number, recorded.outcome)
-
-    @property
-    def snapshot(self) -> RunCheckpoint:
-        """Where it stands now."""
-        pool = self.line.pool
-        return RunCheckpoint(
-            self.line.standing, pool.tasks, pool.others, pool.rows, self._rows_before, self.tally,
-            self.unproductive_streak, self.saturation.recent,
-        )  # fmt: skip
-
-    def same(self, other: RunState) -> bool:
-        """Whether both stand at the same place, with the same pool and counts."""
-        return self._known == other._known
-
-    @property
-    def _known(self) -> tuple[Any, ...]:
-        now = self.snapshot
-        standing = now.standing
-        open_ = {number: request.digest for number, request in standing.open.items()}
-        queue = [request.digest for request in standing.follow_ups]
-        rows = [(row.id, row.task, row_text(row.candidate), row.candidate.extras) for row in now.rows]
-        place = standing.judged, standing.numbered, open_, queue, standing.claimed, standing.progress_by_method
-        return place, now.tasks, now.others, rows, now.rows_before, now.tally, now.unproductive_streak, now.recent
-
-    def restore(self, snapshot: RunCheckpoint) -> None:
-        """Stand where another course of the same run stood.
+            plan: The plan of the run.
+            reader: The ledger of the run.
+            on_decided: See ``RunState``.
+            full_comparison: See ``RowFilters``.
+            checkpoint: A checkpoint of this run to continue from, instead of processing everything again.
+            on_checkpoint: See ``RunState.on_checkpoint``.
+            ledger: The ledger that stores the results of verifiers that run code; None does not store them.
 
         Raises:
-            RunChangedError: Its open requests differ from the recorded ones.
+            RunChangedError: If a rebuilt request differs from the recorded one.
+            LedgerError: If the ledger is damaged.
         """
-        self.line.restore(snapshot.standing, snapshot.tasks, snapshot.others, snapshot.rows)
-        self.tally, self.unproductive_streak, self.saturation.recent = (
-            snapshot.tally,
-            snapshot.unproductive_streak,
-            snapshot.recent,
+        start = checkpoint.scheduler.decided if checkpoint else 0
+        inherited = InheritedRequests(plan.inherited_until, reader)
+        digests = reader.request_digests(max(start, inherited.until))
+        state = cls(
+            plan,
+            plan.settings.n,
+            digests,
+            on_decided,
+            full_comparison=full_comparison,
+            inherited=inherited,
+            journal=ExecutionJournal(reader, ledger),
         )
-        self._rows_before = snapshot.rows_before
-        self._kept = snapshot.standing.judged
-        self._checked = max(snapshot.standing.judged, self._checked)
-        self._check()
+        state.on_checkpoint = on_checkpoint
+        if checkpoint is not None:
+            state.restore(checkpoint)
+        for recorded in reader.outcomes(state.scheduler.decided):
+            state.receive(recorded.number, recorded.outcome)
+        return state
+
+    def checkpoint(self) -> RunCheckpoint:
+        """Return the current state. It shares the lists of the pool, which keep growing."""
+        pool = self.scheduler.pool
+        return RunCheckpoint(
+            self.scheduler.state(),
+            pool.tasks,
+            pool.others,
+            pool.rows,
+            self._rows_before,
+            self.stats,
+            self.unproductive_streak,
+            self.saturation.recent,
+        )
+
+    def equals(self, other: RunState) -> bool:
+        """Whether both states have the same scheduler state, pool and counts."""
+        return self._comparable() == other._comparable()
+
+    def _comparable(self) -> tuple[Any, ...]:
+        current = self.checkpoint()
+        state = current.scheduler
+        open_ = {number: request.digest for number, request in state.open.items()}
+        queue = [request.digest for request in state.follow_ups]
+        rows = [(row.id, row.task, row_text(row.candidate), row.candidate.extras) for row in current.rows]
+        return (
+            (state.decided, state.numbered, open_, queue, state.claimed, state.progress_by_method),
+            (current.tasks, current.others, rows, current.rows_before),
+            (current.stats, current.unproductive_streak, current.recent),
+        )
+
+    def restore(self, checkpoint: RunCheckpoint) -> None:
+        """Adopt a checkpoint of the same run.
+
+        Raises:
+            RunChangedError: If one of its open requests differs from the recorded one.
+        """
+        self.scheduler.restore(checkpoint.scheduler, checkpoint.tasks, checkpoint.others, checkpoint.rows)
+        self.stats = checkpoint.stats
+        self.unproductive_streak = checkpoint.unproductive_streak
+        self.saturation.recent = checkpoint.recent
+        self._rows_before = checkpoint.rows_before
+        self._checkpointed = checkpoint.scheduler.decided
+        self._checked = max(checkpoint.scheduler.decided, self._checked)
+        self._check_digests()
 
     @property
     def done(self) -> bool:
-        """True when the target is reached."""
-        return len(self.line.pool.rows) >= self.target
+        """Whether the target is reached."""
+        return len(self.scheduler.pool.rows) >= self.target
 
     @property
     def count(self) -> int:
-        """Rows of the dataset so far."""
-        return min(len(self.line.pool.rows), self.target)
+        """Number of rows of the dataset so far."""
+        return min(len(self.scheduler.pool.rows), self.target)
 
     @property
     def rows(self) -> list[AcceptedRow]:
-        """The dataset: the first N kept rows in order of (request, candidate)."""
-        return self.line.pool.rows[: self.target]
+        """The dataset: the first N accepted rows, in order of (request, candidate)."""
+        return self.scheduler.pool.rows[: self.target]
 
     def receive(self, number: int, outcome: Outcome) -> None:
-        """Take in an outcome, and judge all that has become due."""
-        if number < self.line.judged:  # passed over in a fork's history
+        """Accept the outcome of a request, then process every outcome whose turn has come."""
+        scheduler = self.scheduler
+        if number < scheduler.decided:  # an inherited request that was skipped
             return
         self.waiting[number] = outcome
-        while not self.done and self.line.judged in self.waiting:
-            due = self.waiting.pop(self.line.judged)
-            self.last = self.line.judged, due
-            self._rows_before = len(self.line.pool.rows)
-            judged = self.line.judge(due)
-            if len(self.line.pool.rows) > self._rows_before:
-                self.unproductive_streak = 0
-            elif not judged.fruitful:
-                self.unproductive_streak += 1
-            self.tally.add(judged, due)
-            self.saturation.add(judged)
-            self._check()
-            if self._on_judged:
-                self._on_judged(judged, due)
-            if self.keep is not None and self.line.judged - self._kept >= _KEEP_EVERY:
-                self._kept = self.line.judged
-                self.keep(self)
+        while not self.done and scheduler.decided in self.waiting:
+            self._process(self.waiting.pop(scheduler.decided))
 
-    def _check(self) -> None:
-        for number in range(self._checked, self.line.numbered):
+    def _process(self, outcome: Outcome) -> None:
+        scheduler = self.scheduler
+        self.last = scheduler.decided, outcome
+        self._rows_before = len(scheduler.pool.rows)
+        with use_journal(self._journal):
+            filtered = scheduler.process(outcome)
+        if len(scheduler.pool.rows) > self._rows_before:
+            self.unproductive_streak = 0
+        elif not filtered.productive:
+            self.unproductive_streak += 1
+        self.stats.add(filtered, outcome)
+        self.saturation.add(filtered)
+        self._check_digests()
+        if self._on_decided:
+            self._on_decided(filtered, outcome)
+        if self.on_checkpoint is not None and scheduler.decided - self._checkpointed >= _CHECKPOINT_INTERVAL:
+            self._checkpointed = scheduler.decided
+            self.on_checkpoint(self)
+
+    def _check_digests(self) -> None:
+        for number in range(self._checked, self.scheduler.numbered):
             digest = self.recorded.get(number)
-            if digest is not None and digest != self.line.open[number].digest:
+            if digest is not None and digest != self.scheduler.open[number].digest:
                 raise RunChangedError(
                     f"request {number} is rebuilt differently from the one in the ledger: this version of "
                     "selfinstruct reads the run differently; use the version that made it, or start a new run"
                 )
-        self._checked = self.line.numbered
+        self._checked = self.scheduler.numbered

@@ -1,4 +1,4 @@
-"""Whether the model repeats itself: most of what it writes resembles what is there already."""
+"""Detection of a model that repeats itself: too few of its recent instructions are new."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from selfinstruct.engine.row_filters import FilterOutcome
+from selfinstruct.reasons import RejectReason
 
 __all__ = ["Saturation", "SaturationOptions"]
 
-_REPEATED = frozenset({"similar", "near_duplicate"})
+_REPEATED = frozenset({RejectReason.SIMILAR, RejectReason.NEAR_DUPLICATE})
 _SAMPLES = 3
 
 
 @dataclass(frozen=True)
 class SaturationOptions:
-    """When a run stops because its model repeats itself. It may change at any time.
+    """When a run stops because its model repeats itself. The settings may change at any time.
 
     Attributes:
-        window: Instructions looked back on: the last so many that were judged.
-        novelty: Least share of them that were new, by the ROUGE-L and MinHash filters; below it the run stops. 0 never
-            stops.
+        window: Number of the most recently decided instructions to consider.
+        novelty: Lowest fraction of new instructions in the window, by the ROUGE-L and MinHash filters. Below it the
+            run stops; 0 disables the test.
     """
 
     window: int = 200
@@ -35,27 +36,27 @@ class SaturationOptions:
 
 
 class Saturation:
-    """Looks at instructions as they are judged, in their order."""
+    """A sliding window over the decided instructions, in order."""
 
     def __init__(self, options: SaturationOptions) -> None:
         self._options = options
         self._recent: deque[tuple[bool, str]] = deque(maxlen=options.window)
         self._new = 0
 
-    def add(self, judged: FilterOutcome) -> None:
-        """Take in what one completion came to."""
-        for one in judged.candidates:
-            if one.candidate.task is not None or not one.candidate.is_task:  # of a task judged before, or no task
+    def add(self, filtered: FilterOutcome) -> None:
+        """Add the instructions of one completion to the window."""
+        for decided in filtered.candidates:
+            if decided.candidate.task is not None or not decided.candidate.is_task:  # not a new instruction
                 continue
             if len(self._recent) == self._recent.maxlen:
                 self._new -= self._recent[0][0]
-            new = one.reason not in _REPEATED
-            self._recent.append((new, one.candidate.instruction))
+            new = decided.reason not in _REPEATED
+            self._recent.append((new, decided.candidate.instruction))
             self._new += new
 
     @property
     def recent(self) -> list[tuple[bool, str]]:
-        """The window: whether each instruction was new, and its text, the oldest first."""
+        """The window, oldest first: for each instruction whether it was new, and its text."""
         return list(self._recent)
 
     @recent.setter
@@ -66,16 +67,16 @@ class Saturation:
 
     @property
     def novelty(self) -> float | None:
-        """Share of the last instructions that were new; None before the first."""
+        """Fraction of new instructions in the window; None while the window is empty."""
         return self._new / len(self._recent) if self._recent else None
 
     @property
     def reached(self) -> bool:
-        """Whether the window is full, and too little in it new."""
+        """Whether the window is full and too few of its instructions are new."""
         return len(self._recent) == self._recent.maxlen and self._new < self._options.novelty * len(self._recent)
 
     @property
     def samples(self) -> list[str]:
-        """The last few instructions that were not new, the newest first."""
+        """The most recent repeated instructions, newest first."""
         repeated = [text for new, text in reversed(self._recent) if not new]
         return repeated[:_SAMPLES]

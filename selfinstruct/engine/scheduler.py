@@ -1,18 +1,19 @@
-"""The line: a state machine moved only by outcomes, in the order of their numbers.
+"""The scheduler: a state machine that is driven only by outcomes, in order of request number.
 
-Request k depends on the rows accepted before it, and completions arrive in any order. So that the order of arrival,
-concurrency, the target and budgets can have no influence, requests are numbered and judged in order:
+Request k depends on the rows accepted before it, and completions arrive in any order. To keep arrival order,
+concurrency, the target and budgets from having any influence, requests are numbered and processed in order:
 
-- k is the next number, j how many requests are judged. The outcome of j is judged when it is there and not before.
-- After each judged request the line tops up: while k - j < min(lag, 8 + j), the oldest follow-up is taken, or else
-  the strategy proposes with the generator of (run seed, k); what is taken gets number k. The bound 8 + j is a slow
-  start: a small run does not pay for a window of 256.
-- Judging lets the strategy read the completion and the filters decide; a kept draft queues its own follow-up.
+- k is the next request number, j the number of processed requests. Outcome j is processed once it is available.
+- After each processed request the scheduler tops up: while k - j < min(lag, 8 + j), it takes the oldest follow-up or
+  else lets the strategy propose a request with the generator of (run seed, k). That request gets number k. The bound
+  8 + j is a slow start: a small run does not pay for a window of 256.
+- Processing lets the strategy parse the completion and the filters decide on its candidates; an accepted pending task
+  queues its own follow-up.
 
-A fork begins with another run's requests (``history.py``): those are judged first, as they were asked, and only then
-is anything numbered.
+A fork starts with the requests of another run (``inherited.py``): they are processed first, as they were sent, and
+only then are new requests numbered.
 
-Nothing here waits, sends or stores: the same outcomes give the same line, in one process or in twenty.
+The scheduler neither waits nor sends nor stores: the same outcomes lead to the same state, in one process or twenty.
 """
 
 from __future__ import annotations
@@ -23,32 +24,33 @@ from dataclasses import dataclass, field
 
 from selfinstruct.common.codec import Json
 from selfinstruct.common.rng import Rng, derive
-from selfinstruct.engine.inherited import NONE, InheritedRequests
+from selfinstruct.engine.inherited import NOTHING_INHERITED, InheritedRequests
 from selfinstruct.engine.row_filters import FilterOptions, FilterOutcome, FullComparison, RowFilters, no_request
 from selfinstruct.pool import AcceptedRow, MethodProgress, Pool
 from selfinstruct.records import Completion, Failure, Outcome, Request, Task, Usage
+from selfinstruct.strategies.abilities import recover
 from selfinstruct.strategies.base import Strategy
 
 __all__ = ["Scheduler", "SchedulerState"]
 
-_SLOW_START = 8  # requests that may be open before the first is judged
-_BYTES_A_TOKEN = 4  # of English text, roughly
+_SLOW_START = 8  # requests that may be open before the first is processed
+_BYTES_PER_TOKEN = 4  # a rough average for English text
 
 
 @dataclass(frozen=True)
 class SchedulerState:
-    """Where a line stands between two judgements: with what the pool holds, all that decides how it goes on.
+    """The state of a scheduler between two requests. Together with the pool it determines everything that follows.
 
     Attributes:
-        judged: j.
-        numbered: k.
-        open: Requests numbered and not judged; those of a fork's history are not among them.
-        follow_ups: The queue, oldest first.
-        claimed: Recorded follow-ups of what a fork kept, not judged yet.
-        progress_by_method: Of each method, see ``MethodProgress``, as JSON.
+        decided: Number of processed requests (j).
+        numbered: Number of numbered requests (k).
+        open: Requests that are numbered and not processed, by number, without the inherited ones of a fork.
+        follow_ups: Follow-ups without a number, oldest first.
+        claimed: Numbers of inherited follow-ups whose parent was accepted again, and which are not processed yet.
+        progress_by_method: JSON form of the ``MethodProgress`` of each method.
     """
 
-    judged: int
+    decided: int
     numbered: int
     open: Mapping[int, Request]
     follow_ups: tuple[Request, ...]
@@ -57,17 +59,21 @@ class SchedulerState:
 
 
 class Scheduler:
-    """The line of one run.
+    """The scheduler of one run.
 
     Args:
-        seed: The run's seed: generators of proposals and sampling seeds of requests derive from it.
-        lag: Most requests between the last judged and the last numbered one; part of the run's identity.
-        dense: See ``RowFilters``.
-        history: What a fork begins with.
+        strategy: Proposes requests and reads completions.
+        seeds: The run's seed tasks.
+        filters: Settings of the filters.
+        seed: The run's seed, from which the generators of proposals and the sampling seeds of requests derive.
+        lag: Maximum number of requests between the last processed and the last numbered one; part of the run's
+            identity.
+        full_comparison: See ``RowFilters``.
+        inherited: The requests that a fork starts with.
 
     Attributes:
-        pool: What has been accepted.
-        open: Requests numbered and not yet judged, by number, in order; without those of the history.
+        pool: Everything accepted so far.
+        open: Requests that are numbered and not processed, by number and in order, without the inherited ones.
     """
 
     def __init__(
@@ -78,102 +84,101 @@ class Scheduler:
         *,
         seed: int,
         lag: int,
-        dense: FullComparison = no_request,
-        history: InheritedRequests = NONE,
+        full_comparison: FullComparison = no_request,
+        inherited: InheritedRequests = NOTHING_INHERITED,
     ) -> None:
         self.pool = Pool(seeds)
         self.open: dict[int, Request] = {}
         self._strategy = strategy
-        self._judge = RowFilters(filters, self.pool, dense=dense)
+        self._filters = RowFilters(filters, self.pool, full_comparison=full_comparison)
         self._seed = seed
         self._lag = lag
         self._follow_ups: deque[Request] = deque()
-        self._history = history
+        self._inherited = inherited
         self._claimed: set[int] = set()
-        self._next = history.until
-        self._judged = history.next(0, self._claimed)
+        self._next = inherited.until
+        self._decided = inherited.next(0, self._claimed)
         self._top_up()
 
     @property
     def numbered(self) -> int:
-        """k: requests numbered so far, and so the number of the next."""
+        """Number of numbered requests (k), which is also the number of the next one."""
         return self._next
 
     @property
-    def judged(self) -> int:
-        """j: requests judged so far, and so the number of the next to be judged."""
-        return self._judged
+    def decided(self) -> int:
+        """Number of processed requests (j), which is also the number of the next one to process."""
+        return self._decided
 
     @property
     def exhausted(self) -> bool:
-        """True when everything is judged and the strategy has nothing to propose."""
-        return self._judged == self._next
+        """Whether every request is processed and the strategy has nothing to propose."""
+        return self._decided == self._next
 
     @property
     def queued(self) -> int:
-        """Follow-ups that are not judged, with a number or without."""
+        """Number of follow-ups that are not processed, with or without a request number."""
         return len(self._follow_ups) + sum(request.parent is not None for request in self.open.values())
 
-    @property
-    def standing(self) -> SchedulerState:
-        """Where it stands now."""
-        accounts = {method: account.to_json() for method, account in sorted(self.pool.progress_by_method.items())}
+    def state(self) -> SchedulerState:
+        """Return the current state."""
+        progress = {method: value.to_json() for method, value in sorted(self.pool.progress_by_method.items())}
         return SchedulerState(
-            self._judged, self._next, dict(self.open), tuple(self._follow_ups), frozenset(self._claimed), accounts
+            self._decided, self._next, dict(self.open), tuple(self._follow_ups), frozenset(self._claimed), progress
         )
 
     def restore(
-        self, standing: SchedulerState, tasks: Sequence[Task], others: Sequence[Task], rows: Sequence[AcceptedRow]
+        self, state: SchedulerState, tasks: Sequence[Task], others: Sequence[Task], rows: Sequence[AcceptedRow]
     ) -> None:
-        """Stand where another line of the same run stood: with what its pool held, this one goes on as that did."""
+        """Adopt the state and the pool of another scheduler of the same run, and continue as that one would."""
         self.pool.tasks.extend(tasks)
         self.pool.others.extend(others)
         self.pool.rows.extend(rows)
-        for method, account in standing.progress_by_method.items():
-            self.pool.progress_by_method[method] = MethodProgress.from_json(account)
-        self._judge.know_pool()
-        self.open = dict(standing.open)
-        self._follow_ups = deque(standing.follow_ups)
-        self._claimed = set(standing.claimed)
-        self._judged, self._next = standing.judged, standing.numbered
+        for method, progress in state.progress_by_method.items():
+            self.pool.progress_by_method[method] = MethodProgress.from_json(progress)
+        self._filters.index_pool()
+        self.open = dict(state.open)
+        self._follow_ups = deque(state.follow_ups)
+        self._claimed = set(state.claimed)
+        self._decided, self._next = state.decided, state.numbered
 
-    def judge(self, outcome: Outcome) -> FilterOutcome:
-        """Judge the outcome of request ``judged``, then number whatever has become due."""
-        number = self._judged
-        if number >= self._history.until:
+    def process(self, outcome: Outcome) -> FilterOutcome:
+        """Process the outcome of request number ``decided``, then number new requests."""
+        number = self._decided
+        if number >= self._inherited.until:
             request = self.open.pop(number)
         else:
-            request = self._history.request(number)
-            self._note_asked(request)
+            request = self._inherited.request(number)
+            self._record_item(request)
         self._claimed.discard(number)
         if isinstance(outcome, Failure):
-            received = self._strategy.failed(request, self.pool)
+            received = recover(self._strategy, request, self.pool)
         else:
             received = self._strategy.receive(request, outcome, self.pool)
         rows = len(self.pool.rows)
-        judged = self._judge.judge(request, received)
+        filtered = self._filters.apply(request, received)
         for follow_up in received.follow_ups:
             self._queue(follow_up)
-        for candidate in judged.candidates:
+        for candidate in filtered.candidates:
             next_ = candidate.candidate.on_accept if candidate.kept else candidate.candidate.on_reject
             if next_ is not None:
                 self._queue(next_)
-        self._account(request, outcome, len(self.pool.rows) - rows)
-        self._judged += 1
-        if self._judged < self._history.until:
-            self._judged = self._history.next(self._judged, self._claimed)
+        self._record_usage(request, outcome, len(self.pool.rows) - rows)
+        self._decided += 1
+        if self._decided < self._inherited.until:
+            self._decided = self._inherited.next(self._decided, self._claimed)
         self._top_up()
-        return judged
+        return filtered
 
-    def _note_asked(self, request: Request) -> None:
-        """Whatever has an item was proposed: a follow-up has none."""
-        if isinstance(item := request.context.get("item"), int) and request.parent is None:
-            self.pool.progress_by_method[request.method].take(item)
+    def _record_item(self, request: Request) -> None:
+        """Record which item of a worklist a proposal takes; follow-ups take none."""
+        if request.item is not None and request.parent is None:
+            self.pool.progress_by_method[request.method].take(request.item)
 
-    def _account(self, request: Request, outcome: Outcome, rows: int) -> None:
-        """What the methods of a mixed run cost and bring.
+    def _record_usage(self, request: Request, outcome: Outcome, rows: int) -> None:
+        """Record the tokens and rows of a request under its method, in a mixed run.
 
-        What fails, or is not counted by the server, is not free: it is estimated from the text.
+        A failed request, or one whose tokens the server did not count, is not free: its tokens are estimated.
         """
         if not request.method:
             return
@@ -181,25 +186,25 @@ class Scheduler:
         tokens = usage.prompt_tokens + usage.completion_tokens
         if not usage.counted:
             answer = outcome.text if isinstance(outcome, Completion) else ""
-            tokens = 1 + (request.text_bytes + len(answer.encode("utf-8"))) // _BYTES_A_TOKEN
+            tokens = 1 + (request.text_bytes + len(answer.encode("utf-8"))) // _BYTES_PER_TOKEN
         self.pool.progress_by_method[request.method].add(rows, tokens)
 
     def _queue(self, follow_up: Request) -> None:
-        if (recorded := self._history.child(follow_up, self._claimed)) is None:
+        if (number := self._inherited.child(follow_up, self._claimed)) is None:
             self._follow_ups.append(follow_up)
         else:
-            self._claimed.add(recorded)
+            self._claimed.add(number)
 
     def _top_up(self) -> None:
-        if self._judged < self._history.until:
+        if self._decided < self._inherited.until:
             return
-        while self._next - self._judged < min(self._lag, _SLOW_START + self._judged):
+        while self._next - self._decided < min(self._lag, _SLOW_START + self._decided):
             number = self._next
             if self._follow_ups:
                 request = self._follow_ups.popleft()
             elif proposed := self._strategy.propose(self.pool, Rng("propose", self._seed, number)):
                 request = proposed
-                self._note_asked(request)
+                self._record_item(request)
             else:
                 break
             self.open[number] = request.numbered(number, derive("request", self._seed, number))

@@ -1,4 +1,4 @@
-"""The settings of a run that are not a strategy's or a backend's own."""
+"""The settings of a run that belong neither to a strategy nor to a backend."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that are not a strategy's or a backend's own.
+    """The settings that belong neither to a strategy nor to a backend.
 
     Attributes:
-        strategies: Of a run of several methods, each with its ``name``, its ``weight``, a ``label`` of its own and
-            options of its strategy (docs/mix.md).
-        adapt: Whether the weights follow what each of several methods brings.
-        seeds: Path of a seed file, or ``builtin``; for a strategy that begins with tasks, also any dataset or run.
-        prompts: Folder of templates that go before the built-in ones.
-        seed: Every random choice of the run derives from it.
-        lag: Most requests between the last judged and the last numbered one. The default for vllm is 1024, and
-            for openai-batch 2048.
-        n: Rows to make.
-        concurrency: Requests in flight; null takes what suits the backend.
-        quality: What is asked about each row before it is one (docs/quality.md); null for nothing.
+        strategy: Name of the strategy; ``mix`` for a run of several.
+        strategies: The methods of a mixed run, each with a ``name``, a ``weight``, a ``label`` and options of its
+            strategy (docs/mix.md).
+        adapt: Whether the weights of a mixed run adapt to the yield of each method.
+        backend: Name of the backend.
+        seeds: Path of a seed file, or ``builtin``. A strategy that works on its seeds also accepts a dataset or a run.
+        prompts: Folder with templates that override built-in ones.
+        seed: Seed of every random choice of the run.
+        lag: Maximum number of requests between the last processed and the last numbered one. The default is 256, for
+            vllm 1024, and for openai-batch 2048.
+        n: Number of rows to generate.
+        concurrency: Maximum number of requests in flight; null for the default of the backend.
+        patience: Number of consecutive requests without a row, a task or a follow-up after which the run stops.
+        quality: Checks and scores of each row before it is accepted (docs/quality.md); null for none.
         saturation: When to stop because the model repeats itself.
-        patience: Requests in a row that bring nothing (no row, no task, no follow-up) after which the run stops, rather
-            than spend for ever.
+        filters: The filters and their thresholds.
+        retry: Attempts and waits after transient errors.
+        budget: Limits on requests, tokens, cost and time.
     """
 
     strategy: str = DEFAULT
@@ -60,4 +64,4 @@ class Settings:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1")
         if self.adapt and self.strategies is None:
-            raise ValueError("adapt weighs several methods; name them under strategies")
+            raise ValueError("adapt needs several methods; list them under strategies")

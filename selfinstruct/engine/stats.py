@@ -1,4 +1,4 @@
-"""Counts over judged requests: what a live view, a report and a manifest tell."""
+"""Counts over processed requests, for the live display, ``status`` and the manifest."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any
 
 from selfinstruct.common.codec import Json
 from selfinstruct.engine.row_filters import FilterOutcome
-from selfinstruct.records import Completion, Outcome, Usage
+from selfinstruct.records import Completion, CounterKey, Outcome, Usage
 
-__all__ = ["Share", "Stats"]
+__all__ = ["MethodStats", "Stats"]
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one method of a mixed run took and brought.
+class MethodStats:
+    """Cost and yield of one method of a mixed run.
 
     Attributes:
-        proposals: Its judged requests that followed no other.
-        tokens: Of the prompts and answers of all its judged requests.
+        proposals: Processed requests of the method that are not follow-ups.
+        requests: All processed requests of the method.
+        tokens: Prompt and completion tokens of these requests.
+        rows: Accepted rows.
     """
 
     proposals: int
@@ -30,7 +32,7 @@ class Share:
 
     @property
     def rate(self) -> float | None:
-        """Rows for 1,000 tokens; None before the first token."""
+        """Accepted rows per 1,000 tokens; None before the first token."""
         return 1000 * self.rows / self.tokens if self.tokens else None
 
 
@@ -39,14 +41,17 @@ class Stats:
     """Running counts.
 
     Attributes:
-        instructions: Instructions parsed: what acceptance is measured against.
-        rejected: Rejected candidates by reason (drafts and rows).
-        discarded: Pieces of completions that never became candidates, by reason.
-        failures: Requests that failed for good, by code.
-        stages: Judged requests by stage.
-        models: Names under which servers answered.
-        counters: What strategies had counted, see ``Received`` and ``Candidate.mark``.
-        methods: Of a mixed run, the figures of each ``Share``: ``proposals|label``.
+        requests: Processed requests.
+        instructions: Parsed instructions, the denominator of ``acceptance``.
+        tasks: Accepted tasks that are not rows themselves.
+        rows: Accepted rows.
+        rejected: Rejected candidates by reason.
+        discarded: Parts of completions that never became candidates, by reason.
+        failures: Terminally failed requests, by code.
+        stages: Processed requests by stage.
+        models: Completions by the model name that the server reported.
+        counters: Counters of strategies, see ``Received.counters`` and ``Candidate.counter``.
+        methods: The figures of each ``MethodStats`` of a mixed run, keyed ``figure|label``.
     """
 
     requests: int = 0
@@ -61,13 +66,13 @@ class Stats:
     failures: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
-    counters: Counter[str] = field(default_factory=Counter)
+    counters: Counter[CounterKey] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
 
-    def add(self, judged: FilterOutcome, outcome: Outcome) -> None:
-        """Count one judged request."""
+    def add(self, filtered: FilterOutcome, outcome: Outcome) -> None:
+        """Count one processed request."""
         self.requests += 1
-        self.stages[judged.request.stage] += 1
+        self.stages[filtered.request.stage] += 1
         if isinstance(outcome, Completion):
             self.prompt_tokens += outcome.usage.prompt_tokens
             self.completion_tokens += outcome.usage.completion_tokens
@@ -75,62 +80,65 @@ class Stats:
             self.models[outcome.model] += 1
         else:
             self.failures[outcome.code] += 1
-        if label := judged.request.method:
-            self._add_to(label, judged, outcome)
-        self.counters.update(judged.received.counters)
-        self.discarded.update(discard.reason for discard in judged.received.discards)
-        for one in judged.candidates:
-            is_instruction = one.candidate.is_task and one.candidate.task is None
+        if label := filtered.request.method:
+            self._add_to_method(label, filtered, outcome)
+        self.counters.update(filtered.received.counters)
+        self.discarded.update(discard.reason for discard in filtered.received.discards)
+        for decided in filtered.candidates:
+            is_instruction = decided.candidate.is_task and decided.candidate.task is None
             self.instructions += is_instruction
-            self.tasks += one.kept and one.candidate.kind != "row" and is_instruction
-            self.rows += one.kept and one.candidate.kind == "row"
-            if not one.kept:
-                self.rejected[one.reason] += 1
-            if one.candidate.mark and (not one.kept or one.candidate.kind == "row"):
-                self.counters[f"{one.candidate.mark}|{one.reason or 'passed'}"] += 1
+            self.tasks += decided.kept and decided.candidate.kind != "row" and is_instruction
+            self.rows += decided.kept and decided.candidate.kind == "row"
+            if not decided.kept:
+                self.rejected[decided.reason] += 1
+            if decided.candidate.counter and (not decided.kept or decided.candidate.kind == "row"):
+                self.counters[decided.candidate.counter.column(decided.reason or "passed")] += 1
 
-    def _add_to(self, label: str, judged: FilterOutcome, outcome: Outcome) -> None:
+    def _add_to_method(self, label: str, filtered: FilterOutcome, outcome: Outcome) -> None:
         usage = outcome.usage if isinstance(outcome, Completion) else Usage()
         figures = {
-            "proposals": judged.request.parent is None,
+            "proposals": filtered.request.parent is None,
             "requests": 1,
             "tokens": usage.prompt_tokens + usage.completion_tokens,
-            "rows": sum(one.kept and one.candidate.kind == "row" for one in judged.candidates),
+            "rows": sum(each.kept and each.candidate.kind == "row" for each in filtered.candidates),
         }
         self.methods.update({f"{name}|{label}": int(value) for name, value in figures.items()})
 
     @property
-    def shares(self) -> dict[str, Share]:
-        """By label, what the methods of a mixed run took and brought."""
+    def by_method(self) -> dict[str, MethodStats]:
+        """Figures of each method of a mixed run, by label."""
         labels = sorted(name.partition("|")[2] for name in self.methods if name.startswith("requests|"))
-        names = [figure.name for figure in fields(Share)]
-        return {label: Share(*(self.methods[f"{name}|{label}"] for name in names)) for label in labels}
+        figures = [field.name for field in fields(MethodStats)]
+        return {label: MethodStats(*(self.methods[f"{figure}|{label}"] for figure in figures)) for label in labels}
 
     def to_json(self) -> dict[str, Json]:
-        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+        return {
+            name: {str(key): count for key, count in value.items()} if isinstance(value, Counter) else value
+            for name, value in vars(self).items()
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Stats:
         values: dict[str, Any] = {
-            name: Counter(one) if isinstance(one, Mapping) else one for name, one in value.items()
+            name: Counter(figure) if isinstance(figure, Mapping) else figure for name, figure in value.items()
         }
-        return cls(**values)
+        counters = {CounterKey.from_text(text): count for text, count in values.pop("counters", {}).items()}
+        return cls(**values, counters=Counter(counters))
 
     @property
     def tables(self) -> dict[str, dict[str, Counter[str]]]:
-        """``marks`` as tables: by name of the table and of its row, the counts by column."""
-        found: dict[str, dict[str, Counter[str]]] = {}
-        for mark, count in sorted(self.counters.items()):
-            table, row, column = mark.split("|")
-            found.setdefault(table, {}).setdefault(row, Counter())[column] += count
-        return found
+        """``counters`` as tables: counts by column, keyed by table and row."""
+        tables: dict[str, dict[str, Counter[str]]] = {}
+        for key, count in sorted(self.counters.items(), key=lambda item: str(item[0])):
+            tables.setdefault(key.table, {}).setdefault(key.row, Counter())[key.column] += count
+        return tables
 
     @property
     def cached(self) -> float | None:
-        """Share of the prompts' tokens that the server's prefix cache served; None where it reports nothing."""
+        """Fraction of prompt tokens served from the server's prefix cache; None if the server reports none."""
         return self.cached_tokens / self.prompt_tokens if self.cached_tokens and self.prompt_tokens else None
 
     @property
     def acceptance(self) -> float | None:
-        """Rows for each parsed instruction; None before the first."""
+        """Accepted rows per parsed instruction; None before the first instruction."""
         return self.rows / self.instructions if self.instructions else None

@@ -1,6 +1,6 @@
-"""An older ledger becomes one of today's schema: in one transaction, after a copy of it was put aside.
+"""Migration of a ledger to the current schema, in one transaction and after a copy is made.
 
-Only whoever goes on with a run does so, under its lock; to look at an older ledger needs no change.
+Only a process that continues a run migrates its ledger, under the run's lock. Older ledgers are readable unchanged.
 """
 
 from __future__ import annotations
@@ -11,69 +11,77 @@ from pathlib import Path
 
 from selfinstruct.common.files import reason
 from selfinstruct.errors import LedgerError
-from selfinstruct.ledger.schema import SCHEMA_VERSION, SEALED, check, schema_of, seal
+from selfinstruct.ledger.schema import SCHEMA_VERSION, SEALED, check_structure, schema_of, seal
 
-__all__ = ["backup_of", "migrate"]
+__all__ = ["backup_path", "migrate"]
 
 
-def backup_of(path: Path, version: int) -> Path:
-    """Where the copy of a ledger of an older schema lies."""
+def backup_path(path: Path, version: int) -> Path:
+    """Return the path for the copy of a ledger with an older schema."""
     return path.with_name(f"{path.name}.schema-{version}")
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> Path | None:
-    """Bring the ledger up to ``SCHEMA_VERSION``; whatever stops it, the ledger is the old one or the new one, whole.
+    """Migrate a ledger to ``SCHEMA_VERSION``. If it is interrupted, the ledger is unchanged.
+
+    Schema 2 added the seals. Schema 3 stores long strings of contexts by digest; requests that are already stored keep
+    their form, and only the version changes, so that older programs refuse the file instead of misreading it.
 
     Returns:
-        The copy of the old ledger; None where there was nothing to do.
+        The path of the copy of the old ledger; None if the schema is current.
 
     Raises:
-        LedgerError: The ledger is damaged, or there is no room for its copy; it is as it was.
-        sqlite3.Error: It can't be written; it is as it was.
+        LedgerError: If the ledger is damaged or there is no space for its copy; the ledger is unchanged.
+        sqlite3.Error: If the ledger can't be written; it is unchanged.
     """
     version = schema_of(connection)
     if version == SCHEMA_VERSION:
         return None
-    check(connection, path)  # the seals would make the damage official
-    kept = backup_of(path, version)
-    _copy(connection, kept)
-    connection.create_function("seal", -1, seal, deterministic=True)
+    check_structure(connection, path)  # seals computed over damaged rows would hide the damage
+    backup = backup_path(path, version)
+    _copy(connection, backup)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for table, columns in SEALED.items():
-            connection.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
-            connection.execute(f"UPDATE {table} SET seal = seal({', '.join(columns)})")
+        if version < 2:
+            _add_seals(connection)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    return kept
+    return backup
+
+
+def _add_seals(connection: sqlite3.Connection) -> None:
+    connection.create_function("seal", -1, seal, deterministic=True)
+    for table, columns in SEALED.items():
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
+        connection.execute(f"UPDATE {table} SET seal = seal({', '.join(columns)})")
 
 
 def _copy(connection: sqlite3.Connection, target: Path) -> None:
-    """A copy that appears whole: one that a kill or a full disk cut short is under another name."""
-    part = target.with_name(f".{target.name}.part")
+    """Copy the database to ``target``, which appears only once it is complete."""
+    temporary = target.with_name(f".{target.name}.part")
     try:
-        part.unlink(missing_ok=True)
-        copy = sqlite3.connect(part)
+        temporary.unlink(missing_ok=True)
+        copy = sqlite3.connect(temporary)
         try:
             connection.backup(copy)
         finally:
             copy.close()
-        with part.open("rb") as file:
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        part.replace(target)
+        temporary.replace(target)
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     except (OSError, sqlite3.Error) as error:
-        part.unlink(missing_ok=True)
-        why = reason(error) if isinstance(error, OSError) else str(error)
+        temporary.unlink(missing_ok=True)
+        cause = reason(error) if isinstance(error, OSError) else str(error)
         raise LedgerError(
-            f"can't copy the ledger to {target} before it gets this version's schema: {why}; the ledger is as it was. "
+            f"can't copy the ledger to {target} before its migration: {cause}; the ledger is unchanged. "
             "Make room for a copy of it, then run the same command again"
         ) from error

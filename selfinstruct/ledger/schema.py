@@ -1,4 +1,4 @@
-"""The file itself: tables, versions, and what its errors mean."""
+"""The database file: tables, schema versions, checks, and error messages."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from typing import Any
 from selfinstruct.errors import LedgerError
 
 __all__ = [
+    "EXECUTIONS",
     "LEDGER_FILE",
     "LONG_TEXT",
     "SCHEMA",
     "SCHEMA_VERSION",
     "SEALED",
-    "check",
+    "check_structure",
     "is_empty",
+    "ledger_error",
     "schema_of",
     "seal",
-    "trouble",
 ]
 
 LEDGER_FILE = "run.sqlite"
-LONG_TEXT = 512  # bytes from which on a variable is kept apart; a digest with its row costs about 150
-SCHEMA_VERSION = 2
-_READABLE = (1, 2)  # 1 has no seals
-_QUICK = 1 << 30  # bytes of a ledger whose structure is looked at before it is written to: a second or two
-_APPLICATION_ID = 0x53494E53  # "SINS": tells `file` and us whose database it is
+LONG_TEXT = 512  # texts of more bytes are stored by digest; a digest and its row cost about 150 bytes
+SCHEMA_VERSION = 3
+_READABLE = (1, 2, 3)  # see ``migrate`` for what each version added
+_QUICK_CHECK_LIMIT = 1 << 30  # bytes; checking a larger file would delay a start by more than a second or two
+_APPLICATION_ID = 0x53494E53  # "SINS": identifies the file, also to the command `file`
 
 SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL, seal INTEGER NOT NULL) WITHOUT ROWID",
@@ -42,17 +43,21 @@ SCHEMA = (
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+EXECUTIONS = (
+    "CREATE TABLE IF NOT EXISTS executions (key TEXT PRIMARY KEY, body BLOB NOT NULL, seal INTEGER NOT NULL)"
+    " WITHOUT ROWID"
+)  # results of verifiers that run code: only in ledgers of runs that have some
 SEALED = {
     "meta": ("key", "value"),
     "requests": ("k", "digest", "body"),
     "sends": ("id", "k", "worst_prompt", "worst_completion"),
     "outcomes": ("k", "kind", "body", "send", "prompt_tokens", "completion_tokens", "seconds"),
 }
-"""Tables whose rows end in a seal, and what it covers. Texts are found by their digest, which will do."""
+"""Tables whose rows end in a seal, and the columns it covers. Texts need none: their key is their digest."""
 
 
 def seal(*values: Any) -> int:
-    """The checksum of a row's other columns, in their order: a flipped bit on the disk must not become data."""
+    """Return the checksum of a row's other columns, in order, which detects a flipped bit on the disk."""
     crc = 0
     for value in values:
         crc = zlib.crc32(b"\0", zlib.crc32(value if isinstance(value, bytes) else repr(value).encode(), crc))
@@ -60,39 +65,41 @@ def seal(*values: Any) -> int:
 
 
 def schema_of(connection: sqlite3.Connection) -> int:
-    """The version of the schema that a ledger has."""
+    """Return the schema version of a ledger."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def check(connection: sqlite3.Connection, path: Path, *, quick: bool = False) -> None:
-    """Look at the structure of the whole file: 1.3 s a gigabyte, where to judge what it holds takes minutes.
+def check_structure(connection: sqlite3.Connection, path: Path, *, quick: bool = False) -> None:
+    """Check the structure of the whole file, in about 1.3 s per gigabyte.
 
-    A page that says that it has fewer rows than it has would else cost them without a word.
+    Without the check, a page with a wrong row count would silently lose rows.
 
     Args:
-        quick: Leave it where it would take longer than a start may: then it is done when all is judged again.
+        connection: A connection to the ledger.
+        path: The file, for the message.
+        quick: Skip the check of a large file, which is then made when the run is processed from its beginning.
 
     Raises:
-        LedgerError: A page is not as SQLite writes it.
+        LedgerError: If a page is malformed.
     """
     try:
-        if quick and path.stat().st_size > _QUICK:
+        if quick and path.stat().st_size > _QUICK_CHECK_LIMIT:
             return
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        raise trouble(path, error) from error
-    if found != "ok":
-        raise trouble(path, sqlite3.DatabaseError(f"malformed: {' '.join(found.split())}"))
+        raise ledger_error(path, error) from error
+    if result != "ok":
+        raise ledger_error(path, sqlite3.DatabaseError(f"malformed: {' '.join(result.split())}"))
 
 
 def is_empty(connection: sqlite3.Connection, path: Path) -> bool:
-    """True for a database in which nothing was ever committed.
+    """Whether nothing was ever committed to the database.
 
     Raises:
-        LedgerError: It is somebody else's, of another schema, or a part of it is gone.
+        LedgerError: If the file belongs to another program, has an unknown schema or is truncated.
     """
-    if _is_torn(path):  # of a last page that is short, SQLite takes the rest to be zeros
-        raise trouble(path, sqlite3.DatabaseError("the file ends in the middle of a page: malformed"))
+    if _is_truncated(path):  # SQLite would read the rest of a short last page as zeros
+        raise ledger_error(path, sqlite3.DatabaseError("the file ends in the middle of a page: malformed"))
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
@@ -103,17 +110,17 @@ def is_empty(connection: sqlite3.Connection, path: Path) -> bool:
     if version not in _READABLE:
         raise LedgerError(
             f"{path} has ledger schema {version}, this version of selfinstruct knows schema {SCHEMA_VERSION}; "
-            "use the version that made it"
+            "install the version that made it"
         )
     return False
 
 
-def trouble(path: Path, error: sqlite3.Error) -> LedgerError:
-    """What SQLite said, with what to do about it."""
+def ledger_error(path: Path, error: sqlite3.Error) -> LedgerError:
+    """Return an error with SQLite's message and what to do about it."""
     text = str(error)
     full = "free some space, then run the same command again: everything acknowledged is kept"
     if ("disk I/O error" in text or "unable to open" in text) and _is_full(path.parent):
-        return LedgerError(f"{path}: {text}, for the disk is full; {full}")  # SQLite does not say so of every file
+        return LedgerError(f"{path}: {text}, because the disk is full; {full}")  # SQLite does not always say so
     remedies = {
         "disk is full": full,
         "readonly": "the directory must be writable",
@@ -127,8 +134,8 @@ def trouble(path: Path, error: sqlite3.Error) -> LedgerError:
     return LedgerError(f"{path}: {text}" + (f"; {remedy}" if remedy else ""))
 
 
-def _is_torn(path: Path) -> bool:
-    """True when the file ends within a page and no log holds that page; to be asked before SQLite opens the log."""
+def _is_truncated(path: Path) -> bool:
+    """Whether the file ends within a page that no log holds. Must be called before SQLite opens the log."""
     log = path.with_name(path.name + "-wal")
     try:
         if log.exists() and log.stat().st_size:
@@ -136,16 +143,16 @@ def _is_torn(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(18)
             size = os.fstat(file.fileno()).st_size
-    except OSError:  # SQLite will say so
+    except OSError:  # SQLite reports it
         return False
     page = int.from_bytes(head[16:18], "big")
     return head.startswith(b"SQLite format 3") and page > 1 and size % page > 0
 
 
 def _is_full(folder: Path) -> bool:
-    """True when the file system has no room for another block or another file."""
+    """Whether the file system has no room for another block or another file."""
     try:
-        room = os.statvfs(folder)
+        stats = os.statvfs(folder)
     except OSError:
         return False
-    return room.f_bavail == 0 or (room.f_files > 0 and room.f_favail == 0)
+    return stats.f_bavail == 0 or (stats.f_files > 0 and stats.f_favail == 0)

@@ -1,21 +1,21 @@
-"""Structure in a model's answer: numbered lists, blocks of labelled fields, transcripts, rows in JSON.
+"""Parsers for model output: numbered lists, blocks of labelled fields, transcripts and rows in JSON.
 
-Text is read by its line-anchored markers alone, never by words inside a line, and a marker counts only where the
+Only markers at the start of a line are recognised, never words inside a line, and a marker counts only where the
 structure expects it:
 
-- a list item opens on a line that carries the *next* number, with the indentation of the list's first item; "2020." in
-  running text, or at the start of a line, is text;
-- a block opens on its header or its first field with the next number; inside a block a field opens only after the
-  fields that come before it, so once an output has begun, "Input:" is text until the next block;
-- within a closed code fence (three backquotes or tildes) nothing is a marker;
-- what a list or a block cannot hold is never dropped in silence: each such piece is a ``Discard``.
+- a list item starts on a line with the *next* number, at the indentation of the first item; "2020." in running text or
+  at the start of a line is text;
+- a block starts with its header, or with its first field and the next number; a field starts only after the fields that
+  precede it, so "Input:" after the start of an output is text until the next block;
+- nothing inside a closed code fence (three backquotes or tildes) is a marker;
+- no part of the text is dropped silently: each part outside the structure becomes a ``Discard``.
 
-Rows in JSON (``structured``) know no markers at all: text inside a JSON string is data, whatever it says.
+Rows in JSON (``structured``) have no markers: text inside a JSON string is always data.
 
-Where structure can't tell, the earlier reading wins: an input that itself has a line "Output:" ends there.
+If a text is ambiguous, the earlier interpretation wins: an input that contains a line "Output:" ends there.
 
-Every pattern is anchored to a line and bounded in length before its first decisive character, so that reading takes
-time linear in the text, whatever the text.
+Every pattern is anchored to a line and bounded in length before its first decisive character, so that parsing any text
+takes linear time.
 """
 
 from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks

@@ -1,7 +1,4 @@
-"""Conversations: transcripts with a speaker's label before each message, and what tells that roles are mixed up.
-
-The words of an assistant are known in English.
-"""
+"""Parsing of transcripts with a speaker's label before each message, and detection of confused roles (English only)."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from typing import Literal
 
 from selfinstruct.parse.closing import closing_sign
 from selfinstruct.parse.text import BLANK_LINE, FLAGS, LEAD, fenced, strip, unfenced, unwrap
+from selfinstruct.reasons import RejectReason
 
 __all__ = ["Dialogue", "Utterance", "is_of_assistant", "message", "read_dialogue"]
 
@@ -28,7 +26,7 @@ _ASSISTANT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One message of a transcript, and where it stands."""
+    """One message of a transcript, and its span."""
 
     role: Speaker
     text: str
@@ -37,12 +35,12 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """A transcript as far as it is in order.
+    """The valid beginning of a transcript.
 
     Attributes:
-        messages: In turns.
-        broken: Why there are no more: "" at its end, ``closed`` where the assistant wrote the closing sign, else
-            ``role_confusion`` (one speaks twice), ``empty`` or ``truncated``.
+        messages: The messages, with alternating roles.
+        broken: Why it ends: "" at the end of the text, ``closed`` if the assistant wrote the closing sign, else
+            ``role_confusion`` (a speaker repeats), ``empty`` or ``truncated``.
     """
 
     messages: tuple[Utterance, ...]
@@ -50,16 +48,16 @@ class Dialogue:
 
 
 def read_dialogue(text: str, opening: str, *, truncated: bool) -> Dialogue:
-    """Read what follows the first message of a transcript, up to the first thing that is not in order.
+    """Read the messages after the opening of a transcript, up to the first invalid one.
 
-    A label counts at the start of a line, outside of code fences. A model may begin with the answer, with the label
-    before it, or with the opening again; what stands before that is passed over. A paragraph that ends with a colon
-    before the user speaks ("Here is the rest:") is no answer.
+    Labels are recognised at the start of a line, outside of code fences. A model may start with the answer, with its
+    label, or with the opening again; text before that is skipped. A paragraph before the user's label that ends with a
+    colon ("Here is the rest:") is not an answer.
 
     Args:
-        text: What the model wrote.
-        opening: The message of the user that came first.
-        truncated: The text ends at the token limit, so that its last message isn't whole.
+        text: The model's answer.
+        opening: The user's first message.
+        truncated: Whether the text ends at the token limit, so that its last message is incomplete.
 
     Returns:
         The messages after the opening: the first is the assistant's.
@@ -72,32 +70,32 @@ def read_dialogue(text: str, opening: str, *, truncated: bool) -> Dialogue:
     if pieces and pieces[0][0] == "user" and _plain(text[pieces[0][1] : pieces[0][2]]) == _plain(opening):
         pieces = pieces[1:]
     elif not pieces or (pieces[0][0] == "user" and not _announces(text[slice(*head)])):
-        pieces.insert(0, ("assistant", *head))  # the text goes on inside the first answer
-    found: list[Utterance] = []
-    for place, (role, start, end) in enumerate(pieces):
-        expected: Speaker = "user" if len(found) % 2 else "assistant"
+        pieces.insert(0, ("assistant", *head))  # the text continues the first answer
+    messages: list[Utterance] = []
+    for index, (role, start, end) in enumerate(pieces):
+        expected: Speaker = "user" if len(messages) % 2 else "assistant"
         if role != expected:
-            return Dialogue(tuple(found), "role_confusion")
+            return Dialogue(tuple(messages), RejectReason.ROLE_CONFUSION)
         closed = closing_sign(text, start, end, fences) if role == "assistant" else None
         if closed is not None:
             span = strip(text, start, closed)
             last = (Utterance(role, text[slice(*span)], span),) if span[0] < span[1] else ()
-            return Dialogue((*found, *last), "closed")
-        if truncated and place == len(pieces) - 1:
-            return Dialogue(tuple(found), "truncated")
+            return Dialogue((*messages, *last), "closed")
+        if truncated and index == len(pieces) - 1:
+            return Dialogue(tuple(messages), RejectReason.TRUNCATED)
         if start == end:
-            return Dialogue(tuple(found), "empty")
-        found.append(Utterance(role, text[start:end], (start, end)))
-    return Dialogue(tuple(found))
+            return Dialogue(tuple(messages), RejectReason.EMPTY)
+        messages.append(Utterance(role, text[start:end], (start, end)))
+    return Dialogue(tuple(messages))
 
 
 def message(text: str, role: Speaker) -> tuple[tuple[int, int], str]:
-    """Where in an answer the message stands that one of the two was to say.
+    """Find the message of ``role`` in an answer.
 
     Returns:
-        Its span, without the speaker's own label, quotation marks around all of what a user says, and the closing sign
-        and what follows it in what an assistant says; and what is wrong with it, or "": ``empty``, ``role_confusion``
-        (a speaker's label inside it), or ``closed`` where it ends with that sign.
+        Its span, without the speaker's label, without quotation marks around a user's message, and without the closing
+        sign of the assistant and the text after it; and its defect or "": ``empty``, ``role_confusion`` (a speaker's
+        label inside it), or ``closed`` if it ends with the closing sign.
     """
     fences = fenced(text, 0)
     start, end = strip(text, 0, len(text))
@@ -110,12 +108,12 @@ def message(text: str, role: Speaker) -> tuple[tuple[int, int], str]:
     elif (closed := closing_sign(text, start, end, fences)) is not None:
         start, end = strip(text, start, closed)
     if any(closed is None or mark.start() < closed for mark in marks):
-        return (start, end), "role_confusion"
-    return (start, end), "closed" if closed is not None else "empty" if start == end else ""
+        return (start, end), RejectReason.ROLE_CONFUSION
+    return (start, end), "closed" if closed is not None else RejectReason.EMPTY if start == end else ""
 
 
 def is_of_assistant(text: str) -> bool:
-    """True for the words of an assistant, where a user was to speak (``As an AI``, ``How can I help you``)."""
+    """Return whether a text meant as a user's message reads like an assistant's (``As an AI``, ``How can I help``)."""
     return _ASSISTANT.search(text.casefold().replace("\u2019", "'")) is not None
 
 
@@ -124,7 +122,7 @@ def _speaker(mark: re.Match[str]) -> Speaker:
 
 
 def _announces(text: str) -> bool:
-    """True for one paragraph that ends with a colon."""
+    """Return whether the text is one paragraph that ends with a colon."""
     return text.endswith(":") and BLANK_LINE.search(text) is None
 
 

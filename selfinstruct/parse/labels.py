@@ -1,4 +1,4 @@
-"""Words of closed vocabularies in what a model wrote about a text: ``Category: coding``."""
+"""Parsing of labels from closed vocabularies: ``Category: coding``."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ OTHER = "other"
 
 
 def read_labels(text: str, vocabularies: Mapping[str, Sequence[str]], *, continued: bool) -> dict[str, str | None]:
-    """Read one word for each name, from a JSON object or from lines ``Name: word``.
+    """Read one label for each name, from a JSON object or from lines ``Name: label``.
 
     Args:
-        text: What the model wrote, whatever it is.
-        vocabularies: By name, the words that may be chosen; case doesn't matter.
-        continued: The prompt ended after the first name, and the text goes on from there.
+        text: The model's answer.
+        vocabularies: The allowed labels by name; case doesn't matter.
+        continued: Whether the prompt ended after the first name, so that the text begins with its label.
 
     Returns:
-        By name, the word of its vocabulary that comes first in what was said. What is no such word is ``other`` where
-        the vocabulary has that, else None; and None where nothing was said.
+        For each name, the first label of its vocabulary in the value. A value without a known label is ``other`` if the
+        vocabulary has that label, else None. A missing value is None.
     """
-    said = read_object(text)
-    if said is None:
-        said = {}
-        for place, name in enumerate(vocabularies):
-            found = _line(name).search(text)
-            if found is not None:
-                said[name] = found["value"]
-            elif place == 0 and (continued or len(vocabularies) == 1):
-                said[name] = text.lstrip().partition("\n")[0]
-    return {name: _chosen(said.get(name), tuple(words)) for name, words in vocabularies.items()}
+    values = read_object(text)
+    if values is None:
+        values = {}
+        for index, name in enumerate(vocabularies):
+            match = _line(name).search(text)
+            if match is not None:
+                values[name] = match["value"]
+            elif index == 0 and (continued or len(vocabularies) == 1):
+                values[name] = text.lstrip().partition("\n")[0]
+    return {name: _label(values.get(name), tuple(words)) for name, words in vocabularies.items()}
 
 
 @lru_cache(maxsize=64)
@@ -49,10 +49,10 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
 
 
-def _chosen(said: object, words: tuple[str, ...]) -> str | None:
-    if not isinstance(said, str) or not said.strip():
+def _label(value: object, words: tuple[str, ...]) -> str | None:
+    if not isinstance(value, str) or not value.strip():
         return None
-    found = _pattern(words).search(collapse(said))
-    if found is not None:
-        return next(word for word in words if word.casefold() == found.group().casefold())
+    match = _pattern(words).search(collapse(value))
+    if match is not None:
+        return next(word for word in words if word.casefold() == match.group().casefold())
     return OTHER if OTHER in words else None

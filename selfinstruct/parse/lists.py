@@ -1,4 +1,4 @@
-"""Numbered lists of one-paragraph items."""
+"""Parsing of numbered lists with one-paragraph items."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from selfinstruct.parse.text import FLAGS, LEAD, closing, discard, fenced, separated, strip, unfenced, unwrap
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Discard
 
 __all__ = ["Item", "Listing", "numbered"]
@@ -19,7 +20,7 @@ _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item: its text as it stands, and where it stands."""
+    """One item: its verbatim text and its span."""
 
     text: str
     span: tuple[int, int]
@@ -27,7 +28,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The items that a text holds, and the pieces that are none."""
+    """The items of a text, and the discarded parts."""
 
     items: tuple[Item, ...] = ()
     discards: tuple[Discard, ...] = ()
@@ -37,55 +38,55 @@ def numbered(text: str, *, first: int, last: int, continued: bool, truncated: bo
     """Read the items ``first`` to ``last`` of a numbered list.
 
     Args:
-        text: What the model wrote.
-        first: Number of the first item wanted; an answer may also begin with the next one, or again at 1.
-        last: Number of the last item wanted.
-        continued: The prompt ended with the first item's number, so the text begins inside that item.
-        truncated: The text ends at the token limit, so its last paragraph isn't whole.
+        text: The model's answer.
+        first: Number of the first requested item; an answer may also start with the next number, or at 1.
+        last: Number of the last requested item.
+        continued: Whether the prompt ended with the first item's number, so that the text begins inside that item.
+        truncated: Whether the text ends at the token limit, so that its last paragraph is incomplete.
 
     Returns:
-        The items, the emphasis around them removed, their spans increasing. Discards: ``preamble`` (before the list),
+        The items without surrounding emphasis, in order. Discards: ``preamble`` (before the list),
         ``no_list``, ``no_instruction`` (an item without text), ``out_of_order`` (from a number in range that isn't
         the next), ``trailing`` (paragraphs after an item's first), ``truncated``, ``over_count`` (after ``last``).
     """
     opening = _opening(text, first, continued)
     if opening is None:
-        return Listing((), discard(text, "no_list", 0, len(text)))
-    number, listed, start, indent = opening
+        return Listing((), discard(text, RejectReason.NO_LIST, 0, len(text)))
+    number, list_start, start, indent = opening
     end = closing(text, start)
     items: list[Item] = []
-    discards = list(discard(text, "preamble", 0, listed))
+    discards = list(discard(text, RejectReason.PREAMBLE, 0, list_start))
     stray: int | None = None
     for mark in unfenced(_ITEM.finditer(text, start, end), fenced(text, start)):
         if mark["indent"] != indent:
             continue
         if int(mark["number"]) == number + 1:
-            found = _read_item(text, start, mark.start(), stray, truncated=False)
-            items += found.items
-            discards += found.discards
+            item = _read_item(text, start, mark.start(), stray, truncated=False)
+            items += item.items
+            discards += item.discards
             number, start, stray = number + 1, mark.end(), None
             if number > last:
-                discards += discard(text, "over_count", mark.start(), end)
+                discards += discard(text, RejectReason.OVER_COUNT, mark.start(), end)
                 return Listing(tuple(items), tuple(discards))
         elif stray is None and 1 <= int(mark["number"]) <= last:
             stray = mark.start()
-    found = _read_item(text, start, end, stray, truncated)
-    return Listing((*items, *found.items), (*discards, *found.discards))
+    item = _read_item(text, start, end, stray, truncated)
+    return Listing((*items, *item.items), (*discards, *item.discards))
 
 
 def _opening(text: str, first: int, continued: bool) -> tuple[int, int, int, str] | None:
-    """The first item: its number, where its marker and its text begin, and the list's indentation."""
+    """Find the first item; return its number, the start of its marker and of its text, and the list's indentation."""
     mark = next((mark for mark in _ITEM.finditer(text) if int(mark["number"]) in (first, first + 1, 1)), None)
     head = text if mark is None else text[: mark.start()]
     if mark is not None and int(mark["number"]) == first + 1 and not separated(text, mark.start()):
-        continued = True  # a chat model went on with the item's text, as a raw completion does
+        continued = True  # the chat model continued the item's text, as a raw completion does
     if head.strip() and continued:
         return first, 0, 0, ""
     return None if mark is None else (int(mark["number"]), mark.start(), mark.end(), mark["indent"])
 
 
 def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bool) -> Listing:
-    """Read the item from ``start`` to ``end``, of which nothing behind ``stray`` is its own."""
+    """Read the item from ``start`` to ``end``; text after ``stray`` does not belong to it."""
     limit = end if stray is None else stray
     begin = strip(text, start, limit)[0]
     gap = _BLANK_LINE.search(text, begin, limit)
@@ -94,13 +95,13 @@ def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bo
     items: tuple[Item, ...] = ()
     discards: tuple[Discard, ...] = ()
     if span[0] == span[1]:
-        discards = (Discard("no_instruction", (start, stop)),)
+        discards = (Discard(RejectReason.NO_INSTRUCTION, (start, stop)),)
     elif truncated and gap is None and stray is None:
-        discards = (Discard("truncated", span),)
+        discards = (Discard(RejectReason.TRUNCATED, span),)
     else:
         items = (Item(text[span[0] : span[1]], span),)
     if gap:
-        discards += discard(text, "trailing", gap.end(), limit)
+        discards += discard(text, RejectReason.TRAILING, gap.end(), limit)
     if stray is not None:
-        discards += discard(text, "out_of_order", stray, end)
+        discards += discard(text, RejectReason.OUT_OF_ORDER, stray, end)
     return Listing(items, discards)

@@ -1,4 +1,4 @@
-"""Where a text stops thinking and begins to answer."""
+"""Separation of a model's reasoning from its answer."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _TITLE = re.compile(rf"{_SIGNS}(?:my )?(?:reasoning|thinking|thoughts?){_END}", 
 
 @dataclass(frozen=True, slots=True)
 class Reasoned:
-    """The two parts of a text, as spans without the space and the marks around them; empty where there is none."""
+    """The spans of the reasoning and the answer, without surrounding space and markup; empty if missing."""
 
     reasoning: Span
     answer: Span
 
 
 def reasoned(text: str) -> Reasoned:
-    """Tell the reasoning of a completion from its answer.
+    """Split a completion into its reasoning and its answer.
 
-    The first tag that closes (``</think>``) ends the reasoning, whether or not one opened it: the chat templates of
-    some models write the opening one into the prompt. Without any, a line that begins with ``Answer:`` or is a heading
-    ``Answer`` does, outside of code. A text with neither is all reasoning: nothing in it says that it answers.
+    The first closing tag (``</think>``) ends the reasoning, with or without an opening tag: some chat templates write
+    the opening tag into the prompt. Without a closing tag, the answer starts at a line outside of code that begins
+    with ``Answer:`` or is a heading ``Answer``. A text with neither is all reasoning, since nothing marks an answer.
     """
     if closed := _CLOSE.search(text):
         opened = _OPEN.search(text, 0, closed.start())
@@ -44,15 +44,15 @@ def reasoned(text: str) -> Reasoned:
         )
     if opened := _OPEN.search(text):
         return Reasoned(strip(text, opened.end(), len(text)), (len(text), len(text)))
-    for found in unfenced(_LINE.finditer(text), fenced(text, 0)):
-        return Reasoned(_untitled(text, found.start()), strip(text, found.end(), len(text)))
+    for heading in unfenced(_LINE.finditer(text), fenced(text, 0)):
+        return Reasoned(_untitled(text, heading.start()), strip(text, heading.end(), len(text)))
     return Reasoned(_untitled(text, len(text)), (len(text), len(text)))
 
 
 def spoken(text: str) -> Span:
-    """Where a completion says something: all of it, but for reasoning that tags tell from it.
+    """Return the span of a completion without reasoning in tags.
 
-    A tag that opens after the text's beginning is a word of it: an answer may be about such tags.
+    An opening tag after the beginning of the text is part of the answer, which may be about such tags.
     """
     start, end = strip(text, 0, len(text))
     opened, closed = _OPEN.search(text, start, end), _CLOSE.search(text, start, end)
@@ -69,7 +69,7 @@ def _untitled(text: str, end: int) -> Span:
 
 
 def _answer(text: str, start: int, end: int) -> Span:
-    """What follows the reasoning, out of the tags or the heading that it may stand in."""
+    """Return the span of the answer after the reasoning, without its tags or heading."""
     start, end = strip(text, start, end)
     if tag := _ANSWER_OPEN.match(text, start, end):
         closed = _ANSWER_CLOSE.search(text, tag.end(), end)

@@ -1,4 +1,4 @@
-"""A score and its reason in what a judge wrote, in any of the forms in which models write them."""
+"""Parsing of the score and its reason from a judge's answer, in the forms that models use."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ _REASON = re.compile(
     rf"{LEAD}(?:reason|reasoning|explanation|justification|rationale)\b[*_\"']{{0,3}}[ \t]{{0,2}}[:=-][*_]{{0,3}}",
     FLAGS,
 )
-_LONGEST = 300  # characters of a reason that are kept: it travels with the row
+_LONGEST = 300  # characters of a reason; it is stored with the row
 
 
 def read_score(text: str, low: int, high: int, *, continued: bool) -> tuple[float | None, str]:
-    """Read what a judge wrote.
+    """Read a score and its reason.
 
-    A JSON object with a ``score`` is taken first, then a line that begins with the word (``Score: 4``), a number at the
-    very start, the word inside a line (``a score of 4``), and last a fraction (``4/5``, ``4 out of 5``). A number
-    outside the scale, or of another one (``8/10``), is no score: nothing is clamped or converted.
+    In order of precedence: a JSON object with a ``score``, a line that begins with the word (``Score: 4``), a number at
+    the very start, the word inside a line (``a score of 4``), and a fraction (``4/5``, ``4 out of 5``). A number
+    outside the scale, or on another scale (``8/10``), is not a score: nothing is clamped or converted.
 
     Args:
-        text: What the model wrote, whatever it is.
-        low: The lowest score of the scale.
-        high: The highest.
-        continued: The prompt ended where the score belongs, and the text goes on from there.
+        text: The judge's answer.
+        low: Lowest score of the scale.
+        high: Highest score of the scale.
+        continued: Whether the prompt ended where the score belongs, so that the text begins with it.
 
     Returns:
-        The score, or None where there is none; and the reason on one line, at most 300 characters, "" without one.
+        The score, or None if there is no valid score; and the reason on one line of at most 300 characters, or "".
     """
-    found = read_object(text)
-    if found is not None and "score" in found:
-        reason = found.get("reason")
-        return _of_json(found["score"], low, high), _short(reason if isinstance(reason, str) else "")
+    record = read_object(text)
+    if record is not None and "score" in record:
+        reason = record.get("reason")
+        return _json_score(record["score"], low, high), _short(reason if isinstance(reason, str) else "")
     mark = _mark(text, high, continued)
     if mark is None:
         return None, _short(text)
@@ -59,7 +59,7 @@ def read_score(text: str, low: int, high: int, *, continued: bool) -> tuple[floa
     return number if sound else None, _reason(text, mark)
 
 
-def _of_json(value: object, low: int, high: int) -> float | None:
+def _json_score(value: object, low: int, high: int) -> float | None:
     if isinstance(value, str):
         mark = _FIRST.match(value)
         value = float(mark["number"]) if mark and mark["most"] in (None, str(high)) else None
@@ -69,7 +69,7 @@ def _of_json(value: object, low: int, high: int) -> float | None:
 
 
 def _mark(text: str, high: int, continued: bool) -> re.Match[str] | None:
-    """Where the score stands: the first place in the order in which they are to be trusted."""
+    """Find the score, trying the forms in order of precedence."""
     line, first = _LINE.search(text), _FIRST.match(text)
     if continued and first is not None:
         return first
@@ -77,21 +77,21 @@ def _mark(text: str, high: int, continued: bool) -> re.Match[str] | None:
         return line
     if first is not None and (first["most"] or _ALONE.match(text, first.end())):
         return first
-    # Inside running text the last one is the conclusion.
+    # In running text the last score is the conclusion.
     return _last(_INSIDE.finditer(text)) or _last(
         mark for mark in _FRACTION.finditer(text) if int(mark["most"]) == high
     )
 
 
 def _last(marks: Iterable[re.Match[str]]) -> re.Match[str] | None:
-    found = None
+    last = None
     for mark in marks:
-        found = mark
-    return found
+        last = mark
+    return last
 
 
 def _reason(text: str, mark: re.Match[str]) -> str:
-    """What stands after its label; without one, what follows the score, or else what comes before it."""
+    """Return the text after the reason's label; without a label, the text after the score, or else before it."""
     label = _REASON.search(text)
     if label is not None:
         end = mark.start() if mark.start() >= label.end() else len(text)
@@ -100,6 +100,6 @@ def _reason(text: str, mark: re.Match[str]) -> str:
 
 
 def _short(text: str) -> str:
-    """One paragraph of it, on one line, without the marks around it."""
+    """Return the first paragraph on one line, without surrounding markup."""
     plain = text.strip().strip("*_`.,:;)]>- \t\r\n").partition("\n\n")[0]
     return collapse(plain)[:_LONGEST].rstrip()

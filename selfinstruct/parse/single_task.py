@@ -1,4 +1,4 @@
-"""One task that an answer states, after its label or as it stands."""
+"""Parsing of an answer that states one task, with or without a label."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from selfinstruct.parse.lists import Item, Listing
 from selfinstruct.parse.preamble import behind_announcement
 from selfinstruct.parse.text import BLANK_LINE, FLAGS, LEAD, closing, discard, strip, unwrap
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Discard
 
 __all__ = ["one_task"]
@@ -19,46 +20,46 @@ _LABEL = re.compile(
 
 
 def one_task(text: str, *, continued: bool, truncated: bool) -> Listing:
-    """Read the one task of an answer.
+    """Read the task of an answer.
 
-    It stands behind the label ``Task:`` (or ``Problem:``, ``Question:`` and the like) if there is one, else it is the
-    text itself, without what announces it ("Sure! Here's a task for this person:", or a first paragraph that ends with
-    a colon). It ends before the next label.
+    The task follows the label ``Task:`` (or ``Problem:``, ``Question:``, ...). Without a label it is the whole text
+    except a preamble ("Sure! Here's a task for this person:", or a first paragraph that ends with a colon). It ends
+    before the next label.
 
     Args:
-        text: What the model wrote.
-        continued: The prompt ended with the label, so the text begins inside the task; it is one paragraph then.
-        truncated: The text ends at the token limit.
+        text: The model's answer.
+        continued: Whether the prompt ended with the label, so that the text begins inside the task, which is then one
+            paragraph.
+        truncated: Whether the text ends at the token limit.
 
     Returns:
-        One item at most. Discards: ``preamble``, ``no_instruction``, ``trailing`` (what follows the task),
-        ``truncated``.
+        At most one item. Discards: ``preamble``, ``no_instruction``, ``trailing`` (text after the task), ``truncated``.
     """
     marks = list(_LABEL.finditer(text))
     opening = next((mark for mark in marks if mark["task"]), None)
     if opening is not None and not (continued and text[: opening.start()].strip()):
-        start, discards = opening.end(), discard(text, "preamble", 0, opening.start())
+        start, discards = opening.end(), discard(text, RejectReason.PREAMBLE, 0, opening.start())
     else:
-        start = 0 if continued else _announced(text)
-        discards = discard(text, "preamble", 0, start)
+        start = 0 if continued else _after_preamble(text)
+        discards = discard(text, RejectReason.PREAMBLE, 0, start)
     end = next((mark.start() for mark in marks if mark.start() >= start), closing(text, start))
     if continued and (gap := BLANK_LINE.search(text, strip(text, start, end)[0], end)):
         end = gap.start()
     span = unwrap(text, *strip(text, start, end))
-    rest = discard(text, "trailing", end, len(text))
+    rest = discard(text, RejectReason.TRAILING, end, len(text))
     if span[0] == span[1]:
-        return Listing((), (Discard("no_instruction", (0, len(text))),))
+        return Listing((), (Discard(RejectReason.NO_INSTRUCTION, (0, len(text))),))
     if truncated and not rest:
-        return Listing((), (*discards, Discard("truncated", span)))
+        return Listing((), (*discards, Discard(RejectReason.TRUNCATED, span)))
     return Listing((Item(text[span[0] : span[1]], span),), (*discards, *rest))
 
 
-def _announced(text: str) -> int:
-    """Where the task begins, if something announces it, or the first paragraph ends as if it did."""
-    whole = strip(text, 0, len(text))
-    begin, _ = behind_announcement(text, *whole)
-    if begin > whole[0]:
+def _after_preamble(text: str) -> int:
+    """Return the start of the text after a preamble, or after a first paragraph that ends with a colon; else 0."""
+    span = strip(text, 0, len(text))
+    begin, _ = behind_announcement(text, *span)
+    if begin > span[0]:
         return begin
-    gap = BLANK_LINE.search(text, whole[0])
+    gap = BLANK_LINE.search(text, span[0])
     announced = gap is not None and text[: gap.start()].rstrip().endswith(":") and text[gap.end() :].strip()
     return gap.end() if gap is not None and announced else 0

@@ -1,4 +1,4 @@
-"""Rows in JSON, ``{"tasks": [{...}, ...]}``: whole, cut short, in a code fence, or with prose around them."""
+"""Parsing of rows in JSON, ``{"tasks": [{...}, ...]}``: complete, truncated, in a code fence, or inside prose."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from selfinstruct.common.codec import loads
 from selfinstruct.parse.blocks import Block, Blocks
 from selfinstruct.parse.lists import Item, Listing
 from selfinstruct.parse.text import closing, discard
+from selfinstruct.reasons import RejectReason, missing_field
 from selfinstruct.records import Discard
 
 __all__ = ["read_object", "read_records", "read_strings"]
 
-# A string or a bracket. It never goes back: a string may have no end, which then has no group "close".
+# A string or a bracket. Possessive, since a string may be unterminated; then it has no group "close".
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*(?P<close>")?|[\[{\]}]', re.DOTALL)
 _SPACE = re.compile(r"\s*+")
 _SCALAR = re.compile(r'[^\s,\[\]{}"]++')
 _OBJECT = re.compile(r'\{\s*+"')
-_FRAME = re.compile(r"\s*+\}?")  # what closes the object around the array
+_FRAME = re.compile(r"\s*+\}?")  # the end of the object around the array
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What stands in the array.
+class _Array:
+    """The content of the array.
 
     Attributes:
         values: The items that are strict JSON, each with its span.
-        named: The array is the value of its key, so there is no doubt about what it is.
+        named: Whether the array is the value of the expected key, which identifies it beyond doubt.
     """
 
     values: tuple[tuple[Any, tuple[int, int]], ...]
@@ -40,9 +41,9 @@ class _Found:
 
 @lru_cache(maxsize=16)
 def _opening(key: str, item: str) -> re.Pattern[str]:
-    """Where the rows begin: their object; or a bare array at the start of a line, before an item of theirs.
+    """Compile the pattern of the start of the rows: their object, or a bare array at the start of a line.
 
-    Neither can match inside a JSON string: each has a quotation mark there that a string would have escaped.
+    Neither can match inside a JSON string, since each contains a quotation mark that a string would have escaped.
     """
     return re.compile(rf'(?P<named>\{{\s*+"{re.escape(key)}"\s*+:\s*+\[)|^[ \t]*+\[(?=\s*+{item})', re.MULTILINE)
 
@@ -53,58 +54,58 @@ def read_records(
     """Read an array of objects of strings.
 
     Args:
-        text: What the model wrote.
-        key: Under which the array stands in its object; a bare array is taken too.
-        fields: Names of the fields that are read; others are passed over, absent ones are absent in the block.
-        required: Those of them that must not be blank.
-        most: Objects wanted.
-        truncated: The text ends at the token limit.
+        text: The model's answer.
+        key: Key of the array in its object; a bare array is accepted too.
+        fields: Names of the fields to read; others are ignored, missing ones are missing in the block.
+        required: Fields that must not be blank.
+        most: Maximum number of objects.
+        truncated: Whether the text ends at the token limit.
 
     Returns:
-        The objects that are strict JSON (``codec.loads``), a span from brace to brace, in order; None where the text is
-        not in this form at all. Discards: ``preamble`` and ``trailing`` (around the array), ``not_json`` (an item that
-        strict JSON does not allow, or that never closes), ``truncated`` (the last item, where the text ends in it),
-        ``wrong_type`` (an item that is no object, or a field that is no string), ``no_<field>``, ``over_count``,
-        ``no_rows`` (an empty array).
+        The objects that are strict JSON (``codec.loads``) in order, with spans from brace to brace; None if the text
+        does not have this form. Discards: ``preamble`` and ``trailing`` (around the array), ``not_json`` (an item that
+        is not strict JSON, or is never closed), ``truncated`` (the last item, if the text ends inside it),
+        ``wrong_type`` (an item that is not an object, or a field that is not a string), ``no_<field>``,
+        ``over_count``, ``no_rows`` (an empty array).
     """
-    found = _read(text, key, r'\{\s*+"', most, truncated)
-    if found is None:
+    array = _read(text, key, r'\{\s*+"', most, truncated)
+    if array is None:
         return None
     blocks: list[Block] = []
-    discards = list(found.discards)
-    for value, span in found.values:
+    discards = list(array.discards)
+    for value, span in array.values:
         block = {name: value[name] for name in fields if name in value} if isinstance(value, dict) else None
-        if block is None or not all(isinstance(one, str) for one in block.values()):
-            discards.append(Discard("wrong_type", span))
+        if block is None or not all(isinstance(text, str) for text in block.values()):
+            discards.append(Discard(RejectReason.WRONG_TYPE, span))
         elif missing := next((name for name in required if not block.get(name, "").strip()), None):
-            discards.append(Discard(f"no_{missing}", span))
+            discards.append(Discard(missing_field(missing), span))
         else:
             blocks.append(Block(block, span))
-    return Blocks(tuple(blocks), tuple(discards)) if blocks or found.named else None
+    return Blocks(tuple(blocks), tuple(discards)) if blocks or array.named else None
 
 
 def read_strings(text: str, key: str, *, most: int, truncated: bool) -> Listing | None:
-    """Read an array of strings: as ``read_records``, the span from quotation mark to quotation mark.
+    """Read an array of strings as ``read_records`` does, with spans from quotation mark to quotation mark.
 
-    A blank string is discarded as ``no_instruction``, as a blank item of a numbered list is.
+    A blank string is discarded as ``no_instruction``, like a blank item of a numbered list.
     """
-    found = _read(text, key, '"', most, truncated)
-    if found is None:
+    array = _read(text, key, '"', most, truncated)
+    if array is None:
         return None
     items: list[Item] = []
-    discards = list(found.discards)
-    for value, span in found.values:
+    discards = list(array.discards)
+    for value, span in array.values:
         if not isinstance(value, str):
-            discards.append(Discard("wrong_type", span))
+            discards.append(Discard(RejectReason.WRONG_TYPE, span))
         elif not value.strip():
-            discards.append(Discard("no_instruction", span))
+            discards.append(Discard(RejectReason.NO_INSTRUCTION, span))
         else:
             items.append(Item(value, span))
-    return Listing(tuple(items), tuple(discards)) if items or found.named else None
+    return Listing(tuple(items), tuple(discards)) if items or array.named else None
 
 
 def read_object(text: str) -> dict[str, Any] | None:
-    """The first JSON object in a text, in a code fence or with prose around it; None where there is none, or no end."""
+    """Return the first JSON object in a text, or None if there is none or it is incomplete."""
     opening = _OBJECT.search(text)
     end = None if opening is None else _end(text, opening.start())
     if opening is None or end is None:
@@ -116,53 +117,53 @@ def read_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _read(text: str, key: str, item: str, most: int, truncated: bool) -> _Found | None:
-    """The items of the first array of this form. Each character is looked at a bounded number of times."""
+def _read(text: str, key: str, item: str, most: int, truncated: bool) -> _Array | None:
+    """Read the items of the first array of this form, visiting each character a bounded number of times."""
     opening = _opening(key, item).search(text)
     if opening is None:
         return None
     named = opening["named"] is not None
     values: list[tuple[Any, tuple[int, int]]] = []
-    discards = list(discard(text, "preamble", 0, opening.start()))
+    discards = list(discard(text, RejectReason.PREAMBLE, 0, opening.start()))
     count, at = 0, _skip(text, opening.end())
     while at < len(text) and text[at] != "]":
         if text[at] == ",":
             at = _skip(text, at + 1)
             continue
         if count == most:
-            discards += discard(text, "over_count", at, len(text))
-            return _Found(tuple(values), tuple(discards), named)
+            discards += discard(text, RejectReason.OVER_COUNT, at, len(text))
+            return _Array(tuple(values), tuple(discards), named)
         end = _end(text, at)
         if end is None:
-            discards += discard(text, "truncated" if truncated else "not_json", at, len(text))
+            discards += discard(text, RejectReason.TRUNCATED if truncated else RejectReason.NOT_JSON, at, len(text))
             at = len(text)
             break
         count += 1
         try:
             if text[at] in '{["':
                 values.append((loads(text[at:end]), (at, end)))
-            else:  # a number or a word, if not mere prose: no row, and not worth a look at what it is
-                discards.append(Discard("wrong_type", (at, end)))
+            else:  # a number, a word or prose, which is never a row
+                discards.append(Discard(RejectReason.WRONG_TYPE, (at, end)))
         except ValueError:
-            discards.append(Discard("not_json", (at, end)))
+            discards.append(Discard(RejectReason.NOT_JSON, (at, end)))
         at = _skip(text, end)
     if at < len(text):
         frame = _FRAME.match(text, at + 1) if named else None
         at = frame.end() if frame else at + 1
-        discards += discard(text, "trailing", at, closing(text, opening.end()))
+        discards += discard(text, RejectReason.TRAILING, at, closing(text, opening.end()))
     if not count and not discards:
-        discards += discard(text, "no_rows", opening.start(), at)
-    return _Found(tuple(values), tuple(discards), named)
+        discards += discard(text, RejectReason.NO_ROWS, opening.start(), at)
+    return _Array(tuple(values), tuple(discards), named)
 
 
 def _skip(text: str, at: int) -> int:
     space = _SPACE.match(text, at)
-    assert space is not None, "it matches nothing, too"
+    assert space is not None, "the pattern matches the empty string"
     return space.end()
 
 
 def _end(text: str, at: int) -> int | None:
-    """Where the value that begins here ends; None where it does not, or where none begins."""
+    """Return the end of the value that starts at ``at``; None if no value starts there or it is unterminated."""
     scalar = _SCALAR.match(text, at)
     if scalar is not None:
         return scalar.end()

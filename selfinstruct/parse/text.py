@@ -1,4 +1,4 @@
-"""What lists and blocks share: line-anchored patterns, code fences, trimming, and the reading of single words."""
+"""Shared helpers of the parsers: line-anchored patterns, code fences, trimming, and single words."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = [
 ]
 
 LEAD = r"^(?P<indent>[ \t]{0,3})(?:[#>-]{1,6}[ \t]{1,2}|\#{1,6})?[*_]{0,3}"
-"""What may stand before a marker on its line: indentation, a heading or bullet sign, emphasis."""
+"""Pattern of the text that may precede a marker on its line: indentation, a heading or bullet sign, emphasis."""
 
 FLAGS = re.MULTILINE | re.IGNORECASE | re.ASCII
-"""Of marker patterns. Without ASCII, other letters than an i would match it: names are looked up by what matched."""
+"""Flags of marker patterns. ASCII, since other letters case-fold to ``i`` and the matched text is looked up."""
 
 BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
-"""What ends a paragraph."""
+"""Pattern of the end of a paragraph."""
 
 _FENCE = re.compile(r"^[ \t]{0,3}(?P<ticks>`{3,}|~{3,})(?P<info>[^\n]*)", re.MULTILINE)
 _RULE = re.compile(r"[ \t]*(?:#{2,}|-{3,}|\*{3,}|={3,}|_{3,})[ \t\r]*")
@@ -54,27 +54,27 @@ M = TypeVar("M", bound=_Placed)
 
 
 def collapse(text: str) -> str:
-    """The text on one line: each run of white space becomes one space."""
+    """Return the text on one line, with each run of white space replaced by one space."""
     return _SPACE.sub(" ", text).strip()
 
 
 def blank_input(text: str) -> str:
-    """The text of an input field, or "" where it says in one of the usual ways that there is none (``<noinput>``)."""
+    """Return the text of an input field, or "" for the usual notations of an empty input (``<noinput>``)."""
     return "" if len(text) < 40 and _NO_INPUT.fullmatch(collapse(text.strip(_BRACKETS))) else text
 
 
 def first_word(text: str) -> str:
-    """The first word of the text, in lower case and without marks: ``"**Yes**, it is"`` gives ``"yes"``."""
-    found = _WORD.search(text)
-    return found.group().casefold() if found else ""
+    """Return the first word of the text in lower case, without markup: "yes" for ``"**Yes**, it is"``."""
+    word = _WORD.search(text)
+    return word.group().casefold() if word else ""
 
 
 def fenced(text: str, start: int) -> list[tuple[int, int]]:
-    """Closed code fences from ``start`` on, in order; a fence that never closes protects nothing."""
+    """Return the spans of the closed code fences from ``start`` on; an unclosed fence has no effect."""
     spans: list[tuple[int, int]] = []
     opened: re.Match[str] | None = None
     for mark in _FENCE.finditer(text, start):
-        if opened is None or mark["info"].strip():  # a fence with a language opens: the one before it never closed
+        if opened is None or mark["info"].strip():  # an info string opens a fence, so the previous one was never closed
             opened = mark
         elif mark["ticks"].startswith(opened["ticks"]):
             spans.append((opened.start(), mark.end()))
@@ -83,7 +83,7 @@ def fenced(text: str, start: int) -> list[tuple[int, int]]:
 
 
 def unfenced(marks: Iterable[M], fences: Sequence[tuple[int, int]]) -> Iterator[M]:
-    """The marks outside every fence; both come in order."""
+    """Yield the marks outside of all fences; both arguments must be in order."""
     at = 0
     for mark in marks:
         while at < len(fences) and fences[at][1] <= mark.start():
@@ -93,7 +93,7 @@ def unfenced(marks: Iterable[M], fences: Sequence[tuple[int, int]]) -> Iterator[
 
 
 def strip(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without the white space around it and the separator lines (``###``, ``---``) at its end."""
+    """Return the span without surrounding white space and without separator lines (``###``, ``---``) at its end."""
     while start < end and text[start].isspace():
         start += 1
     while True:
@@ -107,14 +107,14 @@ def strip(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def stripped(text: str) -> tuple[int, int]:
-    """Where the text stands without the white space and separator lines around it."""
+    """Return the span of the text without surrounding white space and separator lines."""
     return strip(text, 0, len(text))
 
 
 def unwrap(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without the emphasis or quotation marks that enclose all of it (``**text**``, ``"text"``)."""
+    """Return the span without emphasis or quotation marks that enclose all of it (``**text**``, ``"text"``)."""
     if text.endswith("**", start, end) and text.count("**", start, end) % 2:
-        end -= 2  # its other half stood before the marker
+        end -= 2  # the opening half precedes the marker
     for left, right in (("**", "**"), ("__", "__"), ("*", "*"), ('"', '"'), ("“", "”")):
         inner_start, inner_end = start + len(left), end - len(right)
         if inner_start < inner_end and text.startswith(left, start) and text.endswith(right, start, end):
@@ -126,7 +126,7 @@ def unwrap(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def closing(text: str, start: int) -> int:
-    """Where the text ends: before a fence on its last line, when the answer from before ``start`` stood in one."""
+    """Return the end of the content: before a fence on the last line if a fence was opened before ``start``."""
     end = len(text.rstrip())
     line = text.rfind("\n", 0, end) + 1
     wrapped = _FENCE.search(text, 0, start) is not None and line >= start
@@ -134,7 +134,7 @@ def closing(text: str, start: int) -> int:
 
 
 def separated(text: str, start: int) -> bool:
-    """True when the line that begins at ``start`` is the first, or follows a blank or separator line."""
+    """Return whether the line at ``start`` is the first line, or follows a blank or separator line."""
     if start == 0:
         return True
     line = text.rfind("\n", 0, start - 1) + 1
@@ -142,6 +142,6 @@ def separated(text: str, start: int) -> bool:
 
 
 def discard(text: str, reason: str, start: int, end: int) -> tuple[Discard, ...]:
-    """A discard for the piece, or nothing when it is blank."""
+    """Return a discard for the span, or nothing if the span is blank."""
     span = strip(text, start, end)
     return (Discard(reason, span),) if span[0] < span[1] else ()

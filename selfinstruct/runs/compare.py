@@ -1,4 +1,4 @@
-"""Two runs beside each other: which rows both have, and what became of the others."""
+"""Comparison of two runs: the rows that both have, and the fate of the other rows."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from selfinstruct.ledger import Reader
 from selfinstruct.pool import AcceptedRow
 from selfinstruct.records import Candidate
 
-__all__ = ["BEYOND", "UNSEEN", "Comparison", "Missing", "compare"]
+__all__ = ["BEYOND", "UNSEEN", "Comparison", "UnmatchedRow", "compare"]
 
 UNSEEN = "never offered"
 BEYOND = "kept, beyond the rows asked for"
 
-_Key = tuple[str, str, str]
+_RowKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A row of one run that the other has not.
+class UnmatchedRow:
+    """A row of one run that is not in the dataset of the other.
 
     Attributes:
-        place: In the dataset of the one, from 1.
-        reason: What the other made of the same text: a reason of rejection, ``UNSEEN`` or ``BEYOND``.
-        candidate: Its id in the other; None where that never saw it.
+        position: Position of the row in its dataset, from 1.
+        row: The row.
+        reason: Why the other run lacks it: a reject reason, ``UNSEEN`` or ``BEYOND``.
+        candidate: Id of the candidate with the same text in the other run; None if no candidate has it.
     """
 
-    place: int
+    position: int
     row: AcceptedRow
     reason: str
     candidate: str | None
@@ -39,67 +40,79 @@ class Missing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two datasets.
+    """The differences between two datasets.
+
+    Two rows are the same if instruction, input and output are equal; for conversations, if all messages are.
 
     Attributes:
-        common: Rows that both have, by instruction, input and output; conversations by all that is said.
-        lost: Rows of the first alone.
-        gained: Rows of the second alone.
+        common: Number of rows that both datasets have.
+        lost: Rows of the first dataset only.
+        gained: Rows of the second dataset only.
     """
 
     common: int
-    lost: tuple[Missing, ...]
-    gained: tuple[Missing, ...]
+    lost: tuple[UnmatchedRow, ...]
+    gained: tuple[UnmatchedRow, ...]
 
     @staticmethod
-    def reasons(missing: tuple[Missing, ...]) -> list[tuple[str, int]]:
-        """How often each reason, the commonest first."""
-        return Counter(one.reason for one in missing).most_common()
+    def reasons(rows: tuple[UnmatchedRow, ...]) -> list[tuple[str, int]]:
+        """Return the reasons of ``rows`` and how often each occurs, most frequent first."""
+        return Counter(row.reason for row in rows).most_common()
 
 
 @dataclass(frozen=True)
-class _Side:
+class _Dataset:
     rows: list[AcceptedRow]
-    verdicts: dict[_Key, tuple[str, str]]  # of every text that was judged as a row: id of the candidate, and the reason
+    verdicts: dict[_RowKey, tuple[str, str]]  # candidate id and reject reason of every text that was filtered as a row
 
 
 def compare(first: Path, second: Path) -> Comparison:
     """Compare the datasets of two runs.
 
+    Args:
+        first: A run directory.
+        second: Another run directory.
+
+    Returns:
+        The common rows and the differences. ``first`` and ``second`` may be at work.
+
     Raises:
-        LedgerError: There is no readable run in one of the folders.
+        LedgerError: If one of the directories holds no readable run.
+        RunChangedError: If this version of selfinstruct reads one of the ledgers differently.
     """
-    one, other = _side(first), _side(second)
-    ours, theirs = ({_key(row.candidate) for row in side.rows} for side in (one, other))
-    return Comparison(len(ours & theirs), _missing(one, other, theirs), _missing(other, one, ours))
+    datasets = _load(first), _load(second)
+    first_keys, second_keys = ({_row_key(row.candidate) for row in dataset.rows} for dataset in datasets)
+    lost = _unmatched(datasets[0], datasets[1], second_keys)
+    gained = _unmatched(datasets[1], datasets[0], first_keys)
+    return Comparison(len(first_keys & second_keys), lost, gained)
 
 
-def _side(folder: Path) -> _Side:
-    verdicts: dict[_Key, tuple[str, str]] = {}
+def _load(folder: Path) -> _Dataset:
+    verdicts: dict[_RowKey, tuple[str, str]] = {}
 
-    def take(judged: FilterOutcome, _: object) -> None:
-        for one in judged.candidates:
-            # Of a text that came several times, the time that it was kept counts; else the first.
-            if one.candidate.kind == "row" and (one.kept or _key(one.candidate) not in verdicts):
-                verdicts[_key(one.candidate)] = one.id, one.reason
+    def collect(filtered: FilterOutcome, _: object) -> None:
+        for decided in filtered.candidates:
+            key = _row_key(decided.candidate)
+            # If a text was offered several times, the accepted candidate counts, or else the first one.
+            if decided.candidate.kind == "row" and (decided.kept or key not in verdicts):
+                verdicts[key] = decided.id, decided.reason
 
     with Reader(folder) as reader:
         reader.freeze()
-        course = RunState.of(recorded_plan(reader), reader, take)
-        return _Side(course.rows, verdicts)
+        state = RunState.from_ledger(recorded_plan(reader), reader, collect)
+        return _Dataset(state.rows, verdicts)
 
 
-def _missing(one: _Side, other: _Side, theirs: set[_Key]) -> tuple[Missing, ...]:
-    found = []
-    for place, row in enumerate(one.rows, start=1):
-        key = _key(row.candidate)
-        if key in theirs:
-            continue
-        name, reason = other.verdicts.get(key, (None, UNSEEN))
-        found.append(Missing(place, row, reason or BEYOND, name))
-    return tuple(found)
+def _unmatched(dataset: _Dataset, other: _Dataset, other_keys: set[_RowKey]) -> tuple[UnmatchedRow, ...]:
+    rows = []
+    for position, row in enumerate(dataset.rows, start=1):
+        key = _row_key(row.candidate)
+        if key not in other_keys:
+            candidate, reason = other.verdicts.get(key, (None, UNSEEN))
+            rows.append(UnmatchedRow(position, row, reason or BEYOND, candidate))
+    return tuple(rows)
 
 
-def _key(candidate: Candidate) -> _Key:
-    said = row_text(candidate) if candidate.messages else candidate.output  # conversations may end alike
-    return candidate.instruction, candidate.input, said
+def _row_key(candidate: Candidate) -> _RowKey:
+    text = row_text(candidate) if candidate.messages else candidate.output  # conversations may share their last answer
+    return candidate.instruction, candidate.input, text

@@ -1,7 +1,7 @@
-"""How a row came to be, or why a candidate is none: everything about it that the ledger knows, judged again.
+"""The explanation of a candidate: how a row came to be, or why it was rejected, recomputed from the ledger.
 
-A candidate has an id, ``17.2``: the third that request 17 offered. A row is named by its place in the dataset, from 1,
-and is the candidate that it was.
+A candidate has an id: ``17.2`` is the third candidate of request 17. A row is named by its position in the dataset,
+from 1, and has the id of its candidate.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from pathlib import Path
 
 from rapidfuzz.distance import LCSseq
 
-from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
-from selfinstruct.engine.inherited import about
+from selfinstruct.engine.inherited import follow_up_key
 from selfinstruct.engine.plan import RunPlan, recorded_plan
 from selfinstruct.engine.row_filters import FilteredCandidate, FilterOutcome, row_text
 from selfinstruct.engine.run_state import RunState
@@ -25,19 +24,19 @@ from selfinstruct.errors import UsageError
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Outcome, Request, Task, Verdict
 
-__all__ = ["Ancestor", "Explanation", "Neighbour", "Step", "explain"]
+__all__ = ["Ancestor", "Explanation", "NearestText", "Step", "explain"]
 
-_ID = re.compile(r"(\d{1,18})\.(\d{1,18})")  # what the ledger's numbers can be
+_CANDIDATE_ID = re.compile(r"(\d{1,18})\.(\d{1,18})")  # at most 18 digits: SQLite's integers have 64 bits
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """The text that a verdict's score refers to.
+class NearestText:
+    """The text that the score of a verdict refers to.
 
     Attributes:
-        id: Of a seed or of a candidate.
-        text: Its instruction; of a near-duplicate, the whole row.
-        common: Which of its words the two have in common, in their order: (start, end) in characters.
+        id: Id of a seed or of a candidate.
+        text: Its instruction; the whole row for near-duplicates.
+        common: Spans of the words that both texts have in the same order, as (start, end) in characters of ``text``.
     """
 
     id: str
@@ -47,29 +46,33 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Step:
-    """One request on the way to a candidate, and what it brought.
+    """One request on the way to a candidate.
 
     Attributes:
-        shown: Ids and instructions of the tasks that the prompt displays.
-        candidate: The candidate of this request that lies on the way: a draft, the only one, or the candidate itself.
-        neighbours: By filter, of the verdicts that have one.
+        request: The request as it was sent.
+        outcome: Its recorded outcome.
+        shown: Ids and instructions of the tasks in the prompt.
+        candidate: The candidate of this request that leads to the next step, or the explained candidate itself. Its id
+            is "" if the request offers none.
+        nearest_texts: The nearest text of each verdict that has one, by filter.
     """
 
     request: Request
     outcome: Outcome
     shown: tuple[tuple[str, str], ...]
     candidate: FilteredCandidate
-    neighbours: Mapping[str, Neighbour]
+    nearest_texts: Mapping[str, NearestText]
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One text on the way from a seed to a candidate that was made of it.
+    """One text on the way from a seed to a candidate that was derived from it.
 
     Attributes:
-        id: Of the seed, or of the candidate that brought the text.
-        label: What was done to come to it: the candidate's columns; "" of the seed.
-        reason: Why nothing was made of it; "" of what the way goes on from.
+        id: Id of the seed, or of the candidate with this text.
+        label: The operation that produced it, from the candidate's columns; "" for the seed.
+        text: The text.
+        reason: Why the text was rejected; "" if the next text was derived from it.
     """
 
     id: str
@@ -80,15 +83,15 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A candidate's way.
+    """How a candidate came to be.
 
     Attributes:
-        id: Of the candidate.
-        row: Its place in the dataset, from 1; None if it is no row.
-        steps: From the first request to the one that brought it.
-        seed: The run's, from which every choice of demonstrations follows.
-        lineage: Of a method that works on a seed further and further, and names it in the column ``root``: the seed,
-            then each text in turn, the candidate's own last.
+        id: Id of the candidate.
+        row: Its position in the dataset, from 1; None if it is not in the dataset.
+        steps: The requests from the first to the one that offered the candidate.
+        seed: The seed of the run, which determines every choice of demonstrations.
+        lineage: The seed and each text derived from it, the candidate's own last. Empty unless the strategy derives
+            rows from seeds and names the seed in the column ``root``.
     """
 
     id: str
@@ -99,159 +102,178 @@ class Explanation:
 
     @property
     def candidate(self) -> FilteredCandidate:
-        """The one that is explained."""
+        """The explained candidate with its verdicts."""
         return self.steps[-1].candidate
 
 
 def explain(folder: Path, name: str) -> Explanation:
-    """Explain a candidate by its id, or a row by its place in the dataset.
+    """Explain a row or a candidate of a run.
+
+    Args:
+        folder: The run directory. The run may be at work.
+        name: The position of a row in the dataset, from 1 (``"5"``), or the id of a candidate (``"17.2"``).
+
+    Returns:
+        The requests that led to the candidate, with prompts, completions and verdicts.
 
     Raises:
-        LedgerError: There is no readable run in ``folder``.
-        UsageError: There is no such candidate or row, or it is not judged yet.
+        LedgerError: If there is no readable run in ``folder``.
+        UsageError: If there is no such row or candidate, or it is not processed yet.
     """
     with Reader(folder) as reader:
         reader.freeze()
         plan = recorded_plan(reader)
-        place = int(name) if name.isascii() and name.isdigit() and len(name) <= 18 else None
-        if place is not None:
-            name = _id_of_row(folder, plan, reader, place)
-        elif not _ID.fullmatch(name):
+        if name.isascii() and name.isdigit() and len(name) <= 18:
+            name = _row_id(folder, plan, reader, int(name))
+        elif not _CANDIDATE_ID.fullmatch(name):
             raise UsageError(f"{name!r} is neither a row's number (5) nor a candidate's id (17.2)")
-        way = _Way(plan, reader, name)
-        course = RunState.of(plan, reader, way.take, dense=way.wants)
-        if name not in way.found:
+        chain = _RequestChain(reader, name)
+        state = RunState.from_ledger(plan, reader, chain.collect, full_comparison=chain.contains)
+        if name not in chain.candidates:
             raise UsageError(
-                f"{folder}: {way.absence(course)}; selfinstruct export {folder} --format candidates lists all"
+                f"{folder}: {chain.reason_absent(state)}; selfinstruct export {folder} --format candidates lists all"
             )
-        rows = [row.id for row in course.rows]
-        place = rows.index(name) + 1 if name in rows else None
-        steps = way.steps(course)
-        return Explanation(name, place, steps, plan.settings.seed, _lineage(steps, plan.seeds))
+        ids = [row.id for row in state.rows]
+        position = ids.index(name) + 1 if name in ids else None
+        steps = chain.steps(state)
+        return Explanation(name, position, steps, plan.settings.seed, _lineage(steps, plan.seeds))
 
 
-def _id_of_row(folder: Path, plan: RunPlan, reader: Reader, place: int) -> str:
-    rows = RunState.of(plan, reader, snapshot=VerdictCache(folder, plan).load(reader)).rows
-    if not 1 <= place <= len(rows):
-        raise UsageError(f"{folder} has no row {place}: its rows are 1 to {len(rows)}")
-    return rows[place - 1].id
+def _row_id(folder: Path, plan: RunPlan, reader: Reader, position: int) -> str:
+    rows = RunState.from_ledger(plan, reader, checkpoint=VerdictCache(folder, plan).load(reader)).rows
+    if not 1 <= position <= len(rows):
+        raise UsageError(f"{folder} has no row {position}: its rows are 1 to {len(rows)}")
+    return rows[position - 1].id
 
 
-class _Way:
-    """The requests from the first to the one that offered a candidate, kept while the run is judged again."""
+class _RequestChain:
+    """The requests from the first to the one of a candidate, collected while the run is processed again.
 
-    def __init__(self, plan: RunPlan, reader: Reader, name: str) -> None:
-        self.name = name
-        self.found: dict[str, FilteredCandidate] = {}
-        self._plan = plan
+    Args:
+        reader: The ledger of the run.
+        name: Id of the candidate.
+
+    Attributes:
+        candidates: Candidates of all requests in the chain, by id.
+    """
+
+    def __init__(self, reader: Reader, name: str) -> None:
+        self.candidates: dict[str, FilteredCandidate] = {}
+        self._name = name
         self._last = int(name.partition(".")[0])
-        self._chain: list[int] = []
-        self._judged: dict[int, tuple[FilterOutcome, Outcome]] = {}
+        self._numbers: list[int] = []
+        self._processed: dict[int, tuple[FilterOutcome, Outcome]] = {}
         number: int | None = self._last
         while number is not None and (request := reader.request(number)) is not None:
-            self._chain.insert(0, number)
+            self._numbers.insert(0, number)
             number = request.parent
 
-    def wants(self, number: int) -> bool:
-        """Whether the verdicts of a request are to tell all: the nearest of what was kept, too."""
-        return number in self._chain
+    def contains(self, number: int) -> bool:
+        """Whether a request is in the chain, so that its verdicts are to list the nearest texts even if accepted."""
+        return number in self._numbers
 
-    def take(self, judged: FilterOutcome, outcome: Outcome) -> None:
-        if judged.request.number in self._chain:
-            self._judged[judged.request.number] = judged, outcome
-            self.found.update((one.id, one) for one in judged.candidates)
+    def collect(self, filtered: FilterOutcome, outcome: Outcome) -> None:
+        """Keep a processed request if it belongs to the chain."""
+        if filtered.request.number in self._numbers:
+            self._processed[filtered.request.number] = filtered, outcome
+            self.candidates.update((candidate.id, candidate) for candidate in filtered.candidates)
 
-    def absence(self, course: RunState) -> str:
-        if self._last >= course.line.judged:
-            return f"request {self._last} is not judged" + (" yet" if self._chain else ", nor was it ever sent")
-        if self._last not in self._judged:  # of a fork's history
-            return f"request {self._last} is passed over: " + (
-                "what it followed is not kept under this run's settings" if self._chain else "it was never answered"
-            )
-        count = len(self._judged[self._last][0].candidates)
-        return f"request {self._last} offered {count} candidates, and {self.name} is none of them"
+    def reason_absent(self, state: RunState) -> str:
+        """Return why the candidate does not exist, as a sentence."""
+        if self._last >= state.scheduler.decided:
+            return f"request {self._last} " + ("is not processed yet" if self._numbers else "was never sent")
+        if self._last not in self._processed:  # an inherited request
+            cause = "the candidate that it follows is not kept under this run's settings"
+            return f"request {self._last} is skipped: {cause if self._numbers else 'it has no outcome'}"
+        count = len(self._processed[self._last][0].candidates)
+        return f"request {self._last} offered {count} candidates, and {self._name} is not among them"
 
-    def steps(self, course: RunState) -> tuple[Step, ...]:
-        target = self.found[self.name]
-        wanted = {
-            number: judged.candidates[0] for number, (judged, _) in self._judged.items() if len(judged.candidates) == 1
-        }
-        wanted[self._last] = target
-        if (task := target.candidate.task) is not None and task in self.found:
-            wanted[int(task.partition(".")[0])] = self.found[task]
-        for number, after in itertools.pairwise(self._chain):
-            if (one := _followed(self._judged[number][0], self._judged[after][0].request)) is not None:
-                wanted[number] = one
-        texts = self._texts(course)
+    def steps(self, state: RunState) -> tuple[Step, ...]:
+        """Return the steps from the first request to the candidate."""
+        target = self.candidates[self._name]
+        chosen = self._chosen_candidates(target)
+        texts = _texts_by_id(state)
         steps = []
-        for number in self._chain:
-            judged, outcome = self._judged[number]
-            one = wanted.get(number)
-            if one is None:  # a request between them, which offers nothing of its own
-                one = FilteredCandidate("", target.candidate, ())
-            steps.append(Step(judged.request, outcome, _shown(judged.request, texts), one, _neighbours(one, texts)))
+        for number in self._numbers:
+            filtered, outcome = self._processed[number]
+            # A request in between may offer no candidate.
+            candidate = chosen.get(number) or FilteredCandidate("", target.candidate, ())
+            nearest = {
+                verdict.filter: _nearest_text(verdict, candidate, texts)
+                for verdict in candidate.verdicts
+                if verdict.nearest is not None
+            }
+            steps.append(Step(filtered.request, outcome, _shown(filtered.request, texts), candidate, nearest))
         return tuple(steps)
 
-    def _texts(self, course: RunState) -> dict[str, str]:
-        pool = course.line.pool
-        tasks: list[Task] = [*pool.seeds, *pool.tasks, *pool.others]
-        return {task.id: task.instruction for task in tasks} | {
-            f"row {row.id}": row_text(row.candidate) for row in pool.rows
+    def _chosen_candidates(self, target: FilteredCandidate) -> dict[int, FilteredCandidate]:
+        """Return the candidate of each request that lies on the way to the target, by request number."""
+        chosen = {
+            number: filtered.candidates[0]
+            for number, (filtered, _) in self._processed.items()
+            if len(filtered.candidates) == 1
         }
+        chosen[self._last] = target
+        if (task := target.candidate.task) is not None and task in self.candidates:
+            chosen[int(task.partition(".")[0])] = self.candidates[task]
+        for number, following in itertools.pairwise(self._numbers):
+            candidate = _followed_candidate(self._processed[number][0], self._processed[following][0].request)
+            if candidate is not None:
+                chosen[number] = candidate
+        return chosen
+
+
+def _texts_by_id(state: RunState) -> dict[str, str]:
+    pool = state.scheduler.pool
+    tasks: list[Task] = [*pool.seeds, *pool.tasks, *pool.others]
+    instructions = {task.id: task.instruction for task in tasks}
+    return instructions | {f"row {row.id}": row_text(row.candidate) for row in pool.rows}
 
 
 def _lineage(steps: Sequence[Step], seeds: Sequence[Task]) -> tuple[Ancestor, ...]:
-    """The texts of a way, each with what became of it: rejected, by whichever step, it led no further."""
+    """Return the texts that lead from a seed to the last candidate, including rejected ones."""
     root = steps[-1].candidate.candidate.columns.get("root")
     seed = next((seed for seed in seeds if seed.id == root), None)
     if seed is None:
         return ()
     text = user_text(seed.instruction, seed.instances[0].input if seed.instances else "")
-    found = {seed.id: Ancestor(seed.id, "", text, "")}
+    ancestors = {seed.id: Ancestor(seed.id, "", text, "")}
     for step in steps:
-        one = step.candidate
-        if not one.id:
+        if not step.candidate.id:
             continue
-        columns = one.candidate.columns
-        label = ", ".join(f"{name} {value}" for name, value in columns.items() if name != "root")
-        found[one.candidate.task or one.id] = Ancestor(
-            one.candidate.task or one.id, label, one.candidate.instruction, one.reason
-        )
-    return tuple(found.values())
+        candidate = step.candidate.candidate
+        ancestor_id = candidate.task or step.candidate.id
+        label = ", ".join(f"{name} {value}" for name, value in candidate.columns.items() if name != "root")
+        ancestors[ancestor_id] = Ancestor(ancestor_id, label, candidate.instruction, step.candidate.reason)
+    return tuple(ancestors.values())
 
 
-def _followed(judged: FilterOutcome, after: Request) -> FilteredCandidate | None:
-    """The candidate of a request whose fate led to the next request: a draft, or a trial."""
-    for one in judged.candidates:
-        next_ = one.candidate.on_accept if one.kept else one.candidate.on_reject
-        if next_ is not None and about(next_) == about(after):
-            return one
+def _followed_candidate(filtered: FilterOutcome, following: Request) -> FilteredCandidate | None:
+    """Return the candidate whose acceptance or rejection queued the request ``following``, or None."""
+    for decided in filtered.candidates:
+        follow_up = decided.candidate.on_accept if decided.kept else decided.candidate.on_reject
+        if follow_up is not None and follow_up_key(follow_up) == follow_up_key(following):
+            return decided
     return None
 
 
 def _shown(request: Request, texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    names: Json = request.context.get("demonstrations", [])
-    found = [str(name) for name in names] if isinstance(names, list | tuple) else []
-    return tuple((name, texts.get(name, "")) for name in found)
+    return tuple((task_id, texts.get(task_id, "")) for task_id in request.demonstrations or ())
 
 
-def _neighbours(one: FilteredCandidate, texts: Mapping[str, str]) -> dict[str, Neighbour]:
-    return {verdict.filter: _neighbour(verdict, one, texts) for verdict in one.verdicts if verdict.nearest is not None}
-
-
-def _neighbour(verdict: Verdict, one: FilteredCandidate, texts: Mapping[str, str]) -> Neighbour:
-    name, candidate = str(verdict.nearest), one.candidate
+def _nearest_text(verdict: Verdict, filtered: FilteredCandidate, texts: Mapping[str, str]) -> NearestText:
+    nearest_id, candidate = str(verdict.nearest), filtered.candidate
     if verdict.filter != "minhash":
-        ours, text = candidate.instruction, texts.get(name, "")
+        text, nearest = candidate.instruction, texts.get(nearest_id, "")
     else:
-        ours, text = row_text(candidate), texts.get(f"row {name}", "")
-    return Neighbour(name, text, _common(ours, text))
+        text, nearest = row_text(candidate), texts.get(f"row {nearest_id}", "")
+    return NearestText(nearest_id, nearest, _common_words(text, nearest))
 
 
-def _common(ours: str, theirs: str) -> tuple[tuple[int, int], ...]:
-    """Where in ``theirs`` the words stand that both have, in one order."""
-    first = [word.lower() for word in re.findall(r"\w+", ours)]
-    places = [(match.start(), match.end()) for match in re.finditer(r"\w+", theirs)]
-    second = [theirs[start:end].lower() for start, end in places]
-    same = [step for step in LCSseq.opcodes(first, second) if step.tag == "equal"]
-    return tuple(places[at] for step in same for at in range(step.dest_start, step.dest_end))
+def _common_words(text: str, nearest: str) -> tuple[tuple[int, int], ...]:
+    """Return the spans in ``nearest`` of a longest common subsequence of words."""
+    words = [word.lower() for word in re.findall(r"\w+", text)]
+    spans = [(match.start(), match.end()) for match in re.finditer(r"\w+", nearest)]
+    nearest_words = [nearest[start:end].lower() for start, end in spans]
+    matches = [step for step in LCSseq.opcodes(words, nearest_words) if step.tag == "equal"]
+    return tuple(spans[index] for match in matches for index in range(match.dest_start, match.dest_end))

@@ -1,7 +1,7 @@
-"""What leaves a run: dataset files and their manifest, the same bytes for the same ledger.
+"""Export of a run: dataset files and their manifest, the same bytes for the same ledger.
 
-A dataset is the first N kept rows in order of (request, candidate), so that the file for N is a byte prefix of the
-file for any larger N. Nothing in a file or in the manifest tells a time, a duration, a host or a path.
+A dataset is the first N accepted rows in order of (request, candidate), so that the file for N is a byte prefix of the
+file for any larger N. Neither the files nor the manifest contain a time, a duration, a host or a path.
 """
 
 from __future__ import annotations
@@ -13,25 +13,34 @@ from typing import Any
 from selfinstruct.common.codec import canonical, digest, dumps, loads
 from selfinstruct.common.files import write_atomic
 from selfinstruct.common.formats import CONVERSATIONS, FORMATS, TrainingRow
-from selfinstruct.engine.plan import RunPlan
-from selfinstruct.engine.row_filters import FilteredCandidate, FilterOutcome
+from selfinstruct.common.lock import RunLock
+from selfinstruct.engine.plan import RunPlan, recorded_plan
+from selfinstruct.engine.row_filters import FilteredCandidate, FilterOutcome, every_request
 from selfinstruct.engine.run_state import RunState
-from selfinstruct.errors import UsageError
+from selfinstruct.engine.verdict_cache import VERDICTS_FILE, VerdictCache
+from selfinstruct.errors import RunLockedError, UsageError
+from selfinstruct.ledger import LEDGER_FILE, Reader
 from selfinstruct.records import Candidate, Pair
+from selfinstruct.strategies.abilities import row_format
 
-__all__ = ["CANDIDATES", "DATASET", "PREFERENCE", "Exported", "export_course", "export_formats", "refresh"]
+__all__ = ["CANDIDATES", "DATASET", "PREFERENCE", "ExportResult", "export", "export_formats", "update_dataset"]
 
 DATASET = "dataset"
-CANDIDATES = "candidates"  # every candidate ever judged, with its verdicts: not for training but for looking
-PREFERENCE = "preference"  # the rows that have a pair: TRL's layout of conversational preference data
+CANDIDATES = "candidates"  # every candidate with its verdicts, for inspection
+PREFERENCE = "preference"  # the rows that have a pair, in TRL's layout of conversational preference data
+
+_RUN_FILES = (LEDGER_FILE, VERDICTS_FILE, "run.lock", "config.yaml")
 
 
 @dataclass(frozen=True)
-class Exported:
-    """One written file.
+class ExportResult:
+    """A written dataset file.
 
     Attributes:
-        left_out: Rows that the layout can't hold: of preference data, those without a pair.
+        path: The file.
+        rows: Number of its lines.
+        sha256: SHA-256 of its content, in hexadecimal.
+        left_out: Number of rows omitted because the format can't hold them: without a pair, for ``preference``.
     """
 
     path: Path
@@ -41,42 +50,109 @@ class Exported:
 
 
 def export_formats() -> list[str]:
-    """Names that ``--format`` takes."""
+    """Return the names of all formats."""
     return [*FORMATS, PREFERENCE, CANDIDATES]
 
 
-def export_course(course: RunState, name: str, path: Path, judged: list[FilterOutcome] | None = None) -> Exported:
-    """Write the course's dataset in one format.
+def export(folder: Path, name: str | None = None, path: Path | None = None) -> ExportResult:
+    """Write the dataset of a run in one format.
 
     Args:
-        judged: What the course judged, for the format ``candidates``.
+        folder: The run directory.
+        name: The format, see ``export_formats``; None for the run's default.
+        path: The file to write; None for the run's own dataset folder, whose manifest is then updated.
+
+    Returns:
+        The written file.
 
     Raises:
-        UsageError: There is no such format.
-        SelfInstructError: The file can't be written; an older one is untouched.
+        LedgerError: If there is no readable run in ``folder``.
+        RunLockedError: If the run is at work and ``path`` is not set.
+        UsageError: If there is no such format, it can't hold the rows, or ``path`` belongs to the run.
+        SelfInstructError: If the file can't be written; an existing file is unchanged.
     """
+    if name is not None and name not in export_formats():
+        raise UsageError(f"no format {name!r}; the formats are {', '.join(export_formats())}")
+    if path is not None and path.parent.resolve() == folder.resolve() and path.name.startswith(_RUN_FILES):
+        raise UsageError(f"{path} is a file of the run itself; write elsewhere with -o")
+    if path is None and name != CANDIDATES:
+        return _export_locked(folder, name)
+    filtered: list[FilterOutcome] = []
+    with Reader(folder) as reader:
+        plan = recorded_plan(reader)
+        if name == CANDIDATES:
+            state = RunState.from_ledger(
+                plan, reader, lambda outcome, _: filtered.append(outcome), full_comparison=every_request
+            )
+        else:
+            state = RunState.from_ledger(plan, reader, checkpoint=VerdictCache(folder, plan).load(reader))
+    name = name or row_format(plan.strategy)
+    return _write(state, name, path or folder / DATASET / f"{name}.jsonl", filtered)
+
+
+def _export_locked(folder: Path, name: str | None) -> ExportResult:
+    """Export under the run's lock, so that the newer dataset of a run that is at work can't be replaced."""
+    with Reader(folder):
+        pass  # raises before a lock file is created in a directory without a run
+    try:
+        lock = RunLock(folder)
+    except RunLockedError as error:
+        raise RunLockedError(f"{error}; or write elsewhere with -o") from None
+    try:
+        with Reader(folder) as reader:
+            plan = recorded_plan(reader)
+            state = RunState.from_ledger(plan, reader, checkpoint=VerdictCache(folder, plan).load(reader))
+            return update_dataset(folder, plan, state, name)
+    finally:
+        lock.release()
+
+
+def update_dataset(folder: Path, plan: RunPlan, state: RunState, name: str | None = None) -> ExportResult:
+    """Write the format ``name``, every format that was exported before, and the manifest.
+
+    Args:
+        folder: The run directory, whose lock the caller holds.
+        plan: The plan of the run.
+        state: The state to export.
+        name: The format; None for the default of the strategy.
+
+    Returns:
+        The file in the format ``name``.
+    """
+    dataset = folder / DATASET
+    name = name or row_format(plan.strategy)
+    written = {}
+    for each in sorted([*FORMATS, PREFERENCE]):
+        path = dataset / f"{each}.jsonl"
+        if each != name and not _can_hold(each, state):
+            path.unlink(missing_ok=True)  # written before the run had conversations, and outdated now
+        elif each == name or path.exists():
+            written[each] = _write(state, each, path)
+    write_atomic(dataset / "manifest.json", [_manifest(plan, state, list(written.values()))])
+    return written[name]
+
+
+def _write(state: RunState, name: str, path: Path, filtered: list[FilterOutcome] | None = None) -> ExportResult:
     if name == CANDIDATES:
-        lines = [_candidate_line(one, candidate) for one in judged or [] for candidate in one.candidates]
+        lines = [_candidate_line(outcome, decided) for outcome in filtered or [] for decided in outcome.candidates]
     elif name == PREFERENCE:
-        pairs = [(row.candidate, row.candidate.pair) for row in course.rows]
+        pairs = [(row.candidate, row.candidate.pair) for row in state.rows]
         lines = [_preference_line(row, pair) for row, pair in pairs if pair is not None]
-    elif name in FORMATS:
-        if not _holds(name, course):
+    else:
+        if not _can_hold(name, state):
             raise UsageError(
                 f"{name} holds one question and its answer, and this run has conversations; export them as "
                 + " or ".join(sorted(CONVERSATIONS))
             )
-        lines = [_row_line(name, row.candidate) for row in course.rows]
-    else:
-        raise UsageError(f"no format {name!r}; known: {', '.join(export_formats())}")
+        lines = [_row_line(name, row.candidate) for row in state.rows]
     sha = write_atomic(path, (f"{line}\n".encode() for line in lines))
-    left_out = len(course.rows) - len(lines) if name == PREFERENCE else 0
-    return Exported(path, len(lines), sha, left_out)
+    left_out = len(state.rows) - len(lines) if name == PREFERENCE else 0
+    return ExportResult(path, len(lines), sha, left_out)
 
 
-def _holds(name: str, course: RunState) -> bool:
-    """Whether a layout can hold the rows; of preference data those that it can't are left out."""
-    return name not in FORMATS or name in CONVERSATIONS or not any(row.candidate.messages for row in course.rows)
+def _can_hold(name: str, state: RunState) -> bool:
+    """Whether a format can hold the rows. Preference data omits rows without a pair instead."""
+    return name not in FORMATS or name in CONVERSATIONS or not any(row.candidate.messages for row in state.rows)
 
 
 def _preference_line(row: Candidate, pair: Pair) -> str:
@@ -90,64 +166,46 @@ def _preference_line(row: Candidate, pair: Pair) -> str:
 def _row_line(name: str, row: Candidate) -> str:
     messages = tuple((message.role, message.content) for message in row.messages)
     line = FORMATS[name](TrainingRow(row.instruction, row.input, row.output, row.system, messages))
-    more = {**row.columns, **({"verifier": row.verifier} if row.verifier is not None else {})}
-    # In the one order of keys that a row has, whether it was judged just now or read from where verdicts are kept.
-    return dumps({**loads(canonical(more)), **line} if more else line)
+    extra = {**row.columns, **({"verifier": row.verifier} if row.verifier is not None else {})}
+    # In canonical order of keys, so that a row from the verdict cache gives the same bytes as a new one.
+    return dumps({**loads(canonical(extra)), **line} if extra else line)
 
 
-def refresh(folder: Path, plan: RunPlan, course: RunState, name: str | None = None) -> Exported:
-    """Write the run's own dataset folder: ``name``, every format that is there already, and the manifest.
-
-    Args:
-        name: None for the layout that suits the strategy.
-    """
-    dataset = folder / DATASET
-    name = name or plan.strategy.format
-    written = {}
-    for each in sorted([*FORMATS, PREFERENCE]):
-        path = dataset / f"{each}.jsonl"
-        if each != name and not _holds(each, course):
-            path.unlink(missing_ok=True)  # written while the run had no conversation: it would tell of another dataset
-        elif each == name or path.exists():
-            written[each] = export_course(course, each, path)
-    write_atomic(dataset / "manifest.json", [_manifest(plan, course, list(written.values()))])
-    return written[name]
-
-
-def _manifest(plan: RunPlan, course: RunState, files: list[Exported]) -> bytes:
-    tally = course.tally
+def _manifest(plan: RunPlan, state: RunState, files: list[ExportResult]) -> bytes:
+    stats = state.stats
+    marks = dict(sorted((str(key), count) for key, count in stats.counters.items()))
     value = {
         "files": {file.path.name: {"rows": file.rows, "sha256": file.sha256} for file in files},
-        "rows": course.count,
-        "target": course.target,
+        "rows": state.count,
+        "target": state.target,
         "strategy": plan.settings.strategy,
-        "models": sorted(tally.models),
-        "recipe": digest(plan.recipe),
-        "semantics": plan.recipe["semantics"],
+        "models": sorted(stats.models),
+        "recipe": digest(plan.row_identity),
+        "semantics": plan.row_identity["semantics"],
         "judged": {
-            "requests": tally.requests,
-            "instructions": tally.instructions,
-            "rejected": dict(sorted(tally.rejected.items())),
-            "discarded": dict(sorted(tally.discarded.items())),
-            "failures": dict(sorted(tally.failures.items())),
-            **({"marks": dict(sorted(tally.counters.items()))} if tally.counters else {}),
-            "prompt_tokens": tally.prompt_tokens,
-            "completion_tokens": tally.completion_tokens,
+            "requests": stats.requests,
+            "instructions": stats.instructions,
+            "rejected": dict(sorted(stats.rejected.items())),
+            "discarded": dict(sorted(stats.discarded.items())),
+            "failures": dict(sorted(stats.failures.items())),
+            **({"marks": marks} if marks else {}),
+            "prompt_tokens": stats.prompt_tokens,
+            "completion_tokens": stats.completion_tokens,
         },
     }
     return canonical(value) + b"\n"
 
 
-def _candidate_line(judged: FilterOutcome, one: FilteredCandidate) -> str:
-    candidate = one.candidate
+def _candidate_line(outcome: FilterOutcome, decided: FilteredCandidate) -> str:
+    candidate = decided.candidate
     line: dict[str, Any] = {
-        "id": one.id,
-        "kept": one.kept,
-        "reason": one.reason,
-        "task": candidate.task or one.id,
-        "stage": judged.request.stage,
-        "parent": judged.request.parent,
-        "demonstrations": judged.request.context.get("demonstrations", []),
+        "id": decided.id,
+        "kept": decided.kept,
+        "reason": decided.reason,
+        "task": candidate.task or decided.id,
+        "stage": outcome.request.stage,
+        "parent": outcome.request.parent,
+        "demonstrations": list(outcome.request.demonstrations or ()),
         "instruction": candidate.instruction,
         "input": candidate.input,
         "output": candidate.output,
@@ -163,7 +221,7 @@ def _candidate_line(judged: FilterOutcome, one: FilteredCandidate) -> str:
                 "nearest": verdict.nearest,
                 "detail": dict(verdict.detail),
             }
-            for verdict in one.verdicts
+            for verdict in decided.verdicts
         ],
     }
     return dumps(line)

@@ -1,14 +1,13 @@
-"""Another run out of what one run was answered: the same completions, other settings, and nothing bought twice."""
+"""Forks: new runs that inherit the outcomes of another run under other settings, so that nothing is bought twice."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.common.config import merge, to_yaml
+from selfinstruct.common.config import to_yaml
 from selfinstruct.common.files import write_atomic
 from selfinstruct.engine.forecast import Forecast
 from selfinstruct.engine.plan import forked_plan, recorded_plan
@@ -18,122 +17,100 @@ from selfinstruct.engine.verdict_cache import VerdictCache
 from selfinstruct.errors import UsageError
 from selfinstruct.ledger import InheritedOutcomes, Ledger, Reader, has_run
 from selfinstruct.runs.compare import Comparison, compare
-from selfinstruct.runs.export import Exported, refresh
+from selfinstruct.runs.export import ExportResult, update_dataset
 
-__all__ = ["Refiltered", "Tried", "inherit", "refilter", "tune"]
-
-_ALL = 2**62  # rows: as many as there are
+__all__ = ["RefilterResult", "fork", "inherited_outcomes", "refilter"]
 
 
 @dataclass(frozen=True)
-class Refiltered:
-    """A run judged again under other settings, with nothing sent.
+class RefilterResult:
+    """A fork whose inherited outcomes were filtered under other settings, without sending anything.
 
     Attributes:
-        rows, target: Of the new run.
-        queued: Follow-ups of tasks that are kept now and were not then: what would be asked first.
-        forecast: What the rows that are missing would take; None if no row was kept, or none is missing.
-        comparison: The old dataset beside the new one.
+        rows: Number of rows of the new run.
+        target: Its target (N).
+        stats: Counts over its processed requests.
+        queued: Follow-ups of tasks that are kept only under the new settings; ``generate`` would send them first.
+        forecast: What the missing rows would take; None if no row was kept or none is missing.
+        comparison: The old dataset compared with the new one.
+        exported: The new dataset file.
     """
 
     rows: int
     target: int
-    tally: Stats
+    stats: Stats
     queued: int
     forecast: Forecast | None
     comparison: Comparison
-    exported: Exported
+    exported: ExportResult
 
 
-@dataclass(frozen=True)
-class Tried:
-    """What a run's answers come to under one choice of settings.
-
-    Attributes:
-        values: The settings, by dotted key.
-        rows: Rows that would be kept of all answers, whatever the target.
-        queued: As of ``Refiltered``: tasks whose answers are not in the ledger, so that ``rows`` tells too little.
-    """
-
-    values: Mapping[str, Any]
-    rows: int
-    queued: int
-    tally: Stats
-
-
-def inherit(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make a run in ``folder`` that begins with all that ``source`` was answered. ``generate`` goes on with it.
+def fork(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Create a run that starts with all outcomes of another run. ``generate`` continues it.
 
     Args:
-        settings: What is to differ from the source's settings, as in a configuration file.
+        source: The run directory to inherit from.
+        folder: The directory of the new run.
+        settings: Settings that differ from ``source``, in the form of a configuration file. The strategy
+            can't change.
 
     Raises:
-        UsageError: A setting is wrong; there is a run in ``folder``; nothing was answered yet in ``source``.
-        LedgerError: A run can't be read or written.
+        UsageError: If a setting is wrong, ``folder`` holds a run or ``source`` has no outcomes.
+        LedgerError: If a run can't be read or written.
     """
     if has_run(folder):
-        raise UsageError(f"{folder} holds a run; go on with it: selfinstruct generate {folder}; or name another folder")
+        raise UsageError(
+            f"{folder} already holds a run; continue it with: selfinstruct generate {folder}; or name another directory"
+        )
     with Reader(source) as reader:
         reader.freeze()
-        heritage = _heritage(reader)
-        plan = forked_plan(settings, reader, heritage)
-        with Ledger(folder, plan.meta(), plan.texts(), heritage):
+        inherited = inherited_outcomes(reader)
+        plan = forked_plan(settings, reader, inherited)
+        with Ledger(folder, plan.meta(), plan.texts(), inherited):
             write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
 
 
-def refilter(source: Path, folder: Path, settings: Mapping[str, Any]) -> Refiltered:
-    """``inherit``, then judge and export, and send nothing.
+def refilter(source: Path, folder: Path, settings: Mapping[str, Any]) -> RefilterResult:
+    """Create a fork, filter its inherited outcomes and export the dataset, without sending anything.
+
+    Args:
+        source: See ``fork``.
+        folder: See ``fork``.
+        settings: See ``fork``.
+
+    Returns:
+        The new dataset compared with the old one, and what ``generate`` would do next.
 
     Raises:
-        UsageError, LedgerError: As ``inherit``.
+        UsageError: See ``fork``.
+        LedgerError: See ``fork``.
     """
-    inherit(source, folder, settings)
-    with Reader(folder) as reader:
+    fork(source, folder, settings)
+    with Ledger(folder, {}, {}) as ledger, Reader(folder) as reader:
         plan = recorded_plan(reader)
         verdicts = VerdictCache(folder, plan)
-        course = RunState.of(plan, reader, keep=verdicts.save)
-        exported = refresh(folder, plan, course)
-        verdicts.save(course)
-    forecast = None if course.done else Forecast.of(course.tally, course.target, plan.settings.budget)
-    return Refiltered(
-        course.count, course.target, course.tally, course.line.queued, forecast, compare(source, folder), exported
+        state = RunState.from_ledger(plan, reader, on_checkpoint=verdicts.save, ledger=ledger)
+        ledger.flush()
+        exported = update_dataset(folder, plan, state)
+        verdicts.save(state)
+    return RefilterResult(
+        rows=state.count,
+        target=state.target,
+        stats=state.stats,
+        queued=state.scheduler.queued,
+        forecast=None if state.done else Forecast.of(state.stats, state.target, plan.settings.budget),
+        comparison=compare(source, folder),
+        exported=exported,
     )
 
 
-def tune(folder: Path, grid: Mapping[str, Sequence[Any]]) -> Iterator[Tried]:
-    """Judge a run's answers under every combination of settings, from its ledger alone.
-
-    Args:
-        grid: Dotted keys of filter settings, each with the values to try.
+def inherited_outcomes(reader: Reader) -> InheritedOutcomes:
+    """Return the outcomes that a fork of a run inherits.
 
     Raises:
-        UsageError: A key is no filter's, or a value not allowed.
-        LedgerError: The run can't be read.
+        UsageError: If the run has no outcomes.
     """
-    for key in grid:
-        if not key.startswith("filters."):
-            raise UsageError(f"{key!r} is no setting of a filter (filters.novelty.threshold is one)")
-    with Reader(folder) as reader:
-        reader.freeze()
-        heritage = _heritage(reader)
-        for choice in itertools.product(*grid.values()):
-            values = dict(zip(grid, choice, strict=True))
-            given: dict[str, Any] = {"n": _ALL}
-            for key, value in values.items():
-                given = merge(given, _nested(key, value))
-            course = RunState.of(forked_plan(given, reader, heritage), reader)
-            yield Tried(values, len(course.rows), course.line.queued, course.tally)
-
-
-def _heritage(reader: Reader) -> InheritedOutcomes:
-    heritage = InheritedOutcomes(reader)
-    if not heritage.until:
-        raise UsageError(f"{reader.path.parent} was not answered yet: there is nothing to judge again")
-    return heritage
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    found: dict[str, Any] = value
-    return found
+    inherited = InheritedOutcomes(reader)
+    if not inherited.until:
+        raise UsageError(f"{reader.path.parent} has no completions yet, so there is nothing to filter again")
+    return inherited

@@ -1,25 +1,47 @@
-r"""Answers that code can check.
+r"""Verifiers: checks by code that an answer is right.
 
-A verifier is a JSON object with ``kind`` and what that kind needs. It comes with a seed task, or with a row that a
-strategy makes, and is exported with the row. A row whose answer fails is never kept.
+A verifier is a JSON object with a ``kind`` and the fields of that kind. It belongs to a seed task, or to a row that a
+strategy makes, and is exported with the row. A row whose answer fails its verifier is rejected.
 
-Answers with one right content:
+Kinds that check content:
 
-- ``number``: the number of the answer is ``value`` (an integer exactly, others to six digits), or differs from it by
-  ``tolerance`` at most. It is read ``where`` that says: ``last`` (of all, or in the last ``\boxed{}``), ``only`` (there
-  is no other), ``{"after": "Answer:"}``.
-- ``text``: the answer is ``value``, or one of ``values``, but for case, white space, emphasis, quotation marks and a
-  full stop at its end.
-- ``regex``: ``pattern`` is found in the answer, or with ``full`` is all of it; in linear time (``patterns.py``).
-- ``json``: the answer, or its one code block, is JSON, by ``schema`` if there is one (``schema.py``).
-- ``python``: the Python expression that is the answer, its code block or its last line has the ``value``, any JSON
-  (``evaluator.py``); ``tolerance`` as of a number.
+- ``number``: the number in the answer equals ``value`` (an integer exactly, other numbers to six digits), or differs
+  from it by at most ``tolerance``. ``where`` selects the number: ``last`` (in the whole answer, or in its last
+  ``\boxed{}``), ``only`` (there must be no other number), or ``{"after": "Answer:"}``.
+- ``text``: the answer equals ``value`` or one of ``values``, ignoring case, white space, emphasis, quotation marks and
+  a full stop at the end.
+- ``regex``: ``pattern`` matches a part of the answer, or with ``full`` all of it (RE2 syntax, ``patterns.py``).
+- ``json``: the answer, or its only code block, is JSON and satisfies ``schema`` if there is one (``schema.py``).
+- ``python``: a Python expression in the answer evaluates to ``value``, any JSON; ``tolerance`` as for a number.
+- ``tests``: the Python code in the answer passes ``tests``, within ``seconds`` each. ``python`` and ``tests`` run in a
+  sandbox (``programs.py``, ``sandbox.py``).
 
-Demands on its form (IFEval, Zhou et al. 2023, arXiv:2311.07911): ``words`` and ``sentences`` (``min``, ``max``),
-``bullets`` (``count``), ``contains`` and ``excludes`` (``words``, whole ones whatever their case), ``starts_with`` and
-``ends_with`` (``text``), ``lowercase``, ``uppercase``, ``no_commas``; and ``all``, which joins several (``of``).
+Kinds that check form (IFEval, Zhou et al. 2023, arXiv:2311.07911): ``words`` and ``sentences`` (``min``, ``max``),
+``bullets`` (``count``), ``contains`` and ``excludes`` (``words``, as whole words in any case), ``starts_with`` and
+``ends_with`` (``text``), ``lowercase``, ``uppercase``, ``no_commas``. ``all`` combines several verifiers (``of``).
 """
 
-from selfinstruct.verifiers.kinds import KINDS, check_verifier, verify, without_nulls
+from selfinstruct.verifiers.journal import Journal, use_journal
+from selfinstruct.verifiers.kinds import (
+    check_verifier,
+    kind_names,
+    kind_of,
+    kind_origin,
+    kinds,
+    kinds_in,
+    verify,
+    without_nulls,
+)
 
-__all__ = ["KINDS", "check_verifier", "verify", "without_nulls"]
+__all__ = [
+    "Journal",
+    "check_verifier",
+    "kind_names",
+    "kind_of",
+    "kind_origin",
+    "kinds",
+    "kinds_in",
+    "use_journal",
+    "verify",
+    "without_nulls",
+]

@@ -1,4 +1,4 @@
-"""Answers with one right content: a number, a text, a pattern."""
+"""The kinds ``number`` and ``text``: answers with one right content."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from typing import Any
 
 import regex
 
-from selfinstruct.verifiers.base import Finding, Kind, Spec, flag, number, short, text, texts
-from selfinstruct.verifiers.patterns import compile_pattern
+from selfinstruct.verifiers.base import (
+    Finding,
+    Kind,
+    Spec,
+    check_number,
+    check_text,
+    check_texts,
+    check_tolerance,
+    short,
+)
 
-__all__ = ["NUMBER", "REGEX", "TEXT", "numbers", "tolerance"]
+__all__ = ["NUMBER", "TEXT", "numbers"]
 
 # --- numbers ---
 
 _SIGN = r"[-+\u2212\u2013\ufe63\uff0d]"
-_OPENED = r"(?<=[=\u2248\u2264\u2265({\[]\s?|\$)"  # what a minus with a space behind it belongs to its number after
+_OPENED = r"(?<=[=\u2248\u2264\u2265({\[]\s?|\$)"  # after these, a minus followed by a space belongs to the number
 _MONEY = r"[$€£¥₹]"
 _DIGITS = r"(?!0)\d{1,3}+(?:(?:[,\uff0c\u00a0\u202f\u2009]|\{,\}|\\[,!])\d{3}(?!\d))++|\d++"
 _FRACTION = r"(?:[.\uff0e]\d++)"
 _NUMERAL = rf"(?:{_DIGITS}){_FRACTION}?+"
-# Brackets within brackets, to a depth that keeps it linear: what is not closed is not looked through at each opening.
+# Nested brackets, to a fixed depth: unclosed brackets are not scanned again at each opening, which keeps time linear.
 _BRACES = r"\{(?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+\}"
 _PARENS = r"\((?:[^()]++|\([^()]*+\))*+\)"
 _GROUP = rf"(?:{_BRACES}|\d)"
@@ -36,14 +44,14 @@ _BY = r"\s?(?:[\u00d7\u00b7\u22c5*x]|\\times|\\cdot)\s?"
 _DEGREE = r"\^\s?(?:\\circ|\{\s?(?:\\circ|\\degree|\u00b0)\s?(?:\\?[A-Za-z]{1,8}\s?)?\})"
 _NTH = r"\s?\^\s?\{?\s?(?:\\(?:text|textrm|mathrm|rm)\s?\{?\s?)?(?:st|nd|rd|th)(?!\w)\s?\}{0,2}"
 _TAIL = r"(?:[.,]\d++)?+"
-# What makes another number of the one before it.
+# Text after a number that changes its value.
 _MORE = "|".join(
     (
         rf"\s?{_POWER} | \*\*(?:{_PARENS}|[-\u2212]?\d++{_TAIL})",
         rf"(?:{_BY}|\s)?(?:{_ROOT}|{_PI}) | {_BY}10\s?(?:{_POWER}|{_RAISED})",
         rf"\s?/\s?(?:{_ROOT}|{_PI}|{_PARENS}|[nxyz](?!\w)) | (?(divisor)\s?/\s?\d++|(?!))",
         rf"(?:{_RAISED}|[\u2080-\u2089\u2030\u2031])++ | \s?{_VULGAR}",
-        # digits set apart: by what may separate thousands, or be a decimal comma, or the base
+        # groups of digits: after a separator of thousands, a decimal comma, or as the base
         rf"_{_BRACES} | (?:_\d++)++{_TAIL} | (?:['\u2019]\d{{3}}(?!\d))++{_TAIL}",
         rf"(?<=(?<![^\W_]|[.,/'\u2019])\d{{1,3}})(?:(?:[ ~]|\\[ ;:])\d{{3}}(?!\d))++{_TAIL}",
         r"(?(divisor)(?!)|(?<=\d)(?:[.,:\u066b\u066c]\d++)++)",
@@ -54,8 +62,8 @@ _MORE = "|".join(
         r"\s?(?:[十百万萬亿億兆만억천백]|千(?![克米瓦卡帕焦赫公]))",
     )
 )
-# A run of letters and digits that begins with a letter is no number, nor are dates, times and versions. Each
-# alternative eats all that it looked at, so that nothing is looked at twice.
+# Words with digits, dates, times and versions are not numbers. Each alternative consumes all that it scanned, so that
+# no character is scanned twice.
 _TOKEN = regex.compile(
     rf"""
     (?![\s,;:!?"'()]) (?:
@@ -86,8 +94,8 @@ _TOKEN = regex.compile(
 )
 _BOXED = "\\boxed{"
 _MINUS = "-\u2212\u2013\ufe63\uff0d"
-_MOST_DIGITS = 400
-_NOT_UNITS = regex.compile(r"(?:[kKMBTxyznijeEk]|bn|mn|tn|\w*\d\w*)$")  # thousands, variables: another number
+_MAX_DIGITS = 400
+_NOT_UNITS = regex.compile(r"(?:[kKMBTxyznijeEk]|bn|mn|tn|\w*\d\w*)$")  # thousands and variables change the number
 _ORDINAL = regex.compile(r"(?:st|nd|rd|th)$", regex.IGNORECASE)
 _FLAT = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b", "0123456789+-")
 
@@ -95,72 +103,73 @@ _Readings = tuple[Fraction, ...]
 
 
 def numbers(answer: str, start: int = 0, end: int | None = None) -> list[tuple[str, _Readings]]:
-    """The numbers of a text, or of a part of it, in their order, each as it stands there and what it can mean.
+    """Return the numbers of a text, or of a part of it, in order: each as written, with the values it may have.
 
-    ``50%`` is 50 and 0.5. Numbers inside of words, ordinals, dates, times and versions are left out; one that something
-    makes another (``5k``, ``2π``, ``10^3``) or that can be read in several ways (``3,5``) is there with no meaning.
+    ``50%`` may be 50 or 0.5. Numbers within words, ordinals, dates, times and versions are left out. A number that its
+    context changes (``5k``, ``2π``, ``10^3``) or that can be read in several ways (``3,5``) has no value.
     """
-    found: list[tuple[str, _Readings]] = []
+    result: list[tuple[str, _Readings]] = []
     for match in _TOKEN.finditer(answer, start, end):
         if match["unclear"] or match["unread"] or match["continental"]:
-            found.append((match.group(), ()))
+            result.append((match.group(), ()))
         elif match["latex"] or (match["number"] and not _is_ordinal(match)):
-            value = _value(match)
-            found.append((match.group(), (*value, *(one / 100 for one in value)) if match["percent"] else value))
-    return found
+            values = _values(match)
+            percent = tuple(value / 100 for value in values) if match["percent"] else ()
+            result.append((match.group(), (*values, *percent)))
+    return result
 
 
 def _is_ordinal(match: regex.Match[str]) -> bool:
     return bool(match["nth"] or (match["unit"] and _ORDINAL.match(match["unit"])))
 
 
-def _value(match: regex.Match[str]) -> _Readings:
+def _values(match: regex.Match[str]) -> _Readings:
     if match["more"] or (match["unit"] and _NOT_UNITS.match(match["unit"])):
         return ()
-    return _latex(match) if match["latex"] else _plain_value(match)
+    return _latex_fraction(match) if match["latex"] else _plain_number(match)
 
 
-def _latex(match: regex.Match[str]) -> _Readings:
-    part = _divided(_read(match["over"]), _read(match["under"]))
+def _latex_fraction(match: regex.Match[str]) -> _Readings:
+    fraction = _divided(_read(match["over"]), _read(match["under"]))
     whole = _read(match["whole"].strip()) if match["whole"] else (Fraction(0),)
-    if not part or not whole or (match["whole"] and part[0] < 0):
+    if not fraction or not whole or (match["whole"] and fraction[0] < 0):
         return ()
-    value = whole[0] + part[0]
+    value = whole[0] + fraction[0]
     return (-value if match["before"] and match["before"][0] in _MINUS else value,)
 
 
-def _plain_value(match: regex.Match[str]) -> _Readings:
+def _plain_number(match: regex.Match[str]) -> _Readings:
     power = match["raised"].translate(_FLAT) if match["raised"] else match["power"]
     value = _read(match["number"] + (match["exponent"] if match["exponent"] and power is None else ""))
     if power is not None:
-        exponent = _whole(power)
-        if not value or exponent is None or abs(exponent) > _MOST_DIGITS:
+        exponent = _integer(power)
+        if not value or exponent is None or abs(exponent) > _MAX_DIGITS:
             return ()
         value = (value[0] * Fraction(10) ** exponent,)
     if match["divisor"] is not None:
         over = value if match["mixed"] is None else _read(match["mixed"].strip())
-        part = _divided(over, _read(match["divisor"]))
-        value = part if match["mixed"] is None or not part or not value else (value[0] + part[0],)
+        fraction = _divided(over, _read(match["divisor"]))
+        value = fraction if match["mixed"] is None or not fraction or not value else (value[0] + fraction[0],)
     signs = [sign for sign in (match["sign"], match["second"]) if sign]
-    return tuple(-one for one in value) if any(sign[0] in _MINUS for sign in signs) else value
+    return tuple(-number for number in value) if any(sign[0] in _MINUS for sign in signs) else value
 
 
 def _read(numeral: str) -> _Readings:
-    """A numeral's value; nothing if it is too long to be one."""
+    """Return the value of a numeral; nothing if it is too long."""
     plain = regex.sub(r"[,\uff0c\u00a0\u202f\u2009{}\\!]", "", numeral).replace("\uff0e", ".")
     for minus in _MINUS:
         plain = plain.replace(minus, "-")
     mantissa, _, exponent = plain.lower().partition("e")
-    if len(mantissa) > _MOST_DIGITS or len(exponent) > 4 or (exponent and abs(int(exponent)) > _MOST_DIGITS):
+    if len(mantissa) > _MAX_DIGITS or len(exponent) > 4 or (exponent and abs(int(exponent)) > _MAX_DIGITS):
         return ()
     return (Fraction(plain),)
 
 
-def _whole(numeral: str) -> int | None:
-    """An exponent; None of what is none."""
+def _integer(numeral: str) -> int | None:
+    """Return the value of an exponent; None if it is not an integer."""
     try:
         return int(_read(numeral)[0])
-    except (IndexError, ValueError):  # too long; signs alone
+    except (IndexError, ValueError):  # too long; nothing but signs
         return None
 
 
@@ -169,7 +178,7 @@ def _divided(over: _Readings, under: _Readings) -> _Readings:
 
 
 def _boxed(answer: str) -> tuple[int, int]:
-    r"""Where in an answer to look: in the last ``\boxed{}``, if there is one."""
+    r"""Return the span of the contents of the last ``\boxed{}``, or of the whole answer if there is none."""
     start = answer.rfind(_BOXED)
     if start < 0:
         return 0, len(answer)
@@ -181,47 +190,40 @@ def _boxed(answer: str) -> tuple[int, int]:
     return begin, len(answer)
 
 
-def _number(spec: Spec, answer: str) -> Finding:
+def _verify_number(spec: Spec, answer: str) -> Finding:
     where = spec.get("where", "last")
     expected = short(spec["value"]) + ("" if "tolerance" not in spec else f" within {short(spec['tolerance'])}")
     if isinstance(where, dict):
-        # In the text as it stands: folded, 5M would be 5m.
+        # The label is searched in the original text: with its case folded, 5M would become 5m.
         label = regex.compile(
             regex.escape(where["after"], literal_spaces=True), regex.IGNORECASE | regex.FULLCASE | regex.REVERSE
         )
-        place = label.search(answer)
-        if place is None:
-            return Finding(False, f"{expected} after {short(where['after'])}", "nothing after it: it is not there")
-        start, end = place.end(), len(answer)
+        match = label.search(answer)
+        if match is None:
+            return Finding(False, f"{expected} after {short(where['after'])}", f"no {short(where['after'])}")
+        start, end = match.end(), len(answer)
     else:
         start, end = _boxed(answer)
-    found = numbers(answer, start, end)
-    if not found:
+    candidates = numbers(answer, start, end)
+    if not candidates:
         return Finding(False, expected, "no number")
-    if where == "only" and len(found) > 1:
-        return Finding(False, f"{expected} and no other number", f"{len(found)} numbers")
-    said, readings = found[0] if isinstance(where, dict) else found[-1]
-    return Finding(any(_same(one, spec) for one in readings), expected, short(said.strip()))
+    if where == "only" and len(candidates) > 1:
+        return Finding(False, f"{expected} and no other number", f"{len(candidates)} numbers")
+    text, values = candidates[0] if isinstance(where, dict) else candidates[-1]
+    return Finding(any(_is_right(value, spec) for value in values), expected, short(text.strip()))
 
 
-def _same(found: Fraction, spec: Spec) -> bool:
+def _is_right(number: Fraction, spec: Spec) -> bool:
     value = Fraction(spec["value"])
     if "tolerance" in spec:
-        # As written: 0.3 and 0.1 differ by 0.2, though the floats do not.
-        return abs(found - Fraction(repr(spec["value"]))) <= Fraction(repr(spec["tolerance"]))
+        # Decimal fractions as written: 0.3 and 0.1 differ by 0.2, though the floats do not.
+        return abs(number - Fraction(repr(spec["value"]))) <= Fraction(repr(spec["tolerance"]))
     if isinstance(spec["value"], int):
-        return found == value
-    return abs(found - value) <= abs(value) / 10**6
+        return number == value
+    return abs(number - value) <= abs(value) / 10**6
 
 
-def tolerance(value: Any) -> None:
-    """The most that two numbers may differ by."""
-    number(value)
-    if value < 0:
-        raise ValueError(f"is 0 or more, found {short(value)}")
-
-
-def _where(value: Any) -> None:
+def _check_where(value: Any) -> None:
     if value in ("last", "only") and isinstance(value, str):
         return
     if (
@@ -230,56 +232,38 @@ def _where(value: Any) -> None:
         or not isinstance(value["after"], str)
         or not value["after"]
     ):
-        raise ValueError(f'is "last", "only" or {{"after": "some text"}}, found {short(value)}')
+        raise ValueError(f'must be "last", "only" or {{"after": "some text"}}, found {short(value)}')
 
 
-NUMBER = Kind(_number, {"value": number, "tolerance": tolerance, "where": _where}, required=("value",))
+NUMBER = Kind(
+    _verify_number,
+    {"value": check_number, "tolerance": check_tolerance, "where": _check_where},
+    required=("value",),
+)
 
 # --- texts ---
 
 _AROUND = " \t\r\n*_`\"'\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e"
 
 
-def _text(spec: Spec, answer: str) -> Finding:
+def _verify_text(spec: Spec, answer: str) -> Finding:
     values = [spec["value"]] if "value" in spec else spec["values"]
     return Finding(_plain(answer) in map(_plain, values), " or ".join(map(short, values[:4])), short(answer.strip()))
 
 
-def _plain(given: str) -> str:
-    """Without case, emphasis, quotation marks, a full stop at the end, and differences of white space."""
-    given = given.strip(_AROUND)
-    given = given.removesuffix(".").removesuffix("。").strip(_AROUND)
-    return " ".join(given.split()).casefold()
+def _plain(text: str) -> str:
+    """Return `text` without case, emphasis, quotation marks, a final full stop, and with single spaces."""
+    text = text.strip(_AROUND)
+    text = text.removesuffix(".").removesuffix("。").strip(_AROUND)
+    return " ".join(text.split()).casefold()
 
 
-def _one(spec: Spec) -> None:
+def _check_values(spec: Spec) -> None:
     if "value" in spec and "values" in spec:
-        raise ValueError("'value' and 'values' are not given together")
-    for one in spec.get("values", [spec.get("value")]):
-        if not _plain(one):
-            raise ValueError(f"{short(one)} has nothing but marks in it")
+        raise ValueError("'value' and 'values' exclude each other")
+    for value in spec.get("values", [spec.get("value")]):
+        if not _plain(value):
+            raise ValueError(f"{short(value)} consists of punctuation only")
 
 
-TEXT = Kind(_text, {"value": text, "values": texts}, one_of=("value", "values"), check=_one)
-
-# --- patterns ---
-
-
-def _pattern(value: Any) -> None:
-    """A regular expression that linear time is enough for."""
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"is a regular expression, found {short(value)}")
-    compile_pattern(value)
-
-
-def _regex(spec: Spec, answer: str) -> Finding:
-    full = spec.get("full", False)
-    expected = f"{'all of it' if full else 'a part'} to match {short(spec['pattern'])}"
-    try:
-        kept = compile_pattern(spec["pattern"], full=full).matches(answer)
-    except ValueError as error:
-        return Finding(False, expected, str(error))
-    return Finding(kept, expected, short(answer.strip()))
-
-
-REGEX = Kind(_regex, {"pattern": _pattern, "full": flag}, required=("pattern",))
+TEXT = Kind(_verify_text, {"value": check_text, "values": check_texts}, one_of=("value", "values"), check=_check_values)

@@ -1,4 +1,4 @@
-"""What the kinds of verifiers share: what they find, how their fields are checked, how an answer is cut."""
+"""Definitions shared by all kinds of verifiers: their results, the checks of their fields, and text helpers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from selfinstruct.common.codec import Json, dumps
 from selfinstruct.parse.text import fenced
 
 __all__ = [
-    "Finding", "Kind", "Spec", "any_json", "code_blocks", "count", "flag", "near", "number", "short", "text", "texts",
+    "CodeBlock", "Finding", "Kind", "Spec", "check_any", "check_count", "check_flag", "check_number", "check_text",
+    "check_texts", "check_tolerance", "code_blocks", "nearest_name", "short",
 ]  # fmt: skip
 
 Spec = Mapping[str, Any]
 
-_SHOWN = 100  # characters of an answer, or of what is expected, in a verdict
+_SHOWN_CHARS = 100  # characters of an answer or an expectation that a verdict repeats
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Whether an answer is right, with what was expected and what was found instead, in short.
+    """The result of checking one answer.
 
     Attributes:
-        failed: Of several demands, those that were not met.
+        kept: Whether the answer is right.
+        expected: The expectation, in short.
+        found: What the answer contains instead, in short.
+        failed: For a verifier that combines several: the details of the ones that failed.
     """
 
     kept: bool
@@ -38,12 +42,14 @@ class Kind:
     """A kind of verifier.
 
     Attributes:
-        verify: From a good specification and an answer to what was found.
-        fields: The fields that a specification may have; each function raises ValueError, with the end of a sentence
-            that begins with the field's name, on a value that is not good.
-        required: Those that it must have.
-        one_of: Of these it must have one, at least.
-        check: Further demands on a specification whose fields are good; raises ValueError.
+        verify: Checks an answer against a specification that has passed the checks below.
+        fields: The fields that a specification may have, each with a function that raises ValueError on a bad value.
+            The message completes a sentence that begins with the field's name.
+        required: Fields that a specification must have.
+        one_of: Fields of which a specification must have at least one.
+        check: Checks the specification as a whole, after its fields; raises ValueError.
+        executes: Whether verifying runs code from the answer, so that the result may depend on a time limit. Such
+            results are recorded in the run's journal and not computed again.
     """
 
     verify: Callable[[Spec, str], Finding]
@@ -51,61 +57,82 @@ class Kind:
     required: tuple[str, ...] = ()
     one_of: tuple[str, ...] = ()
     check: Callable[[Spec], object] | None = None
+    executes: bool = False
 
 
-def number(value: Any) -> None:
-    """A finite number; an integer may be beyond every float."""
+def check_number(value: Any) -> None:
+    """Raise ValueError unless `value` is a finite number. Integers may be too large for a float."""
     finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if isinstance(value, bool) or not finite:
-        raise ValueError(f"is a number, found {short(value)}")
+        raise ValueError(f"must be a number, found {short(value)}")
 
 
-def count(value: Any) -> None:
-    """A number of things."""
+def check_tolerance(value: Any) -> None:
+    """Raise ValueError unless `value` is a number of at least 0."""
+    check_number(value)
+    if value < 0:
+        raise ValueError(f"must be at least 0, found {short(value)}")
+
+
+def check_count(value: Any) -> None:
+    """Raise ValueError unless `value` is an integer of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"is a whole number of 0 or more, found {short(value)}")
+        raise ValueError(f"must be an integer of at least 0, found {short(value)}")
 
 
-def flag(value: Any) -> None:
-    """True or false."""
+def check_flag(value: Any) -> None:
+    """Raise ValueError unless `value` is a boolean."""
     if not isinstance(value, bool):
-        raise ValueError(f"is true or false, found {short(value)}")
+        raise ValueError(f"must be true or false, found {short(value)}")
 
 
-def text(value: Any) -> None:
-    """A text that is not blank."""
+def check_text(value: Any) -> None:
+    """Raise ValueError unless `value` is a string that is not blank."""
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"is a text that is not blank, found {short(value)}")
+        raise ValueError(f"must be a text that is not blank, found {short(value)}")
 
 
-def texts(value: Any) -> None:
-    """A list of such."""
+def check_texts(value: Any) -> None:
+    """Raise ValueError unless `value` is a list of strings that are not blank."""
     if not isinstance(value, list) or not value:
-        raise ValueError(f"is a list of at least one text, found {short(value)}")
-    for one in value:
-        text(one)
+        raise ValueError(f"must be a list of at least one text, found {short(value)}")
+    for item in value:
+        check_text(item)
 
 
-def any_json(_: Any) -> None:
-    """Any JSON."""
+def check_any(_: Any) -> None:
+    """Accept any JSON value."""
 
 
 def short(value: Any) -> str:
-    """A value as JSON, and of a long one its beginning."""
+    """Return `value` as JSON, cut to a length that fits into a message."""
     try:
-        said = dumps(value if not isinstance(value, str) else value[: 2 * _SHOWN])
+        text = dumps(value if not isinstance(value, str) else value[: 2 * _SHOWN_CHARS])
     except (TypeError, ValueError, RecursionError):
-        said = ascii(value)[: 2 * _SHOWN]
-    return said if len(said) <= _SHOWN else f"{said[: _SHOWN - 3]}..."
+        text = ascii(value)[: 2 * _SHOWN_CHARS]
+    return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 3]}..."
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """The known word that is most like it, in brackets."""
-    from selfinstruct.common.config import nearest  # loads pydantic, and only a mistake needs it
+def nearest_name(word: str, names: Iterable[str]) -> str:
+    """Return the name most similar to `word` as a hint in brackets, or all names if none is similar."""
+    from selfinstruct.common.config import nearest  # loads pydantic, which only a mistake needs
 
-    return nearest(word, known)
+    return nearest(word, names)
 
 
-def code_blocks(answer: str) -> list[str]:
-    """The contents of the closed code fences of an answer."""
-    return [answer[start:end].split("\n", 1)[-1].rsplit("\n", 1)[0] for start, end in fenced(answer, 0)]
+@dataclass(frozen=True, slots=True)
+class CodeBlock:
+    """A closed code fence of an answer, with its language in lower case ("" if it names none)."""
+
+    language: str
+    code: str
+
+
+def code_blocks(answer: str) -> list[CodeBlock]:
+    """Return the closed code fences of an answer, in order."""
+    blocks = []
+    for start, end in fenced(answer, 0):
+        fence, _, rest = answer[start:end].partition("\n")
+        info = fence.strip().lstrip("`~").split()
+        blocks.append(CodeBlock(info[0].lower() if info else "", rest.rpartition("\n")[0]))
+    return blocks

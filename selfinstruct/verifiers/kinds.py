@@ -1,167 +1,191 @@
-"""The kinds by name; the check of a specification from outside; the verdict on an answer."""
+"""The registry of kinds, the check of a specification, and the verdict on an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, TypeGuard
 
-from selfinstruct.common.codec import Json, canonical, loads
+from selfinstruct.common.codec import Json, canonical
+from selfinstruct.plugins import Registry
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
-from selfinstruct.verifiers.answers import NUMBER, REGEX, TEXT
-from selfinstruct.verifiers.base import Finding, Kind, Spec, code_blocks, near, short
+from selfinstruct.verifiers.answers import NUMBER, TEXT
+from selfinstruct.verifiers.base import Finding, Kind, Spec, nearest_name, short
 from selfinstruct.verifiers.constraints import CONSTRAINTS
-from selfinstruct.verifiers.expression import PYTHON
-from selfinstruct.verifiers.forms import check_schema
-from selfinstruct.verifiers.schema import fault
+from selfinstruct.verifiers.journal import recorded
+from selfinstruct.verifiers.patterns import REGEX
+from selfinstruct.verifiers.programs import PYTHON, TESTS
+from selfinstruct.verifiers.schema import JSON
 
-__all__ = ["KINDS", "check_verifier", "verify", "without_nulls"]
+__all__ = ["check_verifier", "kind_names", "kind_of", "kind_origin", "kinds", "kinds_in", "verify", "without_nulls"]
 
-_DEPTH = 5  # of ``all`` within ``all``
-_MOST = 100  # verifiers in one
-
-
-def _json(spec: Spec, answer: str) -> Finding:
-    expected = "JSON" if "schema" not in spec else "JSON as the schema says"
-    try:
-        value = _read(answer)
-    except ValueError as error:
-        return Finding(False, expected, str(error))
-    wrong = fault(spec["schema"], value) if "schema" in spec else ""
-    return Finding(not wrong, expected, wrong or short(value))
+_MAX_NESTING = 5  # of ``all`` within ``all``
+_MAX_PARTS = 100  # verifiers in one
+_MAX_FOUND = 500  # characters of what ``all`` reports
 
 
-def _read(answer: str) -> Any:
-    """The JSON that the whole answer is, or its one code block.
-
-    Raises:
-        ValueError: There is none.
-    """
-    blocks = code_blocks(answer)
-    try:
-        return loads(answer.strip())
-    except ValueError:
-        if len(blocks) != 1:
-            raise
-    return loads(blocks[0].strip())
+def _verify_all(spec: Spec, answer: str) -> Finding:
+    findings = [(part["kind"], _finding(part, answer)) for part in spec["of"]]
+    failed = [(kind, finding) for kind, finding in findings if not finding.kept]
+    text = "; ".join(f"{kind}: {finding.found}, expected {finding.expected}" for kind, finding in failed)
+    details = tuple(_detail(kind, finding) for kind, finding in failed)
+    return Finding(not failed, f"all {len(findings)} verifiers to pass", text[:_MAX_FOUND] or "all pass", details)
 
 
-def _schema(value: Any) -> None:
-    try:
-        check_schema(value)
-    except ValueError as error:
-        raise ValueError(f"is no JSON schema that can be checked: {error}") from None
-
-
-def _all(spec: Spec, answer: str) -> Finding:
-    found = [(one["kind"], KINDS[one["kind"]].verify(one, answer)) for one in spec["of"]]
-    failed = tuple(_detail(kind, one) for kind, one in found if not one.kept)
-    said = "; ".join(f"{kind}: {one.found}, expected {one.expected}" for kind, one in found if not one.kept)
-    return Finding(not failed, f"all {len(found)} to be met", said[:500] or "all of them", failed)
-
-
-def _parts(value: Any) -> None:
+def _check_parts(value: Any) -> None:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"is a list of at least one verifier, found {short(value)}")
+        raise ValueError(f"must be a list of at least one verifier, found {short(value)}")
 
 
-KINDS: dict[str, Kind] = {
+_KINDS: dict[str, Kind] = {
     "number": NUMBER,
     "text": TEXT,
     "regex": REGEX,
-    "json": Kind(_json, {"schema": _schema}),
+    "json": JSON,
     "python": PYTHON,
+    "tests": TESTS,
     **CONSTRAINTS,
-    "all": Kind(_all, {"of": _parts}, required=("of",)),
+    "all": Kind(_verify_all, {"of": _check_parts}, required=("of",)),
 }
 
 
-def check_verifier(verifier: object) -> Mapping[str, Json]:
-    """A verifier from outside, as it is.
+def _is_kind(entry: object) -> TypeGuard[Kind]:
+    return isinstance(entry, Kind)
+
+
+_REGISTRY = Registry("verifier", _KINDS, _is_kind, "a Kind")
+
+
+def kinds() -> Mapping[str, Kind]:
+    """Return the built-in kinds of verifiers, by name."""
+    return MappingProxyType(_KINDS)
+
+
+def kind_names() -> tuple[str, ...]:
+    """Return the names of all kinds of verifiers, including those of plugins."""
+    return _REGISTRY.names()
+
+
+def kind_origin(name: str) -> str:
+    """Return distribution and version of the plugin of that name; "" for a built-in kind."""
+    return _REGISTRY.origin(name)
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind of that name.
 
     Raises:
-        ValueError: It is none; the message is what stands after the file and line.
+        ValueError: There is no such kind.
+        PluginError: It is a plugin's, and can't be used.
     """
-    left: list[tuple[object, str, int]] = [(verifier, "'verifier'", 0)]
+    if name not in _REGISTRY:
+        raise ValueError(f"unknown kind {short(name)}{nearest_name(name, kind_names())}")
+    return _REGISTRY.get(name)
+
+
+def kinds_in(verifier: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the kind of a valid specification and of every verifier in it."""
+    yield str(verifier["kind"])
+    for part in verifier["of"] if verifier["kind"] == "all" else ():
+        yield from kinds_in(part)
+
+
+def check_verifier(verifier: object) -> Mapping[str, Json]:
+    """Return `verifier` unchanged if it is a valid specification.
+
+    Raises:
+        ValueError: It is not; the message follows file and line.
+        MissingExtraError: Its kind needs a package that is not installed.
+    """
+    pending: list[tuple[object, str, int]] = [(verifier, "'verifier'", 0)]
     count = 0
-    while left:
-        one, place, depth = left.pop()
+    while pending:
+        part, position, depth = pending.pop()
         count += 1
-        if depth > _DEPTH or count > _MOST:
-            raise ValueError(f"'verifier' has more than {_MOST} verifiers in it, or nests them too deeply")
-        spec = _checked(one, place)
+        if depth > _MAX_NESTING or count > _MAX_PARTS:
+            raise ValueError(f"'verifier' contains more than {_MAX_PARTS} verifiers, or nests them too deeply")
+        spec = _checked(part, position)
         if spec["kind"] == "all":
-            parts = [(part, f"{place}, part {number}", depth + 1) for number, part in enumerate(spec["of"], start=1)]
-            left += reversed(parts)
+            parts = [(inner, f"{position}, part {index}", depth + 1) for index, inner in enumerate(spec["of"], start=1)]
+            pending += reversed(parts)
     assert isinstance(verifier, Mapping)
     try:
         canonical(verifier)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"'verifier' is no JSON: {error}") from None
+        raise ValueError(f"'verifier' must be JSON: {error}") from None
     return verifier
 
 
-def without_nulls(verifier: object, depth: int = 0) -> object:
-    """A verifier without what a column of Arrow added: it gives each the fields of all, null where there was none.
-
-    None of one that has nulls only. The ``value`` of ``python`` may be null.
-    """
-    if not isinstance(verifier, Mapping) or depth > _DEPTH:
-        return verifier
-    null_is_value = verifier.get("kind") == "python"
-    kept = {key: one for key, one in verifier.items() if one is not None or (null_is_value and key == "value")}
-    if isinstance(kept.get("of"), list):
-        kept["of"] = [without_nulls(one, depth + 1) for one in kept["of"]]
-    return None if verifier and not kept else kept
-
-
-def _checked(spec: object, place: str) -> Mapping[str, Any]:
-    """A specification whose own fields are good."""
+def _checked(spec: object, position: str) -> Mapping[str, Any]:
+    """Return a specification whose own fields are valid; the parts of ``all`` are checked by the caller."""
     if not isinstance(spec, Mapping) or not isinstance(spec.get("kind"), str):
-        raise ValueError(f"{place} is an object with a 'kind' of {', '.join(KINDS)}")
+        raise ValueError(f"{position} must be an object with a 'kind' of {', '.join(kind_names())}")
     name = spec["kind"]
-    if name not in KINDS:
-        raise ValueError(f"{place}: unknown kind {short(name)}{near(name, KINDS)}")
-    kind = KINDS[name]
+    try:
+        kind = kind_of(name)
+    except ValueError as error:
+        raise ValueError(f"{position}: {error}") from None
     for key, value in spec.items():
         if key == "kind":
             continue
         if key not in kind.fields:
-            known = near(str(key), kind.fields) if kind.fields else "; it has no settings"
-            raise ValueError(f"{place}: {name!r} has no setting {short(key)}{known}")
+            hint = nearest_name(str(key), kind.fields) if kind.fields else "; it has no settings"
+            raise ValueError(f"{position}: {name!r} has no setting {short(key)}{hint}")
         try:
             kind.fields[key](value)
         except ValueError as error:
-            raise ValueError(f"{place}: {key!r} {error}") from None
+            raise ValueError(f"{position}: {key!r} {error}") from None
     if missing := [key for key in kind.required if key not in spec]:
-        raise ValueError(f"{place}: {name!r} needs {missing[0]!r}")
+        raise ValueError(f"{position}: {name!r} needs {missing[0]!r}")
     if kind.one_of and not any(key in spec for key in kind.one_of):
-        raise ValueError(f"{place}: {name!r} needs {' or '.join(map(repr, kind.one_of))}")
+        raise ValueError(f"{position}: {name!r} needs {' or '.join(map(repr, kind.one_of))}")
     if kind.check is not None:
         try:
             kind.check(spec)
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
+            raise ValueError(f"{position}: {error}") from None
     return spec
 
 
-def verify(verifier: Mapping[str, Any], answer: str) -> Verdict:
-    """Whether an answer is right, by a verifier that ``check_verifier`` passes.
+def without_nulls(verifier: object, depth: int = 0) -> object:
+    """Return a verifier without the nulls that a column of Arrow adds for the fields of other kinds.
 
-    Any answer whatever has a verdict; a blank one is never right. ``detail`` has ``kind``, what was ``expected`` and
-    what was ``found``, and for ``all`` the ``failed`` ones, each with these three.
+    A verifier of nothing but nulls becomes None. The ``value`` of ``python`` may be null and is kept.
+    """
+    if not isinstance(verifier, Mapping) or depth > _MAX_NESTING:
+        return verifier
+    null_is_value = verifier.get("kind") == "python"
+    fields = {key: value for key, value in verifier.items() if value is not None or (null_is_value and key == "value")}
+    if isinstance(fields.get("of"), list):
+        fields["of"] = [without_nulls(part, depth + 1) for part in fields["of"]]
+    return None if verifier and not fields else fields
+
+
+def verify(verifier: Mapping[str, Any], answer: str) -> Verdict:
+    """Check an answer against a verifier that ``check_verifier`` accepts.
+
+    Every answer gets a verdict; a blank answer is never right. The verdict's ``detail`` has ``kind``, ``expected`` and
+    ``found``, and for ``all`` a list ``failed`` of the same three for each verifier that failed.
 
     Raises:
-        SelfInstructError: No process can be started to evaluate an expression in.
+        MissingExtraError: The kind needs a package that is not installed.
+        SelfInstructError: The sandbox cannot be started.
     """
-    name = str(verifier["kind"])
-    found = KINDS[name].verify(verifier, answer)
-    if found.kept and not answer.strip():
-        found = Finding(False, found.expected, "a blank answer")
-    return Verdict("verifier", found.kept, "" if found.kept else "wrong_answer", detail=_detail(name, found))
+    finding = _finding(verifier, answer)
+    if finding.kept and not answer.strip():
+        finding = Finding(False, finding.expected, "a blank answer")
+    reason = "" if finding.kept else RejectReason.WRONG_ANSWER
+    return Verdict("verifier", finding.kept, reason, detail=_detail(str(verifier["kind"]), finding))
 
 
-def _detail(kind: str, found: Finding) -> dict[str, Json]:
-    detail: dict[str, Json] = {"kind": kind, "expected": found.expected, "found": found.found}
-    if found.failed:
-        detail["failed"] = list(found.failed)
+def _finding(spec: Spec, answer: str) -> Finding:
+    kind = kind_of(str(spec["kind"]))
+    return recorded(spec, answer, kind.verify) if kind.executes else kind.verify(spec, answer)
+
+
+def _detail(kind: str, finding: Finding) -> dict[str, Json]:
+    detail: dict[str, Json] = {"kind": kind, "expected": finding.expected, "found": finding.found}
+    if finding.failed:
+        detail["failed"] = list(finding.failed)
     return detail

@@ -1,304 +1,339 @@
-"""Whether JSON is as a schema says: the keywords of JSON Schema 2020-12 that a bounded number of steps can check.
+"""The kind ``json``: JSON that satisfies a JSON Schema (2020-12), checked by ``jsonschema`` with a bound on its work.
 
-A keyword that is not known is refused, not passed over: a demand that nobody checks would accept wrong answers. Left
-out are those that go by names or annotations (``$dynamicRef``, ``$anchor``, ``unevaluatedProperties``), and ``$ref`` to
-anything outside of the schema. ``format`` is a remark, as the standard has it by default. Patterns are those of
-``patterns.py``, and each step is counted, so that no schema and no answer can take long.
+Schemas and answers may be hostile, so three things are stricter than in the library:
+
+- Each application of a keyword is counted, by the size of the values involved: no schema and no answer takes long.
+- Patterns are matched by RE2 (``patterns.py``); equality takes linear time, and multiples are exact.
+- Unknown keywords are refused, since a misspelt one would accept wrong answers. So are references to other documents,
+  keywords that name or move schemas (``$anchor``, ``$dynamicRef``, ``$id``) and keywords that depend on annotations
+  (``unevaluatedItems``, ``unevaluatedProperties``). ``format`` is an annotation, the standard's default.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeAlias
-from urllib.parse import unquote
+from functools import lru_cache
+from typing import Any
 
-from selfinstruct.common.codec import canonical
-from selfinstruct.verifiers.base import short
-from selfinstruct.verifiers.patterns import compile_pattern
+from selfinstruct.common.codec import canonical, loads
+from selfinstruct.errors import MissingExtraError
+from selfinstruct.verifiers.base import Finding, Kind, Spec, code_blocks, nearest_name, short
+from selfinstruct.verifiers.patterns import check_pattern, search, worst_case
 
-__all__ = ["DEPTH", "TYPES", "fault", "is_number", "resolved"]
+__all__ = ["JSON"]
 
-STEPS = 1_000_000
-DEPTH = 100  # of schemas within schemas, references followed
+_MAX_STEPS = 100_000  # of one validation: about a second
+_MAX_DEPTH = 100  # keywords applied within keywords, references followed
+_MAX_NESTING = 30  # schemas within a schema
+_MAX_SCHEMAS = 2_000  # in one
+_CHARS_PER_STEP = 64
+_MAX_MESSAGE = 200  # characters
 
-TYPES: dict[str, Callable[[Any], bool]] = {
-    "null": lambda value: value is None,
-    "boolean": lambda value: isinstance(value, bool),
-    "integer": lambda value: is_number(value) and (isinstance(value, int) or value.is_integer()),
-    "number": lambda value: is_number(value),  # noqa: PLW0108  (it stands below)
-    "string": lambda value: isinstance(value, str),
-    "array": lambda value: isinstance(value, list),
-    "object": lambda value: isinstance(value, dict),
-}
+_ANNOTATIONS = frozenset({
+    "$comment", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly",
+    "format", "contentEncoding", "contentMediaType",
+})  # fmt: skip
+_SCHEMA = frozenset({"items", "contains", "additionalProperties", "propertyNames", "not", "if", "then", "else"})
+_SCHEMA_LISTS = frozenset({"prefixItems", "allOf", "anyOf", "oneOf"})
+_SCHEMAS_BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+_VALUES = frozenset({
+    "type", "enum", "const", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength",
+    "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains", "uniqueItems",
+    "required", "dependentRequired", "pattern", "$ref",
+})  # fmt: skip
+_KEYWORDS = _ANNOTATIONS | _SCHEMA | _SCHEMA_LISTS | _SCHEMAS_BY_NAME | _VALUES
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+class _TooMuchWorkError(Exception):
+    """A validation exceeded its number of steps or its depth."""
 
 
-class _Wrong(Exception):  # noqa: N818  (an answer to a question, not an error)
-    """What is wrong, and where in the value."""
+@dataclass
+class _Work:
+    """The work of one validation so far."""
 
-
-class _Check:
-    """One value held against one schema."""
-
-    def __init__(self, root: Any) -> None:
-        self._root = root
-        self._steps = 0
-        self._depth = 0
+    steps: int = 0
+    depth: int = 0
 
     def spend(self, steps: int) -> None:
-        self._steps += steps
-        if self._steps > STEPS:
-            raise ValueError(f"checking takes more than {STEPS:,} steps")
+        self.steps += steps
+        if self.steps > _MAX_STEPS:
+            raise _TooMuchWorkError(f"checking it against the schema takes more than {_MAX_STEPS:,} steps")
 
-    def check(self, schema: Any, value: Any, place: str) -> None:
-        """Raise ``_Wrong`` on the first thing that is wrong."""
-        self.spend(1)
-        if isinstance(schema, bool):
-            if not schema:
-                raise _Wrong(f"{place} is not allowed")
-            return
-        self._depth += 1
-        if self._depth > DEPTH:
-            raise ValueError(f"the schema leads more than {DEPTH} levels deep")
-        try:
-            for keyword, wanted in schema.items():
-                self.spend(1)
-                if keyword in _KEYWORDS:
-                    _KEYWORDS[keyword](self, wanted, value, place, schema)
-        finally:
-            self._depth -= 1
-
-    def fits(self, schema: Any, value: Any) -> bool:
-        try:
-            self.check(schema, value, "")
-        except _Wrong:
-            return False
-        return True
-
-    def matches(self, pattern: str, value: str) -> bool:
-        found = compile_pattern(pattern, ecma=True)
-        self.spend(1 + len(value) * found.size // 64)  # by what it may take at the worst
-        return found.matches(value)
-
-    def key(self, value: Any) -> bytes:
-        """Equal of values that JSON Schema calls equal, and of no others."""
-        found = canonical(_plain(value))
-        self.spend(1 + len(found) // 8)
-        return found
-
-    # --- keywords: each with its value, what is checked, where that is, and the schema around it ---
-
-    def type(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        names = [wanted] if isinstance(wanted, str) else wanted
-        if not any(TYPES[name](value) for name in names):
-            raise _Wrong(f"{place} is no {' or '.join(names)}")
-
-    def enum(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        key = self.key(value)
-        if all(self.key(one) != key for one in wanted):
-            raise _Wrong(f"{place} is none of {short(wanted)}")
-
-    def const(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if self.key(value) != self.key(wanted):
-            raise _Wrong(f"{place} is not {short(wanted)}")
-
-    def multiple_of(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if is_number(value):
-            self.spend(len(repr(value)) // 8)
-            if Fraction(repr(value)) % Fraction(repr(wanted)):
-                raise _Wrong(f"{place} is no multiple of {wanted}")
-
-    def pattern(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if isinstance(value, str) and not self.matches(wanted, value):
-            raise _Wrong(f"{place} does not match {short(wanted)}")
-
-    def unique_items(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if wanted and isinstance(value, list) and len({self.key(one) for one in value}) < len(value):
-            raise _Wrong(f"{place} has the same item twice")
-
-    def prefix_items(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if isinstance(value, list):
-            for number, (schema, one) in enumerate(zip(wanted, value, strict=False)):
-                self.check(schema, one, f"{place}[{number}]")
-
-    def items(self, wanted: Any, value: Any, place: str, schema: Any) -> None:
-        if isinstance(value, list):
-            for number in range(len(schema.get("prefixItems", ())), len(value)):
-                self.check(wanted, value[number], f"{place}[{number}]")
-
-    def contains(self, wanted: Any, value: Any, place: str, schema: Any) -> None:
-        if isinstance(value, list):
-            found = sum(self.fits(wanted, one) for one in value)
-            if not schema.get("minContains", 1) <= found <= schema.get("maxContains", math.inf):
-                raise _Wrong(f"{place} has {found} items as wanted")
-
-    def required(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if isinstance(value, dict):
-            self.spend(len(wanted))
-            for name in wanted:
-                if name not in value:
-                    raise _Wrong(f"{place} has no {short(name)}")
-
-    def properties(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if isinstance(value, dict):
-            for name, schema in wanted.items():
-                self.spend(1)
-                if name in value:
-                    self.check(schema, value[name], _inside(place, name))
-
-    def pattern_properties(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if isinstance(value, dict):
-            for pattern, schema in wanted.items():
-                for name, one in value.items():
-                    self.spend(1)
-                    if self.matches(pattern, name):
-                        self.check(schema, one, _inside(place, name))
-
-    def additional_properties(self, wanted: Any, value: Any, place: str, schema: Any) -> None:
-        if isinstance(value, dict):
-            known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-            for name, one in value.items():
-                self.spend(1)
-                if name not in known and not any(self.matches(pattern, name) for pattern in patterns):
-                    self.check(wanted, one, _inside(place, name))
-
-    def property_names(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if isinstance(value, dict):
-            for name in value:
-                self.check(wanted, name, f"the name of {_inside(place, name)}")
-
-    def dependent_required(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if isinstance(value, dict):
-            for name, others in wanted.items():
-                self.spend(1)
-                if name in value:
-                    self.required(others, value, place, None)
-
-    def dependent_schemas(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if isinstance(value, dict):
-            for name, schema in wanted.items():
-                self.spend(1)
-                if name in value:
-                    self.check(schema, value, place)
-
-    def all_of(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        for schema in wanted:
-            self.check(schema, value, place)
-
-    def any_of(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if not any(self.fits(schema, value) for schema in wanted):
-            raise _Wrong(f"{place} fits none of the {len(wanted)} schemas of anyOf")
-
-    def one_of(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        found = sum(self.fits(schema, value) for schema in wanted)
-        if found != 1:
-            raise _Wrong(f"{place} fits {found} of the {len(wanted)} schemas of oneOf")
-
-    def negated(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if self.fits(wanted, value):
-            raise _Wrong(f"{place} is as it must not be")
-
-    def condition(self, wanted: Any, value: Any, place: str, schema: Any) -> None:
-        self.check(schema.get("then" if self.fits(wanted, value) else "else", True), value, place)
-
-    def reference(self, wanted: Any, value: Any, place: str, _: Any) -> None:
-        self.check(resolved(self._root, wanted), value, place)
+    def enter(self) -> None:
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise _TooMuchWorkError(f"the schema leads more than {_MAX_DEPTH} levels deep")
 
 
-def resolved(root: Any, reference: str) -> Any:
-    """The part of a schema that a reference within it names.
-
-    Raises:
-        ValueError: There is none.
-    """
-    pointer = unquote(reference)
-    if pointer != "#" and not pointer.startswith("#/"):
-        raise ValueError(f"is a place in this schema, such as #/$defs/name, found {short(reference)}")
-    found = root
-    for part in pointer.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, Mapping) and name in found:
-            found = found[name]
-        elif isinstance(found, list) and name.isascii() and name.isdecimal() and int(name) < len(found):
-            found = found[int(name)]
-        else:
-            raise ValueError(f"names nothing in this schema: {short(reference)}")
-    if not isinstance(found, (bool, Mapping)):
-        raise ValueError(f"names no schema: {short(reference)}")
-    return found
+_work: ContextVar[_Work] = ContextVar("schema_work")
 
 
-def _inside(place: str, name: str) -> str:
-    return f"{place}.{name[:40]}"[:200]
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Count the work done within the block; exceeding the bounds raises ValueError."""
+    token = _work.set(_Work())
+    try:
+        yield
+    except _TooMuchWorkError as error:
+        raise ValueError(str(error)) from None
+    finally:
+        _work.reset(token)
 
 
-def _plain(value: Any) -> Any:
-    """A value with integers in place of floats that are some."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return {name: _plain(one) for name, one in value.items()} if isinstance(value, dict) else value
+# --- keywords, as functions of jsonschema: (validator, value of the keyword, instance, schema) -> errors ---
+
+_Errors = Iterator[Any]  # of jsonschema.ValidationError
+_Keyword = Callable[[Any, Any, Any, Mapping[str, Any]], _Errors | None]
 
 
-_Keyword: TypeAlias = Callable[[_Check, Any, Any, str, Any], None]
+def _pattern(_validator: Any, wanted: str, instance: Any, _schema: Any) -> _Errors:
+    if isinstance(instance, str) and not _search(wanted, instance):
+        yield _error(f"{short(instance)} does not match {short(wanted)}")
 
 
-def _bound(
-    applies: Callable[[Any], bool], size: Callable[[Any], Any], fits: Callable[[Any, Any], bool], says: str
-) -> _Keyword:
-    def keyword(_check: _Check, wanted: Any, value: Any, place: str, _: Any) -> None:
-        if applies(value) and not fits(size(value), wanted):
-            raise _Wrong(f"{place} {says} {wanted}")
-
-    return keyword
+def _pattern_properties(validator: Any, wanted: Mapping[str, Any], instance: Any, _schema: Any) -> _Errors:
+    if isinstance(instance, dict):
+        for pattern, subschema in wanted.items():
+            for name in _matching(pattern, instance):
+                yield from validator.descend(instance[name], subschema, path=name, schema_path=pattern)
 
 
-def _least(found: Any, wanted: Any) -> bool:
-    return bool(found >= wanted)
+def _additional_properties(validator: Any, wanted: Any, instance: Any, schema: Mapping[str, Any]) -> _Errors:
+    if isinstance(instance, dict):
+        names = {name: None for name in instance if name not in schema.get("properties", {})}
+        for pattern in schema.get("patternProperties", {}):
+            for name in _matching(pattern, names):
+                del names[name]
+        for name in names:
+            if wanted is False:
+                yield _error("not allowed", name)
+            else:
+                yield from validator.descend(instance[name], wanted, path=name)
 
 
-def _most(found: Any, wanted: Any) -> bool:
-    return bool(found <= wanted)
+def _unique_items(_validator: Any, wanted: bool, instance: Any, _schema: Any) -> _Errors:
+    if wanted and isinstance(instance, list) and len({_key(item) for item in instance}) < len(instance):
+        yield _error(f"{short(instance)} has the same item twice")
 
 
-def _itself(value: Any) -> Any:
-    return value
+def _multiple_of(_validator: Any, wanted: float, instance: Any, _schema: Any) -> _Errors:
+    is_number = isinstance(instance, (int, float)) and not isinstance(instance, bool)
+    if is_number and Fraction(repr(instance)) % Fraction(repr(wanted)):  # as written: 0.3 is a multiple of 0.1
+        yield _error(f"{short(instance)} is not a multiple of {wanted}")
 
 
-_KEYWORDS: dict[str, _Keyword] = {
-    "type": _Check.type, "enum": _Check.enum, "const": _Check.const, "multipleOf": _Check.multiple_of,
-    "minimum": _bound(is_number, _itself, _least, "is below"),
-    "maximum": _bound(is_number, _itself, _most, "is above"),
-    "exclusiveMinimum": _bound(is_number, _itself, lambda found, wanted: found > wanted, "is not above"),
-    "exclusiveMaximum": _bound(is_number, _itself, lambda found, wanted: found < wanted, "is not below"),
-    "minLength": _bound(TYPES["string"], len, _least, "has fewer characters than"),
-    "maxLength": _bound(TYPES["string"], len, _most, "has more characters than"),
-    "minItems": _bound(TYPES["array"], len, _least, "has fewer items than"),
-    "maxItems": _bound(TYPES["array"], len, _most, "has more items than"),
-    "minProperties": _bound(TYPES["object"], len, _least, "has fewer properties than"),
-    "maxProperties": _bound(TYPES["object"], len, _most, "has more properties than"),
-    "pattern": _Check.pattern, "uniqueItems": _Check.unique_items, "prefixItems": _Check.prefix_items,
-    "items": _Check.items, "contains": _Check.contains, "required": _Check.required, "properties": _Check.properties,
-    "patternProperties": _Check.pattern_properties, "additionalProperties": _Check.additional_properties,
-    "propertyNames": _Check.property_names, "dependentRequired": _Check.dependent_required,
-    "dependentSchemas": _Check.dependent_schemas, "allOf": _Check.all_of, "anyOf": _Check.any_of,
-    "oneOf": _Check.one_of, "not": _Check.negated, "if": _Check.condition, "$ref": _Check.reference,
+def _enum(_validator: Any, wanted: list[Any], instance: Any, _schema: Any) -> _Errors:
+    key = _key(instance)
+    if all(_key(value) != key for value in wanted):
+        yield _error(f"{short(instance)} is not one of {short(wanted)}")
+
+
+def _const(_validator: Any, wanted: Any, instance: Any, _schema: Any) -> _Errors:
+    if _key(instance) != _key(wanted):
+        yield _error(f"{short(instance)} is not {short(wanted)}")
+
+
+_OWN: dict[str, _Keyword] = {
+    "pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties,
+    "uniqueItems": _unique_items, "multipleOf": _multiple_of, "enum": _enum, "const": _const,
 }  # fmt: skip
 
 
-def fault(schema: Any, value: Any) -> str:
-    """What is wrong with a value by a good schema, and where; "" if nothing is.
+def _error(message: str, *path: str) -> Any:
+    from jsonschema import ValidationError
 
-    A check that would take too long finds the value wrong, by its number of steps.
-    """
+    return ValidationError(message, path=path)
+
+
+def _matching(pattern: str, names: Mapping[str, Any]) -> list[str]:
+    return [name for name in names if _search(pattern, name)]
+
+
+def _search(pattern: str, text: str) -> bool:
+    _work.get().spend(1 + worst_case(pattern, text) // 1000)
+    return search(pattern, text)
+
+
+def _key(value: Any) -> bytes:
+    """Return bytes that are equal for values that JSON Schema considers equal, and for no others."""
+    key = canonical(_plain(value))
+    _work.get().spend(1 + len(key) // _CHARS_PER_STEP)
+    return key
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` with integral floats as integers, which JSON Schema does not distinguish."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _counted(keyword: _Keyword) -> _Keyword:
+    """Return `keyword` as a function that counts its work."""
+
+    def apply(validator: Any, wanted: Any, instance: Any, schema: Mapping[str, Any]) -> _Errors:
+        work = _work.get()
+        work.spend(1 + _size(instance) + (_size(wanted) if isinstance(wanted, list) else 0))
+        work.enter()
+        try:
+            yield from keyword(validator, wanted, instance, schema) or ()
+        finally:
+            work.depth -= 1
+
+    return apply
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value) // _CHARS_PER_STEP
+    if isinstance(value, int):
+        return value.bit_length() // _CHARS_PER_STEP
+    return len(value) if isinstance(value, (list, dict)) else 0
+
+
+@lru_cache(maxsize=1)
+def _validators() -> tuple[Any, Any]:
+    """Return jsonschema's validator of 2020-12 with counted keywords, and its own validator of the meta-schema."""
     try:
-        _Check(schema).check(schema, value, "$")
-    except (_Wrong, ValueError) as error:
-        return str(error)
-    return ""
+        from jsonschema import Draft202012Validator
+        from jsonschema.validators import extend
+    except ImportError:
+        raise MissingExtraError("jsonschema, which checks JSON schemas,", "verify") from None
+    keywords = {**Draft202012Validator.VALIDATORS, **_OWN}
+    counted = extend(Draft202012Validator, {name: _counted(keyword) for name, keyword in keywords.items()})
+    return counted, Draft202012Validator(Draft202012Validator.META_SCHEMA)
+
+
+# --- the check of a schema ---
+
+
+def _check_schema(value: Any) -> None:
+    """Raise ValueError unless `value` is a schema that can be checked; the message gives the position."""
+    _, meta_validator = _validators()
+    schema = _undeclared(value)
+    try:
+        _check_keywords(schema)
+        error = next(meta_validator.iter_errors(schema), None)
+        if error is not None:
+            raise ValueError(_message(error))
+    except RecursionError:
+        raise ValueError("must be a JSON schema that can be checked: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"must be a JSON schema that can be checked: {error}") from None
+
+
+def _check_keywords(root: Any) -> None:
+    """Raise ValueError on an unknown keyword, a bad pattern, or a reference to anything but a part of the schema."""
+    pending: list[tuple[Any, str, int]] = [(root, "$", 0)]
+    seen: set[int] = set()
+    count = 0
+    while pending:
+        schema, position, depth = pending.pop()
+        count += 1
+        if count > _MAX_SCHEMAS:
+            raise ValueError(f"more than {_MAX_SCHEMAS:,} schemas within one")
+        if isinstance(schema, bool) or id(schema) in seen:
+            continue
+        seen.add(id(schema))
+        if not isinstance(schema, Mapping):
+            raise ValueError(f"{position} must be an object, true or false, found {short(schema)}")
+        if depth > _MAX_NESTING:
+            raise ValueError(f"{position} is nested too deeply")
+        for keyword, wanted in schema.items():
+            if keyword not in _KEYWORDS:
+                raise ValueError(f"{position}: unknown keyword {short(keyword)}{nearest_name(str(keyword), _KEYWORDS)}")
+            _check_patterns(keyword, wanted, f"{position}.{keyword}")
+            if keyword == "$ref":
+                pending.append((_resolved(root, wanted, f"{position}.$ref"), f"{position}.$ref", depth + 1))
+            pending += [(inner, f"{position}.{keyword}{name}", depth + 1) for name, inner in _inner(keyword, wanted)]
+
+
+def _resolved(root: Any, reference: Any, position: str) -> Any:
+    """Return the part of the schema that a reference names."""
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    try:
+        if isinstance(reference, str) and reference.startswith("#"):
+            return Registry().resolver_with_root(DRAFT202012.create_resource(root)).lookup(reference).contents
+    except (Unresolvable, ValueError, TypeError):  # the last two: a pointer into a list or a text
+        pass
+    raise ValueError(f"{position} must refer to a part of this schema (#/$defs/name), found {short(reference)}")
+
+
+def _undeclared(schema: Any) -> Any:
+    """Return a schema without its ``$schema``, under which the library would change to a validator of its own."""
+    return {key: value for key, value in schema.items() if key != "$schema"} if isinstance(schema, Mapping) else schema
+
+
+def _check_patterns(keyword: str, wanted: Any, position: str) -> None:
+    patterns = [wanted] if keyword == "pattern" else wanted if keyword == "patternProperties" else ()
+    for pattern in patterns if isinstance(patterns, (list, Mapping)) else ():
+        try:
+            check_pattern(pattern)
+        except ValueError as error:
+            raise ValueError(f"{position} {short(pattern)} {error}") from None
+
+
+def _inner(keyword: str, wanted: Any) -> list[tuple[str, Any]]:
+    """Return the schemas in the value of a keyword, each with its position in it."""
+    if keyword in _SCHEMA:
+        return [("", wanted)]
+    if keyword in _SCHEMA_LISTS and isinstance(wanted, list):
+        return [(f"[{index}]", schema) for index, schema in enumerate(wanted)]
+    if keyword in _SCHEMAS_BY_NAME and isinstance(wanted, Mapping):
+        return [(f".{name}", schema) for name, schema in wanted.items()]
+    return []
+
+
+# --- the check of an answer ---
+
+
+def _message(error: Any) -> str:
+    """Return where the value is wrong (``$.tags[1]``) and why."""
+    position = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+    text = f"${position}: {error.message}"
+    return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE - 3]}..."
+
+
+def _read(answer: str) -> Any:
+    """Return the JSON in an answer: all of it, or else its only code block.
+
+    Raises:
+        ValueError: The answer holds no JSON; the message says why.
+    """
+    blocks = code_blocks(answer)
+    try:
+        return loads(answer.strip())
+    except ValueError:
+        if len(blocks) != 1:
+            raise
+    return loads(blocks[0].code.strip())
+
+
+def _verify(spec: Spec, answer: str) -> Finding:
+    expected = "JSON that satisfies the schema" if "schema" in spec else "JSON"
+    try:
+        value = _read(answer)
+        if "schema" in spec:
+            from referencing import Registry
+
+            with _bounded():
+                validator = _validators()[0](_undeclared(spec["schema"]), registry=Registry())
+                error = next(validator.iter_errors(value), None)
+            if error is not None:
+                return Finding(False, expected, _message(error))
+    except ValueError as error:
+        return Finding(False, expected, str(error))
+    return Finding(True, expected, short(value))
+
+
+JSON = Kind(_verify, {"schema": _check_schema})

@@ -15,7 +15,7 @@ from tests.scripted import WORDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# Every language in which a text could be read as more than text: ours, those of chat templates, and of formatters.
+# Syntax of every language that could interpret a text: our own, chat templates and formatters.
 TRICKS = (
     "$x",
     "${x}",

@@ -11,7 +11,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -39,11 +38,11 @@ from selfinstruct.filters import (
     Repetition,
     SemanticIndex,
     WordCount,
+    check_instances,
     dedup,
-    judge_instances,
     tokenize,
 )
-from selfinstruct.filters.offsets import token_spans
+from selfinstruct.filters.token_spans import token_spans
 from selfinstruct.parse import (
     behind_announcement,
     blank_input,
@@ -65,8 +64,6 @@ from selfinstruct.records import Instance
 from selfinstruct.strategies.alpaca import FORM
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST
 from selfinstruct.verifiers import check_verifier, verify
-from selfinstruct.verifiers.counting import Refused
-from selfinstruct.verifiers.evaluator import evaluate
 
 ITEMS = (
     "Write a poem about the sea in winter",
@@ -154,7 +151,7 @@ def _offered(make: Callable[[], Any], text: str) -> None:
 
 def _copied(text: str) -> None:
     for shown in (text, text[::-1], f"b {text}"):
-        Copied().judge(text, shown, (shown, "a"))
+        Copied().decide(text, shown, (shown, "a"))
 
 
 def _blocks(text: str) -> None:
@@ -232,6 +229,7 @@ _CHECKS = {
     "verify text": [{"kind": "text", "values": ["a", "1"]}],
     "verify regex": [{"kind": "regex", "pattern": pattern, "full": full} for full in (False, True)
                      for pattern in ("(a+)+$", "(a|a)*b", "(?:.*,)*x", "(\\w+\\s?)+!", "(?i)\\bgo(\\s+then)*z")],
+    "verify code": [{"kind": "python", "value": 5}, {"kind": "tests", "tests": "assert x", "seconds": 1}],
     "verify json": [{"kind": "json"}, {"kind": "json", "schema": _SCHEMA}],
     "verify form": [{"kind": "all", "of": _FORMS}],
 }  # fmt: skip
@@ -242,12 +240,6 @@ def _verified(name: str, text: str) -> None:
         verify(check_verifier(spec), text)
         verify(spec, f"\\boxed{{{text}")
         verify(spec, f"```\n{text}\n```")
-
-
-def _evaluated(text: str) -> None:
-    for source in (text, f"'{text}'", f"[{text}]", text[:9_000]):
-        with suppress(Refused):
-            evaluate(source)
 
 
 SUBJECTS: dict[str, Callable[[str], Any]] = {
@@ -271,9 +263,9 @@ SUBJECTS: dict[str, Callable[[str], Any]] = {
     "copied": _copied,
     "semantic": partial(_offered, partial(SemanticIndex, 0.9, _vectors)),
     "perplexity": Perplexity(_scores, max=9.0).verdict,
-    "ifd": lambda text: Ifd(_scores).judge([text], [text]),
-    "balance": lambda text: Balance(key="x", max_share=1.0).judge([{"x": text}, {"x": text}]),
-    "instances": lambda text: judge_instances([Instance(text, text), Instance("a", text)] * 3, truncated=False),
+    "ifd": lambda text: Ifd(_scores).decide([text], [text]),
+    "balance": lambda text: Balance(key="x", max_share=1.0).decide([{"x": text}, {"x": text}]),
+    "instances": lambda text: check_instances([Instance(text, text), Instance("a", text)] * 3, truncated=False),
     "dedup": lambda text: dedup([{"instruction": text}, {"instruction": f"{text} b"}], NoveltyIndex(engine="numpy")),
     "pipeline": lambda text: list(Pipeline([On("x", WordCount()), On("x", Keywords())]).stream([{"x": text}], "x")),
     "parse lists": _lists,
@@ -285,7 +277,6 @@ SUBJECTS: dict[str, Callable[[str], Any]] = {
     "codec": _codec,
     "server": _server,
     **{name: partial(_verified, name) for name in _CHECKS},
-    "evaluate": _evaluated,
 }
 
 

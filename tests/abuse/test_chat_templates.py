@@ -64,9 +64,7 @@ BROKEN = (
 
 
 @pytest.mark.parametrize("template", ESCAPES)
-def test_a_template_reaches_nothing_but_the_conversation(
-    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_template_sees_only_the_conversation(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tokenizer = make_tokenizer(template=template + CHATML)
     try:
@@ -79,7 +77,7 @@ def test_a_template_reaches_nothing_but_the_conversation(
 
 
 @pytest.mark.parametrize("template", BROKEN)
-def test_a_template_that_fails_is_one_error(template: str) -> None:
+def test_a_failing_template_raises_one_error(template: str) -> None:
     with pytest.raises(UsageError):
         Renderer(make_tokenizer(template=template + CHATML), "chat", max_length=512)
     late = "{% if messages[0].content == 'What is it?' %}" + template + "{% endif %}" + CHATML
@@ -106,7 +104,7 @@ except UsageError as error:
 
 @pytest.mark.prove
 @pytest.mark.parametrize("template", ENDLESS)
-def test_a_template_without_an_end_is_stopped(template: str, promise: Promise) -> None:
+def test_an_endless_template_is_stopped(template: str, promise: Promise) -> None:
     """Within a minute; left alone, the first takes a quarter of an hour and the second thousands of years."""
     done = subprocess.run(
         ["bash", "-c", 'ulimit -t 60; exec "$@"', "-", sys.executable, "-c", SCRIPT, template],
@@ -116,7 +114,7 @@ def test_a_template_without_an_end_is_stopped(template: str, promise: Promise) -
     assert done.stdout.startswith("refused:")
 
 
-def test_the_trainer_tells_of_a_bad_template_in_one_line(
+def test_the_trainer_reports_a_bad_template_in_one_line(
     tmp_path: Path, tiny_model_folder: Path, promise: Promise
 ) -> None:
     data = tmp_path / "rows.jsonl"

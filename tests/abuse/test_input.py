@@ -24,7 +24,7 @@ from selfinstruct.common.rng import Rng, derive
 from selfinstruct.common.sources import open_source
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Instance
-from selfinstruct.runs.status import export_run
+from selfinstruct.runs.export import export
 from selfinstruct.seeds import load_seeds, seeds_from_json, seeds_to_json
 from tests import finetune_fixtures
 from tests.abuse.hostile import ODD, ROOT, Said, filled, finetune, selfinstruct, words
@@ -32,7 +32,7 @@ from tests.cli import command, environment
 from tests.conftest import Promise
 from tests.loopback import Loopback
 
-# A command that fails leaves its files to the end of its process, and here the process goes on.
+# A failing command leaves its files open until its process ends, and this process continues.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 tiny_tokenizer = finetune_fixtures.tiny_tokenizer
@@ -84,7 +84,7 @@ BAD: dict[str, bytes] = {
     "an underscore": b"1_000",
     "Arabic digits": "\u0661".encode(),
     "single quotes": b"'a'",
-    "an escape that is none": b'"\\x41"',
+    "an invalid escape": b'"\\x41"',
     "a comma too many": b"[1,]",
     "a comment": b"1 /* one */",
     "two values": b"1} {",
@@ -100,7 +100,7 @@ def line_with(value: bytes) -> bytes:
 
 
 def told_once(said: Said, where: str) -> None:
-    """The place is told on one line of its own, with what is wrong, in so many characters as a person reads."""
+    """Assert that one short line of the output names the location and the error."""
     found = [line for line in said.output.split("\n") if f"{where}: " in line]
     assert len(found) == 1, (where, said.output[:2000])
     what = found[0].split(where, 1)[1]
@@ -109,7 +109,7 @@ def told_once(said: Said, where: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_line_is_told_with_file_and_line_and_the_others_are_kept(
+def test_a_bad_line_is_reported_with_file_and_line_and_the_others_are_kept(
     kind: str, tmp_path: Path, tiny_model_folder: Path
 ) -> None:
     path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
@@ -153,10 +153,10 @@ def test_a_bad_line_is_told_with_file_and_line_and_the_others_are_kept(
     assert len(said.output) < 1000
 
 
-def test_every_bad_line_is_told_by_a_process_that_reads_them_from_a_pipe(tmp_path: Path, promise: Promise) -> None:
+def test_every_bad_line_from_a_pipe_is_reported(tmp_path: Path, promise: Promise) -> None:
     kinds = list(BAD.values())
-    told = 0
-    for start in range(0, len(kinds), 20):  # it tells 20 one by one
+    reported = 0
+    for start in range(0, len(kinds), 20):  # a message lists 20 errors
         lines = [line_with(value) for value in kinds[start : start + 20]]
         done = subprocess.run(
             command("filter", "-", "-o", "-", "--quiet"),
@@ -168,9 +168,12 @@ def test_every_bad_line_is_told_by_a_process_that_reads_them_from_a_pipe(tmp_pat
         assert done.stdout == GOOD[0] + b"\n" + GOOD[1] + b"\n"
         for place in range(2, len(lines) + 2):
             told_once(Said(1, done.stderr.decode()), f"stdin:{place}")
-            told += 1
-    assert told == len(BAD)
-    promise("input: bad lines", f"{told} of {len(BAD)} kinds are told with file and line by 6 commands, 0 tracebacks")
+            reported += 1
+    assert reported == len(BAD)
+    promise(
+        "input: bad lines",
+        f"{reported} of {len(BAD)} kinds are reported with file and line by 6 commands, 0 tracebacks",
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,7 +211,7 @@ def test_whole_files(content: bytes, kept: int, tmp_path: Path, tiny_model_folde
 
 
 @pytest.mark.parametrize("option", ["--seeds", "--config", "--prompts", "--from"])
-def test_what_is_no_such_file_is_told(option: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(option: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"\x00\xff not what was asked for \n" * 9)
     for name in ("none", "folder", "file", "file/none", "x" * 300):
@@ -245,7 +248,7 @@ def test_a_message_does_not_repeat_a_megabyte(row: Any, tmp_path: Path, tiny_mod
 # --- configuration ---
 
 DEEP = 100_000
-CONFIGS: dict[str, tuple[bytes, int]] = {  # and the line that is told; 0 where YAML's reader knows none
+CONFIGS: dict[str, tuple[bytes, int]] = {  # and the reported line; 0 if the YAML parser does not know it
     "NaN": (b"n: 3\nseed: .nan", 2),
     "Infinity": (b"retry:\n  base_s: .inf", 2),
     "a key twice": (b"n: 1\nlag: 9\nn: 2", 3),
@@ -272,7 +275,7 @@ CONFIGS: dict[str, tuple[bytes, int]] = {  # and the line that is told; 0 where 
     "a key that is a list": (b"n: 1\n? [a, b]\n: 2", 0),
     "a key that is a number": (b"n: 1\n2: 3", 0),
     "a date": (b"n: 1\nseeds: 2020-01-01", 2),
-    "a date that is none": (b"n: 1\nseeds: 2020-13-45", 0),
+    "an invalid date": (b"n: 1\nseeds: 2020-13-45", 0),
     "bytes": (b"n: 1\nseeds: !!binary aGVsbG8=", 2),
     "two documents": (b"n: 1\n---\nn: 2", 2),
     "a list": (b"- n: 1", 1),
@@ -285,7 +288,7 @@ CONFIGS: dict[str, tuple[bytes, int]] = {  # and the line that is told; 0 where 
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_bad_configuration_is_told_with_file_and_line(
+def test_a_bad_configuration_is_reported_with_file_and_line(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content, line = CONFIGS[kind]
@@ -314,7 +317,7 @@ def test_a_setting_typed_on_the_command_line_is_text_or_an_error(
 
 
 @pytest.mark.parametrize("inner", ["{%s}", "[%s]"])
-def test_a_configuration_that_unfolds_to_billions_is_refused(inner: str, tmp_path: Path) -> None:
+def test_a_configuration_that_expands_to_billions_of_values_is_refused(inner: str, tmp_path: Path) -> None:
     """Nine anchors, each ten times the one before: small in memory, endless to walk. Ends by the CPU limit if so."""
     rows = ["a0: &a0 1"]
     for level in range(1, 10):
@@ -334,11 +337,11 @@ def test_a_configuration_that_unfolds_to_billions_is_refused(inner: str, tmp_pat
 
 DAMAGE = {
     "NaN in its configuration": "UPDATE meta SET value = CAST('NaN' AS BLOB) WHERE key = 'config'",
-    "no object as configuration": "UPDATE meta SET value = CAST('[]' AS BLOB) WHERE key = 'config'",
+    "a configuration that is not an object": "UPDATE meta SET value = CAST('[]' AS BLOB) WHERE key = 'config'",
     "a completion that is no JSON": "UPDATE outcomes SET body = CAST('{' AS BLOB) WHERE kind = 'completion'",
     "a completion of another shape": "UPDATE outcomes SET body = CAST('{\"choices\": 5}' AS BLOB)",
     "a completion without choices": 'UPDATE outcomes SET body = CAST(\'{"choices":[],"usage":[],"model":1}\' AS BLOB)',
-    "seeds that are none": "UPDATE texts SET body = CAST('[1]' AS BLOB)",
+    "invalid seeds": "UPDATE texts SET body = CAST('[1]' AS BLOB)",
     "texts that are gone": "DELETE FROM texts",
     "invalid UTF-8": "UPDATE texts SET body = x'ff'",
     "no metadata": "DELETE FROM meta",
@@ -378,7 +381,7 @@ def _written(folder: str, rows: list[dict[str, Any]], *, escaped: bool) -> Path:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(LINE, LINE, LINE), min_size=1, max_size=3), st.booleans())
-def test_any_text_of_a_seed_is_the_same_in_the_ledger(texts: list[tuple[str, str, str]], escaped: bool) -> None:
+def test_the_ledger_stores_any_seed_text_exactly(texts: list[tuple[str, str, str]], escaped: bool) -> None:
     texts = [one for one in texts if one[0].strip() and one[2].strip()]
     rows = [{"instruction": one, "input": given, "output": output} for one, given, output in texts]
     if not rows:
@@ -393,7 +396,7 @@ def test_any_text_of_a_seed_is_the_same_in_the_ledger(texts: list[tuple[str, str
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(LINE, LINE, LINE), min_size=1, max_size=3), st.booleans())
-def test_any_text_of_a_row_is_the_same_for_filter_and_trainer(texts: list[tuple[str, str, str]], escaped: bool) -> None:
+def test_filter_and_trainer_read_any_row_text_exactly(texts: list[tuple[str, str, str]], escaped: bool) -> None:
     rows = [{"instruction": one, "input": given, "output": output} for one, given, output in texts]
     with tempfile.TemporaryDirectory() as folder:
         path = _written(folder, rows, escaped=escaped)
@@ -406,7 +409,7 @@ def test_any_text_of_a_row_is_the_same_for_filter_and_trainer(texts: list[tuple[
     assert b"".join(one.raw + b"\n" for one in lines) == whole
 
 
-def test_odd_characters_pass_from_seed_to_prompt_and_from_completion_to_trainer(
+def test_unusual_characters_survive_from_seed_to_prompt_and_from_completion_to_trainer(
     tmp_path: Path, tiny_tokenizer: Any, promise: Promise
 ) -> None:
     names, numbers = list(ODD), {derive("request", 0, number): number for number in range(400)}
@@ -440,7 +443,7 @@ def test_odd_characters_pass_from_seed_to_prompt_and_from_completion_to_trainer(
         for number, prompt in prompts.items():
             recorded = reader.request(number)
             assert recorded is not None
-            shown = [tasks[str(name)] for name in recorded.context["demonstrations"]]
+            shown = [tasks[str(name)] for name in recorded.demonstrations]
             blocks = [
                 f"### Task {place}\nInstruction: {task.instruction}\nInput: {task.instances[0].input}\n"
                 f"Output: {task.instances[0].output}"
@@ -458,7 +461,7 @@ def test_odd_characters_pass_from_seed_to_prompt_and_from_completion_to_trainer(
     assert met == set(ODD), set(ODD) - met
     for name in FORMATS:
         path = tmp_path / f"{name}.jsonl"
-        assert export_run(run, name, path).rows == 70
+        assert export(run, name, path).rows == 70
         examples = read_examples(path).examples
         assert [tuple(turn.content for turn in one.turns) for one in examples] == [
             (user_text(instruction, given), output) for instruction, given, output in rows

@@ -12,8 +12,7 @@ import pytest
 
 from selfinstruct.errors import SelfInstructError, UsageError
 from selfinstruct.prompts import Prompts
-from selfinstruct.runs.export import export_formats
-from selfinstruct.runs.status import export_run
+from selfinstruct.runs.export import export, export_formats
 from selfinstruct.strategies import STRATEGIES
 from tests.abuse.hostile import ROOT, finetune, selfinstruct
 from tests.conftest import Promise
@@ -41,7 +40,7 @@ def test_a_name_that_is_a_path_is_refused_everywhere(
     refused = 0
     for name in PATHS:
         with pytest.raises(UsageError, match="no format"):
-            export_run(run, name)
+            export(run, name)
         if "\x00" in name:
             continue  # no argument of a process can hold it
         for args in (
@@ -65,13 +64,13 @@ def test_a_name_that_is_a_path_is_refused_everywhere(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_template_names_are_the_strategy_s_own(strategy: str) -> None:
+def test_template_names_begin_with_the_strategy(strategy: str) -> None:
     for name in STRATEGIES[strategy].templates:
         assert all(part.replace("-", "").isalnum() for part in name.split("/"))
         assert (ROOT / "prompts" / f"{name}.txt").is_file()
 
 
-def test_a_folder_of_prompts_without_the_strategy_s_templates_is_refused(tmp_path: Path) -> None:
+def test_a_prompts_folder_without_templates_of_the_strategy_is_refused(tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("not for a model: $count")
     folder = tmp_path / "prompts"
@@ -96,7 +95,7 @@ def test_a_folder_of_prompts_without_the_strategy_s_templates_is_refused(tmp_pat
         (b"", "missing"),
     ],
 )
-def test_a_bad_template_is_told_with_its_file(text: bytes, says: str, tmp_path: Path) -> None:
+def test_a_bad_template_is_reported_with_its_file(text: bytes, says: str, tmp_path: Path) -> None:
     path = tmp_path / "prompts" / "alpaca" / "list.txt"
     path.parent.mkdir(parents=True)
     path.write_bytes(text)
@@ -109,9 +108,7 @@ def test_a_bad_template_is_told_with_its_file(text: bytes, says: str, tmp_path: 
         Prompts.load(STRATEGIES["alpaca"].templates, "chat", tmp_path / "prompts", ROOT / "prompts")
 
 
-def test_an_export_goes_to_its_file_and_nowhere_else(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_writes_only_its_file(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``-o`` is its user's own: what matters is that a refusal leaves everything as it was."""
     monkeypatch.chdir(run.parent)
     outside = tmp_path / "outside.jsonl"
@@ -136,7 +133,7 @@ def test_an_export_goes_to_its_file_and_nowhere_else(
     assert [name for name in listing(tmp_path) if ".part" in name] == []
 
 
-def test_ids_of_seeds_and_rows_name_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_of_seeds_and_rows_are_not_used_as_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows: list[dict[str, Any]] = [
         {"id": name or "empty", "instruction": f"Name {place} rivers of France now", "output": name or "x"}

@@ -1,4 +1,4 @@
-"""Keys and passwords are found nowhere: not on disk, in no output, in no traceback, whatever a server echoes."""
+"""Keys and passwords never reach the disk, an output or a traceback, even if a server echoes them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def leaked(content: bytes) -> list[bytes]:
     return found
 
 
-def test_the_search_finds_what_there_is() -> None:
+def test_the_search_for_leaked_keys_works() -> None:
     assert not leaked(b"".join(path.read_bytes() for path in Path(__file__).parent.glob("*.py")))
     for secret in (KEY, PASSWORD):
         for text in (f"a {secret} b", secret[5:18], quote(secret), html.escape(secret), json.dumps({"k": secret})):
@@ -106,7 +106,7 @@ FAULTS = (
 
 
 def fault(number: int, body: dict[str, Any]) -> Fault | None:
-    """Every other request from the fourth on meets a server that tells what it was told."""
+    """Every other request from the fourth on meets a server that echoes its request."""
     places = {derive("request", 0, 3 + 2 * at): at for at in range(len(FAULTS))}
     place = places.get(body["seed"])
     return None if place is None else FAULTS[place]
@@ -198,7 +198,7 @@ def test_a_password_in_an_address_is_in_no_file_and_no_output(
         watch.call(*typed, "--set", f"openai.api_key={PASSWORD}", code=2)
         watch.call(*typed, "--set", f"api_key={PASSWORD}", code=2)
         watch.call(*typed, "--set", f"openai.api_key_env=[{PASSWORD}]", code=2)
-        # A proxy's address may hold a password, and a client library tells of proxies.
+        # A proxy's address may contain a password, and client libraries log proxies.
         proxy = f"http://user:{PASSWORD}@127.0.0.1:9"
         slow = ("--set", "retry.attempts=1", "--set", "openai.timeout_s=5")
         monkeypatch.setenv("HTTP_PROXY", proxy)

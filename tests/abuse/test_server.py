@@ -86,7 +86,7 @@ def _read(body: bytes, status: int) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(ANSWERS | st.fixed_dictionaries({"choices": st.lists(ANSWERS, max_size=2)}), st.integers(100, 999))
-def test_any_json_is_read(value: Any, status: int) -> None:
+def test_any_json_answer_is_handled(value: Any, status: int) -> None:
     body = json.dumps(value).encode()
     _read(body, status)
 
@@ -101,18 +101,18 @@ def test_any_text_of_a_completion_can_be_stored(value: Any) -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(100, 999))
-def test_any_bytes_are_read(body: bytes, status: int) -> None:
+def test_any_bytes_are_handled(body: bytes, status: int) -> None:
     _read(body, status)
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_json_in_an_answer_is_read(kind: str) -> None:
+def test_invalid_json_in_an_answer_is_handled(kind: str) -> None:
     _read(b'{"choices": [{"text": "x", "message": {"content": "x"}}], "extra": ' + BAD[kind] + b"}", 500)
 
 
 @settings(deadline=None)
 @given(st.text() | st.integers().map(str) | st.floats().map(str))
-def test_any_wait_is_a_number_or_none(text: str) -> None:
+def test_retry_after_is_a_number_or_none(text: str) -> None:
     for name in ("retry-after", "retry-after-ms"):
         wait = retry_after_s({name: text})
         assert wait is None or 0 <= wait < float("inf")
@@ -137,6 +137,6 @@ def test_any_wait_is_a_number_or_none(text: str) -> None:
         "",
     ],
 )
-def test_a_wait_that_is_none_is_none(text: str) -> None:
+def test_an_invalid_retry_after_is_ignored(text: str) -> None:
     wait = retry_after_s({"retry-after": text})
     assert wait is None or 0 <= wait < float("inf")

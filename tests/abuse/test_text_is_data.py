@@ -28,7 +28,7 @@ from selfinstruct.parse import collapse, read_blocks
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Choice, Completion, Instance, Request, Task, Usage, candidate_id
-from selfinstruct.runs.status import export_run
+from selfinstruct.runs.export import export
 from selfinstruct.strategies.alpaca import FORM, Alpaca, AlpacaOptions
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST, SelfInstruct, SelfInstructOptions
 from tests import finetune_fixtures
@@ -81,7 +81,7 @@ def check_ledger(run: Path) -> int:
 
 def check_candidates(run: Path, seeds: set[str]) -> list[dict[str, Any]]:
     """Every candidate's facts are ours: keys, ids, verdicts, and whom they name."""
-    export_run(run, "candidates")
+    export(run, "candidates")
     lines = (run / "dataset" / "candidates.jsonl").read_bytes().split(b"\n")
     found = [json.loads(line) for line in lines[:-1]]
     assert lines[-1] == b""
@@ -100,7 +100,7 @@ def check_candidates(run: Path, seeds: set[str]) -> list[dict[str, Any]]:
     return found
 
 
-def test_alpaca_shows_seeds_and_keeps_rows_to_the_letter(tmp_path: Path, promise: Promise) -> None:
+def test_alpaca_shows_seeds_and_keeps_rows_verbatim(tmp_path: Path, promise: Promise) -> None:
     seeds = hostile_seeds(tmp_path / "seeds.jsonl")
     sent: dict[str, tuple[str, str, str]] = {}
 
@@ -120,7 +120,7 @@ def test_alpaca_shows_seeds_and_keeps_rows_to_the_letter(tmp_path: Path, promise
     by_id = {seed["id"]: seed for seed in seeds}
     with Reader(run) as reader:
         for number, body in arrived.items():
-            shown = [by_id[name] for name in reader.request(number).context["demonstrations"]]
+            shown = [by_id[name] for name in reader.request(number).demonstrations]
             blocks = [
                 f"### Task {place}\nInstruction: {seed['instruction']}\nInput: {seed['instances'][0]['input']}\n"
                 f"Output: {seed['instances'][0]['output']}"
@@ -142,7 +142,7 @@ def test_alpaca_shows_seeds_and_keeps_rows_to_the_letter(tmp_path: Path, promise
     )
 
 
-def test_self_instruct_asks_with_drafts_and_keeps_rows_to_the_letter(tmp_path: Path, promise: Promise) -> None:
+def test_self_instruct_shows_pending_tasks_and_keeps_rows_verbatim(tmp_path: Path, promise: Promise) -> None:
     seeds = hostile_seeds(tmp_path / "seeds.jsonl")
     sent: dict[str, tuple[str, str]] = {}
 
@@ -171,7 +171,7 @@ def test_self_instruct_asks_with_drafts_and_keeps_rows_to_the_letter(tmp_path: P
     with Reader(run) as reader:
         for number, prompt in prompts.items():
             request = reader.request(number)
-            shown = [str(name) for name in request.context["demonstrations"]]
+            shown = [str(name) for name in request.demonstrations]
             stages[request.stage] = stages.get(request.stage, 0) + 1
             if request.stage == "instructions":
                 tasks = [by_id[name]["instruction"] if name in by_id else texts[name] for name in shown]
@@ -215,7 +215,7 @@ def test_self_instruct_asks_with_drafts_and_keeps_rows_to_the_letter(tmp_path: P
     )
 
 
-# --- any completion whatever ---
+# --- arbitrary completions ---
 
 PIECES = st.sampled_from(
     [
@@ -278,13 +278,13 @@ def _completion(text: str, reason: str = "stop") -> Completion:
 REQUESTS = _requests()
 
 
-def test_there_is_a_request_of_every_stage() -> None:
+def test_the_requests_cover_every_stage() -> None:
     assert {request.stage for _, request in REQUESTS} == {"tasks", "instructions", "classify", "instances", "answer"}
 
 
 @settings(deadline=None, max_examples=400)
 @given(st.sampled_from(range(len(REQUESTS))), COMPLETIONS, st.sampled_from(["stop", "length"]))
-def test_a_candidate_holds_a_part_of_its_completion_and_nothing_else(which: int, text: str, reason: str) -> None:
+def test_a_candidate_is_a_verbatim_part_of_its_completion(which: int, text: str, reason: str) -> None:
     strategy, request = REQUESTS[which]
     pool = Pool(SEEDS)
     received = strategy.receive(request, _completion(text, reason), pool)
@@ -317,19 +317,19 @@ def test_a_candidate_holds_a_part_of_its_completion_and_nothing_else(which: int,
             fields.reverse()
         for field in fields:  # one after the other: no character is in two of them
             at = part.index(field, at) + len(field)
-        assert set(one.shown) <= {seed.instances[0].output for seed in SEEDS} | {instruction}
+        assert set(one.shown_outputs) <= {seed.instances[0].output for seed in SEEDS} | {instruction}
         own += len(one.instruction) * (request.stage in ("tasks", "instructions")) + len(one.input) + len(one.output)
     assert own <= len(text), "there is not more in the candidates than in the completion"
     for follow in (*received.follow_ups, *(one.on_accept for one in received.candidates if one.on_accept)):
-        assert set(follow.context["demonstrations"]) <= {seed.id for seed in SEEDS}
+        assert set(follow.demonstrations) <= {seed.id for seed in SEEDS}
         assert len(follow.turns) == 1
         assert follow.turns[0].text.count(str(follow.context["instruction"])) >= 1
         assert follow.sampling.n == 1
-    judged = RowFilters(FilterOptions(), pool).judge(request, received)
+    judged = RowFilters(FilterOptions(), pool).apply(request, received)
     assert [one.id for one in judged.candidates] == [f"{request.number}.{place}" for place in range(len(spans))][
         : len(received.candidates)
     ]
-    assert [one.candidate for one in judged.candidates] == list(received.candidates)
+    assert [one.candidate for one in judged.candidates] == list(received.with_ids(request).candidates)
 
 
 WHOLE = st.sampled_from(
@@ -345,7 +345,7 @@ BLOCKS = st.lists(PIECES | WHOLE, max_size=20).map("".join)
 @settings(deadline=None, max_examples=400)
 @example("\nLabel: a\nInput: b\n### Task 21\n\n\nInstruction: a\nOutput: b\n", FORM, False)
 @given(BLOCKS, st.sampled_from([FORM, INPUT_FIRST, OUTPUT_FIRST]), st.booleans())
-def test_a_block_that_is_shown_again_is_read_as_what_it_was(text: str, form: Any, continued: bool) -> None:
+def test_a_block_survives_being_shown_in_a_prompt(text: str, form: Any, continued: bool) -> None:
     """A field can't have held what would part it, once it is written as prompts write it."""
     labels = {name: variants[0] for name, variants in form.labels}
     found = read_blocks(text, form, first=4, last=20, continued=continued, truncated=False)
@@ -370,8 +370,8 @@ def test_a_template_is_filled_once(values: dict[str, str]) -> None:
 # --- names ---
 
 
-def test_a_seed_can_not_take_the_id_of_a_candidate(tmp_path: Path) -> None:
-    """Or a completion would meet it in the pool, and its run would end there for good."""
+def test_a_seed_with_a_candidate_id_is_refused(tmp_path: Path) -> None:
+    """Otherwise a candidate would collide with it in the pool and end the run."""
     seeds = tmp_path / "seeds.jsonl"
     rows = [{"id": f"{place}.0", "instruction": f"{words(Rng(place), 6)}", "output": "a"} for place in range(3)]
     seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -379,14 +379,14 @@ def test_a_seed_can_not_take_the_id_of_a_candidate(tmp_path: Path) -> None:
     with Loopback(lambda body: answer) as server:
         with pytest.raises(DataError, match=re.escape(f"{seeds}:1: ")):
             generate(tmp_path / "run", {**run_settings("alpaca", server.url, seeds), "n": 3})
-        assert not server.arrived, "told before anything is bought"
+        assert not server.arrived, "the error comes before the first request"
 
 
 def _named(rows: list[str], name: str, body: dict[str, Any]) -> dict[str, Any]:
     return {"model": name, "choices": [{"text": rows[NUMBERS[body["seed"]]]}]}
 
 
-def test_settings_are_written_as_what_they_are(tmp_path: Path) -> None:
+def test_settings_are_stored_verbatim(tmp_path: Path) -> None:
     """A model's name is somebody else's text too: in the configuration file, the manifest and the ledger."""
     rows = [f" {words(Rng(place), 9)}\nOutput: {words(Rng('o', place), 7)}" for place in range(99)]
     names = [*TRICKS[::6], "a: b", "- a", "!!python/name:os.system", "*a", "%YAML 1.2", "null", "~", "1"]
@@ -406,7 +406,7 @@ def test_settings_are_written_as_what_they_are(tmp_path: Path) -> None:
 # --- the terminal ---
 
 
-def test_no_text_drives_the_terminal(tmp_path: Path) -> None:
+def test_texts_cannot_control_the_terminal(tmp_path: Path) -> None:
     """On a terminal, where colours pass: an escape sequence of a model or a seed file is shown as what it is."""
     evil = "\x1b]0;owned\x07 \x1b[2J \x9b31m \u202e \x7f x"
     seeds, run = tmp_path / "seeds.jsonl", tmp_path / "run"
@@ -467,7 +467,7 @@ def test_no_row_writes_a_special_token(shape: str, layout: str, promise: Promise
         promise("abuse: special tokens", f"{layout}: {len(tricks)} tricks write 0 special tokens")
 
 
-def test_rows_with_tricks_are_read_by_the_trainer_as_they_are(tmp_path: Path) -> None:
+def test_the_trainer_reads_hostile_rows_verbatim(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"instruction": trick, "input": trick, "output": trick} for trick in TRICKS]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

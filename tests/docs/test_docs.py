@@ -1,8 +1,7 @@
-"""The documentation does what it says: Python runs, commands parse and are planned, generated pages are fresh."""
+"""The documentation is correct: Python runs, commands parse and are planned, generated pages are fresh."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from finetune.cli import cli as finetune
 from selfinstruct.cli import cli as selfinstruct
 from selfinstruct.common.resources import builtin_seeds
 from tests.cli import ROOT, environment
+from tests.docs.generated import load_docs_make
 from tests.golden.make import GOLDEN
 
 COMMANDS = {"selfinstruct": selfinstruct, "finetune": finetune}
@@ -29,39 +29,30 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def maker():
-    spec = importlib.util.spec_from_file_location("docs_make", ROOT / "docs" / "make.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("page", ["commands", "configuration"])
+@pytest.mark.parametrize("page", ["api", "commands", "configuration", "reasons"])
 def test_generated_pages_are_fresh(page: str) -> None:
-    assert (ROOT / "docs" / f"{page}.md").read_text() == getattr(maker(), page)(), "run: make docs"
+    assert (ROOT / "docs" / f"{page}.md").read_text() == load_docs_make().PAGES[page](), "run: make docs"
 
 
-def test_the_tests_that_the_docs_name_are_there() -> None:
+def test_the_tests_named_in_the_docs_exist() -> None:
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
-    there = {
+    defined = {
         name
         for path in (ROOT / "tests").rglob("test_*.py")
         for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
     }
     assert named
-    assert not named - there
+    assert not named - defined
 
 
 @dataclass(frozen=True)
 class Options:
-    """Some.
+    """Options for a test.
 
     Attributes:
         one: The first,
             on two lines: yes.
-        two, three: Told together.
+        two, three: Described together.
         four: The last.
     """
 
@@ -71,16 +62,16 @@ class Options:
     four: int = 4
 
 
-def test_an_entry_may_tell_of_several_options() -> None:
-    assert maker()._entries(Options(), "x.") == [
+def test_an_entry_may_describe_several_options() -> None:
+    assert load_docs_make()._entries(Options(), "x.") == [
         "- `x.one`: The first, on two lines: yes.",
-        "- `x.two`, `x.three`: Told together.",
+        "- `x.two`, `x.three`: Described together.",
         "- `x.four`: The last.",
     ]
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for names, command, inner in maker().walk():
+    for names, command, inner in load_docs_make().walk():
         text = command.get_help(inner)
         assert isinstance(command, click.Group) or "Example" in text, names
         assert all(param.help for param in command.params if isinstance(param, click.Option)), names
@@ -100,21 +91,21 @@ def test_the_commands_in_the_docs_exist_with_these_options(example: str) -> None
     command, context = COMMANDS[program], click.Context(COMMANDS[program], info_name=program)
     while isinstance(command, click.Group):
         name, *words = words
-        found = command.get_command(context, name)
-        assert found is not None, name
-        command = found
+        subcommand = command.get_command(context, name)
+        assert subcommand is not None, name
+        command = subcommand
     command.make_context("x", words)
 
 
 def planned() -> list[str]:
-    """The commands that make runs. None needs its key, server or model to be planned."""
+    """Return the commands that make runs. None needs its key, server or model to be planned."""
     starts = tuple(f"selfinstruct {command} " for command in ("generate", "respond", "fork", "refilter"))
     return [line for line in examples() if line.startswith(starts)]
 
 
-def lay(folder: Path, words: list[str]) -> None:
-    """What a command reads: a run, a page's configuration file, or a file of tasks, by the name that it has there."""
-    named = [words[place + 1] for place, word in enumerate(words) if word in {"--from", "--seeds", "--config"}]
+def create_inputs(folder: Path, words: list[str]) -> None:
+    """Create what a command reads, under the names it uses: a run, a configuration file of a page, a file of tasks."""
+    named = [words[index + 1] for index, word in enumerate(words) if word in {"--from", "--seeds", "--config"}]
     if words[0] in {"fork", "refilter"}:
         named.append(words[1])
     for name in named:
@@ -124,8 +115,8 @@ def lay(folder: Path, words: list[str]) -> None:
             shutil.copy(GOLDEN / "alpaca" / "run.sqlite", path)
             shutil.copy(GOLDEN / "alpaca" / "alpaca.jsonl", path / "dataset")
         elif path.suffix == ".yaml":
-            found = [block for page in PAGES for block in blocks(page, "yaml") if block.startswith(f"# {name}\n")]
-            path.write_text(found[0])
+            examples = (block for page in PAGES for block in blocks(page, "yaml") if block.startswith(f"# {name}\n"))
+            path.write_text(next(examples))
         elif path.suffix == ".txt":
             path.write_text("Name a bird.\nName a fish.\n")
         else:
@@ -134,14 +125,14 @@ def lay(folder: Path, words: list[str]) -> None:
 
 @pytest.mark.parametrize("example", planned())
 def test_the_runs_in_the_docs_are_not_refused(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planned as far as the first requests; a fork is judged, as ``refilter`` does under the same settings."""
+    """Plan each run up to its first requests; for a fork, run ``refilter`` with the same settings."""
     words = shlex.split(example)[1:]
-    lay(tmp_path, words)
+    create_inputs(tmp_path, words)
     monkeypatch.chdir(tmp_path)
-    judged = words[0] in {"fork", "refilter"}
-    done = CliRunner().invoke(selfinstruct, ["refilter", *words[1:]] if judged else [*words, "--dry-run"])
+    refiltered = words[0] in {"fork", "refilter"}
+    done = CliRunner().invoke(selfinstruct, ["refilter", *words[1:]] if refiltered else [*words, "--dry-run"])
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
-    assert judged or re.search(r"^--- [1-9]\d* requests would go out next", done.output, re.MULTILINE), done.output
+    assert refiltered or re.search(r"^--- [1-9]\d* requests would go out next", done.output, re.MULTILINE), done.output
 
 
 @pytest.mark.parametrize("example", [line for line in examples() if line.startswith("make")])
@@ -156,22 +147,22 @@ def test_the_make_targets_in_the_docs_exist(example: str) -> None:
             assert all(part in call for part in word.split("=", 1)[1].split()), call
 
 
-def programs() -> list[object]:
-    """Every Python block of a page, with the text block that follows it: what it prints."""
-    found: list[object] = []
+def python_blocks() -> list[object]:
+    """Return every Python block of every page, with the output that the page shows after it ("" for none)."""
+    programs: list[object] = []
     for page in PAGES:
         pairs = re.findall(
             r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", page.read_text(), re.DOTALL | re.MULTILINE
         )
-        for place, (block, printed) in enumerate(pairs):
+        for number, (block, printed) in enumerate(pairs):
             marks = [pytest.mark.model] if "generate(" in block else []
-            found.append(pytest.param(block, printed, marks=marks, id=f"{page.stem}-{place}"))
-    return found
+            programs.append(pytest.param(block, printed, marks=marks, id=f"{page.stem}-{number}"))
+    return programs
 
 
-@pytest.mark.parametrize(("block", "printed"), programs())
+@pytest.mark.parametrize(("block", "printed"), python_blocks())
 def test_the_python_in_the_docs_runs(block: str, printed: str, tmp_path: Path) -> None:
-    """README's first example generates three rows with the embedded model; the filters need none."""
+    """The first example of the README generates three rows with the embedded model."""
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment(), capture_output=True,
                           text=True, check=False, timeout=280)  # fmt: skip
     assert done.returncode == 0, done.stderr

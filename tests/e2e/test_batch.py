@@ -228,13 +228,13 @@ def test_a_complete_run_waits_for_no_batch_and_a_later_extension_collects_it(tmp
         script.looks = looks
         short = settings(server.url, n=25, section={"batch_size": 8})
         result = generate(tmp_path / "run", short)
-        assert (result.ending, result.left, len(server.batches)) == ("complete", 8, 3)
+        assert (result.ending, result.in_batches, len(server.batches)) == ("complete", 8, 3)
         report = status(tmp_path / "run")
         assert (report.batches, report.batched, report.open) == (1, 8, 8)
         script.looks = lambda number: 1
         longer = generate(tmp_path / "run", {**short, "n": 60})
-        assert (longer.ending, longer.already) == ("complete", False)
-        assert status(tmp_path / "run").batched == longer.left
+        assert (longer.ending, longer.was_complete) == ("complete", False)
+        assert status(tmp_path / "run").batched == longer.in_batches
         assert executed_once(server)
     with Loopback(reply) as plain:
         generate(tmp_path / "plain", settings(plain.url, "openai", n=60))
@@ -246,10 +246,10 @@ def test_the_time_limit_ends_the_wait_even_before_the_first_answer(tmp_path: Pat
     script.hold.clear()
     with Batches(reply, script) as server:
         first = generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": 0.5}))
-        assert (first.ending, first.left) == ("time", sum(len(batch.lines) for batch in server.batches))
+        assert (first.ending, first.in_batches) == ("time", sum(len(batch.lines) for batch in server.batches))
         script.hold.set()
         last = generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": None}))
-        assert (last.ending, last.left) == ("complete", 0)
+        assert (last.ending, last.in_batches) == ("complete", 0)
         assert executed_once(server)
     assert made(tmp_path / "run") == plain
 
@@ -281,7 +281,7 @@ def test_the_time_in_a_servers_queue_does_not_count_towards_total_s(tmp_path: Pa
     with Batches(reply, script) as server:
         result = generate(tmp_path / "run", settings(server.url, n=5, retry={"base_s": 0.01, "total_s": 0.1}))
         assert result.ending == "complete"
-    assert not result.tally.failures
+    assert not result.stats.failures
 
 
 @pytest.mark.parametrize("code", ["token_limit_exceeded", "invalid_request"])
@@ -325,7 +325,7 @@ def test_failed_lines(tmp_path: Path) -> None:
         without_quota = False
         result = generate(tmp_path / "run", settings(server.url, retry={"base_s": 0.01}))
     assert result.ending == "complete"
-    assert result.tally.failures == {"context_length": 1}
+    assert result.stats.failures == {"context_length": 1}
 
 
 def test_results_may_be_reordered_repeated_missing_broken_or_unknown(
@@ -379,13 +379,13 @@ def test_a_budget_holds_across_restarts_and_no_send_is_counted_twice(
         limited = settings(server.url, budget={"max_requests": 20})
         for _ in range(2):
             stopped = generate(tmp_path / "run", limited)
-            assert (stopped.ending, stopped.left, len(server.batches)) == ("interrupted", 12, 2)
+            assert (stopped.ending, stopped.in_batches, len(server.batches)) == ("interrupted", 12, 2)
             assert spending(tmp_path / "run").sends == 20
             server.calls.clear()
         script.hold.set()
         script.fault = lambda method, path, times: None
         last = generate(tmp_path / "run", limited)
-        assert (last.ending, last.left) == ("budget", 0)
+        assert (last.ending, last.in_batches) == ("budget", 0)
         assert sum(server.executed.values()) == spending(tmp_path / "run").sends == 20
         assert spending(tmp_path / "run").lost_prompt_tokens == 0
         generate(tmp_path / "run", settings(server.url, budget={"max_requests": None}))
@@ -454,7 +454,7 @@ def test_changing_the_model_before_the_first_answer_discards_the_first_models_ba
         assert generate(tmp_path / "run", settings(server.url)).left == 8
         script.hold.set()
         other = settings(server.url, section={"model": "other"}, n=5)
-        assert set(generate(tmp_path / "run", other).tally.models) == {"other"}
+        assert set(generate(tmp_path / "run", other).stats.models) == {"other"}
         assert {line["body"]["model"] for line in server.batches[0].lines} == {"scripted"}
 
 

@@ -15,7 +15,8 @@ from selfinstruct.cli import cli
 from selfinstruct.common.rng import Rng
 from selfinstruct.errors import UsageError
 from selfinstruct.runs.explain import explain
-from selfinstruct.runs.status import export_run, status
+from selfinstruct.runs.export import export
+from selfinstruct.runs.status import status
 from tests.cli import dataset
 from tests.loopback import Loopback, Reply
 from tests.scripted import WORDS, answer
@@ -42,7 +43,7 @@ def words(rng: Rng, count: int) -> str:
 def question(rng: Rng) -> str:
     flaw = rng.random()
     if flaw < 0.12:
-        return "Thanks, that is all."
+        return "Thanks, that is all. [END]"
     if flaw < 0.2:
         return "As an AI, I have no questions."
     return f"What of the {words(rng, 5)}?"
@@ -96,8 +97,8 @@ def test_the_same_bytes_at_any_concurrency_and_after_a_stop(
         assert [one["role"] for one in row] == ["user", "assistant"] * (len(row) // 2)
     found = status(tmp_path / "a", verify=True)
     assert found.complete
-    assert found.tally.rejected["too_few_rounds"]
-    table = found.tally.tables["conversations"]
+    assert found.stats.rejected["too_few_rounds"]
+    table = found.stats.tables["conversations"]
     assert set(table) <= {f"{n} rounds" for n in (0, 2, 3)} | {"1 round"}
     kept = sum(sum(counts.values()) for line, counts in table.items() if line[0] in "23")
     assert kept >= ROWS
@@ -129,7 +130,7 @@ def test_a_row_is_explained_with_every_message_on_its_way(made: Path) -> None:
 
 
 def test_what_was_rejected_is_explained_with_its_reason(made: Path) -> None:
-    export_run(made, "candidates")
+    export(made, "candidates")
     listed = [json.loads(line) for line in dataset(made, "candidates").splitlines()]
     bad = next(one for one in listed if one["reason"] == "too_few_rounds")
     page = run("explain", made, bad["id"])
@@ -193,7 +194,7 @@ def test_a_layout_that_can_not_hold_what_came_later_goes(tmp_path: Path) -> None
         given = {"strategies": entries, "seeds": str(path), "backend": "openai", "openai": backend}
         rows = generate(tmp_path / "a", {**given, "n": 2}).rows
         assert not any(row.candidate.messages for row in rows), "the first answers are single ones"
-        export_run(tmp_path / "a", "alpaca")
+        export(tmp_path / "a", "alpaca")
         result = generate(tmp_path / "a", {"n": 14})
     assert any(row.candidate.messages for row in result.rows)
     assert len(dataset(tmp_path / "a", "messages").splitlines()) == len(result.rows) > 2
@@ -230,11 +231,11 @@ def test_a_wrong_first_answer_to_a_seed_with_a_verifier_is_told(tmp_path: Path, 
         asked = len(server.arrived)
     assert result.ending == "exhausted"
     assert [row.candidate.instruction for row in result.rows] == [f"What is {one} + 1 ?" for one in sums if one % 2 < 1]
-    assert result.tally.rejected == {"wrong_answer": 4}
+    assert result.stats.rejected == {"wrong_answer": 4}
     assert asked == (4 * 3 + 4 if style == "roles" else 8), "a conversation that began wrong goes no further"
     assert all("verifier" not in json.loads(line) for line in dataset(tmp_path / "run", "messages").splitlines())
-    assert status(tmp_path / "run", verify=True).tally.rejected == {"wrong_answer": 4}
-    export_run(tmp_path / "run", "candidates")
+    assert status(tmp_path / "run", verify=True).stats.rejected == {"wrong_answer": 4}
+    export(tmp_path / "run", "candidates")
     listed = [json.loads(line) for line in dataset(tmp_path / "run", "candidates").splitlines()]
     bad = next(one["id"] for one in listed if one["reason"] == "wrong_answer")
     page = run("explain", tmp_path / "run", bad)
@@ -259,4 +260,4 @@ def test_conversations_that_say_the_same_are_one(tmp_path: Path) -> None:
         result = generate(tmp_path / "run", made)
     assert result.ending == "exhausted"
     assert len(result.rows) == 2
-    assert result.tally.rejected == {"near_duplicate": 1}
+    assert result.stats.rejected == {"near_duplicate": 1}

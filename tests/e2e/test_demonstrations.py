@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections import Counter
 
 from selfinstruct.engine.run_state import RunState
-from tests.property.test_line import plan, reply
+from tests.property.test_scheduler import plan, reply
 
 
 def test_prompts_show_six_human_and_two_machine_tasks_once_there_are_machine_tasks() -> None:
     the_plan = plan("self-instruct", lag=256, n=300)
     known: dict[int, int] = {}
-    course = RunState(the_plan, 300)
+    state = RunState(the_plan, 300)
     shown: Counter[tuple[int, int]] = Counter()
     human = {seed.id for seed in the_plan.seeds}
-    while not course.done:
-        for number, request in course.line.open.items():
+    while not state.done:
+        for number, request in state.scheduler.open.items():
             if number not in known and request.stage == "instructions":
-                known[number] = len(course.line.pool.tasks)
+                known[number] = len(state.scheduler.pool.tasks)
                 demonstrations = request.context["demonstrations"]
                 by_people = sum(name in human for name in demonstrations)
                 machine = len(demonstrations) - by_people
                 shown[by_people, machine] += 1
                 assert len(set(demonstrations)) == 8
                 assert machine == min(2, known[number]), "as many machine tasks as there are, up to two"
-        number = course.line.judged
-        course.receive(number, reply(course.line.open[number]))
+        number = state.scheduler.decided
+        state.receive(number, reply(state.scheduler.open[number]))
     total = sum(shown.values())
     share = sum(machine * count for (_, machine), count in shown.items()) / (8 * total)
-    print(f"{len(course.rows)} rows, {total} prompts; (human, machine) shown: {dict(shown)}; machine share {share:.1%}")
+    print(f"{len(state.rows)} rows, {total} prompts; (human, machine) shown: {dict(shown)}; machine share {share:.1%}")
     assert shown[8, 0] == 8, "the first window is proposed before anything is accepted"
     assert shown[6, 2] == total - 8 - shown[7, 1]

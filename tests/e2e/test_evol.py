@@ -11,7 +11,8 @@ import pytest
 
 from selfinstruct import generate
 from selfinstruct.runs.explain import explain
-from selfinstruct.runs.status import export_run, status
+from selfinstruct.runs.export import export
+from selfinstruct.runs.status import status
 from tests.cli import dataset, run_cli
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply
@@ -56,21 +57,21 @@ def worked_off(folder: Path, *faults: Any) -> Any:
 
 def test_every_epoch_of_every_seed_is_counted_once(tmp_path: Path) -> None:
     result = worked_off(tmp_path)
-    tables = result.tally.tables
+    tables = result.stats.tables
     counts = sum(tables["evol"].values(), Counter())
-    assert counts.total() == result.tally.stages["evolve"] == 12 * 4
+    assert counts.total() == result.stats.stages["evolve"] == 12 * 4
     assert counts["passed"] == len(result.rows)
     for epoch in range(1, 5):
         assert sum(line.total() for name, line in tables["evol"].items() if name.startswith(f"epoch {epoch},")) == 12
     cheap = tables["agreement"]
     assert cheap["cheap test: no gain"].total() == counts["unchanged"] + counts["too_similar"] > 0
-    assert sum(line.total() for line in cheap.values()) == result.tally.stages["compare"]
+    assert sum(line.total() for line in cheap.values()) == result.stats.stages["compare"]
     assert cheap["cheap test: gain"]["judge: no gain"] == counts["equal"]
     assert {"prompt_words", "sorry", "no_content", "unchanged", "equal"} <= counts.keys()
     shown = run_cli("status", tmp_path / "run")
     assert "\n  evol\n    epoch 1, add-constraints" in shown
     assert "\n  agreement\n    cheap test: gain" in shown
-    assert status(tmp_path / "run", verify=True).tally.tables == tables
+    assert status(tmp_path / "run", verify=True).stats.tables == tables
 
 
 def test_an_epoch_whose_judge_fails_for_good_is_counted_once_too(tmp_path: Path) -> None:
@@ -79,10 +80,10 @@ def test_an_epoch_whose_judge_fails_for_good_is_counted_once_too(tmp_path: Path)
         return Fault(400) if asked and body["seed"] % 2 else None
 
     result = worked_off(tmp_path, failing)
-    tables, stages = result.tally.tables, result.tally.stages
+    tables, stages = result.stats.tables, result.stats.stages
     counts = sum(tables["evol"].values(), Counter())
     failed = stages["compare"] - sum(line.total() for line in tables["agreement"].values())
-    assert result.tally.failures.total() == failed > counts["failed"] > 0, "an audited one is counted as similar"
+    assert result.stats.failures.total() == failed > counts["failed"] > 0, "an audited one is counted as similar"
     assert counts.total() == stages["evolve"] == 12 * 4
 
 
@@ -104,11 +105,11 @@ def test_a_row_s_lineage_leads_from_its_seed_through_every_epoch(run: Path) -> N
     page = run_cli("explain", run, place + 1)
     assert f"lineage:\n  seed {seed.id}: " in page
     assert f"\n  -> {texts[0].id}, epoch 1, operation " in page
-    assert f"  candidate {found.steps[0].candidate.id}, a draft: " in page
+    assert f"  candidate {found.steps[0].candidate.id}, a pending task: " in page
 
 
 def test_what_led_no_further_stands_in_the_lineage_with_its_reason(run: Path) -> None:
-    export_run(run, "candidates")
+    export(run, "candidates")
     lines = [json.loads(line) for line in dataset(run, "candidates").splitlines()]
     failed = {line["task"] for line in lines if not line["kept"]}
     later = [at for at, row in enumerate(dataset(run).splitlines(), 1) if json.loads(row)["epoch"] > 1]

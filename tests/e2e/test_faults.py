@@ -273,7 +273,7 @@ def test_a_model_that_repeats_itself_ends_the_run_with_samples_and_advice(tmp_pa
         assert "stopped at the budget" in run_cli(*args(tmp_path / "a", server.url, *more, *unlimited), code=1)
         assert len(server.arrived) == sent + 20
     for text in (output, again):
-        assert "novelty exhausted: of the last 40 instructions, 100% resemble what is there already" in text
+        assert "novelty exhausted: of the last 40 instructions, 100% resemble earlier ones" in text
         assert text.count("  such as: Explain how ") == 3
         assert "saturation.novelty=0" in text
     assert sent < 80

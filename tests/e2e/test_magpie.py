@@ -58,8 +58,8 @@ def test_a_run_is_the_same_at_any_concurrency_and_after_a_stop(
         generate(tmp_path / "c", {"budget": {"max_requests": None}})
     assert (result.ending, result.exported.path.name) == ("complete", f"{layout}.jsonl")
     assert dataset(tmp_path / "a", layout) == dataset(tmp_path / "b", layout) == dataset(tmp_path / "c", layout)
-    assert {"special_tokens", "truncated"} <= result.tally.rejected.keys()
-    assert result.tally.discarded["empty"]
+    assert {"special_tokens", "truncated"} <= result.stats.rejected.keys()
+    assert result.stats.discarded["empty"]
 
     rows = [json.loads(line) for line in dataset(tmp_path / "a", layout).splitlines()]
     assert len(rows) == 12

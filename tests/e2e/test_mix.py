@@ -14,8 +14,9 @@ import pytest
 from selfinstruct import generate
 from selfinstruct.errors import RunChangedError, UsageError
 from selfinstruct.runs.explain import explain
-from selfinstruct.runs.fork import refilter, tune
+from selfinstruct.runs.fork import refilter
 from selfinstruct.runs.status import status
+from selfinstruct.runs.tune import tune
 from tests.cli import dataset, run_cli
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply
@@ -24,9 +25,15 @@ ENTRIES = [{"name": "self-instruct"}, {"name": "alpaca", "label": "short", "list
 LABELS = {"self-instruct", "short", "alpaca"}
 
 
+FILTERED = Fault(400, body={"error": {"message": "filtered", "code": "content_filter"}})
+
+
 def faulty(_: int, body: dict[str, Any]) -> Fault | None:
-    """A failure for good of one request in eleven, by its content: of the same ones in every run."""
-    return Fault(400) if body["seed"] % 11 == 3 else None
+    """Fail one request in eleven permanently, by its content: the same ones in every run.
+
+    The content filter is at fault and no other error: a plain 400 that comes before the first answer blames the server.
+    """
+    return FILTERED if body["seed"] % 11 == 3 else None
 
 
 @pytest.fixture
@@ -49,7 +56,7 @@ def test_concurrency_and_stops_change_no_byte_and_a_replay_is_the_same(tmp_path:
     for width in (1, 8, 64):
         with Loopback(reply, faulty) as server:
             result = generate(tmp_path / f"c{width}", given(server, concurrency=width))
-        assert (result.ending, result.tally.failures.total() > 0) == ("complete", True)
+        assert (result.ending, result.stats.failures.total() > 0) == ("complete", True)
         plain = plain or made(tmp_path / "c1")
         assert made(tmp_path / f"c{width}") == plain
     run = tmp_path / "stopped"
@@ -131,7 +138,7 @@ def test_a_fork_goes_on_with_other_weights_and_asks_nothing_again(tmp_path: Path
     assert made(tmp_path / "same")[0] == made(run)[0]
     tried = list(tune(run, {"filters.novelty.threshold": [0.45, 0.95]}))
     assert tried[0].rows < tried[1].rows
-    with pytest.raises(UsageError, match="answered under the label 'short'"):
+    with pytest.raises(UsageError, match="the label 'short' \\(alpaca\\) has issued requests"):
         refilter(run, tmp_path / "c", {"strategies": [ENTRIES[0], ENTRIES[2]]})
     before = len(server.arrived)
     with pytest.raises(UsageError, match="only mix can read"):
@@ -139,10 +146,10 @@ def test_a_fork_goes_on_with_other_weights_and_asks_nothing_again(tmp_path: Path
     entries = [{**ENTRIES[0], "weight": 0}, *ENTRIES[1:], {"name": "alpaca", "label": "new", "list_length": 5}]
     found = refilter(run, fork, {"strategies": entries, "filters": {"novelty": {"threshold": 0.95}}, "n": 200})
     assert (len(server.arrived), found.queued > 0) == (before, True)
-    answered = status(fork).tally.shares
+    answered = status(fork).stats.by_method
     result = generate(fork)
     assert result.ending == "complete"
-    shares = status(fork).tally.shares
+    shares = status(fork).stats.by_method
     assert shares["new"].rows > 0
     assert shares["self-instruct"].proposals == answered["self-instruct"].proposals, "a weight of 0 asks for no more"
     assert shares["self-instruct"].requests > answered["self-instruct"].requests, "but what it began is followed up"

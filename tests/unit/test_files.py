@@ -11,7 +11,7 @@ from selfinstruct.common.files import read_jsonl_lines, reason, write_atomic, wr
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     target = tmp_path / "data.jsonl"
     write_atomic(target, [b"old\n"])
 
@@ -25,14 +25,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
 
 
-def test_a_full_disk_is_told_with_what_to_do() -> None:
+def test_a_full_disk_is_reported_with_a_remedy() -> None:
     for number in (errno.ENOSPC, errno.EDQUOT):
         words = os.strerror(number)
         assert reason(OSError(number, words)) == f"{words} (free some space, then run the same command again)"
     assert reason(OSError(errno.EACCES, "Permission denied")) == "Permission denied"
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_temporary_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
     """A temporary file is locked while somebody is at work on it; other names are other people's."""
     left, busy = tmp_path / ".a.jsonl.abcd_012.part", tmp_path / ".a.jsonl.at_work0.part"
     others = [tmp_path / name for name in (".b.jsonl.abcd_012.part", ".a.jsonl.part", ".a.jsonl.abcd_0123.part",
@@ -69,9 +69,7 @@ def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_written_to_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_file_system_without_locks_is_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def flock(descriptor: int, operation: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -83,9 +81,7 @@ def test_a_file_system_without_locks_is_written_to_all_the_same(
     assert left.exists(), "it may be another's, at work"
 
 
-def test_a_temporary_file_that_is_swept_before_it_is_locked_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_temporary_file_removed_before_its_lock_is_recreated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the making of a file and its lock another process may take it for a leftover."""
     real, swept = fcntl.flock, []
 
@@ -116,7 +112,7 @@ def test_a_written_file_has_the_usual_mode(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b.txt").stat().st_mode & 0o777 == 0o644
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     with write_folder(out) as part:
         (part / "weights").mkdir()
@@ -153,7 +149,7 @@ def test_lines_end_only_at_line_feeds(tmp_path: Path) -> None:
     assert list(read_jsonl_lines(path)) == [(1, {"t": text}), (3, {"t": 2})]
 
 
-def test_each_bad_line_is_told_with_its_number(tmp_path: Path) -> None:
+def test_each_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"a": 1}\n[1]\n{"a": NaN}\n\xff\n{"b": 2}\n')
     found = dict(read_jsonl_lines(path))

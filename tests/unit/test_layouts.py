@@ -1,11 +1,11 @@
-"""What is asked and answered in a row, for the filters, for strategies and for training alike."""
+"""Parsing of rows: the filters, the strategies and the trainer read the same questions and answers."""
 
 from __future__ import annotations
 
 import pytest
 
 from finetune.data.rows import examples_of
-from selfinstruct.common.rows import ROLES, opening, texts_of
+from selfinstruct.common.rows import ROLES, answer_field, layout_of, opening, parse_message, texts_of
 
 
 @pytest.mark.parametrize("assistant", ["assistant", "gpt", "model", "bot", "chatgpt"])
@@ -13,11 +13,11 @@ from selfinstruct.common.rows import ROLES, opening, texts_of
 @pytest.mark.parametrize(
     ("field", "role", "content"), [("messages", "role", "content"), ("conversations", "from", "value")]
 )
-def test_the_roles_of_a_conversation_are_the_same_to_all_who_read_it(
+def test_all_readers_agree_on_the_roles_of_a_conversation(
     user: str, assistant: str, field: str, role: str, content: str
 ) -> None:
-    said = [("system", "Be kind."), (user, "Hi"), (assistant, "Hello"), (user, "And?"), (assistant, "Bye")]
-    row = {field: [{role: who, content: text} for who, text in said]}
+    turns = [("system", "Be kind."), (user, "Hi"), (assistant, "Hello"), (user, "And?"), (assistant, "Bye")]
+    row = {field: [{role: name, content: text} for name, text in turns]}
     texts = texts_of(row)
     assert (texts.asked, texts.answered, texts.whole) == ("Hi", "Bye", "Hi\nHello\nAnd?\nBye")
     assert opening(field, row[field]) == ("Hi", "Hello")
@@ -25,6 +25,45 @@ def test_the_roles_of_a_conversation_are_the_same_to_all_who_read_it(
     assert [turn.role for turn in example.turns] == ["system", "user", "assistant", "user", "assistant"]
 
 
-def test_other_names_of_roles_are_those_of_chat_templates() -> None:
+@pytest.mark.parametrize(
+    ("row", "layout", "field"),
+    [
+        ({"instruction": "x", "output": "y"}, "instruction", "output"),
+        ({"instruction": "x", "output": None, "response": "y"}, "instruction", "response"),
+        ({"prompt": "x", "completion": "y", "output": "z"}, "prompt", "completion"),
+        ({"question": "x", "answer": "y"}, "question", "answer"),
+        ({"instruction": None, "prompt": "x", "response": "y"}, "prompt", "response"),
+        ({"instruction": "x"}, "instruction", None),
+    ],
+)
+def test_all_readers_agree_on_the_answer_of_a_row(row: dict[str, str | None], layout: str, field: str | None) -> None:
+    assert layout_of(row) == layout
+    assert answer_field(row, layout) == field
+    texts = texts_of(row)
+    assert (texts.field, texts.asked, texts.answered) == (layout, "x", "y" if field else "")
+    if field:
+        assert [turn.content for turn in examples_of(row, "a:1")[0].turns] == ["x", "y"]
+
+
+def test_content_that_is_not_text_is_ignored_unless_only_text_is_allowed() -> None:
+    message = {
+        "role": "human",
+        "content": [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}],
+    }
+    assert parse_message("messages", message) == ("user", "a\nb")
+    assert parse_message("messages", {"role": "gpt", "content": None, "tool_calls": [1]}) == ("assistant", "")
+    with pytest.raises(ValueError, match="more than text: image"):
+        parse_message("messages", message, text_only=True)
+    with pytest.raises(ValueError, match="a part of type text whose 'text' is not a string"):
+        parse_message("messages", {"role": "user", "content": [{"type": "text"}]}, text_only=True)
+
+
+@pytest.mark.parametrize("field", ["messages", "conversations"])
+def test_a_conversation_that_is_not_a_list_is_rejected(field: str) -> None:
+    with pytest.raises(ValueError, match=f"'{field}' is no list of messages"):
+        texts_of({field: "Hi"})
+
+
+def test_aliases_map_to_the_roles_of_chat_templates() -> None:
     assert set(ROLES.values()) == {"user", "assistant"}
     assert not set(ROLES) & set(ROLES.values())

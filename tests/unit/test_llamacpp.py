@@ -80,7 +80,7 @@ def test_every_truncation_before_the_last_tensor_is_detected(tmp_path: Path) -> 
     ("content", "says"),
     [
         (b"", "it is empty"),
-        (b"FUGG" + bytes(40), "a big-endian one"),
+        (b"FUGG" + bytes(40), "a big-endian GGUF file"),
         (b"PK\x03\x04" + bytes(40), "PyTorch"),
         (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
         (b"<!doctype html>", "web page"),
@@ -320,8 +320,8 @@ async def main():
     await backend.start()
     try:
         print(backend._server.listening_address, flush=True)
-        turns = (PromptMessage("prompt", "t", {}, "Once"),)
-        await backend.complete(Request("s", turns, Sampling(1500, temperature=1.5)))
+        prompt = PromptMessage("prompt", "t", {}, "Once")
+        await backend.complete(Request("s", (prompt,), Sampling(1500, temperature=1.5)))
     finally:
         await backend.close()
         print("closed", flush=True)

@@ -34,7 +34,7 @@ a line of another kind
 """
 
 
-def test_a_lock_that_is_held_names_its_holder(tmp_path: Path) -> None:
+def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
     lock = RunLock(tmp_path)
     with pytest.raises(RunLockedError, match=f"in use by process {os.getpid()}; "):
         RunLock(tmp_path)
@@ -43,7 +43,7 @@ def test_a_lock_that_is_held_names_its_holder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
-def test_a_file_system_without_locks_is_not_said_to_be_in_use(
+def test_a_file_system_without_locks_is_not_reported_as_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def flock(descriptor: int, operation: int) -> None:
@@ -79,15 +79,15 @@ def test_a_file_system_without_locks_is_not_said_to_be_in_use(
         ("/mnt/guest/run", "virtiofs"),
     ],
 )
-def test_a_network_file_system_is_known_by_its_mount(path: str, kind: str) -> None:
+def test_network_file_systems_are_recognised_by_their_mount(path: str, kind: str) -> None:
     assert network_file_system(MOUNTS, path) == kind
 
 
-def test_where_nothing_is_known_of_mounts_nothing_is_said() -> None:
+def test_without_mount_information_there_is_no_warning() -> None:
     assert network_file_system("", "/home") == ""
 
 
-def test_a_network_file_system_is_warned_of_once(
+def test_a_network_file_system_causes_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mounts, run, local = tmp_path / "mountinfo", tmp_path / "far" / "run", tmp_path / "near"

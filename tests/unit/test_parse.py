@@ -324,6 +324,6 @@ def test_long_texts_take_linear_time(text):
             read_blocks(text, form, first=4, last=20, continued=continued, truncated=True)
 
 
-def test_a_form_knows_the_order_of_its_fields():
+def test_form_order():
     form = Form(labels=(("b", ("B",)), ("a", ("A",))), required=("a",), opening=("b",))
     assert form.order == {"b": 0, "a": 1}

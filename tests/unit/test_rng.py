@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from selfinstruct.common.rng import Rng, derive
 
 
-def test_the_sequence_is_the_same_for_ever() -> None:
+def test_the_sequence_never_changes() -> None:
     rng = Rng("propose", 0, 17)
     assert [rng.below(1000) for _ in range(6)] == [668, 561, 206, 903, 857, 823]
     assert derive("request", 0, 17) == 1301270907
 
 
-def test_parts_are_kept_apart() -> None:
+def test_parts_are_separated_in_the_seed() -> None:
     assert derive("a", "bc") != derive("ab", "c")
     assert Rng("a", 1, 23).random() != Rng("a", 12, 3).random()
 
 
 @given(st.integers(), st.integers(0, 40), st.integers(0, 60))
-def test_a_sample_is_distinct_and_of_the_items(seed: int, size: int, count: int) -> None:
+def test_a_sample_has_distinct_items(seed: int, size: int, count: int) -> None:
     items = list(range(size))
     sample = Rng("x", seed).sample(items, count)
     assert len(sample) == min(size, count) == len(set(sample))

@@ -1,4 +1,4 @@
-"""What a judge's answer says: every usual form of a score, and what is none."""
+"""Parsing of scores from a judge's answer, in every usual form."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_a_score_is_found_in_every_usual_form(text, score, reason):
         '{"score": null, "reason": "Score: 4"}', "Score: 44", "Score: four", "He scored 4 goals",
     ],
 )  # fmt: skip
-def test_what_is_no_score_on_the_scale_is_none(text):
+def test_an_answer_without_a_valid_score_gives_none(text):
     assert read_score(text, 1, 5, continued=False)[0] is None
 
 
-def test_a_text_that_goes_on_from_the_prompt_begins_with_the_score():
+def test_a_continued_text_begins_with_the_score():
     assert read_score(" 4. It is right.", 1, 5, continued=True) == (4.0, "It is right")
     assert read_score(" 4. It is right.", 1, 5, continued=False)[0] is None
     assert read_score(" 9\nScore: 4", 1, 5, continued=True)[0] is None
@@ -64,7 +64,7 @@ def test_a_text_that_goes_on_from_the_prompt_begins_with_the_score():
 
 
 @given(st.text(alphabet='score: 45/outof{}"\\\n*_[(-.', max_size=60), st.booleans())
-def test_any_text_is_read_and_no_score_leaves_the_scale(text, continued):
+def test_scores_of_any_text_are_within_the_scale(text, continued):
     score, reason = read_score(text, 1, 5, continued=continued)
     assert score is None or 1 <= score <= 5
     assert "\n" not in reason
@@ -83,7 +83,7 @@ def test_reading_takes_linear_time():
     assert took[1] < 16 * took[0] + 0.5
 
 
-def test_an_object_is_found_whatever_stands_around_it():
+def test_an_object_is_found_inside_any_text():
     assert read_object('Sure {x}: {"a": [1, {"b": "}"}]} done') == {"a": [1, {"b": "}"}]}
     assert read_object('{"a": NaN}') is None
     assert read_object('{"a": 1') is None
@@ -101,5 +101,5 @@ def test_an_object_is_found_whatever_stands_around_it():
         ('{"category": 3}', False, (None, None, None)),
     ],
 )
-def test_tags_are_words_of_their_vocabularies(text, continued, expected):
+def test_labels_belong_to_their_vocabularies(text, continued, expected):
     assert tuple(read_labels(text, VOCABULARIES, continued=continued).values()) == expected

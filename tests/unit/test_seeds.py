@@ -13,7 +13,7 @@ from selfinstruct.records import Instance
 from selfinstruct.seeds import check_seeds, load_seeds, load_tasks, seeds_from_json, seeds_to_json
 
 
-def test_the_builtin_seeds_are_a_good_start() -> None:
+def test_the_builtin_seeds_have_no_warnings() -> None:
     report = check_seeds(builtin_seeds())
     assert report.errors == report.warnings == ()
     assert report.tasks >= 175
@@ -60,9 +60,10 @@ def test_every_bad_line_is_listed_in_one_error(tmp_path: Path) -> None:
         load_seeds(path)
     errors = str(caught.value).splitlines()
     assert [error.split(":")[1] for error in errors] == ["2", "3", "4", "5", "6", "7", "8", "9", "10", "11"]
-    for error, says in zip(errors, ("'instruction' is missing", "neither", "at least one", "instance 1", "found int",
+    for error, says in zip(errors, ("'instruction' is missing", "'instances' or 'output'", "at least one",
+                                    "instance 1", "found int",
                                     "true or false", "found 1", "found 0.0",
-                                    "already that of line 1", "not JSON"), strict=True):  # fmt: skip
+                                    "already used on line 1", "not JSON"), strict=True):  # fmt: skip
         assert says in error
 
 
@@ -75,7 +76,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
         check_seeds(path)
 
 
-def test_doubts_are_told_with_their_line(tmp_path: Path) -> None:
+def test_warnings_name_their_line(tmp_path: Path) -> None:
     path = tmp_path / "seeds.jsonl"
     seeds = [
         {"instruction": "Name three rivers of France.", "output": "Seine, Loire, Rhone"},
@@ -87,32 +88,31 @@ def test_doubts_are_told_with_their_line(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(seed) + "\n" for seed in seeds))
     report = check_seeds(path)
     assert report.closest == (rouge_l(seeds[0]["instruction"], seeds[1]["instruction"]), 2, 1)
-    told = "\n".join(report.warnings)
-    for line, says in ((2, "like that of line 1"), (3, "ends with a colon"), (3, "repeats its input"),
+    for line, says in ((2, "resembles the one on line 1"), (3, "ends with a colon"), (3, "repeats its input"),
                        (4, "different outputs"), (5, "151 words")):  # fmt: skip
-        assert any(w.startswith(f"{path}:{line}: ") and says in w for w in report.warnings), (told, says)
+        assert any(w.startswith(f"{path}:{line}: ") and says in w for w in report.warnings), (says, report.warnings)
     assert not report.ok
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.7])
-def test_pairs_are_those_of_a_plain_double_loop(tmp_path: Path, seed: int, threshold: float) -> None:
+def test_similar_pairs_equal_a_plain_double_loop(tmp_path: Path, seed: int, threshold: float) -> None:
     draw = random.Random(seed)
     words = ["a", "B", "c7", "\u00fcber", "\u6c34", "!", "?!", "\u0645\u0627"][: draw.randint(2, 8)]
     texts = [" ".join(draw.choices(words, k=draw.randint(1, 9))) for _ in range(40)]
     path = tmp_path / "seeds.jsonl"
     path.write_text("".join(json.dumps({"instruction": text, "output": "x"}) + "\n\n" for text in texts))
-    closest, alike = (0.0, 0, 0), []
-    for place, text in enumerate(texts):
-        for before, other in enumerate(texts[:place]):
+    closest, similar = (0.0, 0, 0), []
+    for index, text in enumerate(texts):
+        for earlier, other in enumerate(texts[:index]):
             score = rouge_l(text, other, tokenizer="auto")
-            closest = max(closest, (score, 2 * place + 1, 2 * before + 1))
+            closest = max(closest, (score, 2 * index + 1, 2 * earlier + 1))
             if score >= threshold:
-                where = f"{path}:{2 * place + 1}: the instruction is like that of line {2 * before + 1}"
-                alike.append(f"{where} (ROUGE-L {score:.2f})")
+                warning = f"{path}:{2 * index + 1}: the instruction resembles the one on line {2 * earlier + 1}"
+                similar.append(f"{warning} (ROUGE-L {score:.2f})")
     report = check_seeds(path, threshold=threshold)
     assert report.closest == closest
-    assert list(report.warnings) == alike
+    assert list(report.warnings) == similar
 
 
 def test_one_task_has_no_closest_pair(tmp_path: Path) -> None:
@@ -132,5 +132,5 @@ def test_verifiers_of_many_kinds_in_a_column(tmp_path: Path) -> None:
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
     assert [task.verifier for task in load_tasks(tmp_path / "in.parquet")] == verifiers
     (tmp_path / "in.jsonl").write_text('{"instruction": "Say five", "verifier": {"kind": null, "value": 5}}\n')
-    with pytest.raises(DataError, match=r"in\.jsonl:1: 'verifier' is an object with a 'kind'"):
+    with pytest.raises(DataError, match=r"in\.jsonl:1: 'verifier' must be an object with a 'kind'"):
         load_tasks(tmp_path / "in.jsonl")

@@ -53,9 +53,9 @@ class NeverReady:
 async def run(folder: Path, backend: NeverReady, *, interrupt: bool) -> str:
     plan = make_plan({"backend": "openai", "openai": {"model": "m"}})
     with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
-        state = RunState.of(plan, reader)
+        state = RunState.from_ledger(plan, reader)
         parts: Any = (plan, state, ledger, reader, backend, Budget(plan.settings.budget, reader.spending()))
-        engine = Engine(*parts, RunProgress(plan.settings.n, state.tally))
+        engine = Engine(*parts, RunProgress(plan.settings.n, state.stats))
         running = asyncio.create_task(engine.run())
         await backend.starting.wait()
         if interrupt:
@@ -120,10 +120,10 @@ def test_a_time_limit_ends_the_wait_for_batches_once_the_budget_is_spent(tmp_pat
 
     async def main() -> tuple[str, int]:
         with Ledger(tmp_path, plan.meta(), plan.texts()) as ledger, Reader(tmp_path) as reader:
-            state = RunState.of(plan, reader)
+            state = RunState.from_ledger(plan, reader)
             budget = Budget(plan.settings.budget, reader.spending())
             parts: Any = (plan, state, ledger, reader, EndlessBatches(), budget)
-            engine = Engine(*parts, RunProgress(plan.settings.n, state.tally))
+            engine = Engine(*parts, RunProgress(plan.settings.n, state.stats))
             async with asyncio.timeout(60):
                 return await engine.run(), engine.left
 
@@ -170,11 +170,11 @@ def test_a_request_that_reached_no_server_is_sent_again_once_others_are_answered
         ):
             free.bind(("127.0.0.1", 0))  # bound, but not listening
             backend = PartlyUnreachable(server.url, f"http://127.0.0.1:{free.getsockname()[1]}/v1", times=4)
-            state = RunState.of(plan, reader)
+            state = RunState.from_ledger(plan, reader)
             budget = Budget(plan.settings.budget, reader.spending())
             parts: Any = (plan, state, ledger, reader, backend, budget)
             try:
-                return await Engine(*parts, RunProgress(plan.settings.n, state.tally)).run()
+                return await Engine(*parts, RunProgress(plan.settings.n, state.stats)).run()
             finally:
                 await backend.close()
 

@@ -1,4 +1,4 @@
-"""Tasks to begin with, of whatever file or run they are in."""
+"""Loading tasks from files and runs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LAYOUTS: list[tuple[dict[str, Any], Task]] = [
 
 
 @pytest.mark.parametrize(("row", "task"), LAYOUTS, ids=lambda one: str(one)[:40] if isinstance(one, dict) else "")
-def test_every_layout_is_a_task_with_an_answer_or_without(row: dict[str, Any], task: Task, tmp_path: Path) -> None:
+def test_every_layout_gives_a_task(row: dict[str, Any], task: Task, tmp_path: Path) -> None:
     tasks = load_tasks(lines(tmp_path / "rows.jsonl", row))
     assert tasks == [task]
     assert seeds_from_json(json.loads(json.dumps(seeds_to_json(tasks)))) == tasks
@@ -65,7 +65,7 @@ def test_each_input_of_a_seed_task_is_a_task(tmp_path: Path) -> None:
     assert third.id == "row_2"
 
 
-def test_ids_are_unique_and_none_is_a_candidate_s(tmp_path: Path) -> None:
+def test_ids_are_unique_and_never_candidate_ids(tmp_path: Path) -> None:
     own = ["17.2", "a", "a", "row_6", None, 7, "", True, "12.x", "row_9_2"]
     path = lines(tmp_path / "rows.jsonl", *({"id": name, "instruction": "x"} for name in own))
     names = [task.id for task in load_tasks(path)]
@@ -74,7 +74,7 @@ def test_ids_are_unique_and_none_is_a_candidate_s(tmp_path: Path) -> None:
     assert [task.id for task in load_tasks(path)] == ["row_2", "row_2_2"]
 
 
-def test_a_text_file_holds_a_task_a_line(tmp_path: Path) -> None:
+def test_a_text_file_has_one_task_per_line(tmp_path: Path) -> None:
     text = "\ufeffName a river.\r\n\n  Name a {city} $here. \u2028 \nLast"
     plain, zipped = tmp_path / "tasks.txt", tmp_path / "tasks.txt.gz"
     plain.write_text(text, "utf-8", newline="")
@@ -86,7 +86,7 @@ def test_a_text_file_holds_a_task_a_line(tmp_path: Path) -> None:
         load_tasks(plain)
 
 
-def test_a_run_is_its_dataset(tmp_path: Path) -> None:
+def test_tasks_of_a_run_come_from_its_dataset(tmp_path: Path) -> None:
     (tmp_path / "run.sqlite").touch()
     with pytest.raises(UsageError, match="selfinstruct export"):
         load_tasks(tmp_path)
@@ -112,7 +112,7 @@ def test_parquet_an_array_and_a_datasets_folder_are_read(tmp_path: Path) -> None
     assert load_tasks(tmp_path / "saved") == wanted
 
 
-def test_every_bad_row_is_told_in_one_message_with_its_place_and_what_to_do(tmp_path: Path) -> None:
+def test_one_message_lists_every_invalid_row_and_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     bad = [
         '{"instruction": ""}',
@@ -135,11 +135,11 @@ def test_every_bad_row_is_told_in_one_message_with_its_place_and_what_to_do(tmp_
                                     "no message of a user", "no list of messages", "first message", "list of objects",
                                     "unknown kind", "found list", "not JSON"), strict=True):  # fmt: skip
         assert says in error
-    assert "take them out" in remedy
+    assert "remove these rows" in remedy
 
 
-def test_nothing_to_begin_with_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no task in it"):
+def test_a_file_without_tasks_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the file has no task"):
         load_tasks(lines(tmp_path / "rows.jsonl"))
     for name in ("nowhere.jsonl", "nowhere.txt", "nowhere"):
         with pytest.raises(UsageError, match="nowhere"):

@@ -1,0 +1,111 @@
+"""The steps of a training run, as a pure function of corpus, options and step number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from finetune.data.corpus import Corpus
+from finetune.data.packing import Packing, Step, plan_epoch
+from finetune.options import TrainingOptions
+from selfinstruct.errors import UsageError
+
+__all__ = ["FEW_STEPS", "EpochPlan"]
+
+FEW_STEPS = 10
+"""With fewer steps than this a model learns little, and the learning rate schedule is hardly followed."""
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The steps of a run, epoch by epoch.
+
+    Attributes:
+        corpus: The training documents.
+        options: The settings.
+        packing: How an epoch is divided into steps.
+    """
+
+    corpus: Corpus
+    options: TrainingOptions
+    packing: Packing
+
+    @classmethod
+    def of(cls, corpus: Corpus, options: TrainingOptions, *, budget: int, world_size: int = 1) -> EpochPlan:
+        """Plan micro-batches of ``budget`` tokens, or of the longest document if it has more.
+
+        Raises:
+            UsageError: No token of the corpus is supervised.
+        """
+        if not len(corpus) or not corpus.supervised.any():
+            raise UsageError("the dataset has no supervised token: there is nothing to train on")
+        budget = max(budget, min(options.max_length, int(corpus.lengths.max())))
+        row = min(budget, options.max_length)
+        packing = Packing(budget, row, options.batch_size, options.batch_tokens, world_size, options.packing)
+        return cls(corpus, options, packing)
+
+    def epoch(self, number: int) -> list[Step]:
+        """Return the steps of epoch ``number``, counted from 0."""
+        return _plan_epoch(self.packing, _CorpusKey(self.corpus), self.options.seed, number)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch, the same for all epochs."""
+        return len(self.epoch(0))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        total = self.options.epochs * self.steps_per_epoch
+        return total if self.options.max_steps is None else min(total, self.options.max_steps)
+
+    @property
+    def max_seqlen(self) -> int:
+        """Tokens of the longest document."""
+        return int(self.corpus.lengths.max())
+
+    @property
+    def efficiency(self) -> float:
+        """Share of document tokens among all tokens of an epoch, if every micro-batch were padded to the budget."""
+        micro_batches = sum(len(step) for step in self.epoch(0))
+        return float(self.corpus.lengths.sum()) / (micro_batches * self.packing.budget)
+
+    def step(self, number: int) -> Step:
+        """Return step ``number`` of the run, counted from 0."""
+        return self.epoch(number // self.steps_per_epoch)[number % self.steps_per_epoch]
+
+    def supervised_tokens(self, number: int) -> int:
+        """Return the number of supervised tokens in step ``number``, over all ranks."""
+        targets = _targets(_CorpusKey(self.corpus))
+        return sum(targets[index] for micro_batch in self.step(number) for index in micro_batch)
+
+    def tokens_before(self, number: int) -> int:
+        """Return the number of document tokens in the first ``number`` steps."""
+        epochs, remaining = divmod(number, self.steps_per_epoch)
+        lengths = self.corpus.lengths
+        partial = self.epoch(epochs)[:remaining] if remaining else []
+        indices = [index for step in partial for micro_batch in step for index in micro_batch]
+        return epochs * int(lengths.sum()) + int(lengths[indices].sum())
+
+
+class _CorpusKey:
+    """Cache key that compares a corpus by identity, which suffices because a corpus is immutable."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+
+    def __hash__(self) -> int:
+        return id(self.corpus)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _CorpusKey) and other.corpus is self.corpus
+
+
+@lru_cache(maxsize=2)
+def _plan_epoch(packing: Packing, key: _CorpusKey, seed: int, number: int) -> list[Step]:
+    return plan_epoch(key.corpus.lengths, packing, seed=seed, epoch=number)
+
+
+@lru_cache(maxsize=2)
+def _targets(key: _CorpusKey) -> list[int]:
+    return [int(count) for count in key.corpus.targets]
