@@ -435,7 +435,7 @@ def test_a_key_echoed_by_the_server_is_stored_and_shown_nowhere(
 
 def test_a_batch_of_another_account_is_reported_and_not_submitted_again(tmp_path: Path) -> None:
     with Batches(reply, stopped_in(1)) as server:
-        assert generate(tmp_path / "run", settings(server.url)).left == 8
+        assert generate(tmp_path / "run", settings(server.url)).in_batches == 8
     with Batches(reply) as server:
         with pytest.raises(BackendError, match=r"another key or is gone.*remove .*batches\.json"):
             generate(tmp_path / "run", settings(server.url))
@@ -451,7 +451,7 @@ def test_a_batch_of_another_account_is_reported_and_not_submitted_again(tmp_path
 def test_changing_the_model_before_the_first_answer_discards_the_first_models_batch(tmp_path: Path) -> None:
     script = stopped_in(1)
     with Batches(reply, script) as server:
-        assert generate(tmp_path / "run", settings(server.url)).left == 8
+        assert generate(tmp_path / "run", settings(server.url)).in_batches == 8
         script.hold.set()
         other = settings(server.url, section={"model": "other"}, n=5)
         assert set(generate(tmp_path / "run", other).stats.models) == {"other"}
