@@ -437,7 +437,7 @@ def test_a_batch_of_another_account_is_reported_and_not_submitted_again(tmp_path
     with Batches(reply, stopped_in(1)) as server:
         assert generate(tmp_path / "run", settings(server.url)).in_batches == 8
     with Batches(reply) as server:
-        with pytest.raises(BackendError, match=r"another key or is gone.*remove .*batches\.json"):
+        with pytest.raises(BackendError, match=r"another key, or is gone.*remove .*batches\.json"):
             generate(tmp_path / "run", settings(server.url))
         assert "POST /batches" not in server.calls
         (tmp_path / "run" / JOURNAL_FILE).write_text("{")
