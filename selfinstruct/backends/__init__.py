@@ -46,7 +46,7 @@ def builtin_backends() -> tuple[BackendSpec[Any], ...]:
 
 
 def backend_names() -> tuple[str, ...]:
-    """Return the names of all backends, including those of plugins, sorted."""
+    """Return the names of all backends, built-in and from plugins, sorted."""
     return tuple(sorted(_REGISTRY.names()))
 
 
@@ -59,8 +59,8 @@ def backend_spec(name: str) -> BackendSpec[Any]:
     """Return the backend of that name.
 
     Raises:
-        ConfigError: There is none; the message suggests the nearest name.
-        PluginError: It is a plugin's, and can't be used.
+        ConfigError: No backend has that name; the message suggests the nearest one.
+        PluginError: It comes from a plugin that can't be used.
     """
     if name not in _REGISTRY:
         raise ConfigError(f"unknown backend {name!r}{nearest(name, backend_names())}", key="backend")
@@ -76,7 +76,7 @@ def open_backend(name: str, options: BackendOptions, on_status: StatusCallback =
         on_status: Called when the set of unavailable servers changes, with a line about them; "" when all are up.
 
     Raises:
-        ConfigError: There is no backend of that name.
+        ConfigError: No backend has that name.
         TypeError: The options belong to another backend.
     """
     spec = backend_spec(name)
