@@ -19,7 +19,7 @@ PACKAGES = [Path(package.__file__).parent for package in (selfinstruct, finetune
 LAYERS = (
     {"errors", "version"},
     {"common"},
-    {"plugins", "records"},
+    {"plugins", "reasons", "records"},
     {"filters", "parse", "pool", "prompts", "seeds", "strategies", "verifiers"},
     {"backends", "engine.dispatch", "ledger"},
     {"api", "doctor", "engine", "filtering", "runs"},
