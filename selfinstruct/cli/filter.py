@@ -11,10 +11,13 @@ import click
 
 from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import dumps
+from selfinstruct.common.config import assign
 from selfinstruct.common.console import echo, show
 from selfinstruct.common.sources import STDIO
 from selfinstruct.errors import UsageError
 from selfinstruct.filtering import EMBEDDER, FilterFileOptions, FilterProgress, FilterSummary, filter_file
+from selfinstruct.filters import Filter
+from selfinstruct.filters.registry import build_filter
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -86,6 +89,8 @@ class _Share(click.ParamType[tuple[str, float]]):
 @click.option("--decontaminate", metavar="FILE", multiple=True,
               help="Drop rows that contain items of this benchmark; may be repeated.")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Drop rows whose answer fails the row's own 'verifier'.")
+@click.option("--use", "plugins", metavar="NAME[:KEY=VALUE,...]", multiple=True,
+              help="Apply a filter by name, such as that of a plugin, with its settings; may be repeated.")  # fmt: skip
 @click.option("--boilerplate", is_flag=True,
               help="Drop answers that open or end with a courtesy of assistants, such as 'Sure!'.")  # fmt: skip
 @click.option("--perplexity", type=_Bounds(), metavar="MIN:MAX",
@@ -117,8 +122,8 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
     filter is --rouge 0.7.
 
     Layouts: instruction with input and output; messages; conversations; prompt, question; text. Filters run in this
-    order: words, keywords, repetition, refusals, boilerplate, language, pii, decontaminate, verify, perplexity, ifd,
-    rouge, minhash, semantic, balance.
+    order: words, keywords, repetition, refusals, boilerplate, language, pii, decontaminate, use, verify, perplexity,
+    ifd, rouge, minhash, semantic, balance.
 
     Malformed rows are reported and left out, and the exit code is then 1.
 
@@ -127,6 +132,7 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
       selfinstruct filter rows.jsonl -o new.jsonl
       selfinstruct filter rows.jsonl.gz -o clean.jsonl --words 4:150 --keywords --rouge 0.7 --minhash 0.8
       selfinstruct filter chats.parquet -o clean.parquet --minhash --refusals --report dropped.jsonl
+      selfinstruct filter rows.jsonl -o short.jsonl --use words:max_words=20
       selfinstruct filter rows.jsonl -o safe.jsonl --pii redact --decontaminate benchmark.jsonl
       selfinstruct filter rows.jsonl -o right.jsonl --verify
       selfinstruct filter rows.jsonl -o plain.jsonl --boilerplate --balance domain:0.25
@@ -137,6 +143,7 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
     report, quiet, skip = options.pop("report"), options.pop("quiet"), options.pop("skip_malformed")
     if as_json and output == STDIO:
         raise UsageError("--json prints to standard output, and so would -o -; name a file for one of them")
+    options["plugins"] = tuple(_named_filter(text) for text in options["plugins"])
     malformed = 0
 
     def report_malformed(message: str) -> None:
@@ -162,6 +169,17 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
             echo(line, err=True)
     if summary.progress.malformed and not skip:
         ctx.exit(1)
+
+
+def _named_filter(text: str) -> Filter:
+    """Make a filter from ``name:key=value,key=value``; each value is read as YAML."""
+    name, _, assignments = text.partition(":")
+    settings: dict[str, Any] = {}
+    for assignment in filter(None, assignments.split(",")):
+        if "=" not in assignment:
+            raise UsageError(f"--use {text!r}: write it as NAME:KEY=VALUE,KEY=VALUE, for example words:max_words=20")
+        assign(settings, assignment)
+    return build_filter({**settings, "name": name})
 
 
 def _lines(summary: FilterSummary, pii: str | None) -> Iterator[str]:

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
-from selfinstruct.backends import backend_names, backend_spec
+from selfinstruct.backends import backend_names, backend_spec, builtin_backends
 from selfinstruct.common.config import assign, merge, read_yaml
 from selfinstruct.engine.plan import Settings
 from selfinstruct.errors import ConfigError, UsageError
 from selfinstruct.ledger import Reader, has_run
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies import STRATEGIES, strategy_class, strategy_names
+from selfinstruct.strategies.abilities import BeginsWithTasks
 
 __all__ = ["located", "run_options", "settings_of"]
 
@@ -126,15 +127,19 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
 
 def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
     """Refuse an option that the backend does not have, naming the backends that do."""
-    specs = map(backend_spec, backend_names())
-    options = {spec.name: {field.name for field in dataclasses.fields(spec.options)} for spec in specs}
+    fields = {spec.name: _field_names(spec.options) for spec in (*builtin_backends(), backend_spec(backend))}
     for key in section:
-        if key not in options[backend]:
+        if key not in fields[backend]:
             flag = "--from" if key == "source" else f"--{key.replace('_', '-')}"
-            owners = " or ".join(name for name in sorted(options) if key in options[name])
-            if key == "source" and (tasks := [name for name, kind in STRATEGIES.items() if kind.begins_with_tasks]):
+            owners = " or ".join(name for name in sorted(fields) if key in fields[name])
+            tasks = [name for name, kind in STRATEGIES.items() if issubclass(kind, BeginsWithTasks)]
+            if key == "source" and tasks:
                 owners += f", or with --strategy {' or '.join(tasks)}"
             raise UsageError(f"{flag} goes with --backend {owners}")
+
+
+def _field_names(options: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(options)}
 
 
 def _begins_with_tasks(run_dir: Path, settings: Mapping[str, Any]) -> bool:
@@ -145,7 +150,7 @@ def _begins_with_tasks(run_dir: Path, settings: Mapping[str, Any]) -> bool:
     if not isinstance(entries, list):  # anything but a list is refused later
         entries = [{"name": _resolved(run_dir, settings, "strategy")}]
     names = [str(entry.get("name")) for entry in entries if isinstance(entry, Mapping)]
-    return any(STRATEGIES[name].begins_with_tasks for name in names if name in STRATEGIES)
+    return any(issubclass(strategy_class(name), BeginsWithTasks) for name in names if name in strategy_names())
 
 
 def _resolved(run_dir: Path, settings: Mapping[str, Any], key: str) -> Any:

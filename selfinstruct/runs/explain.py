@@ -14,7 +14,6 @@ from pathlib import Path
 
 from rapidfuzz.distance import LCSseq
 
-from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
 from selfinstruct.engine.inherited import follow_up_key
 from selfinstruct.engine.plan import RunPlan, recorded_plan
@@ -182,15 +181,12 @@ class _RequestChain:
     def reason_absent(self, state: RunState) -> str:
         """Return why the candidate does not exist, as a sentence."""
         if self._last >= state.scheduler.decided:
-            return f"request {self._last} is not processed" + (" yet" if self._numbers else ", nor was it ever sent")
+            return f"request {self._last} " + ("is not processed yet" if self._numbers else "was never sent")
         if self._last not in self._processed:  # an inherited request
-            return f"request {self._last} is skipped: " + (
-                "the candidate that it follows is not kept under this run's settings"
-                if self._numbers
-                else "it has no outcome"
-            )
+            cause = "the candidate that it follows is not kept under this run's settings"
+            return f"request {self._last} is skipped: {cause if self._numbers else 'it has no outcome'}"
         count = len(self._processed[self._last][0].candidates)
-        return f"request {self._last} offered {count} candidates, and {self._name} is none of them"
+        return f"request {self._last} offered {count} candidates, and {self._name} is not among them"
 
     def steps(self, state: RunState) -> tuple[Step, ...]:
         """Return the steps from the first request to the candidate."""
@@ -262,9 +258,7 @@ def _followed_candidate(filtered: FilterOutcome, following: Request) -> Filtered
 
 
 def _shown(request: Request, texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    demonstrations: Json = request.context.get("demonstrations", [])
-    ids = [str(task_id) for task_id in demonstrations] if isinstance(demonstrations, list | tuple) else []
-    return tuple((task_id, texts.get(task_id, "")) for task_id in ids)
+    return tuple((task_id, texts.get(task_id, "")) for task_id in request.demonstrations or ())
 
 
 def _nearest_text(verdict: Verdict, filtered: FilteredCandidate, texts: Mapping[str, str]) -> NearestText:

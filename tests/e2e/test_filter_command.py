@@ -328,7 +328,7 @@ class TestKinds:
         (["{given}", "-o", "{out}.csv"], "the name tells no kind of file"),
         (["{given}", "-o", "/dev/null"], "/dev/null"),
         (["{given}", "-o", "{out}", "--report", "/dev/null"], "/dev/null is not a regular file"),
-        (["{given}", "-o", "{out}", "--words", "9:4"], "no range of words"),
+        (["{given}", "-o", "{out}", "--words", "9:4"], "not a range of words"),
         (["{given}", "-o", "{out}", "--rouge", "1.5"], "1.5 is not in the range"),
         (["{array}", "-o", "{out}"], "is a JSON array; give one object a line, as by: jq"),
         (["{given}", "-o", "{out}", "--decontaminate", "{none}"], "can't read {none}"),
