@@ -40,7 +40,7 @@ __all__ = [
     "strategy_origin",
 ]
 
-STRATEGIES: dict[str, Any] = {
+STRATEGIES: dict[str, type[Any]] = {
     one.name: one for one in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation, Respond)
 }
 """The built-in strategies."""
