@@ -46,7 +46,7 @@ def builtin_backends() -> tuple[BackendSpec[Any], ...]:
 
 
 def backend_names() -> tuple[str, ...]:
-    """Return the names of all backends, including those of plugins, sorted."""
+    """Return the names of all backends, including plugins, sorted."""
     return tuple(sorted(_REGISTRY.names()))
 
 

@@ -1,4 +1,4 @@
-"""Stateless filters by name: those of this package, and those of plugins."""
+"""Stateless filters by name: built-in ones and plugins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REGISTRY = Registry("filter", _BUILTINS, _is_filter, "a subclass of Filter")
 
 
 def filter_names() -> tuple[str, ...]:
-    """Return the names of all stateless filters: the built-in ones, then those of plugins."""
+    """Return the names of all stateless filters: the built-in ones, then plugins."""
     return _REGISTRY.names()
 
 

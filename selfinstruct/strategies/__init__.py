@@ -54,7 +54,7 @@ _REGISTRY = Registry("strategy", STRATEGIES, _is_strategy, "a subclass of Strate
 
 
 def strategy_names() -> tuple[str, ...]:
-    """Return the names of all strategies: the built-in ones, then those of plugins."""
+    """Return the names of all strategies: the built-in ones, then plugins."""
     return _REGISTRY.names()
 
 

@@ -62,7 +62,7 @@ def kinds() -> Mapping[str, Kind]:
 
 
 def kind_names() -> tuple[str, ...]:
-    """Return the names of all kinds of verifiers, including those of plugins."""
+    """Return the names of all kinds of verifiers, including plugins."""
     return _REGISTRY.names()
 
 
