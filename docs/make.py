@@ -268,8 +268,8 @@ def configuration() -> str:
         "`--set alpaca.demonstrations=4`, `--set filters.novelty.threshold=0.6`.\n"
         "A run records its settings in its `config.yaml`, with every default spelled out.\n",
         "With the embedded model, settings that are left out come from `selfinstruct/presets/embedded.yaml` first, and "
-        "the settings of `quality` from `embedded-quality.yaml`: the model is too small and too slow for the published numbers, "
-        "which are the defaults below.\n",
+        "the settings of `quality` from `embedded-quality.yaml`: the model is too small and too slow for the published "
+        "numbers, which are the defaults below.\n",
         _section("Settings of a run", Settings(), to_plain(Settings())),
         _section("Section `quality`", QUALITY, to_plain(QUALITY)),
     ]
