@@ -132,11 +132,8 @@ def finish(ctx: click.Context, result: GenerateResult, *, as_json: bool) -> None
 
 def _print_preview(requests: list[Request], *, as_json: bool) -> None:
     if as_json:
-        echo(
-            dumps(
-                {"requests": len(requests), "first": [_request_to_json(request) for request in requests[:_PREVIEWED]]}
-            )
-        )
+        first = [_request_to_json(request) for request in requests[:_PREVIEWED]]
+        echo(dumps({"requests": len(requests), "first": first}))
         return
     for request in requests[:_PREVIEWED]:
         sampling = request.sampling

@@ -18,7 +18,7 @@ from selfinstruct.ledger import Reader
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import load_seeds, load_tasks, seeds_from_json
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies.abilities import BeginsWithTasks, ReadsDataFiles
 
 __all__ = ["add_data_files", "load_run_prompts", "load_run_seeds", "recorded_seeds"]
 
@@ -41,12 +41,18 @@ def load_run_seeds(settings: Settings, methods: Sequence[Method], base: Reader |
     missing = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
     if base is not None and (recorded or missing):
         return recorded_seeds(base)
-    tasks_suffice = any(STRATEGIES[method.name].begins_with_tasks for method in methods)
+    tasks_suffice = any(issubclass(method.kind, BeginsWithTasks) for method in methods)
     return load_tasks(path) if tasks_suffice else load_seeds(path)
 
 
 def load_run_prompts(
-    settings: Settings, names: Mapping[str, frozenset[str]], api: Api, base: Reader | None, *, recorded: bool
+    settings: Settings,
+    names: Mapping[str, frozenset[str]],
+    api: Api,
+    base: Reader | None,
+    methods: Sequence[Method],
+    *,
+    recorded: bool,
 ) -> Prompts:
     """Return the prompt templates.
 
@@ -55,26 +61,29 @@ def load_run_prompts(
         names: Names of the required templates, each with its variables.
         api: The kind of prompt to render.
         base: The ledger of the run, if it exists.
+        methods: The methods of the run; plugins among them may have a folder of templates.
         recorded: Whether to use the copies in the ledger.
 
     Raises:
         UsageError: If a folder or a template is missing, or a template is wrong.
     """
     folder = Path(settings.prompts) if settings.prompts else None
+    packaged = [method.kind.prompts_folder for method in methods if method.kind.prompts_folder is not None]
+    packaged.append(builtin_prompts())
     missing = folder is not None and not os.path.isdir(folder)
     deleted = base is not None and missing and settings.prompts == base.meta("config")["prompts"]
     if base is not None and (recorded or deleted):
         texts = base.templates()
         if new := {name: used for name, used in names.items() if name not in texts}:  # of options enabled since
             folders = [] if folder is None or missing else [folder]
-            texts = {**texts, **Prompts.load(new, api, *folders, builtin_prompts()).texts}
+            texts = {**texts, **Prompts.load(new, api, *folders, *packaged).texts}
         return Prompts({name: texts[name] for name in names}, api)  # options may be disabled since
     if missing:
         raise UsageError(f"there is no prompt folder {folder}; name an existing one with --prompts, or leave it out")
     if folder is not None and base is None and not any(os.path.isfile(folder / f"{name}.txt") for name in names):
         files = ", ".join(f"{name}.txt" for name in sorted(names))
         raise UsageError(f"{folder} replaces no template of this strategy; it may hold {files}")
-    return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
+    return Prompts.load(names, api, *([folder] if folder else []), *packaged)
 
 
 def add_data_files(prompts: Prompts, methods: Sequence[Method], base: Reader | None, *, recorded: bool) -> Prompts:
@@ -96,8 +105,8 @@ def add_data_files(prompts: Prompts, methods: Sequence[Method], base: Reader | N
         for name, path in method.data.items():
             if base is not None and (recorded or not os.path.exists(path)) and path == previous.get(name):
                 texts[name] = base.templates()[name]
-            else:
-                texts[name] = STRATEGIES[method.name].read_data(path)
+            elif issubclass(method.kind, ReadsDataFiles):
+                texts[name] = method.kind.read_data(path)
     return Prompts({**prompts.texts, **texts}, prompts.api) if texts else prompts
 
 
