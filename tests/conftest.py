@@ -1,7 +1,8 @@
-"""Fixtures for every test, and the table of promises at the end."""
+"""Fixtures for every test, and the table of promises that ``make prove`` prints."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,29 +13,40 @@ from hypothesis import settings
 
 from tests.loopback import Loopback
 
+# Read when torch is first imported, also by processes that tests start. The tensors of the tests are tiny: more threads
+# would only wait for each other, and waiting threads that spin take the cores of other tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+# Unit tests of these modules train or load models: `make check` leaves them out.
+SLOW = {f"test_finetune_{name}.py" for name in ("adapters", "chat", "core", "estimate", "evaluate", "gguf")}
+
 Promise = Callable[[str, str], None]
-_PROMISES = pytest.StashKey[list[tuple[str, str, pytest.Item]]]()
 
 
-def pytest_configure() -> None:
-    """Settings of hypothesis, and Ctrl-C for processes that tests start."""
-    settings.register_profile("suite", deadline=None)  # how long an example takes is the machine's affair
+def pytest_configure(config: pytest.Config) -> None:
+    """Configure markers and hypothesis, and let processes that tests start receive Ctrl-C."""
+    config.addinivalue_line("markers", "slow: a unit test that takes seconds; make check leaves it out")
+    settings.register_profile("suite", deadline=None)  # a slow machine is no failure
     settings.load_profile("suite")
-    # A suite that runs in the background would hand its deafness on.
+    # A suite that runs in the background ignores SIGINT, and child processes would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what keeps a promise, so that ``make prove`` finds it among the quick tests too."""
+    """Mark slow unit tests, and tests that prove a promise, so that ``make prove`` also selects the quick ones."""
     for item in items:
+        if item.path.name in SLOW:
+            item.add_marker("slow")
         if "promise" in getattr(item, "fixturenames", ()):
             item.add_marker("promise")
 
 
 @pytest.fixture
 def loopback() -> Iterator[Callable[..., Loopback]]:
-    """Starts servers on loopback (arguments as ``Loopback`` takes them) that end with the test."""
+    """Return a function that starts a ``Loopback`` server with its arguments; servers end with the test."""
     with ExitStack() as stack:
 
         def start(*arguments: Any, **options: Any) -> Loopback:
@@ -45,20 +57,33 @@ def loopback() -> Iterator[Callable[..., Loopback]]:
 
 @pytest.fixture
 def promise(request: pytest.FixtureRequest) -> Promise:
-    """Call it with a promise (``"crashes"``) and the figure found; ``make prove`` prints all of them as a table."""
-    found = request.config.stash.setdefault(_PROMISES, [])
-    return lambda kept, figure: found.append((kept, figure, request.node))
+    """Return a function that records a promise (``"crashes"``) and the measured figure; ``make prove`` prints them."""
+    slow = request.node.get_closest_marker("prove") is not None
+
+    def record(name: str, figure: str) -> None:
+        # Properties of a test are part of its report, which xdist sends to the process that prints the table.
+        row = {"promise": name, "figure": figure, "test": request.node.name, "slow": slow}
+        request.node.user_properties.append(("promise", row))
+
+    return record
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The table: only where the proofs were asked for, and without the short form of what has a long one."""
-    found = config.stash.get(_PROMISES, [])
-    if not found or "not prove" in str(config.option.markexpr):
+    """Print the table where proofs were requested, without the short form of a proof that has a long one."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    rows = [
+        value
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in report.user_properties
+        if name == "promise"
+    ]
+    if not rows or "not prove" in str(config.option.markexpr):
         return
-    proved = {kept for kept, _, item in found if item.get_closest_marker("prove")}
+    proved = {row["promise"] for row in rows if row["slow"]}
     terminalreporter.section("promises")
-    terminalreporter.write_line("| promise | found | by |")
+    terminalreporter.write_line("| promise | measured | test |")
     terminalreporter.write_line("|---|---|---|")
-    for kept, figure, item in sorted(found, key=lambda one: one[:2]):
-        if kept not in proved or item.get_closest_marker("prove"):
-            terminalreporter.write_line(f"| {kept} | {figure} | `{item.name}` |")
+    for row in sorted(rows, key=lambda row: (row["promise"], row["figure"])):
+        if row["promise"] not in proved or row["slow"]:
+            terminalreporter.write_line(f"| {row['promise']} | {row['figure']} | `{row['test']}` |")

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from finetune.cli import cli
 from tests import finetune_fixtures
-from tests.cli import environment
+from tests.cli import environment, run_program
 
 tiny_tokenizer = finetune_fixtures.tiny_tokenizer
 tiny_model_folder = finetune_fixtures.tiny_model_folder
@@ -22,14 +22,7 @@ tiny_model_folder = finetune_fixtures.tiny_model_folder
 
 def run(*args: object, code: int = 0, cwd: Path | None = None) -> str:
     """Run ``finetune ARGS``, check the exit code and that there is no traceback, and return both outputs."""
-    done = subprocess.run(
-        [sys.executable, "-m", "finetune", *map(str, args)], cwd=cwd, capture_output=True, text=True, check=False,
-        timeout=280, env=environment(HF_HUB_OFFLINE="1"),  # don't wait for a hub that can't be reached
-    )  # fmt: skip
-    output = done.stdout + done.stderr
-    assert "Traceback" not in output, output
-    assert done.returncode == code, f"exit {done.returncode}, expected {code}:\n{output}"
-    return output
+    return run_program("finetune", args, code=code, cwd=cwd, timeout=280)
 
 
 def call(*args: object, code: int = 0) -> str:

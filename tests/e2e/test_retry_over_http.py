@@ -417,7 +417,7 @@ def test_the_time_limit_holds_however_slowly_a_server_answers(how: str, promise:
     """A limit on silence would restart with each byte; this limit covers the whole answer, and each attempt has it."""
 
     async def main(url: str) -> SelfInstructError:
-        async with Client(url, RetryOptions(attempts=2, base_s=0.0), timeout_s=0.2) as client:
+        async with Client(url, RetryOptions(attempts=2, base_s=0.0), timeout_s=0.5) as client:
             with pytest.raises(TransientError) as caught:
                 await client.complete()
             return caught.value

@@ -202,7 +202,7 @@ def test_a_server_that_stops_answering_is_set_aside_and_its_requests_do_not_fail
     silent = loopback(reply, lambda number, body: Fault(how="hang") if number > 3 else None)
     other = loopback(reply, delay=0.01)
     options = settings(silent.url, other.url, retry={"attempts": 1, "total_s": 0.0})
-    options["openai"]["timeout_s"] = 1.0
+    options["openai"]["timeout_s"] = 3.0
     generate(tmp_path / "run", options)
     assert dataset(tmp_path / "run") == alone
     assert len(silent.arrived) > 3
