@@ -16,8 +16,8 @@ import yaml
 import selfinstruct as package
 from finetune.cli import cli as finetune
 from finetune.options import Lora, TrainingOptions
-from finetune.recipes import names, path_of
-from selfinstruct.backends import backend_names, backend_spec
+from finetune.recipes import recipe_names, recipe_path
+from selfinstruct.backends import builtin_backends
 from selfinstruct.cli import cli as selfinstruct
 from selfinstruct.common.config import build, to_plain
 from selfinstruct.engine.plan import Settings
@@ -275,7 +275,7 @@ def configuration() -> str:
     ]
     strategies = {name: kind.Options for name, kind in STRATEGIES.items()}
     strategies[MixtureStrategy.name] = MixtureStrategy.Options
-    backends = {name: backend_spec(name).options for name in backend_names()}
+    backends = {spec.name: spec.options for spec in builtin_backends()}
     for title, sections in (("Strategy", strategies), ("Backend", backends)):
         for name, options in sorted(sections.items()):
             parts.append(_section(f"{title} `{name}`", build(options, {}), {name: to_plain(build(options, {}))}))
@@ -285,8 +285,8 @@ def configuration() -> str:
         "`--set key=value`.\n",
         _section("Settings of a training run", TrainingOptions(lora=Lora()), to_plain(TrainingOptions())),
     ]
-    for name in names():
-        parts += [f"## Recipe `{name}`\n", "```yaml", path_of(name).read_text(encoding="utf-8") + "```\n"]
+    for name in recipe_names():
+        parts += [f"## Recipe `{name}`\n", "```yaml", recipe_path(name).read_text(encoding="utf-8") + "```\n"]
     return "\n".join(parts)
 
 

@@ -129,11 +129,12 @@ class Registry(Generic[T]):
             KeyError: There is no such entry.
             PluginError: Two distributions offer the name, the plugin can't be imported, or it is of the wrong type.
         """
-        if name in self._loaded:
-            return self._loaded[name]
         if message := self.conflict(name):
             raise PluginError(message)
-        self._loaded[name] = self.builtins[name] if name in self.builtins else self._checked(self.plugins[name][0])
+        if name in self.builtins:
+            return self.builtins[name]
+        if name not in self._loaded:
+            self._loaded[name] = self._checked(self.plugins[name][0])
         return self._loaded[name]
 
     def origin(self, name: str) -> str:

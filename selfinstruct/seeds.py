@@ -26,7 +26,7 @@ from selfinstruct.common.sources import open_any, open_lines
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filters import tokenize
 from selfinstruct.filters.rouge.lcs import f1_array, strings
-from selfinstruct.filters.rouge.store import Vocabulary
+from selfinstruct.filters.rouge.token_store import Vocabulary
 from selfinstruct.records import Instance, Task
 from selfinstruct.verifiers import check_verifier, without_nulls
 

@@ -1,4 +1,4 @@
-"""A strategy for tests that puts each seed's task to the model, and offers the answer with the seed's verifier."""
+"""A strategy for tests that asks the model each seed's task and proposes the answer with the seed's verifier."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ANSWER = Stage(max_tokens=60, temperature=0.0, api="chat")
 
 @dataclass(frozen=True)
 class AnsweringOptions:
-    """How answers are asked for."""
+    """The stage that asks for answers."""
 
     answer: Stage = _ANSWER
 

@@ -1,7 +1,7 @@
-"""A real HTTP server on loopback that speaks OpenAI's files and batches, beside what ``Loopback`` speaks.
+"""A real HTTP server on loopback with OpenAI's files and batches, in addition to the endpoints of ``Loopback``.
 
-It executes a batch when it ends, and counts what it executed; what becomes of a batch and of its lines is the test's
-to say. Batches are numbered from 1 in order of arrival, and end when they have been looked at often enough.
+It executes a batch when the batch ends, and counts the executed requests. The test decides the outcome of each batch
+and line. Batches are numbered from 1 in order of arrival, and end after a number of status queries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.loopback import Answer, Body, Fault, Loopback, _Handler
 
 
 @dataclass
-class Made:
+class ServerBatch:
     """A batch at the server."""
 
     number: int
@@ -35,18 +35,18 @@ class Made:
 
 @dataclass
 class Script:
-    """What becomes of things.
+    """The behaviour of the server.
 
     Attributes:
-        looks: After so many looks a batch ends, by its number.
-        ending: Status that it ends with, by its number; or the errors of a failed one.
-        line: Of a batch's number and a request's body: None for its answer, a status and body, the code of an error
-            line, or ``missing``.
-        output: Changes the lines of a file of results before it is kept.
-        fault: Of method, path and how often the two came: what happens instead of an answer.
-        made: Called with a batch's number when it was made, before anybody is told.
-        hold: Batches end only when it is set.
-        key: Only this one is let in.
+        looks: Maps a batch's number to the status queries after which it ends.
+        ending: Maps a batch's number to its final status, or to the errors with which it fails.
+        line: Maps a batch's number and a request's body to None for the regular answer, to a status and body, to the
+            code of an error line, or to ``missing``.
+        output: Changes the lines of a file of results before it is stored.
+        fault: Maps method, path and number of the call to a fault that replaces the answer.
+        created: Called with a batch's number after its creation and before the response.
+        hold: Batches end only while it is set.
+        key: The only accepted key; "" accepts any.
     """
 
     looks: Callable[[int], int] = lambda number: 1
@@ -54,7 +54,7 @@ class Script:
     line: Callable[[int, Body], Any] = lambda number, body: None
     output: Callable[[int, list[bytes]], list[bytes]] = lambda number, lines: lines
     fault: Callable[[str, str, int], Fault | None] = lambda method, path, times: None
-    made: Callable[[int], None] = lambda number: None
+    created: Callable[[int], None] = lambda number: None
     hold: threading.Event = field(default_factory=threading.Event)
     key: str = ""
 
@@ -66,9 +66,9 @@ class Batches(Loopback):
     """The server, running while its context is open.
 
     Attributes:
-        batches: In order of arrival, refused ones too.
-        executed: How often each request (by custom id) was.
-        calls: Every call as ``"GET /batches/batch_1"``.
+        batches: All batches in order of arrival, including refused ones.
+        executed: Number of executions by custom id.
+        calls: Every call in the form ``"GET /batches/batch_1"``.
     """
 
     def __init__(self, answer: Answer, script: Script | None = None) -> None:
@@ -76,13 +76,13 @@ class Batches(Loopback):
         self._server.RequestHandlerClass = _BatchHandler
         self.script = script or Script()
         self.files: dict[str, bytes] = {}
-        self.batches: list[Made] = []
+        self.batches: list[ServerBatch] = []
         self.executed: Counter[str] = Counter()
         self.calls: list[str] = []
         self.lock = threading.RLock()
 
     def upload(self, raw: bytes, kind: str) -> Body:
-        """A file from the body of a multipart request."""
+        """Store the file in the body of a multipart request, and return its description."""
         boundary = re.search('boundary="?([^";]+)', kind)[1].encode()
         fields = {}
         for part in raw.split(b"--" + boundary)[1:-1]:
@@ -96,7 +96,7 @@ class Batches(Loopback):
         self.files[name] = content
         return name
 
-    def make(self, body: Body) -> Made:
+    def make(self, body: Body) -> ServerBatch:
         assert body["completion_window"] == "24h"
         raw = self.files[body["input_file_id"]]
         lines = [json.loads(line) for line in raw.splitlines() if line.strip()]
@@ -106,10 +106,10 @@ class Batches(Loopback):
         number = len(self.batches) + 1
         shown = {"id": f"batch_{number}", "object": "batch", "status": "validating", "metadata": body["metadata"],
                  "endpoint": body["endpoint"], "input_file_id": body["input_file_id"]}  # fmt: skip
-        self.batches.append(Made(number, lines, shown, raw=raw))
+        self.batches.append(ServerBatch(number, lines, shown, raw=raw))
         return self.batches[-1]
 
-    def look(self, batch: Made) -> Body:
+    def look(self, batch: ServerBatch) -> Body:
         batch.looks += 1
         if batch.shown["status"] in ("validating", "in_progress"):
             if batch.looks >= self.script.looks(batch.number) and self.script.hold.is_set():
@@ -118,7 +118,7 @@ class Batches(Loopback):
                 batch.shown["status"] = "in_progress"
         return batch.shown
 
-    def end(self, batch: Made) -> None:
+    def end(self, batch: ServerBatch) -> None:
         ending = self.script.ending(batch.number)
         if not isinstance(ending, str):
             batch.shown |= {"status": "failed", "errors": {"object": "list", "data": ending}}
@@ -126,17 +126,17 @@ class Batches(Loopback):
         outputs: list[bytes] = []
         errors: list[bytes] = []
         for line in batch.lines:
-            name, found = line["custom_id"], self.script.line(batch.number, line["body"])
-            if found == "missing":
+            name, outcome = line["custom_id"], self.script.line(batch.number, line["body"])
+            if outcome == "missing":
                 continue
-            if isinstance(found, str):
-                value = {"response": None, "error": {"code": found, "message": "This request could not be executed."}}
+            if isinstance(outcome, str):
+                value = {"response": None, "error": {"code": outcome, "message": "This request could not be executed."}}
             else:
                 self.executed[name] += 1
-                status, answer = found or (200, self.completion(line["url"], line["body"]))
+                status, answer = outcome or (200, self.completion(line["url"], line["body"]))
                 value = {"response": {"status_code": status, "request_id": "r", "body": answer}, "error": None}
             packed = json.dumps({"id": f"batch_req_{name}", "custom_id": name, **value}).encode()
-            (errors if found else outputs).append(packed)
+            (errors if outcome else outputs).append(packed)
         for key, lines in (("output_file_id", outputs), ("error_file_id", errors)):
             if lines:
                 batch.shown[key] = self.keep(b"\n".join(self.script.output(batch.number, lines)) + b"\n")
@@ -146,16 +146,16 @@ class Batches(Loopback):
     def list(self, query: dict[str, list[str]]) -> Body:
         newest = [batch.shown for batch in reversed(self.batches)]
         if "after" in query:
-            newest = newest[[one["id"] for one in newest].index(query["after"][0]) + 1 :]
+            newest = newest[[shown["id"] for shown in newest].index(query["after"][0]) + 1 :]
         limit = int(query.get("limit", ["20"])[0])
         return {"object": "list", "data": newest[:limit], "has_more": len(newest) > limit}
 
 
 class _BatchHandler(_Handler):
-    def do_GET(self) -> None:  # noqa: N802  (the name that http.server calls)
+    def do_GET(self) -> None:  # noqa: N802  (the name in the base class)
         self._meet("GET", b"")
 
-    def do_POST(self) -> None:  # noqa: N802  (the same)
+    def do_POST(self) -> None:  # noqa: N802  (the name in the base class)
         raw = self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.path.endswith("/completions"):
             loopback: Batches = self.server.loopback
@@ -177,7 +177,7 @@ class _BatchHandler(_Handler):
             return
         fault = server.script.fault(method, path, times)
         if fault and fault.how != "half":
-            if (method, path) == ("POST", "/batches") and fault.status == 504:  # made, and nobody is told
+            if (method, path) == ("POST", "/batches") and fault.status == 504:  # created, but the response is lost
                 server.make(json.loads(raw))
             self._fail(fault)
             return
@@ -197,7 +197,7 @@ class _BatchHandler(_Handler):
             return 200, server.upload(raw, self.headers["content-type"])
         if (method, path) == ("POST", "/batches"):
             batch = server.make(json.loads(raw))
-            server.script.made(batch.number)
+            server.script.created(batch.number)
             return 200, batch.shown
         if (method, path) == ("GET", "/batches"):
             return 200, server.list(query)

@@ -1,14 +1,14 @@
-"""A real HTTP server on loopback that speaks OpenAI's API, answers as a test says, and fails when a test says so.
+"""A real HTTP server on loopback that speaks OpenAI's API and answers or fails as a test decides.
 
-The answer to a request is a function of its body alone, so that runs against it are repeatable in any order of arrival.
-Faults are given by the request's number in order of arrival, from 1.
+The answer to a request is a function of its body only, so that runs are repeatable in any order of arrival. Faults are
+assigned by the number of the request in order of arrival, from 1.
 
 In a test::
 
     with Loopback(lambda body: body["prompt"].upper(), faults={1: Fault(503)}) as server:
         ...  # server.url, then server.arrived
 
-In a process of its own (it prints its URL, and ends when its standard input does)::
+In a separate process, which prints its URL and ends with its standard input::
 
     python tests/loopback.py --answer tests.scripted:reply --delay 0.01
 """
@@ -34,14 +34,14 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reply:
-    """A choice with its finish reason, where a plain string would mean ``stop``."""
+    """A choice with its finish reason; a plain string means ``stop``."""
 
     text: str | None
     finish_reason: str | None = "stop"
 
 
 Answer = Callable[[Body], "str | Reply | list[str | Reply] | Body"]
-"""Body of a request to its choice, its choices, or the whole JSON object to send back."""
+"""Maps a request's body to its choice, its choices, or the JSON object to send."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Fault:
     """What happens to one request instead of an answer.
 
     Attributes:
-        status: Status to send; 200 with a ``body`` is a wrong success.
+        status: Status to send; 200 with a ``body`` is an invalid success.
         headers: Further headers (``Retry-After``).
-        body: Text or bytes to send as they are; anything else becomes JSON. None is an error object of the usual shape.
-        how: ``send`` all; ``half`` of the body, with the whole's length announced, then hang up; ``hang`` without a
+        body: Text or bytes to send unchanged, or a value to send as JSON. None is an error object of the usual shape.
+        how: ``send`` everything; send ``half`` of the body under its full length, then hang up; ``hang`` without a
             byte; ``trickle`` a byte at a time; ``reset`` the connection.
     """
 
@@ -64,7 +64,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Arrived:
-    """One request as it came in, with lower-case header names."""
+    """A received request, with lower-case header names."""
 
     number: int
     path: str
@@ -77,13 +77,12 @@ class Loopback:
 
     Args:
         answer: See ``Answer``.
-        faults: By number of arrival (from 1); or a function of number and body, None meaning none.
-        delay: Seconds to think before each answer, or a function of the body that says so; interrupted when the server
-            closes.
-        port: 0 for any free one.
+        faults: Faults by number of arrival, from 1; or a function of number and body that returns a fault or None.
+        delay: Seconds before each answer, or a function of the body that returns them; closing the server ends a delay.
+        port: Port to listen on; 0 for any free one.
 
     Attributes:
-        arrived: Every POST that came in, in order.
+        arrived: All POST requests in order of arrival.
     """
 
     def __init__(
@@ -124,7 +123,7 @@ class Loopback:
         self._thread.join()
 
     def die(self) -> None:
-        """As when its process is killed: nobody listens any more, and every connection is reset."""
+        """Behave like a killed process: stop listening and reset every connection."""
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
@@ -134,18 +133,18 @@ class Loopback:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def take(self, path: str, headers: Mapping[str, str], body: Any) -> Fault | None:
-        """Record a request; the fault it shall meet."""
+        """Record a request and return its fault, if any."""
         with self._lock:
             number = len(self.arrived) + 1
             self.arrived.append(Arrived(number, path, headers, body))
         return self._fault(number, body)
 
     def completion(self, path: str, body: Body) -> Body:
-        """The response object to a request."""
+        """Return the response object for a request."""
         answered = self._answer(body)
         if isinstance(answered, dict):
             return answered
-        replies = [one if isinstance(one, Reply) else Reply(one) for one in _as_list(answered)]
+        replies = [reply if isinstance(reply, Reply) else Reply(reply) for reply in _as_list(answered)]
         chat = path.endswith("/chat/completions")
         sent = json.dumps(body.get("messages") if chat else body.get("prompt"))
         usage = {
@@ -159,11 +158,11 @@ class Loopback:
             "model": body.get("model"),
             "choices": [
                 {
-                    "index": place,
+                    "index": index,
                     "finish_reason": reply.finish_reason,
                     **({"message": {"role": "assistant", "content": reply.text}} if chat else {"text": reply.text}),
                 }
-                for place, reply in enumerate(replies)
+                for index, reply in enumerate(replies)
             ],
             "usage": usage,
         }
@@ -189,7 +188,7 @@ class _Server(ThreadingHTTPServer):
         return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is what some tests are about; anything else is shown."""
+        """Ignore clients that hang up, as some tests expect; show any other error."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -199,8 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _Server
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the base class names it so)
-        """Silence."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the name in the base class)
+        """Log nothing."""
 
     def do_GET(self) -> None:
         if self.path.endswith("/models"):
@@ -213,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
         announced = int(self.headers.get("content-length", 0))
         raw = self.rfile.read(announced)
         if len(raw) < announced:
-            raise ConnectionResetError("the client was gone before its request was whole")
+            raise ConnectionResetError("the client hung up before its request was complete")
         body = json.loads(raw)
         headers = {name.lower(): value for name, value in self.headers.items()}
         fault = loopback.take(self.path, headers, body)
@@ -264,10 +263,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve in a process of its own, until standard input ends."""
+    """Serve until standard input ends."""
     parser = argparse.ArgumentParser(description="An OpenAI-compatible server on loopback for tests.")
     parser.add_argument("--answer", default="tests.scripted:reply", help="module:function of the request's body")
-    parser.add_argument("--delay", type=float, default=0.0, help="seconds to think before each answer")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--port", type=int, default=0, help="0 for any free one")
     arguments = parser.parse_args()
     module, _, name = arguments.answer.partition(":")

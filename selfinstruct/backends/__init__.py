@@ -5,7 +5,7 @@ Importing this package loads nothing heavy: clients and engines are imported whe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from selfinstruct.backends.base import Backend, BackendOptions, BackendSpec, BatchBackend, Capabilities, StatusCallback
 from selfinstruct.backends.batch.backend import OPENAI_BATCH
@@ -15,6 +15,7 @@ from selfinstruct.backends.replay import REPLAY
 from selfinstruct.backends.vllm.backend import VLLM
 from selfinstruct.common.config import nearest
 from selfinstruct.errors import ConfigError
+from selfinstruct.plugins import Registry
 
 __all__ = [
     "Backend",
@@ -23,39 +24,47 @@ __all__ = [
     "BatchBackend",
     "Capabilities",
     "backend_names",
+    "backend_origin",
     "backend_spec",
+    "builtin_backends",
     "open_backend",
-    "register_backend",
 ]
 
-# The options of each backend have a type of their own, which no common type argument can name.
-_SPECS: dict[str, BackendSpec[Any]] = {spec.name: spec for spec in (LLAMACPP, OPENAI, OPENAI_BATCH, REPLAY, VLLM)}
+
+def _is_spec(entry: object) -> TypeGuard[BackendSpec[Any]]:
+    return isinstance(entry, BackendSpec)
 
 
-def register_backend(spec: BackendSpec[Any]) -> None:
-    """Add a backend to the registry; ``selfinstruct.plugins`` calls this for each installed plugin.
+# Each backend has another type of options, so the type argument of a registry entry is not known.
+_BUILTINS: dict[str, BackendSpec[Any]] = {spec.name: spec for spec in (LLAMACPP, OPENAI, OPENAI_BATCH, REPLAY, VLLM)}
+_REGISTRY = Registry("backend", _BUILTINS, _is_spec, "a BackendSpec")
 
-    Raises:
-        ConfigError: Another backend has the same name.
-    """
-    if _SPECS.setdefault(spec.name, spec) is not spec:
-        raise ConfigError(f"two backends are named {spec.name!r}: uninstall one of the packages that provide them")
+
+def builtin_backends() -> tuple[BackendSpec[Any], ...]:
+    """Return the built-in backends, sorted by name."""
+    return tuple(spec for _, spec in sorted(_BUILTINS.items()))
 
 
 def backend_names() -> tuple[str, ...]:
-    """Return the names of all registered backends, sorted."""
-    return tuple(sorted(_SPECS))
+    """Return the names of all backends, including those of plugins, sorted."""
+    return tuple(sorted(_REGISTRY.names()))
+
+
+def backend_origin(name: str) -> str:
+    """Return distribution and version of the plugin of that name; "" for a built-in backend."""
+    return _REGISTRY.origin(name)
 
 
 def backend_spec(name: str) -> BackendSpec[Any]:
-    """Return the registered backend of that name.
+    """Return the backend of that name.
 
     Raises:
         ConfigError: There is none; the message suggests the nearest name.
+        PluginError: It is a plugin's, and can't be used.
     """
-    if name not in _SPECS:
-        raise ConfigError(f"unknown backend {name!r}{nearest(name, _SPECS)}", key="backend")
-    return _SPECS[name]
+    if name not in _REGISTRY:
+        raise ConfigError(f"unknown backend {name!r}{nearest(name, backend_names())}", key="backend")
+    return _REGISTRY.get(name)
 
 
 def open_backend(name: str, options: BackendOptions, on_status: StatusCallback = lambda _: None) -> Backend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,13 @@ import click
 
 from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import dumps
+from selfinstruct.common.config import assign
 from selfinstruct.common.console import echo, show
 from selfinstruct.common.sources import STDIO
 from selfinstruct.errors import UsageError
-from selfinstruct.filtering import FilterFileOptions, FilterProgress, FilterSummary, filter_file
+from selfinstruct.filtering import EMBEDDER, FilterFileOptions, FilterProgress, FilterSummary, filter_file
+from selfinstruct.filters import Filter
+from selfinstruct.filters.registry import build_filter
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,6 +35,38 @@ class _Words(click.ParamType[tuple[int, int]]):
         if not (least.isdecimal() and most.isdecimal()) or int(least) > int(most):
             self.fail(f"{value!r} is not a range of words such as 4:150", param, ctx)
         return int(least), int(most)
+
+
+class _Bounds(click.ParamType[tuple[float, float]]):
+    name = "MIN:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        low, colon, high = str(value).partition(":")
+        try:
+            bounds = float(low or 0), float(high or math.inf)
+        except ValueError:
+            bounds = (math.nan, math.nan)
+        if not colon or not 0 <= bounds[0] <= bounds[1]:
+            self.fail(f"{value!r} is not a range such as 5:500, 5: or :500", param, ctx)
+        return bounds
+
+
+class _Share(click.ParamType[tuple[str, float]]):
+    name = "FIELD:SHARE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        field, _, share = str(value).rpartition(":")
+        try:
+            number = float(share)
+        except ValueError:
+            number = math.nan
+        if not field or not 0 < number <= 1:
+            self.fail(f"{value!r} is not a field and a share above 0 and up to 1, such as domain:0.25", param, ctx)
+        return field, number
 
 
 @click.command("filter")
@@ -53,8 +89,24 @@ class _Words(click.ParamType[tuple[int, int]]):
 @click.option("--decontaminate", metavar="FILE", multiple=True,
               help="Drop rows that contain items of this benchmark; may be repeated.")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Drop rows whose answer fails the row's own 'verifier'.")
-@click.option("--column", metavar="NAME", help="Field that every filter judges.  [default: by the row's layout]")
-@click.option("--output-column", metavar="NAME", help="Field with the answer, for --repetition and --refusals.")
+@click.option("--use", "plugins", metavar="NAME[:KEY=VALUE,...]", multiple=True,
+              help="Apply a filter by name, such as that of a plugin, with its settings; may be repeated.")  # fmt: skip
+@click.option("--boilerplate", is_flag=True,
+              help="Drop answers that open or end with a courtesy of assistants, such as 'Sure!'.")  # fmt: skip
+@click.option("--perplexity", type=_Bounds(), metavar="MIN:MAX",
+              help="Drop answers whose perplexity by --scorer is outside, as in 5:500 or :500.")  # fmt: skip
+@click.option("--ifd", type=_Bounds(), is_flag=False, flag_value="0:1", metavar="[MIN:MAX]",
+              help="Drop rows whose instruction-following difficulty by --scorer is outside; alone: 0:1.")  # fmt: skip
+@click.option("--scorer", metavar="MODEL",
+              help="Causal language model for --perplexity and --ifd: a directory or a name.")  # fmt: skip
+@click.option("--semantic", type=click.FloatRange(-1, 1), is_flag=False, flag_value=0.9, metavar="[COSINE]",
+              help="Drop rows whose instruction is closer to a kept one in meaning; alone: 0.9.")  # fmt: skip
+@click.option("--embedder", metavar="MODEL", default=EMBEDDER, show_default=True,
+              help="Embedding model for --semantic: a directory or a name.")  # fmt: skip
+@click.option("--balance", type=_Share(), metavar="FIELD:SHARE",
+              help="Largest share of rows with one value of a field; holds kept rows in memory.")  # fmt: skip
+@click.option("--column", metavar="NAME", help="Field that every filter reads.  [default: by the row's layout]")
+@click.option("--output-column", metavar="NAME", help="Field with the answer.  [default: by the row's layout]")
 @click.option("--tokenizer", type=click.Choice(["auto", "rouge"]), default="auto", show_default=True,
               help="Tokenizer of ROUGE-L: 'auto' for every script, 'rouge' for that of rouge_score.")  # fmt: skip
 @click.option("--report", metavar="FILE", help="JSONL of the dropped rows: filter, reason, score, nearest row.")
@@ -70,7 +122,8 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
     filter is --rouge 0.7.
 
     Layouts: instruction with input and output; messages; conversations; prompt, question; text. Filters run in this
-    order: words, keywords, repetition, refusals, language, pii, decontaminate, verify, rouge, minhash.
+    order: words, keywords, repetition, refusals, boilerplate, language, pii, decontaminate, use, verify, perplexity,
+    ifd, rouge, minhash, semantic, balance.
 
     Malformed rows are reported and left out, and the exit code is then 1.
 
@@ -79,13 +132,18 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
       selfinstruct filter rows.jsonl -o new.jsonl
       selfinstruct filter rows.jsonl.gz -o clean.jsonl --words 4:150 --keywords --rouge 0.7 --minhash 0.8
       selfinstruct filter chats.parquet -o clean.parquet --minhash --refusals --report dropped.jsonl
+      selfinstruct filter rows.jsonl -o short.jsonl --use words:max_words=20
       selfinstruct filter rows.jsonl -o safe.jsonl --pii redact --decontaminate benchmark.jsonl
       selfinstruct filter rows.jsonl -o right.jsonl --verify
+      selfinstruct filter rows.jsonl -o plain.jsonl --boilerplate --balance domain:0.25
+      selfinstruct filter rows.jsonl -o new.jsonl --semantic 0.9 --embedder minishlab/potion-base-8M
+      selfinstruct filter rows.jsonl -o hard.jsonl --perplexity 5:500 --ifd 0.3:1 --scorer ./small-model
       selfinstruct filter - -o - --column question --language en --quiet
     """
     report, quiet, skip = options.pop("report"), options.pop("quiet"), options.pop("skip_malformed")
     if as_json and output == STDIO:
         raise UsageError("--json prints to standard output, and so would -o -; name a file for one of them")
+    options["plugins"] = tuple(_named_filter(text) for text in options["plugins"])
     malformed = 0
 
     def report_malformed(message: str) -> None:
@@ -96,7 +154,7 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
 
     try:
         summary = filter_file(
-            source, output, FilterFileOptions(**options), report=report, tell=report_malformed,
+            source, output, FilterFileOptions(**options), report=report, on_malformed=report_malformed,
             show=None if quiet else _show,
         )  # fmt: skip
     except KeyboardInterrupt:
@@ -111,6 +169,17 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
             echo(line, err=True)
     if summary.progress.malformed and not skip:
         ctx.exit(1)
+
+
+def _named_filter(text: str) -> Filter:
+    """Make a filter from ``name:key=value,key=value``; each value is read as YAML."""
+    name, _, assignments = text.partition(":")
+    settings: dict[str, Any] = {}
+    for assignment in filter(None, assignments.split(",")):
+        if "=" not in assignment:
+            raise UsageError(f"--use {text!r}: write it as NAME:KEY=VALUE,KEY=VALUE, for example words:max_words=20")
+        assign(settings, assignment)
+    return build_filter({**settings, "name": name})
 
 
 def _lines(summary: FilterSummary, pii: str | None) -> Iterator[str]:

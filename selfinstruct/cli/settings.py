@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from selfinstruct.backends import backend_names, backend_spec
+from selfinstruct.backends import backend_names, backend_spec, builtin_backends
 from selfinstruct.common.config import assign, merge, read_yaml
 from selfinstruct.engine.plan import Settings
 from selfinstruct.errors import ConfigError, UsageError
@@ -126,15 +126,18 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
 
 def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
     """Refuse an option that the backend does not have, naming the backends that do."""
-    specs = map(backend_spec, backend_names())
-    options = {spec.name: {field.name for field in dataclasses.fields(spec.options)} for spec in specs}
+    fields = {spec.name: _field_names(spec.options) for spec in (*builtin_backends(), backend_spec(backend))}
     for key in section:
-        if key not in options[backend]:
+        if key not in fields[backend]:
             flag = "--from" if key == "source" else f"--{key.replace('_', '-')}"
-            owners = " or ".join(name for name in sorted(options) if key in options[name])
+            owners = " or ".join(name for name in sorted(fields) if key in fields[name])
             if key == "source" and (tasks := [name for name, kind in STRATEGIES.items() if kind.begins_with_tasks]):
                 owners += f", or with --strategy {' or '.join(tasks)}"
             raise UsageError(f"{flag} goes with --backend {owners}")
+
+
+def _field_names(options: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(options)}
 
 
 def _begins_with_tasks(run_dir: Path, settings: Mapping[str, Any]) -> bool:

@@ -13,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.backends import Capabilities, backend_names, backend_spec
+from selfinstruct.backends import BackendOptions, Capabilities, backend_names, backend_spec
 from selfinstruct.common.codec import canonical, digest
 from selfinstruct.common.config import build, identity_fields, nearest, section, to_plain
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
 from selfinstruct.engine.loading import add_data_files, load_run_prompts, load_run_seeds
 from selfinstruct.engine.methods import MIX, Method, build_methods, build_strategy, merge_with_previous
+from selfinstruct.engine.plugin_versions import backend_plugin, row_plugins
 from selfinstruct.engine.presets import defaults_for, overlay_settings
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
@@ -26,7 +27,7 @@ from selfinstruct.ledger import InheritedOutcomes, Reader, has_run
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
-from selfinstruct.strategies import STRATEGIES, QualityStrategy
+from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_names
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
 from selfinstruct.version import SEMANTICS, __version__
@@ -45,7 +46,7 @@ class RunPlan:
         seeds: The seed tasks.
         prompts: Templates and data files.
         strategy: The strategy, wrapped where ``quality`` is set.
-        given: The user's settings, before presets and defaults are added.
+        user_settings: The user's settings, before presets and defaults are added.
         history: Provenance of a fork as stored in its ledger: ``until``, its first own request number; ``digest`` of
             the inherited outcomes; ``eras``, see ``Reader.eras``. None for other runs.
         methods: The methods of a mixed run; () for a run of one strategy.
@@ -53,11 +54,11 @@ class RunPlan:
 
     settings: Settings
     strategy_options: Any
-    backend_options: Any
+    backend_options: BackendOptions
     seeds: tuple[Task, ...]
     prompts: Prompts
     strategy: Strategy
-    given: Mapping[str, Any] = field(default_factory=dict)
+    user_settings: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Any] | None = None
     methods: tuple[Method, ...] = ()
 
@@ -68,7 +69,7 @@ class RunPlan:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the run's backend can do under its options."""
+        """The capabilities of the backend under its options."""
         return backend_spec(self.settings.backend).capabilities(self.backend_options)
 
     @property
@@ -88,7 +89,7 @@ class RunPlan:
     @cached_property
     def row_identity(self) -> dict[str, Any]:
         """The part of the identity that decides how completions become rows; it contains no path."""
-        settings = to_plain(self.settings)
+        settings = to_plain(self.settings) | {"filters": identity_fields(self.settings.filters)}
         kept = {key: settings[key] for key in ("strategy", "seed", "lag", "filters")}
         return {
             **kept,
@@ -100,7 +101,15 @@ class RunPlan:
             "prompts": self.prompts.digests(),
             "semantics": SEMANTICS,
             **({"history": self.history["digest"]} if self.history else {}),
+            **({"plugins": plugins} if (plugins := self._row_plugins) else {}),
         }
+
+    @property
+    def _row_plugins(self) -> dict[str, str]:
+        """The plugins that decide how completions become rows, with their versions."""
+        strategies = [method.name for method in self.methods] or [self.settings.strategy]
+        filters = [str(entry["name"]) for entry in self.settings.filters.plugins]
+        return row_plugins(strategies, filters, self.seeds)
 
     @property
     def _mixture(self) -> dict[str, Any]:
@@ -115,13 +124,16 @@ class RunPlan:
         """The identity of the run: that of its rows, and the backend without the options that may change."""
         free = backend_spec(self.settings.backend).free_options
         section = {key: value for key, value in to_plain(self.backend_options).items() if key not in free}
-        return {**self.row_identity, "backend": self.settings.backend, self.settings.backend: section}
+        identity = {**self.row_identity, "backend": self.settings.backend, self.settings.backend: section}
+        if plugins := self._row_plugins | backend_plugin(self.settings.backend):
+            identity["plugins"] = plugins
+        return identity
 
     def meta(self) -> dict[str, Any]:
         """Return the metadata for the ledger of a new run."""
         return {
             "config": self.values(),
-            "given": self.given,
+            "given": self.user_settings,
             "identity": self.identity,
             "templates": self.prompts.digests(),
             "seeds": self.row_identity["seeds"],
@@ -136,11 +148,11 @@ class RunPlan:
         return {**texts, self.row_identity["seeds"]: canonical(seeds_to_json(self.seeds))}
 
 
-def make_plan(given: Mapping[str, Any], run: Path | None = None) -> RunPlan:
+def make_plan(settings: Mapping[str, Any], run: Path | None = None) -> RunPlan:
     """Validate settings and load the files that they name.
 
     Args:
-        given: The user's settings in the form of a configuration file, without defaults.
+        settings: The user's settings in the form of a configuration file, without defaults.
         run: A run directory. If it holds a run, missing settings are those of the run.
 
     Raises:
@@ -151,22 +163,22 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> RunPlan:
     if run is not None and has_run(run):
         base = Reader(run)
         if not base.has_outcomes():  # the run may still change: merge the earlier settings with the new ones
-            given = merge_with_previous(base.meta("given"), given)
+            settings = merge_with_previous(base.meta("given"), settings)
             base.close()
             base = None
     if base is not None:
-        values = overlay_settings(base.meta("config"), given)
-    elif given.get("backend") == "replay":
-        base = Reader(_replay_source(given))
+        values = overlay_settings(base.meta("config"), settings)
+    elif settings.get("backend") == "replay":
+        base = Reader(_replay_source(settings))
         source = base.meta("config")
         source.pop(source["backend"])
-        replay = {**section(given, "replay"), "api": base.meta("api")}
-        values = overlay_settings(source, {**given, "replay": replay})
+        replay = {**section(settings, "replay"), "api": base.meta("api")}
+        values = overlay_settings(source, {**settings, "replay": replay})
     else:
-        values = overlay_settings(defaults_for(given), given)
+        values = overlay_settings(defaults_for(settings), settings)
     # A replay makes the recorded requests again: from the recorded seeds and templates, unless others are set.
     replays = values.get("backend") == "replay" and base is not None
-    recorded = frozenset({"seeds", "prompts"} - given.keys()) if replays else frozenset()
+    recorded = frozenset({"seeds", "prompts"} - settings.keys()) if replays else frozenset()
     try:
         history = base.meta("history", None) if base is not None else None
         if replays and history is not None and base is not None and base.path.parent != run:
@@ -174,7 +186,7 @@ def make_plan(given: Mapping[str, Any], run: Path | None = None) -> RunPlan:
                 f"{base.path.parent} is a fork and can't be replayed, as its first requests belong to another run; "
                 "use selfinstruct fork"
             )
-        return replace(_plan(values, base, recorded), given=dict(given), history=history)
+        return replace(_plan(values, base, recorded), user_settings=dict(settings), history=history)
     finally:
         if base is not None:
             base.close()
@@ -190,11 +202,11 @@ def recorded_plan(reader: Reader) -> RunPlan:
     return replace(plan, history=reader.meta("history", None))
 
 
-def forked_plan(given: Mapping[str, Any], reader: Reader, inherited: InheritedOutcomes) -> RunPlan:
+def forked_plan(settings: Mapping[str, Any], reader: Reader, inherited: InheritedOutcomes) -> RunPlan:
     """Return the plan of a fork, a run that inherits the outcomes of another run.
 
     Args:
-        given: Settings that differ from those of the source. The recorded seeds and prompts are used unless set here.
+        settings: Settings that differ from the source. The recorded seeds and prompts are used unless set here.
         reader: The ledger of the source.
         inherited: The outcomes of the source.
 
@@ -202,8 +214,8 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, inherited: InheritedOu
         UsageError: If a setting is wrong or the strategy differs.
         RunChangedError: If this version of selfinstruct reads ledgers differently.
     """
-    values = overlay_settings(reader.meta("config"), given)
-    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - given.keys()))
+    values = overlay_settings(reader.meta("config"), settings)
+    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - settings.keys()))
     identity = reader.meta("identity")
     previous = identity["strategy"]
     if plan.settings.strategy != previous:
@@ -217,11 +229,11 @@ def forked_plan(given: Mapping[str, Any], reader: Reader, inherited: InheritedOu
             )
     era = {"until": inherited.until, "templates": reader.meta("templates")}
     history = {"until": inherited.until, "digest": inherited.digest, "eras": [*reader.eras(), era]}
-    return replace(plan, given=dict(given), history=history)
+    return replace(plan, user_settings=dict(settings), history=history)
 
 
-def _replay_source(given: Mapping[str, Any]) -> Path:
-    source = section(given, "replay").get("source")
+def _replay_source(settings: Mapping[str, Any]) -> Path:
+    source = section(settings, "replay").get("source")
     if not source:
         raise UsageError("the replay backend needs a recorded run; name one with --from RUN_DIR")
     return Path(source)
@@ -230,27 +242,28 @@ def _replay_source(given: Mapping[str, Any]) -> Path:
 def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> RunPlan:
     """Build the plan; ``recorded`` names the texts to take from the ledger of ``base`` instead of from files."""
     general = {field.name for field in dataclasses.fields(Settings)}
-    backends = {name: backend_spec(name).options for name in backend_names()}
-    sections = {**{name: cls.Options for name, cls in STRATEGIES.items()}, MIX: MixtureOptions, **backends}
+    strategies, backends = strategy_names(), backend_names()
+    keys = {*general, *strategies, MIX, *backends}
     for key in values:
-        if key not in general and key not in sections:
-            raise ConfigError(f"unknown key {key!r}{nearest(str(key), general | set(sections))}", key=str(key))
+        if key not in keys:
+            raise ConfigError(f"unknown key {key!r}{nearest(str(key), keys)}", key=str(key))
     if base is not None and (semantics := base.meta("identity")["semantics"]) != SEMANTICS:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
         )
     settings = build(Settings, {key: value for key, value in values.items() if key in general})
+    settings.filters.build_plugins()  # checks names and settings before anything is written
     mixed = settings.strategies is not None
-    for kind, name, known in (("strategy", settings.strategy, STRATEGIES), ("backend", settings.backend, backends)):
+    for kind, name, known in (("strategy", settings.strategy, strategies), ("backend", settings.backend, backends)):
         if name == MIX and not mixed:
             raise ConfigError(f"{MIX} is a run of several methods; list them under strategies", key=kind)
         if name not in known and name != MIX:
             raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
     # Sections of unused strategies and backends are validated too, so that a typing error there is reported.
     options: dict[str, Any] = {
-        name: build(kind, section(values, name), name)
-        for name, kind in sections.items()
+        name: build(_options_class(name), section(values, name), name)
+        for name in (*strategies, MIX, *backends)
         if name in values or name in (settings.strategy, settings.backend)
     }
     strategy_options = options[settings.strategy]
@@ -281,3 +294,11 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     return RunPlan(
         settings, strategy_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
     )
+
+
+def _options_class(name: str) -> type[Any]:
+    """Return the options of a strategy, of mixtures, or of a backend; a plugin is imported only for its own section."""
+    if name == MIX:
+        return MixtureOptions
+    options: type[Any] = strategy_class(name).Options if name in strategy_names() else backend_spec(name).options
+    return options

@@ -6,9 +6,11 @@ instruction passes stays in the novelty index even if its instances fail: anothe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from selfinstruct.common.config import ADDED
 from selfinstruct.filters import (
     Copied,
     Keywords,
@@ -18,8 +20,10 @@ from selfinstruct.filters import (
     ProgramPrefix,
     Tokenizer,
     WordCount,
-    judge_instances,
+    check_instances,
 )
+from selfinstruct.filters.base import Filter
+from selfinstruct.filters.registry import build_filter
 from selfinstruct.filters.rouge.index import Explain
 from selfinstruct.pool import AcceptedRow, Pool
 from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict, candidate_id
@@ -94,7 +98,12 @@ class NearDuplicateOptions:
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """The filters of a run; null disables one. The instance rules of Self-Instruct always apply."""
+    """The filters of a run; null disables one. The instance rules of Self-Instruct always apply.
+
+    Attributes:
+        plugins: Further stateless filters, built-in or of plugins, each with its ``name`` and its settings
+            (docs/extending.md).
+    """
 
     word_count: WordCount | None = field(default_factory=WordCount)
     keywords: Keywords | None = field(default_factory=Keywords)
@@ -103,6 +112,16 @@ class FilterOptions:
     novelty: NoveltyOptions | None = field(default_factory=NoveltyOptions)
     copied: Copied | None = field(default_factory=Copied)
     near_duplicate: NearDuplicateOptions | None = field(default_factory=NearDuplicateOptions)
+    plugins: tuple[Mapping[str, Any], ...] = field(default=(), metadata=ADDED)
+
+    def build_plugins(self) -> tuple[Filter, ...]:
+        """Make the filters of ``plugins``.
+
+        Raises:
+            ConfigError: A name or a setting is wrong.
+            PluginError: A plugin can't be used.
+        """
+        return tuple(build_filter(settings, f"filters.plugins.{index}") for index, settings in enumerate(self.plugins))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +173,10 @@ class RowFilters:
         self._pool = pool
         self._full_comparison = full_comparison
         stateless = (options.word_count, options.keywords, options.punctuation, options.program)
-        self._instruction_filters = tuple(each for each in stateless if each is not None)
+        plugins = options.build_plugins()
+        of_instructions = (each for each in plugins if each.reads == "instruction")
+        self._instruction_filters = (*(each for each in stateless if each is not None), *of_instructions)
+        self._row_filters = tuple(each for each in plugins if each.reads != "instruction")
         self._copied = options.copied
         self._novelty = self._near_duplicate = None
         if novelty := options.novelty:
@@ -182,7 +204,7 @@ class RowFilters:
         passed this filter.
         """
         verdicts = _Verdicts(received.candidates, request.number)
-        self._filter_tasks(verdicts, "dense" if self._full_comparison(request.number) else "match")
+        self._filter_tasks(verdicts, "full" if self._full_comparison(request.number) else "match")
         self._filter_rows(verdicts)
         filtered = zip(verdicts.ids, received.candidates, map(tuple, verdicts.verdicts), strict=True)
         return FilterOutcome(request, received, tuple(FilteredCandidate(*fields) for fields in filtered))
@@ -192,7 +214,7 @@ class RowFilters:
         texts, ids = verdicts.instructions, verdicts.ids
         indices = [i for i, each in enumerate(verdicts.candidates) if each.task is None and verdicts.kept(i)]
         for instruction_filter in self._instruction_filters:
-            indices = verdicts.record(indices, instruction_filter.judge([texts[i] for i in indices]))
+            indices = verdicts.record(indices, instruction_filter.decide([texts[i] for i in indices]))
         if self._novelty is not None and indices:  # an empty index is falsy
             batch = [texts[i] for i in indices], [ids[i] for i in indices]
             indices = verdicts.record(indices, self._novelty.offer_many(*batch, explain=explain))
@@ -208,10 +230,13 @@ class RowFilters:
         indices = verdicts.record(indices, [by_rules[i] for i in indices])
         if self._copied is not None:
             rows = [candidates[i] for i in indices]
-            indices = verdicts.record(indices, [self._copied.judge(row.output, row.input, row.shown) for row in rows])
+            indices = verdicts.record(indices, [self._copied.decide(row.output, row.input, row.shown) for row in rows])
         verifiable = [i for i in indices if candidates[i].verifier is not None]
         failed = set(verifiable) - set(verdicts.record(verifiable, [_verify(candidates[i]) for i in verifiable]))
         indices = [i for i in indices if i not in failed and candidates[i].kind == "row"]
+        for row_filter in self._row_filters:
+            texts = [_text_read_by(row_filter, candidates[i]) for i in indices]
+            indices = verdicts.record(indices, row_filter.decide(texts))
         tasks = {i: candidates[i].task or ids[i] for i in indices}
         if self._near_duplicate is not None and indices:
             texts = [row_text(candidates[i]) for i in indices]
@@ -246,6 +271,10 @@ def row_text(candidate: Candidate) -> str:
     return "\n".join(contents or (candidate.instruction, candidate.input, candidate.output))
 
 
+def _text_read_by(row_filter: Filter, candidate: Candidate) -> str:
+    return candidate.output if row_filter.reads == "output" else row_text(candidate)
+
+
 def _verify(candidate: Candidate) -> Verdict:
     assert candidate.verifier is not None
     return verify(candidate.verifier, candidate.output)
@@ -264,6 +293,6 @@ def _instance_rules(candidates: Sequence[Candidate]) -> dict[int, Verdict]:
     verdicts: dict[int, Verdict] = {}
     for indices in groups.values():
         rows = [candidates[i] for i in indices]
-        group_verdicts = judge_instances([Instance(row.input, row.output) for row in rows], truncated=False)
+        group_verdicts = check_instances([Instance(row.input, row.output) for row in rows], truncated=False)
         verdicts.update(zip(indices, group_verdicts, strict=True))
     return verdicts

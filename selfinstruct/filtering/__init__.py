@@ -1,5 +1,6 @@
-"""Filtering a file of rows into another one: what ``selfinstruct filter`` does."""
+"""Filter a file of rows into another file: the Python interface of ``selfinstruct filter``."""
 
-from selfinstruct.filtering.run import FilterFileOptions, FilterProgress, FilterSummary, filter_file
+from selfinstruct.filtering.file_filter import FilterProgress, FilterSummary, filter_file
+from selfinstruct.filtering.options import EMBEDDER, FilterFileOptions
 
-__all__ = ["FilterFileOptions", "FilterProgress", "FilterSummary", "filter_file"]
+__all__ = ["EMBEDDER", "FilterFileOptions", "FilterProgress", "FilterSummary", "filter_file"]

@@ -1,6 +1,11 @@
 """Filters for instruction data, usable without the rest of the package.
 
-Loads numpy, rapidfuzz, regex and xxhash, and nothing else that is heavy.
+Stateless filters decide on one text at a time (``WordCount``, ``Refusals``, ``Pii`` …; ``Filter`` is their base class,
+also for plugins). Indexes remember the texts that they kept: ``NoveltyIndex`` (ROUGE-L), ``NearDuplicateIndex``
+(MinHash) and ``SemanticIndex`` (embeddings); ``TextIndex`` is their base class. ``dedup`` applies one index to a
+dataset, ``Pipeline`` applies filters and indexes in sequence; both return a ``FilterResult``.
+
+Importing this package loads numpy, rapidfuzz, regex and xxhash, and nothing else that is slow to import.
 """
 
 from selfinstruct.filters.balance import Balance
@@ -8,7 +13,7 @@ from selfinstruct.filters.base import Filter
 from selfinstruct.filters.copied import Copied
 from selfinstruct.filters.decontaminate import Decontaminator
 from selfinstruct.filters.dedup import dedup
-from selfinstruct.filters.instances import judge_instances
+from selfinstruct.filters.instances import check_instances
 from selfinstruct.filters.instructions import (
     ALPACA_KEYWORDS,
     SELF_INSTRUCT_KEYWORDS,
@@ -22,12 +27,13 @@ from selfinstruct.filters.minhash.index import NearDuplicateIndex
 from selfinstruct.filters.patterns import Boilerplate, Refusals
 from selfinstruct.filters.perplexity import Ifd, Perplexity
 from selfinstruct.filters.pii import Pii
-from selfinstruct.filters.pipeline import Dropped, Judged, On, Pipeline, Result
+from selfinstruct.filters.pipeline import DecidedRow, On, Pipeline
 from selfinstruct.filters.repetition import Repetition
-from selfinstruct.filters.report import Drop, Report
+from selfinstruct.filters.result import ClosePair, FilterResult, FilterStep, RejectedRow
 from selfinstruct.filters.rouge.index import NoveltyIndex, f1, lcs_length, rouge_l
 from selfinstruct.filters.semantic import SemanticIndex
 from selfinstruct.filters.text import Tokenizer, tokenize
+from selfinstruct.filters.text_index import TextIndex
 from selfinstruct.records import Verdict
 
 __all__ = [
@@ -35,13 +41,14 @@ __all__ = [
     "SELF_INSTRUCT_KEYWORDS",
     "Balance",
     "Boilerplate",
+    "ClosePair",
     "Copied",
+    "DecidedRow",
     "Decontaminator",
-    "Drop",
-    "Dropped",
     "Filter",
+    "FilterResult",
+    "FilterStep",
     "Ifd",
-    "Judged",
     "Keywords",
     "Language",
     "LeadingPunctuation",
@@ -53,16 +60,16 @@ __all__ = [
     "Pipeline",
     "ProgramPrefix",
     "Refusals",
+    "RejectedRow",
     "Repetition",
-    "Report",
-    "Result",
     "SemanticIndex",
+    "TextIndex",
     "Tokenizer",
     "Verdict",
     "WordCount",
+    "check_instances",
     "dedup",
     "f1",
-    "judge_instances",
     "lcs_length",
     "rouge_l",
     "tokenize",

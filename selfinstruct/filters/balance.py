@@ -1,14 +1,15 @@
-"""Balance of an attribute: no value of it (a domain, a language, a source) may take more than its part of the rows."""
+"""Balance of an attribute: no value of it (a domain, a language, a source) may exceed its share of the rows."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
 from selfinstruct.errors import UsageError
+from selfinstruct.filters.columns import column_values
 from selfinstruct.records import Verdict
 
 __all__ = ["Balance"]
@@ -18,20 +19,20 @@ Key = str | Callable[[Mapping[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Balance:
-    """Caps the rows of each value; the first rows of a value are kept, so that the order alone decides.
+    """A cap on the number of rows with the same value. The first rows of each value are kept, so only order decides.
 
-    It needs all rows at once, and so is no ``Filter``: ``dataset.select(balance.select(dataset))``. Reasons are
-    ``over_count`` and ``over_share``; the score is the number of rows of that value, and ``detail`` has the ``value``
+    It needs all rows at once, so it is not a ``Filter``: ``dataset.select(balance.select(dataset))``. Reason codes are
+    ``over_count`` and ``over_share``; the score is the number of rows with that value, and ``detail`` has the ``value``
     and the ``cap``.
 
     Attributes:
-        key: Name of a column, or a function from a row to the value. Values must be hashable.
-        max_count: Most rows of one value.
-        max_share: Largest part of the kept rows that one value may have, above 0 and up to 1. The caps are as wide as
-            that allows: the most rows that can be kept. Exactly one of the two is given.
+        key: The name of a column, or a function from a row to the value. Values must be hashable.
+        max_share: Largest share of the kept rows that one value may have, above 0 and up to 1. The cap is the widest
+            that satisfies this, so that as many rows as possible are kept.
+        max_count: Largest number of rows with one value. Give either ``max_share`` or ``max_count``.
     """
 
-    filter: ClassVar[str] = "balance"
+    name: ClassVar[str] = "balance"
     key: Key
     max_share: float | None = None
     max_count: int | None = None
@@ -44,14 +45,14 @@ class Balance:
         if self.max_count is not None and self.max_count < 1:
             raise UsageError(f"max_count {self.max_count} is not at least 1")
 
-    def judge(self, rows: Any) -> list[Verdict]:
-        """Judge rows against each other.
+    def decide(self, rows: Any) -> list[Verdict]:
+        """Decide on all rows together.
 
         Args:
             rows: A ``datasets.Dataset`` or mappings.
 
         Raises:
-            UsageError: The column is not there, a value isn't hashable, or there are too few values for the share.
+            UsageError: A row lacks the column, a value isn't hashable, or there are too few values for the share.
         """
         values = self._values(rows)
         counts = Counter(values)
@@ -65,28 +66,28 @@ class Balance:
                 verdicts.append(KEPT)
                 continue
             detail: dict[str, Any] = {"value": value if isinstance(value, str | int | None) else str(value), "cap": cap}
-            verdicts.append(Verdict(self.filter, False, reason, counts[value], None, detail))
+            verdicts.append(Verdict(self.name, False, reason, counts[value], None, detail))
         return verdicts
 
     def select(self, rows: Any) -> list[int]:
-        """Numbers of the rows that are kept, in order; arguments and errors as for ``judge``."""
-        return [row for row, verdict in enumerate(self.judge(rows)) if verdict.kept]
+        """Return the positions of the kept rows, in order. Arguments and errors are the same as for ``decide``."""
+        return [position for position, verdict in enumerate(self.decide(rows)) if verdict.kept]
 
     def _values(self, rows: Any) -> list[Any]:
-        values = list(_column(rows, self.key) if isinstance(self.key, str) else map(self.key, rows))
-        for row, value in enumerate(values):
+        values = column_values(rows, self.key) if isinstance(self.key, str) else list(map(self.key, rows))
+        for position, value in enumerate(values):
             try:
                 hash(value)
             except TypeError:
                 raise UsageError(
-                    f"row {row}: a {type(value).__name__} can't be counted; give a function as key"
+                    f"row {position}: a {type(value).__name__} can't be counted; pass a function as key"
                 ) from None
         return values
 
     def _cap(self, counts: Sequence[int]) -> int:
-        """The largest cap c with c <= share * kept(c), where kept(c) = sum of min(count, c).
+        """Return the largest cap c with c <= share * kept(c), where kept(c) is the sum of min(count, c).
 
-        The difference of the two sides is concave in c and 0 at 0: the caps that are narrow enough are the first ones.
+        The difference of the two sides is concave in c and 0 at 0, so every cap below the largest satisfies it as well.
         """
         share = Fraction(str(self.max_share))
 
@@ -98,25 +99,12 @@ class Balance:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if fits(middle) else (low, middle - 1)
         if counts and not low:
-            need = -(-share.denominator // share.numerator)
+            needed = -(-share.denominator // share.numerator)
             raise UsageError(
-                f"{len(counts)} values can't each have at most {self.max_share} of the rows: that takes at least {need}"
-                " values, with rows enough; raise max_share"
+                f"{len(counts)} values can't each have at most {self.max_share} of the rows: that takes at least"
+                f" {needed} values, each with enough rows; raise max_share"
             )
         return low
 
 
-def _column(rows: Any, name: str) -> Iterable[Any]:
-    if hasattr(rows, "column_names"):
-        if name not in rows.column_names:
-            raise UsageError(f"no column {name!r}; there are {', '.join(rows.column_names)}")
-        found: Iterable[Any] = rows[name]
-        return found
-    rows = list(rows)
-    missing = next((row for row, values in enumerate(rows) if name not in values), None)
-    if missing is not None:
-        raise UsageError(f"row {missing} has no {name!r}")
-    return [row[name] for row in rows]
-
-
-KEPT = Verdict(Balance.filter, True)
+KEPT = Verdict(Balance.name, True)

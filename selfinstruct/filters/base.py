@@ -1,43 +1,78 @@
-"""What the stateless filters share: a frozen dataclass that holds its configuration and nothing else."""
+"""The contract of a stateless filter: a frozen dataclass that holds its settings and nothing else.
+
+A filter of your own is a subclass with a ``name`` and one method::
+
+    @dataclass(frozen=True)
+    class Question(Filter):
+        name: ClassVar[str] = "question"
+
+        def verdict(self, text: str) -> Verdict:
+            return self.keep() if text.endswith("?") else self.reject("no_question")
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from selfinstruct.records import Verdict
 
-__all__ = ["Filter"]
+__all__ = ["Filter", "Reads"]
+
+Reads: TypeAlias = Literal["row", "instruction", "output"]
+"""The text of a row that a filter decides on; ``row`` is instruction, input and output together."""
 
 
 @dataclass(frozen=True)
-class Filter(ABC):
-    """A judgement of one text at a time, without memory.
+class Filter:
+    """A rule that decides on each text by itself, without memory.
 
-    Calling it on a list of texts gives a list of bools, so that it works in
-    ``Dataset.filter(f, batched=True, input_columns=...)``, in worker processes and with fingerprint caching.
+    A subclass implements ``verdict``, or ``decide`` where many texts at once are faster than one by one; each has a
+    default in terms of the other. Fields of the dataclass are the filter's settings. Instances must be picklable, and
+    equal settings must give equal verdicts: ``datasets`` then runs the filter in worker processes and caches its
+    results.
+
+    Attributes:
+        name: Short name of the filter, as verdicts, reports and the command line show it.
+        reads: The text of a row that the filter decides on, where a command or a run applies it to rows. ``Pipeline``
+            and ``Dataset.filter`` name the column instead.
     """
 
-    filter: ClassVar[str]
+    name: ClassVar[str]
+    reads: ClassVar[Reads] = "row"
 
-    @abstractmethod
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if cls.verdict is Filter.verdict and cls.decide is Filter.decide:
+            raise TypeError(f"the filter {cls.__name__} implements neither verdict(text) nor decide(texts)")
+
     def verdict(self, text: str) -> Verdict:
-        """Judge one text."""
+        """Decide on one text."""
+        return self.decide([text])[0]
 
-    def judge(self, texts: Sequence[str]) -> list[Verdict]:
-        """Judge each text."""
+    def decide(self, texts: Sequence[str]) -> list[Verdict]:
+        """Decide on each text.
+
+        Returns:
+            One verdict per text, in the order of the texts.
+        """
         return [self.verdict(text) for text in texts]
 
     def __call__(self, texts: Sequence[str]) -> list[bool]:
-        """True for each text that is kept."""
-        return [verdict.kept for verdict in self.judge(texts)]
+        """Return True for each text that is kept: the form that ``Dataset.filter(..., batched=True)`` calls."""
+        return [verdict.kept for verdict in self.decide(texts)]
 
-    def kept(self, score: float | None = None) -> Verdict:
-        """A verdict for the text."""
-        return Verdict(self.filter, True, "", score)
+    def keep(self, score: float | None = None) -> Verdict:
+        """Return a verdict that keeps the text."""
+        return Verdict(self.name, True, "", score)
 
-    def dropped(self, reason: str, score: float | None = None, **detail: Any) -> Verdict:
-        """A verdict against the text."""
-        return Verdict(self.filter, False, reason, score, None, detail)
+    def reject(self, reason: str, score: float | None = None, **detail: Any) -> Verdict:
+        """Return a verdict that rejects the text.
+
+        Args:
+            reason: Reason code, one short word such as ``too_short``.
+            score: The figure that decided, if there is one.
+            detail: Further JSON values for the report.
+        """
+        return Verdict(self.name, False, reason, score, None, detail)

@@ -1,4 +1,4 @@
-"""Outputs that were copied: from their own input, or from a demonstration in the prompt. A small model does that."""
+"""Outputs that repeat their own input or a demonstration from the prompt, a failure of small models."""
 
 from __future__ import annotations
 
@@ -16,44 +16,51 @@ __all__ = ["Copied"]
 
 @dataclass(frozen=True)
 class Copied:
-    """An output of some length that is nearly its input or an output shown in the prompt (this project's own rule).
+    """Rejects an output that nearly equals its input or an output shown in the prompt (this project's own rule).
 
     Attributes:
-        threshold: Highest ROUGE-L F1 that is still kept.
-        min_words: Shorter outputs are not judged: a label or a number may well stand in the prompt.
+        threshold: Highest ROUGE-L F1 that is kept.
+        min_words: Shorter outputs are always kept: a label or a number may legitimately occur in the prompt.
+        tokenizer: Tokenizer of ROUGE-L, see ``tokenize``.
     """
 
-    filter: ClassVar[str] = "copied"
+    name: ClassVar[str] = "copied"
     threshold: float = 0.7
     min_words: int = 4
     tokenizer: Tokenizer = "auto"
 
-    def judge(self, output: str, input: str = "", shown: Sequence[str] = ()) -> Verdict:  # noqa: A002
-        """Judge one output.
+    def decide(self, output: str, input: str = "", shown: Sequence[str] = ()) -> Verdict:  # noqa: A002
+        """Decide on one output.
+
+        Args:
+            output: The output.
+            input: Its input.
+            shown: The outputs that the prompt showed as demonstrations.
 
         Returns:
-            Reason ``copied_input``, or ``copied_demonstration`` with the position in ``shown`` as
-            ``detail["shown"]``; the score is the F1. The input is compared first, then the most similar of the shown.
+            A verdict with the reason ``copied_input``, or ``copied_demonstration`` with the position in ``shown`` as
+            ``detail["shown"]``; the score is the F1. The input is compared first, then the most similar demonstration.
         """
         if count_words(output) < self.min_words:
-            return Verdict(self.filter, True)
-        tokens = tokenize(output, self.tokenizer)[:LONGEST]  # as of NoveltyIndex: the time has a bound
-        known = frozenset(tokens)
-        score = self._score(tokens, known, input)
+            return Verdict(self.name, True)
+        tokens = tokenize(output, self.tokenizer)[:LONGEST]  # as in NoveltyIndex: bounds the time
+        distinct = frozenset(tokens)
+        score = self._score(tokens, distinct, input)
         if score > self.threshold:
-            return Verdict(self.filter, False, "copied_input", score)
-        best, place = max(((self._score(tokens, known, text), -at) for at, text in enumerate(shown)), default=(0.0, 0))
-        if best > self.threshold:
-            return Verdict(self.filter, False, "copied_demonstration", best, detail={"shown": -place})
-        return Verdict(self.filter, True)
+            return Verdict(self.name, False, "copied_input", score)
+        scores = [self._score(tokens, distinct, text) for text in shown]
+        best = max(range(len(scores)), key=scores.__getitem__, default=0)
+        if scores and scores[best] > self.threshold:
+            return Verdict(self.name, False, "copied_demonstration", scores[best], detail={"shown": best})
+        return Verdict(self.name, True)
 
-    def _score(self, tokens: Sequence[str], known: frozenset[str], other: str) -> float:
-        """F1 of the output and another text; 0.0 where the tokens they share can't bring it above the threshold."""
+    def _score(self, tokens: Sequence[str], distinct: frozenset[str], other: str) -> float:
+        """Return the F1 of the output and another text, or 0.0 if shared tokens can't raise it above the threshold."""
         others = tokenize(other, self.tokenizer)[:LONGEST]
         m, n = len(tokens), len(others)
         if f1(min(m, n), m, n) <= self.threshold:
             return 0.0
-        shared = sum(map(known.__contains__, others))  # at least as many as the longest common subsequence has
+        shared = sum(map(distinct.__contains__, others))  # an upper bound of the longest common subsequence
         if f1(min(shared, m), m, n) <= self.threshold:
             return 0.0
         return f1(lcs_length(tokens, others), m, n)

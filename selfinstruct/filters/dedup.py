@@ -1,104 +1,96 @@
-"""Deduplicate a dataset through an index."""
+"""Deduplicate a dataset with an index."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 from selfinstruct.errors import UsageError
-from selfinstruct.filters.minhash.index import NearDuplicateIndex
-from selfinstruct.filters.report import Drop, Report
-from selfinstruct.filters.rouge.index import NoveltyIndex
+from selfinstruct.filters.columns import is_dataset, text_column
+from selfinstruct.filters.result import ClosePair, FilterResult, FilterStep, RejectedRow, template_warning
+from selfinstruct.filters.text_index import TextIndex
 
 __all__ = ["dedup"]
 
-Index: TypeAlias = NoveltyIndex | NearDuplicateIndex
-
-MARGIN = 0.1  # how far below the threshold the worst kept pairs are looked for
-SHARE = 0.1  # of the data, from which on a group of near-duplicates is worth a warning
-SOME = 100  # rows below which no share means anything
+MARGIN = 0.1  # distance below the threshold within which the closest kept pairs are sought
 
 
 def dedup(
-    dataset: Any, index: Index, column: str = "instruction", *, id_column: str | None = None, worst: int = 10
-) -> tuple[Any, Report]:
-    """Keep the rows whose text is new to an index, which then holds them.
+    data: Any,
+    index: TextIndex,
+    column: str = "instruction",
+    *,
+    id_column: str | None = None,
+    closest_pairs: int = 10,
+) -> FilterResult:
+    """Select the rows whose text is new to an index, and add their texts to it.
 
-    What the index held before counts: fit it with seeds, with another dataset, or with nothing.
+    Texts that the index already holds count: fit it with seeds or another dataset before, or leave it empty.
 
     Args:
-        dataset: A ``datasets.Dataset``, or a sequence of mappings. It is read once, in this process.
-        column: The text to compare.
-        id_column: Names of the rows; by default their running number in the index.
-        worst: So many pairs of kept rows are listed that came nearest to the threshold (within 0.1, each with the
-            most similar row before it). 0 saves the second pass that finds them.
-
-    Returns:
-        The kept rows, of the same kind as ``dataset``, and a report.
+        data: A ``datasets.Dataset``, or a sequence of mappings. It is read once, in this process.
+        index: A ``NoveltyIndex``, ``NearDuplicateIndex`` or ``SemanticIndex``.
+        column: The field with the text to compare.
+        id_column: The field with the rows' ids; by default a row's id is its running number in the index.
+        closest_pairs: Largest number of selected pairs to list that came closest to the threshold (within 0.1, each
+            row with the most similar row before it). 0 saves the second pass that finds them.
 
     Raises:
-        UsageError: The dataset can't be read in this way, a text is no string, or an id occurs twice.
+        UsageError: The data is of another kind, a text is not a string, or an id occurs twice.
     """
-    texts, names = _column(dataset, column), None if id_column is None else _column(dataset, id_column)
-    first = len(index.ids)
-    taken = index.taken
-    verdicts = index.offer_many(texts, names)
-    own = names or [str(taken + row) for row in range(len(texts))]
-    rows = [row for row, verdict in enumerate(verdicts) if verdict.kept]
-    assert len(index) == first + len(rows), (len(index), first, len(rows))
-    drops = [
-        Drop(own[row], row, verdict.reason, verdict.score or 0.0, verdict.nearest or "", texts[row])
-        for row, verdict in enumerate(verdicts)
-        if not verdict.kept
-    ]
-    report = Report(
-        filter=index.filter,
-        threshold=index.threshold,
-        at_threshold=isinstance(index, NearDuplicateIndex),
-        kept=tuple(own[row] for row in rows),
-        rows=tuple(rows),
-        dropped=tuple(drops),
-        worst=_worst(index, texts, own, rows, worst) if worst else (),
-    )
-    name, size = report.largest_group
-    if len(texts) >= SOME and size > SHARE * len(texts):
-        warnings.warn(
-            f"{size} of {len(texts)} rows were dropped for resembling row {name!r}: look whether they are a template",
-            stacklevel=2,
+    if not is_dataset(data) and (not isinstance(data, Sequence) or isinstance(data, str)):
+        raise UsageError(
+            f"a datasets.Dataset or a list of mappings is expected, not a {type(data).__name__}; pass one split, in "
+            "memory"
         )
-    return (dataset.select(rows) if hasattr(dataset, "select") else [dataset[row] for row in rows]), report
+    texts = text_column(data, column)
+    ids = None if id_column is None else text_column(data, id_column)
+    first_number = index.taken
+    verdicts = index.offer_many(texts, ids)
+    names = ids or [str(first_number + position) for position in range(len(texts))]
+    positions = tuple(position for position, verdict in enumerate(verdicts) if verdict.kept)
+    source = _Source(data)
+    result = FilterResult(
+        selected=source.select(positions),
+        positions=positions,
+        ids=tuple(names[position] for position in positions),
+        rejected=tuple(
+            RejectedRow(names[position], position, 0, texts[position], verdict)
+            for position, verdict in enumerate(verdicts)
+            if not verdict.kept
+        ),
+        steps=(FilterStep(index.name, index.threshold, index.rejects_at_threshold),),
+        closest_pairs=_closest_pairs(index, texts, names, positions, closest_pairs) if closest_pairs else (),
+        source=source,
+    )
+    if message := template_warning(result):
+        warnings.warn(message, stacklevel=2)
+    return result
 
 
-def _column(dataset: Any, column: str) -> list[str]:
-    if hasattr(dataset, "column_names"):
-        if not hasattr(dataset, "select") or isinstance(dataset, dict) or not hasattr(dataset, "__len__"):
-            raise UsageError(f"a {type(dataset).__name__} can't be deduplicated as a whole; give one split, in memory")
-        if column not in dataset.column_names:
-            raise UsageError(f"no column {column!r}; there are {', '.join(dataset.column_names)}")
-        values = list(dataset[column])
-    elif isinstance(dataset, Sequence) and not isinstance(dataset, str):
-        missing = next((row for row, values in enumerate(dataset) if column not in values), None)
-        if missing is not None:
-            raise UsageError(f"row {missing} has no {column!r}")
-        values = [row[column] for row in dataset]
-    else:
-        raise UsageError(f"a datasets.Dataset or a list of mappings is expected, not a {type(dataset).__name__}")
-    wrong = next((row for row, value in enumerate(values) if not isinstance(value, str)), None)
-    if wrong is not None:
-        raise UsageError(f"row {wrong}: {column!r} is a {type(values[wrong]).__name__}, not a string")
-    return values
+@dataclass(frozen=True)
+class _Source:
+    data: Any
+
+    def select(self, positions: Sequence[int]) -> Any:
+        if is_dataset(self.data):
+            return self.data.select(positions)
+        return [self.data[position] for position in positions]
 
 
-def _worst(
-    index: Index, texts: Sequence[str], names: Sequence[str], rows: Sequence[int], count: int
-) -> tuple[Drop, ...]:
-    """The most similar pairs of kept rows, each row with the most similar one before it."""
-    looser = index.empty(max(index.threshold - MARGIN, 0.01))
-    found = looser.offer_many([texts[row] for row in rows], [str(row) for row in rows])
+def _closest_pairs(
+    index: TextIndex, texts: Sequence[str], names: Sequence[str], positions: Sequence[int], count: int
+) -> tuple[ClosePair, ...]:
+    """Return the most similar pairs of selected rows, each row with the most similar row before it."""
+    stricter = index.empty(max(index.threshold - MARGIN, 0.01))
+    verdicts = stricter.offer_many(
+        [texts[position] for position in positions], [str(position) for position in positions]
+    )
     pairs = [
-        Drop(names[row], row, "", verdict.score, names[int(verdict.nearest)], texts[row])
-        for row, verdict in zip(rows, found, strict=True)
+        ClosePair(names[position], position, texts[position], names[int(verdict.nearest)], verdict.score)
+        for position, verdict in zip(positions, verdicts, strict=True)
         if verdict.score is not None and verdict.nearest is not None
     ]
-    return tuple(sorted(pairs, key=lambda pair: (-pair.score, pair.row))[:count])
+    return tuple(sorted(pairs, key=lambda pair: (-pair.score, pair.position))[:count])

@@ -1,4 +1,4 @@
-"""The two engines of both indexes, and when to use which."""
+"""The two engines, numpy and numba, of the ROUGE-L and MinHash indexes, and when to use which."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Literal
 
 from selfinstruct.errors import MissingExtraError
 
-__all__ = ["MANY", "Engine", "available", "kernels", "minhash_kernels"]
+__all__ = ["MANY", "Engine", "available", "minhash_kernels", "rouge_kernels"]
 
 Engine = Literal["auto", "numpy", "numba"]
-MANY = 5000  # texts for which numba is worth the second that its import takes
+MANY = 5000  # number of texts from which numba repays the second that its import takes
 
 
 @cache
 def available() -> bool:
-    """Whether numba is installed."""
+    """Return whether numba is installed."""
     return importlib.util.find_spec("numba") is not None
 
 
-def _demand() -> None:
+def _require_numba() -> None:
     if not available():
         raise MissingExtraError("numba", "fast")
 
 
-def kernels() -> ModuleType:
-    """The module of the join's compiled functions; the first import takes a second or more.
+def rouge_kernels() -> ModuleType:
+    """Return the module of the ROUGE-L join's compiled functions; the first import takes a second or more.
 
     Raises:
         MissingExtraError: numba is not installed.
     """
-    _demand()
-    from selfinstruct.filters.rouge import kernels as module  # imports numba
+    _require_numba()
+    from selfinstruct.filters.rouge import numba_kernels as module  # imports numba
 
     return module
 
 
 def minhash_kernels() -> ModuleType:
-    """As ``kernels``, for MinHash."""
-    _demand()
-    from selfinstruct.filters.minhash import kernels as module  # imports numba
+    """Return the module of the compiled functions of MinHash; raises the same error as ``rouge_kernels``."""
+    _require_numba()
+    from selfinstruct.filters.minhash import numba_kernels as module  # imports numba
 
     return module

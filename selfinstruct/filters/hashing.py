@@ -1,4 +1,4 @@
-"""The one hash function that both indexes build on."""
+"""The hash function that both engines use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def mix(values: Hashes) -> Hashes:
-    """The finalizer of splitmix64, a bijection on 64 bits (Steele, Lea, Flood 2014)."""
+    """Return the finalizer of splitmix64, a bijection on 64 bits (Steele, Lea, Flood 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

@@ -1,8 +1,8 @@
-"""Self-Instruct's rules for the instances of one task (arXiv:2212.10560, 2.2 and the released code).
+"""Self-Instruct's rules for the instances of one task (arXiv:2212.10560, section 2.2, and the released code).
 
-In the order of that code: the last instance of a truncated completion goes; then each that is invalid by itself; if
-then two share an input but not the output, all go; of equal ones the first stays. Texts are compared without the white
-space around them. Instances without an input may differ in their outputs: that is no conflict.
+They apply in the order of that code: the last instance of a truncated completion is rejected; then each instance that
+is invalid by itself; if two of the others share an input but not the output, all are rejected; of equal ones the first
+is kept. Texts are compared without surrounding white space. Instances without an input may have different outputs.
 """
 
 from __future__ import annotations
@@ -11,56 +11,60 @@ from collections.abc import Sequence
 
 from selfinstruct.records import Instance, Verdict
 
-__all__ = ["judge_instances"]
+__all__ = ["COLONS", "check_instances"]
 
 FILTER = "instances"
 COLONS = (":", "\uff1a")  # the fullwidth colon ends a line in Chinese and Japanese text
 
 
-def _invalid(instance: Instance) -> str:
-    """Why an instance is wrong by itself, or ""."""
-    given, output = instance.input.strip(), instance.output.strip()
+def _reject_reason(instance: Instance) -> str:
+    """Return the reason code for an instance that is invalid by itself; '' if it is valid."""
+    text, output = instance.input.strip(), instance.output.strip()
     if not output:
         return "empty_output"
-    if given == output:
+    if text == output:
         return "input_is_output"
-    if given.endswith(COLONS) or output.endswith(COLONS):
+    if text.endswith(COLONS) or output.endswith(COLONS):
         return "colon"  # usually an incomplete generation
     return ""
 
 
-def judge_instances(instances: Sequence[Instance], truncated: bool) -> list[Verdict]:
-    """Judge the instances of one task together.
+def check_instances(instances: Sequence[Instance], truncated: bool) -> list[Verdict]:
+    """Decide on the instances of one task together.
 
     Args:
-        instances: In the order of the completion.
-        truncated: The completion ended at its token limit, so that its last instance is a part of one.
+        instances: The instances, in the order of the completion.
+        truncated: Whether the completion ended at its token limit, so that its last instance is incomplete.
 
     Returns:
-        A verdict for each. Reasons: ``truncated``, ``empty_output``, ``input_is_output``, ``colon``, ``conflict``,
-        ``duplicate``. The last two name the position of the other instance in ``detail["instance"]``.
+        A verdict for each instance. Reason codes: ``truncated``, ``empty_output``, ``input_is_output``, ``colon``,
+        ``conflict``, ``duplicate``. The last two have the position of the other instance in ``detail["instance"]``.
     """
-    reasons = [_invalid(instance) for instance in instances]
+    reasons = [_reject_reason(instance) for instance in instances]
     if truncated and reasons:
         reasons[-1] = "truncated"
     details: list[dict[str, int]] = [{} for _ in instances]
     pairs = [(instance.input.strip(), instance.output.strip()) for instance in instances]
-    sound = [place for place, reason in enumerate(reasons) if not reason]
+    valid = [number for number, reason in enumerate(reasons) if not reason]
 
-    outputs: dict[str, int] = {}
-    clash: tuple[int, int] | None = None
-    for place in sound:
-        given, output = pairs[place]
-        first = outputs.setdefault(given, place)
-        if given and clash is None and pairs[first][1] != output:
-            clash = (first, place)
-
-    seen: dict[tuple[str, str], int] = {}
-    for place in sound:
-        if clash is not None:
-            reasons[place] = "conflict"
-            details[place] = {"instance": clash[0] if place != clash[0] else clash[1]}
-        elif (first := seen.setdefault(pairs[place], place)) != place:
-            reasons[place] = "duplicate"
-            details[place] = {"instance": first}
+    conflict = _first_conflict(pairs, valid)
+    first_of: dict[tuple[str, str], int] = {}
+    for number in valid:
+        if conflict is not None:
+            reasons[number] = "conflict"
+            details[number] = {"instance": conflict[0] if number != conflict[0] else conflict[1]}
+        elif (first := first_of.setdefault(pairs[number], number)) != number:
+            reasons[number] = "duplicate"
+            details[number] = {"instance": first}
     return [Verdict(FILTER, not reason, reason, detail=detail) for reason, detail in zip(reasons, details, strict=True)]
+
+
+def _first_conflict(pairs: Sequence[tuple[str, str]], valid: Sequence[int]) -> tuple[int, int] | None:
+    """Return the first two instances with the same input and different outputs."""
+    first_of: dict[str, int] = {}
+    for number in valid:
+        text, output = pairs[number]
+        first = first_of.setdefault(text, number)
+        if text and pairs[first][1] != output:
+            return first, number
+    return None

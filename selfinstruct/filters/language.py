@@ -1,4 +1,4 @@
-"""The language of a text, by lingua (the extra ``language``); "undecided" where a text tells too little."""
+"""The language of a text, detected by lingua (the extra ``language``); "undecided" where a text is too short."""
 
 from __future__ import annotations
 
@@ -7,40 +7,41 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 from selfinstruct.errors import MissingExtraError, UsageError
-from selfinstruct.filters.base import Filter
+from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.records import Verdict
 
 __all__ = ["Language", "Undecided"]
 
 Undecided = Literal["keep", "drop"]
 
-# Of 1,500 short English statements, lingua in its accurate mode among all its languages calls none another language
-# with a confidence of at least 0.5.
+# Of 1,500 short English statements, lingua's accurate mode with all its languages assigned no other language with a
+# confidence of at least 0.5.
 MIN_CONFIDENCE = 0.5
-MIN_LETTERS = 12  # "Buenos Aires" is no Spanish sentence
-READ = 2000  # characters; more change no decision, and the time per text stays bounded
+MIN_LETTERS = 12  # "Buenos Aires" is not a Spanish sentence
+READ = 2000  # characters: more do not change the decision, and the time per text is bounded
 
 
 @dataclass(frozen=True)
 class Language(Filter):
-    """Texts in languages that are asked for.
+    """Rejects texts in other languages than the allowed ones.
 
-    The reason is ``language`` for a text in another one, with its code in ``detail["language"]`` and the confidence as
-    the score. A text of few letters, or one for which no language reaches ``min_confidence``, is undecided: it is kept
-    (``detail["undecided"]`` is true), or with ``undecided="drop"`` dropped for the reason ``undecided``.
+    The reason is ``language``, with the language's code in ``detail["language"]`` and the confidence as
+    the score. A text with few letters, or for which no language reaches ``min_confidence``, is undecided: it is kept
+    (``detail["undecided"]`` is true), or with ``undecided="drop"`` rejected for the reason ``undecided``.
 
-    Loading all 75 languages takes about 1 GB and some seconds in each process, once; naming those that may occur
-    (``among``) makes it small and fast, and every text is then one of them.
+    Loading all 75 languages takes about 1 GB and several seconds in each process, once. Naming the languages that may
+    occur (``among``) makes detection small and fast; every text is then assigned to one of them.
 
     Attributes:
         allow: ISO 639-1 codes of the languages to keep.
         min_confidence: Least confidence of a decision, 0 to 1.
-        undecided: What becomes of undecided texts.
-        among: Codes of the languages that may occur, at least two; empty for all.
-        min_letters: A text of fewer letters is undecided. A character of Han, kana or hangul counts as three.
+        undecided: ``keep`` or ``drop`` for undecided texts.
+        among: ISO 639-1 codes of the languages that may occur, at least two; empty for all.
+        min_letters: A text with fewer letters is undecided. A character of Han, kana or hangul counts as three.
     """
 
-    filter: ClassVar[str] = "language"
+    name: ClassVar[str] = "language"
+    reads: ClassVar[Reads] = "instruction"
     allow: tuple[str, ...] = ("en",)
     min_confidence: float = MIN_CONFIDENCE
     undecided: Undecided = "keep"
@@ -51,20 +52,20 @@ class Language(Filter):
         if isinstance(self.allow, str) or isinstance(self.among, str):
             raise UsageError("allow and among are tuples of language codes, such as ('en', 'de')")
         if self.undecided not in get_args(Undecided):
-            raise UsageError(f"undecided is keep or drop, not {self.undecided!r}")
+            raise UsageError(f"undecided must be keep or drop, not {self.undecided!r}")
         if not 0 <= self.min_confidence <= 1:
             raise UsageError(f"min_confidence {self.min_confidence} is not between 0 and 1")
         if self.among and (missing := sorted(set(self.allow) - set(self.among))):
             raise UsageError(f"{missing[0]!r} is allowed but not among the languages that may occur")
         if len(self.among) == 1:
-            raise UsageError("among names at least two languages, or none for all")
+            raise UsageError("among must name at least two languages, or none to allow all")
 
     def verdict(self, text: str) -> Verdict:
-        """Judge one text.
+        """Decide on one text.
 
         Raises:
             MissingExtraError: lingua is not installed.
-            UsageError: lingua doesn't know one of the languages.
+            UsageError: lingua does not support one of the languages.
         """
         detector = _detector(tuple(sorted(self.among)), tuple(sorted(self.allow)))
         head = text[:READ]
@@ -75,17 +76,17 @@ class Language(Filter):
         if best.value < self.min_confidence:
             return self._undecided(best.value)
         if code in self.allow:
-            return self.kept(best.value)
-        return self.dropped("language", best.value, language=code)
+            return self.keep(best.value)
+        return self.reject("language", best.value, language=code)
 
     def _undecided(self, score: float) -> Verdict:
         if self.undecided == "drop":
-            return self.dropped("undecided", score)
-        return Verdict(self.filter, True, score=score, detail={"undecided": True})
+            return self.reject("undecided", score)
+        return Verdict(self.name, True, score=score, detail={"undecided": True})
 
 
 def _letters(text: str) -> int:
-    """Letters, with a weight of three for those of scripts in which a character is a syllable or a word."""
+    """Return the number of letters; a letter of a script that writes syllables or words counts as three."""
     letters = [letter for letter in text if letter.isalpha()]
     return len(letters) + 2 * sum("\u3040" <= letter <= "\ud7ff" or letter >= "\U00020000" for letter in letters)
 
@@ -93,7 +94,7 @@ def _letters(text: str) -> int:
 @lru_cache(maxsize=4)
 def _detector(among: tuple[str, ...], allow: tuple[str, ...]) -> Any:
     try:
-        from lingua import IsoCode639_1, LanguageDetectorBuilder  # slow to load, seldom wanted
+        from lingua import IsoCode639_1, LanguageDetectorBuilder  # slow to load, rarely used
     except ImportError:
         raise MissingExtraError("lingua", "language") from None
     unknown = [code for code in (*among, *allow) if not hasattr(IsoCode639_1, code.upper())]

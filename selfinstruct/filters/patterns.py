@@ -1,8 +1,7 @@
-"""What an assistant says instead of an answer: refusals, talk of itself as a model, greetings and offers around it.
+"""Phrases of an assistant in place of an answer or around it: refusals, references to itself, courtesies.
 
-The lists are this project's own. A pattern is anchored where such a phrase stands when it is meant: refusals and talk
-of itself at the beginning of a sentence near the beginning of the text (an answer that quotes one, or a story about a
-robot, goes on long before it), offers of more help in the last sentence.
+The lists are this project's own. Each pattern is anchored where such a phrase is meant rather than quoted: refusals and
+self-references at the start of a sentence near the beginning of the text, offers of more help in the last sentence.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from selfinstruct.filters.base import Filter
+from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.records import Verdict
 
 __all__ = ["BOILERPLATE_ENDINGS", "BOILERPLATE_OPENINGS", "REFUSALS", "SELF_REFERENCES", "Boilerplate", "Refusals"]
 
-# How much of the text is looked at: a refusal is the first thing said, or the second after an apology. A phrase
-# further in belongs to the content.
+# The parts of the text that are searched: a refusal comes first, or second after an apology. A phrase further in
+# belongs to the content.
 HEAD = 240  # characters
 TAIL = 240  # characters
 
@@ -33,7 +32,7 @@ _ASSIST = (
     r"|open|recommend|condone)"
 )
 
-# Talk of itself as a model, which serves nobody in training data.
+# References of a model to itself, which are useless in training data.
 SELF_REFERENCES = (
     rf"as {_AI}",
     rf"(?:i am|i'm) (?:just |only |merely )?{_AI}",
@@ -42,7 +41,7 @@ SELF_REFERENCES = (
     r"my knowledge cut-?off\b",
     r"i (?:don't|do not) have (?:access to )?(?:real-time|personal (?:experiences|opinions|feelings|beliefs))\b",
 )
-# A request turned down, or answered with the lack of something.
+# A declined request, or a complaint that the input is missing.
 REFUSALS = (
     rf"(?:i'm |i am )?(?:very |so |truly |really )?sorry,? (?:but |that |however,? )?(?:i|as an ai)\b[^.!?\n]{{0,20}}?"
     rf"\b{_UNABLE}\b",
@@ -55,7 +54,7 @@ REFUSALS = (
     r"|details|text) (?:so that|so|in order|for me|to)\b",
     r"(?:there (?:is|was) no|you (?:have not|haven't|did not|didn't) provided? (?:any|an|the)) (?:input|text)\b",
 )
-# What stands around an answer and tells nothing.
+# Courtesies around an answer, without content.
 BOILERPLATE_OPENINGS = (
     r"(?:sure|certainly|of course|absolutely|great question|good question)(?:[,!.]| thing[,!.]?)(?=\s|$)",
     r"(?:i'd|i would) be (?:happy|glad|delighted) to (?:help|assist)\b",
@@ -69,9 +68,9 @@ BOILERPLATE_ENDINGS = (
     r"if you have any (?:other |more |further |additional )?questions\b",
 )
 
-# Where a sentence begins: the start, after an end mark or a line break, and whatever opens a quotation or a list item.
+# The start of a sentence: the start of the text, or after an end mark, a colon or a line break.
 _SENTENCE = r"(?:\A|(?<=[.!?:;\n])|(?<=[.!?:;] ))"
-# Typographic apostrophes are written as plain ones first. One character for one, so that offsets stay.
+# Typographic apostrophes are replaced by plain ones first, one character for one, so that offsets stay valid.
 _PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u00a0": " "})
 
 
@@ -81,7 +80,7 @@ def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _find(phrases: tuple[str, ...], text: str) -> str:
-    """The phrase found in a text of bounded length, in lower case, or ""."""
+    """Return the first phrase that matches in a text of bounded length, in lower case; '' if none does."""
     pattern = _pattern(tuple(phrases))
     match = pattern.search(text.translate(_PLAIN)) if pattern else None
     return match.group().lower() if match else ""
@@ -89,50 +88,57 @@ def _find(phrases: tuple[str, ...], text: str) -> str:
 
 @dataclass(frozen=True)
 class Refusals(Filter):
-    """Answers that are refusals, or in which an assistant speaks of itself; for outputs, not for instructions.
+    """Rejects answers that are refusals, or in which an assistant refers to itself; for outputs, not for instructions.
 
-    Reasons ``refusal`` and ``self_reference``; ``detail["phrase"]`` is what was found. English only.
+    Reasons ``refusal`` and ``self_reference``; ``detail["phrase"]`` is the matching phrase. English only.
 
     Attributes:
-        refusals, self_references: Regular expressions, tried without regard to case at the beginning of sentences
-            that begin in the first ``head`` characters.
+        refusals, self_references: Regular expressions, matched in any case at the start of sentences that begin in
+            the first ``head`` characters.
+        head: Number of characters that are searched.
     """
 
-    filter: ClassVar[str] = "refusals"
+    name: ClassVar[str] = "refusals"
+    reads: ClassVar[Reads] = "output"
     refusals: tuple[str, ...] = REFUSALS
     self_references: tuple[str, ...] = SELF_REFERENCES
     head: int = HEAD
 
     def verdict(self, text: str) -> Verdict:
-        """Judge one text."""
+        """Decide on one text."""
         start = text.lstrip()[: self.head]
         for reason, phrases in (("refusal", self.refusals), ("self_reference", self.self_references)):
             if phrase := _find(phrases, start):
-                return self.dropped(reason, phrase=phrase)
-        return self.kept()
+                return self.reject(reason, phrase=phrase)
+        return self.keep()
 
 
 @dataclass(frozen=True)
 class Boilerplate(Filter):
-    """Answers that open or end with a courtesy of assistants; for outputs.
+    """Rejects answers that open or end with a courtesy of assistants ("Sure!", "I hope this helps"); for outputs.
 
-    Reasons ``opening`` (the very first words) and ``ending`` (a sentence in the last ``tail`` characters);
-    ``detail["phrase"]`` is what was found. English only. Letters and dialogues do end so: apply it where neither is
-    asked for.
+    Reasons ``opening`` (the first words) and ``ending`` (a sentence in the last ``tail`` characters);
+    ``detail["phrase"]`` is the matching phrase. English only. Letters and dialogues legitimately end this way: don't
+    use it on data that asks for them.
+
+    Attributes:
+        openings, endings: Regular expressions, matched in any case.
+        tail: Number of characters at the end that are searched for ``endings``.
     """
 
-    filter: ClassVar[str] = "boilerplate"
+    name: ClassVar[str] = "boilerplate"
+    reads: ClassVar[Reads] = "output"
     openings: tuple[str, ...] = BOILERPLATE_OPENINGS
     endings: tuple[str, ...] = BOILERPLATE_ENDINGS
     tail: int = TAIL
 
     def verdict(self, text: str) -> Verdict:
-        """Judge one text."""
+        """Decide on one text."""
         stripped = text.strip()
         pattern = _pattern(tuple(self.openings))
         head = stripped[:HEAD].translate(_PLAIN)
         if pattern and (match := pattern.match(head)):
-            return self.dropped("opening", phrase=match.group().lower())
+            return self.reject("opening", phrase=match.group().lower())
         if phrase := _find(self.endings, stripped[-self.tail :] if self.tail else ""):
-            return self.dropped("ending", phrase=phrase)
-        return self.kept()
+            return self.reject("ending", phrase=phrase)
+        return self.keep()

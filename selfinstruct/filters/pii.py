@@ -1,10 +1,10 @@
-"""Personal data and secrets in a text: found, and dropped or blacked out.
+"""Personal data and secrets in a text: find them, then reject the text or redact it.
 
-Every kind is one that can be recognised by its form, and is checked as far as its form allows: checksums of IBANs and
-cards, prefixes of keys, the ranges that are assigned. What standards and providers set aside for examples
-(``name@example.com``, 192.0.2.1, 555-0123) is nobody's and is left. Names and postal addresses have no form.
+Every kind has a recognisable form, and is checked as far as the form allows: checksums of IBANs and cards, prefixes of
+keys, assigned ranges of addresses. Values that standards and providers reserve for examples (``name@example.com``,
+192.0.2.1, 555-0123) belong to nobody and are ignored. Names and postal addresses have no form, so they are not found.
 
-A verdict tells kinds and places, never the value.
+A verdict contains kinds and positions, never a value.
 """
 
 from __future__ import annotations
@@ -27,15 +27,20 @@ Action = Literal["flag", "redact"]
 
 
 class Span(NamedTuple):
-    """A place in a text, in characters of the text as it was given."""
+    """A range of a text, in characters.
+
+    Attributes:
+        start, end: Its bounds.
+        kind: One of ``KINDS``.
+    """
 
     start: int
     end: int
     kind: str
 
 
-# Every pattern begins with a look-behind that lets it start only where a run of its characters does, and repeats
-# without going back or a bounded number of times: the time is linear in the text, whatever the text.
+# Every pattern begins with a look-behind, so that it starts only where a run of its characters starts, and repeats
+# possessively or a bounded number of times: the time is linear for every text.
 
 # RFC 5321: at most 64 characters before the @ and 63 a label. Reserved by RFC 2606 and 6761: example.com and the like.
 _EMAIL = re.compile(
@@ -46,8 +51,8 @@ _RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|net|org))?|test|invalid|l
 _FILE = re.compile(r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|py|txt|json|pdf|html?)$")  # icon@2x.png
 _TOP = re.compile(r"\.[a-z]{2,24}$")
 
-# E.164: a + and at most 15 digits; national forms only of the North American plan, whose groups are fixed: area code
-# and exchange begin with 2 to 9, neither is N11, and 555 is kept for fiction.
+# E.164: a + and at most 15 digits; national forms only in the North American plan, whose groups are fixed: area code
+# and exchange begin with 2 to 9, neither is N11, and 555 is reserved for fiction.
 _INTERNATIONAL = re.compile(r"(?<![\w+.])(?<!\d )\+[1-9]\d{0,3}(?=((?:[ .-]?(?:\(\d{1,4}\)|\d{1,4})){1,6}))\1(?!\w)")
 _AMERICAN = re.compile(r"(?<![\w.+/-])(?:1[ .-])?(?:\((\d{3})\) ?|(\d{3})([-. ]))(\d{3})([-. ])\d{4}(?![\w-]|\.\d)")
 
@@ -57,7 +62,7 @@ _VERSION = re.compile(
     re.IGNORECASE,
 )
 _ADDRESS = re.compile(r"\b(?:ips?|ipv4|dns|address|addr|hosts?|server|gateway|ping|subnet|router)\b", re.IGNORECASE)
-# 2000::/3 is all that is assigned to anyone; 2001:db8::/32 is for documentation.
+# Only 2000::/3 is assigned; 2001:db8::/32 is reserved for documentation.
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9a-f]{3}:[0-9a-f:]{2,34}+(?![\w:])", re.IGNORECASE)
 
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?= ?[A-Z0-9])")
@@ -89,7 +94,7 @@ _IBAN_LENGTHS = {
 
 _IBAN_LETTERS = frozenset(string.ascii_uppercase + string.digits)
 
-# ISO/IEC 7812: the first digits tell the network, and with it the length.
+# ISO/IEC 7812: the first digits determine the network, and the network determines the length.
 _CARD = re.compile(
     r"(?<![\w.+/-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|\d{4}([ -])\d{6}\2\d{4,5})(?![\w-]|\.\d)"
 )
@@ -105,7 +110,7 @@ _NETWORKS = re.compile(
 
 # Prefixes as their providers document them.
 _SECRETS: dict[str, re.Pattern[str]] = {
-    # sk-..., sk-proj-..., sk-ant-...: OpenAI and others that follow it
+    # sk-..., sk-proj-..., sk-ant-...: OpenAI, and others with the same scheme
     "openai_key": re.compile(r"(?<![\w-])sk-(?:[a-z]{3,8}-)?[A-Za-z0-9_-]{20,}+"),
     "github_token": re.compile(r"(?<!\w)(?:gh[pousr]_[A-Za-z0-9]{36,}+|github_pat_\w{22,}+)"),
     "gitlab_token": re.compile(r"(?<!\w)glpat-[\w-]{20,}+", re.ASCII),
@@ -115,7 +120,7 @@ _SECRETS: dict[str, re.Pattern[str]] = {
     "stripe_key": re.compile(r"(?<!\w)[rs]k_live_[A-Za-z0-9]{16,}+"),
     "huggingface_token": re.compile(r"(?<!\w)hf_[A-Za-z]{34,}+(?!\w)"),
     "jwt": re.compile(r"(?<![\w-])eyJ[\w-]{8,}+\.eyJ[\w-]{8,}+\.[\w-]{16,}+", re.ASCII),
-    # Up to its end mark, or, cut off, as far as lines of base64 go. No two attempts read the same characters.
+    # Up to its end mark, or, if that is missing, to the last line of base64. No two attempts read the same characters.
     "private_key": re.compile(
         r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
         r"(?:[^-]*+(?:-(?!----)[^-]*+)*-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
@@ -156,7 +161,7 @@ def _is_ipv4(match: re.Match[str]) -> bool:
     before = match.string[max(0, match.start() - 24) : match.start()]
     if _VERSION.search(before):
         return False
-    # 3.1.4.2 is the number of a section or a version wherever nothing speaks of an address.
+    # 3.1.4.2 is the number of a section or a version unless the words before it mention an address.
     return len(address) > len("1.2.3.4") or bool(_ADDRESS.search(before))
 
 
@@ -173,41 +178,40 @@ def _is_card(match: re.Match[str]) -> bool:
 
 
 def _luhn(digits: str) -> bool:
-    """The checksum of ISO/IEC 7812-1, annex B."""
-    doubled = [int(digit) * (2 if place % 2 else 1) for place, digit in enumerate(reversed(digits))]
-    return sum(number - 9 if number > 9 else number for number in doubled) % 10 == 0
+    """Return whether the checksum of ISO/IEC 7812-1, annex B, holds."""
+    doubled = [int(digit) * (2 if number % 2 else 1) for number, digit in enumerate(reversed(digits))]
+    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
 
 
 def _is_key(match: re.Match[str]) -> bool:
-    """Random letters hold capitals and digits; sk-loading-spinner-inner-circle holds none."""
+    """Return whether the letters look random, with capitals and digits, unlike sk-loading-spinner-inner-circle."""
     key = match.group()
     return any(map(str.isdigit, key)) and any(map(str.isupper, key)) and any(map(str.islower, key[3:]))
 
 
 def _is_aws(match: re.Match[str]) -> bool:
-    return not match.group().endswith("EXAMPLE")  # as in Amazon's own documentation
+    return not match.group().endswith("EXAMPLE")  # as in Amazon's documentation
 
 
 def _ibans(text: str) -> Iterator[Span]:
-    """IBANs, written in one or with single spaces."""
+    """Yield IBANs, written without spaces or with single ones."""
     for match in _IBAN.finditer(text):
-        left = _IBAN_LENGTHS.get(match.group()[:2], 0) - 4
-        if left < 0:
+        missing = _IBAN_LENGTHS.get(match.group()[:2], 0) - 4
+        if missing < 0:
             continue
         end, letters = match.end(), [match.group()]
-        while left and end < len(text):
-            place = end + 1 if text[end] == " " and text[end + 1 : end + 2].isalnum() else end
-            if text[place] not in _IBAN_LETTERS:
+        while missing and end < len(text):
+            position = end + 1 if text[end] == " " and text[end + 1 : end + 2].isalnum() else end
+            if text[position] not in _IBAN_LETTERS:
                 break
-            letters.append(text[place])
-            end, left = place + 1, left - 1
-        whole = "".join(letters)
-        if not left and not text[end : end + 1].isalnum() and _mod97(whole):
+            letters.append(text[position])
+            end, missing = position + 1, missing - 1
+        if not missing and not text[end : end + 1].isalnum() and _mod97("".join(letters)):
             yield Span(match.start(), end, "iban")
 
 
 def _mod97(iban: str) -> bool:
-    """The checksum of ISO 13616: letters are 10 to 35, the first four characters go to the end."""
+    """Return whether the checksum of ISO 13616 holds: letters are 10 to 35, the first four characters move last."""
     return int("".join(str(int(letter, 36)) for letter in iban[4:] + iban[:4])) % 97 == 1
 
 
@@ -229,18 +233,18 @@ KINDS = (*_SECRETS, "email", "iban", "card", "ipv6", "ipv4", "phone")
 
 @dataclass(frozen=True)
 class Pii(Filter):
-    """Texts with personal data or secrets.
+    """Finds personal data and secrets in texts.
 
-    With ``flag`` such a text is dropped; the reason is the kind of the first. With ``redact`` every text is kept, and
-    ``redact`` makes the one to keep. Either way ``detail["spans"]`` lists [start, end, kind] and ``detail["kinds"]``
-    counts them.
+    With ``flag`` a text that contains some is rejected; the reason is the kind of the first match. With ``redact``
+    every text is kept, and the method ``redact`` returns the redacted text. In both cases ``detail["spans"]`` lists
+    [start, end, kind], and ``detail["kinds"]`` counts the kinds.
 
     Attributes:
         action: ``flag`` or ``redact``.
-        kinds: What to look for, of ``KINDS``.
+        kinds: The kinds to look for, a subset of ``KINDS``.
     """
 
-    filter: ClassVar[str] = "pii"
+    name: ClassVar[str] = "pii"
     action: Action = "flag"
     kinds: tuple[str, ...] = KINDS
 
@@ -251,28 +255,28 @@ class Pii(Filter):
             raise UsageError(f"unknown kind {unknown[0]!r}; choose some of {', '.join(KINDS)}")
 
     def verdict(self, text: str) -> Verdict:
-        """Judge one text."""
+        """Decide on one text."""
         spans = self.find(text)
         if not spans:
-            return self.kept()
+            return self.keep()
         kinds = dict(Counter(span.kind for span in spans))
         detail: dict[str, Any] = {"kinds": kinds, "spans": [list(span) for span in spans]}
         if self.action == "redact":
-            return Verdict(self.filter, True, detail=detail)
-        return self.dropped(spans[0].kind, **detail)
+            return Verdict(self.name, True, detail=detail)
+        return self.reject(spans[0].kind, **detail)
 
     def find(self, text: str) -> list[Span]:
-        """What is in the text, in its order. Finds that overlap are one, of the kind that comes first in ``KINDS``."""
-        found: list[Span] = []
+        """Return the matches in order. Overlapping matches become one, of the kind that is first in ``KINDS``."""
+        spans: list[Span] = []
         for kind, pattern, check in _CHECKS:
             if kind in self.kinds:
-                found += [Span(*match.span(), kind) for match in pattern.finditer(text) if check(match)]
+                spans += [Span(*match.span(), kind) for match in pattern.finditer(text) if check(match)]
         if "iban" in self.kinds:
-            found += _ibans(text)
-        return _apart(found)
+            spans += _ibans(text)
+        return _disjoint(spans)
 
     def redact(self, text: str) -> tuple[str, list[Span]]:
-        """The text with ``[EMAIL]`` and the like in the place of each find, and where in the original each stood."""
+        """Return the text with each match replaced by a label such as ``[EMAIL]``, and the original matches."""
         spans = self.find(text)
         pieces, end = [], 0
         for span in spans:
@@ -281,15 +285,15 @@ class Pii(Filter):
         return "".join([*pieces, text[end:]]), spans
 
 
-def _apart(spans: Iterable[Span]) -> list[Span]:
-    """Spans in order; those that overlap become one that covers both, so that nothing of either is left."""
-    rank = {kind: place for place, kind in enumerate(KINDS)}
-    apart: list[Span] = []
+def _disjoint(spans: Iterable[Span]) -> list[Span]:
+    """Return the spans in order; overlapping spans become one that covers both, so that nothing of either remains."""
+    rank = {kind: number for number, kind in enumerate(KINDS)}
+    disjoint: list[Span] = []
     for span in sorted(spans):
-        if apart and span.start < apart[-1].end:
-            last = apart[-1]
+        if disjoint and span.start < disjoint[-1].end:
+            last = disjoint[-1]
             kind = min(last.kind, span.kind, key=rank.__getitem__)
-            apart[-1] = Span(last.start, max(last.end, span.end), kind)
+            disjoint[-1] = Span(last.start, max(last.end, span.end), kind)
         else:
-            apart.append(span)
-    return apart
+            disjoint.append(span)
+    return disjoint

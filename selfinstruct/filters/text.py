@@ -1,8 +1,8 @@
 """Tokens of a text: the unit in which ROUGE-L compares.
 
-``rouge`` is the tokenizer of the ``rouge_score`` package, token for token. It knows only a to z and 0 to 9, so that a
-text in another script has no tokens, or only its digits. ``auto`` gives the same tokens for ASCII text and reads every
-other script as well.
+``rouge`` equals the tokenizer of the ``rouge_score`` package, token for token. It only knows a to z and 0 to 9, so a
+text in another script has no tokens except digits. ``auto`` gives the same tokens for ASCII text and reads every other
+script as well.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Tokenizer = Literal["auto", "rouge", "rouge-stem"]
 
 _ALPHANUMERIC = re.compile("[a-z0-9]+")
 
-# Scripts written without spaces: there a run of letters is a clause, and no two of them would ever be equal. One token
-# for each character, with the marks that follow it. U+30FC (the long vowel) and U+3006 belong to kana and Han text,
-# though Unicode gives them to no script.
+# Scripts without spaces: a run of letters is a whole clause, and no two clauses would ever be equal, so each character
+# is a token, together with its marks. U+30FC (the long vowel) and U+3006 belong to kana and Han text, although Unicode
+# assigns them to no script.
 _UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30FC\u3006]&&[\p{L}\p{M}\p{N}]]"
 _WORDS = regex.compile(rf"(?V1){_UNSPACED}\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--{_UNSPACED}]+")
 
@@ -37,16 +37,16 @@ _MARKS = regex.compile(r"(\p{M}{30})\p{M}++")
 
 
 def _find_words(text: str) -> list[str]:
-    found: list[str] = _WORDS.findall(text)
-    return found
+    words: list[str] = _WORDS.findall(text)
+    return words
 
 
-# Every ASCII character to itself in lower case, or to a space.
+# Maps every ASCII character to its lower case if it is alphanumeric, otherwise to a space.
 _LOWER = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
 
 
 def _rouge(text: str) -> list[str]:
-    # rouge_score replaces whatever is not in [a-z0-9] by a space, splits, and drops empty tokens: the same list.
+    # rouge_score replaces characters outside [a-z0-9] by spaces, splits, and drops empty tokens: the same list.
     if text.isascii():
         return text.translate(_LOWER).split()  # twice as fast
     return _ALPHANUMERIC.findall(text.lower())
@@ -62,7 +62,7 @@ def _auto(text: str) -> list[str]:
 @cache
 def _stemmer() -> Any:
     try:
-        from nltk.stem.porter import PorterStemmer  # slow to import, seldom wanted
+        from nltk.stem.porter import PorterStemmer  # slow to import, rarely used
     except ImportError:
         raise UsageError("the tokenizer rouge-stem needs nltk; run: pip install nltk") from None
     return PorterStemmer()
@@ -78,10 +78,10 @@ _FUNCTIONS: dict[str, Callable[[str], list[str]]] = {"auto": _auto, "rouge": _ro
 
 
 def tokenizer_function(name: str) -> Callable[[str], list[str]]:
-    """The function from a text to its tokens.
+    """Return the function from a text to its tokens.
 
     Raises:
-        UsageError: There is no tokenizer of that name.
+        UsageError: There is no tokenizer with this name.
     """
     if name not in _FUNCTIONS:
         raise UsageError(f"unknown tokenizer {name!r}; choose one of {', '.join(get_args(Tokenizer))}")
@@ -89,19 +89,20 @@ def tokenizer_function(name: str) -> Callable[[str], list[str]]:
 
 
 def tokenize(text: str, tokenizer: Tokenizer = "auto") -> list[str]:
-    """Tokens of a text, in time linear in its length.
+    """Return the tokens of a text, in time linear in its length.
 
     Args:
-        tokenizer: ``rouge``: lower case, runs of a-z and 0-9, as ``rouge_score`` (``rouge-stem``: with its Porter
+        text: The text.
+        tokenizer: ``rouge``: lower case, runs of a-z and 0-9, as in ``rouge_score`` (``rouge-stem``: with its Porter
             stemmer). ``auto``: the same for ASCII text; otherwise NFKC, case folded, runs of letters, marks and
-            numbers of any script, and one token for each character of scripts written without spaces (Han, kana,
-            Thai, Lao, Khmer, Burmese).
+            numbers of any script, and one token per character in scripts without spaces (Han, kana, Thai, Lao,
+            Khmer, Burmese).
     """
     return tokenizer_function(tokenizer)(text)
 
 
 def count_words(text: str) -> int:
-    """Words of a text: what white space separates, and each character of scripts written without spaces."""
+    """Return the number of words: pieces between white space, and single characters in scripts without spaces."""
     pieces = text.split()
     if text.isascii() or not _UNSPACED_ONE.search(text):
         return len(pieces)

@@ -182,15 +182,12 @@ class _RequestChain:
     def reason_absent(self, state: RunState) -> str:
         """Return why the candidate does not exist, as a sentence."""
         if self._last >= state.scheduler.decided:
-            return f"request {self._last} is not processed" + (" yet" if self._numbers else ", nor was it ever sent")
+            return f"request {self._last} " + ("is not processed yet" if self._numbers else "was never sent")
         if self._last not in self._processed:  # an inherited request
-            return f"request {self._last} is skipped: " + (
-                "the candidate that it follows is not kept under this run's settings"
-                if self._numbers
-                else "it has no outcome"
-            )
+            cause = "the candidate that it follows is not kept under this run's settings"
+            return f"request {self._last} is skipped: {cause if self._numbers else 'it has no outcome'}"
         count = len(self._processed[self._last][0].candidates)
-        return f"request {self._last} offered {count} candidates, and {self._name} is none of them"
+        return f"request {self._last} offered {count} candidates, and {self._name} is not among them"
 
     def steps(self, state: RunState) -> tuple[Step, ...]:
         """Return the steps from the first request to the candidate."""

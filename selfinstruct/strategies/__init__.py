@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
+from selfinstruct.common.config import nearest
+from selfinstruct.errors import UsageError
+from selfinstruct.plugins import Registry
 from selfinstruct.strategies.alpaca import Alpaca
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.conversation import Conversation
@@ -32,8 +35,41 @@ __all__ = [
     "SelfInstruct",
     "Strategy",
     "View",
+    "strategy_class",
+    "strategy_names",
+    "strategy_origin",
 ]
 
 STRATEGIES: dict[str, Any] = {
     one.name: one for one in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation, Respond)
 }
+"""The built-in strategies."""
+
+
+def _is_strategy(entry: object) -> TypeGuard[type[Any]]:
+    return isinstance(entry, type) and Strategy in entry.__mro__
+
+
+_REGISTRY = Registry("strategy", STRATEGIES, _is_strategy, "a subclass of Strategy")
+
+
+def strategy_names() -> tuple[str, ...]:
+    """Return the names of all strategies: the built-in ones, then those of plugins."""
+    return _REGISTRY.names()
+
+
+def strategy_origin(name: str) -> str:
+    """Return distribution and version of the plugin of that name; "" for a built-in strategy."""
+    return _REGISTRY.origin(name)
+
+
+def strategy_class(name: str) -> type[Any]:
+    """Return the strategy that configurations call ``name``.
+
+    Raises:
+        UsageError: There is none; the message suggests the nearest name.
+        PluginError: It is a plugin's, and can't be used.
+    """
+    if name not in _REGISTRY:
+        raise UsageError(f"unknown strategy {name!r}{nearest(name, strategy_names())}")
+    return _REGISTRY.get(name)

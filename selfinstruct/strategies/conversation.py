@@ -362,4 +362,4 @@ def _wrong(text: str, role: _Role, said: _Said) -> str:
     before = [one.content for one in said if role in ("user", one.role)]
     if any(collapse(text).casefold() == collapse(one.content).casefold() for one in said):
         return "repeated"
-    return "" if _REPEATED.judge(text, shown=before).kept else "repeated"
+    return "" if _REPEATED.decide(text, shown=before).kept else "repeated"

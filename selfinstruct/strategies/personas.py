@@ -258,8 +258,8 @@ class Personas(Strategy):
     def _new(self, persona: str, shown: list[str]) -> Verdict:
         """Whether it is neither one of the file nor much like one that the prompt shows."""
         if persona.casefold() in self._known:
-            return Verdict(_COPIED.filter, False, "copied_demonstration")
-        return _COPIED.judge(persona, shown=shown)
+            return Verdict(_COPIED.name, False, "copied_demonstration")
+        return _COPIED.decide(persona, shown=shown)
 
     def _draft(self, request: Request, completion: Completion) -> Received:
         """The task, judged before it is put to the model with its constraints."""
@@ -304,8 +304,8 @@ def _own(task: str, persona: str, examples: list[str]) -> Verdict:
     """Whether a task is neither one that the prompt shows nor only the person, said once more or twice."""
     rest = collapse(task).casefold().replace(persona.casefold().rstrip("."), " ")
     if count_words(rest) < min(_COPIED.min_words, count_words(task)):
-        return Verdict(_COPIED.filter, False, "copied_input")
-    return _COPIED.judge(task, persona, examples)
+        return Verdict(_COPIED.name, False, "copied_input")
+    return _COPIED.decide(task, persona, examples)
 
 
 def _answered(request: Request, completion: Completion) -> Received:

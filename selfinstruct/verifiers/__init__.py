@@ -22,6 +22,26 @@ Kinds that check form (IFEval, Zhou et al. 2023, arXiv:2311.07911): ``words`` an
 """
 
 from selfinstruct.verifiers.journal import Journal, use_journal
-from selfinstruct.verifiers.kinds import check_verifier, kind_of, kinds, verify, without_nulls
+from selfinstruct.verifiers.kinds import (
+    check_verifier,
+    kind_names,
+    kind_of,
+    kind_origin,
+    kinds,
+    kinds_in,
+    verify,
+    without_nulls,
+)
 
-__all__ = ["Journal", "check_verifier", "kind_of", "kinds", "use_journal", "verify", "without_nulls"]
+__all__ = [
+    "Journal",
+    "check_verifier",
+    "kind_names",
+    "kind_of",
+    "kind_origin",
+    "kinds",
+    "kinds_in",
+    "use_journal",
+    "verify",
+    "without_nulls",
+]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from selfinstruct.common.codec import Json, canonical
+from selfinstruct.plugins import Registry
 from selfinstruct.records import Verdict
 from selfinstruct.verifiers.answers import NUMBER, TEXT
 from selfinstruct.verifiers.base import Finding, Kind, Spec, nearest_name, short
@@ -16,7 +17,7 @@ from selfinstruct.verifiers.patterns import REGEX
 from selfinstruct.verifiers.programs import PYTHON, TESTS
 from selfinstruct.verifiers.schema import JSON
 
-__all__ = ["check_verifier", "kind_of", "kinds", "verify", "without_nulls"]
+__all__ = ["check_verifier", "kind_names", "kind_of", "kind_origin", "kinds", "kinds_in", "verify", "without_nulls"]
 
 _MAX_NESTING = 5  # of ``all`` within ``all``
 _MAX_PARTS = 100  # verifiers in one
@@ -48,9 +49,26 @@ _KINDS: dict[str, Kind] = {
 }
 
 
+def _is_kind(entry: object) -> TypeGuard[Kind]:
+    return isinstance(entry, Kind)
+
+
+_REGISTRY = Registry("verifier", _KINDS, _is_kind, "a Kind")
+
+
 def kinds() -> Mapping[str, Kind]:
-    """Return all kinds of verifiers, by name."""
+    """Return the built-in kinds of verifiers, by name."""
     return MappingProxyType(_KINDS)
+
+
+def kind_names() -> tuple[str, ...]:
+    """Return the names of all kinds of verifiers, including those of plugins."""
+    return _REGISTRY.names()
+
+
+def kind_origin(name: str) -> str:
+    """Return distribution and version of the plugin of that name; "" for a built-in kind."""
+    return _REGISTRY.origin(name)
 
 
 def kind_of(name: str) -> Kind:
@@ -58,10 +76,18 @@ def kind_of(name: str) -> Kind:
 
     Raises:
         ValueError: There is no such kind.
+        PluginError: It is a plugin's, and can't be used.
     """
-    if name not in kinds():
-        raise ValueError(f"unknown kind {short(name)}{nearest_name(name, kinds())}")
-    return kinds()[name]
+    if name not in _REGISTRY:
+        raise ValueError(f"unknown kind {short(name)}{nearest_name(name, kind_names())}")
+    return _REGISTRY.get(name)
+
+
+def kinds_in(verifier: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the kind of a valid specification and of every verifier in it."""
+    yield str(verifier["kind"])
+    for part in verifier["of"] if verifier["kind"] == "all" else ():
+        yield from kinds_in(part)
 
 
 def check_verifier(verifier: object) -> Mapping[str, Json]:
@@ -93,7 +119,7 @@ def check_verifier(verifier: object) -> Mapping[str, Json]:
 def _checked(spec: object, position: str) -> Mapping[str, Any]:
     """Return a specification whose own fields are valid; the parts of ``all`` are checked by the caller."""
     if not isinstance(spec, Mapping) or not isinstance(spec.get("kind"), str):
-        raise ValueError(f"{position} must be an object with a 'kind' of {', '.join(kinds())}")
+        raise ValueError(f"{position} must be an object with a 'kind' of {', '.join(kind_names())}")
     name = spec["kind"]
     try:
         kind = kind_of(name)

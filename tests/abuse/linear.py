@@ -38,11 +38,11 @@ from selfinstruct.filters import (
     Repetition,
     SemanticIndex,
     WordCount,
+    check_instances,
     dedup,
-    judge_instances,
     tokenize,
 )
-from selfinstruct.filters.offsets import token_spans
+from selfinstruct.filters.token_spans import token_spans
 from selfinstruct.parse import (
     behind_announcement,
     blank_input,
@@ -151,7 +151,7 @@ def _offered(make: Callable[[], Any], text: str) -> None:
 
 def _copied(text: str) -> None:
     for shown in (text, text[::-1], f"b {text}"):
-        Copied().judge(text, shown, (shown, "a"))
+        Copied().decide(text, shown, (shown, "a"))
 
 
 def _blocks(text: str) -> None:
@@ -263,9 +263,9 @@ SUBJECTS: dict[str, Callable[[str], Any]] = {
     "copied": _copied,
     "semantic": partial(_offered, partial(SemanticIndex, 0.9, _vectors)),
     "perplexity": Perplexity(_scores, max=9.0).verdict,
-    "ifd": lambda text: Ifd(_scores).judge([text], [text]),
-    "balance": lambda text: Balance(key="x", max_share=1.0).judge([{"x": text}, {"x": text}]),
-    "instances": lambda text: judge_instances([Instance(text, text), Instance("a", text)] * 3, truncated=False),
+    "ifd": lambda text: Ifd(_scores).decide([text], [text]),
+    "balance": lambda text: Balance(key="x", max_share=1.0).decide([{"x": text}, {"x": text}]),
+    "instances": lambda text: check_instances([Instance(text, text), Instance("a", text)] * 3, truncated=False),
     "dedup": lambda text: dedup([{"instruction": text}, {"instruction": f"{text} b"}], NoveltyIndex(engine="numpy")),
     "pipeline": lambda text: list(Pipeline([On("x", WordCount()), On("x", Keywords())]).stream([{"x": text}], "x")),
     "parse lists": _lists,

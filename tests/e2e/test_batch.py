@@ -1,4 +1,4 @@
-"""The openai-batch backend against a server that speaks batches: whole runs, restarts, and what servers do wrong."""
+"""The openai-batch backend against a server with a Batch API: whole runs, restarts, and faults of the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from selfinstruct import generate
-from selfinstruct.backends.batch.journal import NOTES_FILE
+from selfinstruct.backends.batch.journal import JOURNAL_FILE
 from selfinstruct.errors import BackendError, LedgerError
 from selfinstruct.ledger import Reader, Spending
 from selfinstruct.runs.status import status
@@ -42,13 +42,13 @@ def args(run: Path, url: str, *more: object) -> list[object]:
 
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
-    with Nursery() as one:
-        yield one
+    with Nursery() as nursery:
+        yield nursery
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
-    """Dataset and manifest as the plain backend makes them."""
+    """Dataset and manifest of the same run with the openai backend."""
     folder = tmp_path_factory.mktemp("plain")
     with Loopback(reply) as server:
         generate(folder, settings(server.url, "openai"))
@@ -57,7 +57,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
 
 @pytest.fixture(scope="module")
 def spent(tmp_path_factory: pytest.TempPathFactory) -> Spending:
-    """What a run that nothing interrupts spends."""
+    """The spending of a run without interruptions."""
     folder = tmp_path_factory.mktemp("spent")
     with Batches(reply) as server:
         generate(folder, settings(server.url))
@@ -69,22 +69,22 @@ def spending(run: Path) -> Spending:
         return reader.spending()
 
 
-def once(server: Batches) -> bool:
-    """Nothing was executed twice."""
+def executed_once(server: Batches) -> bool:
+    """Return whether each request was executed exactly once."""
     return set(server.executed.values()) == {1}
 
 
-def notes(run: Path) -> dict[str, Any]:
-    return json.loads((run / NOTES_FILE).read_bytes())
+def journal(run: Path) -> dict[str, Any]:
+    return json.loads((run / JOURNAL_FILE).read_bytes())
 
 
 def states(run: Path) -> list[str]:
-    return [one["state"] for one in notes(run)["batches"]]
+    return [batch["state"] for batch in journal(run)["batches"]]
 
 
 def stopped_in(batch: int) -> Script:
-    """A server that never ends a batch, and interrupts the test's own process when it is looked at again."""
-    script = Script(made=lambda number: script.hold.clear() if number == batch else None)
+    """Return a script that never ends a batch, and interrupts the test's own process at the second status query."""
+    script = Script(created=lambda number: script.hold.clear() if number == batch else None)
 
     def fault(method: str, path: str, times: int) -> None:
         if (path, times) == (f"/batches/batch_{batch}", 2):
@@ -96,7 +96,7 @@ def stopped_in(batch: int) -> Script:
 
 @contextmanager
 def killed_when(life: Life, condition: threading.Event) -> Iterator[None]:
-    """Kill it as soon as that is so."""
+    """Kill the process as soon as the condition is set."""
     watch = threading.Thread(target=lambda: condition.wait(60) and life.kill())
     watch.start()
     yield
@@ -104,7 +104,7 @@ def killed_when(life: Life, condition: threading.Event) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("strategy", "api"), [("alpaca", "completion"), ("self-instruct", "chat")])
-def test_a_run_in_batches_has_the_bytes_of_a_plain_one(tmp_path: Path, strategy: str, api: str) -> None:
+def test_a_run_in_batches_writes_the_same_bytes_as_one_without(tmp_path: Path, strategy: str, api: str) -> None:
     more = {"strategy": strategy, "section": {"api": api}, "n": 25}
     with Batches(reply, Script(looks=lambda number: 3)) as server:
         result = generate(tmp_path / "batch", settings(server.url, **more))
@@ -113,9 +113,9 @@ def test_a_run_in_batches_has_the_bytes_of_a_plain_one(tmp_path: Path, strategy:
         generate(tmp_path / "plain", settings(other.url, "openai", strategy=strategy, section={"api": api}, n=25))
     assert result.ending == "complete"
     assert made(tmp_path / "batch") == made(tmp_path / "plain")
-    assert once(server)
+    assert executed_once(server)
     sizes = [len(batch.lines) for batch in server.batches]
-    assert sizes == [8 << place for place in range(len(sizes))], "one batch for each step of the line's slow start"
+    assert sizes == [8 << step for step in range(len(sizes))], "one batch for each step of the scheduler's slow start"
     assert len({batch.shown["metadata"]["selfinstruct_run"] for batch in server.batches}) == 1
     assert len({batch.shown["metadata"]["selfinstruct_batch"] for batch in server.batches}) == len(sizes)
     plain_body = {json.dumps(call.body, sort_keys=True) for call in other.arrived}
@@ -123,7 +123,7 @@ def test_a_run_in_batches_has_the_bytes_of_a_plain_one(tmp_path: Path, strategy:
 
 
 @pytest.mark.prove
-def test_how_many_batches_a_run_takes(tmp_path: Path, promise: Promise) -> None:
+def test_the_number_of_batches_of_a_run(tmp_path: Path, promise: Promise) -> None:
     figures = []
     for strategy in ("alpaca", "self-instruct"):
         with Batches(reply) as server:
@@ -133,13 +133,13 @@ def test_how_many_batches_a_run_takes(tmp_path: Path, promise: Promise) -> None:
     promise("batches", f"for 500 rows of a scripted model: {'; '.join(figures)}")
 
 
-def test_killed_after_submission_it_collects_and_submits_nothing_again(
+def test_a_run_killed_after_submission_collects_and_resubmits_nothing(
     tmp_path: Path, nursery: Nursery, plain: tuple[bytes, bytes], spent: Spending
 ) -> None:
     script, second = Script(), threading.Event()
     script.fault = lambda method, path, times: second.set() if path == "/batches/batch_2" else None
     with Batches(reply, script) as server:
-        script.made = lambda number: script.hold.clear() if number == 2 else None
+        script.created = lambda number: script.hold.clear() if number == 2 else None
         life = Life(nursery, tmp_path / "log", *args(tmp_path / "run", server.url))
         with killed_when(life, second):
             assert life.wait() == -9
@@ -148,36 +148,36 @@ def test_killed_after_submission_it_collects_and_submits_nothing_again(
         before = [batch.names for batch in server.batches]
         nursery.run(tmp_path / "log", *args(tmp_path / "run", server.url))
         assert [batch.names for batch in server.batches[:2]] == before
-        assert once(server)
+        assert executed_once(server)
     assert made(tmp_path / "run") == plain
     assert spending(tmp_path / "run") == spent
 
 
-def test_killed_before_it_heard_of_its_batch_it_finds_it(
+def test_a_run_killed_before_it_received_the_batchs_id_finds_the_batch(
     tmp_path: Path, nursery: Nursery, plain: tuple[bytes, bytes], spent: Spending
 ) -> None:
-    """Twice, and the first time before anything was answered; then other settings of N may come."""
+    """It is killed twice, the first time before any answer, when N may still change."""
     script = Script()
     with Batches(reply, script) as server:
         for batch in (1, 3):
             life = Life(nursery, tmp_path / "log", *args(tmp_path / "run", server.url, "-n", ROWS + batch))
-            script.made = lambda number, life=life, batch=batch: life.kill() if number == batch else None
+            script.created = lambda number, life=life, batch=batch: life.kill() if number == batch else None
             assert life.wait() == -9
             assert states(tmp_path / "run")[-1] == "asked"
-        script.made = lambda number: None
-        with server.lock:  # others of the account's batches, more than one page of them
+        script.created = lambda number: None
+        with server.lock:  # other batches of the account, more than one page of them
             for _ in range(150):
                 server.make({"completion_window": "24h", "endpoint": "/v1/completions", "metadata": None,
                              "input_file_id": server.batches[0].shown["input_file_id"]})  # fmt: skip
         nursery.run(tmp_path / "log", *args(tmp_path / "run", server.url))
-        assert once(server)
+        assert executed_once(server)
         assert sum(call == "POST /batches" for call in server.calls) == 3
     assert commits(tmp_path / "run").keys() <= commits(tmp_path / "run", "k, digest", "requests").keys()
     assert made(tmp_path / "run") == plain
     assert spending(tmp_path / "run") == spent
 
 
-def test_killed_while_it_hands_over_it_sends_that_again_under_the_same_sends(
+def test_a_run_killed_during_the_upload_repeats_it_without_counting_the_sends_twice(
     tmp_path: Path, nursery: Nursery, plain: tuple[bytes, bytes], spent: Spending
 ) -> None:
     script = Script()
@@ -192,52 +192,50 @@ def test_killed_while_it_hands_over_it_sends_that_again_under_the_same_sends(
         assert life.wait() == -9
         assert states(tmp_path / "run") == ["collected", "void"]
         nursery.run(tmp_path / "log", *args(tmp_path / "run", server.url))
-        assert once(server)
+        assert executed_once(server)
     assert made(tmp_path / "run") == plain
     assert spending(tmp_path / "run") == spent
 
 
-@pytest.mark.parametrize("moment", ["the batch is there", "its file goes up"])
+@pytest.mark.parametrize("moment", ["after creation", "during upload"])
 def test_ctrl_c_stops_at_once_and_the_same_command_collects(
     tmp_path: Path, moment: str, nursery: Nursery, plain: tuple[bytes, bytes], spent: Spending
 ) -> None:
-    script = Script(made=lambda number: script.hold.clear() if number == 2 else None)
-    when = {"the batch is there": ("/batches/batch_2", 2), "its file goes up": ("/files", 2)}[moment]
+    script = Script(created=lambda number: script.hold.clear() if number == 2 else None)
+    when = {"after creation": ("/batches/batch_2", 2), "during upload": ("/files", 2)}[moment]
     with Batches(reply, script) as server:
         life = Life(nursery, tmp_path / "log", *args(tmp_path / "run", server.url))
         script.fault = lambda method, path, times: life.kill(signal.SIGINT) if (path, times) == when else None
-        said = life.end(130)
-        assert "16 requests under way in batches: the server continues with them" in said
-        assert "the same command will collect" in said
+        output = life.end(130)
+        assert "16 requests" in output
+        assert "the same command will collect" in output
         assert states(tmp_path / "run") == ["collected", "there"]
         script.hold.set()
         nursery.run(tmp_path / "log", *args(tmp_path / "run", server.url))
-        assert once(server)
+        assert executed_once(server)
     assert made(tmp_path / "run") == plain
     assert spending(tmp_path / "run") == spent
 
 
-def test_a_run_that_is_complete_waits_for_no_batch_and_a_longer_one_collects_it(tmp_path: Path) -> None:
+def test_a_complete_run_waits_for_no_batch_and_a_later_extension_collects_it(tmp_path: Path) -> None:
     script = Script(looks=lambda number: 1 << 30 if number == 3 else 1)
     with Batches(reply, script) as server:
         short = settings(server.url, n=25, section={"batch_size": 8})
         result = generate(tmp_path / "run", short)
         assert (result.ending, result.in_batches, len(server.batches)) == ("complete", 8, 3)
-        now = status(tmp_path / "run")
-        assert (now.batches, now.batched, now.open) == (1, 8, 8)
+        report = status(tmp_path / "run")
+        assert (report.batches, report.batched, report.open) == (1, 8, 8)
         script.looks = lambda number: 1
         longer = generate(tmp_path / "run", {**short, "n": 60})
         assert (longer.ending, longer.was_complete) == ("complete", False)
         assert status(tmp_path / "run").batched == longer.in_batches
-        assert once(server)
+        assert executed_once(server)
     with Loopback(reply) as plain:
         generate(tmp_path / "plain", settings(plain.url, "openai", n=60))
     assert made(tmp_path / "run") == made(tmp_path / "plain")
 
 
-def test_the_time_limit_waits_for_no_batch_and_the_first_answers_may_come_later(
-    tmp_path: Path, plain: tuple[bytes, bytes]
-) -> None:
+def test_the_time_limit_ends_the_wait_even_before_the_first_answer(tmp_path: Path, plain: tuple[bytes, bytes]) -> None:
     script = Script()
     script.hold.clear()
     with Batches(reply, script) as server:
@@ -246,11 +244,11 @@ def test_the_time_limit_waits_for_no_batch_and_the_first_answers_may_come_later(
         script.hold.set()
         last = generate(tmp_path / "run", settings(server.url, budget={"time_limit_s": None}))
         assert (last.ending, last.in_batches) == ("complete", 0)
-        assert once(server)
+        assert executed_once(server)
     assert made(tmp_path / "run") == plain
 
 
-def test_what_an_expired_batch_did_is_taken_and_the_rest_goes_into_a_later_one(
+def test_an_expired_batch_keeps_its_answers_and_its_other_requests_are_resubmitted(
     tmp_path: Path, plain: tuple[bytes, bytes], spent: Spending
 ) -> None:
     script = Script(ending=lambda number: {2: "expired", 3: "cancelled"}.get(number, "completed"))
@@ -260,18 +258,18 @@ def test_what_an_expired_batch_did_is_taken_and_the_rest_goes_into_a_later_one(
     with Batches(reply, script) as server:
         result = generate(tmp_path / "run", settings(server.url, retry={"base_s": 0.01}))
         assert result.ending == "complete"
-        assert once(server)
+        assert executed_once(server)
         odd = [name for name in server.batches[1].names if int(name.split("-")[0]) % 2]
         assert len(odd) == 8
         assert all(set(odd) <= set(batch.names) for batch in server.batches[2:4])
     assert made(tmp_path / "run") == plain
-    found = spending(tmp_path / "run")
-    assert found.sends == sum(len(batch.lines) for batch in server.batches) > spent.sends
-    assert found.lost_prompt_tokens > 0, "a send that brought nothing counts at its worst"
+    total = spending(tmp_path / "run")
+    assert total.sends == sum(len(batch.lines) for batch in server.batches) > spent.sends
+    assert total.lost_prompt_tokens > 0, "a send without an answer counts at its worst case"
 
 
-def test_the_patience_with_a_server_is_not_used_up_by_a_day_in_its_queue(tmp_path: Path) -> None:
-    """The batch takes longer than ``retry.total_s``, and still its rest is asked for again."""
+def test_the_time_in_a_servers_queue_does_not_count_towards_total_s(tmp_path: Path) -> None:
+    """The batch takes longer than ``retry.total_s``, and its unanswered requests are still sent again."""
     script = Script(looks=lambda number: 10, ending=lambda number: "expired" if number == 1 else "completed")
     script.line = lambda number, body: "batch_expired" if number == 1 else None
     with Batches(reply, script) as server:
@@ -281,7 +279,7 @@ def test_the_patience_with_a_server_is_not_used_up_by_a_day_in_its_queue(tmp_pat
 
 
 @pytest.mark.parametrize("code", ["token_limit_exceeded", "invalid_request"])
-def test_a_batch_that_is_refused_stops_the_run_in_the_servers_words(
+def test_a_refused_batch_stops_the_run_with_the_servers_message(
     tmp_path: Path, code: str, plain: tuple[bytes, bytes], spent: Spending
 ) -> None:
     words = "Enqueued token limit reached for scripted in organization org-1. Limit: 90,000 enqueued tokens."
@@ -289,45 +287,47 @@ def test_a_batch_that_is_refused_stops_the_run_in_the_servers_words(
     with Batches(reply, script) as server:
         with pytest.raises(BackendError, match=f"batch batch_2 was refused: {code}: Enqueued token limit") as caught:
             generate(tmp_path / "run", settings(server.url))
-        assert "give the same command to go on" in str(caught.value)
+        assert "run the same command to continue" in str(caught.value)
         assert ("--concurrency, now 2048" in str(caught.value)) == (code == "token_limit_exceeded")
         assert states(tmp_path / "run") == ["collected", "void"]
         generate(tmp_path / "run", settings(server.url, concurrency=4))
-        assert once(server)
+        assert executed_once(server)
         assert max(len(batch.lines) for batch in server.batches[2:]) == 4
     assert made(tmp_path / "run") == plain
-    assert spending(tmp_path / "run").lost_prompt_tokens == spent.lost_prompt_tokens == 0, "the server never worked"
+    assert spending(tmp_path / "run").lost_prompt_tokens == spent.lost_prompt_tokens == 0, "the server did no work"
 
 
-def test_lines_that_failed(tmp_path: Path) -> None:
-    """A 400 is the request's own fault; what time may heal goes into a later batch; a withdrawn account stops it."""
+def test_failed_lines(tmp_path: Path) -> None:
+    """A 400 is a failure of the request, a passing fault is resubmitted, and an account without quota stops the run."""
     too_long = {"error": {"message": "maximum context length is 8192 tokens", "code": "context_length_exceeded"}}
     quota = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
-    script, tired, poor = Script(), set(), True
+    script, failed, without_quota = Script(), set(), True
 
     def line(number: int, body: Body) -> Any:
-        which = number_of(body)
-        if which == 3:
+        request = number_of(body)
+        if request == 3:
             return 400, too_long
-        if which in (4, 5, 6) and which not in tired:
-            tired.add(which)
-            return {4: 429, 5: 500, 6: 503}[which], {"error": {"message": "busy"}}
-        return (429, quota) if which == 12 and poor else None
+        if request in (4, 5, 6) and request not in failed:
+            failed.add(request)
+            return {4: 429, 5: 500, 6: 503}[request], {"error": {"message": "busy"}}
+        return (429, quota) if request == 12 and without_quota else None
 
     script.line = line
     with Batches(reply, script) as server:
         with pytest.raises(BackendError, match=r"exceeded your current quota.*no credit or quota left"):
             generate(tmp_path / "run", settings(server.url, retry={"base_s": 0.01}))
-        poor = False
+        without_quota = False
         result = generate(tmp_path / "run", settings(server.url, retry={"base_s": 0.01}))
     assert result.ending == "complete"
     assert result.stats.failures == {"context_length": 1}
 
 
-def test_results_in_any_order_twice_missing_broken_and_of_others(tmp_path: Path, plain: tuple[bytes, bytes]) -> None:
+def test_results_may_be_reordered_repeated_missing_broken_or_unknown(
+    tmp_path: Path, plain: tuple[bytes, bytes]
+) -> None:
     def output(number: int, lines: list[bytes]) -> list[bytes]:
-        stranger = json.dumps({"custom_id": "7-0123", "response": {"status_code": 200, "body": {}}}).encode()
-        nonsense = [b"not JSON", b"[1, 2]", b"", b'{"custom_id": 7}', b'{"custom_id": ["x"]}', stranger]
+        unknown = json.dumps({"custom_id": "7-0123", "response": {"status_code": 200, "body": {}}}).encode()
+        nonsense = [b"not JSON", b"[1, 2]", b"", b'{"custom_id": 7}', b'{"custom_id": ["x"]}', unknown]
         kept = lines[1:] if number == 1 else lines
         return [*nonsense, *reversed(kept), *kept]
 
@@ -335,13 +335,13 @@ def test_results_in_any_order_twice_missing_broken_and_of_others(tmp_path: Path,
         result = generate(tmp_path / "run", settings(server.url, retry={"base_s": 0.01}))
     assert result.ending == "complete"
     assert made(tmp_path / "run") == plain
-    assert sorted(server.executed.values())[-2:] == [1, 2], "only what was missing was asked again"
+    assert sorted(server.executed.values())[-2:] == [1, 2], "only the missing request was sent again"
 
 
-def test_calls_that_fail_are_repeated_and_nothing_is_made_twice(
+def test_failed_calls_are_repeated_and_no_batch_is_created_twice(
     tmp_path: Path, plain: tuple[bytes, bytes], spent: Spending
 ) -> None:
-    """Connections that end, 5xx and 429 at every call; and batches that were made although the answer is a 504."""
+    """Every call meets lost connections, 5xx and 429; one batch is created although the answer is a 504."""
     faults = {
         ("GET /batches", 1): Fault(503),
         ("POST /files", 1): Fault(how="reset"),
@@ -357,17 +357,17 @@ def test_calls_that_fail_are_repeated_and_nothing_is_made_twice(
     script = Script(fault=lambda method, path, times: faults.pop((f"{method} {path}", times), None))
     with Batches(reply, script) as server:
         generate(tmp_path / "run", settings(server.url))
-        assert once(server)
+        assert executed_once(server)
         assert len(server.batches) == 3
     assert not faults
     assert made(tmp_path / "run") == plain
     assert spending(tmp_path / "run") == spent
 
 
-def test_a_budget_holds_across_a_restart_and_nothing_is_counted_twice(
+def test_a_budget_holds_across_restarts_and_no_send_is_counted_twice(
     tmp_path: Path, plain: tuple[bytes, bytes]
 ) -> None:
-    """Twenty sends: eight, and of the next sixteen only twelve; a restart has no more, and collects those."""
+    """Twenty sends allow eight requests, then twelve of the next sixteen; a restart only collects those."""
     script = stopped_in(2)
     with Batches(reply, script) as server:
         limited = settings(server.url, budget={"max_requests": 20})
@@ -383,12 +383,12 @@ def test_a_budget_holds_across_a_restart_and_nothing_is_counted_twice(
         assert sum(server.executed.values()) == spending(tmp_path / "run").sends == 20
         assert spending(tmp_path / "run").lost_prompt_tokens == 0
         generate(tmp_path / "run", settings(server.url, budget={"max_requests": None}))
-        assert once(server)
+        assert executed_once(server)
         assert sum(server.executed.values()) == spending(tmp_path / "run").sends
     assert made(tmp_path / "run") == plain
 
 
-def test_wrong_keys_and_servers_without_batches_are_told_at_once(
+def test_wrong_keys_and_servers_without_batches_are_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = "sk-test-9f8e7d6c5b4a39281706f5e4d3c2b1a0"
@@ -408,11 +408,13 @@ def test_wrong_keys_and_servers_without_batches_are_told_at_once(
         assert not path.is_file() or key.encode() not in path.read_bytes(), path
 
 
-def test_a_server_that_repeats_the_key_gets_it_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_echoed_by_the_server_is_stored_and_shown_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = "sk-test-9f8e7d6c5b4a39281706f5e4d3c2b1a0"
     monkeypatch.setenv("BATCH_KEY", key)
-    named = Fault(200, body={"id": f"file-{key}"})
-    script = Script(fault=lambda method, path, times: named if (path, times) == ("/files", 1) else None)
+    echo = Fault(200, body={"id": f"file-{key}"})
+    script = Script(fault=lambda method, path, times: echo if (path, times) == ("/files", 1) else None)
     script.ending = lambda number: [{"code": "bad", "message": f"the key {key} may not"}] if number == 1 else "expired"
     script.line = lambda number, body: (400, {"error": {"message": f"no, {key}"}}) if number_of(body) == 3 else None
     with Batches(lambda body: f"{reply(body)}, said {key}", script) as server:
@@ -425,22 +427,22 @@ def test_a_server_that_repeats_the_key_gets_it_nowhere(tmp_path: Path, monkeypat
         assert not path.is_file() or key.encode() not in path.read_bytes(), path
 
 
-def test_a_batch_of_another_account_is_told_and_not_paid_for_again(tmp_path: Path) -> None:
+def test_a_batch_of_another_account_is_reported_and_not_submitted_again(tmp_path: Path) -> None:
     with Batches(reply, stopped_in(1)) as server:
         assert generate(tmp_path / "run", settings(server.url)).left == 8
     with Batches(reply) as server:
         with pytest.raises(BackendError, match=r"another key or is gone.*remove .*batches\.json"):
             generate(tmp_path / "run", settings(server.url))
         assert "POST /batches" not in server.calls
-        (tmp_path / "run" / NOTES_FILE).write_text("{")
+        (tmp_path / "run" / JOURNAL_FILE).write_text("{")
         with pytest.raises(BackendError, match=r"batches\.json: it is damaged"):
             generate(tmp_path / "run", settings(server.url))
-        (tmp_path / "run" / NOTES_FILE).unlink()
+        (tmp_path / "run" / JOURNAL_FILE).unlink()
         assert generate(tmp_path / "run", settings(server.url)).ending == "complete"
-    assert spending(tmp_path / "run").lost_prompt_tokens > 0, "what was given up counts at its worst"
+    assert spending(tmp_path / "run").lost_prompt_tokens > 0, "abandoned sends count at their worst case"
 
 
-def test_another_model_before_the_first_answer_takes_nothing_of_the_first_ones(tmp_path: Path) -> None:
+def test_changing_the_model_before_the_first_answer_discards_the_first_models_batch(tmp_path: Path) -> None:
     script = stopped_in(1)
     with Batches(reply, script) as server:
         assert generate(tmp_path / "run", settings(server.url)).left == 8
@@ -450,9 +452,7 @@ def test_another_model_before_the_first_answer_takes_nothing_of_the_first_ones(t
         assert {line["body"]["model"] for line in server.batches[0].lines} == {"scripted"}
 
 
-def test_a_run_of_another_backend_goes_on_in_batches_as_a_fork_and_begins_with_large_ones(
-    tmp_path: Path, nursery: Nursery
-) -> None:
+def test_a_fork_of_a_finished_run_begins_with_large_batches(tmp_path: Path, nursery: Nursery) -> None:
     with Batches(reply) as server:
         generate(tmp_path / "first", settings(server.url, "openai", n=100))
         options = ["--set", "openai-batch.poll_s=0.02", "--set", "lag=2048"]
@@ -464,16 +464,16 @@ def test_a_run_of_another_backend_goes_on_in_batches_as_a_fork_and_begins_with_l
     assert len((tmp_path / "run" / "dataset" / "alpaca.jsonl").read_text().splitlines()) == 200
 
 
-def test_batches_keep_to_their_size(tmp_path: Path, plain: tuple[bytes, bytes]) -> None:
+def test_batches_respect_batch_size(tmp_path: Path, plain: tuple[bytes, bytes]) -> None:
     with Batches(reply) as server:
         generate(tmp_path / "run", settings(server.url, section={"batch_size": 10}))
         assert max(len(batch.lines) for batch in server.batches) == 10
     assert made(tmp_path / "run") == plain
 
 
-def test_a_full_disk_stops_it(tmp_path: Path) -> None:
+def test_an_unwritable_journal_stops_the_run(tmp_path: Path) -> None:
     with Batches(reply) as server:
-        (tmp_path / "run" / NOTES_FILE).mkdir(parents=True)
+        (tmp_path / "run" / JOURNAL_FILE).mkdir(parents=True)
         with pytest.raises((BackendError, LedgerError), match=r"batches\.json"):
             generate(tmp_path / "run", settings(server.url))
         assert server.batches == []

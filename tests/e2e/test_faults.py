@@ -1,4 +1,4 @@
-"""Servers, accounts, disks and files that fail: a clear line, the right exit code, and nothing lost."""
+"""Faults of servers, accounts, disks and files: a clear message, the right exit code, and no lost answer."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def outcomes(run: Path) -> dict:
         (Fault(429, body={"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}), "quota"),
     ],
 )
-def test_what_no_retry_can_mend_stops_at_once(tmp_path: Path, fault: Fault, says: str) -> None:
+def test_a_permanent_fault_stops_the_run_at_once(tmp_path: Path, fault: Fault, says: str) -> None:
     env = {"SELFINSTRUCT_TEST_KEY": KEY}
     with Loopback(reply, lambda number, body: fault) as server:
         line = args(tmp_path / "a", server.url, "-n", 5, "--concurrency", 1, "--api-key-env", "SELFINSTRUCT_TEST_KEY")
-        said = run_cli(*line, code=1, env=env)
-        assert says in said
-        assert KEY not in said
-        assert len(server.arrived) == 1, "not tried again"
+        output = run_cli(*line, code=1, env=env)
+        assert says in output
+        assert KEY not in output
+        assert len(server.arrived) == 1, "it was not sent again"
         assert server.arrived[0].headers["authorization"] == f"Bearer {KEY}"
     assert outcomes(tmp_path / "a")["failures"] == {}, "the request stays open"
     with Loopback(reply) as server:
@@ -56,14 +56,14 @@ def test_what_no_retry_can_mend_stops_at_once(tmp_path: Path, fault: Fault, says
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
-def test_a_server_that_is_down_stops_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_an_unreachable_server_stops_the_run_and_the_same_command_continues_it(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/v1"
-    said = run_cli(*args(tmp_path / "a", url, "-n", 5), code=1)
-    assert f"127.0.0.1:{port}" in said
-    assert "3 attempts" in said
+    output = run_cli(*args(tmp_path / "a", url, "-n", 5), code=1)
+    assert f"127.0.0.1:{port}" in output
+    assert "3 attempts" in output
     with Loopback(reply, port=port):
         run_cli(*args(tmp_path / "a", url, "-n", 5))
     assert len(dataset(tmp_path / "a").splitlines()) == 5
@@ -88,38 +88,38 @@ def test_passing_faults_leave_no_trace_in_the_dataset(tmp_path: Path, fault: Fau
         run_cli(*args(tmp_path / "good", server.url, "-n", 25))
     with Loopback(reply, dict.fromkeys((1, 4, 5, 9), fault)) as server:
         run_cli(*args(tmp_path / "bad", server.url, "-n", 25, "--concurrency", 4, "--set", "retry.attempts=6"))
-        assert len(server.arrived) > 9, "every fault was met"
+        assert len(server.arrived) > 9, "every fault occurred"
     assert dataset(tmp_path / "bad") == dataset(tmp_path / "good")
 
 
 @pytest.mark.parametrize("width", [1, 8])
-def test_one_poisonous_request_among_good_ones_is_a_failure_on_record(tmp_path: Path, width: int) -> None:
+def test_a_request_that_always_fails_is_recorded_as_a_failure(tmp_path: Path, width: int) -> None:
     poison = derive("request", 0, 2)  # the sampling seed of request 2
 
     with Loopback(reply, lambda number, body: Fault(500) if body["seed"] == poison else None) as server:
         run_cli(*args(tmp_path / "a", server.url, "-n", 12, "--concurrency", width))
-        tries = [arrived for arrived in server.arrived if arrived.body["seed"] == poison]
-    assert len(tries) == 3, "exactly our attempts arrive"
+        attempts = [arrived for arrived in server.arrived if arrived.body["seed"] == poison]
+    assert len(attempts) == 3, "exactly our attempts arrive"
     assert outcomes(tmp_path / "a")["failures"] == {"attempts": 1}
 
 
-def test_a_request_that_meets_the_end_of_its_server_is_not_blamed(tmp_path: Path) -> None:
-    """Request 0 fails for a moment; later ones are answered; its next attempt sees the server die, the last nobody."""
+def test_a_request_whose_server_crashes_is_not_recorded_as_a_failure(tmp_path: Path) -> None:
+    """Request 0 fails once and later ones are answered; the server crashes at its second attempt."""
     first = derive("request", 0, 0)
-    tries: list[int] = []
+    attempts: list[int] = []
 
     def fails(number: int, body: Any) -> Fault | None:
         if body["seed"] != first:
             return None
-        tries.append(number)
-        if len(tries) > 1:
+        attempts.append(number)
+        if len(attempts) > 1:
             server.die()
         return Fault(503, {"Retry-After": "0.5"})
 
     with Loopback(reply, fails) as server:
-        said = run_cli(*args(tmp_path / "a", server.url, "-n", 40, "--concurrency", 2), code=1)
-        assert len(server.arrived) > len(tries) == 2, "others were answered meanwhile"
-    assert "after 3 attempts" in said
+        output = run_cli(*args(tmp_path / "a", server.url, "-n", 40, "--concurrency", 2), code=1)
+        assert len(server.arrived) > len(attempts) == 2, "others were answered meanwhile"
+    assert "after 3 attempts" in output
     assert outcomes(tmp_path / "a")["failures"] == {}
     with Loopback(reply, port=server.port):
         run_cli(*args(tmp_path / "a", server.url, "-n", 40))
@@ -128,33 +128,33 @@ def test_a_request_that_meets_the_end_of_its_server_is_not_blamed(tmp_path: Path
     assert dataset(tmp_path / "a") == dataset(tmp_path / "b")
 
 
-def test_a_server_that_fails_on_everything_is_not_blamed_on_the_requests(tmp_path: Path) -> None:
+def test_a_server_that_fails_on_every_request_causes_no_recorded_failure(tmp_path: Path) -> None:
     with Loopback(reply, lambda number, body: Fault(500) if number > 12 else None) as server:
-        said = run_cli(*args(tmp_path / "a", server.url, "-n", 500), code=1)
-        assert "500" in said
-    found = outcomes(tmp_path / "a")
-    assert found["failures"] == {}
-    assert found["rows"] > 0, "what came before is exported"
+        output = run_cli(*args(tmp_path / "a", server.url, "-n", 500), code=1)
+        assert "500" in output
+    report = outcomes(tmp_path / "a")
+    assert report["failures"] == {}
+    assert report["rows"] > 0, "earlier answers are exported"
     with Loopback(reply) as server:
         run_cli(*args(tmp_path / "a", server.url, "-n", 40))
         run_cli(*args(tmp_path / "b", server.url, "-n", 40))
     assert dataset(tmp_path / "a") == dataset(tmp_path / "b")
 
 
-def test_budgets_are_never_passed_and_a_higher_one_goes_on(tmp_path: Path) -> None:
+def test_budgets_are_never_exceeded_and_a_higher_one_continues_the_run(tmp_path: Path) -> None:
     with Loopback(reply) as server:
         more = ("--concurrency", 8, "--set", "alpaca.tasks.max_tokens=200")
-        said = run_cli(*args(tmp_path / "a", server.url, "-n", 60, "--max-requests", 10, *more), code=1)
-        assert "stopped at the budget" in said
+        output = run_cli(*args(tmp_path / "a", server.url, "-n", 60, "--max-requests", 10, *more), code=1)
+        assert "stopped at the budget" in output
         assert len(server.arrived) == 10
         run_cli(
             *args(tmp_path / "a", server.url, "-n", 60, "--max-requests", 12, "--max-tokens", 30_000, *more), code=1
         )
-        found = outcomes(tmp_path / "a")
-        assert len(server.arrived) == found["sends"] <= 12
-        assert found["prompt_tokens"] + found["completion_tokens"] <= 30_000
-        said = run_cli(*args(tmp_path / "a", server.url, "-n", 60, "--max-cost", 1, *more), code=2)
-        assert "price_input" in said
+        report = outcomes(tmp_path / "a")
+        assert len(server.arrived) == report["sends"] <= 12
+        assert report["prompt_tokens"] + report["completion_tokens"] <= 30_000
+        output = run_cli(*args(tmp_path / "a", server.url, "-n", 60, "--max-cost", 1, *more), code=2)
+        assert "price_input" in output
         free = ("--set", "budget.max_requests=null", "--set", "budget.max_tokens=null")
         run_cli(*args(tmp_path / "a", server.url, "-n", 60, *free, *more))
         run_cli(*args(tmp_path / "b", server.url, "-n", 60, *more))
@@ -163,15 +163,15 @@ def test_budgets_are_never_passed_and_a_higher_one_goes_on(tmp_path: Path) -> No
 
 def test_a_time_limit_drains_and_stops(tmp_path: Path) -> None:
     with Loopback(reply, delay=0.1) as server:
-        said = run_cli(*args(tmp_path / "a", server.url, "-n", 5000, "--time-limit", 0.7), code=1)
-        assert "stopped at the time limit" in said
-    found = outcomes(tmp_path / "a")
-    assert found["open"] == 0
-    assert found["requests"] + found["unjudged"] == len(server.arrived)
+        output = run_cli(*args(tmp_path / "a", server.url, "-n", 5000, "--time-limit", 0.7), code=1)
+        assert "stopped at the time limit" in output
+    report = outcomes(tmp_path / "a")
+    assert report["open"] == 0
+    assert report["requests"] + report["unjudged"] == len(server.arrived)
 
 
 def test_a_full_disk_stops_with_the_remedy_and_loses_nothing(tmp_path: Path) -> None:
-    """The kernel refuses to let any file of the process grow beyond a limit: what ENOSPC is to SQLite."""
+    """The kernel limits the size of the process's files, which SQLite experiences like a full disk."""
     with Loopback(reply) as server:
         line = args(tmp_path / "a", server.url, "-n", 300, "--concurrency", 4)
         limit = 200_000
@@ -204,11 +204,11 @@ def test_a_damaged_ledger_is_refused_and_untouched(tmp_path: Path, content: byte
     assert (tmp_path / "run.sqlite").read_bytes() == content
 
 
-def test_other_bad_starts(tmp_path: Path) -> None:
+def test_other_errors_at_the_start(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("n: 3\nstrategy: alpaca\nalpaca:\n  demonstratons: 2\n")
-    said = run_cli("generate", tmp_path / "a", "--config", config, code=2)
-    assert f"{config}:4: unknown key 'alpaca.demonstratons' (did you mean 'demonstrations'?)" in said
+    output = run_cli("generate", tmp_path / "a", "--config", config, code=2)
+    assert f"{config}:4: unknown key 'alpaca.demonstratons' (did you mean 'demonstrations'?)" in output
     seeds = tmp_path / "s.jsonl"
     seeds.write_text('{"instruction": "x", "output": "y"}\n{"instruction": 3}\n')
     assert f"{seeds}:2: 'instruction' is a string" in run_cli("generate", tmp_path / "a", "--seeds", seeds, code=2)
@@ -225,8 +225,8 @@ def test_other_bad_starts(tmp_path: Path) -> None:
     assert str(file) in run_cli("generate", file / "run", code=1)
 
 
-def test_a_server_that_takes_eight_at_a_time_is_soon_asked_for_no_more(tmp_path: Path) -> None:
-    """Of 64 at once most are refused; then the pace is its own, and the dataset that of a patient server."""
+def test_a_server_that_accepts_eight_requests_at_once_soon_receives_no_more(tmp_path: Path) -> None:
+    """Most of the first 64 requests are refused, then the limiter adapts; the dataset is the same."""
     inside, lock, refused = [0], threading.Lock(), []
 
     def answer(body: Any) -> Any:
@@ -258,21 +258,21 @@ def test_a_server_that_takes_eight_at_a_time_is_soon_asked_for_no_more(tmp_path:
     assert len(late) < sent // 2 // 2, f"{len(late)} of the last {sent // 2} sends were refused"
 
 
-def test_a_model_that_repeats_itself_ends_the_run_with_samples_and_what_would_help(tmp_path: Path) -> None:
-    """The same list each time: novelty falls to nothing, long before the budget would end it."""
+def test_a_model_that_repeats_itself_ends_the_run_with_samples_and_advice(tmp_path: Path) -> None:
+    """The model always writes the same list, so that novelty falls to 0 long before the budget is spent."""
     texts = [f"Explain how {what} is made in a small workshop" for what in ("cheese", "paper", "glass", "rope")]
     blocks = [f"### Task {number}\nInstruction: {text}\nInput: none\nOutput: Slowly, {number}."
               for number, text in enumerate(texts, start=4)]  # fmt: skip
     with Loopback(lambda _body: "\n\n".join(["", *blocks, "### Task 8"])) as server:
         more = ("-n", 100, "--set", "saturation.window=40", "--set", "patience=100000")
-        said = run_cli(*args(tmp_path / "a", server.url, *more), code=1)
+        output = run_cli(*args(tmp_path / "a", server.url, *more), code=1)
         sent = len(server.arrived)
         again = run_cli(*args(tmp_path / "a", server.url, *more), code=1)
         assert len(server.arrived) == sent
-        on = ("--set", "saturation.novelty=0", "--max-requests", sent + 20)
-        assert "stopped at the budget" in run_cli(*args(tmp_path / "a", server.url, *more, *on), code=1)
+        unlimited = ("--set", "saturation.novelty=0", "--max-requests", sent + 20)
+        assert "stopped at the budget" in run_cli(*args(tmp_path / "a", server.url, *more, *unlimited), code=1)
         assert len(server.arrived) == sent + 20
-    for text in (said, again):
+    for text in (output, again):
         assert "novelty exhausted: of the last 40 instructions, 100% resemble earlier ones" in text
         assert text.count("  such as: Explain how ") == 3
         assert "saturation.novelty=0" in text
@@ -281,15 +281,15 @@ def test_a_model_that_repeats_itself_ends_the_run_with_samples_and_what_would_he
     assert "0% of the last instructions were new" in status
 
 
-def test_what_is_to_come_is_told_in_proportion_to_what_came(tmp_path: Path) -> None:
+def test_the_forecast_is_proportional_to_the_run_so_far(tmp_path: Path) -> None:
     with Loopback(reply) as server:
         run_cli(*args(tmp_path / "a", server.url, "-n", 40, "--max-requests", 12, "--set", "budget.price_input=1000",
                       "--set", "budget.price_output=0"), code=1)  # fmt: skip
-    found = outcomes(tmp_path / "a")
-    times = (40 - found["rows"]) / found["rows"]
-    assert found["rows"] > 0
-    assert found["forecast"]["requests"] == round(found["requests"] * times)
-    assert found["forecast"]["prompt_tokens"] == round(found["prompt_tokens"] * times)
-    assert found["forecast"]["cost"] == pytest.approx(found["forecast"]["prompt_tokens"] / 1000)
-    said = run_cli("status", tmp_path / "a")
-    assert f"about {found['forecast']['requests']:,} requests" in said
+    report = outcomes(tmp_path / "a")
+    times = (40 - report["rows"]) / report["rows"]
+    assert report["rows"] > 0
+    assert report["forecast"]["requests"] == round(report["requests"] * times)
+    assert report["forecast"]["prompt_tokens"] == round(report["prompt_tokens"] * times)
+    assert report["forecast"]["cost"] == pytest.approx(report["forecast"]["prompt_tokens"] / 1000)
+    output = run_cli("status", tmp_path / "a")
+    assert f"about {report['forecast']['requests']:,} requests" in output

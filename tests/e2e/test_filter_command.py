@@ -328,7 +328,7 @@ class TestKinds:
         (["{given}", "-o", "{out}.csv"], "the name tells no kind of file"),
         (["{given}", "-o", "/dev/null"], "/dev/null"),
         (["{given}", "-o", "{out}", "--report", "/dev/null"], "/dev/null is not a regular file"),
-        (["{given}", "-o", "{out}", "--words", "9:4"], "no range of words"),
+        (["{given}", "-o", "{out}", "--words", "9:4"], "not a range of words"),
         (["{given}", "-o", "{out}", "--rouge", "1.5"], "1.5 is not in the range"),
         (["{array}", "-o", "{out}"], "is a JSON array; give one object a line, as by: jq"),
         (["{given}", "-o", "{out}", "--decontaminate", "{none}"], "can't read {none}"),
@@ -406,9 +406,9 @@ def test_a_bar_on_a_terminal(given: Path, tmp_path: Path) -> None:
 
 PEAK = """
 import pathlib, re, resource, sys
-from selfinstruct.filtering import Options, filter_file
+from selfinstruct.filtering import FilterFileOptions, filter_file
 
-filter_file(sys.argv[1], sys.argv[2], Options(words=(150, 250)), report=sys.argv[3])
+filter_file(sys.argv[1], sys.argv[2], FilterFileOptions(words=(150, 250)), report=sys.argv[3])
 status = pathlib.Path("/proc/self/status")  # on Linux ru_maxrss begins with the peak of the parent
 if status.exists():
     print(int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) * 1024)

@@ -1,6 +1,6 @@
-"""Second attempts against a real server: how many arrive, what is waited, what stops at once, and what is too much.
+"""Second attempts against a real server: arrivals, waits, faults that stop the run at once, and oversized answers.
 
-Time is leapt over, never measured: the event loop's clock moves on when a wait begins.
+No test waits: the event loop's clock jumps ahead when a wait begins.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from tests.scripted import reply
 PATIENT = RetryOptions(attempts=4, base_s=0.5, cap_s=30.0, total_s=1e12)
 
 
-class Leaping(asyncio.SelectorEventLoop):
-    """An event loop whose clock a test moves on."""
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock a test can move ahead."""
 
     ahead = 0.0
 
     def time(self) -> float:
         return super().time() + self.ahead
 
-    def leap(self, seconds: float) -> None:
+    def jump(self, seconds: float) -> None:
         self.ahead += seconds
 
 
 def go(main: Coroutine[Any, Any, Any]) -> Any:
-    with asyncio.Runner(loop_factory=Leaping) as runner:
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         return runner.run(main)
 
 
@@ -58,28 +58,28 @@ def make(number: int = 0) -> Request:
 
 
 class Client:
-    """A backend with the attempts in front of it; waits are leapt over when ``leaps`` is true.
+    """A backend behind ``Retry``; the clock jumps over each wait while ``jumps`` is true.
 
     Attributes:
-        waits: Seconds of each wait, as they were told.
-        sends: Number of each request that went out, and when.
+        waits: Seconds of each wait that was reported.
+        sends: Number and time of each request sent.
     """
 
     def __init__(self, url: str, options: RetryOptions = PATIENT, *, width: int = 64, **more: Any) -> None:
         self.backend = OpenAIBackend(OpenAIOptions(base_url=url, model="m", **more))
-        self.pace = ConcurrencyLimiter(width)
-        self.retry = Retry(options, self.pace, on_wait=self._waits)
+        self.limiter = ConcurrencyLimiter(width)
+        self.retry = Retry(options, self.limiter, on_wait=self._waits)
         self.waits: list[float] = []
-        self.told = asyncio.Event()
+        self.waiting = asyncio.Event()
         self.sends: list[tuple[int, float]] = []
-        self.leaps = True
+        self.jumps = True
 
     def _waits(self, request: Request, error: TransientError, seconds: float) -> None:
         self.waits.append(seconds)
-        self.told.set()
-        if self.leaps:
+        self.waiting.set()
+        if self.jumps:
             loop = asyncio.get_running_loop()
-            loop.call_soon(loop.leap, seconds)  # type: ignore[attr-defined]  # once the sleep has begun
+            loop.call_soon(loop.jump, seconds)  # type: ignore[attr-defined]  # once the sleep has begun
 
     async def _before(self, request: Request, attempt: int) -> None:
         self.sends.append((request.number, asyncio.get_running_loop().time()))
@@ -95,10 +95,10 @@ class Client:
         await self.backend.close()
 
 
-def one(
+def complete(
     server: Loopback, options: RetryOptions = PATIENT, **more: Any
 ) -> tuple[Completion | SelfInstructError, Client]:
-    """One request with all its attempts: what came of it."""
+    """Complete one request with all its attempts, and return its outcome and its client."""
 
     async def main() -> tuple[Completion | SelfInstructError, Client]:
         async with Client(server.url, options, **more) as client:
@@ -111,12 +111,12 @@ def one(
 
 
 async def settle() -> None:
-    """Let every task go as far as it can without the network."""
+    """Let every task run as far as it can without the network."""
     for _ in range(200):
         await asyncio.sleep(0)
 
 
-# How many arrive
+# Arrivals
 
 PASSING = [
     *(Fault(status, {"x-should-retry": "true"}) for status in (408, 409, 500, 502, 503, 504, 529)),
@@ -128,10 +128,10 @@ PASSING = [
 
 
 def test_exactly_our_attempts_arrive(promise: Promise) -> None:
-    """The client library tries nothing again by itself, also where a server asks it to."""
+    """The client library does not retry by itself, not even if a server asks it to."""
     for fault in PASSING:
         with Loopback(faults=lambda number, body, fault=fault: fault) as server:
-            outcome, client = one(server)
+            outcome, client = complete(server)
             arrived = server.arrived
         assert isinstance(outcome, TransientError), fault
         assert "after 4 attempts" in str(outcome)
@@ -142,12 +142,12 @@ def test_exactly_our_attempts_arrive(promise: Promise) -> None:
 
 def test_429s_use_up_no_attempt() -> None:
     with Loopback(faults=lambda number, body: Fault(429) if number <= 9 else None) as server:
-        outcome, client = one(server, RetryOptions(attempts=2, total_s=1e6))
+        outcome, client = complete(server, RetryOptions(attempts=2, total_s=1e6))
         assert isinstance(outcome, Completion)
         assert (len(server.arrived), len(client.waits)) == (10, 9)
 
 
-# What is waited
+# Waits
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -161,21 +161,21 @@ def test_429s_use_up_no_attempt() -> None:
         ({"retry-after-ms": "81500", "Retry-After": "9"}, 81.5),
     ],
 )
-def test_a_wait_that_the_server_asks_for_is_kept(status: int, headers: dict[str, str], seconds: float) -> None:
+def test_a_wait_in_seconds_is_obeyed(status: int, headers: dict[str, str], seconds: float) -> None:
     with Loopback(faults={1: Fault(status, headers)}) as server:
-        outcome, client = one(server)
+        outcome, client = complete(server)
     assert isinstance(outcome, Completion)
     (_, first), (_, second) = client.sends
     assert client.waits == [pytest.approx(seconds, abs=1e-6)]
     assert second - first >= seconds
 
 
-def test_a_date_to_wait_for_is_kept(promise: Promise) -> None:
-    """What is waited lies between what was left after the answer and what was left before the request."""
+def test_a_wait_until_a_date_is_obeyed(promise: Promise) -> None:
+    """The wait is at most the time until the date before the request, and at least the time after the answer."""
     until = datetime(2199, 12, 31, 23, 59, 59, tzinfo=UTC)
     with Loopback(faults={1: Fault(429, {"Retry-After": "Tue, 31 Dec 2199 23:59:59 GMT"})}) as server:
         most = (until - datetime.now(UTC)).total_seconds()
-        outcome, client = one(server)
+        outcome, client = complete(server)
         least = (until - datetime.now(UTC)).total_seconds()
     assert isinstance(outcome, Completion)
     [wait] = client.waits
@@ -184,17 +184,17 @@ def test_a_date_to_wait_for_is_kept(promise: Promise) -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}, {"Retry-After": "0"}, {"Retry-After": "-9"}])
-def test_without_a_usable_wait_a_429_backs_off(headers: dict[str, str]) -> None:
+def test_a_429_without_a_usable_wait_backs_off(headers: dict[str, str]) -> None:
     with Loopback(faults=dict.fromkeys(range(1, 9), Fault(429, headers))) as server:
-        outcome, client = one(server, RetryOptions(attempts=2, base_s=1.0, cap_s=16.0, total_s=1e6))
+        outcome, client = complete(server, RetryOptions(attempts=2, base_s=1.0, cap_s=16.0, total_s=1e6))
     assert isinstance(outcome, Completion)
     longest = [1.0, 2.0, 4.0, 8.0, 16.0, 16.0, 16.0, 16.0]
     assert all(most / 2 <= wait <= most for wait, most in zip(client.waits, longest, strict=True)), client.waits
 
 
-def test_no_attempt_begins_after_the_total(promise: Promise) -> None:
+def test_no_attempt_begins_after_the_total_time(promise: Promise) -> None:
     with Loopback(faults=lambda number, body: Fault(429, {"Retry-After": "100"})) as server:
-        outcome, client = one(server, RetryOptions(total_s=350.0))
+        outcome, client = complete(server, RetryOptions(total_s=350.0))
         assert isinstance(outcome, TransientError)
         assert "and the next in 100 s would be past the total of 350 s" in str(outcome)
         assert len(server.arrived) == len(client.sends) == 4
@@ -206,23 +206,23 @@ def test_no_attempt_begins_after_the_total(promise: Promise) -> None:
 # 429s
 
 
-def test_a_429_to_one_pauses_all(promise: Promise) -> None:
-    """Eight more are ready to go, and none goes before the server's time; then all do."""
+def test_a_429_to_one_request_pauses_all(promise: Promise) -> None:
+    """Eight more requests are ready, and none is sent before the time that the server asked for."""
 
     async def main(server: Loopback) -> tuple[int, int]:
         async with Client(server.url) as client:
-            client.leaps = False
+            client.jumps = False
             refused = asyncio.create_task(client.complete(0))
-            await client.told.wait()
+            await client.waiting.wait()
             others = [asyncio.create_task(client.complete(number)) for number in range(1, 9)]
             await settle()
             early = len(client.sends) - 1
             loop = asyncio.get_running_loop()
-            assert isinstance(loop, Leaping)
-            loop.leap(3590.0)
+            assert isinstance(loop, JumpingLoop)
+            loop.jump(3590.0)
             await settle()
             early += len(client.sends) - 1
-            loop.leap(11.0)
+            loop.jump(11.0)
             await asyncio.gather(refused, *others)
             return early, len(client.sends)
 
@@ -232,8 +232,8 @@ def test_a_429_to_one_pauses_all(promise: Promise) -> None:
     promise("retry: pause", "429 to 1 of 9: 0 sends before the server's hour was over, 9 after it")
 
 
-def test_a_pause_longer_than_the_total_is_nobodys_own_fault() -> None:
-    """A request that met something else, or was never sent, ends as refused by pace: it stays open."""
+def test_a_pause_beyond_the_total_time_is_no_failure_of_a_request() -> None:
+    """The request that met it and one that was never sent both end as throttled, so that they stay open."""
 
     async def main(server: Loopback) -> list[Any]:
         async with Client(server.url, RetryOptions(attempts=4, base_s=0.0, total_s=300.0)) as client:
@@ -243,15 +243,15 @@ def test_a_pause_longer_than_the_total_is_nobodys_own_fault() -> None:
     with Loopback(faults=lambda number, body: Fault(429, {"Retry-After": "86400"})) as server:
         errors = go(main(server))
         assert len(server.arrived) == 1
-    for error, tried in zip(errors, (1, 0), strict=True):
+    for error, attempts in zip(errors, (1, 0), strict=True):
         assert isinstance(error, TransientError)
         assert error.throttled
-        assert f"(after {tried} attempt" in str(error)
+        assert f"(after {attempts} attempt" in str(error)
         assert "would be past the total of 300 s" in str(error)
 
 
-def test_the_first_429_of_a_window_halves_what_is_at_the_server(promise: Promise) -> None:
-    """Sixteen at once are refused; then eight come together, twice, and never more."""
+def test_the_first_429_of_a_window_halves_the_requests_in_flight(promise: Promise) -> None:
+    """Sixteen simultaneous requests are refused; then eight arrive together, twice, and never more."""
     inside, most, lock = [0], [0], threading.Lock()
     together, half = threading.Barrier(16, timeout=60), threading.Barrier(8, timeout=60)
 
@@ -273,17 +273,17 @@ def test_the_first_429_of_a_window_halves_what_is_at_the_server(promise: Promise
     async def main(server: Loopback) -> int:
         async with Client(server.url, width=16) as client:
             await asyncio.gather(*(client.complete(number) for number in range(16)))
-            return client.pace.width
+            return client.limiter.width
 
     with Loopback(answer, refuse) as server:
         width = go(main(server))
         assert len(server.arrived) == 32
     assert most == [8]
-    assert width == 9, "and one more after a window of answers"
+    assert width == 9, "one more slot after a window of answers"
     promise("retry: concurrency", f"16 at once refused, then {most[0]} at once at most")
 
 
-# What stops at once
+# Faults that stop the run at once
 
 
 QUOTA = {"error": {"message": "You exceeded your quota", "type": "insufficient_quota", "code": "insufficient_quota"}}
@@ -301,10 +301,10 @@ def args(run: Path, url: str, *more: object) -> list[object]:
 
 
 @pytest.mark.parametrize("name", FINAL)
-def test_what_no_attempt_can_mend_stops_the_run_with_what_is_in_flight(
+def test_a_permanent_fault_stops_the_run_after_the_requests_in_flight(
     tmp_path: Path, name: str, promise: Promise
 ) -> None:
-    """The server answers a few, then holds requests until as many are there as may be, and refuses all of them."""
+    """The server answers a few requests, then refuses all of a full window at once."""
     width, answered = 8, 12
     together = threading.Barrier(width, timeout=60)
 
@@ -326,7 +326,7 @@ def test_what_no_attempt_can_mend_stops_the_run_with_what_is_in_flight(
     promise(f"retry: {name}", f"{width} in flight, {width} arrivals, none after, requests stay open")
 
 
-def test_a_request_that_fails_for_good_is_on_record_and_never_sent_again(tmp_path: Path, promise: Promise) -> None:
+def test_a_request_that_always_fails_is_recorded_and_never_sent_again(tmp_path: Path, promise: Promise) -> None:
     poison = derive("request", 0, 2)  # the sampling seed of request 2
     quick = ("--set", "retry.base_s=0.001", "--set", "retry.attempts=3", "--concurrency", 4)
 
@@ -347,12 +347,12 @@ def test_a_request_that_fails_for_good_is_on_record_and_never_sent_again(tmp_pat
     promise("retry: failed for good", "3 attempts, 1 terminal record, 0 sends after it")
 
 
-# A server without end
+# Answers that never end
 
 
 @contextmanager
-def peer(talk: Callable[[socket.socket, threading.Event], None]) -> Iterator[tuple[str, list[int]]]:
-    """A server of a few lines: reads a request's head, then does as it is told; gives its URL and a list of calls."""
+def raw_server(talk: Callable[[socket.socket, threading.Event], None]) -> Iterator[tuple[str, list[int]]]:
+    """Run a minimal server that reads a request's head, then calls ``talk``; yields its URL and a list of calls."""
     calls: list[int] = []
     closing = threading.Event()
 
@@ -365,7 +365,7 @@ def peer(talk: Callable[[socket.socket, threading.Event], None]) -> Iterator[tup
                     return
                 head += piece
             calls.append(1)
-            with suppress(OSError):  # the client hangs up, which is what it is about
+            with suppress(OSError):  # the client hangs up, as the test expects
                 talk(connection, closing)
 
     def accept(listening: socket.socket) -> None:
@@ -413,8 +413,8 @@ SLOW = {
 
 
 @pytest.mark.parametrize("how", SLOW)
-def test_the_deadline_holds_however_slowly_a_server_answers(how: str, promise: Promise) -> None:
-    """Each byte would put off a limit on silence; this one is on the whole, and the attempts are as many as ever."""
+def test_the_time_limit_holds_however_slowly_a_server_answers(how: str, promise: Promise) -> None:
+    """A limit on silence would restart with each byte; this limit covers the whole answer, and each attempt has it."""
 
     async def main(url: str) -> SelfInstructError:
         async with Client(url, RetryOptions(attempts=2, base_s=0.0), timeout_s=0.5) as client:
@@ -422,41 +422,43 @@ def test_the_deadline_holds_however_slowly_a_server_answers(how: str, promise: P
                 await client.complete()
             return caught.value
 
-    with peer(SLOW[how]) as (url, calls):
-        said = str(go(main(url)))
+    with raw_server(SLOW[how]) as (url, calls):
+        message = str(go(main(url)))
         assert len(calls) == 2
-    assert "no complete answer" in said or "did not answer in time" in said
-    assert "after 2 attempts" in said
+    assert "no complete answer" in message or "did not answer in time" in message
+    assert "after 2 attempts" in message
     if how == "within a chunk":
         promise("retry: deadline", f"{len(SLOW)} ways of never ending ended, 2 of 2 attempts made")
 
 
-# Too much
+# Oversized answers
 
 GIB = 1 << 30
 
 
 def bomb(encoding: str) -> bytes:
-    """A JSON object of 1 GiB in so many codings."""
+    """Return a JSON object of 1 GiB in the given content encoding."""
     squeeze = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | (16 if encoding.startswith("gzip") else 0))
     packed = squeeze.compress(b'{"choices": [{"finish_reason": "stop", "text": "')
     packed += squeeze.flush(zlib.Z_FULL_FLUSH)
     squeeze.compress(b"x" * (1 << 20))
-    packed += squeeze.flush(zlib.Z_FULL_FLUSH) * (GIB >> 20)  # a part that stands by itself; a checksum comes too late
+    packed += squeeze.flush(zlib.Z_FULL_FLUSH) * (
+        GIB >> 20
+    )  # independent blocks; the missing checksum would be noticed too late
     return gzip.compress(packed, mtime=0) if "," in encoding else packed
 
 
-# A client in a process of its own, with so much more memory than it needs to begin with, and not a gigabyte.
+# A client in a separate process, whose memory may grow by a fixed amount, far below a gigabyte.
 FRUGAL = """
 import asyncio, resource, sys
 from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
 from selfinstruct.errors import SelfInstructError
-from selfinstruct.records import Request, Sampling, Turn
+from selfinstruct.records import PromptMessage, Request, Sampling
 
 async def main(url, more):
     backend = OpenAIBackend(OpenAIOptions(base_url=url, model="m"))
     await backend.start()
-    request = Request("s", (Turn("prompt", "t", {}, "p"),), Sampling(9))
+    request = Request("s", (PromptMessage("prompt", "t", {}, "p"),), Sampling(9))
     print((await backend.complete(request)).text)  # everything is loaded and connected
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with open("/proc/self/statm") as file:
@@ -474,8 +476,8 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
-def test_a_gzip_bomb_is_refused_without_its_memory(promise: Promise) -> None:
-    """Errors and redirections may be bombs too; of a redirection, which is followed, the body is not looked at."""
+def test_a_gzip_bomb_is_refused_with_little_memory(promise: Promise) -> None:
+    """Errors and redirects may be bombs too; the body of a redirect, which is followed, is not read."""
     kinds = [("gzip", 200), ("gzip, gzip", 200), ("deflate", 200), ("gzip", 500), ("gzip", 307)]
     bodies = [bomb(encoding) for encoding, _ in kinds]
     faults = {

@@ -1,4 +1,4 @@
-"""One run over several real servers: spread by load, and through deaths, refusals and pauses, always exactly N rows."""
+"""One run on several real servers, distributed by load: exactly N rows despite crashes, refusals and pauses."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ N = 120
 Servers = Callable[..., Loopback]
 
 
-class Watched:
-    """Shows progress to nobody, and keeps every word of which servers were set aside."""
+class StatusLog:
+    """A display that shows nothing and records every status line about the servers."""
 
     def __init__(self) -> None:
         self.servers: list[str] = []
 
     @contextmanager
     def __call__(self, progress: RunProgress) -> Iterator[None]:
-        told = self.servers
+        lines = self.servers
 
-        class Kept(type(progress)):  # type: ignore[misc]
+        class Recording(type(progress)):  # type: ignore[misc]
             def __setattr__(self, name: str, value: Any) -> None:
                 if name == "servers":
-                    told.append(value)
+                    lines.append(value)
                 super().__setattr__(name, value)
 
-        progress.__class__ = Kept
+        progress.__class__ = Recording
         yield
 
 
@@ -60,22 +60,22 @@ def settings(*urls: str, rows: int = N, **more: Any) -> dict[str, Any]:
 
 
 def sends(run: Path) -> Counter[int]:
-    """How many sends of each request are on record."""
+    """Return the recorded number of sends of each request."""
     with sqlite3.connect(run / "run.sqlite") as ledger:
-        found = Counter(dict(ledger.execute("SELECT k, COUNT(*) FROM sends GROUP BY k")))
+        counts = Counter(dict(ledger.execute("SELECT k, COUNT(*) FROM sends GROUP BY k")))
     ledger.close()
-    return found
+    return counts
 
 
 def outcomes(run: Path) -> dict[str, int]:
     with sqlite3.connect(run / "run.sqlite") as ledger:
-        found = dict(ledger.execute("SELECT kind, COUNT(*) FROM outcomes GROUP BY kind"))
+        counts = dict(ledger.execute("SELECT kind, COUNT(*) FROM outcomes GROUP BY kind"))
     ledger.close()
-    return found
+    return counts
 
 
 def arrived(*servers: Loopback) -> Counter[int]:
-    """How often each request came in."""
+    """Return how often each request arrived."""
     return Counter(number_of(call.body) for server in servers for call in server.arrived)
 
 
@@ -88,8 +88,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return dataset(run)
 
 
-def test_requests_are_spread_by_load(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
-    """One holds what it has from its tenth request on, until the other was given ten more: then it has no more yet."""
+def test_requests_are_distributed_by_load(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
+    """From its tenth request on, one server answers nothing until the other has received ten more requests."""
     held: list[int] = []
     until: list[int] = []
 
@@ -109,16 +109,16 @@ def test_requests_are_spread_by_load(tmp_path: Path, loopback: Servers, alone: b
     assert len(generate(tmp_path / "run", settings(slow.url, fast.url)).rows) == N
     assert dataset(tmp_path / "run") == alone
     assert len(fast.arrived) >= until[0]
-    assert 10 <= held[0] <= 9 + 4, "half of the eight at once"
-    assert arrived(slow, fast) == sends(tmp_path / "run"), "each came in once, and is on record"
+    assert 10 <= held[0] <= 9 + 4, "half of the eight requests in flight"
+    assert arrived(slow, fast) == sends(tmp_path / "run"), "each arrived once, and is recorded"
     assert set(sends(tmp_path / "run").values()) == {1}
 
 
-def test_a_server_that_dies_amid_a_run_costs_nothing_and_gets_work_again_when_it_is_back(
+def test_a_server_that_crashes_during_a_run_costs_nothing_and_is_used_again_once_it_is_back(
     tmp_path: Path, loopback: Servers, alone: bytes, monkeypatch: pytest.MonkeyPatch, promise: Promise
 ) -> None:
-    """It dies with two requests under way, which the other one is asked at once; it is back a little later."""
-    monkeypatch.setattr("selfinstruct.backends.openai.server_pool._FIRST_S", 0.01)
+    """It crashes with two requests in flight, which the other server receives at once; it returns a little later."""
+    monkeypatch.setattr("selfinstruct.backends.openai.server_pool._FIRST_PAUSE_S", 0.01)
     with ExitStack() as stack:
         back: list[Loopback] = []
         dead = threading.Event()
@@ -136,28 +136,28 @@ def test_a_server_that_dies_amid_a_run_costs_nothing_and_gets_work_again_when_it
 
         mortal = loopback(reply, dies)
         other = loopback(reply, revives, delay=lambda body: 0.05 if back and len(back[0].arrived) < 3 else 0.005)
-        watched = Watched()
-        result = generate(tmp_path / "run", settings(mortal.url, other.url), show=watched)
+        log = StatusLog()
+        result = generate(tmp_path / "run", settings(mortal.url, other.url), show=log)
         assert len(result.rows) == N
         assert dataset(tmp_path / "run") == alone
-        assert len(mortal.arrived) >= 6  # another may come while it dies
-        assert len(back[0].arrived) > 1, "it was tried, and then given more"
-        came, sent = arrived(mortal, other, *back), sends(tmp_path / "run")
-        refused = sum(sent.values()) - sum(came.values())
-        assert not came - sent, "nothing came in that is not on record"
-        assert 0 <= refused <= 12, "probes that found nobody"
+        assert len(mortal.arrived) >= 6  # another one may arrive during the crash
+        assert len(back[0].arrived) > 1, "one request tested it, then it received more"
+        received, sent = arrived(mortal, other, *back), sends(tmp_path / "run")
+        refused = sum(sent.values()) - sum(received.values())
+        assert not received - sent, "every arrival is recorded"
+        assert 0 <= refused <= 12, "probes that reached no server"
         answered = arrived(other, *back)
         answered.update(number_of(call.body) for call in mortal.arrived[:4])
-        assert set(answered.values()) == {1}, "none was asked again that had been answered"
+        assert set(answered.values()) == {1}, "no answered request was sent again"
         assert outcomes(tmp_path / "run") == {"completion": len(answered)}
-    assert f"{mortal.url} set aside: " in watched.servers[0]
-    assert watched.servers[0].endswith("; 1 of 2 servers left")
-    assert watched.servers[-1] == ""
-    again = sum(came.values()) - len(came)
+    assert f"{mortal.url} set aside: " in log.servers[0]
+    assert log.servers[0].endswith("; 1 of 2 servers left")
+    assert log.servers[-1] == ""
+    again = sum(received.values()) - len(received)
     promise("servers: one of two dies", f"exactly {N} rows, the same bytes; {again} requests lost with it, sent again")
 
 
-def test_when_all_are_dead_the_run_stops_and_the_same_command_goes_on(
+def test_if_all_servers_crash_the_run_stops_and_the_same_command_continues_it(
     tmp_path: Path, loopback: Servers, alone: bytes
 ) -> None:
     def dies(number: int, body: Any) -> Fault | None:
@@ -167,62 +167,62 @@ def test_when_all_are_dead_the_run_stops_and_the_same_command_goes_on(
         return None
 
     servers = [loopback(reply, dies), loopback(reply), loopback(reply)]
-    given = settings(*(server.url for server in servers), retry={"base_s": 0.01, "attempts": 3})
+    options = settings(*(server.url for server in servers), retry={"base_s": 0.01, "attempts": 3})
     with pytest.raises(TransientError, match="0 of 3 servers left") as caught:
-        generate(tmp_path / "run", given)
+        generate(tmp_path / "run", options)
     assert all(server.url in str(caught.value) for server in servers)
-    assert set(outcomes(tmp_path / "run")) == {"completion"}, "no request is blamed"
+    assert set(outcomes(tmp_path / "run")) == {"completion"}, "no request is recorded as a failure"
     assert not arrived(*servers) - sends(tmp_path / "run")
     answered = set(commits(tmp_path / "run"))
     with Loopback(reply, port=servers[1].port) as server:
-        assert len(generate(tmp_path / "run", {}).rows) == N, "one of the addresses is enough"
-        assert not arrived(server).keys() & answered, "nothing is bought twice"
+        assert len(generate(tmp_path / "run", {}).rows) == N, "one reachable address is enough"
+        assert not arrived(server).keys() & answered, "no answered request is sent again"
     assert dataset(tmp_path / "run") == alone
 
 
-def test_a_server_that_fails_on_everything_is_left_alone(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
-    """It is the quickest to answer, with nothing: the fewest requests under way are always there."""
+def test_a_server_that_fails_on_every_request_is_set_aside(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
+    """It answers fastest, so it always has the fewest requests in flight."""
     broken = loopback(reply, lambda number, body: Fault(500))
     good = loopback(reply, delay=0.01)
-    watched = Watched()
-    generate(tmp_path / "run", settings(broken.url, good.url, retry={"base_s": 0.01, "attempts": 4}), show=watched)
+    log = StatusLog()
+    generate(tmp_path / "run", settings(broken.url, good.url, retry={"base_s": 0.01, "attempts": 4}), show=log)
     assert dataset(tmp_path / "run") == alone
     assert 3 <= len(broken.arrived) <= 12
     assert arrived(broken, good) == sends(tmp_path / "run")
     assert "failure" not in outcomes(tmp_path / "run")
-    assert watched.servers[-1] == (
+    assert log.servers[-1] == (
         f"{broken.url} set aside: answered 500 (Internal Server Error): fault 500; 1 of 2 servers left"
     )
 
 
-def test_a_server_that_falls_silent_is_set_aside_and_nothing_is_blamed_on_its_requests(
+def test_a_server_that_stops_answering_is_set_aside_and_its_requests_do_not_fail(
     tmp_path: Path, loopback: Servers, alone: bytes
 ) -> None:
-    """As a host that lost its power: no reset, only the deadline, beyond which no attempt of theirs would be left."""
+    """It behaves like a host without power: no reset, only the timeout, after which no attempt would remain."""
     silent = loopback(reply, lambda number, body: Fault(how="hang") if number > 3 else None)
     other = loopback(reply, delay=0.01)
-    given = settings(silent.url, other.url, retry={"attempts": 1, "total_s": 0.0})
-    given["openai"]["timeout_s"] = 3.0
-    generate(tmp_path / "run", given)
+    options = settings(silent.url, other.url, retry={"attempts": 1, "total_s": 0.0})
+    options["openai"]["timeout_s"] = 3.0
+    generate(tmp_path / "run", options)
     assert dataset(tmp_path / "run") == alone
     assert len(silent.arrived) > 3
     assert arrived(silent, other) == sends(tmp_path / "run")
     assert "failure" not in outcomes(tmp_path / "run")
 
 
-def test_a_429_of_one_pauses_only_that(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
-    """It asks for an hour: longer than anybody would wait, were there no other."""
+def test_a_429_pauses_only_its_own_server(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
+    """It asks for an hour, which would end the run if there were no other server."""
     busy = loopback(reply, lambda number, body: Fault(429, {"Retry-After": "3600"}) if number > 4 else None)
     other = loopback(reply, delay=0.01)
-    watched = Watched()
-    generate(tmp_path / "run", settings(busy.url, other.url), show=watched)
+    log = StatusLog()
+    generate(tmp_path / "run", settings(busy.url, other.url), show=log)
     assert dataset(tmp_path / "run") == alone
-    assert 5 <= len(busy.arrived) <= 4 + 8, "no more than were under way"
+    assert 5 <= len(busy.arrived) <= 4 + 8, "no more than were in flight"
     assert arrived(busy, other) == sends(tmp_path / "run")
-    assert watched.servers == [], "busy is not down"
+    assert log.servers == [], "a busy server is not down"
 
 
-def test_a_429_of_all_pauses_all(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
+def test_a_429_of_every_server_pauses_every_request(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
     def busy(number: int, body: Any) -> Fault | None:
         return Fault(429, {"retry-after-ms": "40"}) if 3 <= number <= 6 else None
 
@@ -238,20 +238,20 @@ def test_a_429_of_all_pauses_all(tmp_path: Path, loopback: Servers, alone: bytes
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_server_that_refuses_is_left_out_and_told_of(
+def test_a_server_that_refuses_is_set_aside_and_reported(
     tmp_path: Path, loopback: Servers, alone: bytes, status: int
 ) -> None:
     wrong = loopback(reply, lambda number, body: Fault(status))
     good = loopback(reply, delay=0.01)
-    watched = Watched()
-    generate(tmp_path / "run", settings(wrong.url, good.url), show=watched)
+    log = StatusLog()
+    generate(tmp_path / "run", settings(wrong.url, good.url), show=log)
     assert dataset(tmp_path / "run") == alone
-    assert 1 <= len(wrong.arrived) <= 8, "no more than were under way"
+    assert 1 <= len(wrong.arrived) <= 8, "no more than were in flight"
     assert arrived(wrong, good) == sends(tmp_path / "run")
-    assert f"{wrong.url} set aside: answered {status}" in watched.servers[-1]
+    assert f"{wrong.url} set aside: answered {status}" in log.servers[-1]
 
 
-def test_when_all_refuse_the_run_stops_with_what_they_said(tmp_path: Path, loopback: Servers) -> None:
+def test_if_all_servers_refuse_the_run_stops_with_their_answers(tmp_path: Path, loopback: Servers) -> None:
     servers = [loopback(reply, lambda number, body: Fault(401)), loopback(reply, lambda number, body: Fault(404))]
     with pytest.raises(BackendError) as caught:
         generate(tmp_path / "run", settings(*(server.url for server in servers)))
@@ -263,8 +263,8 @@ def test_when_all_refuse_the_run_stops_with_what_they_said(tmp_path: Path, loopb
 
 
 @pytest.mark.parametrize("limit", ["max_requests", "max_tokens"])
-def test_a_budget_holds_while_requests_move(tmp_path: Path, loopback: Servers, limit: str) -> None:
-    """Both count what they will ask for: whatever they don't answer at its worst, as they may have generated it."""
+def test_a_budget_holds_while_requests_move_between_servers(tmp_path: Path, loopback: Servers, limit: str) -> None:
+    """Both servers bill every request, at its worst case if they do not answer: they may have generated the text."""
     shops = [Shop(fails=3), Shop(fails=1)]
 
     def dies(order: int, body: Any) -> Fault | None:
@@ -274,9 +274,9 @@ def test_a_budget_holds_while_requests_move(tmp_path: Path, loopback: Servers, l
         return fault
 
     mortal, other = loopback(shops[0].answer, dies), loopback(shops[1].answer, shops[1].fault)
-    given = settings(mortal.url, other.url, rows=400, retry={"base_s": 0.01, "attempts": 8})
+    options = settings(mortal.url, other.url, rows=400, retry={"base_s": 0.01, "attempts": 8})
     for value in (20, 30) if limit == "max_requests" else (150_000, 250_000):
-        result = generate(tmp_path / "run", {**given, "budget": {limit: value}})
+        result = generate(tmp_path / "run", {**options, "budget": {limit: value}})
         assert result.ending == "budget"
         billed = sum(shop.of(limit) for shop in shops)
         assert value / 4 < billed <= value
@@ -285,7 +285,7 @@ def test_a_budget_holds_while_requests_move(tmp_path: Path, loopback: Servers, l
 
 
 def test_a_server_process_that_is_killed(tmp_path: Path, alone: bytes) -> None:
-    """The whole command line, and a SIGKILL of a server in a process of its own, with requests under way."""
+    """The command line, with a server in a separate process that is killed by SIGKILL while requests are in flight."""
     line = [sys.executable, str(ROOT / "tests" / "loopback.py"), "--delay", "0.02"]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()) as child:
         assert child.stdout is not None
@@ -297,26 +297,26 @@ def test_a_server_process_that_is_killed(tmp_path: Path, alone: bytes) -> None:
 
         mortal = child.stdout.readline().strip()
         with Loopback(reply, kills, delay=0.02) as other:
-            said = run_cli("generate", tmp_path / "run", "--backend", "openai", "--model", "scripted", "--base-url",
+            output = run_cli("generate", tmp_path / "run", "--backend", "openai", "--model", "scripted", "--base-url",
                            mortal, "--base-url", other.url, "--api", "completion", "--strategy", "alpaca", "-n", N,
                            "--concurrency", 8)  # fmt: skip
             assert not arrived(other) - sends(tmp_path / "run")
             assert set(arrived(other).values()) == {1}
         assert child.wait() == -signal.SIGKILL
-    assert f"{N} of {N} rows" in said
-    assert f"{mortal} set aside: " in said
-    assert "; 1 of 2 servers left" in said
+    assert f"{N} of {N} rows" in output
+    assert f"{mortal} set aside: " in output
+    assert "; 1 of 2 servers left" in output
     assert dataset(tmp_path / "run") == alone
     assert len(dataset(tmp_path / "run").splitlines()) == N
 
 
-def test_addresses_may_change_while_a_run_goes_on(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
-    """From one to several and back, also a run that was begun when there could only be one."""
+def test_addresses_may_change_during_the_life_of_a_run(tmp_path: Path, loopback: Servers, alone: bytes) -> None:
+    """From one address to several and back."""
     servers = [loopback(reply), loopback(reply)]
-    one, both = servers[0].url, [server.url for server in servers]
+    first, both = servers[0].url, [server.url for server in servers]
     args = ("--backend", "openai", "--model", "scripted", "--api", "completion", "--strategy", "alpaca", "-q")
-    run_cli("generate", tmp_path / "run", *args, "--base-url", one, "-n", 5, "--concurrency", 1)
-    assert f"base_url: {one}\n" in (tmp_path / "run" / "config.yaml").read_text()
+    run_cli("generate", tmp_path / "run", *args, "--base-url", first, "-n", 5, "--concurrency", 1)
+    assert f"base_url: {first}\n" in (tmp_path / "run" / "config.yaml").read_text()
     config = tmp_path / "c.yaml"
     config.write_text(f"openai:\n  base_url:\n  - {both[0]}\n  - {both[1]}\n")
     run_cli("generate", tmp_path / "run", "--config", config, "-n", 20, "--concurrency", 4, "-q")
@@ -327,10 +327,8 @@ def test_addresses_may_change_while_a_run_goes_on(tmp_path: Path, loopback: Serv
     assert dataset(tmp_path / "run") == alone
 
 
-def test_each_server_is_sent_the_key_that_is_its_own_and_no_other(
-    loopback: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """OpenAI's goes to OpenAI alone, also in company; one that is named goes to all that are."""
+def test_each_server_receives_only_its_own_key(loopback: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenAI's key goes only to OpenAI, even next to other servers; a named key goes to all of them."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
     monkeypatch.setenv("MY_KEY", "sk-mine")
     server = loopback(reply)
@@ -341,7 +339,7 @@ def test_each_server_is_sent_the_key_that_is_its_own_and_no_other(
         await backend.start()
         await backend._servers[-1].complete(request)
         await backend.close()
-        return [one._secret for one in backend._servers] + [server.arrived[-1].headers["authorization"]]
+        return [each._secret for each in backend._servers] + [server.arrived[-1].headers["authorization"]]
 
     mixed = ("https://api.openai.com/v1", server.url)
     assert asyncio.run(keys(*mixed)) == ["sk-openai", "", "Bearer none"]

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.filters.decontaminate import Decontaminator
-from selfinstruct.filters.offsets import token_spans
 from selfinstruct.filters.patterns import Boilerplate, Refusals
 from selfinstruct.filters.pii import Pii, Span
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.filters.text import tokenize
+from selfinstruct.filters.token_spans import token_spans
 
 ITEMS = ("a " * 60, "Name the three longest rivers of the world and the seas that they flow into", "say it to me again")
 FILTERS = [Repetition(min_words=0), Refusals(), Boilerplate(), Pii(), Decontaminator(ITEMS)]
@@ -36,7 +36,7 @@ TEXTS = st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=3)), ma
 @given(TEXTS)
 def test_any_text_can_be_judged_and_every_verdict_written(text):
     for judge in FILTERS:
-        (verdict,) = judge.judge([text])
+        (verdict,) = judge.decide([text])
         assert verdict.kept == (verdict.reason == "")
         assert judge.verdict(text) == verdict
         json.dumps(verdict.detail)
@@ -78,7 +78,7 @@ def test_a_megabyte_of_anything_is_judged(unit):
         judge.verdict(text[: MEGA // 4])
 
 
-@pytest.mark.parametrize("judge", FILTERS, ids=lambda judge: judge.filter)
+@pytest.mark.parametrize("judge", FILTERS, ids=lambda judge: judge.name)
 def test_a_dataset_is_filtered_in_two_processes_as_in_one(judge):
     from datasets import Dataset, disable_progress_bars
 

@@ -35,7 +35,7 @@ def sequential(texts: list[str], threshold: float) -> list[tuple[bool, float, st
 
 
 def decisive(verdicts: list[tuple[bool, float, str | None]]) -> list[tuple[bool, float | None, str | None]]:
-    """What is told without ``explain="dense"``: nothing of a text that was kept."""
+    """What is told without ``explain="full"``: nothing of a text that was kept."""
     return [(True, None, None) if verdict[0] else verdict for verdict in verdicts]
 
 
@@ -65,7 +65,7 @@ def test_any_two_texts_score_as_rouge_score_does(a, b):
 @settings(max_examples=150)
 def test_small_pools_judge_as_rouge_score_does(texts, threshold):
     expected = sequential(texts, threshold)
-    assert brief(NoveltyIndex(threshold, "rouge").offer_many(texts, explain="dense")) == expected
+    assert brief(NoveltyIndex(threshold, "rouge").offer_many(texts, explain="full")) == expected
     assert brief(NoveltyIndex(threshold, "rouge").offer_many(texts)) == decisive(expected)
 
 
@@ -86,7 +86,7 @@ def test_blocks_of_any_size_equal_one_text_at_a_time(engine, threshold):
     """Thousands of texts, against the dense comparison, which has no index at all."""
     rng = random.Random(f"{threshold}")
     texts = corpus(rng, 500, 30, 40) + corpus(rng, 400, 500, 20)
-    expected = decisive(brief(NoveltyIndex(threshold, "rouge").offer_many(texts, explain="dense")))
+    expected = decisive(brief(NoveltyIndex(threshold, "rouge").offer_many(texts, explain="full")))
     assert brief(NoveltyIndex(threshold, "rouge", engine=engine).offer_many(texts)) == expected
     index = NoveltyIndex(threshold, "rouge", engine=engine)
     found = []
@@ -115,7 +115,7 @@ def test_long_texts(engine):
             for _ in range(edits):
                 edited[rng.randrange(len(edited))] = f"w{rng.randrange(200)}"
             texts.append(" ".join(edited))
-    expected = decisive(brief(NoveltyIndex(0.7, "rouge").offer_many(texts, explain="dense")))
+    expected = decisive(brief(NoveltyIndex(0.7, "rouge").offer_many(texts, explain="full")))
     assert brief(NoveltyIndex(0.7, "rouge", engine=engine).offer_many(texts)) == expected
     assert any(not kept for kept, _, _ in expected)
 
@@ -175,5 +175,5 @@ def test_numbers_beyond_the_last_code_point(monkeypatch):
     texts = corpus(random.Random(3), 300, 100, 20)
     expected = decisive(sequential(texts[:100], 0.5))
     assert brief(NoveltyIndex(0.5, "rouge", engine="numpy").offer_many(texts[:100])) == expected
-    dense = NoveltyIndex(0.5, "rouge").offer_many(texts, explain="dense")
+    dense = NoveltyIndex(0.5, "rouge").offer_many(texts, explain="full")
     assert decisive(brief(dense)) == brief(NoveltyIndex(0.5, "rouge", engine="numpy").offer_many(texts))

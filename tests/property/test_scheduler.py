@@ -36,7 +36,7 @@ SEEDS = tuple(load_seeds(builtin_seeds()))
 
 
 STRATEGY_NAMES = tuple(SETTINGS)
-"""Every strategy, a mixed run whose weights follow what its methods bring, and a mixed run with a judge."""
+"""Every strategy, a mixed run whose weights adapt to the yield of its methods, and a mixed run with a judge."""
 
 ROWS = {"conversation": 15, "quality": 10}
 """Fewer rows where each takes many requests: a restart judges all of them again."""
@@ -121,7 +121,7 @@ def digest_of(state: RunState) -> bytes:
 
 @cache
 def in_order(strategy: str, lag: int, n: int, seed: int) -> tuple[bytes, dict[int, str]]:
-    """The plainest run there is: one request at a time."""
+    """Return the rows and request digests of a run with one request in flight at a time."""
     state = RunState(plan(strategy, lag, n, seed), n)
     digests = {}
     while not state.done:
@@ -139,7 +139,7 @@ def in_order(strategy: str, lag: int, n: int, seed: int) -> tuple[bytes, dict[in
     st.integers(0, 2),
     st.integers(),
 )
-def test_arrival_concurrency_and_kills_change_nothing(
+def test_arrival_order_concurrency_and_kills_change_nothing(
     strategy: str, lag: int, window: int, seed: int, chaos: int
 ) -> None:
     n = ROWS.get(strategy, 25)
@@ -155,12 +155,12 @@ def test_arrival_concurrency_and_kills_change_nothing(
                 flight[number] = request
                 sent_ever.setdefault(number, request.digest)
         number = dice.choice(list(flight))
-        stored[number] = reply(flight.pop(number))  # the ledger first
-        if dice.random() < 0.05:  # killed: what was in flight is lost, what was stored is not
+        stored[number] = reply(flight.pop(number))  # stored before it is processed
+        if dice.random() < 0.05:  # killed: requests in flight are lost, stored outcomes are not
             flight = {}
             state = RunState(plan(strategy, lag, n, seed), n, sent_ever)
-            for known in dice.sample(sorted(stored), len(stored)):
-                state.receive(known, stored[known])
+            for stored_number in dice.sample(sorted(stored), len(stored)):
+                state.receive(stored_number, stored[stored_number])
         else:
             state.receive(number, stored[number])
     assert digest_of(state) == rows
@@ -184,16 +184,16 @@ def test_fewer_rows_are_a_prefix_of_more(strategy: str) -> None:
     st.integers(0, 2),
     st.integers(),
 )
-def test_a_line_that_stands_where_another_stood_goes_on_as_that_does(
+def test_a_state_restored_from_a_checkpoint_continues_like_the_original(
     tmp_path_factory: pytest.TempPathFactory, strategy: str, lag: int, seed: int, chaos: int
 ) -> None:
-    """Kept in a file and read again at random moments, with outcomes waiting out of order."""
+    """Saved to a file and restored at random moments, with outcomes waiting out of order."""
     n, dice = ROWS.get(strategy, 25), random.Random(chaos)
     rows, digests = in_order(strategy, lag, n, seed)
-    the_plan, state = plan(strategy, lag, n, seed), RunState(plan(strategy, lag, n, seed), n)
+    run_plan, state = plan(strategy, lag, n, seed), RunState(plan(strategy, lag, n, seed), n)
     stored: dict[int, Outcome] = {}
     folder = tmp_path_factory.mktemp("run")
-    verdicts = VerdictCache(folder, the_plan)
+    verdicts = VerdictCache(folder, run_plan)
     while not state.done:
         number = dice.choice([number for number in state.scheduler.open if number not in stored])
         stored[number] = reply(state.scheduler.open[number])
@@ -201,20 +201,20 @@ def test_a_line_that_stands_where_another_stood_goes_on_as_that_does(
         if dice.random() < 0.1:
             verdicts.save(state)
         if dice.random() < 0.1:
-            verdicts = VerdictCache(folder, the_plan)
-            kept = verdicts.load(Answers(stored))
-            again = RunState(the_plan, n, digests)
-            if kept is not None:
-                again.restore(kept)
-            for known in dice.sample(sorted(stored), len(stored)):
-                again.receive(known, stored[known])
-            assert again.equals(state)
-            state = again
+            verdicts = VerdictCache(folder, run_plan)
+            checkpoint = verdicts.load(Outcomes(stored))
+            restored = RunState(run_plan, n, digests)
+            if checkpoint is not None:
+                restored.restore(checkpoint)
+            for stored_number in dice.sample(sorted(stored), len(stored)):
+                restored.receive(stored_number, stored[stored_number])
+            assert restored.equals(state)
+            state = restored
     assert digest_of(state) == rows
 
 
-class Answers:
-    """As much of a ledger as the check of kept verdicts asks for."""
+class Outcomes:
+    """The part of a ledger's reader that the verdict cache uses."""
 
     def __init__(self, stored: dict[int, Outcome]) -> None:
         self.stored = stored
@@ -223,13 +223,13 @@ class Answers:
         return RecordedOutcome(number, self.stored[number], 0.0) if number in self.stored else None
 
 
-def test_the_window_opens_slowly_and_never_wider_than_the_lag() -> None:
+def test_the_window_grows_slowly_up_to_the_lag() -> None:
     state = RunState(plan("alpaca", lag=20, n=1000), 1000)
     widths = []
     for _ in range(30):
         widths.append(state.scheduler.numbered - state.scheduler.decided)
         state.receive(state.scheduler.decided, Failure("bad_request", "no"))
-    assert widths == [min(20, 8 + judged) for judged in range(30)]
+    assert widths == [min(20, 8 + decided) for decided in range(30)]
 
 
 def test_a_rebuilt_request_that_differs_is_refused() -> None:
@@ -241,7 +241,7 @@ def test_a_rebuilt_request_that_differs_is_refused() -> None:
 
 
 class OneTask:
-    """A strategy that ends: two proposals, each with a draft whose instance is asked for only if it is kept."""
+    """A strategy with two proposals, each with a pending task whose follow-up asks for its instance."""
 
     name = "one-task"
     templates: ClassVar = {}
@@ -261,26 +261,26 @@ class OneTask:
 
     def receive(self, request, completion, view):
         if request.stage == "draft":
-            follow = self._request("rows", task=f"{request.number}.0")
+            follow_up = self._request("rows", task=f"{request.number}.0")
             return Received(
-                (Candidate("Describe the colour of the evening sky", kind="pending_task", on_accept=follow),)
+                (Candidate("Describe the colour of the evening sky", kind="pending_task", on_accept=follow_up),)
             )
         return Received((Candidate("Describe the colour", output="deep red and gold", task=request.context["task"]),))
 
 
-def test_a_draft_is_followed_up_only_if_it_is_kept_and_the_end_is_seen() -> None:
+def test_a_pending_task_is_followed_up_only_if_accepted_and_the_scheduler_ends() -> None:
     scheduler = Scheduler(OneTask(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
     stages = []
     while not scheduler.exhausted:
         stages.append(scheduler.open[scheduler.decided].stage)
         scheduler.process(Completion((Choice("x", "stop"),), Usage(), "m"))
-    assert stages == ["draft", "draft", "rows"]  # the second draft repeats the first and is not followed up
+    assert stages == ["draft", "draft", "rows"]  # the second task repeats the first and has no follow-up
     assert [row.id for row in scheduler.pool.rows] == ["2.0"]
     assert [task.id for task in scheduler.pool.tasks] == ["0.0"]
 
 
 class InTurn:
-    """A strategy that works on the given tasks, one after the other: what is rejected is asked for once more."""
+    """A strategy that works on three items in turn, and asks once more for a rejected candidate."""
 
     name = "in-turn"
     templates: ClassVar = {}
@@ -300,25 +300,25 @@ class InTurn:
         return Received((Candidate(completion.text, output="deep red and gold", on_reject=again),), counters=("a|b|c",))
 
 
-def test_tasks_are_taken_in_turn_and_a_rejected_candidate_is_followed_up() -> None:
+def test_items_are_taken_in_turn_and_a_rejected_candidate_has_a_follow_up() -> None:
     scheduler = Scheduler(InTurn(Prompts({"t": "$text"}, "completion")), SEEDS, FilterOptions(), seed=0, lag=8)
-    asked = []
+    sent = []
     while not scheduler.exhausted:
         request = scheduler.open[scheduler.decided]
-        asked.append((request.stage, request.context["item"]))
+        sent.append((request.stage, request.context["item"]))
         text = ("Suggest a name for a bakery", "No", "List the moons of Jupiter")[request.context["item"]]
         scheduler.process(Completion((Choice(text, "stop"),), Usage(7, 3), "m"))
-    assert asked == [("part/first", 0), ("part/first", 1), ("part/first", 2), ("part/again", 1)]
-    account = scheduler.pool.progress_by_method["part"]
-    assert account.next_item == 3
-    assert list(account.recent) == [(1, 10), (0, 10), (1, 10), (0, 10)]
+    assert sent == [("part/first", 0), ("part/first", 1), ("part/first", 2), ("part/again", 1)]
+    progress = scheduler.pool.progress_by_method["part"]
+    assert progress.next_item == 3
+    assert list(progress.recent) == [(1, 10), (0, 10), (1, 10), (0, 10)]
 
 
 @given(st.permutations(range(12)))
-def test_an_account_knows_the_lowest_item_that_was_not_asked_for(order: list[int]) -> None:
-    account, asked = MethodProgress(), set()
+def test_progress_knows_the_lowest_item_that_is_not_taken(order: list[int]) -> None:
+    progress, taken = MethodProgress(), set()
     for item in order:
-        account.take(item)
-        asked.add(item)
-        account = MethodProgress.from_json(loads(dumps(account.to_json())))
-        assert account.next_item == min(set(range(13)) - asked)
+        progress.take(item)
+        taken.add(item)
+        progress = MethodProgress.from_json(loads(dumps(progress.to_json())))
+        assert progress.next_item == min(set(range(13)) - taken)

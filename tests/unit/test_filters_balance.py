@@ -15,7 +15,7 @@ def test_the_first_rows_of_each_value_are_kept():
 
 
 def test_a_dropped_row_tells_why():
-    verdicts = Balance("domain", max_count=1).judge(rows("aab"))
+    verdicts = Balance("domain", max_count=1).decide(rows("aab"))
     assert [verdict.kept for verdict in verdicts] == [True, False, True]
     assert (verdicts[1].filter, verdicts[1].reason, verdicts[1].score) == ("balance", "over_count", 2)
     assert verdicts[1].detail == {"value": "a", "cap": 1}
@@ -26,7 +26,7 @@ def test_a_share_is_one_of_the_kept_rows():
     kept = Balance("domain", 0.5).select(data)
     values = [data[row]["domain"] for row in kept]
     assert (values.count("a"), values.count("b"), values.count("c")) == (10, 6, 4)
-    assert Balance("domain", 0.5).judge(data)[50].reason == "over_share"
+    assert Balance("domain", 0.5).decide(data)[50].reason == "over_share"
     assert Balance("domain", 1.0).select(data) == list(range(100))
     assert Balance("domain", 0.9).select(data) == list(range(100))
 
@@ -44,7 +44,7 @@ def test_a_share_that_no_selection_can_have_is_refused():
 
 def test_a_function_may_give_the_value():
     assert Balance(lambda row: row["row"] % 2, max_count=1).select(rows("aaaa")) == [0, 1]
-    verdict = Balance(lambda row: (row["domain"], 1), max_count=1).judge(rows("aa"))[1]
+    verdict = Balance(lambda row: (row["domain"], 1), max_count=1).decide(rows("aa"))[1]
     assert verdict.detail["value"] == "('a', 1)"
 
 

@@ -21,13 +21,13 @@ POEM = "Waves fold over the grey stones of the shore"
     ],
 )
 def test_copies_are_recognised(output, given, shown, reason):
-    verdict = Copied().judge(output, given, shown)
+    verdict = Copied().decide(output, given, shown)
     assert (verdict.filter, verdict.kept, verdict.reason) == ("copied", not reason, reason)
 
 
 def test_the_score_is_the_f1_and_the_nearest_demonstration_is_named():
     near, nearer = SENTENCE.replace("fox jumps", "cat leaps"), SENTENCE.replace("quick", "slow")
-    verdict = Copied().judge(SENTENCE, "", [POEM, near, nearer, nearer])
+    verdict = Copied().decide(SENTENCE, "", [POEM, near, nearer, nearer])
     assert verdict.detail == {"shown": 2}
     assert verdict.score == rouge_l(SENTENCE, nearer)
 
@@ -35,14 +35,14 @@ def test_the_score_is_the_f1_and_the_nearest_demonstration_is_named():
 def test_the_threshold_itself_is_kept():
     given = SENTENCE.replace("quick", "slow")
     score = rouge_l(SENTENCE, given)
-    assert Copied(score).judge(SENTENCE, given).kept
-    assert not Copied(score - 1e-9).judge(SENTENCE, given).kept
+    assert Copied(score).decide(SENTENCE, given).kept
+    assert not Copied(score - 1e-9).decide(SENTENCE, given).kept
 
 
 def test_the_same_words_in_another_order_are_no_copy():
-    assert Copied().judge(" ".join(reversed(SENTENCE.split())), SENTENCE).kept
+    assert Copied().decide(" ".join(reversed(SENTENCE.split())), SENTENCE).kept
 
 
 def test_a_megabyte():
-    assert Copied().judge("a" * 10**6 + "!", "b" * 10**6).kept
-    assert not Copied().judge("a " * 500_000, "a " * 500_000 + "!").kept
+    assert Copied().decide("a" * 10**6 + "!", "b" * 10**6).kept
+    assert not Copied().decide("a " * 500_000, "a " * 500_000 + "!").kept

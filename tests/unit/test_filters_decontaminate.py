@@ -3,10 +3,10 @@ import pickle
 import pytest
 
 from selfinstruct.errors import UsageError
-from selfinstruct.filters import grams
+from selfinstruct.filters import ngrams
 from selfinstruct.filters.decontaminate import Decontaminator
-from selfinstruct.filters.offsets import token_spans
 from selfinstruct.filters.text import tokenize
+from selfinstruct.filters.token_spans import token_spans
 
 LONG = "One day a farmer found a golden egg in the nest of his goose and ran home to tell his wife"
 OTHER = "List seven countries whose names begin with a vowel and sort them by the length of their coastline"
@@ -21,7 +21,7 @@ def brief(text, judge=JUDGE):
     verdict = judge.verdict(text)
     assert verdict.filter == "contamination"
     if verdict.kept:
-        assert verdict == judge.kept()
+        assert verdict == judge.keep()
         return None
     assert verdict.detail["item"] == verdict.nearest
     return verdict.reason, verdict.nearest, [text[start:end] for start, end in verdict.detail["spans"]]
@@ -90,8 +90,8 @@ def test_short_ends_where_runs_begin():
 
 
 def test_the_hash_of_a_run_decides_nothing(monkeypatch):
-    monkeypatch.setattr(grams, "_BASE", 1)  # every permutation of a run now has its hash
-    monkeypatch.setattr(grams, "_INVERSE", 1)
+    monkeypatch.setattr(ngrams, "_BASE", 1)  # every permutation of a run now has its hash
+    monkeypatch.setattr(ngrams, "_INVERSE", 1)
     judge = Decontaminator(ITEMS, IDS, rouge=None)
     shuffled = " ".join(reversed(LONG.split()))
     assert judge([shuffled, " ".join(reversed(SHORT.split())), "x " + LONG]) == [True, True, False]
@@ -106,7 +106,7 @@ def test_many_texts_at_once_are_judged_as_each_alone():
     texts = [text for item in ITEMS for text in (item, f"x {item}", words(item, 0, 9), words(item, 2, 19), "", "fine")]
     texts += ["Name three rivers that cross Rome today", " ".join(texts)] * 40
     texts *= 10
-    verdicts = JUDGE.judge(texts)
+    verdicts = JUDGE.decide(texts)
     assert verdicts == [JUDGE.verdict(text) for text in texts]
     assert {verdict.reason for verdict in verdicts} == {"", "exact", "ngram", "contained", "rouge"}
     # A run that ends in one text and begins in another is none.
@@ -167,7 +167,7 @@ def test_it_travels_to_workers_without_its_index():
     texts = [*ITEMS, f"x {LONG}", "fine", f"Well, {SHORT}"]
     copy = pickle.loads(pickle.dumps(JUDGE))
     assert copy == JUDGE
-    assert copy.judge(texts) == JUDGE.judge(texts)
+    assert copy.decide(texts) == JUDGE.decide(texts)
     small, large = Decontaminator(ITEMS), Decontaminator(ITEMS * 100)
     assert len(pickle.dumps(large)) < len(pickle.dumps(small)) + 2000
 

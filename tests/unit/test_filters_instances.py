@@ -1,11 +1,11 @@
 import pytest
 
-from selfinstruct.filters import judge_instances
+from selfinstruct.filters import check_instances
 from selfinstruct.records import Instance
 
 
 def reasons(pairs, truncated=False):
-    verdicts = judge_instances([Instance(*pair) for pair in pairs], truncated)
+    verdicts = check_instances([Instance(*pair) for pair in pairs], truncated)
     assert all(verdict.kept == (not verdict.reason) for verdict in verdicts)
     assert all(verdict.filter == "instances" for verdict in verdicts)
     return [verdict.reason for verdict in verdicts]
@@ -53,11 +53,11 @@ def test_without_an_input_outputs_may_differ():
 
 
 def test_of_equal_instances_the_first_stays():
-    verdicts = judge_instances([Instance("a", "1"), Instance("b", "1"), Instance(" a", "1 ")], truncated=False)
+    verdicts = check_instances([Instance("a", "1"), Instance("b", "1"), Instance(" a", "1 ")], truncated=False)
     assert [verdict.reason for verdict in verdicts] == ["", "", "duplicate"]
     assert verdicts[2].detail == {"instance": 0}
 
 
 def test_a_conflict_names_its_counterpart():
-    verdicts = judge_instances([Instance("x", "0"), Instance("a", "1"), Instance("a", "2")], truncated=False)
+    verdicts = check_instances([Instance("x", "0"), Instance("a", "1"), Instance("a", "2")], truncated=False)
     assert [verdict.detail["instance"] for verdict in verdicts] == [1, 2, 1]

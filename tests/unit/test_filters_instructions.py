@@ -24,12 +24,12 @@ from selfinstruct.filters import (
     ],
 )
 def test_more_than_three_words_and_at_most_150(text, reason):
-    (verdict,) = WordCount().judge([text])
+    (verdict,) = WordCount().decide([text])
     assert (verdict.filter, verdict.kept, verdict.reason) == ("words", not reason, reason)
 
 
 def test_the_number_of_words_is_the_score():
-    assert WordCount().judge(["one two three", "a b c d e"])[0].score == 3
+    assert WordCount().decide(["one two three", "a b c d e"])[0].score == 3
     assert WordCount(1, 4)(["a", "a b c d e", ""]) == [True, False, False]
 
 
@@ -48,7 +48,7 @@ def test_the_number_of_words_is_the_score():
     ],
 )
 def test_keywords_are_whole_words_of_any_case(text, found):
-    (verdict,) = Keywords().judge([text])
+    (verdict,) = Keywords().decide([text])
     assert verdict.kept == (found is None)
     assert verdict.reason == ("" if found is None else "keyword")
     assert verdict.detail.get("keyword") == found
@@ -77,7 +77,7 @@ def test_the_list_is_configurable_and_literal():
     ],
 )
 def test_leading_punctuation(text, kept):
-    (verdict,) = LeadingPunctuation().judge([text])
+    (verdict,) = LeadingPunctuation().decide([text])
     assert (verdict.kept, verdict.reason) == (kept, "" if kept else "punctuation")
 
 
@@ -92,7 +92,7 @@ def test_leading_punctuation(text, kept):
     ],
 )
 def test_program_prefix(text, kept):
-    (verdict,) = ProgramPrefix().judge([text])
+    (verdict,) = ProgramPrefix().decide([text])
     assert (verdict.kept, verdict.reason) == (kept, "" if kept else "program")
 
 
@@ -101,4 +101,4 @@ def test_linear_time_on_a_megabyte_and_safe_to_send_to_workers(judge):
     mega = ["a" * 10**6 + "!", "go " * 330_000, "go" + " " * 10**6, " " * 10**6, "write a " * 125_000, "é" * 10**6]
     assert judge(mega) == pickle.loads(pickle.dumps(judge))(mega)
     assert hash(judge) == hash(type(judge)())
-    assert judge.judge([]) == []
+    assert judge.decide([]) == []

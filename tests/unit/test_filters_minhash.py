@@ -10,7 +10,7 @@ from selfinstruct.errors import UsageError
 from selfinstruct.filters import NearDuplicateIndex
 from selfinstruct.filters.minhash import index as minhash
 from selfinstruct.filters.minhash.bands import pairs_of as all_of
-from selfinstruct.filters.minhash.shingles import char_shingles, jaccard, word_shingles
+from selfinstruct.filters.minhash.shingles import char_units, word_units
 from selfinstruct.filters.minhash.shingles import shingle_sets as joined_sets
 from selfinstruct.filters.minhash.signatures import from_datasketch, permutations, signatures, to_datasketch
 from selfinstruct.filters.minhash.sketches import Sketcher
@@ -21,6 +21,15 @@ STORY = "The lighthouse keeper counted the ships that passed in the night and wr
 def shingle_sets(hashes, offsets):
     found, ends = joined_sets(hashes, offsets)
     return np.split(found, ends[1:-1])
+
+
+def char_shingles(texts):
+    return char_units(texts).runs()
+
+
+def jaccard(a, b):
+    shared = len(np.intersect1d(a, b, assume_unique=True))
+    return shared / (len(a) + len(b) - shared)
 
 
 def grams(text, n=5):
@@ -78,7 +87,7 @@ def test_short_texts_differ_from_each_other_and_from_longer_ones():
 
 
 def test_word_shingles():
-    sets = shingle_sets(*word_shingles(["one two three four", "ONE, two; three!", "one two", "", "!!"], 3))
+    sets = shingle_sets(*word_units(["one two three four", "ONE, two; three!", "one two", "", "!!"], 3).runs())
     assert [len(found) for found in sets] == [2, 1, 1, 1, 1]
     assert sets[1][0] in sets[0]
     assert len({int(found[0]) for found in sets[1:]}) == 4

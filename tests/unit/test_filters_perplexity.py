@@ -38,47 +38,47 @@ def test_ifd_is_the_ratio_of_two_perplexities():
 
 
 def test_texts_are_kept_between_two_bounds():
-    judge = Perplexity(unigrams, min=3.0, max=10.0)
-    verdicts = judge.judge(["the", "cat", "xylem", "the cat", ""])
+    bounded = Perplexity(unigrams, min=3.0, max=10.0)
+    verdicts = bounded.decide(["the", "cat", "xylem", "the cat", ""])
     assert [verdict.reason for verdict in verdicts] == ["repetitive", "", "perplexity", "repetitive", ""]
     assert [verdict.score for verdict in verdicts] == pytest.approx([2, 4, 1000, math.sqrt(8), None])
-    assert judge.verdict("cat") == verdicts[1]
+    assert bounded.verdict("cat") == verdicts[1]
     assert verdicts[0].filter == "perplexity"
 
 
 def test_rows_are_kept_whose_instruction_helps():
-    judge = Ifd(unigrams, min=0.6)
-    verdicts = judge.judge(["say cat", "say something", "cat", ""], ["the cat", "the cat", "cat", ""])
+    difficulty = Ifd(unigrams, min=0.6)
+    verdicts = difficulty.decide(["say cat", "say something", "cat", ""], ["the cat", "the cat", "cat", ""])
     assert [verdict.reason for verdict in verdicts] == ["", "", "easy", ""]
     assert [verdict.score for verdict in verdicts] == pytest.approx([math.sqrt(0.5), 1.0, 0.5, None])
-    assert judge(["say cat", "cat"], ["the cat", "cat"]) == [True, False]
-    assert Ifd(unigrams, max=0.9).judge(["say"], ["the cat"])[0].reason == "unhelpful"
+    assert difficulty(["say cat", "cat"], ["the cat", "cat"]) == [True, False]
+    assert Ifd(unigrams, max=0.9).decide(["say"], ["the cat"])[0].reason == "unhelpful"
     with pytest.raises(UsageError, match="1 instructions but 2 answers"):
-        judge.judge(["a"], ["the", "the"])
+        difficulty.decide(["a"], ["the", "the"])
 
 
-def test_what_overflows_is_dropped_and_can_still_be_written():
-    (verdict,) = Perplexity(lambda pairs: [[-1e6] for _ in pairs], max=1e300).judge(["a"])
+def test_an_infinite_perplexity_is_rejected_and_can_still_be_written():
+    (verdict,) = Perplexity(lambda pairs: [[-1e6] for _ in pairs], max=1e300).decide(["a"])
     assert (verdict.kept, verdict.reason, verdict.score) == (False, "perplexity", None)
     assert canonical(verdict.detail) == b'{"infinite":true}'
 
 
 @pytest.mark.parametrize("bounds", [{"max": -1.0}, {"min": 2.0, "max": 1.0}, {"min": -1.0, "max": 1.0}])
 def test_bounds_are_checked(bounds):
-    with pytest.raises(UsageError, match="no bounds"):
+    with pytest.raises(UsageError, match="not valid bounds"):
         Perplexity("model", **bounds)
-    with pytest.raises(UsageError, match="no bounds"):
+    with pytest.raises(UsageError, match="not valid bounds"):
         Ifd("model", **bounds)
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers"])
-def test_a_missing_package_is_answered_by_what_to_install(monkeypatch, package):
+def test_a_missing_package_is_named_with_the_command_to_install_it(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    for judge, arguments in ((Perplexity("m", max=10.0), (["a"],)), (Ifd("m"), (["a"], ["b"]))):
+    for member, arguments in ((Perplexity("m", max=10.0), (["a"],)), (Ifd("m"), (["a"], ["b"]))):
         with pytest.raises(MissingExtraError, match=r"torch or transformers is not installed.*\[train\]"):
-            judge.judge(*arguments)
+            member.decide(*arguments)
 
 
-def test_they_travel_to_workers():
-    for judge in (Perplexity("m", max=10.0), Ifd(unigrams)):
-        assert pickle.loads(pickle.dumps(judge)) == judge
+def test_both_filters_can_be_pickled():
+    for member in (Perplexity("m", max=10.0), Ifd(unigrams)):
+        assert pickle.loads(pickle.dumps(member)) == member

@@ -8,7 +8,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from selfinstruct.errors import UsageError
 from selfinstruct.filters import NoveltyIndex, f1, lcs_length, rouge_l
-from selfinstruct.filters.rouge.lcs import least_lcs, least_match
+from selfinstruct.filters.rouge.lcs import least_lcs_array, least_match
 
 CHINESE = ["写一首关于春天的诗", "解释牛顿第二定律", "列出三种健康早餐", "把下面的句子翻译成英文"]
 
@@ -23,7 +23,7 @@ def test_f1_is_rouge_scores_expression_with_its_rounding():
 def test_integer_bounds_are_those_of_the_float_decision(threshold):
     for m, n in product(range(1, 60), repeat=2):
         above = [length for length in range(1, min(m, n) + 1) if f1(length, m, n) > threshold]
-        least = least_lcs(threshold, m, n)
+        least = int(least_lcs_array(threshold, m, n))
         assert above == list(range(least, min(m, n) + 1))
         if above:
             assert n >= least_match(threshold, m)
@@ -64,12 +64,12 @@ def test_query_changes_nothing():
 def test_the_earliest_of_equally_similar_texts_is_named():
     index = NoveltyIndex().fit(["a b c d", "x", "b a c d", "a b c d"], ["p", "q", "r", "s"])
     assert index.query("a b c d").nearest == "p"
-    assert index.query("a b c d e", explain="dense").nearest == "p"
+    assert index.query("a b c d e", explain="full").nearest == "p"
 
 
 def test_dense_gives_the_ten_nearest_and_the_mean_as_the_original_logs():
     pool = [f"write a poem about topic number {n}" for n in range(12)] + ["list two birds"]
-    verdict = NoveltyIndex(tokenizer="rouge").fit(pool).query("list some birds", explain="dense")
+    verdict = NoveltyIndex(tokenizer="rouge").fit(pool).query("list some birds", explain="full")
     scorer = RougeScorer(["rougeL"])
     scores = [scorer.score(text, "list some birds")["rougeL"].fmeasure for text in pool]
     assert verdict.kept
@@ -83,7 +83,7 @@ def test_dense_gives_the_ten_nearest_and_the_mean_as_the_original_logs():
 
 def test_an_empty_pool_and_texts_without_tokens():
     index = NoveltyIndex()
-    dense = index.query("anything", explain="dense")
+    dense = index.query("anything", explain="full")
     assert (dense.kept, dense.score, dense.nearest) == (True, 0.0, None)
     assert dense.detail == {"nearest": [], "mean": 0.0}
     assert index.offer("🎉🎉").kept

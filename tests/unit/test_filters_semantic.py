@@ -18,7 +18,7 @@ def embed(texts):
     return vectors
 
 
-def test_the_same_meaning_is_dropped_and_names_the_closest():
+def test_a_text_with_the_same_meaning_is_rejected_and_names_the_closest():
     index = SemanticIndex(0.8, embed)
     verdicts = index.offer_many(["the cat sat down", "rain falls on hills", "down SAT the cat"], ["a", "b", "c"])
     assert [verdict.kept for verdict in verdicts] == [True, True, False]
@@ -35,7 +35,7 @@ def test_a_query_changes_nothing_and_the_earliest_of_equals_is_named():
     assert len(index) == 3
 
 
-def test_exactly_at_the_threshold_is_kept():
+def test_a_cosine_equal_to_the_threshold_is_kept():
     vectors = {"a": [1.0, 0.0], "b": [0.6, 0.8], "c": [0.61, 0.79]}
     index = SemanticIndex(0.600001, lambda texts: [vectors[text] for text in texts])
     assert [verdict.kept for verdict in index.offer_many("ab")] == [True, True]
@@ -64,7 +64,7 @@ def test_batches_of_any_size_equal_one_at_a_time():
             assert verdict.score == pytest.approx(cosines.max(), abs=1e-6)
 
 
-def test_a_zero_vector_is_like_no_other():
+def test_a_zero_vector_resembles_no_other():
     index = SemanticIndex(0.5, embed)
     assert [verdict.kept for verdict in index.offer_many(["", "", "a"])] == [True, True, True]
 
@@ -78,14 +78,17 @@ def test_it_can_be_saved_and_loaded(tmp_path):
     for text in ("b a", "d"):
         assert again.offer(text) == index.offer(text)
     assert again.ids == index.ids
+    again.remove(["0"])
+    assert again.query("b a").kept
+    assert not again.query("c").kept
     with pytest.raises(UsageError, match="dimensions"):
         SemanticIndex.load(tmp_path / "index.npz", lambda texts: np.ones((len(texts), 3))).query("a")
 
 
-def test_what_a_model_must_not_give():
-    with pytest.raises(UsageError, match="one vector a text"):
+def test_invalid_vectors_are_refused():
+    with pytest.raises(UsageError, match="one vector per text"):
         SemanticIndex(0.5, lambda texts: np.ones(3)).query("a")
-    with pytest.raises(UsageError, match="no number"):
+    with pytest.raises(UsageError, match="not a finite number"):
         SemanticIndex(0.5, lambda texts: [[np.nan]]).query("a")
 
 
@@ -99,7 +102,7 @@ def test_wrong_arguments_are_refused():
         pickle.dumps(index)
 
 
-def test_a_missing_package_is_answered_by_what_to_install(monkeypatch, tmp_path):
+def test_a_missing_package_is_named_with_the_command_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "model2vec", None)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     (tmp_path / "modules.json").write_text("[]")  # both packages write it

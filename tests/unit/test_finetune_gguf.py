@@ -286,7 +286,7 @@ def test_llama_cpp_computes_the_same_logits(options, tmp_path) -> None:
 
 def test_positions_scaled_in_another_way_are_not_read_as_plain_ones(tmp_path) -> None:
     export_gguf(str(saved(tmp_path / "scaled", rope_parameters=LLAMA3)), tmp_path / "m.gguf", dtype="f32")
-    with pytest.raises(UsageError, match="rotary positions are scaled, and not as those of Llama 3"):
+    with pytest.raises(UsageError, match="rotary positions are scaled otherwise than in Llama 3"):
         load(str(tmp_path / "m.gguf"), dtype=torch.float32)
 
 
@@ -433,14 +433,14 @@ AROUND = processors.TemplateProcessing(single="<|im_start|> <|im_start|> $A", sp
     ("tokenizer", "words"),
     [
         (of_words, "of type WordPiece; only byte-level BPE"),
-        (lambda: with_backend(normalizer=normalizers.NFC()), "rewrites text first .NFC."),
+        (lambda: with_backend(normalizer=normalizers.NFC()), "normalizes text .NFC."),
         (lambda: with_backend(pre_tokenizer=BYTES(add_prefix_space=True)), "no name of llama.cpp is known"),
         (lambda: with_backend(pre_tokenizer=pre_tokenizers.Metaspace()), "no name of llama.cpp is known"),
         (lambda: with_backend(pre_tokenizer=None), "no name of llama.cpp is known"),
         (lambda: with_backend(post_processor=AROUND), "puts more around a text than BOS and EOS"),
-        (lambda: with_token(lstrip=True, special=True), "'<mask>' is found by what stands beside it"),
-        (lambda: with_token(rstrip=True), "'<mask>' is found by what stands beside it"),
-        (lambda: with_token(single_word=True), "'<mask>' is found by what stands beside it"),
+        (lambda: with_token(lstrip=True, special=True), "'<mask>' matches depends on the text around it"),
+        (lambda: with_token(rstrip=True), "'<mask>' matches depends on the text around it"),
+        (lambda: with_token(single_word=True), "'<mask>' matches depends on the text around it"),
         (without_end, "set eos_token in its tokenizer_config.json"),
     ],
 )

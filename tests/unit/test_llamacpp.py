@@ -80,7 +80,7 @@ def test_every_truncation_before_the_last_tensor_is_detected(tmp_path: Path) -> 
     ("content", "says"),
     [
         (b"", "it is empty"),
-        (b"FUGG" + bytes(40), "a big-endian one"),
+        (b"FUGG" + bytes(40), "a big-endian GGUF file"),
         (b"PK\x03\x04" + bytes(40), "PyTorch"),
         (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
         (b"<!doctype html>", "web page"),

@@ -10,15 +10,14 @@ import subprocess
 import sys
 import traceback
 import zlib
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
-from selfinstruct.backends import backend_names, backend_spec, open_backend, register_backend
+from selfinstruct.backends import backend_names, backend_spec, open_backend
 from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
-from selfinstruct.backends.openai.backend import OPENAI, OpenAIBackend, OpenAIOptions
+from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
 from selfinstruct.backends.openai.keys import redacted, without_key
 from selfinstruct.backends.openai.server import Server
 from selfinstruct.common.codec import canonical
@@ -552,9 +551,6 @@ def test_the_registry() -> None:
     assert isinstance(open_backend("openai", OpenAIOptions()), OpenAIBackend)
     assert backend_names() == ("llamacpp", "openai", "openai-batch", "replay", "vllm")
     assert backend_spec("openai").options is OpenAIOptions
-    register_backend(OPENAI)  # registering the same backend again changes nothing
-    with pytest.raises(ConfigError, match="two backends are named 'openai'"):
-        register_backend(replace(OPENAI, default_lag=1))
     with pytest.raises(ConfigError, match=r"unknown backend 'opnai' \(did you mean 'openai'\?\)"):
         open_backend("opnai", OpenAIOptions())
     with pytest.raises(TypeError, match="OpenAIOptions"):

@@ -1,4 +1,4 @@
-"""The real engine: a model in safetensors, and one engine for all tests that only ask it something."""
+"""The real engine: a model in safetensors, and one engine shared by all tests that only send requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from selfinstruct.records import Completion, Request
 
 HERE = Path(__file__).parent
 SETTINGS: dict[str, Any] = {"dtype": "float32", "max_model_len": 2048, "kv_cache_gib": 0.5}
-"""Float32: batches of another size then change no text of this model. Half a GiB: several engines run side by side."""
+"""In float32 the batch size changes no text of this model. With half a GiB, several engines fit into memory."""
 
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model out of its GGUF file, as a folder with safetensors."""
+    """A folder with the embedded model, converted from GGUF to safetensors."""
     import torch
 
     from finetune.model.loading import load, save
@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def logs_in_the_tests_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an engine that does not start leaves its log."""
+    """Keep the log of an engine that does not start in the test's folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
@@ -65,7 +65,7 @@ def backend(runner: asyncio.Runner, model: Path) -> Iterator[VllmBackend]:
 
 @pytest.fixture(scope="session")
 def ask(runner: asyncio.Runner, backend: VllmBackend) -> Callable[..., list[Completion]]:
-    """Ask for all of these at once."""
+    """A function that sends all given requests at once."""
 
     async def go(*requests: Request) -> list[Completion]:
         return list(await asyncio.gather(*(backend.complete(request) for request in requests)))
@@ -74,23 +74,23 @@ def ask(runner: asyncio.Runner, backend: VllmBackend) -> Callable[..., list[Comp
 
 
 def group_of(backend: VllmBackend) -> int:
-    """The session of the engine's processes."""
+    """Return the session of the engine's processes."""
     assert backend._process is not None
     return backend._process._process.pid
 
 
 def members(group: int) -> list[int]:
-    """Processes of a session that are alive."""
-    found = []
+    """Return the living processes of a session."""
+    alive = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                continue  # it ended just now
+                continue  # it has just ended
             if int(fields[3]) == group and fields[0] != "Z":
-                found.append(int(folder.name))
-    return found
+                alive.append(int(folder.name))
+    return alive
 
 
 def children(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""vLLM behind the backend's contract: what it answers, refuses, forgets and remembers."""
+"""vLLM behind the contract of a backend: answers, refusals, cancellation and caching."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def chat(*texts: str, **sampling: Any) -> Request:
 
 
 def task(number: int, **sampling: Any) -> Request:
-    given = {"max_tokens": 24, "temperature": 0.9, "top_p": 0.95, "seed": 1000 + number, **sampling}
-    return raw(f"{HEAD}{number}. Name", **given)
+    values = {"max_tokens": 24, "temperature": 0.9, "top_p": 0.95, "seed": 1000 + number, **sampling}
+    return raw(f"{HEAD}{number}. Name", **values)
 
 
-def test_it_completes_raw_prompts_as_they_are(ask: Ask) -> None:
+def test_it_completes_raw_prompts_unchanged(ask: Ask) -> None:
     (completion,) = ask(raw("The capital of France is"))
     assert "Paris" in completion.text
     assert completion.choices[0].finish_reason == "length"
     assert completion.truncated
     assert completion.usage.prompt_tokens == 5
     assert completion.usage.completion_tokens == 8
-    assert completion.model == "SmolLM2", "a name, no path"
+    assert completion.model == "SmolLM2", "a name without a path"
 
 
 def test_it_chats_in_the_models_own_template(ask: Ask) -> None:
-    plain, told = ask(chat("Say hello."), chat("You are a pirate.", "Say hello."))
+    plain, instructed = ask(chat("Say hello."), chat("You are a pirate.", "Say hello."))
     assert plain.usage.prompt_tokens > 20, "the template surrounds the message"
-    assert told.usage.prompt_tokens != plain.usage.prompt_tokens
-    assert "<|im_" not in plain.text + told.text
+    assert instructed.usage.prompt_tokens != plain.usage.prompt_tokens
+    assert "<|im_" not in plain.text + instructed.text
 
 
 def test_a_user_s_turn_is_written_inside_the_chat_template_and_answered(ask: Ask, model: Path) -> None:
@@ -65,21 +65,21 @@ def test_a_user_s_turn_is_written_inside_the_chat_template_and_answered(ask: Ask
     assert all(request.turns[0].text.endswith("<|im_start|>user\n") for request in asked)
     turns = ask(*asked)
     received = [plan.strategy.receive(*pair, pool) for pair in zip(asked, turns, strict=True)]
-    drafts = [draft for one in received for draft in one.candidates if all(verdict.kept for verdict in draft.verdicts)]
+    drafts = [draft for result in received for draft in result.candidates if all(v.kept for v in draft.verdicts)]
     assert drafts
-    (answer,) = ask(drafts[0].then.numbered(4, 1))
+    (answer,) = ask(drafts[0].on_accept.numbered(4, 1))
     assert len(drafts[0].instruction.split()) > 2
     assert len(answer.text.split()) > 2
     assert "<|im_" not in drafts[0].instruction + answer.text
 
 
-def test_stop_strings_end_the_text_and_are_no_part_of_it(ask: Ask) -> None:
+def test_stop_strings_end_the_text_and_are_excluded(ask: Ask) -> None:
     (completion,) = ask(raw("1. one\n2. two\n3. three\n4.", max_tokens=40, stop=("\n6.",)))
     assert completion.text == " four\n5. five"
     assert completion.choices[0].finish_reason == "stop"
 
 
-def test_several_choices_count_together(ask: Ask) -> None:
+def test_the_usage_of_several_choices_is_their_sum(ask: Ask) -> None:
     (completion,) = ask(raw("A story:", n=3, seed=5, temperature=1.5))
     assert len({choice.text for choice in completion.choices}) == 3
     assert completion.usage.completion_tokens == 24
@@ -91,36 +91,36 @@ def test_penalties_reach_the_engine(ask: Ask) -> None:
         assert len(set(varied.text.split())) > len(set(same.text.split()))
 
 
-def test_a_schema_is_kept_to_in_both_kinds_of_request(ask: Ask) -> None:
-    """Hot, so that a model of this size would write anything else."""
+def test_a_schema_is_obeyed_in_raw_prompts_and_chats(ask: Ask) -> None:
+    """At this temperature, a model of this size would write anything without the schema."""
     schema = {
         "type": "object",
         "properties": {"rows": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}},
         "required": ["rows"],
         "additionalProperties": False,
     }
-    given = {"max_tokens": 60, "temperature": 1.5, "seed": 1, "schema": schema}
-    for completion in ask(raw("A list:", **given), chat("Say hello.", **given)):
-        found = json.loads(completion.text)
-        assert set(found) == {"rows"}
-        assert [type(one) for one in found["rows"]] == [bool, bool]
+    sampling = {"max_tokens": 60, "temperature": 1.5, "seed": 1, "schema": schema}
+    for completion in ask(raw("A list:", **sampling), chat("Say hello.", **sampling)):
+        value = json.loads(completion.text)
+        assert set(value) == {"rows"}
+        assert [type(row) for row in value["rows"]] == [bool, bool]
         assert completion.choices[0].finish_reason == "stop"
 
 
-def test_a_common_beginning_is_computed_once(ask: Ask) -> None:
+def test_a_shared_prefix_is_computed_once(ask: Ask) -> None:
     ask(task(1, max_tokens=1))
     (second,) = ask(task(2, max_tokens=1))
-    assert second.usage.cached_tokens >= 128, "a block of vLLM's on a CPU"
+    assert second.usage.cached_tokens >= 128, "the size of a cache block on a CPU"
 
 
 def test_the_seed_decides_the_text_alone_or_in_a_batch(ask: Ask) -> None:
-    """In float32, that is: see docs/backends.md."""
+    """This holds in float32; see docs/backends.md."""
     together = ask(*(task(number) for number in range(8)))
     alone = [ask(task(number))[0] for number in range(4)]
     backwards = ask(*(task(number) for number in reversed(range(8))))[::-1]
-    texts = [one.text for one in together]
-    assert texts[:4] == [one.text for one in alone]
-    assert texts == [one.text for one in backwards]
+    texts = [completion.text for completion in together]
+    assert texts[:4] == [completion.text for completion in alone]
+    assert texts == [completion.text for completion in backwards]
     assert len(set(texts)) == 8
     assert ask(task(0, seed=7))[0].text != texts[0]
 
@@ -136,35 +136,35 @@ def test_the_seed_decides_the_text_alone_or_in_a_batch(ask: Ask) -> None:
         (chat("x y " * 20_000), "the prompt alone exceeds the context of 2048 tokens"),
     ],
 )
-def test_what_does_not_fit_the_context_is_the_requests_own_fault(ask: Ask, request_: Request, says: str) -> None:
+def test_a_request_that_exceeds_the_context_is_at_fault_itself(ask: Ask, request_: Request, says: str) -> None:
     with pytest.raises(RequestError, match=says + r": .* --set vllm\.max_model_len=") as caught:
         ask(request_)
     assert caught.value.code == "context_length"
 
 
-def test_what_just_fits_is_answered_and_harms_nobody(ask: Ask) -> None:
-    """A prompt that vLLM would read in pieces is fatal to its CPU engine when the request has a seed."""
+def test_a_request_that_fills_the_context_is_answered_and_disturbs_no_other(ask: Ask) -> None:
+    """With chunked prefill, a seeded request with a long prompt would crash vLLM's engine on a CPU."""
     long, *short = ask(raw("x " * 2000, seed=3), *(task(number, max_tokens=4) for number in range(4)))
     assert long.usage.prompt_tokens > 1990
-    assert [one.usage.completion_tokens for one in short] == [4, 4, 4, 4]
+    assert [completion.usage.completion_tokens for completion in short] == [4, 4, 4, 4]
 
 
-def test_what_vllm_refuses_is_the_requests_own_fault(ask: Ask) -> None:
+def test_a_request_that_vllm_refuses_is_at_fault_itself(ask: Ask) -> None:
     with pytest.raises(RequestError, match=r"vLLM refuses the request: .*empty") as caught:
         ask(raw(""))
     assert caught.value.code == "bad_request"
 
 
-def test_texts_of_every_kind_pass(ask: Ask) -> None:
+def test_unusual_characters_are_accepted(ask: Ask) -> None:
     odd = "{% for %} {{ 1/0 }} \x00\x1b[31m \u2028 🦆 日本 %s $x \\"
     (completion,) = ask(chat(odd))
     assert completion.usage.completion_tokens
 
 
-def test_a_request_that_takes_too_long_or_is_given_up_makes_room(
+def test_a_request_that_times_out_or_is_cancelled_frees_its_slot(
     runner: asyncio.Runner, backend: VllmBackend, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def give_up() -> None:
+    async def cancel() -> None:
         task_ = asyncio.create_task(backend.complete(raw("Once", max_tokens=2000, temperature=1.5)))
         await asyncio.sleep(0)
         task_.cancel()
@@ -176,12 +176,12 @@ def test_a_request_that_takes_too_long_or_is_given_up_makes_room(
         patch.setattr(backend, "_options", impatient)
         with pytest.raises(TransientError, match=r"no complete answer within 0\.2 s"):
             ask(raw("Once", max_tokens=2000, temperature=1.5))
-    runner.run(give_up())
+    runner.run(cancel())
     assert ask(raw("The capital of France is"))[0].text
-    assert backend._waiting == {}
+    assert backend._pending == {}
 
 
-# Engines that don't start: told in one error, and nothing stays behind
+# Engines that do not start: one error, and no process remains
 
 
 def start(**options: Any) -> None:
@@ -217,5 +217,5 @@ def test_a_damaged_model(model: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"can't start .*: .*(safetensors|Safetensor).*Its log: (\S+)$") as caught:
         start(model=str(tmp_path))
     log = Path(str(caught.value).rpartition(" ")[2])
-    assert "Traceback" in log.read_text(), "kept, since the message names it"
+    assert "Traceback" in log.read_text(), "the log is kept because the message names it"
     assert log.parent == tmp_path

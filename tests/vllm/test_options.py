@@ -1,4 +1,4 @@
-"""Options that change what the engine computes, or how: an adapter on top of the model, tokens guessed ahead."""
+"""Options that change the computation: an adapter, and speculative tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROMPTS = ("The capital of France is", "1. Name a colour.\n2. Name a colour.\n3.
 
 
 def answers(options: VllmOptions) -> list[str]:
-    """What an engine of its own says at temperature 0."""
+    """Return the answers of a new engine at temperature 0."""
 
     async def go() -> list[str]:
         backend = VllmBackend(options)
@@ -23,7 +23,7 @@ def answers(options: VllmOptions) -> list[str]:
         try:
             sampling = Sampling(max_tokens=16, temperature=0.0)
             requests = [Request("s", (PromptMessage("prompt", "t", {}, text),), sampling) for text in PROMPTS]
-            return [one.text for one in await asyncio.gather(*map(backend.complete, requests))]
+            return [completion.text for completion in await asyncio.gather(*map(backend.complete, requests))]
         finally:
             await backend.close()
 
@@ -32,7 +32,7 @@ def answers(options: VllmOptions) -> list[str]:
 
 @pytest.fixture(scope="module")
 def adapted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """An adapter above vLLM's default rank, and what transformers says with it: not what the model says alone."""
+    """An adapter above vLLM's default rank, and the answers of transformers with it, which it changes."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -53,18 +53,18 @@ def adapted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         made = wrapped.generate(**tokens, max_new_tokens=16, do_sample=False)
         return tokenizer.decode(made[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
 
-    said = [says(text) for text in PROMPTS]
+    texts = [says(text) for text in PROMPTS]
     with wrapped.disable_adapter():
-        assert all(says(text) != changed for text, changed in zip(PROMPTS, said, strict=True))
-    return folder, said
+        assert all(says(text) != changed for text, changed in zip(PROMPTS, texts, strict=True))
+    return folder, texts
 
 
 def test_an_adapter_is_applied_as_transformers_applies_it(model: Path, adapted: tuple[Path, list[str]]) -> None:
-    folder, said = adapted
-    assert answers(VllmOptions(model=str(model), lora=str(folder), **SETTINGS)) == said
+    folder, texts = adapted
+    assert answers(VllmOptions(model=str(model), lora=str(folder), **SETTINGS)) == texts
 
 
-def test_tokens_guessed_ahead_change_no_text(model: Path) -> None:
+def test_speculative_tokens_change_no_text(model: Path) -> None:
     plain = answers(VllmOptions(model=str(model), **SETTINGS))
     assert answers(VllmOptions(model=str(model), speculative_tokens=3, **SETTINGS)) == plain
-    assert "colour" in plain[1], "a text that is guessed right"
+    assert "colour" in plain[1], "a text that can be guessed"

@@ -1,4 +1,4 @@
-"""Whole runs with vLLM in them: stopped, killed, gone on with; and nothing left running."""
+"""Whole runs with vLLM: interrupted, killed and resumed, without leaving a process behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def args(run: Path, model: Path, *more: object) -> list[object]:
 
 
 def begin(line: list[object]) -> subprocess.Popen[str]:
-    """As from a terminal: a foreground group of its own."""
+    """Start a command in a separate process group, as a terminal does."""
     return subprocess.Popen(
         command(*line), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env=environment(),
@@ -46,15 +46,15 @@ def until(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            raise AssertionError(f"it ended first: {process.communicate(timeout=0.1)[0]}")
+            raise AssertionError(f"the process ended first: {process.communicate(timeout=0.1)[0]}")
         if what():
             return
     process.kill()
-    raise AssertionError(f"never: {process.communicate()[0]}")
+    raise AssertionError(f"the condition never came true: {process.communicate()[0]}")
 
 
 def engine_of(process: subprocess.Popen[str]) -> int:
-    """The session of the run's engine."""
+    """Return the session of the run's engine; 0 if it has not started."""
     return next((pid for pid in children(process.pid) if "vllm_worker" in title(pid)), 0)
 
 
@@ -85,7 +85,7 @@ def test_an_interrupt_while_the_model_loads_ends_it_at_once(tmp_path: Path, mode
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
-    """A run that is interrupted, then killed, then gone on with to its budget."""
+    """A run that is interrupted, then killed, then resumed until its budget is spent."""
     run, before = tmp_path_factory.mktemp("runs") / "run", shared_memory()
 
     process = begin(args(run, model))
@@ -99,7 +99,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     assert "EngineCore" not in out, "vLLM's own output stays off the terminal"
     assert members(group) == []
     assert shared_memory() <= before
-    assert json.loads(run_cli("status", run, "--json"))["open"] == 0, "what was under way was waited for"
+    assert json.loads(run_cli("status", run, "--json"))["open"] == 0, "requests in flight were awaited"
 
     drained = answers(run)
     process = begin(args(run, model))
@@ -108,7 +108,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     process.kill()
     process.communicate()
     wait_for_the_end_of(group)
-    assert json.loads(run_cli("status", run, "--json"))["open"] > 0, "killed in the middle"
+    assert json.loads(run_cli("status", run, "--json"))["open"] > 0, "it was killed with requests in flight"
 
     process = begin(args(run, model, "--max-requests", answers(run) + 12))
     out, _ = process.communicate(timeout=PATIENCE_S)
@@ -118,26 +118,26 @@ def run(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     return run
 
 
-def test_a_run_goes_on_after_ctrl_c_and_kill(run: Path) -> None:
-    found = json.loads(run_cli("status", run, "--json"))
-    assert found["backend"] == "vllm"
-    assert found["models"] == {"SmolLM2": found["requests"]}
-    assert found["failures"] == {}
-    assert found["cached_tokens"] > 0
+def test_a_run_resumes_after_ctrl_c_and_kill(run: Path) -> None:
+    report = json.loads(run_cli("status", run, "--json"))
+    assert report["backend"] == "vllm"
+    assert report["models"] == {"SmolLM2": report["requests"]}
+    assert report["failures"] == {}
+    assert report["cached_tokens"] > 0
     assert "cached: " in run_cli("status", run)
     with Reader(run) as reader:
         sends = reader.spending().sends
-        assert sends - reader.answers() <= 8, "only what was under way at the kill was asked again"
+        assert sends - reader.answers() <= 8, "only requests in flight at the kill were sent again"
     run_cli("status", run, "--verify")
 
 
 def test_its_answers_follow_from_their_seeds(run: Path, ask: Ask) -> None:
-    """Asked again all at once, after other requests, of another engine: the same texts, for this model in float32."""
+    """Another engine gives the same texts when all requests are sent at once, for this model in float32."""
     with Reader(run) as reader:
-        recorded = [(reader.request(one.number), one.outcome) for one in reader.outcomes()][:16]
+        recorded = [(reader.request(stored.number), stored.outcome) for stored in reader.outcomes()][:16]
     assert len(recorded) == 16
     again = ask(*(request for request, _ in recorded))
-    assert [one.choices for one in again] == [outcome.choices for _, outcome in recorded]
+    assert [completion.choices for completion in again] == [outcome.choices for _, outcome in recorded]
 
 
 def test_a_folder_without_a_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_folder_without_a_model_is_refused_before_anything_starts(tmp_path: Pa
 
 
 def test_the_engines_death_stops_the_run_and_leaves_nothing(runner: asyncio.Runner, backend: VllmBackend) -> None:
-    """Last of all: the engine of the other tests is what dies."""
+    """This test comes last, because it kills the engine of the others."""
     engine = next(pid for pid in members(group_of(backend)) if "EngineCore" in title(pid))
     long = raw("Once upon a time", max_tokens=1500, temperature=1.5)
 
@@ -156,9 +156,9 @@ def test_the_engines_death_stops_the_run_and_leaves_nothing(runner: asyncio.Runn
         done, _ = await asyncio.wait(waiting, timeout=0.5)
         assert not done
         os.kill(engine, signal.SIGKILL)
-        for one in await asyncio.gather(*waiting, return_exceptions=True):
-            assert isinstance(one, BackendError), one
-            assert "vLLM's engine died" in str(one)
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(error, BackendError), error
+            assert "vLLM's engine died" in str(error)
         with pytest.raises(BackendError):
             await backend.complete(long)
 

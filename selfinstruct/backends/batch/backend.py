@@ -2,8 +2,8 @@
 
 Requests that can be asked before the next answer are submitted together: a file of requests is uploaded, a batch is
 created from it, its status is polled, and its files of results are read when it has ended. Each ``complete`` waits for
-the line of its request. A batch continues at the server whatever happens here, so it is recorded in the journal before
-and after it is created.
+the line of its request. A batch continues at the server regardless of this process, so it is recorded in the journal
+before and after it is created.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class EngineProcess:
         return json.loads(line) if line.endswith(b"\n") else None
 
     async def ended(self) -> None:
-        """Wait for the end of a process whose output has ended, and kill whatever it left behind."""
+        """Wait for the end of a process whose output has ended, and kill the processes that it left behind."""
         await self.close(keep_log=True)
 
     def cause(self) -> str:

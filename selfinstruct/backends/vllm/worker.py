@@ -115,10 +115,10 @@ class _Worker:
         arguments = engine_arguments(
             options, cpu=current_platform.is_cpu(), kv_space_set=bool(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))
         )
-        known = {field.name for field in fields(AsyncEngineArgs)}
+        names = {field.name for field in fields(AsyncEngineArgs)}
         for name in arguments:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise _SettingsError(f"it has no engine argument {name!r}{hint}")
         try:

@@ -19,7 +19,7 @@ from selfinstruct.records import Completion, Request
 __all__ = ["BeforeAttempt", "OnWait", "Retry", "RetryOptions", "Sleep"]
 
 _UNLIMITED = 1 << 30  # requests in flight
-_MIN_THROTTLE_S = 0.01  # shortest wait after a 429, which uses up no attempt, whatever the options say
+_MIN_THROTTLE_S = 0.01  # shortest wait after a 429, which uses up no attempt, even if base_s is 0
 
 BeforeAttempt = Callable[[Request, int], Awaitable[None]]
 """Awaited before each send with the attempt's number, from 1; the ledger commits the send there."""

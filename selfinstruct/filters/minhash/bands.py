@@ -1,6 +1,6 @@
-"""Banded locality-sensitive hashing in sorted arrays: 8 bytes for each band of each row.
+"""Banded locality-sensitive hashing in sorted arrays: 8 bytes per band and row.
 
-An entry is a key of 33 bits above a row of 31. Look-ups are merges of two sorted arrays.
+An entry holds a key in its upper 33 bits and a row in its lower 31. A look-up merges two sorted arrays.
 """
 
 from __future__ import annotations
@@ -10,45 +10,45 @@ import numpy as np
 from selfinstruct.filters.engines import minhash_kernels
 from selfinstruct.filters.hashing import Hashes, mix
 from selfinstruct.filters.minhash.signatures import Signatures
-from selfinstruct.filters.rouge.store import Longs
+from selfinstruct.filters.rouge.token_store import Longs
 
-__all__ = ["Bands", "Hits", "band_keys", "packed", "pairs_of", "renumbered"]
+__all__ = ["Bands", "Hits", "band_keys", "pack_entries", "pairs_of", "renumber"]
 
-ROW = np.uint64(31)  # bits of a row; the other 33 are its key
+ROW = np.uint64(31)  # bits of the row; the other 33 hold the key
 ROWS = np.uint64((1 << 31) - 1)
-MANY = 64  # rows that are sorted at once
+MANY = 64  # rows that are worth sorting at once
 RECENT = 1024  # rows added in smaller numbers, kept in a dict until they are worth sorting
 
 
-def band_keys(found: Signatures, bands: int, *, compiled: bool = False) -> Hashes:
-    """A key of 33 bits for each band of each signature, different for different bands: shape (texts, bands).
+def band_keys(signatures: Signatures, bands: int, *, compiled: bool = False) -> Hashes:
+    """Return a key of 33 bits for each band of each signature, shape (texts, bands).
 
-    Permutations that no band of equal width needs are left over (8 of 128 with 20 bands). Keys of different bands may
-    agree by chance; whoever looks them up verifies what is found.
+    Bands have equal width, so some permutations may be unused (8 of 128 with 20 bands). Equal keys do not prove equal
+    bands: the caller verifies every match.
     """
     if compiled:
-        made: Hashes = minhash_kernels().band_keys(found, bands)
-        return made
-    width = found.shape[1] // bands
-    cut = found[:, : bands * width].reshape(len(found), bands, width).astype(np.uint64)
+        compiled_keys: Hashes = minhash_kernels().band_keys(signatures, bands)
+        return compiled_keys
+    width = signatures.shape[1] // bands
+    cut = signatures[:, : bands * width].reshape(len(signatures), bands, width).astype(np.uint64)
     keys = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), cut.shape[:2])
     for k in range(width):
         keys = mix(keys * np.uint64(0x9E3779B97F4A7C15) ^ cut[:, :, k])
     return keys >> ROW
 
 
-def packed(keys: Hashes, rows: Longs) -> Hashes:
-    """Sorted entries of rows with these keys, shape (rows, bands)."""
+def pack_entries(keys: Hashes, rows: Longs) -> Hashes:
+    """Return the sorted entries of rows with these keys; ``keys`` has shape (rows, bands)."""
     entries = (keys << ROW | rows.astype(np.uint64)[:, None]).ravel()
     entries.sort()
     return entries
 
 
 class Hits:
-    """What some entries share a key with in a run: found, but not yet written out.
+    """The matches of some entries in a run, as ranges that are not yet expanded to pairs.
 
     Attributes:
-        count: Pairs of an entry and an entry of the run.
+        count: Number of pairs of an entry and an entry of the run with the same key.
     """
 
     def __init__(self, run: Hashes, entries: Hashes, *, compiled: bool = False) -> None:
@@ -63,27 +63,28 @@ class Hits:
         self.count = int(self._count.sum())
 
     def pairs(self) -> Longs:
-        """Pairs text << 32 | row, repeated where they share several keys."""
+        """Return the pairs as text << 32 | row; a pair that shares several keys is repeated."""
         ends = np.cumsum(self._count)
-        at = np.repeat(self._start - ends + self._count, self._count) + np.arange(self.count)
-        found: Longs = np.repeat(self._text, self._count) << np.int64(32) | (self._run[at] & ROWS).astype(np.int64)
-        return found
+        positions = np.repeat(self._start - ends + self._count, self._count) + np.arange(self.count)
+        rows = (self._run[positions] & ROWS).astype(np.int64)
+        pairs: Longs = np.repeat(self._text, self._count) << np.int64(32) | rows
+        return pairs
 
 
 def _ranges(run: Hashes, entries: Hashes) -> tuple[Longs, Longs]:
-    """Start and number of the entries of a sorted run that have the key of each sorted entry."""
+    """Return, for each sorted entry, start and number of the entries of a sorted run with the same key."""
     first = entries >> ROW << ROW
     start = run.searchsorted(first)
-    found = np.zeros(len(entries), dtype=bool)
+    matches = np.zeros(len(entries), dtype=bool)
     inside = np.flatnonzero(start < len(run))
-    found[inside] = run[start[inside]] <= first[inside] | ROWS
+    matches[inside] = run[start[inside]] <= first[inside] | ROWS
     count = np.zeros(len(entries), dtype=np.int64)
-    count[found] = run.searchsorted(first[found] | ROWS, side="right") - start[found]
+    count[matches] = run.searchsorted(first[matches] | ROWS, side="right") - start[matches]
     return start, count
 
 
 class Bands:
-    """The entries of a pool's rows: sorted runs that are merged as they grow, and a dict of the latest."""
+    """The entries of a pool's rows: sorted runs, which are merged as they grow, and a dict of the latest entries."""
 
     def __init__(self, run: Hashes | None = None) -> None:
         self._runs: list[Hashes] = [] if run is None else [run]
@@ -91,7 +92,7 @@ class Bands:
         self._count = 0
 
     def add(self, entries: Hashes, rows: int) -> None:
-        """Add the sorted entries of so many new rows."""
+        """Add the sorted entries of new rows; ``rows`` is their number."""
         if rows >= MANY:
             self._push(entries)
             return
@@ -110,9 +111,9 @@ class Bands:
             self._push(run)
 
     def _push(self, run: Hashes) -> None:
-        """Add a run; merge runs so that each is at least four times the next.
+        """Add a run, and merge runs so that each is at least four times as long as the next.
 
-        A merge holds both copies: 8 bytes more for each band of each row, for a moment.
+        A merge temporarily holds two copies, which takes 8 more bytes per band and row.
         """
         smaller = [run]
         size = len(run)
@@ -121,27 +122,27 @@ class Bands:
             size += len(smaller[-1])
         if len(smaller) > 1:
             run = np.concatenate(smaller[::-1])
-            smaller.clear()  # before sorting, which takes memory of its own
-            run.sort(kind="stable")  # timsort: merges what is sorted already
+            smaller.clear()  # before sorting, which needs memory as well
+            run.sort(kind="stable")  # timsort: merges parts that are sorted already
         self._runs.append(run)
 
-    def whole(self) -> Hashes:
-        """All entries as one sorted array, from which ``Bands`` can be made again."""
+    def merged(self) -> Hashes:
+        """Return all entries as one sorted array, from which ``Bands`` can be constructed."""
         self._settle()
         run = np.concatenate([np.zeros(0, dtype=np.uint64), *self._runs])
         run.sort(kind="stable")
         return run
 
     def selected(self, rows: Longs) -> Bands:
-        """The entries of some rows, ascending, which are numbered from 0 on."""
-        return Bands(renumbered(self.whole(), rows, 0))
+        """Return the entries of some rows, ascending, which are renumbered from 0."""
+        return Bands(renumber(self.merged(), rows, 0))
 
     def look_up(self, entries: Hashes, *, compiled: bool = False) -> list[Hits]:
-        """The pool's rows that share a key with sorted entries."""
-        found = [Hits(run, entries, compiled=compiled) for run in self._runs]
+        """Return the matches of sorted entries with the pool's rows."""
+        hits = [Hits(run, entries, compiled=compiled) for run in self._runs]
         if self._recent:
-            found += self._latest(entries)
-        return found
+            hits += self._latest(entries)
+        return hits
 
     def _latest(self, entries: Hashes) -> list[Hits]:
         keys = (entries >> ROW).tolist()
@@ -149,16 +150,16 @@ class Bands:
         return [Hits(np.array(rows, dtype=np.uint64), entries)] if rows else []
 
 
-def pairs_of(found: list[Hits]) -> Longs:
-    """All pairs (text << 32 | row), with repetition."""
-    return np.concatenate([np.zeros(0, dtype=np.int64), *(one.pairs() for one in found if one.count)])
+def pairs_of(matches: list[Hits]) -> Longs:
+    """Return all pairs (text << 32 | row), with repetition."""
+    return np.concatenate([np.zeros(0, dtype=np.int64), *(hits.pairs() for hits in matches if hits.count)])
 
 
-def renumbered(entries: Hashes, texts: Longs, start: int) -> Hashes:
-    """The sorted entries of some texts, ascending, which become the rows from ``start`` on."""
-    own = (entries & ROWS).astype(np.int64)
-    place = texts.searchsorted(own)
-    place[place == len(texts)] = 0
-    left = texts[place] == own if len(texts) else np.zeros(len(entries), dtype=bool)
-    found: Hashes = entries[left] & ~ROWS | (place[left] + start).astype(np.uint64)
-    return found
+def renumber(entries: Hashes, texts: Longs, start: int) -> Hashes:
+    """Return the sorted entries of some texts, ascending, which become the rows from ``start`` on."""
+    old = (entries & ROWS).astype(np.int64)
+    new = texts.searchsorted(old)
+    new[new == len(texts)] = 0
+    selected = texts[new] == old if len(texts) else np.zeros(len(entries), dtype=bool)
+    renumbered: Hashes = entries[selected] & ~ROWS | (new[selected] + start).astype(np.uint64)
+    return renumbered

@@ -1,57 +1,64 @@
 """Near-duplicates: MinHash and banded LSH find candidates, exact Jaccard similarity of the shingle sets decides.
 
-Greedy: a text is compared with those that were kept, so that no chain of small changes removes a whole cluster.
+The index is greedy: a text is compared only with the kept texts, so that no chain of small changes removes a whole
+cluster.
 
-128 permutations in 20 bands of 6 find a pair of Jaccard 0.8 with a probability of 99.8%, and one of 0.7 with 92%.
+128 permutations in 20 bands of 6 find a pair of Jaccard 0.8 with a probability of 99.8%, and one of 0.7 with 92%
+(Broder 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, repeat
 from pathlib import Path
-from typing import NoReturn
+from typing import Self
 
 import numpy as np
 
 from selfinstruct.errors import UsageError
-from selfinstruct.filters import snapshot
+from selfinstruct.filters import index_file
 from selfinstruct.filters.engines import MANY, Engine, available
 from selfinstruct.filters.hashing import Hashes
-from selfinstruct.filters.ids import NO_PICKLE, Ids, paired
-from selfinstruct.filters.minhash.bands import Bands, Hits, packed, pairs_of, renumbered
+from selfinstruct.filters.minhash.bands import Bands, Hits, pack_entries, pairs_of, renumber
 from selfinstruct.filters.minhash.signatures import Signatures
 from selfinstruct.filters.minhash.sketches import Columns, Sketcher, Sketches
-from selfinstruct.filters.rouge.store import Longs
+from selfinstruct.filters.rouge.token_store import Longs
+from selfinstruct.filters.text_index import Rows, TextIndex
 from selfinstruct.records import Verdict
 
 __all__ = ["NearDuplicateIndex"]
 
 BATCH = 8192  # texts taken from an iterable at once
-FIRST = 256  # texts judged at once while the pool is small, since they are also compared with each other
-HITS = 1 << 22  # pairs of a block and the pool, or of a block, that are written out at once, to bound memory
+FIRST = 256  # texts decided on at once while the pool is small, since they are also compared with each other
+HITS = 1 << 22  # pairs of a block with the pool or with itself that are expanded at once, to bound memory
+
+Groups = Sequence[str | None]
 
 
-class NearDuplicateIndex:
-    """A pool of texts, and the judgement whether another one nearly repeats one of them.
+class NearDuplicateIndex(TextIndex):
+    """A pool of texts, which rejects a text that nearly repeats one of them.
 
-    Every text has an id, a string: the one given, or else the running number of the texts offered and added so far,
-    rejected ones included. Verdicts name the earliest of the most similar texts.
+    Ids work as in every ``TextIndex``. A text may also belong to a group: texts of the same group are not compared.
 
-    It holds the texts (for the exact comparison), and of each 8 bytes for each band and 68 more; no shingles and no
-    signatures.
+    The index stores the texts, for the exact comparison, and for each text 8 bytes per band and 68 more; it stores
+    neither shingles nor signatures.
 
     Args:
-        threshold: Jaccard similarity of the sets of shingles from which on a text is a near-duplicate.
-        num_perm: Permutations of a signature.
-        bands: Bands into which it is cut; more bands find more pairs and verify more.
-        shingles: ``char5``: runs of 5 characters. ``word3``: runs of 3 words. Any number from 1 to 99. Case, and the
-            width of white space, make no difference.
-        engine: As of ``NoveltyIndex``.
+        threshold: Jaccard similarity of the sets of shingles from which a text is a near-duplicate, above 0, up to 1.
+        num_perm: Number of permutations in a signature.
+        bands: Number of bands of a signature; more bands find more pairs and verify more.
+        shingles: ``char5`` for runs of 5 characters, ``word3`` for runs of 3 words; any number from 1 to 99. Case and
+            the width of white space are ignored.
+        engine: As in ``NoveltyIndex``.
+
+    Raises:
+        UsageError: A setting is invalid.
     """
 
-    filter = "minhash"
+    name = "minhash"
     reason = "near_duplicate"
+    rejects_at_threshold = True
 
     def __init__(
         self,
@@ -65,64 +72,48 @@ class NearDuplicateIndex:
         if not 0 < threshold <= 1:
             raise UsageError(f"threshold {threshold} is not above 0 and at most 1")
         if not 1 <= bands <= num_perm:
-            raise UsageError(f"{bands} bands of {num_perm} permutations: a band needs at least one of its own")
-        self.threshold = threshold
+            raise UsageError(f"{bands} bands of {num_perm} permutations: each band needs at least one permutation")
+        super().__init__(threshold)
         self.num_perm = num_perm
         self.bands = bands
         self.engine = engine
         self.shingles = shingles
         self._sketcher = Sketcher(shingles, num_perm, bands)
-        self._ids = Ids()
         self._texts: list[str] = []
-        self._groups: dict[int, str] = {}  # of the rows that have one
+        self._groups: dict[int, str] = {}  # only of rows with a group
         self._keys = Bands()
         self._columns = Columns()
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __contains__(self, id: object) -> bool:  # noqa: A002  (ids are called id everywhere)
-        return id in self._ids
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Ids of the pool's texts, oldest first."""
-        return tuple(self._ids.names)
-
-    @property
-    def taken(self) -> int:
-        """Texts offered and added so far: the running number of the next."""
-        return self._ids.taken
-
     def empty(self, threshold: float) -> NearDuplicateIndex:
-        """An empty index with another threshold, and all else as here."""
+        """Return an empty index with another threshold and otherwise the same settings."""
         return NearDuplicateIndex(threshold, self.num_perm, self.bands, shingles=self.shingles, engine=self.engine)
 
     def signatures(self, texts: Iterable[str]) -> Signatures:
-        """The signature of each text, shape (texts, num_perm); ``to_datasketch`` takes them from here."""
+        """Return the signature of each text, shape (texts, num_perm), as ``to_datasketch`` takes it."""
         compiled = self._compiled()
-        rows, parts = iter(texts), []
-        while batch := list(islice(rows, BATCH)):
+        remaining, parts = iter(texts), []
+        while batch := list(islice(remaining, BATCH)):
             parts.append(self._sketcher.signatures(batch, compiled=compiled))
         return np.concatenate([np.zeros((0, self.num_perm), dtype=np.uint32), *parts])
 
     def query(self, text: str, *, group: str | None = None) -> Verdict:
-        """Judge a text against the pool and leave the pool as it is.
+        """Decide on a text and leave the pool unchanged.
 
         Args:
-            group: Texts of the same group are not compared with each other.
+            text: The text.
+            group: Its group; texts of the same group are not compared.
 
         Returns:
-            Score and nearest of a text that is not kept, neither for one that is: what LSH did not find is unknown.
+            The verdict. A kept text has neither score nor nearest, since pairs that LSH did not find are unknown.
         """
         sketches = self._sketch([text])
-        entries = packed(sketches.keys, np.zeros(1, dtype=np.int64))
-        pool = self._keys.look_up(entries, compiled=self._compiled())
-        rows, scores = self._in_pool([text], sketches, [group], pool)
-        return self._verdict(scores[0], self._ids.names[rows[0]]) if rows[0] >= 0 else KEPT
+        entries = pack_entries(sketches.keys, np.zeros(1, dtype=np.int64))
+        hits = self._keys.look_up(entries, compiled=self._compiled())
+        rows, scores = self._in_pool([text], sketches, [group], hits)
+        return self._rejection(scores[0], self._ids.names[rows[0]]) if rows[0] >= 0 else self._kept
 
     def offer(self, text: str, id: str | None = None, *, group: str | None = None) -> Verdict:  # noqa: A002
-        """Judge a text and add it if it is kept.
+        """Decide on a text, and add it to the pool if it is kept.
 
         Raises:
             UsageError: The id is in the pool already.
@@ -132,125 +123,71 @@ class NearDuplicateIndex:
     def offer_many(
         self, texts: Iterable[str], ids: Iterable[str] | None = None, *, groups: Iterable[str | None] | None = None
     ) -> list[Verdict]:
-        """Offer texts one after the other; the same verdicts as ``offer`` gives, much faster.
+        """Offer texts one after the other; equal to repeated ``offer``, but much faster.
 
         Raises:
-            UsageError: An id is given twice or is in the pool already. The batches before it have been judged.
+            UsageError: An id occurs twice, or is in the pool already. Earlier batches have been decided by then.
         """
         verdicts: list[Verdict] = []
-        pairs = iter(paired(texts, ids))
-        belonging = repeat(None) if groups is None else iter(groups)
-        while batch := list(islice(pairs, min(max(FIRST, len(self) // 4), BATCH))):
-            of = _as_many(belonging, len(batch))
-            names = self._ids.take(given for _, given in batch)
-            own = [text for text, _ in batch]
-            verdicts += self._offer(own, self._sketch(own), names, of)
+        remaining = _iterate_groups(groups)
+        for batch, names in self._batches(texts, ids, lambda: min(max(FIRST, len(self) // 4), BATCH)):
+            verdicts += self._offer(batch, self._sketch(batch), names, _take_groups(remaining, len(batch)))
         return verdicts
 
     def add(self, text: str, id: str | None = None, *, group: str | None = None) -> None:  # noqa: A002
-        """Add a text whatever it resembles.
+        """Add a text to the pool without a decision.
 
         Raises:
             UsageError: The id is in the pool already.
         """
-        self._append([text], self._ids.take([id]), [group])
+        self.fit([text], None if id is None else [id], groups=[group])
 
     def fit(
         self, texts: Iterable[str], ids: Iterable[str] | None = None, *, groups: Iterable[str | None] | None = None
-    ) -> NearDuplicateIndex:
-        """Add texts unjudged. Returns the index itself.
+    ) -> Self:
+        """Add texts to the pool without decisions. Return the index itself.
 
         Raises:
-            UsageError: An id is given twice or is in the pool already.
+            UsageError: An id occurs twice, or is in the pool already.
         """
-        pairs = iter(paired(texts, ids))
-        belonging = repeat(None) if groups is None else iter(groups)
-        while batch := list(islice(pairs, BATCH)):
-            names = self._ids.take(given for _, given in batch)
-            self._append([text for text, _ in batch], names, _as_many(belonging, len(batch)))
+        remaining = _iterate_groups(groups)
+        for batch, names in self._batches(texts, ids, lambda: BATCH):
+            start, sketches = len(self), self._sketch(batch)
+            entries = pack_entries(sketches.keys, np.arange(start, start + len(batch)))
+            self._insert(batch, sketches, entries, names, _take_groups(remaining, len(batch)))
         return self
 
-    def remove(self, ids: Iterable[str]) -> None:
-        """Forget texts. Takes time in proportion to the pool: give all ids at once.
-
-        Raises:
-            UsageError: An id is not in the pool; nothing is removed.
-        """
-        rows = self._ids.remove(ids)
-        left = np.array(rows, dtype=np.int64)
-        self._texts = [self._texts[row] for row in rows]
-        self._groups = {place: self._groups[row] for place, row in enumerate(rows) if row in self._groups}
-        self._keys, self._columns = self._keys.selected(left), self._columns.selected(left)
-
     def merge(self, other: NearDuplicateIndex) -> list[Verdict]:
-        """Offer the texts of another index, under their ids and groups, in their order; the other is left as it is.
+        """Offer the texts of another index, with their ids and groups, in their order; the other index is unchanged.
 
         Raises:
-            UsageError: The other has different parameters, or an id is in both.
+            UsageError: The settings of the indexes differ, or an id is in both.
         """
-        mine, theirs = self._description(), other._description()
+        mine, theirs = self._parameters(), other._parameters()
         if mine != theirs:
-            raise UsageError(f"indexes differ in their parameters, {mine} and {theirs}: build one of them again")
+            raise UsageError(f"the settings of the indexes differ, {mine} and {theirs}: build one of them again")
         groups = [other._groups.get(row) for row in range(len(other))]
         return self.offer_many(other._texts, other._ids.names, groups=groups)
 
-    def save(self, path: str | Path) -> None:
-        """Write the index to a file (npz), in one step; see ``load``."""
-        grouped = sorted(self._groups)
-        snapshot.write(
-            Path(path),
-            type(self).__name__,
-            {**self._description(), "taken": self._ids.taken},
-            {
-                "keys": self._keys.whole(),
-                "sizes": self._columns.sizes,
-                "parities": self._columns.parities,
-                "grouped": np.array(grouped, dtype=np.int64),
-                **snapshot.pack("texts", self._texts),
-                **snapshot.pack("ids", self._ids.names),
-                **snapshot.pack("groups", [self._groups[row] for row in grouped]),
-            },
-        )
-
     @classmethod
-    def load(cls, path: str | Path, *, engine: Engine = "auto") -> NearDuplicateIndex:
-        """An index that ``save`` wrote.
+    def load(cls, path: str | Path, *, engine: Engine = "auto") -> Self:
+        """Return the index that ``save`` wrote.
 
         Raises:
-            UsageError: The file can't be read, is damaged, or holds another kind or version of index.
+            UsageError: The file cannot be read, is damaged, or holds another kind or version of index.
         """
-        parameters, arrays = snapshot.read(Path(path), cls.__name__)
-        try:
-            index = cls(
+        return cls._load(
+            path,
+            lambda parameters: cls(
                 parameters["threshold"],
                 parameters["num_perm"],
                 parameters["bands"],
                 shingles=parameters["shingles"],
                 engine=engine,
-            )
-            index._texts = snapshot.unpack("texts", arrays)
-            index._ids.add(index._ids.take(snapshot.unpack("ids", arrays)))
-            index._ids.taken = parameters["taken"]
-            groups = snapshot.unpack("groups", arrays)
-            index._groups = dict(zip(arrays["grouped"].tolist(), groups, strict=True))
-            keys, sizes, parities = arrays["keys"], arrays["sizes"], arrays["parities"]
-        except (KeyError, ValueError, TypeError) as error:
-            raise UsageError(f"{path} is damaged ({error}); build the index again from its texts") from None
-        if not len(index._texts) == len(index) == len(sizes) == len(parities) == len(keys) / index.bands:
-            raise UsageError(f"{path} is damaged (its arrays are of different lengths); build the index again")
-        index._keys = Bands(keys)
-        index._columns.extend(sizes, parities)
-        return index
+            ),
+        )
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(NO_PICKLE.format(name=type(self).__name__))
-
-    # --- inside ---
-
-    def _compiled(self) -> bool:
-        return self.engine == "numba" or (self.engine == "auto" and self.taken >= MANY and available())
-
-    def _description(self) -> dict[str, float | int | str]:
+    def _parameters(self) -> dict[str, float | int | str]:
         return {
             "threshold": self.threshold,
             "num_perm": self.num_perm,
@@ -258,17 +195,43 @@ class NearDuplicateIndex:
             "shingles": self.shingles,
         }
 
+    def _arrays(self) -> dict[str, index_file.Array]:
+        grouped = sorted(self._groups)
+        return {
+            "keys": self._keys.merged(),
+            "sizes": self._columns.sizes,
+            "parities": self._columns.parities,
+            "grouped": np.array(grouped, dtype=np.int64),
+            **index_file.pack("texts", self._texts),
+            **index_file.pack("groups", [self._groups[row] for row in grouped]),
+        }
+
+    def _restore(self, arrays: Mapping[str, index_file.Array]) -> None:
+        self._texts = index_file.unpack("texts", arrays)
+        groups = index_file.unpack("groups", arrays)
+        self._groups = dict(zip(arrays["grouped"].tolist(), groups, strict=True))
+        keys, sizes, parities = arrays["keys"], arrays["sizes"], arrays["parities"]
+        if not len(self._texts) == len(self) == len(sizes) == len(parities) == len(keys) / self.bands:
+            raise ValueError("its arrays have different lengths")
+        self._keys = Bands(keys)
+        self._columns.extend(sizes, parities)
+
+    def _select(self, rows: Rows) -> None:
+        former = rows.tolist()
+        self._texts = [self._texts[row] for row in former]
+        self._groups = {row: self._groups[old] for row, old in enumerate(former) if old in self._groups}
+        self._keys, self._columns = self._keys.selected(rows), self._columns.selected(rows)
+
+    def _compiled(self) -> bool:
+        return self.engine == "numba" or (self.engine == "auto" and self.taken >= MANY and available())
+
     def _sketch(self, texts: Sequence[str]) -> Sketches:
         return self._sketcher.sketch(texts, compiled=self._compiled())
 
     def _insert(
-        self,
-        texts: Sequence[str],
-        sketches: Sketches,
-        entries: Hashes,
-        names: Sequence[str],
-        groups: Sequence[str | None],
+        self, texts: Sequence[str], sketches: Sketches, entries: Hashes, names: Sequence[str], groups: Groups
     ) -> None:
+        """Append texts to the pool, with the band entries of their new rows."""
         start = len(self._texts)
         self._texts += texts
         self._keys.add(entries, len(texts))
@@ -276,74 +239,66 @@ class NearDuplicateIndex:
         self._ids.add(names)
         self._groups.update((row, group) for row, group in enumerate(groups, start) if group is not None)
 
-    def _append(self, texts: Sequence[str], names: Sequence[str], groups: Sequence[str | None]) -> None:
-        start = len(self._texts)
-        sketches = self._sketch(texts)
-        entries = packed(sketches.keys, np.arange(start, start + len(texts)))
-        self._insert(texts, sketches, entries, names, groups)
-
-    def _offer(
-        self, texts: Sequence[str], sketches: Sketches, names: Sequence[str], groups: Sequence[str | None]
-    ) -> list[Verdict]:
-        entries = packed(sketches.keys, np.arange(len(texts)))
+    def _offer(self, texts: Sequence[str], sketches: Sketches, names: Sequence[str], groups: Groups) -> list[Verdict]:
+        """Decide on a block of texts, and add the kept ones."""
+        entries = pack_entries(sketches.keys, np.arange(len(texts)))
         compiled = self._compiled()
-        pool, within = self._keys.look_up(entries, compiled=compiled), Hits(entries, entries, compiled=compiled)
-        if len(texts) > 1 and sum(one.count for one in pool) + within.count > HITS:
-            # Many texts alike: most of them will match the first of them, once that is in the pool.
+        in_pool, within = self._keys.look_up(entries, compiled=compiled), Hits(entries, entries, compiled=compiled)
+        if len(texts) > 1 and sum(hits.count for hits in in_pool) + within.count > HITS:
+            # Many similar texts: most of them will match the first of them, once that is in the pool.
             half, verdicts = len(texts) // 2, []
             for part in (slice(None, half), slice(half, None)):
                 verdicts += self._offer(texts[part], sketches.part(part), names[part], groups[part])
             return verdicts
-        rows, scores = self._in_pool(texts, sketches, groups, pool)
+        rows, scores = self._in_pool(texts, sketches, groups, in_pool)
         if len(texts) > 1:
             self._within(texts, sketches, groups, within, rows, scores)
-        new = [place for place, row in enumerate(rows) if row < 0]
-        places = np.array(new, dtype=np.int64)
+        new = [number for number, row in enumerate(rows) if row < 0]
+        numbers = np.array(new, dtype=np.int64)
         self._insert(
-            [texts[place] for place in new],
-            sketches.part(places),
-            renumbered(entries, places, len(self._texts)),
-            [names[place] for place in new],
-            [groups[place] for place in new],
+            [texts[number] for number in new],
+            sketches.part(numbers),
+            renumber(entries, numbers, len(self._texts)),
+            [names[number] for number in new],
+            [groups[number] for number in new],
         )
         return [
-            self._verdict(score, self._ids.names[row]) if row >= 0 else KEPT
+            self._rejection(score, self._ids.names[row]) if row >= 0 else self._kept
             for row, score in zip(rows, scores, strict=True)
         ]
 
     def _in_pool(
-        self, texts: Sequence[str], sketches: Sketches, groups: Sequence[str | None], found: list[Hits]
+        self, texts: Sequence[str], sketches: Sketches, groups: Groups, hits: list[Hits]
     ) -> tuple[list[int], list[float]]:
-        """For each text the row of its nearest near-duplicate in the pool and the score, or -1 and 0.0."""
+        """Return for each text the row of its nearest near-duplicate in the pool and the score, or -1 and 0.0."""
         rows, scores = [-1] * len(texts), [0.0] * len(texts)
-        pairs = pairs_of(found)
-        for text, row, score in self._similar(pairs, texts, sketches, self._texts, self._columns):
-            if score > scores[text] and (groups[text] is None or self._groups.get(row) != groups[text]):
-                rows[text], scores[text] = row, score
+        for number, row, score in self._similar(pairs_of(hits), texts, sketches, self._texts, self._columns):
+            if score > scores[number] and (groups[number] is None or self._groups.get(row) != groups[number]):
+                rows[number], scores[number] = row, score
         return rows, scores
 
     def _within(
         self,
         texts: Sequence[str],
         sketches: Sketches,
-        groups: Sequence[str | None],
-        found: Hits,
+        groups: Groups,
+        hits: Hits,
         rows: list[int],
         scores: list[float],
     ) -> None:
-        """Judge texts also against those before them that are kept, by the rows that these will get."""
-        pairs = pairs_of([found])
+        """Compare texts also with the kept texts before them in the block, and write the future rows of matches."""
+        pairs = pairs_of([hits])
         later, earlier = pairs >> 32, pairs & 0xFFFFFFFF
-        new = np.array(rows) < 0  # only what has no match in the pool can be kept, so only that need be looked at
+        new = np.array(rows) < 0  # a text with a match in the pool is not kept, so nothing is compared with it
         pairs = pairs[(earlier < later) & new[earlier]]
-        within: dict[int, int] = {}
-        for text, place, score in self._similar(pairs, texts, sketches, texts, sketches):
-            apart = groups[text] is None or groups[place] != groups[text]
-            if score > scores[text] and apart and place not in within:
-                within[text], scores[text] = place, score
-        kept = np.cumsum([row < 0 and place not in within for place, row in enumerate(rows)])
-        for text, place in within.items():
-            rows[text] = len(self._texts) + int(kept[place]) - 1
+        matches: dict[int, int] = {}
+        for number, other, score in self._similar(pairs, texts, sketches, texts, sketches):
+            comparable = groups[number] is None or groups[other] != groups[number]
+            if score > scores[number] and comparable and other not in matches:
+                matches[number], scores[number] = other, score
+        kept = np.cumsum([row < 0 and number not in matches for number, row in enumerate(rows)])
+        for number, other in matches.items():
+            rows[number] = len(self._texts) + int(kept[other]) - 1
 
     def _similar(
         self,
@@ -357,16 +312,18 @@ class NearDuplicateIndex:
             self.threshold, pairs, texts, sketches, others, columns, compiled=self._compiled()
         )
 
-    def _verdict(self, score: float, nearest: str) -> Verdict:
-        return Verdict(self.filter, False, self.reason, score, nearest)
+
+def _iterate_groups(groups: Iterable[str | None] | None) -> Iterator[str | None]:
+    return repeat(None) if groups is None else iter(groups)
 
 
-def _as_many(groups: Iterator[str | None], count: int) -> list[str | None]:
-    """The next so many groups."""
-    found = list(islice(groups, count))
-    if len(found) != count:
+def _take_groups(groups: Iterator[str | None], count: int) -> list[str | None]:
+    """Return the next groups.
+
+    Raises:
+        UsageError: There are fewer than ``count``.
+    """
+    batch = list(islice(groups, count))
+    if len(batch) != count:
         raise UsageError("there are fewer groups than texts")
-    return found
-
-
-KEPT = Verdict(NearDuplicateIndex.filter, True)
+    return batch

@@ -1,4 +1,4 @@
-"""ROUGE-L of two token sequences: the longest common subsequence, and ``rouge_score``'s own arithmetic on it."""
+"""ROUGE-L of two token sequences: the longest common subsequence, and the arithmetic of ``rouge_score`` on it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,28 @@ from rapidfuzz.distance import LCSseq
 
 from selfinstruct.filters.text import Tokenizer, tokenize
 
-__all__ = ["common", "f1", "f1_array", "lcs_length", "least_lcs", "least_match", "rouge_l"]
+__all__ = [
+    "common",
+    "f1",
+    "f1_array",
+    "lcs_length",
+    "least_lcs_array",
+    "least_match",
+    "least_match_array",
+    "rouge_l",
+    "strings",
+]
 
-LONG = 512  # tokens from which on it pays to look first for what two texts begin and end with
+LONG = 512  # tokens from which it pays to strip a common beginning and end first
 MAX_CODE = 0x10FFFF  # the last code point of a Python string
 
 
 def f1(length: int, m: int, n: int) -> float:
-    """ROUGE-L F1 of texts of m and n tokens whose longest common subsequence has ``length`` tokens.
+    """Return the ROUGE-L F1 of texts of m and n tokens whose longest common subsequence has ``length`` tokens.
 
-    2L/(m+n) in exact arithmetic, but computed as ``rouge_score`` computes it, since its rounding at ties is part of
-    the decision: (7, 7, 13) gives 0.7000000000000001, which is above 0.7. Symmetric in m and n, bit for bit.
+    In exact arithmetic it is 2L/(m+n), but the operations are the ones of ``rouge_score``, since its rounding at ties
+    is part of the decision: (7, 7, 13) gives 0.7000000000000001, which is above 0.7. Symmetric in m and n, bit for
+    bit.
     """
     if not length:
         return 0.0
@@ -30,25 +41,17 @@ def f1(length: int, m: int, n: int) -> float:
 
 
 def f1_array(length: npt.ArrayLike, m: npt.ArrayLike, n: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """``f1`` of arrays of integers that broadcast against each other: the same doubles."""
+    """Return ``f1`` for arrays of integers that broadcast against each other, bit for bit."""
     length = np.asarray(length, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = length / m, length / n
         return np.where(length > 0, 2 * precision * recall / (precision + recall), 0.0)
 
 
-def least_lcs(threshold: float, m: int, n: int) -> int:
-    """The least L with ``f1(L, m, n) > threshold``; more than min(m, n) where there is none."""
-    length = max(1, int(threshold * (m + n) / 2) - 1)  # at most two below: F1 rounds in its last bit only
-    while length <= min(m, n) and f1(length, m, n) <= threshold:
-        length += 1
-    return length
-
-
 def least_match(threshold: float, m: int) -> int:
-    """The least size of a text that can still exceed the threshold against one of m tokens, being contained in it.
+    """Return the least size of a text that exceeds the threshold against a text of m tokens that contains it.
 
-    Also the least number of tokens that any text above the threshold shares with one of m tokens.
+    It is also the least number of tokens that any text above the threshold shares with a text of m tokens.
     """
     n = max(1, int(threshold / (2 - threshold) * m) - 1)
     while n < m and f1(n, m, n) <= threshold:
@@ -57,17 +60,20 @@ def least_match(threshold: float, m: int) -> int:
 
 
 def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence of two token sequences."""
+    """Return the length of the longest common subsequence of two token sequences."""
     codes: dict[str, int] = {}
     # rapidfuzz compares code points; tokens numbered in order of appearance are compared exactly.
     first = [codes.setdefault(token, len(codes)) for token in a]
-    known = len(codes)
-    second = [codes.get(token, known) for token in b]
+    unknown = len(codes)
+    second = [codes.get(token, unknown) for token in b]
     return common(_string(first), _string(second))
 
 
 def common(a: Sequence[int] | str, b: Sequence[int] | str, least: int = 0) -> int:
-    """Longest common subsequence of two texts as ``strings`` gives them; below ``least`` it need only be below."""
+    """Return the length of the longest common subsequence of two texts in the form of ``strings``.
+
+    A result below ``least`` is only known to be below it.
+    """
     if min(len(a), len(b)) <= LONG:
         return int(LCSseq.similarity(a, b, score_cutoff=least))
     head = _beginning(a, b)
@@ -80,7 +86,7 @@ def common(a: Sequence[int] | str, b: Sequence[int] | str, least: int = 0) -> in
 
 
 def _beginning(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
-    """Length of what both begin with, by comparisons of whole slices."""
+    """Return the length of the common beginning, by comparing slices."""
     low, step = 0, min(len(a), len(b))
     while step:
         if low + step <= min(len(a), len(b)) and a[low : low + step] == b[low : low + step]:
@@ -91,28 +97,31 @@ def _beginning(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
 
 
 def _string(codes: Sequence[int]) -> Sequence[int] | str:
-    """Codes as a string where they fit: rapidfuzz takes that at its fastest."""
+    """Return codes as a string if they fit, since rapidfuzz is fastest with strings."""
     return "".join(map(chr, codes)) if not codes or max(codes) <= MAX_CODE else codes
 
 
 def rouge_l(a: str, b: str, tokenizer: Tokenizer = "rouge") -> float:
-    """ROUGE-L F1 of two texts; 0.0 when one of them has no tokens. Equals ``rouge_score`` bit for bit."""
+    """Return the ROUGE-L F1 of two texts, equal to ``rouge_score`` bit for bit; 0.0 if a text has no tokens."""
     first, second = tokenize(a, tokenizer), tokenize(b, tokenizer)
     return f1(lcs_length(first, second), len(first), len(second))
 
 
 def least_lcs_array(threshold: float, m: npt.ArrayLike, n: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """``least_lcs`` of arrays that broadcast against each other; more than any size where m or n is 0."""
+    """Return the least L with ``f1(L, m, n) > threshold``, for arrays that broadcast against each other.
+
+    It exceeds min(m, n) where there is no such L, and exceeds every size where m or n is 0.
+    """
     m, n = np.broadcast_arrays(np.asarray(m, dtype=np.int64), np.asarray(n, dtype=np.int64))
     length: npt.NDArray[np.int64] = np.maximum(1, (threshold * (m + n) / 2).astype(np.int64) - 1)
-    for _ in range(4):
+    for _ in range(4):  # the start is at most two below: F1 rounds in its last bit only
         length += f1_array(length, m, n) <= threshold
     length[(m == 0) | (n == 0)] = np.iinfo(np.int32).max
     return length
 
 
 def least_match_array(threshold: float, m: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """``least_match`` of an array."""
+    """Return ``least_match`` for an array."""
     m = np.asarray(m, dtype=np.int64)
     n: npt.NDArray[np.int64] = np.maximum(1, (threshold / (2 - threshold) * m).astype(np.int64) - 1)
     for _ in range(4):
@@ -121,9 +130,9 @@ def least_match_array(threshold: float, m: npt.ArrayLike) -> npt.NDArray[np.int6
 
 
 def strings(tokens: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> list[Sequence[int] | str]:
-    """Each text as a string whose code points are its token numbers (surrogates among them), for rapidfuzz.
+    """Return each text as a string whose code points are its token numbers (including surrogates), for rapidfuzz.
 
-    Texts with a number beyond Unicode's last are lists of integers instead: slower, but compared as exactly.
+    If a number exceeds the last code point, the texts are lists of integers instead: slower, but just as exact.
     """
     bounds = offsets.tolist()
     if len(tokens) and int(tokens.max()) > MAX_CODE:

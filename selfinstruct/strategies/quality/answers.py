@@ -9,7 +9,7 @@ from typing import Any
 
 from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import TrainingRow
-from selfinstruct.filters import judge_instances
+from selfinstruct.filters import check_instances
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Instance, Pair, Request, Sampling, Verdict
 from selfinstruct.verifiers import verify
@@ -110,7 +110,7 @@ class Answers:
     def fault(self, text: str) -> str:
         """Why a further answer is none, by the rules that hold for every row; "" if it is one."""
         row = self.row
-        return judge_instances([Instance(row.input, text)], truncated=False)[0].reason
+        return check_instances([Instance(row.input, text)], truncated=False)[0].reason
 
     def of_place(self, place: int) -> Candidate:
         """The row with one of the answers."""

@@ -1,6 +1,6 @@
 """Machine code for MinHash: shingle sets, signatures, bands and intersections. Importing this module imports numba.
 
-Every function here gives what its counterpart in numpy gives, except that sets are in order of first appearance.
+Every function gives the same result as its counterpart in numpy, except that sets are in order of first appearance.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from selfinstruct.filters.jit import compiled as _compiled
-from selfinstruct.filters.rouge.store import Longs, Words
+from selfinstruct.filters.numba_compile import compiled as _compiled
+from selfinstruct.filters.rouge.token_store import Longs, Words
 
 __all__ = [
     "band_keys",
@@ -48,7 +48,7 @@ def _ones(x: np.uint64) -> int:
 
 @_compiled
 def _table(longest: int) -> Longs:
-    """A hash table, at most half full, for so many values."""
+    """Return a hash table that is at most half full with this number of values."""
     size = 64
     while size < 2 * longest:
         size *= 2
@@ -57,7 +57,7 @@ def _table(longest: int) -> Longs:
 
 @_compiled
 def _mask(count: int) -> np.uint64:
-    """Of the part of a table that so many values need: a small part stays in the processor's cache."""
+    """Return the mask for the part of a table that this number of values needs: a small part fits into the cache."""
     size = 64
     while size < 2 * count:
         size *= 2
@@ -66,14 +66,14 @@ def _mask(count: int) -> np.uint64:
 
 @_compiled
 def collapsed(codes: UInts, offsets: Longs, folded: UInts) -> tuple[UInts, Longs]:
-    """See ``shingles._collapsed``."""
+    """Collapse white space; see ``shingles._collapsed``."""
     values = np.empty(len(codes), dtype=np.uint32)
     ends = np.zeros(len(offsets), dtype=np.int64)
     end = 0
     for text in range(len(offsets) - 1):
         blank = False
-        for place in range(offsets[text], offsets[text + 1]):
-            code = codes[place]
+        for position in range(offsets[text], offsets[text + 1]):
+            code = codes[position]
             value = folded[code] if code < len(folded) else np.uint32(code + np.uint32(1))
             if blank and value == BLANK:
                 continue
@@ -86,7 +86,7 @@ def collapsed(codes: UInts, offsets: Longs, folded: UInts) -> tuple[UInts, Longs
 
 @_compiled
 def _hash(units: Any, start: int, last: int, n: int, bits: int) -> np.uint64:
-    """Hash of the run of n units from ``start`` on; those from ``last`` on read as 0."""
+    """Return the hash of the run of n units from ``start``; units from ``last`` on count as 0."""
     if n == 5 and bits == 21 and start + 5 <= last:  # the common case, without loops
         word = np.uint64(units[start]) | np.uint64(units[start + 1]) << np.uint64(21)
         value = _mix(word | np.uint64(units[start + 2]) << np.uint64(42))
@@ -104,10 +104,10 @@ def _hash(units: Any, start: int, last: int, n: int, bits: int) -> np.uint64:
 
 @_compiled
 def sets_of_units(units: Any, offsets: Longs, n: int, bits: int, keep: np.uint64) -> tuple[Words, Longs, Words]:
-    """The distinct hashes of the runs of n units of each text; see ``runs`` and ``shingle_sets``.
+    """Return the distinct hashes of the runs of n units of each text; see ``Units.runs`` and ``shingle_sets``.
 
     Returns:
-        The sets one after the other, their offsets, and their parities.
+        The sets, concatenated; their offsets; their parities.
     """
     texts = len(offsets) - 1
     total, longest = 0, 0
@@ -115,10 +115,10 @@ def sets_of_units(units: Any, offsets: Longs, n: int, bits: int, keep: np.uint64
         count = max(offsets[text + 1] - offsets[text] - n + 1, 1)
         total += count
         longest = max(longest, count)
-    found = np.empty(total, dtype=np.uint64)
+    hashes = np.empty(total, dtype=np.uint64)
     ends = np.zeros(texts + 1, dtype=np.int64)
     parities = np.zeros((texts, 8), dtype=np.uint64)
-    table = _table(longest)  # for each hash where it stands in ``found``, plus one; what is before ``base`` is stale
+    table = _table(longest)  # for each hash its position in ``hashes``, plus one; values up to ``base`` are stale
     end = 0
     for text in range(texts):
         first, last = offsets[text], offsets[text + 1]
@@ -128,86 +128,94 @@ def sets_of_units(units: Any, offsets: Longs, n: int, bits: int, keep: np.uint64
         for start in range(first, first + count):
             value = _hash(units, start, last, n, bits) & keep
             slot = value & mask
-            while table[slot] > base and found[table[slot] - 1] != value:
+            while table[slot] > base and hashes[table[slot] - 1] != value:
                 slot = (slot + ONE) & mask
             if table[slot] <= base:
-                found[end] = value
+                hashes[end] = value
                 end += 1
                 table[slot] = end
                 parities[text, (value >> np.uint64(6)) & np.uint64(7)] ^= ONE << (value & np.uint64(63))
         ends[text + 1] = end
-    return found[:end].copy(), ends, parities
+    return hashes[:end].copy(), ends, parities
 
 
 @_compiled
 def least_of_permutations(mixed: UInts, offsets: Longs, parameters: UInts) -> UInts:
-    """See ``signatures``: the least value of each permutation over each set, shape (sets, permutations).
+    """Return the least value of each permutation over each set, shape (sets, permutations); see ``signatures``.
 
     Args:
-        mixed: Finalized hashes of all sets.
+        mixed: Finalized hashes of all sets, concatenated.
+        offsets: Offsets of the sets in them.
+        parameters: See ``permutations``.
     """
     a, b = parameters[0], parameters[1]
-    found = np.full((len(offsets) - 1, len(a)), 0xFFFFFFFF, dtype=np.uint32)
+    minima = np.full((len(offsets) - 1, len(a)), 0xFFFFFFFF, dtype=np.uint32)
     for row in range(len(offsets) - 1):
-        least = found[row]
-        for place in range(offsets[row], offsets[row + 1]):
-            one = mixed[place]
+        least = minima[row]
+        for position in range(offsets[row], offsets[row + 1]):
+            value = mixed[position]
             for k in range(len(a)):
-                least[k] = min(least[k], np.uint32(a[k] * one + b[k]))
-    return found
+                least[k] = min(least[k], np.uint32(a[k] * value + b[k]))
+    return minima
 
 
 @_compiled
-def band_keys(found: UInts, bands: int) -> Words:
-    """See ``bands.band_keys``."""
-    width = found.shape[1] // bands
-    keys = np.empty((len(found), bands), dtype=np.uint64)
-    for row in range(len(found)):
+def band_keys(signatures: UInts, bands: int) -> Words:
+    """Return the keys of the bands; see ``bands.band_keys``."""
+    width = signatures.shape[1] // bands
+    keys = np.empty((len(signatures), bands), dtype=np.uint64)
+    for row in range(len(signatures)):
         for band in range(bands):
             key = np.uint64(band + 1)
             for k in range(width):
-                key = _mix(key * GOLDEN ^ np.uint64(found[row, band * width + k]))
+                key = _mix(key * GOLDEN ^ np.uint64(signatures[row, band * width + k]))
             keys[row, band] = key >> ROW
     return keys
 
 
 @_compiled
 def ranges(run: Words, packed: Words) -> tuple[Longs, Longs]:
-    """See ``bands.ranges``: start and number of the entries of a sorted run that have the key of each sorted entry."""
+    """Return, for each sorted entry, start and number of the entries of a sorted run with the same key."""
     starts, counts = np.zeros(len(packed), dtype=np.int64), np.zeros(len(packed), dtype=np.int64)
-    at, size = 0, len(run)
-    for place in range(len(packed)):
-        key = packed[place] >> ROW
-        if place and key == packed[place - 1] >> ROW:
-            starts[place], counts[place] = starts[place - 1], counts[place - 1]
+    position, size = 0, len(run)
+    for entry in range(len(packed)):
+        key = packed[entry] >> ROW
+        if entry and key == packed[entry - 1] >> ROW:
+            starts[entry], counts[entry] = starts[entry - 1], counts[entry - 1]
             continue
-        step = 1  # double the step until it goes too far, then halve it: near in a dense run, few steps in a long one
-        while at + step < size and run[at + step - 1] >> ROW < key:
-            at += step
+        step = 1  # galloping search: double the step until it overshoots, then bisect
+        while position + step < size and run[position + step - 1] >> ROW < key:
+            position += step
             step *= 2
-        low, high = at, min(at + step, size)
+        low, high = position, min(position + step, size)
         while low < high:
             middle = (low + high) >> 1
             if run[middle] >> ROW < key:
                 low = middle + 1
             else:
                 high = middle
-        at = low
-        end = at
+        position = low
+        end = position
         while end < size and run[end] >> ROW == key:
             end += 1
-        starts[place], counts[place] = at, end - at
+        starts[entry], counts[entry] = position, end - position
     return starts, counts
 
 
 @_compiled
 def close_pairs(
-    threshold: float, one: Longs, two: Longs, sizes: Longs, parities: Words, other_sizes: Longs, other_parities: Words
+    threshold: float,
+    first: Longs,
+    second: Longs,
+    sizes: Longs,
+    parities: Words,
+    other_sizes: Longs,
+    other_parities: Words,
 ) -> Flags:
-    """See ``sketches.close_pairs``."""
-    found = np.zeros(len(one), dtype=np.bool_)
-    for k in range(len(one)):
-        a, b = one[k], two[k]
+    """Return which pairs can reach the threshold; see ``sketches.close_pairs``."""
+    near = np.zeros(len(first), dtype=np.bool_)
+    for k in range(len(first)):
+        a, b = first[k], second[k]
         total = sizes[a] + other_sizes[b]
         shared = min(sizes[a], other_sizes[b])
         if shared / (total - shared) < threshold:
@@ -216,41 +224,41 @@ def close_pairs(
         for w in range(8):
             differ += _ones(parities[a, w] ^ other_parities[b, w])
         shared = min(shared, (total - differ) >> 1)
-        found[k] = shared / (total - shared) >= threshold
-    return found
+        near[k] = shared / (total - shared) >= threshold
+    return near
 
 
 @_compiled
 def shared_of_pairs(
-    left: Words, left_offsets: Longs, one: Longs, right: Words, right_offsets: Longs, two: Longs
+    left: Words, left_offsets: Longs, first: Longs, right: Words, right_offsets: Longs, second: Longs
 ) -> Longs:
-    """Number of common elements: of set ``one[k]`` on the left and ``two[k]`` on the right.
+    """Return the number of common elements of set ``first[k]`` on the left and ``second[k]`` on the right.
 
-    Fastest where equal values of ``one`` follow each other.
+    It is fastest if equal values of ``first`` are adjacent.
     """
-    found = np.zeros(len(one), dtype=np.int64)
+    common = np.zeros(len(first), dtype=np.int64)
     longest = 0
-    for k in range(len(one)):
-        longest = max(longest, left_offsets[one[k] + 1] - left_offsets[one[k]])
+    for k in range(len(first)):
+        longest = max(longest, left_offsets[first[k] + 1] - left_offsets[first[k]])
     table = _table(longest)
     entered, mask = -1, ZERO
-    for k in range(len(one)):
-        if one[k] != entered:
+    for k in range(len(first)):
+        if first[k] != entered:
             if entered >= 0:
                 table[: int(mask) + 1] = 0
-            entered = one[k]
+            entered = first[k]
             mask = _mask(left_offsets[entered + 1] - left_offsets[entered])
-            for place in range(left_offsets[entered], left_offsets[entered + 1]):
-                slot = left[place] & mask
+            for position in range(left_offsets[entered], left_offsets[entered + 1]):
+                slot = left[position] & mask
                 while table[slot]:
                     slot = (slot + ONE) & mask
-                table[slot] = place + 1
+                table[slot] = position + 1
         shared = 0
-        for place in range(right_offsets[two[k]], right_offsets[two[k] + 1]):
-            value = right[place]
+        for position in range(right_offsets[second[k]], right_offsets[second[k] + 1]):
+            value = right[position]
             slot = value & mask
             while table[slot] and left[table[slot] - 1] != value:
                 slot = (slot + ONE) & mask
             shared += table[slot] > 0
-        found[k] = shared
-    return found
+        common[k] = shared
+    return common

@@ -15,15 +15,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """The function in machine code, compiled when it is first called."""
+    """Return the function as machine code, compiled at its first call."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     config, jit = cast("Any", numba.config), cast("Any", numba.njit)
     before = config.CACHE_DIR
     config.CACHE_DIR = before or str(Path(home) / "selfinstruct" / "numba")
     try:
-        found: Function = jit(cache=True, nogil=True)(function)
-    except (OSError, RuntimeError):  # no folder can be written: compiled in each process
-        found = jit(nogil=True)(function)
+        machine_code: Function = jit(cache=True, nogil=True)(function)
+    except (OSError, RuntimeError):  # no writable cache directory: each process compiles anew
+        machine_code = jit(nogil=True)(function)
     finally:
         config.CACHE_DIR = before
-    return found
+    return machine_code

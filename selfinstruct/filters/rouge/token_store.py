@@ -1,8 +1,8 @@
-"""Texts as numbers: what the ROUGE-L joins work on.
+"""Texts as numbers, the input of the ROUGE-L joins.
 
-Each token of a text is tagged with its occurrence number, so that a text becomes a set: the overlap of two such sets
-bounds the longest common subsequence from above. Tokens and tags share one numbering, in order of appearance; the tag
-of a first occurrence is the token's own number.
+Each token of a text is tagged with its occurrence number, so that a text becomes a set; the overlap of two such sets is
+an upper bound of the longest common subsequence. Tokens and tags share one numbering, in order of appearance; the tag
+of a first occurrence is the number of the token.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Number = TypeVar("Number", bound=np.generic)
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some texts, one after the other.
+    """Some texts, concatenated.
 
     Attributes:
         tokens: Numbers of all tokens, in text order; shape (total,).
@@ -49,26 +49,26 @@ class Block:
 
     @property
     def sizes(self) -> Ints:
-        """Tokens of each text."""
+        """Number of tokens of each text."""
         return np.diff(self.offsets).astype(np.int32)
 
     def part(self, start: int, end: int) -> Block:
-        """Texts ``start`` to ``end``, without copying."""
+        """Return the texts from ``start`` to ``end``, without copying."""
         first, last = self.offsets[start], self.offsets[end]
         return Block(
             self.tokens[first:last], self.tags[first:last], self.offsets[start : end + 1] - first, self.bits[start:end]
         )
 
     def select(self, rows: Longs) -> Block:
-        """The given texts, in the given order."""
+        """Return the texts with these numbers, in this order."""
         sizes = np.diff(self.offsets)[rows]
         offsets = offsets_of(sizes)
-        place = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], sizes)
-        return Block(self.tokens[place], self.tags[place], offsets, self.bits[rows])
+        positions = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], sizes)
+        return Block(self.tokens[positions], self.tags[positions], offsets, self.bits[rows])
 
 
 def offsets_of(sizes: npt.ArrayLike) -> Longs:
-    """Offsets of consecutive runs of the given sizes; shape (runs + 1,)."""
+    """Return the offsets of consecutive runs with these sizes; shape (runs + 1,)."""
     sizes = np.asarray(sizes, dtype=np.int64)
     offsets = np.zeros(len(sizes) + 1, dtype=np.int64)
     np.cumsum(sizes, out=offsets[1:])
@@ -80,7 +80,7 @@ MASK = (1 << 64) - 1
 
 @lru_cache(maxsize=1 << 16)
 def tag_bit(tag: int) -> int:
-    """The bit of 128 that stands for a tag: ``mix`` in Python integers."""
+    """Return the number, below 128, of a tag's bit in a sketch: ``mix`` in Python integers."""
     value = (tag + 0x9E3779B97F4A7C15) & MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
@@ -88,9 +88,9 @@ def tag_bit(tag: int) -> int:
 
 
 def sketch(tags: Ints, offsets: Longs) -> Words:
-    """XOR, over the tags of each text, of one of 128 bits chosen by a hash of the tag; shape (texts, 2).
+    """Return the XOR, over the tags of each text, of one of 128 bits that a hash of the tag selects; shape (texts, 2).
 
-    The bits in which two sketches differ are at most as many as the tags that only one of the texts has.
+    Two sketches differ in at most as many bits as there are tags in only one of the texts.
     """
     hashed = mix(tags.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)) & np.uint64(127)
     bit = np.uint64(1) << (hashed & np.uint64(63))
@@ -105,13 +105,13 @@ def sketch(tags: Ints, offsets: Longs) -> Words:
 
 
 def distinct(values: Longs) -> Longs:
-    """The distinct values, sorted. ``np.unique`` hashes them first, which takes longer than to sort them."""
+    """Return the distinct values, sorted. ``np.unique`` hashes them first, which is slower than sorting."""
     values = np.sort(values)
     return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
 
 
 class Vocabulary:
-    """Numbers for tokens and for their repetitions."""
+    """The numbers of tokens and of their repetitions."""
 
     def __init__(self) -> None:
         # A str is a token; an int is a repetition: token | occurrence << 32.
@@ -122,7 +122,7 @@ class Vocabulary:
         return len(self._numbers)
 
     def learn(self, texts: Iterable[Sequence[str]]) -> Block:
-        """Encode texts, numbering what is new."""
+        """Encode texts, and number their new tokens and tags."""
         rows = list(texts)
         number = self._numbers.__getitem__
         if len(rows) == 1:
@@ -132,24 +132,24 @@ class Vocabulary:
         return self.tagged(tokens, offsets)
 
     def tagged(self, tokens: Ints, offsets: Longs) -> Block:
-        """A block of texts whose tokens have their numbers already."""
+        """Return the block of texts whose tokens are numbered already."""
         tags = self._tag(tokens, offsets, self._numbers.__getitem__)
         return Block(tokens, tags, offsets, sketch(tags, offsets))
 
     def read(self, text: Sequence[str]) -> Block:
-        """Encode one text and learn nothing: what is new gets numbers beyond the vocabulary's, for this block only."""
-        strange: defaultdict[str | int, int] = defaultdict(lambda: len(self._numbers) + len(strange))
+        """Encode one text without changing the vocabulary; new tokens get numbers beyond it, for this block only."""
+        unseen: defaultdict[str | int, int] = defaultdict(lambda: len(self._numbers) + len(unseen))
         numbers = self._numbers
 
         def number(key: str | int) -> int:
-            found = numbers.get(key)
-            return strange[key] if found is None else found
+            known_number = numbers.get(key)
+            return unseen[key] if known_number is None else known_number
 
         return self._one([number(token) for token in text], number)
 
     @staticmethod
     def _one(tokens: list[int], number: Callable[[str | int], int]) -> Block:
-        """The block of one text; for so little, plain Python is faster than arrays."""
+        """Return the block of one text, for which plain Python is faster than arrays."""
         seen: dict[int, int] = {}
         tags = []
         low = high = 0
@@ -189,7 +189,7 @@ class Vocabulary:
         return tags
 
     def words(self) -> tuple[list[str], Ints]:
-        """The tokens, and the number of each."""
+        """Return the tokens, and the number of each."""
         pairs = [(key, number) for key, number in self._numbers.items() if isinstance(key, str)]
         return [word for word, _ in pairs], np.array([number for _, number in pairs], dtype=np.int32)
 
@@ -215,7 +215,7 @@ class Store:
         return Block(self.tokens[:end], self.tags[:end], self.offsets[: self.rows + 1], self.bits[: self.rows])
 
     def reserve(self, rows: int, tokens: int) -> None:
-        """Make room for so many more."""
+        """Make room for this many more rows and tokens."""
         if self.rows + rows > len(self.sizes):
             size = max(self.rows + rows, 2 * len(self.sizes))
             self.sizes = grown(self.sizes, size)
@@ -240,7 +240,7 @@ class Store:
 
 
 def grown(array: npt.NDArray[Number], size: int) -> npt.NDArray[Number]:
-    """A longer copy, filled up with zeros."""
+    """Return a longer copy, padded with zeros."""
     longer = np.zeros((size, *array.shape[1:]), dtype=array.dtype)
     longer[: len(array)] = array
     return longer

@@ -1,6 +1,6 @@
 """Machine code for the ROUGE-L join. Importing this module imports numba.
 
-Every function here gives the bits that its counterpart in numpy gives.
+Every function gives the same result as its counterpart in numpy, bit for bit.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from selfinstruct.filters.jit import compiled as _compiled
-from selfinstruct.filters.rouge.store import Ints, Longs, Words
+from selfinstruct.filters.numba_compile import compiled as _compiled
+from selfinstruct.filters.rouge.token_store import Ints, Longs, Words
 
 __all__ = ["add_rows", "join_block", "make_room"]
 
 ONE, ZERO = np.uint64(1), np.uint64(0)
 FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
-SHORT = 8  # words of 64 tokens up to which a text's matches are kept in a table
+SHORT = 8  # words of 64 tokens up to which the positions of each token are kept in a table
 
 
 @_compiled
@@ -45,24 +45,26 @@ def _least(threshold: float, m: int, n: int, table: Ints) -> int:
 
 @_compiled
 def _lcs_table(m: int, other: Ints, slot: Ints, masks: Words, v: Words) -> int:
-    """Longest common subsequence (Hyyro 2004) of a text of m tokens and another.
+    """Return the length of the longest common subsequence of a text of m tokens and another (Hyyrö 2004).
 
     Args:
-        slot: Row of ``masks`` for each token; 0 for one that the text lacks.
-        masks: Places of each distinct token of the text, as bits.
-        v: Work space, one word for each 64 tokens.
+        m: Number of tokens of the first text.
+        other: Tokens of the second text.
+        slot: Row of ``masks`` for each token; 0 for a token that the first text lacks.
+        masks: Positions of each distinct token of the first text, as bits.
+        v: Work space, one word per 64 tokens.
     """
     words = (m + 63) >> 6
     for w in range(words):
         v[w] = FULL
     if words == 1:
-        one = FULL
+        word = FULL
         for token in other:
             row = slot[token]
             if row:
-                u = one & masks[row, 0]
-                one = (one + u) | (one - u)
-        v[0] = one
+                u = word & masks[row, 0]
+                word = (word + u) | (word - u)
+        v[0] = word
     else:
         for token in other:
             row = slot[token]
@@ -82,30 +84,33 @@ def _lcs_table(m: int, other: Ints, slot: Ints, masks: Words, v: Words) -> int:
 
 @_compiled
 def _zeros(m: int, v: Words) -> int:
-    """Zeros among the first m bits."""
-    found = 0
+    """Return the number of zeros among the first m bits."""
+    zeros = 0
     for w in range(m >> 6):
-        found += _ones(~v[w])
+        zeros += _ones(~v[w])
     if m & 63:
-        found += _ones(~v[m >> 6] & ((ONE << np.uint64(m & 63)) - ONE))
-    return found
+        zeros += _ones(~v[m >> 6] & ((ONE << np.uint64(m & 63)) - ONE))
+    return zeros
 
 
 @_compiled
 def _lcs_chain(m: int, other: Ints, least: int, slot: Ints, chain: Ints, v: Words, line: Words) -> int:
-    """As ``_lcs_table`` for a long text, without a table.
+    """Return the same as ``_lcs_table`` for a long text, without a table.
 
     Args:
-        least: A length below this need not be exact, only below.
-        slot: The last place of each token in the text, plus one; 0 for one that it lacks.
-        chain: The place before each place with the same token, plus one.
-        line: Work space like ``v``, all 0, and left so.
+        m: Number of tokens of the first text.
+        other: Tokens of the second text.
+        least: A result below this is only known to be below it.
+        slot: The last position of each token in the first text, plus one; 0 for a token that it lacks.
+        chain: For each position, the previous position with the same token, plus one.
+        v: Work space, one word per 64 tokens.
+        line: Work space like ``v``, all 0 before and after.
     """
     words = (m + 63) >> 6
     dense_of, dense = _dense_masks(m, chain)
     for w in range(words):
         v[w] = FULL
-    # Ukkonen's band: with so few tokens of either left out, no match lies further from the diagonal.
+    # Ukkonen's band: at most m - least and n - least tokens are skipped, so no match is further from the diagonal.
     left, right = m - least, len(other) - least
     first = 0
     for row in range(len(other)):
@@ -116,13 +121,13 @@ def _lcs_chain(m: int, other: Ints, least: int, slot: Ints, chain: Ints, v: Word
         last = slot[token]
         if last == 0:
             continue
-        known = dense_of[last - 1]
-        mask = dense[known - 1] if known else line
-        if known == 0:
-            place = last
-            while place:
-                line[(place - 1) >> 6] |= ONE << np.uint64((place - 1) & 63)
-                place = chain[place - 1]
+        number = dense_of[last - 1]
+        mask = dense[number - 1] if number else line
+        if number == 0:
+            position = last
+            while position:
+                line[(position - 1) >> 6] |= ONE << np.uint64((position - 1) & 63)
+                position = chain[position - 1]
         carry = ZERO
         for w in range(first, end):
             u = v[w] & mask[w]
@@ -133,62 +138,62 @@ def _lcs_chain(m: int, other: Ints, least: int, slot: Ints, chain: Ints, v: Word
                 overflow = ONE
             v[w] = total | (v[w] - u)
             carry = overflow
-        if known == 0:
-            place = last
-            while place:
-                line[(place - 1) >> 6] = ZERO
-                place = chain[place - 1]
+        if number == 0:
+            position = last
+            while position:
+                line[(position - 1) >> 6] = ZERO
+                position = chain[position - 1]
     return _zeros(m, v)
 
 
 @_compiled
 def _dense_masks(m: int, chain: Ints) -> tuple[Ints, Words]:
-    """Masks of the tokens that occur more often than a mask has words: at most 64 of them, whatever the text.
+    """Return masks of the tokens that occur more often than a mask has words: at most 64 tokens in every text.
 
     Returns:
-        For the last place of such a token the number of its mask, counted from 1, and 0 elsewhere; and the masks.
+        For the last position of such a token the number of its mask, counted from 1, and 0 elsewhere; and the masks.
     """
     words = (m + 63) >> 6
     number = np.zeros(m, dtype=np.int32)
     earlier = np.zeros(m, dtype=np.bool_)
-    for place in range(m):
-        if chain[place]:
-            earlier[chain[place] - 1] = True
-    found = 0
-    for turn in range(2):  # count them, then fill their masks
-        masks = np.zeros((found if turn else 0, words), dtype=np.uint64)
-        found = 0
+    for position in range(m):
+        if chain[position]:
+            earlier[chain[position] - 1] = True
+    dense = 0
+    for turn in range(2):  # count the tokens, then fill their masks
+        masks = np.zeros((dense if turn else 0, words), dtype=np.uint64)
+        dense = 0
         for last in range(m):
             if earlier[last]:
                 continue
-            count, place = 0, last + 1
-            while place:
+            count, position = 0, last + 1
+            while position:
                 count += 1
-                place = chain[place - 1]
+                position = chain[position - 1]
             if count > words:
-                found += 1
-                number[last] = found
-                place = last + 1
-                while turn and place:
-                    masks[found - 1, (place - 1) >> 6] |= ONE << np.uint64((place - 1) & 63)
-                    place = chain[place - 1]
+                dense += 1
+                number[last] = dense
+                position = last + 1
+                while turn and position:
+                    masks[dense - 1, (position - 1) >> 6] |= ONE << np.uint64((position - 1) & 63)
+                    position = chain[position - 1]
     return number, masks
 
 
 @_compiled
 def _prepare(tokens: Ints, slot: Ints, masks: Words) -> None:
-    """Fill ``slot`` and ``masks`` for ``_lcs_table``; whoever calls sets ``slot`` back to 0."""
+    """Fill ``slot`` and ``masks`` for ``_lcs_table``; the caller resets ``slot`` to 0."""
     words = (len(tokens) + 63) >> 6
     distinct = 0
-    for place in range(len(tokens)):
-        row = slot[tokens[place]]
+    for position in range(len(tokens)):
+        row = slot[tokens[position]]
         if row == 0:
             distinct += 1
             row = distinct
-            slot[tokens[place]] = row
+            slot[tokens[position]] = row
             for w in range(words):
                 masks[row, w] = ZERO
-        masks[row, place >> 6] |= ONE << np.uint64(place & 63)
+        masks[row, position >> 6] |= ONE << np.uint64(position & 63)
 
 
 @_compiled
@@ -196,24 +201,25 @@ def make_room(tags: Longs, lists: Ints, postings: Ints, used: int) -> tuple[int,
     """Make room for one more posting of each of these tags (which may repeat).
 
     Args:
-        lists: For each tag the start of its postings, how many there are, and how many there is room for.
-        postings: Row, size of the row, and place of the tag in it. A list that is full moves to the end and doubles.
+        tags: The tags.
+        lists: For each tag the start of its postings, their number, their capacity, and work space.
+        postings: Row, size of the row, and rank of the tag in its prefix. A full list moves to the end and doubles.
+        used: Number of postings in use, including the space of lists that have moved.
 
     Returns:
-        How much of ``postings`` is used, lists that moved away included; and 0, or the length that ``postings`` needs
-        at least before another call can finish.
+        The new value of ``used``; and 0, or the least length of ``postings`` with which another call can finish.
     """
-    for place in range(len(tags)):
-        lists[tags[place], 3] += 1
-    for place in range(len(tags)):
-        tag = tags[place]
+    for rank in range(len(tags)):
+        lists[tags[rank], 3] += 1
+    for rank in range(len(tags)):
+        tag = tags[rank]
         more = lists[tag, 3]
         lists[tag, 3] = 0
         count = lists[tag, 1]
         if count + more > lists[tag, 2]:
             room = 2 * (count + more)
             if used + room > len(postings):
-                for rest in range(place, len(tags)):
+                for rest in range(rank, len(tags)):
                     lists[tags[rest], 3] = 0
                 return used, used + room
             start = lists[tag, 0]
@@ -228,26 +234,26 @@ def make_room(tags: Longs, lists: Ints, postings: Ints, used: int) -> tuple[int,
 
 @_compiled
 def add_postings(row: int, size: int, tags: Longs, lists: Ints, postings: Ints) -> None:
-    """Enter a row under the tags of its prefix, for which there is room."""
-    for place in range(len(tags)):
-        tag = tags[place]
+    """Add a row to the postings of the tags of its prefix, which have room."""
+    for rank in range(len(tags)):
+        tag = tags[rank]
         end = lists[tag, 0] + lists[tag, 1]
         postings[end, 0] = row
         postings[end, 1] = size
-        postings[end, 2] = place
+        postings[end, 2] = rank
         lists[tag, 1] += 1
 
 
 @_compiled
 def add_rows(start: int, sizes: Ints, tags: Longs, offsets: Longs, lists: Ints, postings: Ints) -> None:
-    """``add_postings`` for consecutive rows."""
+    """Call ``add_postings`` for consecutive rows."""
     for text in range(len(sizes)):
         add_postings(start + text, sizes[text], tags[offsets[text] : offsets[text + 1]], lists, postings)
 
 
 @_compiled
 def _lcs_long(own: Ints, other: Ints, least: int, slot: Ints, chain: Ints, v: Words, line: Words) -> int:
-    """As ``_lcs_chain``; what both texts begin and end with takes time in proportion to its length only."""
+    """Return the same as ``_lcs_chain``, with linear time for a common beginning and end."""
     shorter, head, tail = min(len(own), len(other)), 0, 0
     while head < shorter and own[head] == other[head]:
         head += 1
@@ -257,9 +263,9 @@ def _lcs_long(own: Ints, other: Ints, least: int, slot: Ints, chain: Ints, v: Wo
     least = max(least - head - tail, 0)
     if min(len(own), len(other)) < max(least, 1):
         return head + tail
-    for place in range(len(own)):
-        chain[place] = slot[own[place]]
-        slot[own[place]] = place + 1
+    for position in range(len(own)):
+        chain[position] = slot[own[position]]
+        slot[own[position]] = position + 1
     length = _lcs_chain(len(own), other, least, slot, chain, v, line)
     for token in own:
         slot[token] = 0
@@ -270,7 +276,7 @@ def _lcs_long(own: Ints, other: Ints, least: int, slot: Ints, chain: Ints, v: Wo
 def _lcs(
     own: Ints, other: Ints, least: int, prepared: bool, slot: Ints, masks: Words, chain: Ints, v: Words, line: Words
 ) -> int:
-    """Longest common subsequence of two texts; ``prepared`` if the same first text was met before."""
+    """Return the longest common subsequence of two texts; ``prepared`` if the previous call had the same first text."""
     if len(own) > 64 * SHORT:
         return _lcs_long(own, other, least, slot, chain, v, line)
     if not prepared:
@@ -308,10 +314,10 @@ def join_block(
     best_row: Longs,
     best_score: np.ndarray[Any, np.dtype[np.float64]],
 ) -> int:
-    """Judge each text of a block against the rows of the store, and append those that are kept.
+    """Match each text of a block with the rows of the store, and append the kept ones; see ``Join.match``.
 
     Returns:
-        The number of rows now.
+        The new number of rows.
     """
     longest = 0
     for text in range(len(offsets) - 1):
@@ -326,13 +332,13 @@ def join_block(
         m, low, high = len(own), bits[text, 0], bits[text, 1]
         prepared = False
         top, top_row = 0.0, -1
-        for place in range(len(prefix)):
-            start, count = lists[prefix[place], 0], lists[prefix[place], 1]
+        for rank in range(len(prefix)):
+            start, count = lists[prefix[rank], 0], lists[prefix[rank], 1]
             for posting in range(start, start + count):
                 row, n = postings[posting, 0], postings[posting, 1]
-                # If this is the first tag that both have, they share no more than lies from here on.
-                room = min(m - place, n - postings[posting, 2])
-                # Before the exact least LCS, a bound that costs no division; the 1 forgives the rounding of F1.
+                # If this is the first tag that both texts have, they share at most the tags from here on.
+                room = min(m - rank, n - postings[posting, 2])
+                # Before the exact least LCS, a bound without a division; the 1 allows for the rounding of F1.
                 if 2 * (room + 1) < threshold * (m + n) or seen[row] == stamp + text:
                     continue
                 least = _least(threshold, m, n, table)

@@ -1,4 +1,4 @@
-"""An index on disk: arrays in an npz with a JSON header, written in one step and never through pickle."""
+"""Save and load an index: arrays in an npz file with a JSON header, written in one step and without pickle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selfinstruct.common.codec import canonical, loads
 from selfinstruct.common.files import reason, write_atomic
 from selfinstruct.errors import UsageError
 
-__all__ = ["FORMAT", "pack", "read", "unpack", "write"]
+__all__ = ["FORMAT", "Array", "pack", "read", "unpack", "write"]
 
 FORMAT = 2  # raise it when the meaning of an array changes
 
@@ -24,30 +24,36 @@ Array = npt.NDArray[Any]
 
 
 def pack(name: str, values: Sequence[str]) -> dict[str, Array]:
-    """Strings as two arrays: their bytes, and the number of bytes of each. Lone surrogates are kept."""
+    """Return strings as two arrays: their bytes, and the number of bytes of each. Lone surrogates are preserved."""
     coded = [value.encode("utf-8", "surrogatepass") for value in values]
     sizes = np.fromiter(map(len, coded), dtype=np.int64, count=len(coded))
     return {name: np.frombuffer(b"".join(coded), dtype=np.uint8), f"{name}_sizes": sizes}
 
 
 def unpack(name: str, arrays: Mapping[str, Array]) -> list[str]:
-    """What ``pack`` packed.
+    """Return the strings that ``pack`` packed.
 
     Raises:
-        KeyError, ValueError: The arrays are not there, or are no such strings.
+        KeyError, ValueError: The arrays are missing, or do not hold such strings.
     """
-    whole = arrays[name].tobytes()
+    content = arrays[name].tobytes()
     ends = np.cumsum(arrays[f"{name}_sizes"], dtype=np.int64).tolist()
-    if (ends[-1] if ends else 0) != len(whole):
-        raise ValueError(f"{name} has {len(whole)} bytes, not {ends[-1] if ends else 0}")
-    return [whole[start:end].decode("utf-8", "surrogatepass") for start, end in pairwise([0, *ends])]
+    if (ends[-1] if ends else 0) != len(content):
+        raise ValueError(f"{name} has {len(content)} bytes, not {ends[-1] if ends else 0}")
+    return [content[start:end].decode("utf-8", "surrogatepass") for start, end in pairwise([0, *ends])]
 
 
 def write(path: Path, kind: str, parameters: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Replace ``path`` by this index, in one step.
+    """Write an index to a file, in one step.
+
+    Args:
+        path: The file.
+        kind: Name of the index's class.
+        parameters: Its settings.
+        arrays: Its contents.
 
     Raises:
-        SelfInstructError: The file can't be written; an old one is as it was.
+        SelfInstructError: The file cannot be written; an existing one is left unchanged.
     """
     header = canonical({"kind": kind, "format": FORMAT, "parameters": parameters})
     buffer = io.BytesIO()
@@ -56,22 +62,22 @@ def write(path: Path, kind: str, parameters: Mapping[str, Any], arrays: Mapping[
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The parameters and arrays of an index of this kind.
+    """Return the parameters and arrays of an index of this kind.
 
     Raises:
-        UsageError: The file can't be read, is damaged, or holds something else.
+        UsageError: The file cannot be read, is damaged, or holds something else.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = loads(arrays.pop("header").tobytes())
-        found, version = header["kind"], header["format"]
+        saved_kind, version = header["kind"], header["format"]
     except OSError as error:
         raise UsageError(f"can't read {path}: {reason(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is not an index that this package saved, or is damaged ({error})") from None
-    if found != kind:
-        raise UsageError(f"{path} holds a {found}, not a {kind}")
+    if saved_kind != kind:
+        raise UsageError(f"{path} holds a {saved_kind}, not a {kind}")
     if version != FORMAT:
         raise UsageError(
             f"{path} has format {version}; this version reads {FORMAT}: build the index again from its texts"
