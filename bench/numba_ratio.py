@@ -149,7 +149,10 @@ def measure_command(name: str, texts: list[str]) -> Measurement:
         source.write_text("".join(json.dumps({"instruction": text}) + "\n" for text in texts), encoding="utf-8")
 
         def run(engine: str, _: int) -> int:
-            modules = ("selfinstruct.filters.rouge.numpy_join.available", "selfinstruct.filters.minhash.index.available")
+            modules = (
+                "selfinstruct.filters.rouge.numpy_join.available",
+                "selfinstruct.filters.minhash.index.available",
+            )
             with patch(modules[0], lambda: engine == "numba"), patch(modules[1], lambda: engine == "numba"):
                 return filter_file(str(source), str(Path(folder) / f"{engine}.jsonl"), FILTERS[name]).progress.kept
 

@@ -1,4 +1,4 @@
-"""Write the generated pages of the documentation: api.md, commands.md and configuration.md (``make docs``)."""
+"""Write the generated pages of the documentation (``make docs``): api, commands, configuration and reasons."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from selfinstruct.backends import builtin_backends
 from selfinstruct.cli import cli as selfinstruct
 from selfinstruct.common.config import build, to_plain
 from selfinstruct.engine.plan import Settings
+from selfinstruct.reasons import RejectReason
 from selfinstruct.strategies import STRATEGIES, QualityOptions
 from selfinstruct.strategies.mixture import MixtureStrategy
 from selfinstruct.strategies.quality.options import JudgeOptions
@@ -273,7 +274,7 @@ def configuration() -> str:
         _section("Settings of a run", Settings(), to_plain(Settings())),
         _section("Section `quality`", QUALITY, to_plain(QUALITY)),
     ]
-    strategies = {name: kind.Options for name, kind in STRATEGIES.items()}
+    strategies = {kind.name: kind.Options for kind in STRATEGIES.values()}
     strategies[MixtureStrategy.name] = MixtureStrategy.Options
     backends = {spec.name: spec.options for spec in builtin_backends()}
     for title, sections in (("Strategy", strategies), ("Backend", backends)):
@@ -311,7 +312,23 @@ def _entries(options: Any, prefix: str) -> list[str]:
     return lines
 
 
-PAGES = {"api": api, "commands": commands, "configuration": configuration}
+def reasons() -> str:
+    """Return the page of reason codes."""
+    rows = [f"| `{reason}` | {reason.explanation} |" for reason in RejectReason]
+    parts = [
+        "# Reason codes\n",
+        NOTE,
+        "Why a candidate, a piece of a completion or a row of a file was rejected: `status`, `explain`, the report of "
+        "`filter` and the exported candidates use these codes.\nTwo further families are open-ended: `no_<field>` for "
+        "a block without a required field, and `top_<n>_gram` and `duplicate_<n>_gram` of the repetition filter.\n"
+        "Plugins may add codes.\n",
+        "| code | meaning |\n| --- | --- |",
+        *rows,
+    ]
+    return "\n".join(parts) + "\n"
+
+
+PAGES = {"api": api, "commands": commands, "configuration": configuration, "reasons": reasons}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -198,7 +198,7 @@ class _Run:
             record["before"] = self._measure(packed_lm, loaded, renderer, data).to_json()
             self._write(record)
         elif record["model_digest"] != loaded.base.digest:
-            raise RunChangedError(f"{self.out}: the weights of the model are not those that this run started from")
+            raise RunChangedError(f"{self.out}: the model now has other weights than when this run started")
         seconds = self._fit(packed_lm, plan, estimate)
         if seconds is None:
             return TrainingResult(self.out, self.progress.step, complete=False)

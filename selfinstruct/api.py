@@ -140,9 +140,8 @@ def generate(
             ledger.reset(plan.meta(), plan.texts())  # for example after a first attempt with a wrong model name
         require_same_identity(plan, reader, folder)
         verdicts = VerdictCache(folder, plan)
-        state = RunState.from_ledger(
-            plan, reader, checkpoint=None if verify else verdicts.load(reader), on_checkpoint=verdicts.save
-        )
+        checkpoint = None if verify else verdicts.load(reader)
+        state = RunState.from_ledger(plan, reader, checkpoint=checkpoint, on_checkpoint=verdicts.save, ledger=ledger)
         if canonical(reader.meta("config")) != canonical(plan.values()):  # only now is the ledger known to be sound
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
@@ -156,6 +155,7 @@ def generate(
             with contextlib.suppress(SelfInstructError):  # on a full disk, report the first error
                 update_dataset(folder, plan, state)
             raise
+        ledger.flush()
         exported = update_dataset(folder, plan, state)
         verdicts.save(state)
         completions = reader.answers()

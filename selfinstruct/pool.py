@@ -1,4 +1,4 @@
-"""What the line has accepted so far: append-only, and all that a strategy may see."""
+"""The pool of accepted tasks and rows: append-only, and everything that a strategy may see."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfinstruct.records import Candidate, Task
 
 __all__ = ["AcceptedRow", "MethodProgress", "Pool"]
 
-_RECENT = 256  # judged requests of a method that tell what it brings: the pool fills, and what was new no longer is
+_RECENT = 256  # requests from which a method's yield is estimated: yields fall as the pool fills
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class AcceptedRow:
     """One accepted row: one line of the dataset.
 
     Attributes:
-        id: Id of the candidate it was.
-        task: Id of the task it belongs to (its own id where it brought its instruction with it).
+        id: Id of its candidate.
+        task: Id of its task (``id`` if the candidate brought its own instruction).
     """
 
     id: str
@@ -30,32 +30,31 @@ class AcceptedRow:
 
 
 class MethodProgress:
-    """What one method of a run was asked to begin with, and what it brings.
+    """The progress of one method of a run: the seed tasks it has started, and its yield.
 
-    Some methods begin with what they are given, one after the other: such a request says which by ``item`` in its
-    context, a number from 0 on.
+    Strategies that begin with tasks work through the seeds in order; ``Request.item`` is the index of the seed.
 
     Attributes:
-        next_item: The lowest item that was not asked for.
-        recent: Rows and tokens of the last judged requests, oldest first; kept for mixed runs only.
-        rows, tokens: Their sums.
+        next_item: The lowest item that was not requested.
+        recent: Rows and tokens of the most recent processed requests, oldest first; in mixed runs only.
+        rows, tokens: Sums over ``recent``.
     """
 
     def __init__(self) -> None:
         self.next_item = 0
         self.recent: deque[tuple[int, int]] = deque(maxlen=_RECENT)
         self.rows = self.tokens = 0
-        self._beyond: set[int] = set()  # asked for before a lower one: in a fork, whose source lacks some answers
+        self._later_items: set[int] = set()  # requested before ``next_item``, as in a fork whose source lacks answers
 
     def take(self, item: int) -> None:
-        """An item was asked for."""
-        self._beyond.add(item)
-        while self.next_item in self._beyond:
-            self._beyond.discard(self.next_item)
+        """Record that an item was requested."""
+        self._later_items.add(item)
+        while self.next_item in self._later_items:
+            self._later_items.discard(self.next_item)
             self.next_item += 1
 
     def add(self, rows: int, tokens: int) -> None:
-        """A request was judged that took so many tokens, and so many rows came of it."""
+        """Record the rows and tokens of a processed request."""
         if len(self.recent) == self.recent.maxlen:
             self.rows -= self.recent[0][0]
             self.tokens -= self.recent[0][1]
@@ -64,23 +63,25 @@ class MethodProgress:
         self.tokens += tokens
 
     def to_json(self) -> Json:
-        return [self.next_item, sorted(self._beyond), [list(one) for one in self.recent]]
+        """Return the progress as JSON."""
+        return [self.next_item, sorted(self._later_items), [list(entry) for entry in self.recent]]
 
     @classmethod
     def from_json(cls, value: Any) -> MethodProgress:
-        account = cls()
-        account.next_item, account._beyond = value[0], set(value[1])
+        """Rebuild the progress from ``to_json``."""
+        progress = cls()
+        progress.next_item, progress._later_items = value[0], set(value[1])
         for rows, tokens in value[2]:
-            account.add(rows, tokens)
-        return account
+            progress.add(rows, tokens)
+        return progress
 
 
 class Pool:
-    """Seeds, the machine's own tasks, and the accepted rows, each in the order in which they came.
+    """Seeds, machine-written tasks and accepted rows, each in the order of acceptance.
 
     Attributes:
-        others: Texts that were kept and are no tasks (``Candidate.is_task``): known to the filters alone.
-        progress_by_method: By method; "" is the only one of a run that isn't mixed.
+        others: Kept texts that are not tasks (``Candidate.is_task``); only the filters know them.
+        progress_by_method: Progress by the label of the method; "" in a run of one method.
     """
 
     def __init__(self, seeds: Sequence[Task]) -> None:
@@ -92,5 +93,5 @@ class Pool:
 
     @property
     def progress(self) -> MethodProgress:
-        """That of a run of one method."""
+        """Progress of the only method of a run."""
         return self.progress_by_method[""]

@@ -1,7 +1,7 @@
-"""What passes between the parts: frozen records, each one way to and from JSON.
+"""The frozen records that the parts of a run exchange.
 
-A request is numbered *k* when the line takes it up. Its candidates are numbered in the order in which the strategy
-finds them; ``candidate_id(k, i)`` names one for good, in exports, reports and lineage alike.
+A request gets its number *k* when the scheduler takes it. Its candidates are numbered in the order in which the
+strategy reads them; ``candidate_id(k, i)`` identifies one in exports, reports and lineage.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ __all__ = [
     "Candidate",
     "Choice",
     "Completion",
+    "CounterKey",
+    "CounterRow",
     "Discard",
     "Failure",
     "Instance",
@@ -40,21 +42,21 @@ Kind = Literal["row", "pending_task", "provisional_row"]
 
 
 def candidate_id(number: int, index: int) -> str:
-    """The name of candidate ``index`` of request ``number``: ``"17.2"``."""
+    """Return the id of candidate ``index`` of request ``number``: ``"17.2"``."""
     return f"{number}.{index}"
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Sampling parameters, as OpenAI-compatible servers name them.
+    """Sampling parameters, under the names of OpenAI-compatible servers.
 
     Attributes:
-        max_tokens: Most tokens of one choice.
+        max_tokens: Maximum number of tokens of one choice.
         stop: Strings that end a choice; they are not part of its text.
-        n: Choices a completion.
+        n: Number of choices in a completion.
         seed: Seed of this request, or None to leave it to the server.
-        schema: JSON schema that the text must follow, where the backend can see to that; None for free text. The order
-            of its keys counts: models write fields in that order.
+        schema: JSON schema that the text must follow, where the backend can enforce one; None for free text. The order
+            of its keys matters: models write fields in that order.
     """
 
     max_tokens: int
@@ -68,6 +70,7 @@ class Sampling:
     schema: Mapping[str, Json] | None = None
 
     def to_json(self) -> dict[str, Json]:
+        """Return the parameters as JSON, without ``schema`` where there is none."""
         value: dict[str, Json] = {
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
@@ -78,24 +81,25 @@ class Sampling:
             "n": self.n,
             "seed": self.seed,
         }
-        if self.schema is not None:  # only then: requests without one keep the digest that they always had
-            value["schema"] = dumps(self.schema)  # as text, since canonical JSON would sort its keys
+        if self.schema is not None:  # omitted otherwise, so that requests without a schema keep their digest
+            value["schema"] = dumps(self.schema)  # as text, because canonical JSON would sort the keys
         return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Sampling:
+        """Rebuild the parameters from ``to_json``."""
         schema = {"schema": loads(value["schema"])} if "schema" in value else {}
         return cls(**{**value, **schema, "stop": tuple(value["stop"])})
 
 
 @dataclass(frozen=True, slots=True)
 class PromptMessage:
-    """One message of a request; or, with the role ``prompt``, the whole raw prompt.
+    """One message of a request; or, with the role ``prompt``, the complete raw prompt.
 
     Attributes:
-        template: Name of the template that made the text (``alpaca/list``).
-        variables: What was filled in. The ledger keeps these, not the text.
-        text: The rendered text: what the model reads.
+        template: Name of the template that rendered the text (``alpaca/list``).
+        variables: The values of the template's variables. The ledger stores these, not the text.
+        text: The rendered text that the model reads.
     """
 
     role: Role
@@ -110,10 +114,13 @@ class Request:
 
     Attributes:
         stage: The strategy's name for this kind of request (``instructions``, ``instances``).
-        turns: Either one turn with the role ``prompt`` (raw completion), or messages (chat).
-        context: The strategy's memory, any JSON; never sent.
-        parent: Number of the request that this one follows, or None for one that was proposed.
-        number: Its place in the line; -1 until the line takes it up.
+        turns: Either one message with the role ``prompt`` (raw completion), or the messages of a chat.
+        context: Whatever the strategy needs to read the completion, as JSON; never sent. The keys ``item`` and
+            ``demonstrations`` are reserved for the fields below.
+        parent: Number of the request that this one follows, or None for a proposed one.
+        number: Position in the run, from 0; -1 until the scheduler assigns it.
+        item: Index of the seed task that this request starts work on, for strategies that work through the seed file.
+        demonstrations: Ids of the tasks that the prompt shows; None where the stage shows no tasks.
     """
 
     stage: str
@@ -122,14 +129,54 @@ class Request:
     context: Mapping[str, Json] = field(default_factory=dict)
     parent: int | None = None
     number: int = -1
+    item: int | None = None
+    demonstrations: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if "item" in self.context or "demonstrations" in self.context:
+            raise ValueError("set Request.item and Request.demonstrations instead of these keys of the context")
+
+    @classmethod
+    def from_stored(
+        cls,
+        stage: str,
+        turns: tuple[PromptMessage, ...],
+        sampling: Sampling,
+        context: Mapping[str, Any],
+        parent: int | None,
+        number: int = -1,
+    ) -> Request:
+        """Rebuild a request from its stored parts.
+
+        Args:
+            context: The value of ``stored_context``.
+        """
+        rest = dict(context)
+        item, demonstrations = rest.pop("item", None), rest.pop("demonstrations", None)
+        shown = None if demonstrations is None else tuple(demonstrations)
+        return cls(stage, turns, sampling, rest, parent, number, item, shown)
+
+    @property
+    def stored_context(self) -> dict[str, Json]:
+        """The context as ledgers and digests hold it: with ``item`` and ``demonstrations`` where they are set."""
+        fields: dict[str, Json] = {}
+        if self.item is not None:
+            fields["item"] = self.item
+        if self.demonstrations is not None:
+            fields["demonstrations"] = list(self.demonstrations)
+        return {**fields, **self.context}
 
     def numbered(self, number: int, seed: int | None) -> Request:
-        """The same request with its place in the line and its own sampling seed."""
+        """Return a copy with its number and its own sampling seed."""
         return replace(self, number=number, sampling=replace(self.sampling, seed=seed))
+
+    def candidate_id(self, index: int) -> str:
+        """Return the id for candidate ``index`` of this request; follow-ups use it to refer to the candidate."""
+        return candidate_id(self.number, index)
 
     @property
     def method(self) -> str:
-        """Of a mixed run, which of its methods asks: the stage's part before ``/``; "" in a run of one method."""
+        """Label of the method that sent this request in a mixed run (``stage`` up to the last ``/``); "" otherwise."""
         return self.stage.rpartition("/")[0]
 
     @property
@@ -139,19 +186,19 @@ class Request:
 
     @property
     def text_bytes(self) -> int:
-        """UTF-8 bytes of all that is sent: an upper bound of the prompt's tokens, which may hold the schema too."""
+        """UTF-8 bytes of everything that is sent, the schema included: an upper bound of the prompt's tokens."""
         schema = "" if self.sampling.schema is None else dumps(self.sampling.schema)
         return sum(len(text.encode("utf-8")) for text in (*(turn.text for turn in self.turns), schema))
 
     @property
     def digest(self) -> str:
-        """SHA-256 over everything that decides the completion and its reading."""
+        """SHA-256 of everything that determines the completion and how it is read."""
         return digest(
             {
                 "stage": self.stage,
                 "turns": [[turn.role, turn.text] for turn in self.turns],
                 "sampling": self.sampling.to_json(),
-                "context": self.context,
+                "context": self.stored_context,
                 "parent": self.parent,
             }
         )
@@ -159,7 +206,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One text of a completion, and why it ended: ``stop``, ``length`` or the server's own word."""
+    """One text of a completion.
+
+    Attributes:
+        finish_reason: Why the text ended: ``stop``, ``length``, or the server's own term.
+    """
 
     text: str
     finish_reason: str
@@ -167,7 +218,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the server counted them; ``cached_tokens`` are those of the prompt that its cache served."""
+    """Token counts of the server; ``cached_tokens`` is the part of the prompt that its cache served."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -175,13 +226,13 @@ class Usage:
 
     @property
     def counted(self) -> bool:
-        """False where the server did not count, or only half of it: no prompt is empty, and no answer takes nothing."""
+        """True if the server counted both parts: neither a prompt nor an answer takes zero tokens."""
         return self.prompt_tokens > 0 and self.completion_tokens > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered to one request, unaltered."""
+    """A model's answer to one request, unaltered."""
 
     choices: tuple[Choice, ...]
     usage: Usage
@@ -194,10 +245,11 @@ class Completion:
 
     @property
     def truncated(self) -> bool:
-        """True when the first choice ended at the token limit."""
+        """True if the first choice ended at the token limit."""
         return self.choices[0].finish_reason == "length"
 
     def to_json(self) -> dict[str, Json]:
+        """Return the completion as JSON."""
         return {
             "choices": [[choice.text, choice.finish_reason] for choice in self.choices],
             "usage": [self.usage.prompt_tokens, self.usage.completion_tokens, self.usage.cached_tokens],
@@ -206,22 +258,30 @@ class Completion:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Completion:
+        """Rebuild a completion from ``to_json``."""
         choices = tuple(Choice(text, reason) for text, reason in value["choices"])
         return cls(choices, Usage(*value["usage"]), value["model"])
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The end of a request that can't succeed: a code for reports and the server's words."""
+    """The terminal failure of a request.
+
+    Attributes:
+        code: A code for reports.
+        message: The server's message.
+    """
 
     code: str
     message: str
 
     def to_json(self) -> dict[str, Json]:
+        """Return the failure as JSON."""
         return {"code": self.code, "message": self.message}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Failure:
+        """Rebuild a failure from ``to_json``."""
         return cls(value["code"], value["message"])
 
 
@@ -238,11 +298,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The answer of a row that was not chosen, for preference data.
+    """The rejected answer of a preference pair.
 
     Attributes:
-        rejected: The worst of the answers to the same question.
-        scores: Those of the row's own answer and of the rejected one.
+        rejected: The worst answer to the row's question.
+        scores: Score of the row's own answer, score of the rejected answer.
     """
 
     rejected: str
@@ -254,10 +314,10 @@ class Verdict:
     """One filter's decision on one candidate.
 
     Attributes:
-        reason: A short word for reports when it was not kept (``too_short``, ``similar``); "" otherwise.
-        score: The figure that decided, where there is one (a ROUGE-L F1, a Jaccard similarity, a number of words).
+        reason: Reason code of a rejection, usually a ``RejectReason``; "" if the candidate is kept.
+        score: The number that decided (a ROUGE-L F1, a Jaccard similarity, a number of words); None without one.
         nearest: Id of the row or seed that the score refers to.
-        detail: Further figures for the record, any JSON.
+        detail: Further figures, any JSON.
     """
 
     filter: str
@@ -269,31 +329,85 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A task or a row that a completion offered.
-
-    There are three kinds. A ``row`` that is kept is a line of the dataset. A ``draft`` is a task whose instances are
-    still to come: its instruction is judged. A ``trial`` is a whole row on which more is asked (what a judge thinks of
-    it, say) before another request offers it as a row, with this candidate's id, or its task, as ``task``: it is judged
-    as a row is, but for near-duplicates.
+class CounterKey:
+    """One cell of the tables that ``status`` shows.
 
     Attributes:
-        output: The answer; of a conversation, the last one.
-        span: Where it stands in the first choice's text: start and end, in characters.
-        task: Id of the draft or trial whose instance this is; None when the candidate brings its own instruction.
-        shown: Outputs that the prompt displayed, so that a copy of one can be recognised.
-        on_accept: Queued if the candidate is kept. A draft and a trial have one.
-        on_reject: Queued if it is rejected.
-        system: The system prompt that it was answered under; "" for none.
-        messages: Of a conversation of more than one round: all of it, the first message the instruction.
-        columns: Further fields of the exported row, by name; none of a training format's own.
-        pair: Its counterpart in preference data.
-        verifier: What code can check the output by (``verifiers.py``): a row that fails is not kept.
-        verdicts: Those of the strategy itself, before any filter. Rejected by one, it is rejected.
-        is_task: False for a text that is no task (a person, to be asked for one): the filters judge it, and no strategy
-            is shown it, nor is it counted as an instruction.
-        mark: Where its end is counted, as ``table|row`` (see ``Received.counters``): a row that is kept in the column
-            ``passed``, whatever is rejected in one named by the reason.
+        table, row: Names without ``|``.
+        column: Name of the column.
+    """
+
+    table: str
+    row: str
+    column: str
+
+    def __str__(self) -> str:
+        return f"{self.table}|{self.row}|{self.column}"
+
+    @classmethod
+    def from_text(cls, text: str) -> CounterKey:
+        """Read the form that ``str`` writes."""
+        table, row, column = text.split("|", 2)
+        return cls(table, row, column)
+
+    def for_method(self, label: str) -> CounterKey:
+        """Return the same cell in the table of one method of a mixed run; "" leaves the table as is."""
+        return replace(self, table=f"{label}: {self.table}") if label else self
+
+
+@dataclass(frozen=True, slots=True)
+class CounterRow:
+    """One row of the tables that ``status`` shows: the part of a ``CounterKey`` without the column."""
+
+    table: str
+    row: str
+
+    def __str__(self) -> str:
+        return f"{self.table}|{self.row}"
+
+    @classmethod
+    def from_text(cls, text: str) -> CounterRow:
+        """Read the form that ``str`` writes."""
+        table, row = text.split("|", 1)
+        return cls(table, row)
+
+    def column(self, name: str) -> CounterKey:
+        """Return the cell in the column ``name``."""
+        return CounterKey(self.table, self.row, name)
+
+    def for_method(self, label: str) -> CounterRow:
+        """Return the same row in the table of one method of a mixed run."""
+        return replace(self, table=f"{label}: {self.table}")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A task or a row that a completion offers.
+
+    There are three kinds. A kept ``row`` is a line of the dataset. A ``pending_task`` is a task whose instances are
+    requested next; the filters decide on its instruction. A ``provisional_row`` is a complete row about which more is
+    requested (a judge's score, for example) before a later request offers the final row with this candidate's id, or
+    its task, as ``task``; every filter of rows applies to it except the one for near-duplicates.
+
+    Attributes:
+        output: The answer; the last one of a conversation.
+        span: Position in the first choice's text: start and end, in characters.
+        task: Id of the pending task or provisional row that this candidate belongs to; None if the candidate brings
+            its own instruction.
+        shown_outputs: Outputs that the prompt displays, so that a copy can be recognised.
+        on_accept: Request that is queued if the candidate is kept.
+        on_reject: Request that is queued if the candidate is rejected.
+        system: System prompt of the row; "" for none.
+        messages: All messages of a conversation of more than one round; the first one is the instruction.
+        columns: Further fields of the exported row, by name, apart from the fields of training formats.
+        pair: The rejected answer, for preference data.
+        verifier: Verifier specification; rows whose output fails it are rejected.
+        verdicts: The strategy's own verdicts, which precede the filters. One rejection rejects the candidate.
+        is_task: False for a text that is not a task (a persona, for example): the filters decide on it, but no
+            strategy sees it and it does not count as an instruction.
+        counter: Row of a table in which the candidate's result is counted: a kept row in the column ``passed``, a
+            rejected candidate in the column of its reason.
+        id: ``Request.candidate_id`` of this candidate; "" lets the engine number it by its position.
     """
 
     instruction: str
@@ -301,7 +415,7 @@ class Candidate:
     output: str = ""
     span: tuple[int, int] = (0, 0)
     task: str | None = None
-    shown: tuple[str, ...] = ()
+    shown_outputs: tuple[str, ...] = ()
     kind: Kind = "row"
     on_accept: Request | None = None
     on_reject: Request | None = None
@@ -312,26 +426,27 @@ class Candidate:
     verifier: Mapping[str, Json] | None = None
     verdicts: tuple[Verdict, ...] = ()
     is_task: bool = True
-    mark: str = ""
+    counter: CounterRow | None = None
+    id: str = ""
 
     @property
     def extras(self) -> dict[str, Json]:
-        """What an exported row may have beyond instruction, input and output, as JSON; only what is set."""
-        found: dict[str, Json] = {
+        """The fields of an exported row besides instruction, input and output, as JSON; only the ones that are set."""
+        fields: dict[str, Json] = {
             "system": self.system,
-            "messages": [[one.role, one.content] for one in self.messages],
+            "messages": [[message.role, message.content] for message in self.messages],
             "columns": dict(self.columns),
             "pair": None if self.pair is None else [self.pair.rejected, list(self.pair.scores)],
             "verifier": None if self.verifier is None else dict(self.verifier),
         }
-        return {name: value for name, value in found.items() if value}
+        return {name: value for name, value in fields.items() if value}
 
     def with_extras(self, value: Mapping[str, Any]) -> Candidate:
-        """The candidate with what ``extras`` gave."""
+        """Return a copy with the fields that ``extras`` returned."""
         return replace(
             self,
             system=value.get("system", ""),
-            messages=tuple(Message(*one) for one in value.get("messages", ())),
+            messages=tuple(Message(*message) for message in value.get("messages", ())),
             columns=value.get("columns", {}),
             pair=Pair(value["pair"][0], (value["pair"][1][0], value["pair"][1][1])) if "pair" in value else None,
             verifier=value.get("verifier"),
@@ -340,7 +455,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """A piece of a completion that never became a candidate, and why."""
+    """A piece of a completion that never became a candidate.
+
+    Attributes:
+        reason: Reason code.
+        span: Position in the first choice's text: start and end, in characters.
+    """
 
     reason: str
     span: tuple[int, int]
@@ -348,22 +468,36 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What a strategy read in one completion.
+    """Everything that a strategy reads in one completion.
 
     Attributes:
-        counters: Counter increments, each ``table|row|column`` (``evol|epoch 2, deepen|passed``); ``status`` shows the
-            tables.
+        counters: Cells to increment by one.
     """
 
     candidates: tuple[Candidate, ...] = ()
     follow_ups: tuple[Request, ...] = ()
     discards: tuple[Discard, ...] = ()
-    counters: tuple[str, ...] = ()
+    counters: tuple[CounterKey, ...] = ()
+
+    def with_ids(self, request: Request) -> Received:
+        """Return a copy in which every candidate has an id; candidates without one are numbered by their position.
+
+        Raises:
+            ValueError: Two candidates have the same id, or one has the id of another request.
+        """
+        candidates = tuple(
+            candidate if candidate.id else replace(candidate, id=request.candidate_id(index))
+            for index, candidate in enumerate(self.candidates)
+        )
+        ids = [candidate.id for candidate in candidates]
+        if len(set(ids)) < len(ids) or any(id_.partition(".")[0] != str(request.number) for id_ in ids):
+            raise ValueError(f"request {request.number} ({request.stage}) has wrong candidate ids: {', '.join(ids)}")
+        return replace(self, candidates=candidates)
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One input and its output; the input is "" where the instruction stands alone."""
+    """One input and its output; the input is "" where the instruction needs none."""
 
     input: str
     output: str
@@ -371,12 +505,12 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task to learn from: a seed, or one that the model wrote and the filters kept.
+    """A task to learn from: a seed, or a task that the model wrote and the filters kept.
 
     Attributes:
         id: The seed's own id, or the candidate's (``"17.2"``).
-        is_classification: None where nobody has said.
-        verifier: What code can check an answer by (``verifiers.py``).
+        is_classification: None where it is unknown.
+        verifier: Verifier specification for answers (``verifiers``).
     """
 
     id: str

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from selfinstruct.common.rng import Rng
-from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Completion, Received, Request
+from selfinstruct.strategies.abilities import BeginsWithTasks
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.stage import Stage
 
@@ -21,26 +21,21 @@ class AnsweringOptions:
     answer: Stage = _ANSWER
 
 
-class Answering(Strategy):
+class Answering(Strategy, BeginsWithTasks):
     name: ClassVar[str] = "answering"
     templates: ClassVar = {"answering/answer": frozenset({"task"})}
     defaults: ClassVar = {"filters": {"novelty": None, "near_duplicate": None, "copied": None, "word_count": None}}
-    begins_with_tasks: ClassVar[bool] = True
     Options: ClassVar = AnsweringOptions
-
-    def __init__(self, options: AnsweringOptions, prompts: Prompts) -> None:
-        self.options = options
-        self.prompts = prompts
 
     def propose(self, view: View, rng: Rng) -> Request | None:
         item = view.progress.next_item
         if item >= len(view.seeds):
             return None
         turns = self.options.answer.turns(self.prompts, "answering/answer", task=view.seeds[item].instruction)
-        return Request("answer", turns, self.options.answer.sampling(), context={"item": item})
+        return Request("answer", turns, self.options.answer.sampling(), item=item)
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
-        seed = view.seeds[int(str(request.context["item"]))]
+        seed = view.seeds[request.item or 0]
         answer = completion.text.strip()
         row = Candidate(seed.instruction, output=answer, span=(0, len(completion.text)), verifier=seed.verifier)
         return Received((row,))

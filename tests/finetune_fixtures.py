@@ -1,6 +1,6 @@
-"""What the trainer's tests share: tokenizers and models small enough to make on the spot, and the embedded one's.
+"""Shared fixtures of the trainer's tests: tiny tokenizers and models, and the embedded tokenizer.
 
-A test module makes a fixture its own by its name: ``tiny_tokenizer = finetune_fixtures.tiny_tokenizer``.
+A test module imports a fixture by assignment: ``tiny_tokenizer = finetune_fixtures.tiny_tokenizer``.
 ``CHATML`` is the template of the tiny tokenizer; special tokens are ``<|im_start|>``, ``<|im_end|>`` (eos) and
 ``<|endoftext|>`` (pad). It has no BOS.
 """
@@ -39,12 +39,12 @@ TEXTS = (
 
 
 def make_tokenizer(special: tuple[str, ...] = SPECIAL, template: str | None = CHATML, **options: Any) -> Any:
-    """A byte-level BPE tokenizer of at most 384 tokens, trained on ``TEXTS``: every text has its tokens.
+    """Return a byte-level BPE tokenizer of at most 384 tokens, trained on ``TEXTS``, which covers any text.
 
     Args:
         special: Special tokens, with ids from 0.
         template: Its chat template.
-        options: More for ``PreTrainedTokenizerFast``: ``bos_token``, ``eos_token``, ``pad_token``.
+        options: Further arguments of ``PreTrainedTokenizerFast``: ``bos_token``, ``eos_token``, ``pad_token``.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -67,7 +67,7 @@ def make_tokenizer(special: tuple[str, ...] = SPECIAL, template: str | None = CH
 
 
 def make_model(vocab: int, seed: int = 0, **options: Any) -> Any:
-    """A random float32 LlamaForCausalLM: 2 layers, width 32, 4 heads, 2 of them for keys and values; tied head.
+    """Return a random float32 LlamaForCausalLM: 2 layers, width 32, 4 query and 2 key-value heads, tied head.
 
     Args:
         options: Fields of ``LlamaConfig`` to change.
@@ -87,7 +87,7 @@ def make_model(vocab: int, seed: int = 0, **options: Any) -> Any:
         "eos_token_id": 2,
         "pad_token_id": 0,
         "tie_word_embeddings": True,
-        "initializer_range": 0.2,  # wide enough that a random model's logits differ from each other
+        "initializer_range": 0.2,  # large enough that the logits of a random model differ clearly
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -102,7 +102,7 @@ def tiny_tokenizer() -> Any:
 
 @pytest.fixture
 def tiny_model(tiny_tokenizer: Any) -> Any:
-    """A fresh random model on the tiny tokenizer, the same weights each time."""
+    """A new model for the tiny tokenizer, with the same random weights each time."""
     return make_model(len(tiny_tokenizer))
 
 
@@ -117,11 +117,11 @@ def tiny_model_folder(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def smollm2_tokenizer() -> Any:
-    """The tokenizer inside the embedded GGUF (some seconds, once a session); treat it as read-only."""
+    """The tokenizer of the embedded GGUF file (takes some seconds, once per session); treat it as read-only."""
     return _smollm2()
 
 
-@cache  # pytest makes a session's fixture anew for each module that takes it
+@cache  # pytest re-creates a session fixture in each module that assigns it
 def _smollm2() -> Any:
     from transformers import AutoTokenizer
 

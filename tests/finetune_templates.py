@@ -1,4 +1,4 @@
-"""Chat templates in the shapes that are met in the wild, each with a tokenizer that goes with it."""
+"""Typical shapes of chat templates, each with a matching tokenizer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ __all__ = ["SHAPES", "Shape", "add_bos"]
 
 @dataclass(frozen=True)
 class Shape:
-    """A template's shape.
+    """A chat template and its tokenizer.
 
     Attributes:
-        stop: What ends a response.
-        system: Whether it takes a system turn.
-        trims: Whether it trims what is said.
-        lead: What it writes between the generation prompt and a response.
+        template: The template, Jinja.
+        special: Special tokens of the tokenizer.
+        stop: Token that ends a response.
+        options: Further arguments of the tokenizer.
+        system: Whether the template accepts a system turn.
+        trims: Whether it strips whitespace around messages.
+        lead: Text that it writes between the generation prompt and a response.
     """
 
     template: str
@@ -30,6 +33,7 @@ class Shape:
     lead: str = ""
 
     def tokenizer(self) -> Any:
+        """Return a new tokenizer with this template."""
         return make_tokenizer(self.special, self.template, **self.options)
 
 
@@ -72,7 +76,7 @@ ZEPHYR = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-THINKING = (  # as Qwen3: thoughts of earlier turns are removed, the last turn always has some
+THINKING = (  # as in Qwen3: thoughts of earlier turns are removed, and the last turn always has some
     "{%- for m in messages %}{%- if m.role == 'assistant' %}{%- set said = m.content %}{%- set thought = '' %}"
     "{%- if '</think>' in said %}"
     "{%- set thought = said.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}"
@@ -109,7 +113,7 @@ SHAPES = {
 
 
 def add_bos(tokenizer: Any) -> Any:
-    """Let the tokenizer itself begin with its BOS."""
+    """Make the tokenizer put its BOS first."""
     from tokenizers.processors import TemplateProcessing
 
     bos = tokenizer.bos_token

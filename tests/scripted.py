@@ -169,7 +169,7 @@ def _flawed(rng: Rng, write: Callable[[Rng], str]) -> str | Reply:
 def _question(rng: Rng) -> str:
     flaw = rng.random()
     if flaw < 0.1:
-        return "Thanks, that is all."
+        return "Thanks, that is all. [END]"
     if flaw < 0.15:
         return "As an AI, I have no questions."
     if flaw < 0.2:

@@ -1,4 +1,4 @@
-"""Our trainer as a worker: the same wiring as ``finetune.session``, without files."""
+"""This project's trainer as a worker: the wiring of ``finetune.session``, without files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from finetune.training.distributed import World
 from finetune.training.loop import TrainingLoop
 from finetune.training.optimizer import FlatAdamW
 from finetune.training.setup import RuntimeSetup, compile_layers
-from finetune.training.setup import prepare as ready
+from finetune.training.setup import prepare as prepare_model
 
 __all__ = ["prepare"]
 
 
 def prepare(cell: Cell, turns: Turns) -> Any:
-    """A function that trains until no more turns are wanted."""
+    """Return a function that trains until no more turns are requested."""
     corpus = documents(cell)
     world = World(torch.device(cell.device))
     lora = Lora(rank=16, alpha=32) if cell.shape.lora else None
@@ -32,7 +32,7 @@ def prepare(cell: Cell, turns: Turns) -> Any:
     setup = RuntimeSetup.of(options, world.device)
     plan = EpochPlan.of(corpus, options, budget=setup.budget)
     model = make(cell)
-    packed_lm = ready(
+    packed_lm = prepare_model(
         model if lora is None else add_adapters(model, lora), setup, world, recompute=bool(options.recompute)
     )  # fmt: skip
 

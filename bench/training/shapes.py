@@ -1,4 +1,4 @@
-"""What is trained in the benchmark: models by their shapes, with random weights, and random documents."""
+"""Models (by shape, with random weights) and random documents of the training benchmark."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["SHAPES", "Cell", "Shape", "config", "documents", "flops", "make"]
 
 @dataclass(frozen=True)
 class Shape:
-    """A model, and what is asked of a GPU.
+    """A model and its settings on a GPU.
 
     Attributes:
-        kind: Its class of configuration in transformers.
-        fields: Of the configuration.
-        goal: Non-pad tokens/s on one H200, documents of 512 tokens, bfloat16.
-        batch: Documents in an optimizer step on a GPU.
-        documents: Documents in a turn on a GPU: 2 to 3 seconds of work.
-        rows: Rows of 512 tokens in a micro-batch of TRL on a GPU.
-        ours: Our settings on a GPU, where the default would not fit.
-        lora: Train adapters of rank 16 instead of the weights.
+        kind: Name of its configuration class in transformers.
+        fields: Fields of the configuration.
+        goal: Target tokens/s without padding on one H200, for documents of 512 tokens in bfloat16.
+        batch: Documents per optimizer step.
+        documents: Documents per turn: 2 to 3 seconds of work.
+        rows: Rows of 512 tokens in a micro-batch of TRL.
+        ours: Settings of this project's trainer where the default would not fit.
+        lora: Whether to train adapters of rank 16 instead of the weights.
     """
 
     kind: str
@@ -37,11 +37,13 @@ class Shape:
     lora: bool = False
 
 
-def _decoder(vocab: int, width: int, inner: int, layers: int, heads: int, narrow: int, **more: Any) -> dict[str, Any]:
+def _decoder(
+    vocab: int, width: int, inner: int, layers: int, heads: int, kv_heads: int, **fields: Any
+) -> dict[str, Any]:
     return {
         "vocab_size": vocab, "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": narrow, "max_position_embeddings": 8192,
-        "tie_word_embeddings": True, **more,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "max_position_embeddings": 8192,
+        "tie_word_embeddings": True, **fields,
     }  # fmt: skip
 
 
@@ -64,17 +66,17 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One trainer on one model in one setting.
+    """One trainer on one model with one setting.
 
     Attributes:
-        model: A name of ``SHAPES``.
+        model: A key of ``SHAPES``.
         trainer: ``ours`` or ``trl``.
-        setting: How the table calls it.
-        options: Of the trainer: fields of ``finetune.Options``, or of ``SFTConfig`` and ``attention``.
+        setting: Label of the setting in the table.
+        options: Options of the trainer: fields of ``finetune.TrainingOptions``, or of ``SFTConfig`` and ``attention``.
         device: ``cpu`` or ``cuda``.
-        batch: Documents in an optimizer step.
-        documents: Documents in a turn.
-        turns: Turns that will be asked for, the first (to warm up) included.
+        batch: Documents per optimizer step.
+        documents: Documents per turn.
+        turns: Number of turns, including the first, which warms up.
     """
 
     model: str
@@ -95,14 +97,14 @@ class Cell:
 
 
 def config(shape: Shape) -> Any:
-    """The configuration; ids 0 to 2 are for padding and borders."""
+    """Return the configuration of a model; token ids 0 to 2 are padding, BOS and EOS."""
     import transformers
 
     return getattr(transformers, shape.kind)(**shape.fields, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 
 
 def make(cell: Cell, attention: str = "sdpa") -> Any:
-    """The model with random weights, on its device: bfloat16 on a GPU, float32 on a CPU."""
+    """Build the model with random weights on its device: bfloat16 on a GPU, float32 on a CPU."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -113,13 +115,13 @@ def make(cell: Cell, attention: str = "sdpa") -> Any:
 
 
 def documents(cell: Cell) -> Corpus:
-    """Random tokens. On a GPU every document has 512, of which the latter half are supervised.
+    """Return documents of random tokens. On a GPU each has 512 tokens, of which the second half is supervised.
 
-    On a CPU lengths are those of instructions in Alpaca's prompt: a prompt of about 73 tokens (log-normal, median 70),
+    On a CPU, lengths resemble instructions in Alpaca's prompt: a prompt of about 73 tokens (log-normal, median 70) and
     an answer of about 60 (log-normal, median 40), together at most 512.
     """
     random = np.random.default_rng(0)
-    made = []
+    corpus = []
     for number in range(cell.documents):
         if cell.device == "cuda":
             prompt, answer = 256, 256
@@ -127,12 +129,12 @@ def documents(cell: Cell) -> Corpus:
             prompt = int(np.clip(random.lognormal(np.log(70), 0.3), 40, 400))
             answer = int(np.clip(random.lognormal(np.log(40), 0.9), 2, 512 - prompt))
         ids = random.integers(3, cell.shape.fields["vocab_size"], prompt + answer).astype(np.int32)
-        made.append(Document(ids, np.arange(len(ids)) >= prompt, f"random:{number}"))
-    return Corpus.of(made)
+        corpus.append(Document(ids, np.arange(len(ids)) >= prompt, f"random:{number}"))
+    return Corpus.of(corpus)
 
 
 def flops(cell: Cell, corpus: Corpus) -> float | None:
-    """Of a training step, for each token."""
+    """Return the floating-point operations of a training step per token."""
     import torch
 
     from finetune.model.footprint import measure_footprint

@@ -22,10 +22,10 @@ __all__ = ["prepare"]
 
 
 def prepare(cell: Cell, turns: Turns) -> Any:
-    """A function that trains until no more turns are wanted.
+    """Return a function that trains until no more turns are requested.
 
     Raises:
-        RuntimeError: In this setting documents see each other.
+        RuntimeError: With this setting, documents see each other.
     """
     corpus = documents(cell)
     options = dict(cell.options)
@@ -36,12 +36,12 @@ def prepare(cell: Cell, turns: Turns) -> Any:
     rows = _rows(corpus)
     if packing:
         rows = pack_dataset(rows, 512, "bfd")
-        options["padding_free"] = True  # what packing=True sets; the rows are packed here already
+        options["padding_free"] = True  # packing=True would set it, but the rows are packed already
     micro = options.pop("micro", cell.batch)
     step = options.pop("step", cell.batch)
     steps = -(-len(rows) // step)
-    # One long epoch on a GPU, so that its batches are made ahead; on a CPU an epoch is a turn, whatever the sampler.
-    longer = concatenate_datasets([rows] * cell.turns) if gpu else rows
+    # One long epoch on a GPU, so that batches are prefetched; on a CPU an epoch is a turn, for every sampler.
+    dataset = concatenate_datasets([rows] * cell.turns) if gpu else rows
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=not gpu, bf16=gpu, gradient_checkpointing=False, report_to="none",
         save_strategy="no", disable_tqdm=True, logging_steps=10**6, logging_nan_inf_filter=False,
@@ -51,19 +51,21 @@ def prepare(cell: Cell, turns: Turns) -> Any:
         dataloader_pin_memory=gpu, use_liger_kernel=liger, **{"train_sampling_strategy": "sequential", **options},
     )  # fmt: skip
     trainer = SFTTrainer(
-        model=model, args=config, train_dataset=longer, processing_class=_tokenizer(), peft_config=_lora(cell),
-        callbacks=[_Turning(turns, steps, corpus)],
+        model=model, args=config, train_dataset=dataset, processing_class=_tokenizer(), peft_config=_lora(cell),
+        callbacks=[_TurnCallback(turns, steps, corpus)],
     )  # fmt: skip
     if config.padding_free:
         _check(trainer, rows if not packing else _rows(corpus))
     return trainer.train
 
 
-class _Turning(TrainerCallback):
+class _TurnCallback(TrainerCallback):
+    """Ends a turn after each pass over the documents."""
+
     def __init__(self, turns: Turns, steps: int, corpus: Corpus) -> None:
         self.turns, self.steps, self.tokens = turns, steps, int(corpus.lengths.sum())
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_more: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:  # noqa: ARG002
         if state.global_step % self.steps == 0:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
@@ -72,17 +74,17 @@ class _Turning(TrainerCallback):
 
 
 def _rows(corpus: Corpus) -> Dataset:
-    found = [corpus[index] for index in range(len(corpus))]
+    documents = [corpus[index] for index in range(len(corpus))]
     return Dataset.from_dict(
         {
-            "input_ids": [one.ids.tolist() for one in found],
-            "labels": [np.where(one.supervised, one.ids, -100).tolist() for one in found],
+            "input_ids": [document.ids.tolist() for document in documents],
+            "labels": [np.where(document.supervised, document.ids, -100).tolist() for document in documents],
         }
     )
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """SFTTrainer asks for one; the rows are tokens already."""
+    """Return a tokenizer, which SFTTrainer requires although the rows are tokenized already."""
     words = WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2}, unk_token="<pad>")
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(words), pad_token="<pad>", bos_token="<s>", eos_token="</s>"
@@ -99,10 +101,10 @@ def _lora(cell: Cell) -> Any:
 
 @torch.no_grad()
 def _check(trainer: SFTTrainer, rows: Dataset) -> None:
-    """Two documents side by side must have the hidden states that each has alone."""
+    """Check that two packed documents have the same hidden states as separate ones."""
 
-    def hidden(*some: int) -> torch.Tensor:
-        batch = trainer.data_collator([rows[index] for index in some])
+    def hidden(*indices: int) -> torch.Tensor:
+        batch = trainer.data_collator([rows[index] for index in indices])
         inputs = {
             name: value.to(trainer.model.device) if hasattr(value, "to") else value for name, value in batch.items()
         }
@@ -112,7 +114,7 @@ def _check(trainer: SFTTrainer, rows: Dataset) -> None:
             return model.model(**inputs, use_cache=False).last_hidden_state[0].float()
 
     trainer.model.eval()
-    together, alone = hidden(0, 1), torch.cat([hidden(0), hidden(1)])
-    off = float((together - alone).abs().max() / alone.abs().max())
-    if off > (0.1 if trainer.args.bf16 else 1e-3):
-        raise RuntimeError(f"documents see each other: hidden states differ by {off:.1%}")
+    packed, separate = hidden(0, 1), torch.cat([hidden(0), hidden(1)])
+    deviation = float((packed - separate).abs().max() / separate.abs().max())
+    if deviation > (0.1 if trainer.args.bf16 else 1e-3):
+        raise RuntimeError(f"documents see each other: hidden states differ by {deviation:.1%}")

@@ -1,7 +1,7 @@
-"""A benchmark's cells as processes that work in turns: so that trainers which loop by themselves can be interleaved.
+"""Benchmark cells as processes that work in turns, so that trainers with their own loops can be interleaved.
 
 The parent writes ``go``; the child trains on all documents once and answers with a line of JSON. The first turn loads
-and warms up. Each cell has memory of its own, and its failure ends nothing but itself.
+the model and warms up. Processes don't share memory, and a failure affects only its own cell.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Ended", "FailedError", "Turns", "Worker"]
 
 
 class Ended(Exception):  # noqa: N818 nothing went wrong
-    """No more turns are wanted."""
+    """No more turns are requested."""
 
 
 class FailedError(Exception):
@@ -28,7 +28,7 @@ class FailedError(Exception):
 
 
 class Turns:
-    """The child's side. Whatever the libraries print goes to standard error."""
+    """The child's side. Output of libraries goes to standard error."""
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -39,23 +39,24 @@ class Turns:
         """Wait for the next turn.
 
         Raises:
-            Ended: There is none.
+            Ended: There is no next turn.
         """
         if sys.stdin.readline().strip() != "go":
             raise Ended
         self._began = time.perf_counter()
 
     def done(self, **facts: Any) -> None:
-        """End a turn: tell its seconds."""
+        """End a turn and report its duration."""
         self.answer({"seconds": time.perf_counter() - self._began, **facts})
 
     def answer(self, facts: dict[str, Any]) -> None:
+        """Send a line of JSON to the parent."""
         self._answers.write(json.dumps(facts) + "\n")
         self._answers.flush()
 
 
 class Worker:
-    """The parent's side of one cell; it begins to import as soon as it is made."""
+    """The parent's side of a cell; the child starts importing as soon as it is constructed."""
 
     def __init__(self, cell: dict[str, Any]) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the process
@@ -72,21 +73,22 @@ class Worker:
         )
 
     def turn(self, seconds: float) -> dict[str, Any]:
-        """Let it work, for at most so many seconds.
+        """Run a turn of at most ``seconds`` seconds.
 
         Raises:
-            FailedError: Says why.
+            FailedError: The worker failed or timed out.
         """
         return self._ask(b"go\n", seconds)
 
     def end(self, seconds: float = 30) -> dict[str, Any]:
-        """What it says at the end; the process is gone afterwards."""
+        """End the process and return its final answer."""
         try:
             return self._ask(b"end\n", seconds)
         finally:
             self.kill()
 
     def kill(self) -> None:
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
@@ -102,16 +104,16 @@ class Worker:
         line = b""
         while not line.endswith(b"\n"):
             ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            part = os.read(self._process.stdout.fileno(), 65536) if ready else None
-            if not part:
+            chunk = os.read(self._process.stdout.fileno(), 65536) if ready else None
+            if not chunk:
                 self.kill()
                 raise FailedError(self._reason() if ready else f"took more than {seconds:.0f} s")
-            line += part
+            line += chunk
         return dict(json.loads(line))
 
     def _reason(self) -> str:
         self._log.seek(0)
         lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if line[0].isalpha() and ("Error" in line or "Exception" in line)]
-        what = (errors or lines or [f"exit status {self._process.returncode}"])[-1]
-        return what if len(what) < 200 else what[:200] + "..."
+        reason = (errors or lines or [f"exit status {self._process.returncode}"])[-1]
+        return reason if len(reason) < 200 else reason[:200] + "..."

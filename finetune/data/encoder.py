@@ -141,7 +141,7 @@ def backend_of(tokenizer: Any) -> Any:
 
 
 def added_tokens(tokenizer: Any) -> dict[int, str]:
-    """Return the added tokens by id: those that are split from the text before normalization."""
+    """Return the added tokens by id, which are split from the text before normalization."""
     return {token_id: token.content for token_id, token in backend_of(tokenizer).get_added_tokens_decoder().items()}
 
 

@@ -4,7 +4,7 @@ A step is one optimizer update. Its micro-batches go through the model one after
 and hold at most ``budget`` tokens each. There are two ways to form steps:
 
 - by documents: the shuffled epoch is cut into batches of ``batch_size`` documents, each packed into few micro-batches.
-  The steps are exactly those of unpacked training;
+  The steps contain the same documents as in unpacked training;
 - by tokens: the whole epoch is packed into rows of ``row`` tokens, the rows are shuffled, and each step takes rows of
   about ``batch_tokens`` tokens in total.
 

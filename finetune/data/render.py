@@ -1,7 +1,7 @@
 """Rendering of examples as documents: token ids and a loss mask.
 
 Each example is rendered once and tokenized once. The loss mask follows from the character spans of the responses and
-the token offsets, and every masked span is decoded and compared with the response that it stands for. A response ends
+the token offsets, and every masked span is decoded and compared with its response. A response ends
 with its stop token, which is supervised; nothing after it is (ChatML, for one, writes a newline there). The pad token
 plays no part.
 """
@@ -26,7 +26,7 @@ from selfinstruct.errors import UsageError
 __all__ = ["FORMATS", "RenderError", "RenderResult", "Renderer", "render_all"]
 
 FORMATS = ("alpaca", "chat", "completion")
-_PLACEHOLDER_ANSWER = "x"  # stands for the response when only the prompt is rendered
+_PLACEHOLDER_ANSWER = "x"  # used as the response when only the prompt is rendered
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RenderResult:
 
 
 def render_all(examples: Iterable[Example], renderer: Renderer) -> RenderResult:
-    """Render examples in order; those that can't be rendered are recorded in the result, not raised."""
+    """Render examples in order; errors are recorded in the result, not raised."""
     documents: list[Document] = []
     dropped: list[tuple[str, str, str]] = []
     truncated = 0

@@ -60,7 +60,7 @@ def difference(before: Losses, after: Losses) -> tuple[float, float | None]:
     """Return ``after.mean - before.mean`` over the same documents, and its standard error.
 
     Each document is compared with itself: the difference is again a ratio, of s_after - s_before to n, and its error is
-    usually far smaller than that of either mean.
+    usually far smaller than the error of either mean.
     """
     assert (before.counts == after.counts).all(), "the losses are of different documents"
     change = after.mean - before.mean

@@ -1,6 +1,6 @@
 """GGUF export, for llama.cpp and programs built on it.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Names of tensors and keys are those of llama.cpp.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Tensors and keys have llama.cpp's names.
 A model that llama.cpp would compute or tokenize differently is refused, because nothing would report it later.
 """
 

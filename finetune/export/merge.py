@@ -69,7 +69,7 @@ def merge_adapters(
         folder: The directory of a training run with adapters.
         out: The folder to create.
         base: Current location of the base model, if it has moved. It must have the recorded weights.
-        dtype: Precision of the merged weights, by default that of the base model. Sums are made in float32.
+        dtype: Precision of the merged weights; by default the base model's. Sums are made in float32.
 
     Returns:
         The comparison of the merged with the adapted model.

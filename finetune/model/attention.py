@@ -6,8 +6,8 @@ flash attention (CUDA, bfloat16 or float16). Neither builds a (T, T) mask.
 The document boundaries travel through the model to its attention as the keyword argument ``packed``
 (``finetune.data.batch.PackedSequences``). Without them the functions here refuse to guess; generation therefore runs
 within ``original_attention``. transformers builds no mask for an implementation name that it doesn't know
-(``masking_utils``), so that visibility is decided here alone, and a layer that asks for anything else (a mask of its
-own, a soft cap, attention sinks) is refused.
+(``masking_utils``), so that visibility is decided here alone, and a layer that asks for anything else (a custom mask,
+a soft cap, attention sinks) is refused.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _check(module: Any, packed: PackedSequences | None, mask: Tensor | None, kwa
             f"finetune.model.attention.original_attention; if this is training, {_NO_PACKING}"
         )
     unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
-    unsupported += ["a mask of its own"] if mask is not None else []
+    unsupported += ["a custom mask"] if mask is not None else []
     if unsupported:
         raise UsageError(
             f"the attention of {layer} has {', '.join(unsupported)}, which packing would ignore; {_NO_PACKING}"

@@ -78,7 +78,7 @@ def load_model(name: str | Path | None = None, *, base: str | None = None) -> Lo
 
     Raises:
         UsageError: There is no such model, or it can't be loaded.
-        RunChangedError: The base model's weights are not those that the adapters were trained on.
+        RunChangedError: The adapters were trained on other weights than the base model has now.
         MissingExtraError: A package that this model needs is not installed.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -350,7 +350,7 @@ def _without_gguf_metadata(loaded: Any, dtype: torch.dtype) -> Any:
 
 
 def _digest(name: str | None) -> str:
-    """Return the SHA-256 of the weights file; of several files, that of their digests in the order of their names."""
+    """Return the SHA-256 of the weights file; for several files, the SHA-256 of their digests, sorted by name."""
     if name is None or name == EMBEDDED:
         return embedded.SHA256
     path = Path(name)

@@ -1,7 +1,7 @@
 """Cross entropy of a linear head that never materialises all logits.
 
-In the forward pass, the logits of a chunk of rows become loss and gradients before those of the next chunk are
-computed, as in Liger (Hsu et al. 2024, arXiv:2410.10989) and Cut Cross-Entropy (Wijmans et al. 2024, arXiv:2411.09009).
+In the forward pass, the logits of a chunk of rows become loss and gradients before the next chunk is computed, as in
+Liger (Hsu et al. 2024, arXiv:2410.10989) and Cut Cross-Entropy (Wijmans et al. 2024, arXiv:2411.09009).
 For a vocabulary of 128,256 and 32,768 rows, float32 logits and their gradients would take 33 GB.
 
 Shapes: M rows (supervised tokens), C rows of a chunk, V the vocabulary, H the hidden size.
@@ -60,7 +60,7 @@ def token_losses(
 ) -> Tensor:
     """Return (M,) the cross entropy of each row, in float32 or wider, without gradients.
 
-    Arguments are those of ``linear_cross_entropy``.
+    The arguments are the same as for ``linear_cross_entropy``.
     """
     losses = [_widen(hidden.new_zeros(0))]
     for rows in _chunks(len(hidden), chunk or chunk_rows(weight.shape[0], weight.element_size())):

@@ -1,7 +1,7 @@
 """Pre-tokenizers of byte-level BPE tokenizers, by their names in llama.cpp.
 
 A GGUF file names its pre-tokenizer in one word, ``tokenizer.ggml.pre``; a folder of transformers spells it out without
-a name. Under a different pre-tokenizer, text would become tokens unlike those of training, without any error.
+a name. Under a different pre-tokenizer, text would become other tokens than in training, without any error.
 """
 
 from __future__ import annotations

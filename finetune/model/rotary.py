@@ -32,7 +32,7 @@ def read_rope_parameters(path: Path) -> dict[str, Any]:
     All Llama models since 3.1 share the same limits and differ in their factor, which is the largest divisor.
 
     Raises:
-        UsageError: The divisors are not those of Llama 3.
+        UsageError: The divisors differ from Llama 3's.
     """
     from gguf import GGUFReader
 

@@ -69,7 +69,7 @@ class TrainingLoop:
         mfu: Function from tokens per second to model FLOPs utilisation, or None where that is not known.
         fixed_shapes: Whether micro-batches are padded to a few fixed shapes, for compiled layers.
         seconds: Time spent in ``run``, up to the latest synchronisation with the device.
-        unlogged: Losses of the steps since the latest log line; a resumed run starts with those of its checkpoint.
+        unlogged: Losses of the steps since the latest log line; a resumed run takes them from its checkpoint.
     """
 
     packed_lm: Any

@@ -30,10 +30,10 @@ class Metrics:
         notify: Called with a line, once, if a package for events or the plot is missing.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda _line: None) -> None:
+    def __init__(self, folder: Path, notify: Callable[[str], None] = lambda _line: None) -> None:
         self.path = folder / _FILE
         self._folder = folder
-        self._tell = tell
+        self._notify = notify
         self._writer: Any = None
         self._no_events = False
         self._purge: int | None = None
@@ -51,7 +51,7 @@ class Metrics:
         self._purge = step + 1
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
-        """Append the metrics of a step, except those that are None. The line is in the file when this returns.
+        """Append the metrics of a step, omitting values of None. The line is in the file when this returns.
 
         Raises:
             SelfInstructError: The file can't be written.
@@ -94,7 +94,7 @@ class Metrics:
                 warnings.simplefilter("ignore")  # matplotlib's own, and for characters missing in its font
                 image = _plot(title, lines, held_out)
         except ImportError:
-            self._tell(f"no {_PLOT}: matplotlib is not installed")
+            self._notify(f"no {_PLOT}: matplotlib is not installed")
             return False
         write_atomic(self._folder / _PLOT, [image])
         return True
@@ -132,7 +132,7 @@ class Metrics:
                     from torch.utils.tensorboard import SummaryWriter
                 except ImportError:
                     self._no_events = True
-                    self._tell("no events for TensorBoard: it is not installed")
+                    self._notify("no events for TensorBoard: it is not installed")
                     return
                 # The purge step hides events that an earlier process wrote for steps that are repeated now.
                 events = self._folder / "events"

@@ -2,7 +2,7 @@
 
 All trainable parameters of one dtype and weight decay become views of a single buffer, and so do their gradients:
 zeroing, the norm and the update are one pass each, and a checkpoint is a handful of arrays. In a sharded model
-(``finetune.training.distributed``), each parameter's shard is a buffer of its own.
+(``finetune.training.distributed``), each parameter's shard has its own buffer.
 
 A bfloat16 weight is the upper half of a float32 one, rounded to nearest; the difference fits in 16 bits. Keeping those
 bits next to the weight is equivalent to float32 master weights, to the last bit, in half the memory.

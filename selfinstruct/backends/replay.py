@@ -85,7 +85,7 @@ class ReplayBackend(Backend):
 def _as_lines(request: Request) -> list[str]:
     """Return a request as lines of text, for a diff."""
     head = [f"stage: {request.stage}", f"parent: {request.parent}", f"sampling: {dumps(request.sampling.to_json())}"]
-    head.append(f"context: {dumps(dict(request.context))}")
+    head.append(f"context: {dumps(request.stored_context)}")
     return head + [f"{turn.role}: {line}" for turn in request.turns for line in turn.text.splitlines()]
 
 

@@ -15,7 +15,8 @@ from selfinstruct.common.config import assign, merge, read_yaml
 from selfinstruct.engine.plan import Settings
 from selfinstruct.errors import ConfigError, UsageError
 from selfinstruct.ledger import Reader, has_run
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies import STRATEGIES, strategy_class, strategy_names
+from selfinstruct.strategies.abilities import BeginsWithTasks
 
 __all__ = ["located", "run_options", "settings_of"]
 
@@ -131,7 +132,8 @@ def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
         if key not in fields[backend]:
             flag = "--from" if key == "source" else f"--{key.replace('_', '-')}"
             owners = " or ".join(name for name in sorted(fields) if key in fields[name])
-            if key == "source" and (tasks := [name for name, kind in STRATEGIES.items() if kind.begins_with_tasks]):
+            tasks = [name for name, kind in STRATEGIES.items() if issubclass(kind, BeginsWithTasks)]
+            if key == "source" and tasks:
                 owners += f", or with --strategy {' or '.join(tasks)}"
             raise UsageError(f"{flag} goes with --backend {owners}")
 
@@ -148,7 +150,7 @@ def _begins_with_tasks(run_dir: Path, settings: Mapping[str, Any]) -> bool:
     if not isinstance(entries, list):  # anything but a list is refused later
         entries = [{"name": _resolved(run_dir, settings, "strategy")}]
     names = [str(entry.get("name")) for entry in entries if isinstance(entry, Mapping)]
-    return any(STRATEGIES[name].begins_with_tasks for name in names if name in STRATEGIES)
+    return any(issubclass(strategy_class(name), BeginsWithTasks) for name in names if name in strategy_names())
 
 
 def _resolved(run_dir: Path, settings: Mapping[str, Any], key: str) -> Any:

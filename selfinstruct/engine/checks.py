@@ -1,4 +1,4 @@
-"""What a run asks for, checked against what its backend can do: before anything is sent."""
+"""Checks of a run's settings against the capabilities of its backend, made before anything is sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.methods import Method
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Api
-from selfinstruct.strategies import STRATEGIES, QualityOptions
+from selfinstruct.strategies import QualityOptions
+from selfinstruct.strategies.abilities import NeedsRawPrompts
 from selfinstruct.strategies.quality.options import RUBRICS
 
 __all__ = ["check_choices", "check_raw", "check_reasoning", "check_rubrics", "check_schemas"]
@@ -20,11 +21,11 @@ __all__ = ["check_choices", "check_raw", "check_reasoning", "check_rubrics", "ch
 def check_raw(backend: str, capabilities: Capabilities, methods: Sequence[Method]) -> None:
     """Refuse a method that needs raw prompts if the backend can only send chat messages."""
     for method in methods:
-        if STRATEGIES[method.name].needs_raw and not capabilities.raw_prompts:
+        if issubclass(method.kind, NeedsRawPrompts) and not capabilities.raw_prompts:
             raise ConfigError(
-                f"{method.label} needs raw completions, and {backend} is to ask in chat messages: give --api "
-                "completion if the server has an endpoint for them that leaves prompts as they are (vLLM and "
-                "llama-server have, OpenAI's chat models have not)",
+                f"{method.label} needs raw completions, and {backend} is set to send chat messages: use --api "
+                "completion if the server has an endpoint that passes prompts on unchanged (vLLM and llama-server do, "
+                "OpenAI's chat models don't)",
                 key=f"{backend}.api",
             )
 
@@ -52,11 +53,11 @@ def check_schemas(backend: str, capabilities: Capabilities, needed: Collection[A
 
 
 def check_reasoning(quality: QualityOptions, methods: Sequence[Method]) -> None:
-    """Refuse further answers to a row whose reasoning is kept apart: they would come without theirs."""
+    """Refuse ``best_of`` for rows with separate reasoning, because further answers would have none."""
     if quality.best_of > 1 and any(getattr(method.options, "reasoning", False) for method in methods):
         raise ConfigError(
-            "quality.best_of: further answers are asked for without their reasoning, and the row would keep that of "
-            "its first one: leave out best_of, or respond.reasoning",
+            "quality.best_of: further answers are requested without reasoning, and the row would keep the reasoning of "
+            "its first answer; leave out best_of or respond.reasoning",
             key="quality.best_of",
         )
 
@@ -65,20 +66,21 @@ def check_rubrics(quality: QualityOptions, folder: Path | None, recorded: Collec
     """Refuse a rubric that has no template.
 
     Args:
-        folder: The user's own templates.
-        recorded: Names of those in the run's ledger.
+        quality: The quality settings.
+        folder: The user's folder of templates.
+        recorded: Names of the templates in the run's ledger.
 
     Raises:
-        ConfigError: With the rubrics that there are.
+        ConfigError: If a rubric has no template.
     """
     folders = [each / RUBRICS for each in (folder, builtin_prompts()) if each is not None]
-    known = {path.stem for each in folders for path in each.glob("*.txt")}
-    known |= {name.removeprefix(f"{RUBRICS}/") for name in recorded if name.startswith(f"{RUBRICS}/")}
+    rubrics = {path.stem for each in folders for path in each.glob("*.txt")}
+    rubrics |= {name.removeprefix(f"{RUBRICS}/") for name in recorded if name.startswith(f"{RUBRICS}/")}
     for name in quality.rubrics:
-        if name not in known:
+        if name not in rubrics:
             raise ConfigError(
-                f"quality.judge.rubrics: no rubric {name!r}{nearest(name, known)}; one of your own is a template, "
-                f"{RUBRICS}/{name}.txt, in the folder that --prompts names",
+                f"quality.judge.rubrics: no rubric {name!r}{nearest(name, rubrics)}; to add one, put a template "
+                f"{RUBRICS}/{name}.txt into the folder that --prompts names",
                 key="quality.judge.rubrics",
             )
 

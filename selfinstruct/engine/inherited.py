@@ -87,7 +87,7 @@ class InheritedRequests:
 
 def follow_up_key(request: Request) -> bytes:
     """Return the key of a follow-up; two follow-ups of one parent with equal keys correspond to each other."""
-    context = {name: value for name, value in request.context.items() if name != "demonstrations"}
+    context = {name: value for name, value in request.stored_context.items() if name != "demonstrations"}
     return canonical([request.stage, context])
 
 

@@ -18,7 +18,7 @@ from selfinstruct.ledger import Reader
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import load_seeds, load_tasks, seeds_from_json
-from selfinstruct.strategies import STRATEGIES
+from selfinstruct.strategies.abilities import BeginsWithTasks, ReadsDataFiles
 
 __all__ = ["add_data_files", "load_run_prompts", "load_run_seeds", "recorded_seeds"]
 
@@ -41,7 +41,7 @@ def load_run_seeds(settings: Settings, methods: Sequence[Method], base: Reader |
     missing = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
     if base is not None and (recorded or missing):
         return recorded_seeds(base)
-    tasks_suffice = any(STRATEGIES[method.name].begins_with_tasks for method in methods)
+    tasks_suffice = any(issubclass(method.kind, BeginsWithTasks) for method in methods)
     return load_tasks(path) if tasks_suffice else load_seeds(path)
 
 
@@ -96,8 +96,8 @@ def add_data_files(prompts: Prompts, methods: Sequence[Method], base: Reader | N
         for name, path in method.data.items():
             if base is not None and (recorded or not os.path.exists(path)) and path == previous.get(name):
                 texts[name] = base.templates()[name]
-            else:
-                texts[name] = STRATEGIES[method.name].read_data(path)
+            elif issubclass(method.kind, ReadsDataFiles):
+                texts[name] = method.kind.read_data(path)
     return Prompts({**prompts.texts, **texts}, prompts.api) if texts else prompts
 
 

@@ -26,7 +26,7 @@ from selfinstruct.records import Completion, Failure, Outcome, Request
 
 __all__ = ["Engine"]
 
-_MAX_SUSPECTS = 3  # so many requests in a row without a success: the server is at fault, not the requests
+_MAX_SUSPECTS = 3  # with this many failed requests and no success in between, the server is at fault
 
 
 class _AttemptRefusedError(SelfInstructError):
@@ -83,7 +83,7 @@ class Engine:
         self._state = state
         self._ledger = ledger
         self._backend = backend
-        self._batches = backend if isinstance(backend, BatchBackend) else None
+        self._batch_backend = backend if isinstance(backend, BatchBackend) else None
         self._at_server: set[int] = set()  # sent by an earlier invocation and still processed by the server
         self.left = 0
         self._budget = budget
@@ -94,7 +94,7 @@ class Engine:
         self._retry = Retry(plan.settings.retry, self._limiter, on_wait=self._on_wait)
         self._patience = plan.settings.patience
         self._time_limit = plan.settings.budget.time_limit_s
-        self._flight: dict[asyncio.Task[Outcome], _InFlight] = {}
+        self._in_flight: dict[asyncio.Task[Outcome], _InFlight] = {}
         self._suspects: dict[int, tuple[_InFlight, TransientError | RequestError]] = {}
         self._replay_errors: dict[int, ReplayError] = {}
         self._next_to_send = state.scheduler.decided
@@ -119,9 +119,9 @@ class Engine:
         """
         if not await self._start():
             return self._ending
-        if self._batches is not None:
+        if self._batch_backend is not None:
             open_ = self._state.scheduler.open
-            self._at_server = await self._batches.resume(
+            self._at_server = await self._batch_backend.resume(
                 [open_[number] for number in sorted(self._earlier_sends) if number in open_]
             )
         for number in sorted(self._at_server):  # regardless of the budget, which counts them already
@@ -132,9 +132,9 @@ class Engine:
                 self._send_due()
                 if self._ending or self._fault:
                     self._release_waiting()
-                if self._flight:
-                    if self._batches is not None:
-                        self._batches.active_count_changed(min(len(self._flight), self._window))
+                if self._in_flight:
+                    if self._batch_backend is not None:
+                        self._batch_backend.active_count_changed(min(len(self._in_flight), self._window))
                     await self._wait()
                 elif self._fault or self._ending or not await self._resolve_suspects(thorough=True):
                     break
@@ -165,10 +165,10 @@ class Engine:
         """Drain at the first call, cancel requests in flight at the second. For signal handlers of the event loop."""
         self._interrupts += 1
         self._end("interrupted")
-        if self._batches is not None:
-            self._batches.detach()
+        if self._batch_backend is not None:
+            self._batch_backend.detach()
         if self._interrupts > 1:
-            for task in self._flight:
+            for task in self._in_flight:
                 task.cancel()
         self._wake.set()
 
@@ -189,14 +189,14 @@ class Engine:
             self._end("time")
         scheduler = self._state.scheduler
         self._next_to_send = max(self._next_to_send, scheduler.decided)
-        while not self._ending and not self._fault and len(self._flight) < self._window:
+        while not self._ending and not self._fault and len(self._in_flight) < self._window:
             while self._next_to_send in self._state.waiting or self._next_to_send in self._at_server:
                 self._next_to_send += 1
             if self._next_to_send >= scheduler.numbered or scheduler.decided in self._replay_errors:
                 return
             request = scheduler.open[self._next_to_send]
             if not self._budget.fits(request):
-                if not self._flight:
+                if not self._in_flight:
                     self._end("budget")
                 return
             self._next_to_send += 1
@@ -211,21 +211,21 @@ class Engine:
     def _waits_for_batches(self) -> bool:
         """Whether the run is ending, and still waits for batches at the server."""
         spent = self._ending == "budget" and not self._fault
-        return self._batches is not None and spent and not self._time_is_up
+        return self._batch_backend is not None and spent and not self._time_is_up
 
     def _begin(self, request: Request) -> None:
         flight = _InFlight(request)
-        self._flight[asyncio.create_task(self._complete(flight))] = flight
-        self._progress.in_flight = len(self._flight)
+        self._in_flight[asyncio.create_task(self._complete(flight))] = flight
+        self._progress.in_flight = len(self._in_flight)
 
     def _release_waiting(self) -> None:
         """Cancel requests that wait for an attempt, since a run that is ending sends nothing new.
 
         The loop waits for batches at the server only if the budget is spent: then nobody asked to stop.
         """
-        if self._batches is not None and not self._waits_for_batches:
-            self._batches.detach()
-        for task, flight in self._flight.items():
+        if self._batch_backend is not None and not self._waits_for_batches:
+            self._batch_backend.detach()
+        for task, flight in self._in_flight.items():
             if flight.idle:
                 task.cancel()
 
@@ -237,15 +237,15 @@ class Engine:
             timeout = max(0.0, self._time_limit - self._progress.elapsed)
         wake = asyncio.create_task(self._wake.wait())
         try:
-            await asyncio.wait({wake, *self._flight}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({wake, *self._in_flight}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             wake.cancel()
-        for task in [task for task in self._flight if task.done()]:
+        for task in [task for task in self._in_flight if task.done()]:
             await self._handle_result(task)
-        self._progress.in_flight = len(self._flight)
+        self._progress.in_flight = len(self._in_flight)
 
     async def _handle_result(self, task: asyncio.Task[Outcome]) -> None:
-        flight = self._flight.pop(task)
+        flight = self._in_flight.pop(task)
         number = flight.request.number
         if task.cancelled():
             return
@@ -341,8 +341,8 @@ class Engine:
                 if new:
                     await acknowledged(self._ledger.record_request(request))
                 return
-            if self._batches is not None:
-                await self._batches.wait_for_batch(request)
+            if self._batch_backend is not None:
+                await self._batch_backend.wait_for_batch(request)
             flight.idle = False
             if attempt > 1:
                 flight.failed = flight.failed or self._newest_send
@@ -376,7 +376,7 @@ class Engine:
         return outcome
 
     def _on_wait(self, request: Request, error: TransientError, seconds: float) -> None:
-        next(flight for flight in self._flight.values() if flight.request is request).idle = True
+        next(flight for flight in self._in_flight.values() if flight.request is request).idle = True
         self._wake.set()  # a run that is ending cancels the request now
         narrowed = f", {self._limiter.width} at a time" if self._limiter.width < self._window else ""
         moves = error.elsewhere and not seconds
@@ -384,7 +384,7 @@ class Engine:
         self._progress.notify(f"request {request.number}: {error}; {action}{narrowed}")
 
     async def _cancel(self) -> None:
-        for task in self._flight:
+        for task in self._in_flight:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*self._flight, return_exceptions=True)
+            await asyncio.gather(*self._in_flight, return_exceptions=True)

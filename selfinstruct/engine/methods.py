@@ -22,15 +22,17 @@ from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.config import build, identity_fields, merge, nearest, to_plain
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Prompts
-from selfinstruct.strategies import STRATEGIES, SelfInstruct
+from selfinstruct.strategies import SelfInstruct, strategy_class, strategy_names
+from selfinstruct.strategies.abilities import data_files, discover_options, resolve_options, templates_for
 from selfinstruct.strategies.base import Strategy
-from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, suited
+from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, merged_defaults
 
 __all__ = [
     "DEFAULT",
     "MIX",
     "Method",
     "build_methods",
+    "build_options",
     "build_strategy",
     "discovered_options",
     "merge_with_previous",
@@ -82,27 +84,26 @@ class Method:
     mixed: bool = False
 
     @property
-    def kind(self) -> Any:
+    def kind(self) -> type[Strategy]:
         """The class of the strategy."""
-        return STRATEGIES[self.name]
+        return strategy_class(self.name)
 
     @property
     def templates(self) -> Mapping[str, frozenset[str]]:
         """The names of the required templates, each with its variables."""
-        needed: Mapping[str, frozenset[str]] = self.kind.templates_for(self.options)
-        return needed
+        return templates_for(self.kind, self.options)
 
     @property
     def data(self) -> Mapping[str, Path]:
-        """The data files of the strategy (see ``Strategy.data``), by their name among the texts of the run."""
-        return {self._data_name(name): path for name, path in self.kind.data(self.options).items()}
+        """The data files of the strategy (see ``ReadsDataFiles``), by their name among the texts of the run."""
+        return {self._data_name(name): path for name, path in data_files(self.kind, self.options).items()}
 
     def _data_name(self, name: str) -> str:
         return f"{self.label}/{name}" if self.mixed else name
 
     def strategy(self, prompts: Prompts) -> Strategy:
         """Create the strategy, which knows its data files by their plain names."""
-        data = {name: prompts.texts[self._data_name(name)] for name in self.kind.data(self.options)}
+        data = {name: prompts.texts[self._data_name(name)] for name in data_files(self.kind, self.options)}
         texts = Prompts({**prompts.texts, **data}, prompts.api) if data else prompts
         strategy: Strategy = self.kind(self.options, texts)
         return strategy
@@ -130,11 +131,12 @@ def build_methods(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
         if "name" not in entry:
             raise ConfigError(f"{where}: give it the 'name' of a strategy", key=where)
         fields = build(_Entry, {key: value for key, value in entry.items() if key in _ENTRY_FIELDS}, where)
-        if fields.name not in STRATEGIES:
-            raise ConfigError(f"{where}: unknown strategy {fields.name!r}{nearest(fields.name, STRATEGIES)}", key=where)
-        kind = STRATEGIES[fields.name].Options
+        if fields.name not in strategy_names():
+            nearest_name = nearest(fields.name, strategy_names())
+            raise ConfigError(f"{where}: unknown strategy {fields.name!r}{nearest_name}", key=where)
+        kind = strategy_class(fields.name)
         options = {key: value for key, value in entry.items() if key not in _ENTRY_FIELDS}
-        allowed = [*_ENTRY_FIELDS, *(field.name for field in dataclasses.fields(kind))]
+        allowed = [*_ENTRY_FIELDS, *(field.name for field in dataclasses.fields(kind.Options))]
         for key in options:
             if key not in allowed:
                 path = f"{where}.{key}"
@@ -142,7 +144,7 @@ def build_methods(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
         label = fields.label or fields.name
         if label in methods:
             raise ConfigError(f"{where}: the label {label!r} is used twice; give this entry another 'label'", key=where)
-        methods[label] = Method(label, fields.name, fields.weight, build(kind, options, where), mixed=True)
+        methods[label] = Method(label, fields.name, fields.weight, build_options(kind, options, where), mixed=True)
     if not any(method.weight for method in methods.values()):
         raise ConfigError("strategies: at least one of them needs a weight above 0", key="strategies")
     return tuple(methods.values())
@@ -153,7 +155,20 @@ def recorded_methods(config: Mapping[str, Any]) -> tuple[Method, ...]:
     if config.get("strategies") is not None:
         return build_methods(config["strategies"])
     name = config["strategy"]
-    return (Method(name, name, 1.0, build(STRATEGIES[name].Options, config[name], name)),)
+    return (Method(name, name, 1.0, build_options(strategy_class(name), config[name], name)),)
+
+
+def build_options(kind: type[Strategy], values: Mapping[str, Any], where: str) -> Any:
+    """Build the options of a strategy, with the content of the files that they name.
+
+    Raises:
+        ConfigError: A value is wrong, or a file can't be read.
+    """
+    options = build(kind.Options, values, where)
+    try:
+        return resolve_options(kind, options)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}", key=where) from None
 
 
 def build_strategy(methods: Sequence[Method], mix: MixtureOptions | None, prompts: Prompts, *, adapt: bool) -> Strategy:
@@ -172,15 +187,16 @@ def method_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
         names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
     else:
         names = [settings.get("strategy")]
-    return suited([STRATEGIES[name].defaults for name in names if isinstance(name, str) and name in STRATEGIES])
+    known = [name for name in names if isinstance(name, str) and name in strategy_names()]
+    return merged_defaults([strategy_class(name).defaults for name in known])
 
 
 def discovered_options(values: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> dict[str, Any]:
-    """Return discovered options of a run with one strategy, as a section: see ``Strategy.found``."""
+    """Return discovered options of a run with one strategy, as a section: see ``DiscoversOptions``."""
     if values.get("strategies") is not None:
         return {}  # ``overlay`` discovers the options of each entry
     name = values.get("strategy", DEFAULT)
-    if not isinstance(name, str) or name not in STRATEGIES:  # reported later, with the name
+    if not isinstance(name, str) or name not in strategy_names():  # reported later, with the name
         return {}
     return {name: discover_method_options(name, _section(values, {"name": name}), template)}
 
@@ -189,14 +205,13 @@ def discover_method_options(
     name: str, options: Mapping[str, Any], template: Callable[[], ChatTemplate | None]
 ) -> Mapping[str, Any]:
     """Return options that a strategy derives from the model's chat template where the user set none."""
-    if name not in STRATEGIES:  # reported later, with the name
+    if name not in strategy_names():  # reported later, with the name
         return {}
     try:
-        built = build(STRATEGIES[name].Options, options, name)
+        built = build(strategy_class(name).Options, options, name)
     except ConfigError:  # reported later, where all options are checked
         return {}
-    discovered: Mapping[str, Any] = STRATEGIES[name].found(built, template)
-    return discovered
+    return discover_options(strategy_class(name), built, template)
 
 
 def overlay(
@@ -209,7 +224,7 @@ def overlay(
 
     Args:
         base: A preset, or the recorded configuration of a run.
-        settings: Settings that override those of ``base``.
+        settings: Settings that take precedence over ``base``.
         preset: Returns default settings, keyed by strategy, for entries missing from ``base``.
         template: Returns the chat template of the model, if it has one.
 
@@ -247,7 +262,7 @@ def overlay(
 
 
 def merge_with_previous(previous: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge ``settings`` into those of an earlier attempt; several methods replace a single one, and vice versa."""
+    """Merge ``settings`` into an earlier attempt's settings; several methods replace a single one, and vice versa."""
     if settings.get("strategies") is not None:
         replaced = {"strategy"}
     elif settings.get("strategy") not in (None, MIX):

@@ -18,7 +18,7 @@ from selfinstruct.common.codec import canonical, digest
 from selfinstruct.common.config import build, identity_fields, nearest, section, to_plain
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
 from selfinstruct.engine.loading import add_data_files, load_run_prompts, load_run_seeds
-from selfinstruct.engine.methods import MIX, Method, build_methods, build_strategy, merge_with_previous
+from selfinstruct.engine.methods import MIX, Method, build_methods, build_options, build_strategy, merge_with_previous
 from selfinstruct.engine.plugin_versions import backend_plugin, row_plugins
 from selfinstruct.engine.presets import defaults_for, overlay_settings
 from selfinstruct.engine.settings import Settings
@@ -28,6 +28,7 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
 from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_names
+from selfinstruct.strategies.abilities import default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
 from selfinstruct.version import SEMANTICS, __version__
@@ -65,7 +66,7 @@ class RunPlan:
     @property
     def one_row_per_task(self) -> bool:
         """Whether the target is one row per task, so that the run is complete once every task was processed."""
-        return self.strategy.rows(self.seeds) == self.settings.n
+        return default_target(self.strategy, self.seeds) == self.settings.n
 
     @property
     def capabilities(self) -> Capabilities:
@@ -153,7 +154,7 @@ def make_plan(settings: Mapping[str, Any], run: Path | None = None) -> RunPlan:
 
     Args:
         settings: The user's settings in the form of a configuration file, without defaults.
-        run: A run directory. If it holds a run, missing settings are those of the run.
+        run: A run directory. If it holds a run, missing settings are taken from it.
 
     Raises:
         UsageError: If a setting, a seed file or a template is wrong.
@@ -262,7 +263,9 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
             raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
     # Sections of unused strategies and backends are validated too, so that a typing error there is reported.
     options: dict[str, Any] = {
-        name: build(_options_class(name), section(values, name), name)
+        name: build_options(strategy_class(name), section(values, name), name)
+        if name in strategies
+        else build(_options_class(name), section(values, name), name)
         for name in (*strategies, MIX, *backends)
         if name in values or name in (settings.strategy, settings.backend)
     }
@@ -288,8 +291,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     strategy = build_strategy(methods, strategy_options if mixed else None, prompts, adapt=settings.adapt)
     if quality is not None:
         strategy = QualityStrategy(strategy, quality, prompts)
-    check_schemas(settings.backend, capabilities, strategy.schema_apis(backend_options.api))
-    if "n" not in values and (rows := strategy.rows(seeds)):
+    check_schemas(settings.backend, capabilities, schema_apis(strategy, backend_options.api))
+    if "n" not in values and (rows := default_target(strategy, seeds)):
         settings = replace(settings, n=rows)
     return RunPlan(
         settings, strategy_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()

@@ -1,4 +1,4 @@
-"""What settings that are not given fall back on before the defaults."""
+"""Defaults that depend on the method, the backend and the model, resolved when a run starts."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from selfinstruct.engine.settings import Settings
 __all__ = ["defaults_for", "overlay_settings"]
 
 
-def defaults_for(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that suit the methods, the backend and the model: the embedded model needs other ones.
+def defaults_for(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default settings for the methods, the backend and the model that ``settings`` name.
 
-    A backend with a window of its own names the lag that keeps it full. Like any setting these are resolved here, once:
-    a run that exists keeps what it was begun with.
+    The embedded model needs different settings, and a backend may name the lag that keeps it busy. An existing run
+    keeps the settings that it was started with.
     """
-    backend = _backend(given)
-    lag = backend_spec(backend).default_lag if backend in backend_names() else None  # any other is refused later
-    suited: dict[str, Any] = {} if lag is None else {"lag": lag}
-    if _is_embedded(given):
-        suited.update(_preset("embedded"))
-        if given.get("quality"):
-            suited.update(_preset("embedded-quality"))
-    suited = merge(method_defaults(given), suited)
-    values = merge(suited, given)
-    return merge(suited, discovered_options(values, _template(values)))
+    backend = _backend(settings)
+    lag = backend_spec(backend).default_lag if backend in backend_names() else None  # others are reported later
+    defaults: dict[str, Any] = {} if lag is None else {"lag": lag}
+    if _is_embedded(settings):
+        defaults.update(_preset("embedded"))
+        if settings.get("quality"):
+            defaults.update(_preset("embedded-quality"))
+    defaults = merge(method_defaults(settings), defaults)
+    values = merge(defaults, settings)
+    return merge(defaults, discovered_options(values, _template(values)))
 
 
-def overlay_settings(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given settings laid on others: a preset, or those of a run.
+def overlay_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge ``settings`` into ``base``, a preset or the recorded settings of a run.
 
-    The first time that quality is asked for, what suits a small model goes in, too.
+    When quality is enabled for the embedded model, its preset is merged in as well.
     """
-    merged = merge(base, given)
-    if given.get("quality") and not base.get("quality") and _is_embedded(merged):
+    merged = merge(base, settings)
+    if settings.get("quality") and not base.get("quality") and _is_embedded(merged):
         base = {**base, **_preset("embedded-quality")}
-    return overlay(base, given, lambda: defaults_for(merged), _template(merged))
+    return overlay(base, settings, lambda: defaults_for(merged), _template(merged))
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -57,11 +57,11 @@ def _is_embedded(values: Mapping[str, Any]) -> bool:
 
 
 def _template(values: Mapping[str, Any]) -> Callable[[], ChatTemplate | None]:
-    """Reads what the model says of its own chat template."""
+    """Return a function that loads the model's chat template, since loading may be slow."""
     backend = _backend(values)
 
     def template() -> ChatTemplate | None:
-        if backend not in backend_names():  # refused by name, later
+        if backend not in backend_names():  # reported later, with the name
             return None
         spec = backend_spec(backend)
         return spec.load_chat_template(build(spec.options, section(values, backend), backend))

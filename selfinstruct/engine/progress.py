@@ -22,13 +22,13 @@ class RunProgress:
         stats: Counts over all processed requests of the run.
         budget: Limits and prices.
         phase: ``loading``, ``running``, ``draining`` or ``done``.
-        rows: Accepted rows, including those of earlier invocations.
+        rows: Accepted rows, including rows of earlier invocations.
         rows_before: Rows of earlier invocations.
         in_flight: Requests that are in flight.
         received: Outcomes received by this invocation.
         generated: Completion tokens received by this invocation.
         notice: The latest message for the user (a retry, a pause), or "".
-        servers: The excluded servers and the reasons; "" if there are none.
+        servers: The excluded servers and the reasons; "" without any.
         started: When requests began to go out, as ``time.monotonic`` seconds.
     """
 
@@ -60,7 +60,7 @@ class RunProgress:
         return time.monotonic() - self.started
 
     def rejected(self, limit: int) -> str:
-        """Return up to ``limit`` of the most frequent reject reasons with their counts; "" if there are none."""
+        """Return up to ``limit`` of the most frequent reject reasons with their counts; "" without any."""
         counts = Counter(dict(self.stats.rejected))  # a copy, since the engine updates it in another thread
         return ", ".join(f"{reason} {count}" for reason, count in counts.most_common(limit))
 

@@ -26,7 +26,7 @@ from selfinstruct.filters.base import Filter
 from selfinstruct.filters.registry import build_filter
 from selfinstruct.filters.rouge.index import Explain
 from selfinstruct.pool import AcceptedRow, Pool
-from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict, candidate_id
+from selfinstruct.records import Candidate, Instance, Received, Request, Task, Verdict
 from selfinstruct.verifiers import verify
 
 __all__ = [
@@ -203,7 +203,8 @@ class RowFilters:
         of texts. The verdicts are the same: a filter's verdict on a candidate depends only on earlier candidates that
         passed this filter.
         """
-        verdicts = _Verdicts(received.candidates, request.number)
+        received = received.with_ids(request)
+        verdicts = _Verdicts(received.candidates)
         self._filter_tasks(verdicts, "full" if self._full_comparison(request.number) else "match")
         self._filter_rows(verdicts)
         filtered = zip(verdicts.ids, received.candidates, map(tuple, verdicts.verdicts), strict=True)
@@ -230,7 +231,8 @@ class RowFilters:
         indices = verdicts.record(indices, [by_rules[i] for i in indices])
         if self._copied is not None:
             rows = [candidates[i] for i in indices]
-            indices = verdicts.record(indices, [self._copied.decide(row.output, row.input, row.shown) for row in rows])
+            copied = [self._copied.decide(row.output, row.input, row.shown_outputs) for row in rows]
+            indices = verdicts.record(indices, copied)
         verifiable = [i for i in indices if candidates[i].verifier is not None]
         failed = set(verifiable) - set(verdicts.record(verifiable, [_verify(candidates[i]) for i in verifiable]))
         indices = [i for i in indices if i not in failed and candidates[i].kind == "row"]
@@ -248,10 +250,10 @@ class RowFilters:
 class _Verdicts:
     """The verdicts on the candidates of one completion so far, by the index of the candidate."""
 
-    def __init__(self, candidates: Sequence[Candidate], number: int) -> None:
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates
         self.instructions = [candidate.instruction for candidate in candidates]
-        self.ids = [candidate_id(number, index) for index in range(len(candidates))]
+        self.ids = [candidate.id for candidate in candidates]
         self.verdicts: list[list[Verdict]] = [list(candidate.verdicts) for candidate in candidates]
 
     def kept(self, index: int) -> bool:

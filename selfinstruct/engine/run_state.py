@@ -1,6 +1,6 @@
 """The state of a run: a scheduler driven by recorded outcomes. This is the only way in which a ledger becomes rows.
 
-The engine feeds it outcomes as they arrive; ``export``, ``status`` and ``explain`` feed it those of the ledger.
+The engine feeds it outcomes as they arrive; ``export``, ``status`` and ``explain`` feed it recorded ones.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from selfinstruct.engine.saturation import Saturation
 from selfinstruct.engine.scheduler import Scheduler, SchedulerState
 from selfinstruct.engine.stats import Stats
 from selfinstruct.errors import RunChangedError
-from selfinstruct.ledger import Reader
+from selfinstruct.ledger import ExecutionJournal, Ledger, Reader
 from selfinstruct.pool import AcceptedRow
 from selfinstruct.records import Outcome, Task
+from selfinstruct.verifiers import Journal, use_journal
 
 __all__ = ["RunCheckpoint", "RunState"]
 
@@ -60,6 +61,7 @@ class RunState:
         on_decided: Called with each processed request and its outcome.
         full_comparison: See ``RowFilters``.
         inherited: The requests that a fork starts with.
+        journal: Stored results of verifiers that ran code; None runs the code again.
 
     Attributes:
         scheduler: The scheduler.
@@ -83,6 +85,7 @@ class RunState:
         *,
         full_comparison: FullComparison = no_request,
         inherited: InheritedRequests = NOTHING_INHERITED,
+        journal: Journal | None = None,
     ) -> None:
         self.target = target
         self.on_checkpoint: Callable[[RunState], None] | None = None
@@ -95,6 +98,7 @@ class RunState:
         self._on_decided = on_decided
         self._checked = inherited.until
         self._checkpointed = self._rows_before = 0
+        self._journal = journal
         settings = plan.settings
         self.scheduler = Scheduler(
             plan.strategy,
@@ -117,6 +121,7 @@ class RunState:
         full_comparison: FullComparison = no_request,
         checkpoint: RunCheckpoint | None = None,
         on_checkpoint: Callable[[RunState], None] | None = None,
+        ledger: Ledger | None = None,
     ) -> RunState:
         """Return the state after all outcomes of a ledger.
 
@@ -127,6 +132,7 @@ class RunState:
             full_comparison: See ``RowFilters``.
             checkpoint: A checkpoint of this run to continue from, instead of processing everything again.
             on_checkpoint: See ``RunState.on_checkpoint``.
+            ledger: The ledger that stores the results of verifiers that run code; None does not store them.
 
         Raises:
             RunChangedError: If a rebuilt request differs from the recorded one.
@@ -135,7 +141,15 @@ class RunState:
         start = checkpoint.scheduler.decided if checkpoint else 0
         inherited = InheritedRequests(plan.inherited_until, reader)
         digests = reader.request_digests(max(start, inherited.until))
-        state = cls(plan, plan.settings.n, digests, on_decided, full_comparison=full_comparison, inherited=inherited)
+        state = cls(
+            plan,
+            plan.settings.n,
+            digests,
+            on_decided,
+            full_comparison=full_comparison,
+            inherited=inherited,
+            journal=ExecutionJournal(reader, ledger),
+        )
         state.on_checkpoint = on_checkpoint
         if checkpoint is not None:
             state.restore(checkpoint)
@@ -144,7 +158,7 @@ class RunState:
         return state
 
     def checkpoint(self) -> RunCheckpoint:
-        """Return the current state; its lists are those of the pool, which keep growing."""
+        """Return the current state. It shares the lists of the pool, which keep growing."""
         pool = self.scheduler.pool
         return RunCheckpoint(
             self.scheduler.state(),
@@ -216,7 +230,8 @@ class RunState:
         scheduler = self.scheduler
         self.last = scheduler.decided, outcome
         self._rows_before = len(scheduler.pool.rows)
-        filtered = scheduler.process(outcome)
+        with use_journal(self._journal):
+            filtered = scheduler.process(outcome)
         if len(scheduler.pool.rows) > self._rows_before:
             self.unproductive_streak = 0
         elif not filtered.productive:

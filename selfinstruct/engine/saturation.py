@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from selfinstruct.engine.row_filters import FilterOutcome
+from selfinstruct.reasons import RejectReason
 
 __all__ = ["Saturation", "SaturationOptions"]
 
-_REPEATED = frozenset({"similar", "near_duplicate"})
+_REPEATED = frozenset({RejectReason.SIMILAR, RejectReason.NEAR_DUPLICATE})
 _SAMPLES = 3
 
 

@@ -28,6 +28,7 @@ from selfinstruct.engine.inherited import NOTHING_INHERITED, InheritedRequests
 from selfinstruct.engine.row_filters import FilterOptions, FilterOutcome, FullComparison, RowFilters, no_request
 from selfinstruct.pool import AcceptedRow, MethodProgress, Pool
 from selfinstruct.records import Completion, Failure, Outcome, Request, Task, Usage
+from selfinstruct.strategies.abilities import recover
 from selfinstruct.strategies.base import Strategy
 
 __all__ = ["Scheduler", "SchedulerState"]
@@ -151,7 +152,7 @@ class Scheduler:
             self._record_item(request)
         self._claimed.discard(number)
         if isinstance(outcome, Failure):
-            received = self._strategy.failed(request, self.pool)
+            received = recover(self._strategy, request, self.pool)
         else:
             received = self._strategy.receive(request, outcome, self.pool)
         rows = len(self.pool.rows)
@@ -171,8 +172,8 @@ class Scheduler:
 
     def _record_item(self, request: Request) -> None:
         """Record which item of a worklist a proposal takes; follow-ups take none."""
-        if isinstance(item := request.context.get("item"), int) and request.parent is None:
-            self.pool.progress_by_method[request.method].take(item)
+        if request.item is not None and request.parent is None:
+            self.pool.progress_by_method[request.method].take(request.item)
 
     def _record_usage(self, request: Request, outcome: Outcome, rows: int) -> None:
         """Record the tokens and rows of a request under its method, in a mixed run.

@@ -9,7 +9,7 @@ from typing import Any
 
 from selfinstruct.common.codec import Json
 from selfinstruct.engine.row_filters import FilterOutcome
-from selfinstruct.records import Completion, Outcome, Usage
+from selfinstruct.records import Completion, CounterKey, Outcome, Usage
 
 __all__ = ["MethodStats", "Stats"]
 
@@ -50,7 +50,7 @@ class Stats:
         failures: Terminally failed requests, by code.
         stages: Processed requests by stage.
         models: Completions by the model name that the server reported.
-        counters: Counters of strategies, see ``Received.counters`` and ``Candidate.mark``.
+        counters: Counters of strategies, see ``Received.counters`` and ``Candidate.counter``.
         methods: The figures of each ``MethodStats`` of a mixed run, keyed ``figure|label``.
     """
 
@@ -66,7 +66,7 @@ class Stats:
     failures: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
-    counters: Counter[str] = field(default_factory=Counter)
+    counters: Counter[CounterKey] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
 
     def add(self, filtered: FilterOutcome, outcome: Outcome) -> None:
@@ -91,8 +91,8 @@ class Stats:
             self.rows += decided.kept and decided.candidate.kind == "row"
             if not decided.kept:
                 self.rejected[decided.reason] += 1
-            if decided.candidate.mark and (not decided.kept or decided.candidate.kind == "row"):
-                self.counters[f"{decided.candidate.mark}|{decided.reason or 'passed'}"] += 1
+            if decided.candidate.counter and (not decided.kept or decided.candidate.kind == "row"):
+                self.counters[decided.candidate.counter.column(decided.reason or "passed")] += 1
 
     def _add_to_method(self, label: str, filtered: FilterOutcome, outcome: Outcome) -> None:
         usage = outcome.usage if isinstance(outcome, Completion) else Usage()
@@ -112,22 +112,25 @@ class Stats:
         return {label: MethodStats(*(self.methods[f"{figure}|{label}"] for figure in figures)) for label in labels}
 
     def to_json(self) -> dict[str, Json]:
-        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+        return {
+            name: {str(key): count for key, count in value.items()} if isinstance(value, Counter) else value
+            for name, value in vars(self).items()
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Stats:
         values: dict[str, Any] = {
             name: Counter(figure) if isinstance(figure, Mapping) else figure for name, figure in value.items()
         }
-        return cls(**values)
+        counters = {CounterKey.from_text(text): count for text, count in values.pop("counters", {}).items()}
+        return cls(**values, counters=Counter(counters))
 
     @property
     def tables(self) -> dict[str, dict[str, Counter[str]]]:
         """``counters`` as tables: counts by column, keyed by table and row."""
         tables: dict[str, dict[str, Counter[str]]] = {}
-        for counter, count in sorted(self.counters.items()):
-            table, row, column = counter.split("|")
-            tables.setdefault(table, {}).setdefault(row, Counter())[column] += count
+        for key, count in sorted(self.counters.items(), key=lambda item: str(item[0])):
+            tables.setdefault(key.table, {}).setdefault(key.row, Counter())[key.column] += count
         return tables
 
     @property

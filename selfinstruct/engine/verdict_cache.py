@@ -55,7 +55,7 @@ class VerdictCache:
         self._tasks = self._others = self._rows = 0  # how many of each are in the file
 
     def load(self, reader: Reader) -> RunCheckpoint | None:
-        """Return the latest checkpoint, or None if there is none that can be used."""
+        """Return the latest checkpoint, or None if no usable one exists."""
         if not self._path.is_file():
             return None
         try:
@@ -182,7 +182,7 @@ def _encode_row(row: AcceptedRow) -> list[Any]:
 
 def _decode_row(fields: list[Any]) -> AcceptedRow:
     row_id, row_task, instruction, input_, output, (start, end), task, extras = fields
-    candidate = Candidate(instruction, input_, output, (start, end), task).with_extras(extras)
+    candidate = Candidate(instruction, input_, output, (start, end), task, id=row_id).with_extras(extras)
     return AcceptedRow(row_id, row_task, candidate)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from selfinstruct.errors import UsageError
 from selfinstruct.filters.columns import column_values
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Balance"]
@@ -57,7 +58,7 @@ class Balance:
         values = self._values(rows)
         counts = Counter(values)
         cap = self.max_count if self.max_count is not None else self._cap(list(counts.values()))
-        reason = "over_count" if self.max_count is not None else "over_share"
+        reason = RejectReason.OVER_COUNT if self.max_count is not None else RejectReason.OVER_SHARE
         seen: Counter[Any] = Counter()
         verdicts = []
         for value in values:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from selfinstruct.filters.rouge.index import LONGEST
 from selfinstruct.filters.rouge.lcs import f1, lcs_length
 from selfinstruct.filters.text import Tokenizer, count_words, tokenize
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Copied"]
@@ -47,11 +48,11 @@ class Copied:
         distinct = frozenset(tokens)
         score = self._score(tokens, distinct, input)
         if score > self.threshold:
-            return Verdict(self.name, False, "copied_input", score)
+            return Verdict(self.name, False, RejectReason.COPIED_INPUT, score)
         scores = [self._score(tokens, distinct, text) for text in shown]
         best = max(range(len(scores)), key=scores.__getitem__, default=0)
         if scores and scores[best] > self.threshold:
-            return Verdict(self.name, False, "copied_demonstration", scores[best], detail={"shown": best})
+            return Verdict(self.name, False, RejectReason.COPIED_DEMONSTRATION, scores[best], detail={"shown": best})
         return Verdict(self.name, True)
 
     def _score(self, tokens: Sequence[str], distinct: frozenset[str], other: str) -> float:

@@ -28,6 +28,7 @@ from selfinstruct.filters.ngrams import Longs, NgramIndex, NgramQuery
 from selfinstruct.filters.rouge.index import NoveltyIndex
 from selfinstruct.filters.text import tokenize
 from selfinstruct.filters.token_spans import token_spans
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Decontaminator"]
@@ -120,7 +121,7 @@ class _Match:
         runs: Ranges of the text's tokens that match.
     """
 
-    reason: str
+    reason: RejectReason
     item: int
     score: float
     runs: list[tuple[int, int]]
@@ -172,7 +173,7 @@ class _ItemIndex:
     def _find(self, text: str, tokens: list[str], has_run: bool, has_whole: bool) -> _Match | None:
         item = self._exact.get(_key(tokens, text))
         if item is not None:
-            return _Match("exact", item, 1.0, [(0, len(tokens))] if tokens else [])
+            return _Match(RejectReason.EXACT, item, 1.0, [(0, len(tokens))] if tokens else [])
         match = self._shared(tokens) if has_run else None
         if match is None and has_whole:
             match = self._contained(tokens)
@@ -182,12 +183,12 @@ class _ItemIndex:
         config, query = self._config, self._grams.read(tokens)
         match = None
         if config.ngram is not None:
-            match = self._covered("ngram", query, config.ngram, 0.0)
+            match = self._covered(RejectReason.NGRAM, query, config.ngram, 0.0)
         if match is None and config.coverage is not None:
-            match = self._covered("coverage", query, config.window, config.coverage)
+            match = self._covered(RejectReason.COVERAGE, query, config.window, config.coverage)
         return match
 
-    def _covered(self, reason: str, query: NgramQuery, n: int, limit: float) -> _Match | None:
+    def _covered(self, reason: RejectReason, query: NgramQuery, n: int, limit: float) -> _Match | None:
         """Return the item with the largest share of its tokens in shared runs of n, if that share exceeds the limit."""
         starts, _ = query.find(n)
         if not len(starts):
@@ -209,7 +210,7 @@ class _ItemIndex:
             starts, first = query.find(size)
             if len(starts):
                 item = int(self._short[self._whole.row(starts[:1])[0]])
-                return _Match("contained", item, 1.0, [(int(first[0]), int(first[0]) + size)])
+                return _Match(RejectReason.CONTAINED, item, 1.0, [(int(first[0]), int(first[0]) + size)])
         return None
 
     def _similar(self, text: str, tokens: list[str]) -> _Match | None:
@@ -223,7 +224,7 @@ class _ItemIndex:
         if verdict.kept or verdict.nearest is None or verdict.score is None:
             return None
         item = int(self._short[int(verdict.nearest)])
-        return _Match("rouge", item, verdict.score, [(0, len(tokens))])
+        return _Match(RejectReason.ROUGE, item, verdict.score, [(0, len(tokens))])
 
 
 def _key(tokens: list[str], text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Instance, Verdict
 
 __all__ = ["COLONS", "check_instances"]
@@ -21,11 +22,11 @@ def _reject_reason(instance: Instance) -> str:
     """Return the reason code for an instance that is invalid by itself; '' if it is valid."""
     text, output = instance.input.strip(), instance.output.strip()
     if not output:
-        return "empty_output"
+        return RejectReason.EMPTY_OUTPUT
     if text == output:
-        return "input_is_output"
+        return RejectReason.INPUT_IS_OUTPUT
     if text.endswith(COLONS) or output.endswith(COLONS):
-        return "colon"  # usually an incomplete generation
+        return RejectReason.COLON  # usually an incomplete generation
     return ""
 
 
@@ -42,7 +43,7 @@ def check_instances(instances: Sequence[Instance], truncated: bool) -> list[Verd
     """
     reasons = [_reject_reason(instance) for instance in instances]
     if truncated and reasons:
-        reasons[-1] = "truncated"
+        reasons[-1] = RejectReason.TRUNCATED
     details: list[dict[str, int]] = [{} for _ in instances]
     pairs = [(instance.input.strip(), instance.output.strip()) for instance in instances]
     valid = [number for number, reason in enumerate(reasons) if not reason]
@@ -51,10 +52,10 @@ def check_instances(instances: Sequence[Instance], truncated: bool) -> list[Verd
     first_of: dict[tuple[str, str], int] = {}
     for number in valid:
         if conflict is not None:
-            reasons[number] = "conflict"
+            reasons[number] = RejectReason.CONFLICT
             details[number] = {"instance": conflict[0] if number != conflict[0] else conflict[1]}
         elif (first := first_of.setdefault(pairs[number], number)) != number:
-            reasons[number] = "duplicate"
+            reasons[number] = RejectReason.DUPLICATE
             details[number] = {"instance": first}
     return [Verdict(FILTER, not reason, reason, detail=detail) for reason, detail in zip(reasons, details, strict=True)]
 

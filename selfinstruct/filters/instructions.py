@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.filters.text import count_words
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["ALPACA_KEYWORDS", "SELF_INSTRUCT_KEYWORDS", "Keywords", "LeadingPunctuation", "ProgramPrefix", "WordCount"]
@@ -48,9 +49,9 @@ class WordCount(Filter):
         """Decide on one text."""
         words = count_words(text)
         if words < self.min_words:
-            return self.reject("too_short", words)
+            return self.reject(RejectReason.TOO_SHORT, words)
         if words > self.max_words:
-            return self.reject("too_long", words)
+            return self.reject(RejectReason.TOO_LONG, words)
         return self.keep(words)
 
 
@@ -79,7 +80,7 @@ class Keywords(Filter):
         """Decide on one text."""
         pattern = _pattern(tuple(self.words))
         match = pattern.search(text) if pattern else None
-        return self.keep() if match is None else self.reject("keyword", keyword=match.group().lower())
+        return self.keep() if match is None else self.reject(RejectReason.KEYWORD, keyword=match.group().lower())
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class LeadingPunctuation(Filter):
         if not first or first in self.allowed:
             return self.keep()
         fragment = first in string.punctuation or unicodedata.category(first)[0] in "PS"
-        return self.reject("punctuation", character=first) if fragment else self.keep()
+        return self.reject(RejectReason.PUNCTUATION, character=first) if fragment else self.keep()
 
 
 @dataclass(frozen=True)
@@ -123,4 +124,4 @@ class ProgramPrefix(Filter):
         """Decide on one text."""
         head = " ".join(text.lstrip()[:200].split()).casefold()
         matches = any(head.startswith(prefix.casefold()) for prefix in self.prefixes)
-        return self.reject("program") if matches else self.keep()
+        return self.reject(RejectReason.PROGRAM) if matches else self.keep()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.filters.base import Filter, Reads
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Language", "Undecided"]
@@ -77,11 +78,11 @@ class Language(Filter):
             return self._undecided(best.value)
         if code in self.allow:
             return self.keep(best.value)
-        return self.reject("language", best.value, language=code)
+        return self.reject(RejectReason.LANGUAGE, best.value, language=code)
 
     def _undecided(self, score: float) -> Verdict:
         if self.undecided == "drop":
-            return self.reject("undecided", score)
+            return self.reject(RejectReason.UNDECIDED, score)
         return Verdict(self.name, True, score=score, detail={"undecided": True})
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from selfinstruct.filters.base import Filter, Reads
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["BOILERPLATE_ENDINGS", "BOILERPLATE_OPENINGS", "REFUSALS", "SELF_REFERENCES", "Boilerplate", "Refusals"]
@@ -107,7 +108,10 @@ class Refusals(Filter):
     def verdict(self, text: str) -> Verdict:
         """Decide on one text."""
         start = text.lstrip()[: self.head]
-        for reason, phrases in (("refusal", self.refusals), ("self_reference", self.self_references)):
+        for reason, phrases in (
+            (RejectReason.REFUSAL, self.refusals),
+            (RejectReason.SELF_REFERENCE, self.self_references),
+        ):
             if phrase := _find(phrases, start):
                 return self.reject(reason, phrase=phrase)
         return self.keep()
@@ -138,7 +142,7 @@ class Boilerplate(Filter):
         pattern = _pattern(tuple(self.openings))
         head = stripped[:HEAD].translate(_PLAIN)
         if pattern and (match := pattern.match(head)):
-            return self.reject("opening", phrase=match.group().lower())
+            return self.reject(RejectReason.OPENING, phrase=match.group().lower())
         if phrase := _find(self.endings, stripped[-self.tail :] if self.tail else ""):
-            return self.reject("ending", phrase=phrase)
+            return self.reject(RejectReason.ENDING, phrase=phrase)
         return self.keep()

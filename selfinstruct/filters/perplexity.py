@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.filters.base import Filter, Reads
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Ifd", "Perplexity", "Scorer", "ifd", "load_scorer", "perplexity"]
@@ -93,7 +94,9 @@ class Perplexity(Filter):
         return [self._verdict(perplexity(logprobs)) for logprobs in scorer([("", text) for text in texts])]
 
     def _verdict(self, score: float) -> Verdict:
-        return _bounded_verdict(self.name, score, self.min, self.max, ("repetitive", "perplexity"))
+        return _bounded_verdict(
+            self.name, score, self.min, self.max, (RejectReason.REPETITIVE, RejectReason.PERPLEXITY)
+        )
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Ifd:
         return [verdict.kept for verdict in self.decide(instructions, answers)]
 
     def _verdict(self, score: float) -> Verdict:
-        return _bounded_verdict(self.name, score, self.min, self.max, ("easy", "unhelpful"))
+        return _bounded_verdict(self.name, score, self.min, self.max, (RejectReason.EASY, RejectReason.UNHELPFUL))
 
 
 def _check_bounds(low: float, high: float) -> None:

@@ -16,6 +16,7 @@ from typing import ClassVar
 from selfinstruct.errors import UsageError
 from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.filters.text import tokenize
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Repetition"]
@@ -93,10 +94,10 @@ class Repetition(Filter):
     def _fractions(self, text: str, words: Sequence[str]) -> Iterator[tuple[str, float, float]]:
         line, line_characters = _duplicates(text.splitlines())
         paragraph, paragraph_characters = _duplicates(_PARAGRAPH.split(text))
-        yield "lines", line, self.lines
-        yield "paragraphs", paragraph, self.paragraphs
-        yield "line_characters", line_characters, self.line_characters
-        yield "paragraph_characters", paragraph_characters, self.paragraph_characters
+        yield RejectReason.LINES, line, self.lines
+        yield RejectReason.PARAGRAPHS, paragraph, self.paragraphs
+        yield RejectReason.LINE_CHARACTERS, line_characters, self.line_characters
+        yield RejectReason.PARAGRAPH_CHARACTERS, paragraph_characters, self.paragraph_characters
         limits = (*self.top_grams, *self.duplicate_grams)
         for number, (top, duplicate) in enumerate(_grams(words, len(limits) + 1)):
             is_top = number < len(self.top_grams)

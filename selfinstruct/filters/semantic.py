@@ -18,6 +18,7 @@ import numpy.typing as npt
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.filters.index_file import Array
 from selfinstruct.filters.text_index import Rows, TextIndex
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Embed", "SemanticIndex"]
@@ -50,7 +51,7 @@ class SemanticIndex(TextIndex):
     """
 
     name = "semantic"
-    reason = "same_meaning"
+    reason = RejectReason.SAME_MEANING
 
     def __init__(self, threshold: float, model: str | Path | Embed) -> None:
         if not -1 <= threshold <= 1:

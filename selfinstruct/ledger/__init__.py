@@ -6,6 +6,7 @@ text of prompts is not stored: a request consists of template names, variables a
 in contexts are stored once, by digest, so that a run stays small and can be explained after its files have moved.
 """
 
+from selfinstruct.ledger.executions import ExecutionJournal
 from selfinstruct.ledger.packing import pack, unpack
 from selfinstruct.ledger.reader import InheritedOutcomes, Reader, RecordedOutcome, Spending, has_run
 from selfinstruct.ledger.schema import LEDGER_FILE
@@ -13,6 +14,7 @@ from selfinstruct.ledger.writer import Ledger, acknowledged
 
 __all__ = [
     "LEDGER_FILE",
+    "ExecutionJournal",
     "InheritedOutcomes",
     "Ledger",
     "Reader",

@@ -47,14 +47,15 @@ def pack(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
     sampling: dict[str, Any] = request.sampling.to_json()
     if "schema" in sampling:  # the same for every request of a stage, so stored by digest at any length
         sampling["schema"] = {"text": store(sampling["schema"])}
+    context = request.stored_context
     value = {
         "stage": request.stage,
         "turns": turns,
         "sampling": sampling,
-        "context": _without_long_strings(request.context),
+        "context": _without_long_strings(context),
         "parent": request.parent,
     }
-    if references := [[*path, store(text)] for path, text in _long_strings(request.context)]:
+    if references := [[*path, store(text)] for path, text in _long_strings(context)]:
         value["context_texts"] = references
     return value, texts
 
@@ -90,7 +91,7 @@ def unpack(value: Mapping[str, Any], number: int, prompts: Prompts, text: Callab
             for step in path:
                 parent = parent[step]
             parent[key] = text(name)
-    return Request(value["stage"], turns, Sampling.from_json(sampling), context, value["parent"], number)
+    return Request.from_stored(value["stage"], turns, Sampling.from_json(sampling), context, value["parent"], number)
 
 
 def _is_long(text: str) -> bool:

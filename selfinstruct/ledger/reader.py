@@ -55,6 +55,11 @@ class InheritedOutcomes:
             sha.update(f"{number} {request} {digest(body)}\n".encode())
         self.digest = sha.hexdigest()
 
+    @property
+    def has_executions(self) -> bool:
+        """Whether verifiers ran code in the run."""
+        return self._reader.has_executions()
+
     def statements(self) -> Iterator[tuple[str, Iterator[tuple[Any, ...]]]]:
         """Yield the statements that insert the inherited data, each with its rows."""
         reader = self._reader
@@ -64,6 +69,8 @@ class InheritedOutcomes:
         # Send 0: another run paid for the outcome.
         outcomes = ((*row[:3], 0, *row[4:]) for row in reader._query_sealed("outcomes", "SELECT * FROM outcomes"))
         yield "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", ((*row, seal(*row)) for row in outcomes)
+        if self.has_executions:
+            yield "INSERT INTO executions VALUES (?, ?, ?)", reader._query("SELECT * FROM executions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +215,21 @@ class Reader:
         """Return the highest id of a send that led to a completion; 0 before the first."""
         row = self._query_one("SELECT MAX(send) FROM outcomes WHERE kind = 'completion'")
         return (row[0] if row else 0) or 0
+
+    def has_executions(self) -> bool:
+        """Whether the ledger has results of verifiers that ran code."""
+        return self._query_one("SELECT 1 FROM sqlite_master WHERE name = 'executions'") is not None
+
+    def executions(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the stored results of verifiers that ran code, by key.
+
+        Raises:
+            LedgerError: An entry is damaged.
+        """
+        for key, body, checksum in self._query("SELECT * FROM executions") if self.has_executions() else ():
+            if seal(key, body) != checksum:
+                raise self._damaged(f"the result of the execution {key[:12]}", "its checksum is wrong")
+            yield key, loads(body)
 
     def freeze(self) -> None:
         """Read the current state of the run until the reader is closed, even while it is being written."""

@@ -11,6 +11,7 @@ from typing import Any
 from selfinstruct.errors import LedgerError
 
 __all__ = [
+    "EXECUTIONS",
     "LEDGER_FILE",
     "LONG_TEXT",
     "SCHEMA",
@@ -42,6 +43,10 @@ SCHEMA = (
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+EXECUTIONS = (
+    "CREATE TABLE IF NOT EXISTS executions (key TEXT PRIMARY KEY, body BLOB NOT NULL, seal INTEGER NOT NULL)"
+    " WITHOUT ROWID"
+)  # results of verifiers that run code: only in ledgers of runs that have some
 SEALED = {
     "meta": ("key", "value"),
     "requests": ("k", "digest", "body"),

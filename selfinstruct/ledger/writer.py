@@ -11,14 +11,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.common.codec import canonical
+from selfinstruct.common.codec import Json, canonical
 from selfinstruct.common.files import reason
 from selfinstruct.common.lock import RunLock
 from selfinstruct.errors import LedgerError
 from selfinstruct.ledger.migrate import migrate
 from selfinstruct.ledger.packing import pack
 from selfinstruct.ledger.reader import InheritedOutcomes
-from selfinstruct.ledger.schema import LEDGER_FILE, SCHEMA, check_structure, is_empty, ledger_error, seal
+from selfinstruct.ledger.schema import EXECUTIONS, LEDGER_FILE, SCHEMA, check_structure, is_empty, ledger_error, seal
 from selfinstruct.records import Completion, Outcome, Request
 
 __all__ = ["Ledger", "acknowledged"]
@@ -77,6 +77,8 @@ class Ledger:
                     connection.execute(statement)
                 for statement, values in _initial_operations(meta, texts):
                     connection.execute(statement, values)
+                if inherited and inherited.has_executions:
+                    connection.execute(EXECUTIONS)
                 for statement, rows in inherited.statements() if inherited else ():
                     connection.executemany(statement, rows)
                 connection.execute("COMMIT")
@@ -118,6 +120,21 @@ class Ledger:
             kind, usage = "completion", (outcome.usage.prompt_tokens, outcome.usage.completion_tokens)
         row = (number, kind, canonical(outcome.to_json()), send, *usage, float(round(seconds, 4)))
         return self._submit([("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, seal(*row)))])
+
+    def execution(self, key: str, result: Mapping[str, Json]) -> Future[None]:
+        """Record the result of a verifier that ran code, by the digest of its specification and the answer."""
+        row = (key, canonical(dict(result)))
+        return self._submit(
+            [(EXECUTIONS, ()), ("INSERT OR IGNORE INTO executions VALUES (?, ?, ?)", (*row, seal(*row)))]
+        )
+
+    def flush(self) -> None:
+        """Wait until all that was recorded so far is committed.
+
+        Raises:
+            LedgerError: It can't be written.
+        """
+        self._submit([]).result()
 
     def reset(self, meta: Mapping[str, Any], texts: Mapping[str, bytes]) -> None:
         """Replace a run without outcomes by another one. Its sends are kept, since they may have been billed."""
@@ -170,7 +187,7 @@ class Ledger:
                     for statement, values in operations:
                         self._connection.execute(statement, values)
                 self._connection.execute("COMMIT")
-            except Exception as error:  # the waiting futures must fail, whatever the cause
+            except Exception as error:  # any error must reach the waiting futures
                 # After a failed write nothing later may be acknowledged: the file would have a gap.
                 if isinstance(error, sqlite3.Error):
                     self._broken = ledger_error(self.path, error)

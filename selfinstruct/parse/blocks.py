@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from selfinstruct.parse.text import FLAGS, LEAD, closing, discard, fenced, separated, strip, unfenced
+from selfinstruct.reasons import RejectReason, missing_field
 from selfinstruct.records import Discard
 
 __all__ = ["Block", "Blocks", "Form", "read_blocks"]
@@ -131,8 +132,8 @@ class _Reader:
 
     def read(self, continued: bool, truncated: bool) -> Blocks:
         if not self._begin(continued):
-            return Blocks((), discard(self.text, "no_block", 0, len(self.text)))
-        self.discards += discard(self.text, "preamble", 0, self.begin)
+            return Blocks((), discard(self.text, RejectReason.NO_BLOCK, 0, len(self.text)))
+        self.discards += discard(self.text, RejectReason.PREAMBLE, 0, self.begin)
         end = closing(self.text, self.content)
         inside = (mark for mark in self.marks if self.content <= mark.begin < end)
         self.marks = list(unfenced(inside, fenced(self.text, self.content)))
@@ -143,7 +144,7 @@ class _Reader:
                 self._close(mark.begin, truncated=False)
                 self._open(mark, field, self.number + 1)
                 if self.number > self.last:
-                    self.discards += discard(self.text, "over_count", mark.begin, end)
+                    self.discards += discard(self.text, RejectReason.OVER_COUNT, mark.begin, end)
                     return self._result()
             elif self._is_stray(index):
                 self._close(mark.begin, truncated=False)
@@ -153,7 +154,7 @@ class _Reader:
                 self.name, self.content = mark.name, mark.end
         if truncated and (cut := self._cut_header(end)) is not None:
             self._close(cut.begin, truncated=False)
-            self.discards += discard(self.text, "truncated", cut.begin, end)
+            self.discards += discard(self.text, RejectReason.TRUNCATED, cut.begin, end)
         else:
             self._close(end, truncated)
         return self._result()
@@ -236,11 +237,13 @@ class _Reader:
         """Turn the current block into a ``Block`` or a ``Discard``."""
         span = strip(self.text, self.begin, end)
         if self.name is None:
-            self.discards += discard(self.text, "out_of_order", *span)
+            self.discards += discard(self.text, RejectReason.OUT_OF_ORDER, *span)
             return
         self._end_field(end)
         missing = next((name for name in self.form.required if len(set(self.fields.get(name, (0,)))) < 2), None)
-        if truncated or missing:
-            self.discards.append(Discard("truncated" if truncated else f"no_{missing}", span))
+        if truncated:
+            self.discards.append(Discard(RejectReason.TRUNCATED, span))
+        elif missing:
+            self.discards.append(Discard(missing_field(missing), span))
         else:
             self.blocks.append(Block({name: self.text[s:e] for name, (s, e) in self.fields.items()}, span))

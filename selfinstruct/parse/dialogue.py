@@ -8,6 +8,7 @@ from typing import Literal
 
 from selfinstruct.parse.closing import closing_sign
 from selfinstruct.parse.text import BLANK_LINE, FLAGS, LEAD, fenced, strip, unfenced, unwrap
+from selfinstruct.reasons import RejectReason
 
 __all__ = ["Dialogue", "Utterance", "is_of_assistant", "message", "read_dialogue"]
 
@@ -74,16 +75,16 @@ def read_dialogue(text: str, opening: str, *, truncated: bool) -> Dialogue:
     for index, (role, start, end) in enumerate(pieces):
         expected: Speaker = "user" if len(messages) % 2 else "assistant"
         if role != expected:
-            return Dialogue(tuple(messages), "role_confusion")
+            return Dialogue(tuple(messages), RejectReason.ROLE_CONFUSION)
         closed = closing_sign(text, start, end, fences) if role == "assistant" else None
         if closed is not None:
             span = strip(text, start, closed)
             last = (Utterance(role, text[slice(*span)], span),) if span[0] < span[1] else ()
             return Dialogue((*messages, *last), "closed")
         if truncated and index == len(pieces) - 1:
-            return Dialogue(tuple(messages), "truncated")
+            return Dialogue(tuple(messages), RejectReason.TRUNCATED)
         if start == end:
-            return Dialogue(tuple(messages), "empty")
+            return Dialogue(tuple(messages), RejectReason.EMPTY)
         messages.append(Utterance(role, text[start:end], (start, end)))
     return Dialogue(tuple(messages))
 
@@ -107,8 +108,8 @@ def message(text: str, role: Speaker) -> tuple[tuple[int, int], str]:
     elif (closed := closing_sign(text, start, end, fences)) is not None:
         start, end = strip(text, start, closed)
     if any(closed is None or mark.start() < closed for mark in marks):
-        return (start, end), "role_confusion"
-    return (start, end), "closed" if closed is not None else "empty" if start == end else ""
+        return (start, end), RejectReason.ROLE_CONFUSION
+    return (start, end), "closed" if closed is not None else RejectReason.EMPTY if start == end else ""
 
 
 def is_of_assistant(text: str) -> bool:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from selfinstruct.parse.text import FLAGS, LEAD, closing, discard, fenced, separated, strip, unfenced, unwrap
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Discard
 
 __all__ = ["Item", "Listing", "numbered"]
@@ -50,11 +51,11 @@ def numbered(text: str, *, first: int, last: int, continued: bool, truncated: bo
     """
     opening = _opening(text, first, continued)
     if opening is None:
-        return Listing((), discard(text, "no_list", 0, len(text)))
+        return Listing((), discard(text, RejectReason.NO_LIST, 0, len(text)))
     number, list_start, start, indent = opening
     end = closing(text, start)
     items: list[Item] = []
-    discards = list(discard(text, "preamble", 0, list_start))
+    discards = list(discard(text, RejectReason.PREAMBLE, 0, list_start))
     stray: int | None = None
     for mark in unfenced(_ITEM.finditer(text, start, end), fenced(text, start)):
         if mark["indent"] != indent:
@@ -65,7 +66,7 @@ def numbered(text: str, *, first: int, last: int, continued: bool, truncated: bo
             discards += item.discards
             number, start, stray = number + 1, mark.end(), None
             if number > last:
-                discards += discard(text, "over_count", mark.start(), end)
+                discards += discard(text, RejectReason.OVER_COUNT, mark.start(), end)
                 return Listing(tuple(items), tuple(discards))
         elif stray is None and 1 <= int(mark["number"]) <= last:
             stray = mark.start()
@@ -94,13 +95,13 @@ def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bo
     items: tuple[Item, ...] = ()
     discards: tuple[Discard, ...] = ()
     if span[0] == span[1]:
-        discards = (Discard("no_instruction", (start, stop)),)
+        discards = (Discard(RejectReason.NO_INSTRUCTION, (start, stop)),)
     elif truncated and gap is None and stray is None:
-        discards = (Discard("truncated", span),)
+        discards = (Discard(RejectReason.TRUNCATED, span),)
     else:
         items = (Item(text[span[0] : span[1]], span),)
     if gap:
-        discards += discard(text, "trailing", gap.end(), limit)
+        discards += discard(text, RejectReason.TRAILING, gap.end(), limit)
     if stray is not None:
-        discards += discard(text, "out_of_order", stray, end)
+        discards += discard(text, RejectReason.OUT_OF_ORDER, stray, end)
     return Listing(items, discards)

@@ -7,6 +7,7 @@ import re
 from selfinstruct.parse.lists import Item, Listing
 from selfinstruct.parse.preamble import behind_announcement
 from selfinstruct.parse.text import BLANK_LINE, FLAGS, LEAD, closing, discard, strip, unwrap
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Discard
 
 __all__ = ["one_task"]
@@ -37,19 +38,19 @@ def one_task(text: str, *, continued: bool, truncated: bool) -> Listing:
     marks = list(_LABEL.finditer(text))
     opening = next((mark for mark in marks if mark["task"]), None)
     if opening is not None and not (continued and text[: opening.start()].strip()):
-        start, discards = opening.end(), discard(text, "preamble", 0, opening.start())
+        start, discards = opening.end(), discard(text, RejectReason.PREAMBLE, 0, opening.start())
     else:
         start = 0 if continued else _after_preamble(text)
-        discards = discard(text, "preamble", 0, start)
+        discards = discard(text, RejectReason.PREAMBLE, 0, start)
     end = next((mark.start() for mark in marks if mark.start() >= start), closing(text, start))
     if continued and (gap := BLANK_LINE.search(text, strip(text, start, end)[0], end)):
         end = gap.start()
     span = unwrap(text, *strip(text, start, end))
-    rest = discard(text, "trailing", end, len(text))
+    rest = discard(text, RejectReason.TRAILING, end, len(text))
     if span[0] == span[1]:
-        return Listing((), (Discard("no_instruction", (0, len(text))),))
+        return Listing((), (Discard(RejectReason.NO_INSTRUCTION, (0, len(text))),))
     if truncated and not rest:
-        return Listing((), (*discards, Discard("truncated", span)))
+        return Listing((), (*discards, Discard(RejectReason.TRUNCATED, span)))
     return Listing((Item(text[span[0] : span[1]], span),), (*discards, *rest))
 
 

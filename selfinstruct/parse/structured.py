@@ -12,6 +12,7 @@ from selfinstruct.common.codec import loads
 from selfinstruct.parse.blocks import Block, Blocks
 from selfinstruct.parse.lists import Item, Listing
 from selfinstruct.parse.text import closing, discard
+from selfinstruct.reasons import RejectReason, missing_field
 from selfinstruct.records import Discard
 
 __all__ = ["read_object", "read_records", "read_strings"]
@@ -75,9 +76,9 @@ def read_records(
     for value, span in array.values:
         block = {name: value[name] for name in fields if name in value} if isinstance(value, dict) else None
         if block is None or not all(isinstance(text, str) for text in block.values()):
-            discards.append(Discard("wrong_type", span))
+            discards.append(Discard(RejectReason.WRONG_TYPE, span))
         elif missing := next((name for name in required if not block.get(name, "").strip()), None):
-            discards.append(Discard(f"no_{missing}", span))
+            discards.append(Discard(missing_field(missing), span))
         else:
             blocks.append(Block(block, span))
     return Blocks(tuple(blocks), tuple(discards)) if blocks or array.named else None
@@ -95,9 +96,9 @@ def read_strings(text: str, key: str, *, most: int, truncated: bool) -> Listing 
     discards = list(array.discards)
     for value, span in array.values:
         if not isinstance(value, str):
-            discards.append(Discard("wrong_type", span))
+            discards.append(Discard(RejectReason.WRONG_TYPE, span))
         elif not value.strip():
-            discards.append(Discard("no_instruction", span))
+            discards.append(Discard(RejectReason.NO_INSTRUCTION, span))
         else:
             items.append(Item(value, span))
     return Listing(tuple(items), tuple(discards)) if items or array.named else None
@@ -123,18 +124,18 @@ def _read(text: str, key: str, item: str, most: int, truncated: bool) -> _Array 
         return None
     named = opening["named"] is not None
     values: list[tuple[Any, tuple[int, int]]] = []
-    discards = list(discard(text, "preamble", 0, opening.start()))
+    discards = list(discard(text, RejectReason.PREAMBLE, 0, opening.start()))
     count, at = 0, _skip(text, opening.end())
     while at < len(text) and text[at] != "]":
         if text[at] == ",":
             at = _skip(text, at + 1)
             continue
         if count == most:
-            discards += discard(text, "over_count", at, len(text))
+            discards += discard(text, RejectReason.OVER_COUNT, at, len(text))
             return _Array(tuple(values), tuple(discards), named)
         end = _end(text, at)
         if end is None:
-            discards += discard(text, "truncated" if truncated else "not_json", at, len(text))
+            discards += discard(text, RejectReason.TRUNCATED if truncated else RejectReason.NOT_JSON, at, len(text))
             at = len(text)
             break
         count += 1
@@ -142,16 +143,16 @@ def _read(text: str, key: str, item: str, most: int, truncated: bool) -> _Array 
             if text[at] in '{["':
                 values.append((loads(text[at:end]), (at, end)))
             else:  # a number, a word or prose, which is never a row
-                discards.append(Discard("wrong_type", (at, end)))
+                discards.append(Discard(RejectReason.WRONG_TYPE, (at, end)))
         except ValueError:
-            discards.append(Discard("not_json", (at, end)))
+            discards.append(Discard(RejectReason.NOT_JSON, (at, end)))
         at = _skip(text, end)
     if at < len(text):
         frame = _FRAME.match(text, at + 1) if named else None
         at = frame.end() if frame else at + 1
-        discards += discard(text, "trailing", at, closing(text, opening.end()))
+        discards += discard(text, RejectReason.TRAILING, at, closing(text, opening.end()))
     if not count and not discards:
-        discards += discard(text, "no_rows", opening.start(), at)
+        discards += discard(text, RejectReason.NO_ROWS, opening.start(), at)
     return _Array(tuple(values), tuple(discards), named)
 
 

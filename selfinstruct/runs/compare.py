@@ -29,7 +29,7 @@ class UnmatchedRow:
         position: Position of the row in its dataset, from 1.
         row: The row.
         reason: Why the other run lacks it: a reject reason, ``UNSEEN`` or ``BEYOND``.
-        candidate: Id of the candidate with the same text in the other run; None if there is none.
+        candidate: Id of the candidate with the same text in the other run; None if no candidate has it.
     """
 
     position: int

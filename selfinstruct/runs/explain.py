@@ -14,7 +14,6 @@ from pathlib import Path
 
 from rapidfuzz.distance import LCSseq
 
-from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
 from selfinstruct.engine.inherited import follow_up_key
 from selfinstruct.engine.plan import RunPlan, recorded_plan
@@ -259,9 +258,7 @@ def _followed_candidate(filtered: FilterOutcome, following: Request) -> Filtered
 
 
 def _shown(request: Request, texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    demonstrations: Json = request.context.get("demonstrations", [])
-    ids = [str(task_id) for task_id in demonstrations] if isinstance(demonstrations, list | tuple) else []
-    return tuple((task_id, texts.get(task_id, "")) for task_id in ids)
+    return tuple((task_id, texts.get(task_id, "")) for task_id in request.demonstrations or ())
 
 
 def _nearest_text(verdict: Verdict, filtered: FilteredCandidate, texts: Mapping[str, str]) -> NearestText:

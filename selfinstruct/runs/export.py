@@ -21,6 +21,7 @@ from selfinstruct.engine.verdict_cache import VERDICTS_FILE, VerdictCache
 from selfinstruct.errors import RunLockedError, UsageError
 from selfinstruct.ledger import LEDGER_FILE, Reader
 from selfinstruct.records import Candidate, Pair
+from selfinstruct.strategies.abilities import row_format
 
 __all__ = ["CANDIDATES", "DATASET", "PREFERENCE", "ExportResult", "export", "export_formats", "update_dataset"]
 
@@ -66,7 +67,7 @@ def export(folder: Path, name: str | None = None, path: Path | None = None) -> E
 
     Raises:
         LedgerError: If there is no readable run in ``folder``.
-        RunLockedError: If ``path`` is None and the run is at work.
+        RunLockedError: If the run is at work and ``path`` is not set.
         UsageError: If there is no such format, it can't hold the rows, or ``path`` belongs to the run.
         SelfInstructError: If the file can't be written; an existing file is unchanged.
     """
@@ -85,7 +86,7 @@ def export(folder: Path, name: str | None = None, path: Path | None = None) -> E
             )
         else:
             state = RunState.from_ledger(plan, reader, checkpoint=VerdictCache(folder, plan).load(reader))
-    name = name or plan.strategy.format
+    name = name or row_format(plan.strategy)
     return _write(state, name, path or folder / DATASET / f"{name}.jsonl", filtered)
 
 
@@ -119,7 +120,7 @@ def update_dataset(folder: Path, plan: RunPlan, state: RunState, name: str | Non
         The file in the format ``name``.
     """
     dataset = folder / DATASET
-    name = name or plan.strategy.format
+    name = name or row_format(plan.strategy)
     written = {}
     for each in sorted([*FORMATS, PREFERENCE]):
         path = dataset / f"{each}.jsonl"
@@ -172,6 +173,7 @@ def _row_line(name: str, row: Candidate) -> str:
 
 def _manifest(plan: RunPlan, state: RunState, files: list[ExportResult]) -> bytes:
     stats = state.stats
+    marks = dict(sorted((str(key), count) for key, count in stats.counters.items()))
     value = {
         "files": {file.path.name: {"rows": file.rows, "sha256": file.sha256} for file in files},
         "rows": state.count,
@@ -186,7 +188,7 @@ def _manifest(plan: RunPlan, state: RunState, files: list[ExportResult]) -> byte
             "rejected": dict(sorted(stats.rejected.items())),
             "discarded": dict(sorted(stats.discarded.items())),
             "failures": dict(sorted(stats.failures.items())),
-            **({"marks": dict(sorted(stats.counters.items()))} if stats.counters else {}),
+            **({"marks": marks} if marks else {}),
             "prompt_tokens": stats.prompt_tokens,
             "completion_tokens": stats.completion_tokens,
         },
@@ -203,7 +205,7 @@ def _candidate_line(outcome: FilterOutcome, decided: FilteredCandidate) -> str:
         "task": candidate.task or decided.id,
         "stage": outcome.request.stage,
         "parent": outcome.request.parent,
-        "demonstrations": outcome.request.context.get("demonstrations", []),
+        "demonstrations": list(outcome.request.demonstrations or ()),
         "instruction": candidate.instruction,
         "input": candidate.input,
         "output": candidate.output,

@@ -51,7 +51,7 @@ def fork(source: Path, folder: Path, settings: Mapping[str, Any]) -> None:
     Args:
         source: The run directory to inherit from.
         folder: The directory of the new run.
-        settings: Settings that differ from those of ``source``, in the form of a configuration file. The strategy
+        settings: Settings that differ from ``source``, in the form of a configuration file. The strategy
             can't change.
 
     Raises:
@@ -86,10 +86,11 @@ def refilter(source: Path, folder: Path, settings: Mapping[str, Any]) -> Refilte
         LedgerError: See ``fork``.
     """
     fork(source, folder, settings)
-    with Reader(folder) as reader:
+    with Ledger(folder, {}, {}) as ledger, Reader(folder) as reader:
         plan = recorded_plan(reader)
         verdicts = VerdictCache(folder, plan)
-        state = RunState.from_ledger(plan, reader, on_checkpoint=verdicts.save)
+        state = RunState.from_ledger(plan, reader, on_checkpoint=verdicts.save, ledger=ledger)
+        ledger.flush()
         exported = update_dataset(folder, plan, state)
         verdicts.save(state)
     return RefilterResult(

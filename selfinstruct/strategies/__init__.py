@@ -1,12 +1,12 @@
-"""Methods of synthesis, by the name that a configuration gives them.
+"""Methods of synthesis, by the name that configurations use.
 
-``STRATEGIES[name]`` is a class with a nested ``Options`` (a frozen dataclass of plain types) and is made with
-``STRATEGIES[name](options, prompts)``.
+``strategy_class(name)`` returns a class with a nested ``Options`` (a frozen dataclass of plain types); a strategy is
+made with ``strategy_class(name)(options, prompts)``.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from selfinstruct.common.config import nearest
 from selfinstruct.errors import UsageError
@@ -40,13 +40,13 @@ __all__ = [
     "strategy_origin",
 ]
 
-STRATEGIES: dict[str, Any] = {
-    one.name: one for one in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation, Respond)
+STRATEGIES: dict[str, type[Strategy]] = {
+    kind.name: kind for kind in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation, Respond)
 }
 """The built-in strategies."""
 
 
-def _is_strategy(entry: object) -> TypeGuard[type[Any]]:
+def _is_strategy(entry: object) -> TypeGuard[type[Strategy]]:
     return isinstance(entry, type) and Strategy in entry.__mro__
 
 
@@ -63,7 +63,7 @@ def strategy_origin(name: str) -> str:
     return _REGISTRY.origin(name)
 
 
-def strategy_class(name: str) -> type[Any]:
+def strategy_class(name: str) -> type[Strategy]:
     """Return the strategy that configurations call ``name``.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Alpaca (Taori et al., 2023, Stanford CRFM): whole tasks in one call.
+"""Alpaca (Taori et al., 2023, Stanford CRFM): complete tasks in one call.
 
-A prompt shows three seed tasks and asks for a list of twenty, the three included. Each new block is an instruction, an
-input or the marker ``<noinput>``, and an output: one row.
+A prompt shows three seed tasks and asks for a list of twenty that includes the three. Each new block holds an
+instruction, an input or the marker ``<noinput>``, and an output: one row.
 
-With ``structured`` the tasks are shown and asked for as JSON, in a form that the backend sees to.
+With ``structured`` the tasks are shown and requested as JSON, by a schema that the backend enforces.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from selfinstruct.common.codec import dumps
 from selfinstruct.common.config import ADDED
 from selfinstruct.common.rng import Rng
 from selfinstruct.parse import Blocks, Form, blank_input, collapse, read_blocks, read_records
-from selfinstruct.prompts import Api, Prompts
+from selfinstruct.prompts import Api
 from selfinstruct.records import Candidate, Completion, Received, Request, Task
+from selfinstruct.strategies.abilities import ChoosesTemplates, UsesSchemas
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared import schemas
-from selfinstruct.strategies.shared.demonstrations import ids, longest_field, named, preferred
+from selfinstruct.strategies.shared.contexts import context_json, read_context
+from selfinstruct.strategies.shared.demonstrations import demonstrated, longest_field, preferred, task_ids
 from selfinstruct.strategies.shared.stage import Stage
 
 __all__ = ["Alpaca", "AlpacaOptions"]
@@ -44,16 +46,16 @@ _PUBLISHED = Stage(max_tokens=3072, temperature=1.0, top_p=1.0)  # decoding_args
 
 @dataclass(frozen=True)
 class AlpacaOptions:
-    """What a run may set for this strategy. Defaults are the published ones.
+    """Settings of this strategy. Defaults are the published ones.
 
     Attributes:
         demonstrations: Seed tasks shown in each prompt.
         list_length: Number of the last task of the list, the demonstrations included.
-        domains: Only seeds of these domains are shown; none named shows all.
-        demonstration_chars: Only seeds whose longest field is at most this long are shown; 0 shows any. For models
-            with a short context, or slow at reading.
-        tasks: The one stage.
-        structured: Ask for JSON by schema, where the backend can be asked for it (docs/structured.md).
+        domains: Only seeds of these domains are shown; an empty list shows all.
+        demonstration_chars: Only seeds whose longest field has at most this many characters are shown; 0 shows any.
+            For models with a short context, or slow at reading.
+        tasks: The only stage.
+        structured: Request JSON by schema, where the backend supports it (docs/structured.md).
     """
 
     demonstrations: int = 3  # generate_instruction.py of stanford_alpaca: num_prompt_instructions
@@ -72,34 +74,39 @@ class AlpacaOptions:
             raise ValueError("demonstration_chars must be 0 or more")
 
 
-class Alpaca(Strategy):
-    """Rows from a continued list of instruction, input and output.
+@dataclass(frozen=True, slots=True)
+class TasksContext:
+    """Context of the stage ``tasks``.
 
-    Args:
-        options: Numbers of the method.
-        prompts: The run's templates.
+    Attributes:
+        first: Number of the first new task of the list.
     """
+
+    first: int
+
+
+class Alpaca(Strategy, ChoosesTemplates[AlpacaOptions], UsesSchemas):
+    """Rows from a continued list of instruction, input and output."""
 
     name: ClassVar[str] = "alpaca"
     templates: ClassVar[Mapping[str, frozenset[str]]] = {"alpaca/list": frozenset({"count", "tasks", "next"})}
     structured_templates: ClassVar[Mapping[str, frozenset[str]]] = {"alpaca/list-json": frozenset({"count", "tasks"})}
     Options: ClassVar[type[AlpacaOptions]] = AlpacaOptions
-
-    def __init__(self, options: AlpacaOptions, prompts: Prompts) -> None:
-        self.options = options
-        self.prompts = prompts
+    options: AlpacaOptions
 
     @classmethod
     def templates_for(cls, options: AlpacaOptions) -> Mapping[str, frozenset[str]]:
+        """Return the templates, with the ones for JSON if ``structured`` is on."""
         return {**cls.templates, **(cls.structured_templates if options.structured else {})}
 
     def schema_apis(self, api: Api) -> frozenset[Api]:
+        """Return the API of the stage ``tasks`` if ``structured`` is on."""
         return frozenset({self.options.tasks.api_in(api)} if self.options.structured else ())
 
     def propose(self, view: View, rng: Rng) -> Request | None:
-        """Ask for the rest of a list that begins with randomly drawn seeds; None without any seed to show."""
+        """Request the rest of a list that begins with randomly drawn seeds; return None if no seed can be shown."""
         options = self.options
-        shown = rng.sample(self._seeds(view), options.demonstrations)
+        shown = rng.sample(self._showable_seeds(view), options.demonstrations)
         if not shown:
             return None
         first = len(shown) + 1
@@ -111,14 +118,16 @@ class Alpaca(Strategy):
                 self.prompts,
                 "alpaca/list",
                 count=str(options.list_length),
-                tasks="\n\n".join(_block(place, task) for place, task in enumerate(shown, 1)),
+                tasks="\n\n".join(_block(number, task) for number, task in enumerate(shown, 1)),
                 next=str(first),
             ),
             sampling=options.tasks.sampling(f"\n### Task {options.list_length + 1}"),
-            context={"demonstrations": ids(shown), "first": first},
+            context=context_json(TasksContext(first)),
+            demonstrations=task_ids(shown),
         )
 
     def _structured(self, shown: Sequence[Task], first: int) -> Request:
+        """Request the rest of the list as JSON."""
         stage, count = self.options.tasks, self.options.list_length + 1 - first
         return Request(
             stage="tasks",
@@ -129,31 +138,32 @@ class Alpaca(Strategy):
                 tasks=dumps({"tasks": [_record(task) for task in shown]}),
             ),
             sampling=stage.sampling(schema=schemas.records("tasks", FIELDS, count)),
-            context={"demonstrations": ids(shown), "first": first},
+            context=context_json(TasksContext(first)),
+            demonstrations=task_ids(shown),
         )
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
         """Read the blocks; each is a row."""
-        found = self._read(request, completion)
-        shown = tuple(task.instances[0].output for task in named(view.seeds, request))
+        parsed = self._parse(request, completion)
+        shown_outputs = tuple(task.instances[0].output for task in demonstrated(view.seeds, request))
         rows = tuple(
             Candidate(
                 instruction=block.fields["instruction"].strip(),
                 input=blank_input(block.fields.get("input", "").strip()),
                 output=block.fields["output"].strip(),
                 span=block.span,
-                shown=shown,
+                shown_outputs=shown_outputs,
             )
-            for block in found.blocks
+            for block in parsed.blocks
         )
-        return Received(candidates=rows, discards=found.discards)
+        return Received(candidates=rows, discards=parsed.discards)
 
-    def _read(self, request: Request, completion: Completion) -> Blocks:
-        """As JSON where the request asked for it, else, or where the answer is none, as text."""
-        first, last = int(str(request.context["first"])), self.options.list_length
+    def _parse(self, request: Request, completion: Completion) -> Blocks:
+        """Read JSON if the request asked for it and the model wrote it, otherwise text."""
+        first, last = read_context(TasksContext, request).first, self.options.list_length
         structured = request.sampling.schema is not None
         if structured:
-            found = read_records(
+            records = read_records(
                 completion.text,
                 "tasks",
                 FIELDS,
@@ -161,8 +171,8 @@ class Alpaca(Strategy):
                 most=last + 1 - first,
                 truncated=completion.truncated,
             )
-            if found is not None:
-                return found
+            if records is not None:
+                return records
         return read_blocks(
             completion.text,
             FORM,
@@ -172,18 +182,18 @@ class Alpaca(Strategy):
             truncated=completion.truncated,
         )
 
-    def _seeds(self, view: View) -> list[Task]:
-        """Seeds that can be shown, those that should be if there are any."""
-        most, domains = self.options.demonstration_chars, self.options.domains
+    def _showable_seeds(self, view: View) -> list[Task]:
+        """Return the seeds with an output; if any meet the settings on domains and length, only these."""
+        limit, domains = self.options.demonstration_chars, self.options.domains
         return preferred(
             [seed for seed in view.seeds if seed.instances and seed.instances[0].output],
             lambda seed: not domains or seed.domain in domains,
-            lambda seed: not most or longest_field(seed) <= most,
+            lambda seed: not limit or longest_field(seed) <= limit,
         )
 
 
 def _block(number: int, task: Task) -> str:
-    """One task as the prompt shows it."""
+    """Return one task in the form of the text prompt."""
     example = task.instances[0]
     return (
         f"### Task {number}\nInstruction: {collapse(task.instruction)}\n"
@@ -192,6 +202,6 @@ def _block(number: int, task: Task) -> str:
 
 
 def _record(task: Task) -> dict[str, str]:
-    """One task as a prompt for JSON shows it."""
+    """Return one task in the form of the JSON prompt."""
     example = task.instances[0]
     return {"instruction": task.instruction, "input": example.input, "output": example.output}

@@ -1,14 +1,15 @@
-"""Evol-Instruct (Xu et al., 2023, arXiv:2304.12244): given instructions, made harder or other, epoch by epoch.
+"""Evol-Instruct (Xu et al., 2023, arXiv:2304.12244): seed instructions, evolved epoch by epoch.
 
-Each seed goes through some epochs. In each, one of six operations is drawn: five in depth, which add 10 to 20 words,
+Each seed goes through several epochs. Each epoch draws one of six operations: five in depth, which add 10 to 20 words,
 and one in breadth, which makes a new instruction of the same domain. An epoch takes up to three requests:
 
-- ``evolve`` rewrites the current instruction: a draft, with the verdicts that need no model;
-- ``compare`` shows both to a judge, which says whether they are equal;
-- ``answer`` has the evolved instruction answered: a row.
+- ``evolve`` rewrites the current instruction: a pending task, with the verdicts that need no model;
+- ``compare`` shows both instructions to a judge, which decides whether they are equal;
+- ``answer`` requests the response to the evolved instruction: a row.
 
-The next epoch begins with the evolved instruction if the row was kept, and with the one before it if a rule
-(``evol_rules.py``) or a filter rejected any of the three. All is drawn when a seed is taken up.
+The next epoch begins with the evolved instruction if the row was kept, and with the previous instruction if a rule
+(``evol_rules``) or a filter rejected any of the three. All draws for a seed are made when its first request is
+proposed.
 """
 
 from __future__ import annotations
@@ -16,49 +17,60 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.rng import Rng
 from selfinstruct.parse import behind_announcement, spoken, stripped
 from selfinstruct.parse.text import strip, unwrap
-from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Completion, Discard, Received, Request, Task, Verdict, candidate_id
+from selfinstruct.reasons import RejectReason
+from selfinstruct.records import (
+    Candidate,
+    Completion,
+    CounterKey,
+    CounterRow,
+    Discard,
+    Received,
+    Request,
+    Task,
+)
+from selfinstruct.strategies.abilities import BeginsWithTasks, ChecksAnswers, RecoversFailures
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared import evol_rules as rules
+from selfinstruct.strategies.shared.contexts import context_json, read_context
 from selfinstruct.strategies.shared.stage import Stage
 
 __all__ = ["OPERATIONS", "EvolInstruct", "EvolOptions"]
 
 OPERATIONS = ("add-constraints", "deepen", "concretise", "increase-reasoning", "complicate-input", "breadth")
-"""What an epoch may do, each drawn as often; a template has the same name."""
+"""The operations of an epoch, equally likely; each has a template of the same name."""
 
 INPUTS = ("a table", "a piece of code", "a formula", "an XML document", "a JSON object", "a CSV file", "a log")
-"""What ``complicate-input`` may add; used by it alone."""
+"""Kinds of input that ``complicate-input`` may add; no other operation uses them."""
 
-# What a chat model says again before its answer.
+# The label that a chat model repeats before its answer.
 _LABEL = re.compile(r"[#*_]{0,6}[ \t]?(?:rewritten|created) task[*_]{0,3}[ \t]?:[*_]{0,3}", re.IGNORECASE)
 
 # Section 4: ChatGPT with temperature 1, top-p 0.9 and at most 2048 tokens.
 _WRITE = Stage(max_tokens=2048, temperature=1.0, top_p=0.9)
 _COMPARE = Stage(max_tokens=1024, temperature=0.0)
-_WORD = 16  # most tokens of the judge's word in a raw prompt
+_WORD_TOKENS = 16  # limit on the judge's one-word answer to a raw prompt
 
 
 @dataclass(frozen=True)
 class EvolOptions:
-    """What a run may set for this strategy. Defaults are the published ones, where there are any.
+    """Settings of this strategy. Defaults are the published ones, where published.
 
     Attributes:
-        epochs: How often each seed is evolved.
-        similarity: ROUGE-L F1 to the un-evolved instruction from which on nothing was gained, and no judge is asked.
-        audit: Share of those that the judge is asked about all the same, for the table of agreement in ``status``; it
-            changes nothing about them.
-        sorry_words: A response that says sorry in fewer words is none.
-        prompt_phrases: By which the prompts name their parts: in an evolved instruction they are copied.
-        evolve, compare, answer: The stages. ``compare`` has room for the thoughts of a model that reasons; a raw
-            prompt is given 16 tokens of it at most.
+        epochs: Number of times that each seed is evolved.
+        similarity: ROUGE-L F1 to the un-evolved instruction from which nothing counts as gained, without a judge.
+        audit: Share of these cases that the judge decides on all the same, for the table of agreement in ``status``;
+            the result for the dataset does not change.
+        sorry_words: A response with "sorry" and fewer words than this is rejected.
+        prompt_phrases: Phrases of the prompts; an evolved instruction that contains one was copied from the prompt.
+        evolve, compare, answer: The stages. ``compare`` leaves room for the thoughts of a model that reasons; a raw
+            prompt is limited to 16 tokens.
     """
 
     epochs: int = 4  # section 4: M = 4
@@ -66,8 +78,8 @@ class EvolOptions:
     audit: float = 0.0
     sorry_words: int = 80  # section 3, elimination
     prompt_phrases: tuple[str, ...] = (
-        *("given prompt", "rewritten prompt", "created prompt"),  # those of the paper's prompts
-        *("given task", "rewritten task", "created task"),  # those of this package's
+        *("given prompt", "rewritten prompt", "created prompt"),  # the paper's prompts
+        *("given task", "rewritten task", "created task"),  # this package's prompts
     )
     evolve: Stage = _WRITE
     compare: Stage = _COMPARE
@@ -84,232 +96,264 @@ class EvolOptions:
             raise ValueError("sorry_words must be 0 or more")
 
 
+class Draw(NamedTuple):
+    """The random choices of one epoch.
+
+    Attributes:
+        input_kind: Kind of input for ``complicate-input``.
+        audited: Whether the judge also decides on what the similarity test rejects.
+    """
+
+    operation: str
+    input_kind: str
+    audited: bool
+
+
+class Instruction(NamedTuple):
+    """An instruction with the id of its seed or candidate."""
+
+    id: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
-class _Chain:
-    """Where a seed stands: what the requests of its epochs remember.
+class EpochContext:
+    """Context of the stages ``evolve`` and ``answer``: the state of one seed's evolution.
 
     Attributes:
         root: Id of the seed.
-        draws: For each epoch: operation, kind of input, whether the cheap test is audited.
+        draws: One for each epoch.
         epoch: From 1.
-        current: Id and text of the instruction that the epoch began with.
-        evolved: Id and text of what it has become; empty before it is written.
+        current: The instruction with which the epoch began.
+        evolved: The evolved instruction; empty before it is written.
     """
 
     root: str
-    draws: tuple[tuple[str, str, bool], ...]
+    draws: tuple[Draw, ...]
     epoch: int
-    current: tuple[str, str]
-    evolved: tuple[str, str] = ("", "")
-
-    @classmethod
-    def of(cls, request: Request) -> _Chain:
-        context: Any = request.context
-        draws = tuple((operation, kind, audit) for operation, kind, audit in context["draws"])
-        current, evolved = context["current"], context["evolved"]
-        return cls(context["root"], draws, context["epoch"], (current[0], current[1]), (evolved[0], evolved[1]))
+    current: Instruction
+    evolved: Instruction = Instruction("", "")  # noqa: RUF009  (immutable)
 
     @property
-    def context(self) -> dict[str, Json]:
-        return {
-            "root": self.root,
-            "draws": [list(draw) for draw in self.draws],
-            "epoch": self.epoch,
-            "current": list(self.current),
-            "evolved": list(self.evolved),
-        }
-
-    @property
-    def draw(self) -> tuple[str, str, bool]:
+    def draw(self) -> Draw:
+        """The random choices of the current epoch."""
         return self.draws[self.epoch - 1]
 
     @property
     def columns(self) -> dict[str, Json]:
-        return {"epoch": self.epoch, "operation": self.draw[0], "root": self.root}
+        """Columns of the exported row."""
+        return {"epoch": self.epoch, "operation": self.draw.operation, "root": self.root}
 
     @property
-    def mark(self) -> str:
-        return f"evol|epoch {self.epoch}, {self.draw[0]}"
-
-    def next(self, current: tuple[str, str]) -> _Chain | None:
-        """The next epoch, from this instruction; None after the last."""
-        if self.epoch == len(self.draws):
-            return None
-        return replace(self, epoch=self.epoch + 1, current=current, evolved=("", ""))
+    def counter(self) -> CounterRow:
+        """Row of the table in which the epoch's result is counted."""
+        return CounterRow("evol", f"epoch {self.epoch}, {self.draw.operation}")
 
 
-class EvolInstruct(Strategy):
-    """Rows from given instructions that are evolved, compared and answered.
+@dataclass(frozen=True, slots=True)
+class CompareContext(EpochContext):
+    """Context of the stage ``compare``.
 
-    Args:
-        options: Numbers of the method.
-        prompts: The run's templates.
+    Attributes:
+        audited: True if the similarity test has rejected the evolution, so that the judge's answer is only counted.
     """
+
+    audited: bool = False
+
+
+class EvolInstruct(Strategy, BeginsWithTasks, ChecksAnswers, RecoversFailures):
+    """Rows from seed instructions that are evolved, compared and answered."""
 
     name: ClassVar[str] = "evol-instruct"
     templates: ClassVar[Mapping[str, frozenset[str]]] = {
-        **{f"evol-instruct/{one}": frozenset({"instruction"}) for one in OPERATIONS},
+        **{f"evol-instruct/{operation}": frozenset({"instruction"}) for operation in OPERATIONS},
         "evol-instruct/complicate-input": frozenset({"instruction", "kind"}),
         "evol-instruct/compare": frozenset({"first", "second"}),
         "evol-instruct/answer": frozenset({"instruction"}),
     }
-    # An evolved instruction resembles the one that it was made of, and grows with each epoch. What forbids words is
-    # meant for lists that a model writes freely: a seed that has one would lose its every evolution.
+    # An evolved instruction resembles its source and grows with each epoch. The filters of words are meant for lists
+    # that a model writes freely: a seed with a forbidden word would lose each of its evolutions.
     defaults: ClassVar[Mapping[str, Any]] = {
         "filters": {"novelty": {"threshold": 0.95}, "word_count": {"max_words": 500}, "keywords": None, "program": None}
     }
-    begins_with_tasks: ClassVar[bool] = True
     Options: ClassVar[type[EvolOptions]] = EvolOptions
-
-    def __init__(self, options: EvolOptions, prompts: Prompts) -> None:
-        self.options = options
-        self.prompts = prompts
+    options: EvolOptions
 
     def propose(self, view: View, rng: Rng) -> Request | None:
-        """Take up the next seed; None after the last."""
+        """Start work on the next seed; return None after the last."""
         item = view.progress.next_item
         if item >= len(view.seeds):
             return None
         draws = tuple(
-            (rng.choice(OPERATIONS), rng.choice(INPUTS), rng.random() < self.options.audit)
+            Draw(rng.choice(OPERATIONS), rng.choice(INPUTS), rng.random() < self.options.audit)
             for _ in range(self.options.epochs)
         )
         seed = view.seeds[item]
-        request = self._evolve(_Chain(seed.id, draws, 1, (seed.id, _text(seed))), None)
-        assert request is not None
-        return replace(request, context={**request.context, "item": item})
+        first_epoch = EpochContext(seed.id, draws, 1, Instruction(seed.id, _seed_text(seed)))
+        return replace(self._request_evolution(first_epoch, None), item=item)
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:  # noqa: ARG002
-        """Read an evolved instruction, a judge's word, or a response, as the request's stage says."""
+        """Read an evolved instruction, a judge's decision, or a response, depending on the request's stage."""
         if request.stage == "evolve":
-            return self._evolved(request, completion)
+            return self._receive_evolution(request, completion)
         if request.stage == "compare":
-            return self._compared(request, completion)
-        return self._answered(request, completion)
+            return self._receive_comparison(request, completion)
+        return self._receive_answer(request, completion)
 
-    def failed(self, request: Request, view: View) -> Received:  # noqa: ARG002
-        """Go on with the instruction un-evolved, as after any other failure."""
-        chain = _Chain.of(request)
-        stay = self._evolve(chain.next(chain.current), request.number)
-        counted = request.context.get("audited")  # the cheap test ended this epoch, and was counted for it
-        return Received(follow_ups=_some(stay), counters=() if counted else (f"{chain.mark}|failed",))
+    def recover(self, request: Request, view: View) -> Received:  # noqa: ARG002
+        """Continue with the un-evolved instruction, as after any other failure."""
+        is_comparison = request.stage == "compare"
+        epoch = read_context(CompareContext if is_comparison else EpochContext, request)
+        counted = isinstance(epoch, CompareContext) and epoch.audited  # the similarity test ended this epoch
+        return Received(
+            follow_ups=_present(self._next_epoch(epoch, epoch.current, request.number)),
+            counters=() if counted else (epoch.counter.column(RejectReason.FAILED),),
+        )
 
-    def _evolve(self, chain: _Chain | None, parent: int | None) -> Request | None:
-        """The request that begins an epoch; None where there is none."""
-        if chain is None:
+    def _next_epoch(self, epoch: EpochContext, current: Instruction, parent: int) -> Request | None:
+        """Return the request that begins the next epoch with ``current``; None after the last epoch."""
+        if epoch.epoch == len(epoch.draws):
             return None
-        operation, kind, _ = chain.draw
-        variables = {"instruction": chain.current[1], **({"kind": kind} if operation == "complicate-input" else {})}
+        return self._request_evolution(EpochContext(epoch.root, epoch.draws, epoch.epoch + 1, current), parent)
+
+    def _request_evolution(self, epoch: EpochContext, parent: int | None) -> Request:
+        """Return the request that begins an epoch."""
+        operation, input_kind, _ = epoch.draw
+        kind = {"kind": input_kind} if operation == "complicate-input" else {}
         return Request(
             stage="evolve",
-            turns=self.options.evolve.turns(self.prompts, f"evol-instruct/{operation}", **variables),
+            turns=self.options.evolve.turns(
+                self.prompts, f"evol-instruct/{operation}", instruction=epoch.current.text, **kind
+            ),
             sampling=self.options.evolve.sampling("\nGiven task:"),
-            context=chain.context,
+            context=context_json(epoch),
             parent=parent,
         )
 
-    def _evolved(self, request: Request, completion: Completion) -> Received:
-        chain = _Chain.of(request)
-        stay = self._evolve(chain.next(chain.current), request.number)
-        start, end = _written(completion.text)
+    def _receive_evolution(self, request: Request, completion: Completion) -> Received:
+        epoch = read_context(EpochContext, request)
+        current = epoch.current
+        unchanged = self._next_epoch(epoch, current, request.number)
+        start, end = _instruction_span(completion.text)
         if start == end:
-            found = Discard("no_instruction", (0, len(completion.text)))
-            return Received(follow_ups=_some(stay), discards=(found,), counters=(f"{chain.mark}|no_instruction",))
-        text = completion.text[start:end]
-        chain = replace(chain, evolved=(candidate_id(request.number, 0), text))
-        asked = request.turns[0].text.replace(chain.current[1], " ")  # as it was, also in a fork with other templates
+            return Received(
+                follow_ups=_present(unchanged),
+                discards=(Discard(RejectReason.NO_INSTRUCTION, (0, len(completion.text))),),
+                counters=(epoch.counter.column(RejectReason.NO_INSTRUCTION),),
+            )
+        evolved = Instruction(request.candidate_id(0), completion.text[start:end])
+        epoch = replace(epoch, evolved=evolved)
+        # The prompt's own text, not the template's: a fork may have other templates.
+        prompt = request.turns[0].text.replace(current.text, " ")
         verdicts = (
-            rules.whole(completion.truncated),
-            rules.wording(text, chain.current[1], self.options.prompt_phrases, asked),
-            rules.similarity(text, chain.current[1], least=self.options.similarity, name=chain.current[0]),
+            rules.complete(completion.truncated),
+            rules.wording(evolved.text, current.text, self.options.prompt_phrases, prompt),
+            rules.similarity(evolved.text, current.text, threshold=self.options.similarity, current_id=current.id),
         )
-        # What the cheap test alone rejects may be put to the judge all the same: its word is counted, and no more.
-        rejecting = [one.filter for one in verdicts if not one.kept]
-        audited = chain.draw[2] and rejecting == ["evol_similarity"]
-        draft = Candidate(
-            text,
+        # An audited evolution that only the similarity test rejects goes to the judge, whose answer is just counted.
+        rejecting = [verdict.filter for verdict in verdicts if not verdict.kept]
+        audited = epoch.draw.audited and rejecting == ["evol_similarity"]
+        task = Candidate(
+            evolved.text,
             span=(start, end),
             kind="pending_task",
-            on_accept=self._compare(chain, request.number),
-            on_reject=self._compare(chain, request.number, audited=True) if audited else stay,
-            columns=chain.columns,
-            mark=chain.mark,
+            on_accept=self._request_comparison(epoch, request.number),
+            on_reject=self._request_comparison(epoch, request.number, audited=True) if audited else unchanged,
+            columns=epoch.columns,
+            counter=epoch.counter,
             verdicts=verdicts,
+            id=evolved.id,
         )
-        return Received(candidates=(draft,))
+        return Received(candidates=(task,))
 
-    def _compare(self, chain: _Chain, parent: int, *, audited: bool = False) -> Request:
-        """Ask a judge, who sees both instructions."""
-        stage, first, second = self.options.compare.of_a_word(self.prompts, _WORD), chain.current[1], chain.evolved[1]
+    def _request_comparison(self, epoch: EpochContext, parent: int, *, audited: bool = False) -> Request:
+        """Ask a judge whether the two instructions are equal."""
+        stage = self.options.compare.with_short_answer(self.prompts, _WORD_TOKENS)
+        context = CompareContext(epoch.root, epoch.draws, epoch.epoch, epoch.current, epoch.evolved, audited)
         return Request(
             stage="compare",
-            turns=stage.turns(self.prompts, "evol-instruct/compare", first=first, second=second),
+            turns=stage.turns(
+                self.prompts, "evol-instruct/compare", first=epoch.current.text, second=epoch.evolved.text
+            ),
             sampling=stage.sampling("\nFirst task:"),
-            context={**chain.context, "audited": audited},
+            context=context_json(context),
             parent=parent,
         )
 
-    def _compared(self, request: Request, completion: Completion) -> Received:
-        chain, audited = _Chain.of(request), bool(request.context["audited"])
-        stay = self._evolve(chain.next(chain.current), request.number)
+    def _receive_comparison(self, request: Request, completion: Completion) -> Received:
+        epoch = read_context(CompareContext, request)
+        unchanged = self._next_epoch(epoch, epoch.current, request.number)
         start, end = spoken(completion.text)
         verdict = rules.gain(completion.text[start:end])
-        says = "unjudged" if verdict.reason == "unjudged" else f"judge: {'gain' if verdict.kept else 'no gain'}"
-        marks = (f"agreement|cheap test: {'no gain' if audited else 'gain'}|{says}",)
-        if audited:
-            return Received(follow_ups=_some(stay), counters=marks)
-        draft = self._about(
-            chain, verdict, kind="pending_task", on_accept=self._answer(chain, request.number), on_reject=stay
+        unjudged = verdict.reason == RejectReason.UNJUDGED
+        decision = "unjudged" if unjudged else f"judge: {'gain' if verdict.kept else 'no gain'}"
+        cheap_test = f"cheap test: {'no gain' if epoch.audited else 'gain'}"
+        counters = (CounterKey("agreement", cheap_test, decision),)
+        if epoch.audited:
+            return Received(follow_ups=_present(unchanged), counters=counters)
+        task = Candidate(
+            epoch.evolved.text,
+            span=(start, end),
+            task=epoch.evolved.id,
+            kind="pending_task",
+            on_accept=self._request_answer(epoch, request.number),
+            on_reject=unchanged,
+            columns=epoch.columns,
+            counter=epoch.counter,
+            verdicts=(verdict,),
         )
-        return Received(candidates=(replace(draft, span=(start, end)),), counters=marks)
+        return Received(candidates=(task,), counters=counters)
 
-    def _answer(self, chain: _Chain, parent: int) -> Request:
+    def _request_answer(self, epoch: EpochContext, parent: int) -> Request:
         stage = self.options.answer
+        context = EpochContext(epoch.root, epoch.draws, epoch.epoch, epoch.current, epoch.evolved)
         return Request(
             stage="answer",
-            turns=stage.turns(self.prompts, "evol-instruct/answer", instruction=chain.evolved[1]),
-            sampling=stage.answering(self.prompts, "\n### Task"),
-            context=chain.context,
+            turns=stage.turns(self.prompts, "evol-instruct/answer", instruction=epoch.evolved.text),
+            sampling=stage.free_answer_sampling(self.prompts, "\n### Task"),
+            context=context_json(context),
             parent=parent,
         )
 
-    def _answered(self, request: Request, completion: Completion) -> Received:
-        chain = _Chain.of(request)
+    def _receive_answer(self, request: Request, completion: Completion) -> Received:
+        epoch = read_context(EpochContext, request)
         start, end = stripped(completion.text)
         output = completion.text[start:end]
-        row = self._about(
-            chain,
-            rules.whole(completion.truncated),
-            rules.apology(output, words=self.options.sorry_words),
-            rules.content(output),
-            on_accept=self._evolve(chain.next(chain.evolved), request.number),
-            on_reject=self._evolve(chain.next(chain.current), request.number),
+        row = Candidate(
+            epoch.evolved.text,
+            output=output,
+            span=(start, end),
+            task=epoch.evolved.id,
+            # A small model sometimes repeats the task instead of answering.
+            shown_outputs=(epoch.evolved.text,),
+            on_accept=self._next_epoch(epoch, epoch.evolved, request.number),
+            on_reject=self._next_epoch(epoch, epoch.current, request.number),
+            columns=epoch.columns,
+            counter=epoch.counter,
+            verdicts=(
+                rules.complete(completion.truncated),
+                rules.apology(output, min_words=self.options.sorry_words),
+                rules.content(output),
+            ),
         )
-        # A small model at times says the task again in place of an answer.
-        return Received(candidates=(replace(row, output=output, span=(start, end), shown=(row.instruction,)),))
+        return Received(candidates=(row,))
 
-    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002  (the contract)
-        return rules.apology(text, words=self.options.sorry_words).reason or rules.content(text).reason
-
-    @staticmethod
-    def _about(chain: _Chain, *verdicts: Verdict, **fields: Any) -> Candidate:
-        """A candidate whose instruction was judged as a draft."""
-        task, instruction = chain.evolved
-        about: dict[str, Any] = {"task": task, "columns": chain.columns, "mark": chain.mark, "verdicts": verdicts}
-        return Candidate(instruction, **about, **fields)
+    def reject_reason(self, row: Candidate, text: str) -> str:  # noqa: ARG002  (the contract)
+        """Return the reason of rule 2 or rule 3."""
+        return rules.apology(text, min_words=self.options.sorry_words).reason or rules.content(text).reason
 
 
-def _text(seed: Task) -> str:
-    """A seed as somebody would put it: its first input belongs to it."""
+def _seed_text(seed: Task) -> str:
+    """Return a seed as a user would write it: the instruction with its first input."""
     return user_text(seed.instruction, seed.instances[0].input if seed.instances else "")
 
 
-def _some(request: Request | None) -> tuple[Request, ...]:
+def _present(request: Request | None) -> tuple[Request, ...]:
     return () if request is None else (request,)
 
 
-def _written(text: str) -> tuple[int, int]:
-    """Where the instruction stands: without what a chat model says before it, and what encloses it."""
+def _instruction_span(text: str) -> tuple[int, int]:
+    """Return the span of the instruction, without a chat model's announcement and without enclosing marks."""
     start, end = behind_announcement(text, 0, len(text))
     if label := _LABEL.match(text, start, end):
         start = label.end()

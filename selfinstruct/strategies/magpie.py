@@ -1,12 +1,12 @@
-"""Magpie (Xu et al., 2024, arXiv:2406.08464): what an aligned model takes for a user's words, and its answer to them.
+"""Magpie (Xu et al., 2024, arXiv:2406.08464): instructions that an aligned model writes in the user's place.
 
-The model reads its chat template as far as the place of the user's words, as a raw prompt, and goes on: it writes a
-turn as its users do (stage ``instruction``). The turn is a draft; kept, it is put to the model as a user would
-(``answer``). With ``turns`` above 1 the conversation so far and the template's beginning of a user's turn are the next
-raw prompt, and so on: one conversation is one row.
+The raw prompt is the beginning of the model's chat template, up to where the user's message starts; the model continues
+it as its users would (stage ``instruction``). The message is a pending task; if kept, it is sent to the model like a
+user's message (``answer``). With ``turns`` above 1 the conversation so far, followed by the template's beginning of a
+user's message, is the next raw prompt, until the conversation is complete: one conversation is one row.
 
-Turns are data. One that spells a special token of the template would forge turns in the prompts after it, and in
-whatever is trained on it: it is rejected. So is one that ended at the token limit.
+Messages are data. A message that contains a special token of the template would forge further messages in later prompts
+and in training data, so it is rejected. A message that ended at the token limit is rejected, too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from selfinstruct.common.rng import Rng
 from selfinstruct.errors import ConfigError
 from selfinstruct.parse import spoken, stripped
 from selfinstruct.prompts import Prompts
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import (
     Candidate,
     Completion,
@@ -32,43 +33,43 @@ from selfinstruct.records import (
     Request,
     Role,
     Verdict,
-    candidate_id,
 )
+from selfinstruct.strategies.abilities import ChecksAnswers, ChoosesFormat, DiscoversOptions, NeedsRawPrompts
 from selfinstruct.strategies.base import Strategy, View
+from selfinstruct.strategies.shared.contexts import context_json, read_context, stored_as
 from selfinstruct.strategies.shared.stage import Stage
-from selfinstruct.strategies.shared.template_markers import KNOWN, known, markers, of_template
+from selfinstruct.strategies.shared.template_markers import KNOWN, known_texts, markers, template_texts
 
 __all__ = ["Magpie", "MagpieOptions"]
 
 OWN = "own"
-_TEXTS = ("pre_query", "post_query", "past_query", "next_query", "system_pre_query", "markers")
-_SPELLED = re.compile(r"<[|\uff5c][^\s<>|\uff5c]{1,60}[|\uff5c]>")  # a special token of whatever model
+_SPECIAL_TOKEN = re.compile(r"<[|\uff5c][^\s<>|\uff5c]{1,60}[|\uff5c]>")  # the form of special tokens of any model
 
-# Sampling of the released code: exp/gen_ins.py for the user's turns, exp/gen_res.py for the answers.
+# Sampling of the released code: exp/gen_ins.py for the user's messages, exp/gen_res.py for the answers.
 _INSTRUCTION = Stage(max_tokens=512, temperature=1.0, top_p=1.0)
 _ANSWER = Stage(max_tokens=4096, temperature=0.0, top_p=1.0)
 
 
 @dataclass(frozen=True)
 class MagpieOptions:
-    """What a run may set for this strategy. Defaults are the published ones.
+    """Settings of this strategy. Defaults are the published ones.
 
     Attributes:
-        turns: Rounds of a conversation, each a user's turn and its answer. Above 1 the dataset holds messages.
-        system: A system prompt under which the user's turns are written, to steer what they are about. Answers are
-            given without it, as in the released code (exp/gen_mt.py).
-        template: The model's chat template: ``own`` for the one in its file (llamacpp) or folder (vllm), or the name of
-            a known one.
-        pre_query, post_query: Its text before the user's first turn, and between a user's turn and the answer. Found
-            when the run begins, unless given.
-        past_query: As ``post_query``, before an answer that is given. None: the same.
-        next_query: Its text between an answer and the user's next turn.
+        turns: Rounds of a conversation, each a user's message and its answer. Above 1 the dataset holds messages.
+        system: A system prompt that steers the topics of the user's messages. Answers are requested without it, as in
+            the released code (exp/gen_mt.py).
+        template: The model's chat template: ``own`` for the template in its file (llamacpp) or folder (vllm), or the
+            name of a known template.
+        pre_query, post_query: Template text before the user's first message, and between a user's message and the
+            answer. Derived when the run starts, unless set.
+        past_query: Like ``post_query``, before an answer that the prompt contains. None: the same text.
+        next_query: Template text between an answer and the user's next message.
         system_pre_query: ``pre_query`` with the system prompt in it. None: no system prompt.
-        markers: Strings that tell turns apart: they end a turn where the model writes one, and a text that spells one
-            is rejected. None: those in the texts above.
-        stop: Further strings that end a user's turn. The released code stops at the end of the line.
-        instruction: The user's turns; always raw.
-        answer: The answers: raw with the texts above, or ``chat``.
+        markers: Strings that separate messages: they end a user's message where the model writes one, and a message
+            that contains one is rejected. None: the special tokens of the texts above.
+        stop: Further strings that end a user's message. The released code stops at the end of the line.
+        instruction: The stage of the user's messages; always raw.
+        answer: The stage of the answers: raw prompts with the texts above, or ``chat``.
     """
 
     turns: int = 1
@@ -90,22 +91,31 @@ class MagpieOptions:
         if self.template != OWN and self.template not in KNOWN:
             raise ValueError(f"template must be {OWN!r} or a known one{nearest(self.template, KNOWN)}")
         if (self.pre_query is None) != (self.post_query is None):
-            raise ValueError("pre_query and post_query go together")
+            raise ValueError("pre_query and post_query must be set together")
         if "" in (self.post_query, self.next_query, *(self.markers or ()), *self.stop):
             raise ValueError("post_query, next_query, markers and stop can't be empty texts")
         if self.instruction.api == "chat":
-            raise ValueError("instruction.api can't be chat: the model goes on from inside its template")
+            raise ValueError("instruction.api can't be chat: the model continues a prompt inside its template")
 
 
-class Magpie(Strategy):
+@dataclass(frozen=True, slots=True)
+class DialogueContext:
+    """Context of both stages; the first request of a conversation has none.
+
+    Attributes:
+        texts: The messages so far, the user's first.
+        task: Id of the candidate that the user's first message was.
+    """
+
+    texts: tuple[str, ...] = stored_as("said")
+    task: str = stored_as("task")
+
+
+class Magpie(Strategy, ChecksAnswers, ChoosesFormat, DiscoversOptions[MagpieOptions], NeedsRawPrompts):
     """Conversations that the model has with itself.
 
-    Args:
-        options: With the texts of the template.
-        prompts: The run's templates.
-
     Raises:
-        ConfigError: The texts of the template are not known, or not those that the options ask for.
+        ConfigError: The texts of the chat template are unknown or contradict the options.
     """
 
     name: ClassVar[str] = "magpie"
@@ -117,165 +127,160 @@ class Magpie(Strategy):
         # Users ask about pictures, files and programs, and at any length that the sampling allows.
         "filters": {"word_count": {"max_words": 500}, "keywords": None, "program": None}
     }
-    needs_raw: ClassVar[bool] = True
     Options: ClassVar[type[MagpieOptions]] = MagpieOptions
+    options: MagpieOptions
 
     @classmethod
-    def found(cls, options: Any, template: Callable[[], ChatTemplate | None]) -> Mapping[str, Any]:
-        """The texts of the template."""
+    def discover_options(cls, options: MagpieOptions, template: Callable[[], ChatTemplate | None]) -> Mapping[str, Any]:
+        """Return the texts of the chat template that the user left out."""
         if options.pre_query is not None:
             return {}
         if options.template == OWN:
             own = template()
-            texts = of_template(own, options.system) if own is not None else None
+            texts = template_texts(own, options.system) if own is not None else None
         else:
-            texts = known(options.template, options.system)
+            texts = known_texts(options.template, options.system)
         if texts is None:
             return {}
-        found = asdict(texts)
-        more = found.pop("more")
-        read = {"markers": markers(texts.pre_query, texts.post_query, texts.next_query, more)}
-        return {name: value for name, value in {**found, **read}.items() if getattr(options, name) is None}
+        values = asdict(texts)
+        more = values.pop("more")
+        values["markers"] = markers(texts.pre_query, texts.post_query, texts.next_query, more)
+        return {name: value for name, value in values.items() if getattr(options, name) is None}
 
     def __init__(self, options: MagpieOptions, prompts: Prompts) -> None:
+        super().__init__(options, prompts)
         if options.pre_query is None or options.post_query is None:
             raise ConfigError(
-                "magpie goes on from inside the model's chat template, and nothing here tells which: name a known "
-                f"one, as in --set magpie.template=chatml ({', '.join(KNOWN)}), or give its texts, magpie.pre_query "
-                "and magpie.post_query",
+                "magpie continues a prompt inside the model's chat template, and the template is unknown: name a "
+                f"known one, as in --set magpie.template=chatml ({', '.join(KNOWN)}), or set its texts, "
+                "magpie.pre_query and magpie.post_query",
                 key="magpie.template",
             )
         if options.turns > 1 and options.next_query is None:
             raise ConfigError(
-                "what stands between an answer and the user's next turn in the model's chat template? Give "
-                "magpie.next_query, or leave magpie.turns at 1",
+                "magpie.turns above 1 needs the text between an answer and the user's next message in the model's "
+                "chat template: set magpie.next_query, or leave magpie.turns at 1",
                 key="magpie.next_query",
             )
         if options.system and options.system.strip() not in (options.system_pre_query or ""):
             raise ConfigError(
-                "the text before the user's turn does not hold this system prompt: give magpie.system_pre_query too",
+                "the text before the user's message does not contain magpie.system: set magpie.system_pre_query, too",
                 key="magpie.system_pre_query",
             )
-        self.options = options
-        self.prompts = prompts
         self._pre, self._post, self._next = options.pre_query, options.post_query, options.next_query or ""
         self._past = self._post if options.past_query is None else options.past_query
         self._steered = self._pre if options.system_pre_query is None else options.system_pre_query
-        given = options.markers
-        self._markers = markers(self._pre, self._post, options.next_query) if given is None else given
+        derived = markers(self._pre, self._post, options.next_query)
+        self._markers = derived if options.markers is None else options.markers
 
     @property
     def format(self) -> str:
-        """Messages where a row is more than a question and its answer."""
+        """Messages where a row has more than one round."""
         return "messages" if self.options.turns > 1 else "alpaca"
 
-    def propose(self, view: View, rng: Rng) -> Request | None:  # noqa: ARG002  (the seed is drawn by the line)
-        """Ask for a user's first turn: the same prompt each time, with another seed."""
-        return self._ask_user(())
+    def propose(self, view: View, rng: Rng) -> Request | None:  # noqa: ARG002  (the scheduler draws the seed)
+        """Request a user's first message: the same prompt each time, with another sampling seed."""
+        return self._request_user(None)
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:  # noqa: ARG002
-        """Read a user's turn or an answer, the whole text of either; of an answer, what follows its reasoning."""
-        answers = request.stage == "answer"
-        start, end = spoken(completion.text) if answers and not completion.truncated else stripped(completion.text)
+        """Read a user's message or an answer: the complete text, without the reasoning before an answer."""
+        is_answer = request.stage == "answer"
+        start, end = spoken(completion.text) if is_answer and not completion.truncated else stripped(completion.text)
         if start == end:
-            return Received(discards=(Discard("empty", (0, len(completion.text))),))
-        text, said = completion.text[start:end], _said(request)
-        verdict = self._judge(text, truncated=completion.truncated)
-        if answers:
-            return self._answered(request, text, (start, end), verdict)
-        if said and verdict.kept:
-            return Received(follow_ups=(self._ask_answer((*said, text), _task(request), request.number),))
-        task = candidate_id(request.number, 0)
-        draft = Candidate(
+            return Received(discards=(Discard(RejectReason.EMPTY, (0, len(completion.text))),))
+        text = completion.text[start:end]
+        dialogue = read_context(DialogueContext, request) if request.context else None
+        verdict = self._verdict(text, truncated=completion.truncated)
+        if dialogue is not None and is_answer:
+            return self._receive_answer(request, dialogue, text, (start, end), verdict)
+        if dialogue is not None and verdict.kept:
+            follow_up = self._request_answer(DialogueContext((*dialogue.texts, text), dialogue.task), request.number)
+            return Received(follow_ups=(follow_up,))
+        task = request.candidate_id(0)
+        candidate = Candidate(
             text,
             span=(start, end),
             kind="pending_task",
-            task=_task(request) if said else None,
-            on_accept=self._ask_answer((text,), task, request.number),
+            task=None if dialogue is None else dialogue.task,
+            on_accept=self._request_answer(DialogueContext((text,), task), request.number),
+            verdicts=(verdict,),
+            id=task,
+        )
+        return Received((candidate,))
+
+    def _receive_answer(
+        self, request: Request, dialogue: DialogueContext, text: str, span: tuple[int, int], verdict: Verdict
+    ) -> Received:
+        """Offer a row after the last answer; after an earlier one, continue if it would be accepted as a row."""
+        texts = (*dialogue.texts, text)
+        is_last = len(texts) == 2 * self.options.turns
+        next_request = self._request_user(DialogueContext(texts, dialogue.task), request.number)
+        messages = tuple(Message(_role(index), content) for index, content in enumerate(texts))
+        row = Candidate(
+            instruction=texts[0],
+            output=text,
+            span=span,
+            task=dialogue.task,
+            shown_outputs=dialogue.texts,
+            kind="row" if is_last else "provisional_row",
+            on_accept=None if is_last else next_request,
+            messages=messages if len(texts) > 2 else (),
             verdicts=(verdict,),
         )
-        return Received((draft,))
+        return Received((row,))
 
-    def _answered(self, request: Request, text: str, span: tuple[int, int], verdict: Verdict) -> Received:
-        """The last answer makes a row; after one before it the user goes on, if it would do as a row."""
-        said, task = (*_said(request), text), _task(request)
-        last = len(said) == 2 * self.options.turns
-        messages = tuple(Message(_role(place), one) for place, one in enumerate(said))
-        return Received(
-            (
-                Candidate(
-                    instruction=said[0],
-                    output=text,
-                    span=span,
-                    task=task,
-                    shown=said[:-1],
-                    kind="row" if last else "provisional_row",
-                    on_accept=None if last else self._ask_user(said, task, request.number),
-                    messages=messages if len(said) > 2 else (),
-                    verdicts=(verdict,),
-                ),
-            )
-        )
-
-    def fault(self, row: Candidate, text: str) -> str:  # noqa: ARG002  (the contract)
+    def reject_reason(self, row: Candidate, text: str) -> str:  # noqa: ARG002  (the contract)
+        """Return the reason code for an answer with reasoning or with special tokens."""
         if spoken(text) != stripped(text):
-            return "reasoning"
-        return self._judge(text, truncated=False).reason
+            return RejectReason.REASONING
+        return self._verdict(text, truncated=False).reason
 
-    def _judge(self, text: str, *, truncated: bool) -> Verdict:
-        """Whether a text can be a turn."""
-        token = next((one for one in self._markers if one in text), None)
-        if token is None and (spelled := _SPELLED.search(text)):
-            token = spelled.group()
+    def _verdict(self, text: str, *, truncated: bool) -> Verdict:
+        """Decide whether a text can be a message."""
+        token = next((marker for marker in self._markers if marker in text), None)
+        if token is None and (special := _SPECIAL_TOKEN.search(text)):
+            token = special.group()
         if token is not None:
-            return Verdict("turn", False, "special_tokens", detail={"token": token})
-        return Verdict("turn", not truncated, "truncated" if truncated else "")
+            return Verdict("turn", False, RejectReason.SPECIAL_TOKENS, detail={"token": token})
+        return Verdict("turn", not truncated, RejectReason.TRUNCATED if truncated else "")
 
-    def _ask_user(self, said: Sequence[str], task: str = "", parent: int | None = None) -> Request:
-        # Where the template puts a blank before the user's words, the model begins its own word with it.
-        text = self._text(self._steered, said).rstrip(" ")
+    def _request_user(self, dialogue: DialogueContext | None, parent: int | None = None) -> Request:
+        """Request the user's next message; the first one without ``dialogue``."""
+        # Where the template puts a space before the user's words, the model begins its own first word with it.
+        text = self._render(self._steered, () if dialogue is None else dialogue.texts).rstrip(" ")
         return Request(
             stage="instruction",
-            turns=(self._turn("prompt", "magpie/instruction", text),),
+            turns=(self._message("prompt", "magpie/instruction", text),),
             sampling=self.options.instruction.sampling(*dict.fromkeys([*self._markers, *self.options.stop])),
-            context={"said": list(said), "task": task} if said else {},
+            context={} if dialogue is None else context_json(dialogue),
             parent=parent,
         )
 
-    def _ask_answer(self, said: Sequence[str], task: str, parent: int) -> Request:
+    def _request_answer(self, dialogue: DialogueContext, parent: int) -> Request:
         stage = self.options.answer
-        if "chat" in (stage.api, self.prompts.api if stage.api == "run" else ""):
-            turns = tuple(self._turn(_role(place), "magpie/answer", one) for place, one in enumerate(said))
-            sampling = stage.sampling()
-        else:
-            turns = (self._turn("prompt", "magpie/answer", self._text(self._pre, said)),)
+        if stage.is_raw(self.prompts):
+            prompt = self._message("prompt", "magpie/answer", self._render(self._pre, dialogue.texts))
+            turns: tuple[PromptMessage, ...] = (prompt,)
             sampling = stage.sampling(*self._markers)
-        return Request("answer", turns, sampling, {"said": list(said), "task": task}, parent)
+        else:
+            turns = tuple(
+                self._message(_role(index), "magpie/answer", text) for index, text in enumerate(dialogue.texts)
+            )
+            sampling = stage.sampling()
+        return Request("answer", turns, sampling, context_json(dialogue), parent)
 
-    def _text(self, beginning: str, said: Sequence[str]) -> str:
-        """The conversation as the template writes it, up to where the model is to go on."""
+    def _render(self, beginning: str, texts: Sequence[str]) -> str:
+        """Return the conversation as the template writes it, up to where the model continues."""
         pieces = [beginning]
-        for place, one in enumerate(said, start=1):
-            given = place < len(said)
-            pieces += [one, self._next if place % 2 == 0 else self._past if given else self._post]
+        for count, text in enumerate(texts, start=1):
+            after_user = self._past if count < len(texts) else self._post
+            pieces += [text, self._next if count % 2 == 0 else after_user]
         return "".join(pieces)
 
-    def _turn(self, role: Role, template: str, text: str) -> PromptMessage:
+    def _message(self, role: Role, template: str, text: str) -> PromptMessage:
         return self.prompts.turn(role, template, {"text": text})
 
 
-def _role(place: int) -> Literal["user", "assistant"]:
-    """Who speaks at a place of a conversation."""
-    return "assistant" if place % 2 else "user"
-
-
-def _said(request: Request) -> tuple[str, ...]:
-    """The turns before the one that was asked for, the user's first."""
-    said = request.context.get("said", ())
-    assert isinstance(said, Sequence), said
-    return tuple(str(one) for one in said)
-
-
-def _task(request: Request) -> str:
-    """Id of the draft that the user's first turn was."""
-    return str(request.context["task"])
+def _role(index: int) -> Literal["user", "assistant"]:
+    """Return who speaks the message at ``index`` of a conversation."""
+    return "assistant" if index % 2 else "user"

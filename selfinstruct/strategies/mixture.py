@@ -1,14 +1,14 @@
-"""Several methods in one run: which of them asks next is drawn, by weights that may follow what each of them brings.
+"""Several methods in one run: each proposal draws the next method by weights, which may follow the methods' yields.
 
 Every method has a label. Its requests have the stage ``label/stage``, and its rows a column ``strategy`` with the
-label. All see the same seeds, the same tasks and one pool: what one has brought is no news from another.
+label. All methods share the seeds, the tasks and one pool, so a task of one method is not novel for another.
 
-``adapt`` draws by Thompson sampling (Thompson, 1933, Biometrika 25; Chapelle and Li, 2011, NIPS): the rows of a method
-are a Poisson process over its tokens, of an unknown rate that has a Gamma distribution given what the line has judged;
-one rate is drawn for each method, and the method asks whose drawn rate, times its weight, is the highest. So a method
-is chosen as often as it is likely to be the best, and one that little is known of is tried. See ``last_of_race`` for
-how the rates are drawn: nothing but ``Rng.random``, comparisons, and operations that IEEE 754 rounds exactly, so that
-the choice is the same on every machine.
+``adapt`` draws by Thompson sampling (Thompson, 1933, Biometrika 25; Chapelle and Li, 2011, NIPS). The rows of a method
+are modelled as a Poisson process over its tokens, with an unknown rate that has a Gamma distribution given the
+processed requests. One rate is drawn for each method, and the method with the highest product of rate and weight is
+chosen. A method is thus chosen as often as it is likely to be the best, and methods with little evidence are tried.
+``draw_largest_gamma`` draws the rates with ``Rng.random``, comparisons, and operations that IEEE 754 rounds exactly, so
+that the choice is the same on every machine.
 """
 
 from __future__ import annotations
@@ -22,14 +22,24 @@ from selfinstruct.common.rng import Rng
 from selfinstruct.pool import MethodProgress
 from selfinstruct.prompts import Api
 from selfinstruct.records import Candidate, Completion, Received, Request, Task
+from selfinstruct.strategies.abilities import (
+    ChecksAnswers,
+    ChoosesFormat,
+    RecoversFailures,
+    UsesSchemas,
+    recover,
+    reject_reason,
+    row_format,
+    schema_apis,
+)
 from selfinstruct.strategies.base import Strategy, View
 
-__all__ = ["COLUMN", "MixtureMember", "MixtureOptions", "MixtureStrategy", "last_of_race", "suited"]
+__all__ = ["COLUMN", "MixtureMember", "MixtureOptions", "MixtureStrategy", "draw_largest_gamma", "merged_defaults"]
 
 COLUMN = "strategy"
-"""The column of a row that names the method, by its label."""
+"""The column of a row that holds the label of its method."""
 
-_EVIDENCE = 64  # rows that count at most: a rate is then known to about an eighth, and is asked about again and again
+_EVIDENCE_ROWS = 64  # limit on the rows that count: it keeps the uncertainty of a rate at about an eighth
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,8 @@ class MixtureOptions:
     """How the next method is drawn.
 
     Attributes:
-        explore: With ``adapt``, the share of the proposals that are drawn by the given weights all the same, so that no
-            method is given up for good.
+        explore: With ``adapt``, the share of the proposals that are drawn by the configured weights regardless, so
+            that no method is abandoned.
     """
 
     explore: float = 0.05
@@ -53,8 +63,8 @@ class MixtureMember:
     """One method of a mixed run.
 
     Attributes:
-        weight: Its share of the proposals beside the others' weights; with ``adapt``, what a row of it is worth beside
-            theirs. One of 0 asks for nothing, and reads what it asked for before.
+        weight: Share of the proposals relative to the other weights; with ``adapt``, the value of a row relative to
+            the other methods' rows. A method with weight 0 proposes nothing and reads answers to its earlier requests.
     """
 
     label: str
@@ -63,179 +73,186 @@ class MixtureMember:
 
 
 @dataclass(frozen=True, slots=True)
-class _PartView:
-    """What one of the methods may look at: all of it, and its own account."""
+class _MemberView:
+    """The view of one method: the complete pool, and its own progress."""
 
-    _whole: View
+    _view: View
     _label: str
 
     @property
     def seeds(self) -> Sequence[Task]:
-        return self._whole.seeds
+        return self._view.seeds
 
     @property
     def tasks(self) -> Sequence[Task]:
-        return self._whole.tasks
+        return self._view.tasks
 
     @property
     def progress(self) -> MethodProgress:
-        return self._whole.progress_by_method[self._label]
+        return self._view.progress_by_method[self._label]
 
     @property
     def progress_by_method(self) -> Mapping[str, MethodProgress]:
-        return self._whole.progress_by_method
+        return self._view.progress_by_method
 
 
-class MixtureStrategy(Strategy):
+class MixtureStrategy(Strategy, ChecksAnswers, ChoosesFormat, RecoversFailures, UsesSchemas):
     """Several strategies as one.
 
     Args:
-        parts: In any order: it decides nothing.
-        adapt: Whether weights follow what the methods bring.
+        members: The methods; their order has no influence.
+        adapt: Whether the weights follow the methods' yields.
     """
 
     name: ClassVar[str] = "mix"
     templates: ClassVar[Mapping[str, frozenset[str]]] = {}
     Options: ClassVar[type[MixtureOptions]] = MixtureOptions
+    options: MixtureOptions
 
-    def __init__(self, options: MixtureOptions, parts: Sequence[MixtureMember], *, adapt: bool) -> None:
+    def __init__(self, options: MixtureOptions, members: Sequence[MixtureMember], *, adapt: bool) -> None:
         self.options = options
-        self._parts = {part.label: part for part in sorted(parts, key=lambda part: part.label)}
+        self._members = {member.label: member for member in sorted(members, key=lambda member: member.label)}
         self._adapt = adapt
 
     @property
     def format(self) -> str:
-        """That of all of them; ``messages``, which can hold anything, where they differ."""
-        formats = {part.strategy.format for part in self._parts.values()}
+        """The common format of the methods; ``messages``, which can hold every row, if they differ."""
+        formats = {row_format(member.strategy) for member in self._members.values()}
         return formats.pop() if len(formats) == 1 else "messages"
 
     def schema_apis(self, api: Api) -> frozenset[Api]:
-        return frozenset().union(*(part.strategy.schema_apis(api) for part in self._parts.values()))
+        """Return the APIs in which any method sends a schema."""
+        return frozenset().union(*(schema_apis(member.strategy, api) for member in self._members.values()))
 
     def propose(self, view: View, rng: Rng) -> Request | None:
-        """What one of the methods asks; None when none of them has anything."""
-        own = int(rng.random() * 2**53)  # all that ``random`` draws: the method's generator does not depend on the draw
-        left = [part for part in self._parts.values() if part.weight]
-        while left:
-            part = self._drawn(left, view, rng)
-            request = part.strategy.propose(_PartView(view, part.label), Rng("mix", part.label, own))
+        """Return the next request of a drawn method; None if no method has one."""
+        method_seed = int(rng.random() * 2**53)  # drawn first, so that a method's generator does not depend on the draw
+        remaining = [member for member in self._members.values() if member.weight]
+        while remaining:
+            member = self._draw(remaining, view, rng)
+            member_rng = Rng("mix", member.label, method_seed)
+            request = member.strategy.propose(_MemberView(view, member.label), member_rng)
             if request is not None:
-                return _labelled(part.label, request)
-            left.remove(part)
+                return _label_request(member.label, request)
+            remaining.remove(member)
         return None
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
-        """What the method that asked reads in it."""
-        part = self._parts[request.method]
-        return _of(part.label, part.strategy.receive(_asked(request), completion, _PartView(view, part.label)))
+        """Let the method that sent the request read the completion."""
+        member = self._members[request.method]
+        received = member.strategy.receive(_without_label(request), completion, _MemberView(view, member.label))
+        return _label_received(member.label, received)
 
-    def failed(self, request: Request, view: View) -> Received:
-        """What the method that asked does instead."""
-        part = self._parts[request.method]
-        return _of(part.label, part.strategy.failed(_asked(request), _PartView(view, part.label)))
+    def recover(self, request: Request, view: View) -> Received:
+        """Let the method that sent the request recover from its failure."""
+        member = self._members[request.method]
+        received = recover(member.strategy, _without_label(request), _MemberView(view, member.label))
+        return _label_received(member.label, received)
 
-    def fault(self, row: Candidate, text: str) -> str:
-        """By the rules of the method that offered the row."""
-        return self._parts[str(row.columns[COLUMN])].strategy.fault(row, text)
+    def reject_reason(self, row: Candidate, text: str) -> str:
+        """Apply the rules of the method that offered the row."""
+        return reject_reason(self._members[str(row.columns[COLUMN])].strategy, row, text)
 
-    def _drawn(self, parts: Sequence[MixtureMember], view: View, rng: Rng) -> MixtureMember:
-        if len(parts) == 1:
-            return parts[0]
-        accounts = [view.progress_by_method[part.label] for part in parts]
-        rows, tokens = sum(one.rows for one in accounts), sum(one.tokens for one in accounts)
+    def _draw(self, members: Sequence[MixtureMember], view: View, rng: Rng) -> MixtureMember:
+        """Draw the method of the next proposal."""
+        if len(members) == 1:
+            return members[0]
+        progress = [view.progress_by_method[member.label] for member in members]
+        rows, tokens = sum(entry.rows for entry in progress), sum(entry.tokens for entry in progress)
         if not self._adapt or not tokens or rng.random() < self.options.explore:
-            return parts[_weighted([part.weight for part in parts], rng)]
-        known = tokens / (rows + 1)  # what is known of a method beforehand: a row at the rate of all
+            return members[_draw_weighted([member.weight for member in members], rng)]
+        prior_tokens = tokens / (rows + 1)  # the prior of every method: one row at the rate of all methods together
         shapes, exposures = [], []
-        for part, account in zip(parts, accounts, strict=True):
-            counted = min(account.rows, _EVIDENCE)
-            seen = account.tokens * counted / account.rows if account.rows else account.tokens
+        for member, entry in zip(members, progress, strict=True):
+            counted = min(entry.rows, _EVIDENCE_ROWS)
+            counted_tokens = entry.tokens * counted / entry.rows if entry.rows else entry.tokens
             shapes.append(1 + counted)
-            exposures.append((known + seen) / part.weight)
-        return parts[last_of_race(shapes, exposures, rng)]
+            exposures.append((prior_tokens + counted_tokens) / member.weight)
+        return members[draw_largest_gamma(shapes, exposures, rng)]
 
 
-def last_of_race(shapes: Sequence[int], exposures: Sequence[float], rng: Rng) -> int:
-    """Draw a Gamma variable of each shape, divided by its exposure, and tell the place of the largest.
+def draw_largest_gamma(shapes: Sequence[int], exposures: Sequence[float], rng: Rng) -> int:
+    """Draw a Gamma variable of each shape, divided by its exposure, and return the index of the largest.
 
     A Gamma variable of integer shape a over an exposure x is the time of the a-th event of a Poisson process of
-    intensity x. So let the processes run: each event is of one of them with the chance that its intensity has among
-    all, one that has had its a events is out, and the last one left has the largest. This is exact, and needs no
-    logarithm, in which the C libraries of two machines may differ; nor ``sum``, in which two versions of Python do.
+    intensity x. The function therefore simulates a race: each event belongs to one of the processes with a probability
+    proportional to its intensity, a process is out after its a-th event, and the last remaining one has the largest
+    variable. This is exact and needs neither a logarithm, which may differ between C libraries, nor ``sum``, which
+    differs between Python versions.
 
     Args:
         shapes: Each 1 or more.
         exposures: Each above 0.
     """
-    left, places = list(shapes), list(range(len(shapes)))
-    while len(places) > 1:
+    events_left, racing = list(shapes), list(range(len(shapes)))
+    while len(racing) > 1:
         bounds, total = [], 0.0
-        for place in places:
-            total += exposures[place]
+        for index in racing:
+            total += exposures[index]
             bounds.append(total)
         while True:
-            place = places[bisect_right(bounds, rng.random() * total)]  # ``random`` is below 1, so this is below total
-            left[place] -= 1
-            if not left[place]:
+            index = racing[bisect_right(bounds, rng.random() * total)]  # ``random`` is below 1: this is below total
+            events_left[index] -= 1
+            if not events_left[index]:
                 break
-        places.remove(place)
-    return places[0]
+        racing.remove(index)
+    return racing[0]
 
 
-def _weighted(weights: Sequence[float], rng: Rng) -> int:
-    """A place, each with the chance of its weight."""
+def _draw_weighted(weights: Sequence[float], rng: Rng) -> int:
+    """Draw an index with a probability proportional to its weight."""
     total = 0.0
     for weight in weights:
         total += weight
     point, bound = rng.random() * total, 0.0
-    for place, weight in enumerate(weights):
+    for index, weight in enumerate(weights):
         bound += weight
         if point < bound:
-            return place
+            return index
     return len(weights) - 1
 
 
-def _asked(request: Request) -> Request:
-    """As the method knows it."""
+def _without_label(request: Request) -> Request:
+    """Return a request as its method made it."""
     return replace(request, stage=request.stage.removeprefix(f"{request.method}/"))
 
 
-def _of(label: str, found: Received) -> Received:
-    """What a method read, as the run knows it."""
-    return Received(
-        candidates=tuple(_own(label, one) for one in found.candidates),
-        follow_ups=tuple(_labelled(label, one) for one in found.follow_ups),
-        discards=found.discards,
-        counters=tuple(f"{label}: {mark}" for mark in found.counters),
-    )
-
-
-def _labelled(label: str, request: Request) -> Request:
+def _label_request(label: str, request: Request) -> Request:
     return replace(request, stage=f"{label}/{request.stage}")
 
 
-def _own(label: str, one: Candidate) -> Candidate:
-    return replace(
-        one,
-        columns={**one.columns, COLUMN: label},
-        mark=f"{label}: {one.mark}" if one.mark else "",
-        on_accept=None if one.on_accept is None else _labelled(label, one.on_accept),
-        on_reject=None if one.on_reject is None else _labelled(label, one.on_reject),
+def _label_received(label: str, received: Received) -> Received:
+    return Received(
+        candidates=tuple(_label_candidate(label, candidate) for candidate in received.candidates),
+        follow_ups=tuple(_label_request(label, follow_up) for follow_up in received.follow_ups),
+        discards=received.discards,
+        counters=tuple(counter.for_method(label) for counter in received.counters),
     )
 
 
-def suited(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings that suit several methods, from what suits each (``Strategy.defaults``).
+def _label_candidate(label: str, candidate: Candidate) -> Candidate:
+    on_accept, on_reject = candidate.on_accept, candidate.on_reject
+    return replace(
+        candidate,
+        columns={**candidate.columns, COLUMN: label},
+        counter=None if candidate.counter is None else candidate.counter.for_method(label),
+        on_accept=None if on_accept is None else _label_request(label, on_accept),
+        on_reject=None if on_reject is None else _label_request(label, on_reject),
+    )
 
-    A run has one set of filters for all. What one of the methods wants switched off (null, false or 0) is off, for
-    else its rows would be lost; in everything else the first that has a wish decides.
+
+def merged_defaults(defaults: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the default settings of several methods (``Strategy.defaults``).
+
+    A run has one set of filters for all methods. A setting that any method switches off (null, false or 0) is off,
+    since that method would otherwise lose its rows; for everything else the first method with a default decides.
     """
-    found: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            before = found.get(key)
-            if isinstance(before, Mapping) and isinstance(value, Mapping):
-                found[key] = suited([before, value])
-            elif key not in found or not value:
-                found[key] = value
-    return found
+    merged: dict[str, Any] = {}
+    for settings in defaults:
+        for key, value in settings.items():
+            earlier = merged.get(key)
+            if isinstance(earlier, Mapping) and isinstance(value, Mapping):
+                merged[key] = merged_defaults([earlier, value])
+            elif key not in merged or not value:
+                merged[key] = value
+    return merged

@@ -1,15 +1,15 @@
-"""Personas (Persona Hub, Ge et al., 2024, arXiv:2406.20094): a task from the life of somebody who is described.
+"""Personas (Persona Hub, Ge et al., 2024, arXiv:2406.20094): tasks from the lives of described people.
 
-A prompt of the stage ``task`` shows a person and asks for one task, of a kind that is drawn: a request of any sort, a
-mathematical problem, a piece of code, or a request whose answer must have a given form. The task is a draft; kept, it
-is put to the model without the person (stage ``answer``), and the whole answer is the output.
+A prompt of the stage ``task`` shows a person and asks for one task of a drawn kind: a request of any sort, a
+mathematical problem, a piece of code, or a request whose answer must have a certain form. A kept task is sent to the
+model without the person (stage ``answer``), and the complete answer is the output.
 
-The last kind, ``precise``, is that of Tülu 3 (Lambert et al., 2024, arXiv:2411.15124): one to three constraints that
-code can check. Here they are drawn and worded by us (``constraints.py``), not by the model, and go with the row as its
-verifier, so that an answer that breaks one is never a row.
+The last kind, ``precise``, follows Tülu 3 (Lambert et al., 2024, arXiv:2411.15124): one to three constraints that code
+can check. The constraints are drawn and worded by this module (``constraints``), not by the model, and are stored with
+the row as its verifier, so that an answer that breaks one is never a row.
 
-With ``generate`` each root continues a list of personas instead (stage ``people``; "persona-to-persona"): each new one
-is a draft, and kept, is asked for a task of its own.
+With ``generate`` each proposed request continues a list of personas instead (stage ``people``; "persona-to-persona").
+Each new persona is a candidate; if kept, it is asked for a task of its own.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from selfinstruct.common.rng import Rng
 from selfinstruct.filters import Copied
 from selfinstruct.filters.text import count_words
 from selfinstruct.parse import collapse, numbered, one_task, stripped
-from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Completion, Discard, Received, Request, Verdict, candidate_id
+from selfinstruct.reasons import RejectReason
+from selfinstruct.records import Candidate, Completion, CounterKey, CounterRow, Discard, Received, Request, Verdict
+from selfinstruct.strategies.abilities import ReadsDataFiles
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.constraints import Constraint, all_of, draw
+from selfinstruct.strategies.shared.contexts import context_json, read_context
 from selfinstruct.strategies.shared.persona_lists import read_personas
 from selfinstruct.strategies.shared.stage import Stage
 from selfinstruct.verifiers import verify
@@ -45,9 +47,9 @@ _RESULT = re.compile(
     r"(?:the final answer is )?(\S.*)",
     re.IGNORECASE,
 )
-"""The last line that is asked for, or one of those that models write in its stead."""
+"""The last line that the prompt asks for, and the variants that models write instead."""
 _COPIED = Copied()
-_ENDS = tuple(".!?:;\u2026\u3002\uff01\uff1f\"'\u201d)")  # of a task that its constraints may follow
+_SENTENCE_ENDS = tuple(".!?:;\u2026\u3002\uff01\uff1f\"'\u201d)")  # constraints may follow a task that ends with one
 
 # persona_driven_generate_ifdata.py of open-instruct: temperature and top_p; it leaves the length to the server.
 _TASK = Stage(max_tokens=512, temperature=0.7, top_p=0.95)
@@ -57,7 +59,7 @@ _ANSWER = Stage(max_tokens=2048, temperature=0.7, top_p=0.95)
 
 @dataclass(frozen=True)
 class Kinds:
-    """How often each kind of task is drawn, as weights: 0 for never. The papers make each by itself, none mixes them.
+    """Weights of the kinds of tasks; 0 excludes a kind. The papers make each kind by itself and publish no mixture.
 
     Attributes:
         instruction: A request of any sort.
@@ -73,37 +75,38 @@ class Kinds:
 
     def __post_init__(self) -> None:
         if min(self.weights) < 0 or not any(self.weights):
-            raise ValueError("the weights of the kinds must be 0 or more, and one of them above")
+            raise ValueError("the weights of the kinds must be 0 or more, and at least one of them above 0")
 
     @property
     def weights(self) -> tuple[float, ...]:
+        """The weights in the order of ``KINDS``."""
         return self.instruction, self.math, self.code, self.precise
 
     def draw(self, rng: Rng) -> str:
-        """One of the kinds."""
+        """Draw one of the kinds."""
         point = rng.random() * sum(self.weights)
         drawable = [(kind, weight) for kind, weight in zip(KINDS, self.weights, strict=True) if weight]
         for kind, weight in drawable:
             point -= weight
             if point < 0:
                 return kind
-        return drawable[-1][0]  # what rounding may leave
+        return drawable[-1][0]  # rounding may leave a remainder
 
 
 @dataclass(frozen=True)
 class PersonasOptions:
-    """What a run may set for this strategy.
+    """Settings of this strategy.
 
     Attributes:
-        file: Personas: JSONL with ``persona`` (``.jsonl``), or one on each line of a text file; none given takes the
-            built-in ones.
-        generate: Let the model write personas, beginning from those of the file.
-        kinds: How often each kind of task is drawn.
-        constraints: Most constraints of a task of the kind ``precise``.
-        demonstrations: Tasks of other people shown before the person's.
-        people: Personas shown in a list that is to be continued.
-        list_length: Number of the last persona of that list, those shown included.
-        task, continued, answer: The stages; ``continued`` is that of ``generate``.
+        file: File of personas: JSONL with ``persona`` (``.jsonl``), or text with one persona on each line; null takes
+            the built-in ones.
+        generate: Let the model write personas, starting from the personas of the file.
+        kinds: Weights of the kinds of tasks.
+        constraints: Maximum number of constraints of a task of the kind ``precise``.
+        demonstrations: Other people's tasks shown before the person's.
+        people: Personas shown in a list that the model continues.
+        list_length: Number of the last persona of that list, the shown ones included.
+        task, continued, answer: The stages; ``continued`` is the stage of ``generate``.
     """
 
     file: str | None = field(default=None, metadata=NAMES_FILE)
@@ -126,13 +129,63 @@ class PersonasOptions:
             raise ValueError("people must be 1 or more, and list_length above it")
 
 
-class Personas(Strategy):
-    """A draft from a persona, then a row from the kept draft.
+@dataclass(frozen=True, slots=True)
+class PeopleContext:
+    """Context of the stage ``people``.
 
-    Args:
-        options: Numbers of the method.
-        prompts: The run's templates, and the personas as ``DATA``.
+    Attributes:
+        shown: The personas in the prompt.
+        first: Number of the first new persona of the list.
+        draw: Seed for the random choices about the new personas.
     """
+
+    shown: tuple[str, ...]
+    first: int
+    draw: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """Context of the stage ``task``.
+
+    Attributes:
+        shown: The examples in the prompt, each a person and a task.
+    """
+
+    persona: str
+    kind: str
+    shown: tuple[str, ...]
+    constraints: tuple[Constraint, ...]
+
+    @property
+    def counter(self) -> CounterRow:
+        """Row of the table in which the results of this kind are counted."""
+        return CounterRow("kinds", self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerContext:
+    """Context of the stage ``answer``.
+
+    Attributes:
+        task: Id of the candidate that the task was.
+        instruction: The task with its constraints.
+    """
+
+    persona: str
+    kind: str
+    task: str
+    instruction: str
+    constraints: tuple[Constraint, ...]
+
+    @property
+    def counter(self) -> CounterRow:
+        """Row of the table in which the results of this kind are counted."""
+        return CounterRow("kinds", self.kind)
+
+
+class Personas(Strategy, ReadsDataFiles[PersonasOptions]):
+    """A pending task from a persona, then a row from the kept task."""
 
     DATA: ClassVar[str] = "personas/people.jsonl"
     name: ClassVar[str] = "personas"
@@ -144,32 +197,30 @@ class Personas(Strategy):
         **{name: frozenset({"instruction"}) for name in _ANSWERS.values()},
     }
     defaults: ClassVar[Mapping[str, Json]] = {
-        "filters": {"keywords": None, "program": None}  # of people who draw maps, and of tasks that are programs
+        "filters": {"keywords": None, "program": None}  # some people draw maps, and some tasks are programs
     }
     Options: ClassVar[type[PersonasOptions]] = PersonasOptions
-
-    def __init__(self, options: PersonasOptions, prompts: Prompts) -> None:
-        self.options = options
-        self.prompts = prompts
+    options: PersonasOptions
 
     @classmethod
-    def data(cls, options: PersonasOptions) -> Mapping[str, Path]:
-        """The file of personas."""
+    def data_files(cls, options: PersonasOptions) -> Mapping[str, Path]:
+        """Return the file of personas."""
         return {cls.DATA: Path(options.file) if options.file is not None else builtin_personas()}
 
     @classmethod
     def read_data(cls, path: Path) -> str:
+        """Return the personas of a file, one on each line."""
         return read_personas(path)
 
     @cached_property
     def personas(self) -> list[str]:
-        """Those of the file, in its order."""
+        """The personas of the file, in its order."""
         return self.prompts.texts[self.DATA].split("\n")
 
-    def propose(self, view: View, rng: Rng) -> Request | None:  # noqa: ARG002  (needs no view)
-        """Ask for a task of a persona that is drawn, or for more personas like some that are."""
+    def propose(self, view: View, rng: Rng) -> Request | None:  # noqa: ARG002  (independent of the pool)
+        """Request a task of a drawn persona, or more personas that resemble drawn ones."""
         if not self.options.generate:
-            return self._task(rng.choice(self.personas), rng)
+            return self._request_task(rng.choice(self.personas), rng)
         options, shown = self.options, rng.sample(self.personas, self.options.people)
         first = len(shown) + 1
         return Request(
@@ -177,23 +228,23 @@ class Personas(Strategy):
             turns=options.continued.turns(
                 self.prompts,
                 "personas/people",
-                people="\n".join(f"{place}. {persona}" for place, persona in enumerate(shown, 1)),
+                people="\n".join(f"{number}. {persona}" for number, persona in enumerate(shown, 1)),
                 next=str(first),
             ),
             sampling=options.continued.sampling(f"\n{options.list_length + 1}."),
-            context={"shown": shown, "first": first, "draw": rng.below(2**32)},
+            context=context_json(PeopleContext(tuple(shown), first, rng.below(2**32))),
         )
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:  # noqa: ARG002
-        """Read new personas, a task, or an answer, as the request's stage says."""
+        """Read new personas, a task, or an answer, depending on the request's stage."""
         if request.stage == "people":
-            return self._people(request, completion)
+            return self._receive_people(request, completion)
         if request.stage == "task":
-            return self._draft(request, completion)
-        return _answered(request, completion)
+            return self._receive_task(request, completion)
+        return _receive_answer(request, completion)
 
-    def _task(self, persona: str, rng: Rng, parent: int | None = None) -> Request:
-        """Ask for one task of a kind that is drawn, with what the kind needs."""
+    def _request_task(self, persona: str, rng: Rng, parent: int | None = None) -> Request:
+        """Request one task of a drawn kind, with the examples and constraints of the kind."""
         options = self.options
         kind = options.kinds.draw(rng)
         examples = rng.sample(self._examples(kind), options.demonstrations)
@@ -201,7 +252,7 @@ class Personas(Strategy):
         turns = options.task.turns(
             self.prompts,
             f"personas/{kind}",
-            examples="".join(f"{one}\n\n" for one in examples),
+            examples="".join(f"{example}\n\n" for example in examples),
             persona=persona,
         )
         paragraph = ("\n\n",) if turns[0].role == "prompt" else ()
@@ -209,144 +260,128 @@ class Personas(Strategy):
             stage="task",
             turns=turns,
             sampling=options.task.sampling("\nPerson:", *paragraph),
-            context={
-                "persona": persona,
-                "kind": kind,
-                "shown": list(examples),
-                "constraints": [one.to_json() for one in constraints],
-            },
+            context=context_json(TaskContext(persona, kind, tuple(examples), constraints)),
             parent=parent,
         )
 
     def _examples(self, kind: str) -> list[str]:
-        """Other people with a task of this kind: the paragraphs of a template."""
+        """Return the example people with a task of this kind: the paragraphs of a template."""
         return self.prompts.turn("prompt", f"personas/{kind}-examples", {}).text.strip("\n").split("\n\n")
 
-    def _people(self, request: Request, completion: Completion) -> Received:
-        """New personas, each a draft that is followed by a request for its task."""
-        first, shown = request.context["first"], request.context["shown"]
-        assert isinstance(first, int)
-        assert isinstance(shown, list | tuple)
-        found = numbered(
+    def _receive_people(self, request: Request, completion: Completion) -> Received:
+        """Read new personas; each kept one is asked for a task."""
+        context = read_context(PeopleContext, request)
+        listing = numbered(
             completion.text,
-            first=first,
+            first=context.first,
             last=self.options.list_length,
             continued=request.is_raw,
             truncated=completion.truncated,
         )
-        drafts = []
-        for place, item in enumerate(found.items):
+        candidates = []
+        for index, item in enumerate(listing.items):
             persona = collapse(item.text)
-            rng = Rng("persona", str(request.context["draw"]), place)
-            drafts.append(
+            rng = Rng("persona", str(context.draw), index)
+            candidates.append(
                 Candidate(
                     persona,
                     span=item.span,
                     kind="pending_task",
-                    on_accept=self._task(persona, rng, request.number),
-                    verdicts=(self._new(persona, [str(one) for one in shown]),),
+                    on_accept=self._request_task(persona, rng, request.number),
+                    verdicts=(self._novelty_verdict(persona, context.shown),),
                     is_task=False,
                 )
             )
-        marks = tuple(f"personas|{'new' if one.verdicts[0].kept else 'copied'}|personas" for one in drafts)
-        return Received(tuple(drafts), discards=found.discards, counters=marks)
+        results = ("new" if candidate.verdicts[0].kept else "copied" for candidate in candidates)
+        counters = tuple(CounterKey("personas", result, "personas") for result in results)
+        return Received(tuple(candidates), discards=listing.discards, counters=counters)
 
     @cached_property
-    def _known(self) -> frozenset[str]:
+    def _folded_personas(self) -> frozenset[str]:
         return frozenset(persona.casefold() for persona in self.personas)
 
-    def _new(self, persona: str, shown: list[str]) -> Verdict:
-        """Whether it is neither one of the file nor much like one that the prompt shows."""
-        if persona.casefold() in self._known:
-            return Verdict(_COPIED.name, False, "copied_demonstration")
+    def _novelty_verdict(self, persona: str, shown: tuple[str, ...]) -> Verdict:
+        """Reject a persona of the file and one that resembles a persona in the prompt."""
+        if persona.casefold() in self._folded_personas:
+            return Verdict(_COPIED.name, False, RejectReason.COPIED_DEMONSTRATION)
         return _COPIED.decide(persona, shown=shown)
 
-    def _draft(self, request: Request, completion: Completion) -> Received:
-        """The task, judged before it is put to the model with its constraints."""
-        kind, persona, shown = _text(request, "kind"), _text(request, "persona"), request.context["shown"]
-        assert isinstance(shown, list | tuple)
-        found = one_task(completion.text, continued=request.is_raw, truncated=completion.truncated)
-        if not found.items:
-            return Received(discards=found.discards, counters=(f"kinds|{kind}|no task",))
-        item = found.items[0]
-        task = item.text if kind in _ANSWERS else collapse(item.text)
-        examples = [str(one).partition("\nTask: ")[2] for one in shown]
-        draft = Candidate(
+    def _receive_task(self, request: Request, completion: Completion) -> Received:
+        """Read the task; the filters decide on it before it is sent to the model with its constraints."""
+        context = read_context(TaskContext, request)
+        listing = one_task(completion.text, continued=request.is_raw, truncated=completion.truncated)
+        if not listing.items:
+            return Received(discards=listing.discards, counters=(context.counter.column("no task"),))
+        item, task_id = listing.items[0], request.candidate_id(0)
+        task = item.text if context.kind in _ANSWERS else collapse(item.text)
+        example_tasks = [example.partition("\nTask: ")[2] for example in context.shown]
+        candidate = Candidate(
             task,
             span=item.span,
             kind="pending_task",
-            on_accept=self._answer(request, task),
-            verdicts=(_own(task, persona, examples),),
+            on_accept=self._request_answer(context, task, task_id, request.number),
+            verdicts=(_copy_verdict(task, context.persona, example_tasks),),
+            id=task_id,
         )
-        return Received((draft,), discards=found.discards, counters=(f"kinds|{kind}|task",))
+        return Received((candidate,), discards=listing.discards, counters=(context.counter.column("task"),))
 
-    def _answer(self, asked: Request, task: str) -> Request:
-        kind, constraints = _text(asked, "kind"), _constraints(asked)
-        ended = task if not constraints or task.endswith(_ENDS) else f"{task}."
-        instruction = " ".join((ended, *(one.text for one in constraints)))
+    def _request_answer(self, asked: TaskContext, task: str, task_id: str, parent: int) -> Request:
+        ended = task if not asked.constraints or task.endswith(_SENTENCE_ENDS) else f"{task}."
+        instruction = " ".join((ended, *(constraint.text for constraint in asked.constraints)))
         stage = self.options.answer
+        context = AnswerContext(asked.persona, asked.kind, task_id, instruction, asked.constraints)
         return Request(
             stage="answer",
-            turns=stage.turns(self.prompts, _ANSWERS.get(kind, "personas/answer"), instruction=instruction),
+            turns=stage.turns(self.prompts, _ANSWERS.get(asked.kind, "personas/answer"), instruction=instruction),
             sampling=stage.sampling(),
-            context={
-                "persona": _text(asked, "persona"),
-                "kind": kind,
-                "task": candidate_id(asked.number, 0),
-                "instruction": instruction,
-                "constraints": [one.to_json() for one in constraints],
-            },
-            parent=asked.number,
+            context=context_json(context),
+            parent=parent,
         )
 
 
-def _own(task: str, persona: str, examples: list[str]) -> Verdict:
-    """Whether a task is neither one that the prompt shows nor only the person, said once more or twice."""
+def _copy_verdict(task: str, persona: str, examples: list[str]) -> Verdict:
+    """Reject a task that repeats an example of the prompt, or that only repeats the persona."""
     rest = collapse(task).casefold().replace(persona.casefold().rstrip("."), " ")
     if count_words(rest) < min(_COPIED.min_words, count_words(task)):
-        return Verdict(_COPIED.name, False, "copied_input")
+        return Verdict(_COPIED.name, False, RejectReason.COPIED_INPUT)
     return _COPIED.decide(task, persona, examples)
 
 
-def _answered(request: Request, completion: Completion) -> Received:
-    """The whole answer as the output; of one with constraints, which of them it keeps is counted."""
-    kind, constraints = _text(request, "kind"), _constraints(request)
+def _receive_answer(request: Request, completion: Completion) -> Received:
+    """Take the complete answer as the output, and count which constraints it meets."""
+    context = read_context(AnswerContext, request)
     start, end = stripped(completion.text)
     if completion.truncated or start == end:
-        reason = "truncated" if completion.truncated else "no_output"
-        mark = f"kinds|{kind}|{'cut short' if completion.truncated else 'no answer'}"
-        return Received(discards=(Discard(reason, (start, end)),), counters=(mark,))
-    output, instruction = completion.text[start:end], _text(request, "instruction")
-    columns: dict[str, Json] = {"persona": _text(request, "persona"), "kind": kind}
-    marks = [f"kinds|{kind}|answer"]
-    if kind in _ANSWERS:
-        result = _RESULT.fullmatch(output.rsplit("\n", 1)[-1].rstrip())
-        if result is not None and (stated := result[1].strip(" \t*_`").rstrip(".")):
-            columns["result"] = stated
-            marks.append(f"kinds|{kind}|result")
-    kept = [verify(one.verifier, output).kept for one in constraints]
+        reason = RejectReason.TRUNCATED if completion.truncated else RejectReason.NO_OUTPUT
+        counter = context.counter.column("cut short" if completion.truncated else "no answer")
+        return Received(discards=(Discard(reason, (start, end)),), counters=(counter,))
+    output = completion.text[start:end]
+    result = _stated_result(output) if context.kind in _ANSWERS else ""
+    constraints = context.constraints
+    met = [verify(constraint.verifier, output).kept for constraint in constraints]
+    counters = [context.counter.column("answer")]
+    if result:
+        counters.append(context.counter.column("result"))
     if constraints:
-        marks.append(f"kinds|{kind}|{'all kept' if all(kept) else 'one broken'}")
-    marks += [f"constraints|{one.name}|{'kept' if it else 'broken'}" for one, it in zip(constraints, kept, strict=True)]
+        counters.append(context.counter.column("all kept" if all(met) else "one broken"))
+    counters += [
+        CounterKey("constraints", constraint.name, "kept" if kept else "broken")
+        for constraint, kept in zip(constraints, met, strict=True)
+    ]
+    columns: dict[str, Json] = {"persona": context.persona, "kind": context.kind}
     row = Candidate(
-        instruction=instruction,
+        instruction=context.instruction,
         output=output,
         span=(start, end),
-        task=_text(request, "task"),
-        shown=(instruction,),
-        columns=columns,
+        task=context.task,
+        shown_outputs=(context.instruction,),
+        columns={**columns, "result": result} if result else columns,
         verifier=all_of(constraints) if constraints else None,
     )
-    return Received((row,), counters=tuple(marks))
+    return Received((row,), counters=tuple(counters))
 
 
-def _constraints(request: Request) -> list[Constraint]:
-    found = request.context["constraints"]
-    assert isinstance(found, list | tuple)
-    return [Constraint.from_json(one) for one in found]
-
-
-def _text(request: Request, key: str) -> str:
-    value = request.context[key]
-    assert isinstance(value, str), (key, value)
-    return value
+def _stated_result(output: str) -> str:
+    """Return the result that the last line of an answer states; "" without one."""
+    result = _RESULT.fullmatch(output.rsplit("\n", 1)[-1].rstrip())
+    return "" if result is None else result[1].strip(" \t*_`").rstrip(".")

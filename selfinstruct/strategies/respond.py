@@ -1,13 +1,14 @@
-"""Respond: a file of instructions is given answers, one request for each.
+"""Respond: each instruction of a file is answered by one request.
 
-The answers may come under system prompts drawn from a set, as in Orca (Mukherjee et al. 2023, arXiv:2306.02707, section
-3.1: 16 of them), so that one kind of task is answered in many forms; and with their reasoning, kept apart from them.
+The answers may be written under system prompts drawn from a set, as in Orca (Mukherjee et al. 2023, arXiv:2306.02707,
+section 3.1: 16 prompts), so that tasks of one kind are answered in many forms. Reasoning can be requested as well; it
+is stored apart from the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,29 +21,38 @@ from selfinstruct.errors import UsageError
 from selfinstruct.filters.instances import COLONS
 from selfinstruct.parse import collapse, reasoned, stripped
 from selfinstruct.prompts import Prompts
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, PromptMessage, Received, Request, Sampling, Task, Verdict
+from selfinstruct.strategies.abilities import (
+    BeginsWithTasks,
+    ChecksAnswers,
+    ChoosesFormat,
+    ChoosesTarget,
+    ResolvesOptions,
+)
 from selfinstruct.strategies.base import Strategy, View
+from selfinstruct.strategies.shared.contexts import context_json, read_context
 from selfinstruct.strategies.shared.stage import Stage
 
 __all__ = ["Respond", "RespondOptions"]
 
 _ANSWER = Stage(max_tokens=2048, api="chat")
 _REASON = Stage(max_tokens=8192, api="chat")
-_RULE = "---"  # between two system prompts of a file
+_SEPARATOR = "---"  # line between two system prompts of a file
 
 
 @dataclass(frozen=True)
 class RespondOptions:
-    """What a run may set for this strategy.
+    """Settings of this strategy.
 
     Attributes:
-        systems: System prompts, one of which is drawn for each task: a list of them, a file that has a line ``---``
-            between two, ``builtin`` for the project's own, or ``none``. The run keeps the texts themselves.
-        default_system: In a chat, the system prompt of a task for which none is drawn. No row shows it: it is for
-            models that are used to one.
-        reasoning: Ask for the reasoning before the answer, and keep it as the row's ``reasoning``.
-        answer, reason: The one stage, without reasoning and with it. As a raw completion (``api: completion``) the
-            prompt is one for a base model.
+        systems: System prompts, one of which is drawn for each task: a list of texts, a file with a line ``---``
+            between two prompts, ``builtin`` for the built-in prompts, or ``none``. The run records the texts.
+        default_system: System prompt of a chat for tasks without a drawn one. Rows do not show it: it is for models
+            that are used to one.
+        reasoning: Request the reasoning before the answer, and store it as the row's ``reasoning``.
+        answer, reason: The only stage, without reasoning and with it. As a raw completion (``api: completion``) the
+            prompt suits a base model.
     """
 
     systems: tuple[str, ...] | str | None = ()
@@ -51,38 +61,46 @@ class RespondOptions:
     answer: Stage = _ANSWER
     reason: Stage = _REASON
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "systems", _system_prompts(self.systems))
 
-
-def _system_prompts(given: Sequence[str] | str | None) -> tuple[str, ...]:
-    if given is None or given == "none":
+def _system_prompts(systems: Sequence[str] | str | None) -> tuple[str, ...]:
+    """Return the texts that the setting ``systems`` lists or refers to."""
+    if systems is None or systems == "none":
         return ()
-    if not isinstance(given, str):
-        return tuple(given)
-    path = builtin_prompts() / "respond" / "systems.txt" if given == "builtin" else Path(given)
+    if not isinstance(systems, str):
+        return tuple(systems)
+    path = builtin_prompts() / "respond" / "systems.txt" if systems == "builtin" else Path(systems)
     try:
         lines = read_text(path).split("\n")
     except UsageError as error:
         raise ValueError(f"{error}; give a file, a list of system prompts, builtin or none") from None
     prompts = [""]
     for line in lines:
-        if line.strip() == _RULE:
+        if line.strip() == _SEPARATOR:
             prompts.append("")
         else:
             prompts[-1] += f"{line}\n"
-    if not (found := tuple(text for one in prompts if (text := one.strip()))):
+    if not (texts := tuple(text for prompt in prompts if (text := prompt.strip()))):
         raise ValueError(f"{path}: no system prompt in it")
-    return found
+    return texts
 
 
-class Respond(Strategy):
-    """Rows from the tasks of a file, in their order: each as it stands, with the model's answer.
+@dataclass(frozen=True, slots=True)
+class AnswerContext:
+    """Context of the stage ``answer``: everything of the row except its output.
 
-    Args:
-        options: What is asked for.
-        prompts: The run's templates.
+    Attributes:
+        system: The drawn system prompt; "" for none.
+        verifier: The task's verifier specification.
     """
+
+    instruction: str
+    input: str
+    system: str
+    verifier: Mapping[str, Json] | None = None
+
+
+class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTarget, ResolvesOptions):
+    """Rows from the tasks of a file, in order: each task with the model's answer."""
 
     name: ClassVar[str] = "respond"
     templates: ClassVar[Mapping[str, frozenset[str]]] = {
@@ -92,8 +110,8 @@ class Respond(Strategy):
         "respond/raw": frozenset({"system", "task"}),
         "respond/raw-reason": frozenset({"system", "task"}),
     }
-    # What is given is to be answered whatever its form, and whatever resembles it: a correction may well be close to
-    # its input. `selfinstruct filter` takes out afterwards what is too much alike.
+    # Every task is to be answered, regardless of its form and of similar tasks: a correction may well be close to its
+    # input. `selfinstruct filter` removes duplicates afterwards.
     defaults: ClassVar[Mapping[str, Any]] = {
         "filters": {
             "word_count": None,
@@ -105,49 +123,48 @@ class Respond(Strategy):
             "near_duplicate": None,
         }
     }
-    begins_with_tasks: ClassVar[bool] = True
     Options: ClassVar[type[RespondOptions]] = RespondOptions
+    options: RespondOptions
+
+    @classmethod
+    def resolve_options(cls, options: RespondOptions) -> RespondOptions:
+        """Return the options with the texts of the system prompts."""
+        return replace(options, systems=_system_prompts(options.systems))
 
     def __init__(self, options: RespondOptions, prompts: Prompts) -> None:
-        self.options = options
-        self.prompts = prompts
-        self._systems = _system_prompts(options.systems)
+        if options.systems is None or isinstance(options.systems, str):
+            raise TypeError("call Respond.resolve_options first: it reads the system prompts")
+        super().__init__(options, prompts)
+        self._systems = options.systems
 
     @property
     def format(self) -> str:
-        """Messages where there are system prompts: every program reads them there."""
+        """Messages if there are system prompts, because every program reads them there."""
         return "messages" if self._systems else "alpaca"
 
-    def rows(self, seeds: Sequence[Task]) -> int:
-        """One for each task."""
+    def default_target(self, seeds: Sequence[Task]) -> int:
+        """Return the number of tasks."""
         return len(seeds)
 
     def propose(self, view: View, rng: Rng) -> Request | None:
-        """Ask for the answer to the next task; None when all were asked for."""
+        """Request the answer to the next task; return None after the last."""
         item = view.progress.next_item
         if item >= len(view.seeds):
             return None
         task = view.seeds[item]
-        instruction, given = _given(task)
+        instruction, task_input = _fields(task)
         system = rng.choice(self._systems) if self._systems else ""
-        context: dict[str, Json] = {
-            "item": item,
-            "demonstrations": [task.id],
-            "instruction": instruction,
-            "input": given,
-            "system": system,
-            **({} if task.verifier is None else {"verifier": task.verifier}),
-        }
-        turns, sampling = self._asked(user_text(instruction, given), system)
-        return Request("answer", turns, sampling, context)
+        turns, sampling = self._prompt(user_text(instruction, task_input), system)
+        context = context_json(AnswerContext(instruction, task_input, system, task.verifier))
+        return Request("answer", turns, sampling, context, item=item, demonstrations=(task.id,))
 
-    def _asked(self, task: str, system: str) -> tuple[tuple[PromptMessage, ...], Sampling]:
+    def _prompt(self, task: str, system: str) -> tuple[tuple[PromptMessage, ...], Sampling]:
         reasoning = self.options.reasoning
         stage = self.options.reason if reasoning else self.options.answer
-        if (self.prompts.api if stage.api == "run" else stage.api) == "completion":
+        if stage.is_raw(self.prompts):
             variables = {"system": f"{system}\n\n" if system else "", "task": task}
             turn = self.prompts.turn("prompt", "respond/raw-reason" if reasoning else "respond/raw", variables)
-            # A base model that has answered goes on with a task of its own.
+            # A base model that has answered continues with a task of its own.
             return (turn,), stage.sampling("\nQuestion:" if reasoning else "\n### Task")
         turn = self.prompts.turn("user", "respond/reason" if reasoning else "respond/answer", {"task": task})
         system = system or self.options.default_system
@@ -155,47 +172,51 @@ class Respond(Strategy):
         return (*opening, turn), stage.sampling()
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:  # noqa: ARG002
-        """The whole answer as one row; with ``reasoning``, what comes after it."""
-        text, context = completion.text, request.context
-        span, why, columns = stripped(text), "", {}
+        """Take the complete answer as one row; with ``reasoning``, the part after the reasoning."""
+        text, context = completion.text, read_context(AnswerContext, request)
+        span, reason, columns = stripped(text), "", {}
         if completion.truncated:
-            why = "truncated"
+            reason = RejectReason.TRUNCATED
         elif self.options.reasoning:
             parts = reasoned(text)
             if parts.answer[0] == parts.answer[1]:
-                why = "no_answer"
+                reason = RejectReason.NO_ANSWER
             elif parts.reasoning[0] == parts.reasoning[1]:
-                why = "no_reasoning"
+                reason = RejectReason.NO_REASONING
             else:
                 span, columns = parts.answer, {"reasoning": text[slice(*parts.reasoning)]}
-        output, instruction = text[slice(*span)], str(context["instruction"])
-        if not why and _same(output, user_text(instruction, str(context["input"]))):
-            why = "task_repeated"
+        output = text[slice(*span)]
+        if not reason and _is_same(output, user_text(context.instruction, context.input)):
+            reason = RejectReason.TASK_REPEATED
         row = Candidate(
-            instruction=instruction,
-            input=str(context["input"]),
+            instruction=context.instruction,
+            input=context.input,
             output=output,
             span=span,
-            system=str(context["system"]),
+            system=context.system,
             columns=columns,
-            verifier=verifier if isinstance(verifier := context.get("verifier"), Mapping) else None,
-            verdicts=(Verdict("answer", not why, why),),
+            verifier=context.verifier,
+            verdicts=(Verdict("answer", not reason, reason),),
         )
         return Received(candidates=(row,))
 
-    def fault(self, row: Candidate, text: str) -> str:
-        return "task_repeated" if _same(text, user_text(row.instruction, row.input)) else ""
+    def reject_reason(self, row: Candidate, text: str) -> str:
+        """Return the reason code for an answer that repeats the task."""
+        return RejectReason.TASK_REPEATED if _is_same(text, user_text(row.instruction, row.input)) else ""
 
 
-def _given(task: Task) -> tuple[str, str]:
-    """Instruction and input. An input that ends with a colon, which the instance rules take for a cut one, goes into
-    the instruction: it was given so.
+def _fields(task: Task) -> tuple[str, str]:
+    """Return instruction and input of a task.
+
+    An input that ends with a colon becomes part of the instruction, because the instance rules would take it for a
+    truncated one.
     """
-    given = task.instances[0].input if task.instances else ""
-    if given.endswith(COLONS):
-        return user_text(task.instruction, given), ""
-    return task.instruction, given
+    task_input = task.instances[0].input if task.instances else ""
+    if task_input.endswith(COLONS):
+        return user_text(task.instruction, task_input), ""
+    return task.instruction, task_input
 
 
-def _same(one: str, other: str) -> bool:
-    return collapse(one).casefold() == collapse(other).casefold()
+def _is_same(first: str, second: str) -> bool:
+    """Return True if two texts are equal apart from case and spaces."""
+    return collapse(first).casefold() == collapse(second).casefold()

@@ -1,18 +1,18 @@
 """Self-Instruct (Wang et al., 2022, arXiv:2212.10560): instructions first, their instances later.
 
-Three stages: ``instructions`` continues a list of human and machine tasks, each new one a draft; ``classify`` asks of a
-kept draft whether it is a classification task; ``instances`` writes examples of it, label before input for a
-classification task (so that the labels vary), input before output for any other.
+There are three stages. ``instructions`` continues a list of human and machine tasks; each new one is a pending task.
+``classify`` asks whether a kept task is a classification task. ``instances`` writes examples of it: label before input
+for a classification task, so that the labels vary, and input before output for any other task.
 
-The examples in the prompts of the later stages are the shortest suitable seeds, the same ones for the whole run: the
-prompt's head is then constant and a server's prefix cache holds it.
+The examples in the prompts of the later stages are the shortest suitable seeds, the same for the whole run: the
+beginning of the prompt is then constant, and a server's prefix cache serves it.
 
-A small chat model answers a task much better than it continues examples of others. With ``input_first_examples = 0``
-an unlabelled task is put to the model as it stands (stage ``answer``): the whole answer is the output, there is no
-input, and only seeds without an input are shown in ``instructions``.
+A small chat model answers a task much better than it continues examples of other tasks. With
+``input_first_examples = 0`` an unlabelled task is therefore sent verbatim (stage ``answer``): the complete answer is
+the output, there is no input, and ``instructions`` shows only seeds without an input.
 
-With ``structured`` instructions and instances are shown and asked for as JSON, in a form that the backend sees to; an
-answer of one word, or one that is an output as a whole, has no form to see to.
+With ``structured`` instructions and instances are shown and requested as JSON, by a schema that the backend enforces.
+The stages ``classify`` and ``answer`` stay as text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from selfinstruct.common.codec import Json, dumps
+from selfinstruct.common.codec import dumps
 from selfinstruct.common.config import ADDED
 from selfinstruct.common.rng import Rng
 from selfinstruct.parse import (
@@ -38,21 +38,24 @@ from selfinstruct.parse import (
     stripped,
 )
 from selfinstruct.prompts import Api, Prompts
-from selfinstruct.records import Candidate, Completion, Discard, Instance, Received, Request, Task, candidate_id
+from selfinstruct.reasons import RejectReason
+from selfinstruct.records import Candidate, Completion, Discard, Instance, Received, Request, Task
+from selfinstruct.strategies.abilities import ChoosesTemplates, UsesSchemas
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared import schemas
+from selfinstruct.strategies.shared.contexts import context_json, read_context
 from selfinstruct.strategies.shared.demonstrations import (
+    demonstrated,
     has_instances,
-    ids,
     instruction_length,
     interleaved,
     is_alone,
     is_label,
     is_other,
     is_paired,
-    named,
     preferred,
     shortest,
+    task_ids,
 )
 from selfinstruct.strategies.shared.stage import Stage
 
@@ -80,21 +83,21 @@ _OUTPUT_FIRST = Stage(max_tokens=300, temperature=0.0, presence_penalty=1.5)
 
 @dataclass(frozen=True)
 class SelfInstructOptions:
-    """What a run may set for this strategy. Defaults are the published ones, from the paper and its code.
+    """Settings of this strategy. Defaults are the published ones, from the paper and its code.
 
     Attributes:
         human_demonstrations: Seed instructions in a prompt of ``instructions`` once there are machine ones.
-        machine_demonstrations: At most so many kept machine instructions; seeds take the places that they leave.
+        machine_demonstrations: Maximum number of kept machine instructions shown; seeds fill the remaining places.
         list_length: Number of the last item of the list, the demonstrations included.
-        domains: Only seeds of these domains are shown, where there are any that suit; none named shows all.
+        domains: Only seeds of these domains are shown, where suitable ones exist; an empty list shows all.
         classify_yes: Classification tasks shown in ``classify``.
         classify_no: Other tasks shown there.
-        input_first_examples: Tasks shown before input-first instances; 0 for the stage ``answer`` in their stead.
+        input_first_examples: Tasks shown before input-first instances; 0 uses the stage ``answer`` instead.
         output_first_examples: Tasks shown before output-first instances.
-        example_instances: At most so many instances of each task shown.
-        instances: At most so many instances of a new task.
+        example_instances: Maximum number of instances of each task shown.
+        instances: Maximum number of instances of a new task.
         instructions, classify, input_first, output_first, answer: The stages.
-        structured: Ask for instructions and instances as JSON by schema, where the backend can be asked for it
+        structured: Request instructions and instances as JSON by schema, where the backend supports it
             (docs/structured.md).
     """
 
@@ -127,20 +130,45 @@ class SelfInstructOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Examples:
-    """Seeds that a kind of prompt shows: their ids, and how they stand in it."""
+class InstructionsContext:
+    """Context of the stage ``instructions``.
 
-    ids: list[Json]
+    Attributes:
+        first: Number of the first new item of the list.
+    """
+
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """Context of the stage ``classify``: a kept task.
+
+    Attributes:
+        task: Id of the candidate that brought the instruction.
+    """
+
+    instruction: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstancesContext(TaskContext):
+    """Context of the stages ``instances`` and ``answer``."""
+
+    is_classification: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Examples:
+    """Seeds that a kind of prompt shows: their ids, and the text that shows them."""
+
+    ids: tuple[str, ...]
     text: str
 
 
-class SelfInstruct(Strategy):
-    """Drafts from a continued list, then rows from each kept draft.
-
-    Args:
-        options: Numbers of the method.
-        prompts: The run's templates.
-    """
+class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas):
+    """Pending tasks from a continued list, then rows from each kept task."""
 
     name: ClassVar[str] = "self-instruct"
     templates: ClassVar[Mapping[str, frozenset[str]]] = {
@@ -156,252 +184,252 @@ class SelfInstruct(Strategy):
         "self-instruct/output-first-json": frozenset({"examples", "instruction"}),
     }
     Options: ClassVar[type[SelfInstructOptions]] = SelfInstructOptions
+    options: SelfInstructOptions
 
     def __init__(self, options: SelfInstructOptions, prompts: Prompts) -> None:
-        self.options = options
-        self.prompts = prompts
+        super().__init__(options, prompts)
         self._seeds: Sequence[Task] = ()
-        self._chosen: dict[Callable[[View], _Examples], _Examples] = {}
+        self._examples: dict[Callable[[View], _Examples], _Examples] = {}
 
     @classmethod
     def templates_for(cls, options: SelfInstructOptions) -> Mapping[str, frozenset[str]]:
+        """Return the templates, with the ones for JSON if ``structured`` is on."""
         return {**cls.templates, **(cls.structured_templates if options.structured else {})}
 
     def schema_apis(self, api: Api) -> frozenset[Api]:
+        """Return the APIs of the stages that request JSON."""
         options = self.options
         stages = (options.instructions, options.input_first, options.output_first) if options.structured else ()
         return frozenset(stage.api_in(api) for stage in stages)
 
     def propose(self, view: View, rng: Rng) -> Request | None:
-        """Ask for the rest of a list that begins with drawn tasks, 6 human and 2 machine ones; None without seeds."""
+        """Request the rest of a list that begins with drawn tasks, 6 human and 2 machine ones by default.
+
+        Returns:
+            The request, or None without seeds.
+        """
         options = self.options
         machine = rng.sample(view.tasks, options.machine_demonstrations)
-        human = preferred(view.seeds, self._is_known, lambda seed: bool(options.input_first_examples) or is_alone(seed))
-        places = options.human_demonstrations + options.machine_demonstrations
-        shown = rng.shuffled([*rng.sample(human, places - len(machine)), *machine])
+        human = preferred(
+            view.seeds, self._in_domains, lambda seed: bool(options.input_first_examples) or is_alone(seed)
+        )
+        count = options.human_demonstrations + options.machine_demonstrations
+        shown = rng.shuffled([*rng.sample(human, count - len(machine)), *machine])
         if not shown:
             return None
-        first = len(shown) + 1
+        first, stage = len(shown) + 1, options.instructions
         if options.structured:
-            count, stage = options.list_length + 1 - first, options.instructions
+            new = options.list_length + 1 - first
             shown_json = dumps({"instructions": [task.instruction for task in shown]})
-            return Request(
-                stage="instructions",
-                turns=stage.turns(self.prompts, "self-instruct/instructions-json", tasks=shown_json, count=str(count)),
-                sampling=stage.sampling(schema=schemas.strings("instructions", count)),
-                context={"demonstrations": ids(shown), "first": first},
-            )
-        lines = [f"{place}. {collapse(task.instruction)}" for place, task in enumerate(shown, 1)]
+            turns = stage.turns(self.prompts, "self-instruct/instructions-json", tasks=shown_json, count=str(new))
+            sampling = stage.sampling(schema=schemas.strings("instructions", new))
+        else:
+            lines = [f"{number}. {collapse(task.instruction)}" for number, task in enumerate(shown, 1)]
+            turns = stage.turns(self.prompts, "self-instruct/instructions", tasks="\n".join(lines), next=str(first))
+            sampling = stage.sampling(f"\n{options.list_length + 1}.")
         return Request(
             stage="instructions",
-            turns=options.instructions.turns(
-                self.prompts, "self-instruct/instructions", tasks="\n".join(lines), next=str(first)
-            ),
-            sampling=options.instructions.sampling(f"\n{options.list_length + 1}."),
-            context={"demonstrations": ids(shown), "first": first},
+            turns=turns,
+            sampling=sampling,
+            context=context_json(InstructionsContext(first)),
+            demonstrations=task_ids(shown),
         )
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
-        """Read drafts, an answer of yes or no, or rows, as the request's stage says."""
+        """Read pending tasks, an answer of yes or no, or rows, depending on the request's stage."""
         if request.stage == "instructions":
-            return self._drafts(request, completion, view)
+            return self._receive_instructions(request, completion, view)
         if request.stage == "classify":
-            return self._classified(request, completion, view)
+            return self._receive_class(request, completion, view)
         if request.stage == "answer":
-            return _answered(request, completion)
-        return self._rows(request, completion, view)
+            return _receive_answer(request, completion)
+        return self._receive_instances(request, completion, view)
 
-    def _is_known(self, seed: Task) -> bool:
-        """True for a seed of the domains that should be shown."""
+    def _in_domains(self, seed: Task) -> bool:
         return not self.options.domains or seed.domain in self.options.domains
 
-    def _drafts(self, request: Request, completion: Completion, view: View) -> Received:
-        found = self._listed(request, completion)
-        drafts: list[Candidate] = []
-        for place, item in enumerate(found.items):
-            instruction = collapse(item.text)
-            follow_up = self._follow_up(request.number, candidate_id(request.number, place), instruction, view)
-            drafts.append(Candidate(instruction, span=item.span, kind="pending_task", on_accept=follow_up))
-        return Received(candidates=tuple(drafts), discards=found.discards)
+    def _receive_instructions(self, request: Request, completion: Completion, view: View) -> Received:
+        listing = self._parse_list(request, completion)
+        tasks: list[Candidate] = []
+        for index, item in enumerate(listing.items):
+            instruction, task = collapse(item.text), request.candidate_id(index)
+            follow_up = self._follow_up(request.number, TaskContext(instruction, task), view)
+            tasks.append(Candidate(instruction, span=item.span, kind="pending_task", on_accept=follow_up, id=task))
+        return Received(candidates=tuple(tasks), discards=listing.discards)
 
-    def _listed(self, request: Request, completion: Completion) -> Listing:
-        """As JSON where the request asked for it, else, or where the answer is none, as a numbered list."""
-        text, first, last = completion.text, _integer(request, "first"), self.options.list_length
+    def _parse_list(self, request: Request, completion: Completion) -> Listing:
+        """Read JSON if the request asked for it and the model wrote it, otherwise a numbered list."""
+        text, last = completion.text, self.options.list_length
+        first = read_context(InstructionsContext, request).first
         structured = request.sampling.schema is not None
         if structured:
-            found = read_strings(text, "instructions", most=last + 1 - first, truncated=completion.truncated)
-            if found is not None:
-                return found
+            strings = read_strings(text, "instructions", most=last + 1 - first, truncated=completion.truncated)
+            if strings is not None:
+                return strings
         continued = request.is_raw and not structured
         return numbered(text, first=first, last=last, continued=continued, truncated=completion.truncated)
 
-    def _follow_up(self, parent: int, task: str, instruction: str, view: View) -> Request:
-        """The first request about a kept draft; without classification seeds to learn from, its instances at once."""
-        examples = self._constant(view, self._classified_seeds)
+    def _follow_up(self, parent: int, task: TaskContext, view: View) -> Request:
+        """Return the first request about a kept task: its class, or its instances if no seed shows a classification."""
+        examples = self._constant_examples(view, self._classified_seeds)
         if not examples.ids:
-            return self._instances(parent, task, instruction, False, view)
+            return self._request_instances(parent, InstancesContext(task.instruction, task.task, False), view)
         stage = self.options.classify
         return Request(
             stage="classify",
-            turns=stage.turns(self.prompts, "self-instruct/classify", examples=examples.text, instruction=instruction),
+            turns=stage.turns(
+                self.prompts, "self-instruct/classify", examples=examples.text, instruction=task.instruction
+            ),
             sampling=stage.sampling("\n"),
-            context={"demonstrations": examples.ids, "instruction": instruction, "task": task},
+            context=context_json(task),
             parent=parent,
+            demonstrations=examples.ids,
         )
 
-    def _constant(self, view: View, choose: Callable[[View], _Examples]) -> _Examples:
-        """What ``choose`` gives: it follows from the seeds alone, so it is asked once."""
+    def _constant_examples(self, view: View, choose: Callable[[View], _Examples]) -> _Examples:
+        """Return ``choose(view)``, computed once: it depends on the seeds alone."""
         if self._seeds is not view.seeds:
-            self._seeds, self._chosen = view.seeds, {}
-        if choose not in self._chosen:
-            self._chosen[choose] = choose(view)
-        return self._chosen[choose]
+            self._seeds, self._examples = view.seeds, {}
+        if choose not in self._examples:
+            self._examples[choose] = choose(view)
+        return self._examples[choose]
 
     def _classified_seeds(self, view: View) -> _Examples:
-        """Seeds of both kinds; none at all without one of classification."""
+        """Choose seeds of both classes; none if no seed is a classification task."""
         options = self.options
-        yes = self._shortest(view, options.classify_yes, instruction_length, is_label)
-        no = self._shortest(view, options.classify_no, instruction_length, is_other) if yes else []
+        yes = self._shortest_seeds(view, options.classify_yes, instruction_length, is_label)
+        no = self._shortest_seeds(view, options.classify_no, instruction_length, is_other) if yes else []
         seeds = interleaved(yes, no)
         text = "\n\n".join(
             f"Task: {collapse(seed.instruction)}\nClassification: {'yes' if seed.is_classification else 'no'}"
             for seed in seeds
         )
-        return _Examples(ids(seeds), text)
+        return _Examples(task_ids(seeds), text)
 
     def _label_seeds(self, view: View) -> _Examples:
         count = self.options.output_first_examples
-        seeds = self._shortest(view, count, self._shown_size, is_label, has_instances)
-        return _Examples(ids(seeds), "\n\n".join(self._example(seed, True) for seed in seeds))
+        seeds = self._shortest_seeds(view, count, self._shown_size, is_label, has_instances)
+        return _Examples(task_ids(seeds), "\n\n".join(self._example(seed, True) for seed in seeds))
 
     def _other_seeds(self, view: View) -> _Examples:
         count, size = self.options.input_first_examples, self._shown_size
-        alone = self._shortest(view, count // 2, size, is_other, has_instances, is_alone)
-        paired = self._shortest(view, count - len(alone), size, is_other, has_instances, is_paired)
+        alone = self._shortest_seeds(view, count // 2, size, is_other, has_instances, is_alone)
+        paired = self._shortest_seeds(view, count - len(alone), size, is_other, has_instances, is_paired)
         seeds = interleaved(paired, alone)
-        return _Examples(ids(seeds), "\n\n".join(self._example(seed, False) for seed in seeds))
+        return _Examples(task_ids(seeds), "\n\n".join(self._example(seed, False) for seed in seeds))
 
-    def _shortest(
-        self, view: View, count: int, size: Callable[[Task], int], *suits: Callable[[Task], bool]
+    def _shortest_seeds(
+        self, view: View, count: int, size: Callable[[Task], int], *conditions: Callable[[Task], bool]
     ) -> list[Task]:
-        """The shortest seeds that suit, of the domains that may be shown if there is one."""
-        fits = [seed for seed in view.seeds if all(suit(seed) for suit in suits)]
-        domains = self.options.domains
-        known = [seed for seed in fits if not domains or seed.domain in domains]
-        return shortest(known or fits, count, size)
+        """Return the shortest seeds that meet every condition; if any are in the chosen domains, only these."""
+        suitable = [seed for seed in view.seeds if all(condition(seed) for condition in conditions)]
+        return shortest([seed for seed in suitable if self._in_domains(seed)] or suitable, count, size)
 
-    def _classified(self, request: Request, completion: Completion, view: View) -> Received:
+    def _receive_class(self, request: Request, completion: Completion, view: View) -> Received:
         answer = first_word(completion.text)
-        discards = () if answer in {"yes", "no"} else (Discard("no_answer", (0, len(completion.text))),)
-        task, instruction = _text(request, "task"), _text(request, "instruction")
-        follow_up = self._instances(request.number, task, instruction, answer == "yes", view)
-        return Received(follow_ups=(follow_up,), discards=discards)
+        no_answer = Discard(RejectReason.NO_ANSWER, (0, len(completion.text)))
+        task = read_context(TaskContext, request)
+        instances = InstancesContext(task.instruction, task.task, answer == "yes")
+        follow_up = self._request_instances(request.number, instances, view)
+        return Received(follow_ups=(follow_up,), discards=() if answer in {"yes", "no"} else (no_answer,))
 
-    def _instances(self, parent: int, task: str, instruction: str, is_classification: bool, view: View) -> Request:
-        """Ask for rows of one task, in the form that suits it."""
-        options = self.options
-        about: dict[str, Json] = {"instruction": instruction, "task": task, "is_classification": is_classification}
-        if not is_classification and not options.input_first_examples:
+    def _request_instances(self, parent: int, task: InstancesContext, view: View) -> Request:
+        """Request rows of one task, in the form that suits it."""
+        options, instruction = self.options, task.instruction
+        if not task.is_classification and not options.input_first_examples:
             return Request(
                 stage="answer",
                 turns=options.answer.turns(self.prompts, "self-instruct/answer", instruction=instruction),
                 sampling=options.answer.sampling(),
-                context={"demonstrations": [], **about},
+                context=context_json(task),
                 parent=parent,
+                demonstrations=(),
             )
-        if is_classification:
+        if task.is_classification:
             name, stage, choose = "self-instruct/output-first", options.output_first, self._label_seeds
         else:
             name, stage, choose = "self-instruct/input-first", options.input_first, self._other_seeds
-        examples = self._constant(view, choose)
+        examples = self._constant_examples(view, choose)
         sampling = stage.sampling("\n### Task", f"\nExample {options.instances + 1}\n")
         if options.structured:
-            form = OUTPUT_FIRST if is_classification else INPUT_FIRST
+            form = OUTPUT_FIRST if task.is_classification else INPUT_FIRST
             sampling = stage.sampling(schema=schemas.records("instances", tuple(form.order), options.instances))
             name, instruction = f"{name}-json", dumps(instruction)
         return Request(
             stage="instances",
             turns=stage.turns(self.prompts, name, examples=examples.text, instruction=instruction),
             sampling=sampling,
-            context={"demonstrations": examples.ids, **about},
+            context=context_json(task),
             parent=parent,
+            demonstrations=examples.ids,
         )
 
     def _shown_size(self, task: Task) -> int:
-        return len(task.instruction) + sum(len(one.input) + len(one.output) for one in self._shown(task))
+        """Return the number of characters that the prompt shows of a task."""
+        return len(task.instruction) + sum(len(shown.input) + len(shown.output) for shown in self._shown(task))
 
     def _shown(self, task: Task) -> tuple[Instance, ...]:
         return task.instances[: self.options.example_instances]
 
     def _example(self, task: Task, is_classification: bool) -> str:
-        """One seed with its instances as the prompt shows it."""
+        """Return one seed with its instances in the form of the prompt."""
         if self.options.structured:
             order = ("output", "input") if is_classification else ("input", "output")
-            shown = [{name: getattr(one, name) for name in order} for one in self._shown(task)]
-            return f"Task: {dumps(task.instruction)}\n{dumps({'instances': shown})}"
+            fields = [{"input": shown.input, "output": shown.output} for shown in self._shown(task)]
+            instances = [{name: values[name] for name in order} for values in fields]
+            return f"Task: {dumps(task.instruction)}\n{dumps({'instances': instances})}"
         lines = [f"### Task: {collapse(task.instruction)}"]
-        for place, one in enumerate(self._shown(task), 1):
-            output = f"{'Label' if is_classification else 'Output'}: {one.output}"
-            if not one.input:
+        for number, shown in enumerate(self._shown(task), 1):
+            output = f"{'Label' if is_classification else 'Output'}: {shown.output}"
+            if not shown.input:
                 lines.append(output)
                 break  # a task without an input has one answer
-            fields = (output, f"Input: {one.input}") if is_classification else (f"Input: {one.input}", output)
-            lines += (f"Example {place}", *fields)
+            pair = (output, f"Input: {shown.input}") if is_classification else (f"Input: {shown.input}", output)
+            lines += (f"Example {number}", *pair)
         return "\n".join(lines)
 
-    def _rows(self, request: Request, completion: Completion, view: View) -> Received:
-        found = self._read(request, completion)
-        shown = tuple(one.output for seed in named(view.seeds, request) for one in self._shown(seed))
+    def _receive_instances(self, request: Request, completion: Completion, view: View) -> Received:
+        context = read_context(InstancesContext, request)
+        parsed = self._parse_instances(request, completion, OUTPUT_FIRST if context.is_classification else INPUT_FIRST)
+        shown_outputs = tuple(shown.output for seed in demonstrated(view.seeds, request) for shown in self._shown(seed))
         rows = tuple(
             Candidate(
-                instruction=_text(request, "instruction"),
+                instruction=context.instruction,
                 input=blank_input(block.fields.get("input", "").strip()),
                 output=block.fields["output"].strip(),
                 span=block.span,
-                task=_text(request, "task"),
-                shown=shown,
+                task=context.task,
+                shown_outputs=shown_outputs,
             )
-            for block in found.blocks
+            for block in parsed.blocks
         )
-        return Received(candidates=rows, discards=found.discards)
+        return Received(candidates=rows, discards=parsed.discards)
 
-    def _read(self, request: Request, completion: Completion) -> Blocks:
-        """As JSON where the request asked for it, else, or where the answer is none, as blocks."""
-        form = OUTPUT_FIRST if request.context["is_classification"] else INPUT_FIRST
+    def _parse_instances(self, request: Request, completion: Completion, form: Form) -> Blocks:
+        """Read JSON if the request asked for it and the model wrote it, otherwise blocks of text."""
         text, last, truncated = completion.text, self.options.instances, completion.truncated
         if request.sampling.schema is not None:
-            found = read_records(text, "instances", tuple(form.order), form.required, most=last, truncated=truncated)
-            if found is not None:
-                return found
+            records = read_records(text, "instances", tuple(form.order), form.required, most=last, truncated=truncated)
+            if records is not None:
+                return records
         return read_blocks(text, form, first=1, last=last, continued=False, truncated=truncated)
 
 
-def _answered(request: Request, completion: Completion) -> Received:
-    """The whole answer as the output of the task that was put as it stands.
+def _receive_answer(request: Request, completion: Completion) -> Received:
+    """Take the complete answer as the output of a task that was sent verbatim.
 
-    The task itself counts as shown: a small model at times says it again in place of an answer.
+    The task itself counts as shown, because a small model sometimes repeats it instead of answering.
     """
     start, end = stripped(completion.text)
     if completion.truncated or start == end:
-        return Received(discards=(Discard("truncated" if completion.truncated else "no_output", (start, end)),))
-    instruction = _text(request, "instruction")
+        reason = RejectReason.TRUNCATED if completion.truncated else RejectReason.NO_OUTPUT
+        return Received(discards=(Discard(reason, (start, end)),))
+    context = read_context(InstancesContext, request)
     row = Candidate(
-        instruction=instruction,
+        instruction=context.instruction,
         output=completion.text[start:end],
         span=(start, end),
-        task=_text(request, "task"),
-        shown=(instruction,),
+        task=context.task,
+        shown_outputs=(context.instruction,),
     )
     return Received(candidates=(row,))
-
-
-def _integer(request: Request, key: str) -> int:
-    value = request.context[key]
-    assert isinstance(value, int), (key, value)
-    return value
-
-
-def _text(request: Request, key: str) -> str:
-    value = request.context[key]
-    assert isinstance(value, str), (key, value)
-    return value

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 from selfinstruct.common.codec import Json, canonical
 from selfinstruct.plugins import Registry
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 from selfinstruct.verifiers.answers import NUMBER, TEXT
 from selfinstruct.verifiers.base import Finding, Kind, Spec, nearest_name, short
@@ -174,7 +175,7 @@ def verify(verifier: Mapping[str, Any], answer: str) -> Verdict:
     finding = _finding(verifier, answer)
     if finding.kept and not answer.strip():
         finding = Finding(False, finding.expected, "a blank answer")
-    reason = "" if finding.kept else "wrong_answer"
+    reason = "" if finding.kept else RejectReason.WRONG_ANSWER
     return Verdict("verifier", finding.kept, reason, detail=_detail(str(verifier["kind"]), finding))
 
 

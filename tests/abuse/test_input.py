@@ -443,7 +443,7 @@ def test_unusual_characters_survive_from_seed_to_prompt_and_from_completion_to_t
         for number, prompt in prompts.items():
             recorded = reader.request(number)
             assert recorded is not None
-            shown = [tasks[str(name)] for name in recorded.context["demonstrations"]]
+            shown = [tasks[str(name)] for name in recorded.demonstrations]
             blocks = [
                 f"### Task {place}\nInstruction: {task.instruction}\nInput: {task.instances[0].input}\n"
                 f"Output: {task.instances[0].output}"

@@ -120,7 +120,7 @@ def test_alpaca_shows_seeds_and_keeps_rows_verbatim(tmp_path: Path, promise: Pro
     by_id = {seed["id"]: seed for seed in seeds}
     with Reader(run) as reader:
         for number, body in arrived.items():
-            shown = [by_id[name] for name in reader.request(number).context["demonstrations"]]
+            shown = [by_id[name] for name in reader.request(number).demonstrations]
             blocks = [
                 f"### Task {place}\nInstruction: {seed['instruction']}\nInput: {seed['instances'][0]['input']}\n"
                 f"Output: {seed['instances'][0]['output']}"
@@ -171,7 +171,7 @@ def test_self_instruct_shows_pending_tasks_and_keeps_rows_verbatim(tmp_path: Pat
     with Reader(run) as reader:
         for number, prompt in prompts.items():
             request = reader.request(number)
-            shown = [str(name) for name in request.context["demonstrations"]]
+            shown = [str(name) for name in request.demonstrations]
             stages[request.stage] = stages.get(request.stage, 0) + 1
             if request.stage == "instructions":
                 tasks = [by_id[name]["instruction"] if name in by_id else texts[name] for name in shown]
@@ -317,11 +317,11 @@ def test_a_candidate_is_a_verbatim_part_of_its_completion(which: int, text: str,
             fields.reverse()
         for field in fields:  # one after the other: no character is in two of them
             at = part.index(field, at) + len(field)
-        assert set(one.shown) <= {seed.instances[0].output for seed in SEEDS} | {instruction}
+        assert set(one.shown_outputs) <= {seed.instances[0].output for seed in SEEDS} | {instruction}
         own += len(one.instruction) * (request.stage in ("tasks", "instructions")) + len(one.input) + len(one.output)
     assert own <= len(text), "there is not more in the candidates than in the completion"
     for follow in (*received.follow_ups, *(one.on_accept for one in received.candidates if one.on_accept)):
-        assert set(follow.context["demonstrations"]) <= {seed.id for seed in SEEDS}
+        assert set(follow.demonstrations) <= {seed.id for seed in SEEDS}
         assert len(follow.turns) == 1
         assert follow.turns[0].text.count(str(follow.context["instruction"])) >= 1
         assert follow.sampling.n == 1
@@ -329,7 +329,7 @@ def test_a_candidate_is_a_verbatim_part_of_its_completion(which: int, text: str,
     assert [one.id for one in judged.candidates] == [f"{request.number}.{place}" for place in range(len(spans))][
         : len(received.candidates)
     ]
-    assert [one.candidate for one in judged.candidates] == list(received.candidates)
+    assert [one.candidate for one in judged.candidates] == list(received.with_ids(request).candidates)
 
 
 WHOLE = st.sampled_from(

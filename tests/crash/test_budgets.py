@@ -1,4 +1,4 @@
-"""What the server counts stays within the limit: in any order, through faults, timeouts, kills and false usage."""
+"""The server's own count stays within the limit: in any order, with faults, timeouts, kills and false usage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PRICES = {"price_input": 3.0, "price_output": 15.0}
 FLAGS = {"max_requests": "--max-requests", "max_tokens": "--max-tokens", "max_cost": "--max-cost"}
 
 TRUE = "what the server counted"
-# What servers have said of their tokens: none of it is a count of both, and nothing of it may make a run spend more.
+# Usage that servers have reported: none is a complete count, and none may make a run spend more.
 NONSENSE: tuple[Any, ...] = (
     None,
     {},
@@ -69,19 +69,21 @@ FAULTS = (
 
 
 class Shop:
-    """A server that counts what it will ask money for, whatever it says of it.
+    """A server that counts what it bills, regardless of the usage that it reports.
 
-    It takes a byte for a token, and for a request that it did not answer it takes all that might have been generated.
+    A byte counts as a token, and a request without a response counts at its maximum.
 
     Args:
-        lies: What it says instead of what it counted, more often than not.
-        fails: Of ten requests, how many meet a fault when they come for the first time, and the second time.
-        hangs: Numbers of requests that hear nothing when they come for the first time.
-        silent: It answers nobody at all, until somebody sets it to False.
+        lies: Values reported in place of the count, more often than not.
+        fails: How many of ten requests fail on the first and on the second attempt.
+        hangs: Numbers of requests that get no response on the first attempt.
+        silent: Whether no request gets a response, until this is set to False.
 
     Attributes:
-        requests, prompt_tokens, completion_tokens: The bill.
-        answered: Numbers of the requests that were given an answer.
+        requests: Billed requests.
+        prompt_tokens: Billed prompt tokens.
+        completion_tokens: Billed completion tokens.
+        answered: Numbers of the requests that got a completion.
     """
 
     def __init__(
@@ -157,7 +159,7 @@ def nursery() -> Iterator[Nursery]:
 
 @dataclass
 class Climb:
-    """A run under one limit after another, each higher, until its rows are made; what was looked at on the way."""
+    """A run under increasing limits until its target is reached, and the bill under each limit."""
 
     limits: list[float] = field(default_factory=list)
     billed: list[float] = field(default_factory=list)
@@ -165,20 +167,20 @@ class Climb:
 
     @property
     def fullest(self) -> float:
-        """The largest share of a limit that was billed."""
+        """The largest fraction of a limit that was billed."""
         return max(billed / limit for billed, limit in zip(self.billed, self.limits, strict=True))
 
 
 def climb(tmp_path: Path, nursery: Nursery, shop: Shop, limit: str, width: int, *, strategy: str, rows: int,
           first: float, kills: int = 0) -> Climb:  # fmt: skip
-    """Raise the limit by half whenever it stopped the run; compare with the run that had none.
+    """Raise the limit by half whenever it stops the run, and compare with a run without a limit.
 
     Args:
         first: The first limit.
-        kills: Before that, how many lives end by SIGKILL when they have sent a few requests, under the first limit.
+        kills: How many processes are killed before that, under the first limit, after a few requests each.
     """
     log, climbed = tmp_path / "log", Climb()
-    honest = Shop(lies=shop.lies)  # the same answers and figures, and no faults
+    honest = Shop(lies=shop.lies)  # the same completions and usage, and no faults
     with opened(honest) as server:
         nursery.run(log, *line(tmp_path / "free", strategy, server.url, rows, "--concurrency", width))
     with opened(shop) as server:
@@ -205,10 +207,10 @@ def climb(tmp_path: Path, nursery: Nursery, shop: Shop, limit: str, width: int, 
             assert shop.of(limit) <= value, f"the limit was {value} and the server counted {shop.of(limit)}"
             value = value * 1.5 if limit == "max_cost" else int(value * 1.5)
     climbed.requests = shop.requests
-    assert len(climbed.limits) > 1, "the first limit never stopped it"
+    assert len(climbed.limits) > 1, "the first limit never stopped the run"
     stored, sends = commits(tmp_path / "run"), commits(tmp_path / "run", "k, COUNT(*)", "sends GROUP BY k")
-    assert sum(sends.values()) >= shop.requests, "a request arrived that the ledger does not know of"
-    assert not any(json.loads(body).get("code") for body in stored.values()), "the faults were to be passing ones"
+    assert sum(sends.values()) >= shop.requests, "a request arrived that the ledger has not recorded"
+    assert not any(json.loads(body).get("code") for body in stored.values()), "the faults should be transient"
     assert made(tmp_path / "run") == made(tmp_path / "free")
     return climbed
 
@@ -233,15 +235,15 @@ def test_the_server_s_own_count_stays_within_the_limit(
 
 
 @pytest.mark.prove
-def test_the_server_s_own_count_stays_within_every_limit_whatever_it_does(
+def test_the_server_s_own_count_stays_within_every_limit_for_any_server(
     tmp_path: Path, nursery: Nursery, promise: Promise
 ) -> None:
     shops = {
         "honest": Shop,
         "failing": lambda: Shop(fails=5),
-        "telling nonsense": lambda: Shop(lies=NONSENSE),
-        "telling of the prompt alone": lambda: Shop(lies=PROMPT_ALONE),
-        "hanging, failing and lying": lambda: Shop(lies=NONSENSE + PROMPT_ALONE, fails=3, hangs=(2, 11)),
+        "with false usage": lambda: Shop(lies=NONSENSE),
+        "with usage of the prompt alone": lambda: Shop(lies=PROMPT_ALONE),
+        "hanging, failing and with false usage": lambda: Shop(lies=NONSENSE + PROMPT_ALONE, fails=3, hangs=(2, 11)),
     }
     climbs = [
         climb(_made(tmp_path / f"{strategy} {limit} {width} {name}"), nursery, shop(), limit, width,
@@ -267,8 +269,8 @@ def _made(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("limit", ["max_requests", "max_tokens", pytest.param("max_cost", marks=pytest.mark.prove)])
-def test_what_was_under_way_at_a_kill_counts_for_ever(tmp_path: Path, limit: str, nursery: Nursery) -> None:
-    """Nobody answers two lives, both killed: the third has only what they left over."""
+def test_requests_in_flight_at_a_kill_count_permanently(tmp_path: Path, limit: str, nursery: Nursery) -> None:
+    """Two processes get no response and are killed: the third one has only the rest of the budget."""
     log, shop, width = tmp_path / "log", Shop(silent=True), 8
     with opened(shop) as server:
         args = line(tmp_path / "run", "alpaca", server.url, 60, "--concurrency", width)
@@ -289,11 +291,11 @@ def test_what_was_under_way_at_a_kill_counts_for_ever(tmp_path: Path, limit: str
 
 
 class Held:
-    """Answers that wait until the run that they are for sends nothing new any more.
+    """Completions that wait until the run sends nothing new.
 
     Args:
-        shop: What answers.
-        free: The first so many do not wait.
+        shop: The server.
+        free: Number of completions that don't wait.
     """
 
     def __init__(self, shop: Shop, free: int) -> None:
@@ -310,38 +312,38 @@ class Held:
         with self._lock:
             self._came += 1
             waits = self._came > self._free
-        until = time.monotonic() + 20.0  # a run that never says so shall fail, not hang
+        until = time.monotonic() + 20.0  # makes a run that never drains fail instead of hang
         while waits and self.progress and self.progress.phase == "running" and time.monotonic() < until:
             time.sleep(0.002)
         return self._shop.answer(body)
 
 
 @pytest.mark.parametrize(("width", "free"), [(1, 3), (8, 12), (64, 90)])
-def test_at_the_time_limit_a_run_takes_in_what_is_under_way_and_sends_nothing_new(
+def test_at_the_time_limit_requests_in_flight_are_stored_and_nothing_new_is_sent(
     tmp_path: Path, width: int, free: int
 ) -> None:
     shop = Shop()
     held = Held(shop, free)
-    given = {"backend": "openai", "strategy": "alpaca", "n": 400, "concurrency": width}
+    settings = {"backend": "openai", "strategy": "alpaca", "n": 400, "concurrency": width}
     with Loopback(held.answer, shop.fault) as server:
         openai = {"base_url": server.url, "model": "scripted", "api": "completion"}
         limit = {"budget": {"time_limit_s": 0.3}}
-        result = generate(tmp_path / "run", {**given, **limit, "openai": openai}, show=held.show)
+        result = generate(tmp_path / "run", {**settings, **limit, "openai": openai}, show=held.show)
         assert result.ending == "time"
         assert shop.requests <= free + width, "something new went out after the time limit"
         assert commits(tmp_path / "run").keys() == shop.answered
         assert sum(commits(tmp_path / "run", "k, COUNT(*)", "sends GROUP BY k").values()) == shop.requests
-        # Where nothing is free to wait for, the next one stops at once, and the rest goes on to the same bytes.
+        # Without the time limit, the run continues to the same bytes.
         held.progress = None
         rows = len(result.rows) + 5
-        more = {**given, "n": rows, "openai": openai}
+        more = {**settings, "n": rows, "openai": openai}
         assert generate(tmp_path / "run", {**more, "budget": {"time_limit_s": None}}).ending == "complete"
         generate(tmp_path / "free", more)
     assert made(tmp_path / "run") == made(tmp_path / "free")
 
 
-def test_a_budget_that_is_spent_takes_in_what_is_under_way(tmp_path: Path, nursery: Nursery) -> None:
-    """Eight go out, each is answered only when the last one has come, and all eight are stored."""
+def test_requests_in_flight_are_stored_when_the_budget_is_spent(tmp_path: Path, nursery: Nursery) -> None:
+    """Eight requests are sent and answered only after the last one arrived, and all eight are stored."""
     shop, all_came = Shop(), threading.Event()
 
     def answer(body: Body) -> dict[str, Any]:
@@ -364,10 +366,10 @@ def test_a_budget_that_is_spent_takes_in_what_is_under_way(tmp_path: Path, nurse
     st.one_of(st.none(), st.floats(0.0, 0.3)),
     st.integers(),
 )
-def test_no_bill_within_the_worst_cases_passes_a_limit(
+def test_no_bill_within_the_worst_cases_exceeds_a_limit(
     api: str, requests: int | None, tokens: int | None, cost: float | None, chaos: int
 ) -> None:
-    """Budget and ledger alone: sends that are answered, fail, are sent again or lost, in any order, and kills."""
+    """Budget and ledger alone: sends that succeed, fail, are repeated or lost, in any order, and kills."""
     dice, limits = random.Random(chaos), BudgetOptions(requests, tokens, cost, **PRICES)
     prompts = Prompts({"t": "$text"}, api)
     billed = Shop()
@@ -384,7 +386,7 @@ def test_no_bill_within_the_worst_cases_passes_a_limit(
             if flight and event < 0.6:
                 over = dice.choice(list(flight))
                 request, send, used = flight.pop(over)
-                if event < 0.2 and budget.fits(request):  # it failed, and goes out again
+                if event < 0.2 and budget.fits(request):  # it failed and is sent again
                     budget.reserve(request)
                     flight[over] = request, *_sent(ledger, billed, request, dice, first=False)
                 elif event < 0.3:
@@ -393,13 +395,13 @@ def test_no_bill_within_the_worst_cases_passes_a_limit(
                     usage = Usage() if event < 0.35 else used
                     ledger.record_outcome(over, send, Completion((Choice("x", "stop"),), usage, "m"), 0.0).result()
                     budget.settle(request, usage)
-            elif event > 0.95:  # killed: what was under way is never heard of again
+            elif event > 0.95:  # killed: requests in flight are lost
                 ledger.close()
                 ledger = Ledger(Path(folder), {}, {})
                 with Reader(Path(folder)) as reader:
                     again = Budget(limits, reader.spending())
                 figures = [(one.sends, one.prompt_tokens, one.completion_tokens) for one in (budget, again)]
-                assert figures[0] == figures[1], "a run that goes on has other figures"
+                assert figures[0] == figures[1], "a resumed run has other figures"
                 budget, flight = again, {}
             assert requests is None or billed.requests <= requests
             assert tokens is None or billed.tokens <= tokens
@@ -408,7 +410,7 @@ def test_no_bill_within_the_worst_cases_passes_a_limit(
 
 
 def _sent(ledger: Ledger, billed: Shop, request: Request, dice: random.Random, *, first: bool) -> tuple[int, Usage]:
-    """Send it: the server bills anything up to the worst case, and says so if it answers."""
+    """Record a send: the server bills anything up to the worst case, and reports it with a completion."""
     send, committed = ledger.record_send(request, worst_case(request), first=first)
     committed.result()
     used = Usage(*(dice.choice([most, dice.randrange(1, most + 1)]) for most in worst_case(request)))

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: nothing acknowledged is lost, and the final bytes are those of a run never stopped."""
+"""SIGKILL at random moments: nothing acknowledged is lost, and the final bytes equal those of an unkilled run."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from tests.loopback import Loopback
 from tests.scripted import SETTINGS, STRATEGIES, reply
 
 HASH_SEEDS = ("0", "4242")
-PATIENCE_S = 90.0  # after which a life that does not end is killed, and its test fails
+PATIENCE_S = 90.0  # a process that runs longer is killed, and its test fails
 
 
-# What the other tests of this folder use too: processes, and what stands in a ledger.
+# Shared with the other tests of this folder: processes, and the content of a ledger.
 
 
 class Nursery:
-    """Where runs are born: a process that has imported everything forks one for each command.
+    """A process that has imported everything and forks a child for each command.
 
-    So a life is as long as its run, not as its imports. It has a process id, files and a lock of its own all the same,
-    and is the command line from its arguments on.
+    A child therefore spends its time on the run and not on imports. It still has its own process id, files and lock,
+    and executes the command line starting with its arguments.
     """
 
     def __init__(self, hash_seed: str = "0") -> None:
@@ -62,7 +62,7 @@ class Nursery:
 
 
 class Life:
-    """One process, from its birth in a nursery; what it prints goes to the file ``log``."""
+    """One child of a nursery; its output goes to the file ``log``."""
 
     def __init__(self, nursery: Nursery, log: Path, *args: object) -> None:
         self._nursery, self._log, self._lock, self._over = nursery.process, log, threading.Lock(), False
@@ -71,13 +71,13 @@ class Life:
         self._pid = int(self._nursery.stdout.readline())
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """From any thread; harmless when it is over."""
+        """Send a signal, from any thread; does nothing if the process has ended."""
         with self._lock:
-            if not self._over:  # until then the nursery keeps the process's entry: the id is nobody else's
+            if not self._over:  # until then the nursery keeps the process entry, so that the id is not reused
                 os.kill(self._pid, number)
 
     def wait(self) -> int:
-        """Its exit code; that of a kill is -9."""
+        """Return the exit code; -9 after SIGKILL."""
         watch = threading.Timer(PATIENCE_S, self.kill)
         watch.start()
         code = int(self._nursery.stdout.readline())
@@ -94,8 +94,8 @@ class Life:
 
 
 def nurse() -> None:
-    """The nursery's own process: for each line of JSON a child; its id, and its exit code when it is over."""
-    import httpx2  # noqa: F401  (what the command line imports only when it is needed)
+    """Run the nursery: for each line of JSON fork a child, print its id, and later its exit code."""
+    import httpx2  # noqa: F401  (imported lazily by the command line)
     import openai  # noqa: F401
 
     import selfinstruct.cli.generate  # noqa: F401
@@ -111,9 +111,9 @@ def nurse() -> None:
             main()
             sys.exit()
         print(pid, flush=True)
-        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        print(found.si_status if found.si_code == os.CLD_EXITED else -found.si_status, flush=True)
-        if not sys.stdin.buffer.peek(1):  # the next command, or the end: whoever may kill has heard of it by then
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        print(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, flush=True)
+        if not sys.stdin.buffer.peek(1):  # blocks until the next command or the end: by then no one sends signals
             return
         os.waitpid(pid, 0)
 
@@ -136,7 +136,7 @@ def options(strategy: str, url: str, rows: int, *more: object) -> list[object]:
 
 @cache
 def numbers() -> dict[int, int]:
-    """The number of a request, by the sampling seed that its body tells (of a run with seed 0)."""
+    """Return request numbers by sampling seed, for a run with seed 0."""
     return {derive("request", 0, number): number for number in range(10_000)}
 
 
@@ -145,18 +145,18 @@ def number_of(body: dict[str, Any]) -> int:
 
 
 def out_of_order(body: dict[str, Any]) -> float:
-    """A delay of up to 20 ms that depends on the body alone: answers overtake each other, in each run alike."""
+    """Return a delay of up to 20 ms that depends on the body alone, so that completions overtake each other."""
     return 0.02 * Rng("delay", body["seed"]).random()
 
 
 def made(run: Path) -> tuple[bytes, bytes]:
-    """The bytes that a run is about: its dataset and the manifest."""
+    """Return the bytes of the dataset and of the manifest."""
     [rows] = (run / "dataset").glob("*.jsonl")
     return rows.read_bytes(), (run / "dataset" / "manifest.json").read_bytes()
 
 
 def commits(run: Path, columns: str = "k, body", table: str = "outcomes") -> dict[int, Any]:
-    """Every outcome that is on disk, by number; the file must be whole."""
+    """Return every outcome on disk, by number; the file must be intact."""
     if not (run / "run.sqlite").exists():
         return {}
     ledger = sqlite3.connect(f"file:{run / 'run.sqlite'}?mode=ro", uri=True)
@@ -173,23 +173,23 @@ def commits(run: Path, columns: str = "k, body", table: str = "outcomes") -> dic
 
 
 class Model:
-    """The scripted model, and the moment of a kill.
+    """The scripted model, which also triggers a kill.
 
     Args:
-        moody: It never says the same twice: asked again, it gives another answer.
+        moody: Whether a repeated request gets a different completion.
 
     Attributes:
-        said: Every answer so far, by number of the request.
+        replies: Every completion so far, by request number.
     """
 
     def __init__(self, *, moody: bool = False) -> None:
-        self.said: dict[int, list[str]] = {}
+        self.replies: dict[int, list[str]] = {}
         self._moody = moody
         self._lock = threading.Lock()
         self._left, self._pause_s, self._end = 0, 0.0, lambda: None
 
-    def doom(self, answers: int, pause_s: float, end: Callable[[], None]) -> None:
-        """Call ``end`` that long after the ``answers``-th answer from now on; 0 begins now."""
+    def schedule_kill(self, answers: int, pause_s: float, end: Callable[[], None]) -> None:
+        """Call ``end`` ``pause_s`` seconds after the next ``answers`` completions; 0 starts the pause now."""
         with self._lock:
             self._left, self._pause_s, self._end = answers, pause_s, end
         if not answers:
@@ -197,24 +197,24 @@ class Model:
 
     def __call__(self, body: dict[str, Any]) -> str:
         with self._lock:
-            said = self.said.setdefault(number_of(body), [])
-            mood = f"{len(said)} " if self._moody and said else ""
-            said.append(reply({"prompt": mood + body["prompt"]}))
+            replies = self.replies.setdefault(number_of(body), [])
+            mood = f"{len(replies)} " if self._moody and replies else ""
+            replies.append(reply({"prompt": mood + body["prompt"]}))
             self._left -= 1
             if self._left == 0:
                 threading.Timer(self._pause_s, self._end).start()
-            return said[-1]
+            return replies[-1]
 
 
 class Killed:
-    """A run that is killed again and again, and looked at after each kill.
+    """A run that is killed repeatedly and checked after each kill.
 
     Attributes:
-        kills: How many so far.
-        inside: Those that hit the loop: the life had sent something and was not yet at its end.
-        ahead: Outcomes that were on disk at a kill and surely not judged, for one before them was missing.
+        kills: Number of kills so far.
+        inside: Kills that hit the loop: the process had sent something and was not exporting yet.
+        ahead: Outcomes on disk at a kill that were certainly not processed, because an earlier one was missing.
         stored: Outcomes on disk after the last kill.
-        again: Requests that were sent by more than one life.
+        again: Requests that were sent by more than one process.
     """
 
     def __init__(self, run: Path, nursery: Nursery, model: Model, server: Loopback, args: list[object]) -> None:
@@ -225,11 +225,13 @@ class Killed:
         self._log = run.with_suffix(".log")
 
     def kill(self, answers: int, pause_s: float, *, stuck_s: float = 0.0) -> bool:
-        """Live, and die after so many answers; False if the run was over before.
+        """Start a process and kill it after ``answers`` completions; return False if the run ended before.
 
         Args:
-            stuck_s: For so long before the end somebody else locks the ledger, and no commit succeeds: time enough for
-                a run that does not wait for its commits.
+            answers: Completions until the kill.
+            pause_s: Seconds between the last of them and the kill.
+            stuck_s: Seconds before the kill during which another process locks the ledger, so that no commit succeeds:
+                long enough to expose a run that does not wait for its commits.
         """
         before = len(self.server.arrived)
         life = Life(self.nursery, self._log, *self.args)
@@ -240,11 +242,11 @@ class Killed:
                 time.sleep(stuck_s)
                 life.kill()
 
-        self.model.doom(answers, pause_s, end_stuck if stuck_s else life.kill)
+        self.model.schedule_kill(answers, pause_s, end_stuck if stuck_s else life.kill)
         return self._died(life, before)
 
     def kill_in_the_export(self) -> bool:
-        """Live until the dataset's folder appears, and die then; False if the run was over before."""
+        """Start a process and kill it once the dataset folder appears; return False if the run ended before."""
         before = len(self.server.arrived)
         life, over = Life(self.nursery, self._log, *self.args), threading.Event()
 
@@ -278,57 +280,59 @@ class Killed:
         return True
 
     def _check(self, before: int) -> None:
-        """What must hold at each kill.
+        """Check the invariants after a process has ended.
 
         Args:
-            before: How many requests had arrived when this life began.
+            before: Number of requests that had arrived when the process started.
         """
-        arrived = [number_of(one.body) for one in list(self.server.arrived)]
-        asked = set(arrived[before:])
-        assert not asked & self.stored.keys(), "a request was sent again whose outcome had been stored"
-        found = commits(self.run)
-        assert self.stored.items() <= found.items(), "an acknowledged completion was lost or altered"
-        for number in found.keys() - self.stored.keys():
-            assert json.loads(found[number])["choices"][0][0] in self.model.said[number], "not what the server said"
-        self.again += len(asked & set(arrived[:before]))
-        self.stored = found
+        arrived = [number_of(request.body) for request in list(self.server.arrived)]
+        sent = set(arrived[before:])
+        assert not sent & self.stored.keys(), "a request was sent again whose outcome had been stored"
+        outcomes = commits(self.run)
+        assert self.stored.items() <= outcomes.items(), "an acknowledged completion was lost or altered"
+        for number in outcomes.keys() - self.stored.keys():
+            assert json.loads(outcomes[number])["choices"][0][0] in self.model.replies[number], (
+                "not what the server sent"
+            )
+        self.again += len(sent & set(arrived[:before]))
+        self.stored = outcomes
         sends = commits(self.run, "k, COUNT(*)", "sends GROUP BY k")
         unsent = [number for number, count in Counter(arrived).items() if count > sends.get(number, 0)]
-        assert not unsent, f"{unsent} arrived, and the ledger does not know that they were sent"
+        assert not unsent, f"{unsent} arrived, and the ledger has no record of their sends"
         if not sends:
             return
         with Reader(self.run) as reader:
             state = RunState.from_ledger(recorded_plan(reader), reader)
-        assert max(sends) < state.scheduler.numbered, "a request rests on an outcome that was not stored"
+        assert max(sends) < state.scheduler.numbered, "a request depends on an outcome that was not stored"
         self.ahead += len(state.waiting) if not state.done else 0
 
 
-KINDS = ("stuck", "loop", "loop", "loop", "stuck", "loop", "loop", "start")  # and the last of each run in the export
+KINDS = ("stuck", "loop", "loop", "loop", "stuck", "loop", "loop", "start")  # the last kill of each run hits the export
 
 
 def kill_often(tmp_path: Path, strategy: str, nurseries: list[Nursery], *, kills: int, rows: int, most: int,
                width: int, dice: random.Random, moody: bool = False) -> Counter[str]:  # fmt: skip
-    """Kill runs of one strategy, each up to ``most`` times, until there are so many kills.
+    """Kill runs of one strategy, each up to ``most`` times, until there are ``kills`` kills.
 
     Returns:
-        Counts over all of them, named as in ``Killed``.
+        Counts over all runs, named as in ``Killed``.
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     with Loopback(Model(), delay=out_of_order) as server:
         line = options(strategy, server.url, rows, "--concurrency", width)
         nurseries[0].run(tmp_path / "log", "generate", tmp_path / "whole", *line)
     total = len(commits(tmp_path / "whole"))
-    while found["kills"] < kills:
-        found["runs"] += 1
-        run, model = tmp_path / f"killed-{found['runs']}", Model(moody=moody)
+    while counts["kills"] < kills:
+        counts["runs"] += 1
+        run, model = tmp_path / f"killed-{counts['runs']}", Model(moody=moody)
         with Loopback(model, delay=out_of_order) as server:
             line = options(strategy, server.url, rows, "--concurrency", width)
-            killed = Killed(run, nurseries[found["runs"] % 2], model, server, line)
-            wanted = min(most, kills - found["kills"])
+            killed = Killed(run, nurseries[counts["runs"] % 2], model, server, line)
+            wanted = min(most, kills - counts["kills"])
             more = True
             while more and killed.kills < wanted - 1:
                 kind, answers = KINDS[killed.kills % len(KINDS)], 1 + dice.randrange(max(1, 3 * total // (2 * most)))
-                if kind == "start":  # while it opens the ledger and reads it
+                if kind == "start":  # while the process opens and reads the ledger
                     more = killed.kill(0, dice.uniform(0.0, 0.3))
                 elif kind == "stuck":
                     more = killed.kill(answers, 0.0, stuck_s=0.15)
@@ -338,11 +342,11 @@ def kill_often(tmp_path: Path, strategy: str, nurseries: list[Nursery], *, kills
                 killed.kill_in_the_export()
             killed.finish()
         check_the_end(killed, tmp_path / "whole", rows, moody=moody)
-        found += Counter(kills=killed.kills, inside=killed.inside, ahead=killed.ahead, again=killed.again,
+        counts += Counter(kills=killed.kills, inside=killed.inside, ahead=killed.ahead, again=killed.again,
                          stored=len(killed.stored))  # fmt: skip
-        print(f"  {strategy} {found['runs']}: {killed.kills} kills, {killed.inside} in the loop, {len(killed.stored)} "
-              f"completions, {killed.ahead} times one waited for its verdict, {killed.again} sent again")  # fmt: skip
-    return found
+        print(f"  {strategy} {counts['runs']}: {killed.kills} kills, {killed.inside} in the loop, {len(killed.stored)} "
+              f"completions, {killed.ahead} of them stored before their turn, {killed.again} sent again")  # fmt: skip
+    return counts
 
 
 def check_the_end(killed: Killed, whole: Path, rows: int, *, moody: bool) -> None:
@@ -350,7 +354,7 @@ def check_the_end(killed: Killed, whole: Path, rows: int, *, moody: bool) -> Non
         ids = [row.id for row in RunState.from_ledger(recorded_plan(reader), reader).rows]
     lines = dataset(killed.run).splitlines()
     assert len(set(ids)) == len(ids) == len(set(lines)) == len(lines) == rows
-    if moody:  # no other run has these answers; one that replays them was never stopped
+    if moody:  # only a replay has the same completions
         whole = killed.run.with_suffix(".replayed")
         killed.nursery.run(killed.run.with_suffix(".log"), "generate", whole, "--from", killed.run, "-n", rows)
     assert made(killed.run) == made(whole)
@@ -358,7 +362,7 @@ def check_the_end(killed: Killed, whole: Path, rows: int, *, moody: bool) -> Non
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "mix"])
 def test_a_few_kills_change_no_byte(tmp_path: Path, strategy: str, nurseries: list[Nursery]) -> None:
-    found = kill_often(
+    counts = kill_often(
         tmp_path,
         strategy,
         nurseries,
@@ -368,53 +372,54 @@ def test_a_few_kills_change_no_byte(tmp_path: Path, strategy: str, nurseries: li
         width=64,
         dice=random.Random(1),
     )
-    assert found["kills"] == 3
-    assert found["inside"] > 0
+    assert counts["kills"] == 3
+    assert counts["inside"] > 0
 
 
-def test_a_model_that_never_says_the_same_twice_is_not_asked_twice(tmp_path: Path, nurseries: list[Nursery]) -> None:
+def test_a_request_with_a_stored_outcome_is_never_sent_again(tmp_path: Path, nurseries: list[Nursery]) -> None:
     kill_often(tmp_path, "alpaca", nurseries, kills=3, rows=80, most=3, width=64, dice=random.Random(2), moody=True)
 
 
 @pytest.mark.prove
 def test_two_hundred_kills_change_no_byte(tmp_path: Path, nurseries: list[Nursery], promise: Promise) -> None:
-    found, dice, began = Counter(), random.Random(0), time.monotonic()
+    counts, dice, began = Counter(), random.Random(0), time.monotonic()
     shares = [200 // len(STRATEGIES) + (place < 200 % len(STRATEGIES)) for place in range(len(STRATEGIES))]
     for strategy, kills in zip(STRATEGIES, shares, strict=True):
         folder = tmp_path / strategy
         folder.mkdir()
         rows = {"alpaca": 500}.get(strategy, 80)
-        found += kill_often(folder, strategy, nurseries, kills=kills, rows=rows, most=20, width=64, dice=dice)
+        counts += kill_often(folder, strategy, nurseries, kills=kills, rows=rows, most=20, width=64, dice=dice)
     print(f"  {time.monotonic() - began:.0f} s")
-    assert found["kills"] == 200
-    assert found["inside"] >= 150
-    assert found["ahead"] > 0, "no completion ever waited for its verdict"
+    assert counts["kills"] == 200
+    assert counts["inside"] >= 150
+    assert counts["ahead"] > 0, "no completion was ever stored before its turn"
     promise(
         "crashes",
-        f"{found['kills']} kills of {found['runs']} runs ({', '.join(STRATEGIES)}; concurrency 64), {found['inside']} "
-        f"in the loop: 0 of {found['stored']:,} completions lost, altered or asked for again ({found['ahead']:,} were "
-        "stored before their verdict was due), no row id twice, dataset and manifest equal to the run never stopped",
+        f"{counts['kills']} kills of {counts['runs']} runs ({', '.join(STRATEGIES)}; concurrency 64), "
+        f"{counts['inside']} in the loop: 0 of {counts['stored']:,} completions lost, altered or requested again "
+        f"({counts['ahead']:,} were stored before their turn), no row id twice, "
+        "dataset and manifest equal to those of an unkilled run",
     )
 
 
 @pytest.mark.prove
-def test_forty_kills_under_a_model_that_never_says_the_same_twice(
+def test_forty_kills_with_a_model_that_varies_repeated_completions(
     tmp_path: Path, nurseries: list[Nursery], promise: Promise
 ) -> None:
-    found = Counter()
+    counts = Counter()
     for strategy in STRATEGIES:
         folder = tmp_path / strategy
         folder.mkdir()
-        found += kill_often(folder, strategy, nurseries, kills=20, rows=60, most=20, width=64, moody=True,
+        counts += kill_often(folder, strategy, nurseries, kills=20, rows=60, most=20, width=64, moody=True,
                             dice=random.Random(3))  # fmt: skip
     promise(
         "crashes",
-        f"{found['kills']} kills under a model that answers otherwise when asked again ({found['again']} requests "
-        "were): the dataset is what the ledger's answers give",
+        f"{counts['kills']} kills with a model that varies repeated completions ({counts['again']} requests were "
+        "repeated): the dataset follows from the completions in the ledger",
     )
 
 
-# Kills of a run that replays another: no server, and each life with an interpreter of its own.
+# Kills of a replay: no server, and a separate interpreter for each process.
 
 
 def ended(process: subprocess.Popen[bytes], *, within: float) -> bool:
@@ -426,28 +431,27 @@ def ended(process: subprocess.Popen[bytes], *, within: float) -> bool:
 
 
 def kill_and_resume(run: Path, args: list[object], *, kills: int, longest_s: float, seed: str) -> int:
-    """Kill the command ``kills`` times, each after a random while, then let it finish.
+    """Kill the command ``kills`` times, each after a random time, then let it finish.
 
     Returns:
-        How many kills hit the loop at work: after commits of that life, before its end.
+        The number of kills that hit the loop, after commits of that process.
     """
     dice = random.Random(int(seed) + 1)
-    environ, inside, known = environment(PYTHONHASHSEED=seed), 0, {}
+    environ, inside, stored = environment(PYTHONHASHSEED=seed), 0, {}
     for number in range(1, kills + 1):
         process = subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ)
-        # Each fifth kill may hit the start; for the others the clock begins at this life's first commit.
-        while number % 5 and len(commits(run)) <= len(known) and not ended(process, within=0.02):
+        # Every fifth kill may hit the start; for the others the time starts at the first commit of the process.
+        while number % 5 and len(commits(run)) <= len(stored) and not ended(process, within=0.02):
             pass
         if not ended(process, within=dice.uniform(0.0, longest_s)):
             process.send_signal(signal.SIGKILL)
         process.communicate()
-        found = commits(run)
-        assert known.items() <= found.items(), "an acknowledged completion was lost or altered"
-        at_work = process.returncode == -signal.SIGKILL and len(found) > len(known)
-        inside += at_work
-        known = found
+        outcomes = commits(run)
+        assert stored.items() <= outcomes.items(), "an acknowledged completion was lost or altered"
+        inside += process.returncode == -signal.SIGKILL and len(outcomes) > len(stored)
+        stored = outcomes
     run_cli(*args, env={"PYTHONHASHSEED": seed})
-    assert known.items() <= commits(run).items()
+    assert stored.items() <= commits(run).items()
     return inside
 
 
@@ -467,14 +471,12 @@ def test_twenty_kills_of_a_replay_change_no_byte(tmp_path: Path) -> None:
         assert made(run) == made(source)
 
 
-# The two ends of a life.
+# Kills at the start and at the end.
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_kill_between_completion_and_verdict_asks_nothing_again(
-    tmp_path: Path, strategy: str, nurseries: list[Nursery]
-) -> None:
-    """All outcomes are in the ledger, none is judged: the next start judges them and sends nothing for them."""
+def test_a_kill_before_processing_sends_nothing_again(tmp_path: Path, strategy: str, nurseries: list[Nursery]) -> None:
+    """All outcomes are stored and none is processed: the next start processes them and sends nothing."""
     run = tmp_path / "a"
     with Loopback(reply) as server:
         args = ("generate", run, *options(strategy, server.url, 20))
@@ -488,7 +490,7 @@ def test_a_kill_between_completion_and_verdict_asks_nothing_again(
         assert made(run) == before
 
 
-def test_a_kill_before_the_first_commit_leaves_a_directory_that_can_be_used(tmp_path: Path) -> None:
+def test_a_kill_before_the_first_commit_leaves_a_usable_directory(tmp_path: Path) -> None:
     run = tmp_path / "a"
     run.mkdir()
     (run / "run.sqlite").touch()

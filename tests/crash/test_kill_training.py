@@ -1,4 +1,4 @@
-"""``finetune train``, stopped at every stage and given again: the bytes are those of a run that was never stopped."""
+"""``finetune train``, stopped at every stage and repeated: it ends with the bytes of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ SETTINGS = (
     "format=chat", "batch_size=8", "learning_rate=1e-3", "epochs=6", "checkpoint_every=4",
     "evaluation={fraction: 0.2, seed_tasks: 2, samples: 2, sample_tokens: 40}",
 )  # fmt: skip
-NO_CHECKPOINT = "checkpoint_every=0"  # of those settings that may change on the way
-BY_THE_CLOCK = {"seconds", "tokens_per_second", "mfu"}
-OF_THE_PROCESS = {".lock", "events"}  # hold its number, and times
-PATIENCE = 3  # kills at a stage, of which one must not come too late
-# A disk that takes its time: whatever is written is half written long enough to be seen, and killed, in that state.
+NO_CHECKPOINT = "checkpoint_every=0"  # a setting that may change when a run is resumed
+TIMINGS = {"seconds", "tokens_per_second", "mfu"}
+PER_PROCESS = {".lock", "events"}  # contain process ids and times
+ATTEMPTS = 3  # kills per stage, of which one must not come too late
+# A slow disk: every file stays half-written long enough to be observed, and killed, in that state.
 SLOW_DISK = """
 import os, time
 
@@ -51,40 +51,40 @@ os.fsync = fsync
 
 @dataclass(frozen=True)
 class Command:
-    """``finetune train`` into the folder ``out``; ``inputs`` holds the model and the rows, and a slow disk's Python."""
+    """``finetune train`` into ``out``; ``inputs`` has the model, the rows and a sitecustomize for a slow disk."""
 
     inputs: Path
     out: Path
     settings: tuple[str, ...] = SETTINGS
 
-    def args(self, *more: str) -> list[str]:
+    def args(self, *assignments: str) -> list[str]:
         model, rows = self.inputs / "model", self.inputs / "rows.jsonl"
-        settings = [f"--set={one}" for one in (*self.settings, *more)]
+        settings = [f"--set={setting}" for setting in (*self.settings, *assignments)]
         return ["train", "--model", str(model), "--data", str(rows), *settings, "-o", str(self.out)]
 
     @contextmanager
-    def started(self, *more: str, slow: bool = False, screen: int = subprocess.STDOUT) -> Iterator[Process]:
-        """A process; whatever happens in the block, it does not outlive it."""
-        # One thread adds in one order: the same bits, and no thread that waits for a core.
+    def started(self, *assignments: str, slow: bool = False, screen: int = subprocess.STDOUT) -> Iterator[Process]:
+        """Start a process, and kill it at the end of the context."""
+        # One thread sums in a fixed order, for identical bits.
         environ = environment(OMP_NUM_THREADS="1")
         if slow:
             environ["PYTHONPATH"] = f"{self.inputs}{os.pathsep}{environ['PYTHONPATH']}"
-        args = [sys.executable, "-m", "finetune", *self.args(*more)]
+        args = [sys.executable, "-m", "finetune", *self.args(*assignments)]
         with subprocess.Popen(args, env=environ, stdout=subprocess.PIPE, stderr=screen, text=True) as process:
             try:
                 yield process
             finally:
                 process.kill()
 
-    def finish(self, *more: str) -> None:
-        with self.started(*more) as process:
-            said, _ = process.communicate(timeout=280)
-        assert process.returncode == 0, said
+    def finish(self, *assignments: str) -> None:
+        with self.started(*assignments) as process:
+            output, _ = process.communicate(timeout=280)
+        assert process.returncode == 0, output
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of two million weights, so that a step takes some time; 48 rows to train on."""
+    """A model of two million weights, so that a step takes some time, and 48 training rows."""
     folder = tmp_path_factory.mktemp("inputs")
     tokenizer = make_tokenizer()
     make_model(len(tokenizer), hidden_size=256, intermediate_size=1024).save_pretrained(folder / "model")
@@ -94,58 +94,58 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for count in range(60)
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "sitecustomize.py").write_text(SLOW_DISK)  # what Python runs first, where it is on its path
+    (folder / "sitecustomize.py").write_text(SLOW_DISK)  # Python runs it at startup if it is on the path
     return folder
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never stopped, and saved no checkpoint."""
-    out = tmp_path_factory.mktemp("whole") / "model"
+def uninterrupted(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run without checkpoints."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "model"
     Command(inputs, out).finish(NO_CHECKPOINT)
     return out
 
 
 def call(*args: object, code: int) -> str:
-    """``finetune ARGS`` in this process, which has loaded torch already."""
+    """Run ``finetune ARGS`` in this process, which has already imported torch."""
     done = CliRunner().invoke(cli, [str(arg) for arg in args])
     assert done.exit_code == code, f"exit {done.exit_code}, expected {code}:\n{done.output}\n{done.exception!r}"
     return done.output
 
 
 def until(reached: Callable[[], bool], process: Process) -> None:
-    """Wait for a stage, or for the end of the process."""
+    """Wait until a stage is reached or the process ends."""
     end = time.monotonic() + 240
     while not reached() and process.poll() is None:
-        assert time.monotonic() < end, "it neither gets there nor ends"
+        assert time.monotonic() < end, "the process neither reached the stage nor ended"
         time.sleep(0.01)
 
 
 def logged(out: Path) -> list[dict]:
-    """The whole lines of metrics.jsonl: a kill may have cut the last one short."""
+    """Return the complete lines of metrics.jsonl; a kill may have cut the last one short."""
     path = out / "metrics.jsonl"
     return [loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 
 def parts(out: Path) -> list[Path]:
-    """Checkpoints half written."""
+    """Return the checkpoints that are being written."""
     return list((out / "checkpoints").glob(".step-*.part"))
 
 
-def kept(out: Path) -> int:
-    """The step of the checkpoint in force, which must be whole; 0 if there is none."""
-    found = checkpoint.latest(out / "checkpoints")
-    if found is None:
+def latest_step(out: Path) -> int:
+    """Return the step of the latest checkpoint, which must be intact; 0 if there is none."""
+    latest = checkpoint.latest(out / "checkpoints")
+    if latest is None:
         return 0
-    assert found.folder.name == f"step-{found.step:08}"
-    tensors = found.tensors()
+    assert latest.folder.name == f"step-{latest.step:08}"
+    tensors = latest.tensors()
     assert tensors["0.weight"].numel() == tensors["0.first"].numel() == tensors["0.second"].numel() > 0
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values() if tensor.is_floating_point())
-    return found.step
+    return latest.step
 
 
 def complete(out: Path) -> bool:
-    """What the record says; torn, it would not be JSON."""
+    """Whether the record, which must be valid JSON, says that the run is complete."""
     path = out / "finetune.json"
     return path.exists() and loads(path.read_bytes())["complete"]
 
@@ -154,66 +154,68 @@ def contents(out: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def check_left(out: Path, whole: Path) -> None:
-    """After a kill, nothing torn is taken for whole, and nothing unfinished for complete."""
-    steps, all_steps = ([line["step"] for line in logged(one)] for one in (out, whole))
+def check_after_kill(out: Path, uninterrupted: Path) -> None:
+    """Check that a kill left no damaged file in use, and no unfinished run that counts as complete."""
+    steps, all_steps = ([line["step"] for line in logged(folder)] for folder in (out, uninterrupted))
     assert steps == all_steps[: len(steps)]
-    assert kept(out) < all_steps[-1]
+    assert latest_step(out) < all_steps[-1]
     for weights in out.glob("*model.safetensors"):
-        assert weights.read_bytes() == (whole / weights.name).read_bytes()
+        assert weights.read_bytes() == (uninterrupted / weights.name).read_bytes()
     if (out / "finetune.json").exists() and not complete(out):
         assert "not complete" in call("chat", out, "--prompt", "Hi", code=2)
         call("export", out, "-o", out.with_name("exported"), code=2)
 
 
-def check_equal(out: Path, whole: Path) -> None:
-    """Two complete runs have the same files with the same bytes, but for what a clock measured."""
-    for lines in (logged, lambda one: [loads((one / "finetune.json").read_bytes())]):
-        found, expected = (
-            [{key: value for key, value in line.items() if key not in BY_THE_CLOCK} for line in lines(one)]
-            for one in (out, whole)
+def check_equal(out: Path, uninterrupted: Path) -> None:
+    """Check that two complete runs have the same files with the same bytes, except for timings."""
+    for lines in (logged, lambda folder: [loads((folder / "finetune.json").read_bytes())]):
+        actual, expected = (
+            [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines(folder)]
+            for folder in (out, uninterrupted)
         )
-        assert found == expected
-    names = {path.name for path in whole.iterdir()}
+        assert actual == expected
+    names = {path.name for path in uninterrupted.iterdir()}
     assert {path.name for path in out.iterdir()} == names
-    for name in sorted(names - {*OF_THE_PROCESS, "metrics.jsonl", "finetune.json"}):
-        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    for name in sorted(names - {*PER_PROCESS, "metrics.jsonl", "finetune.json"}):
+        assert (out / name).read_bytes() == (uninterrupted / name).read_bytes(), name
 
 
-def kill_while(what: str, reached: Callable[[], bool], command: Command, whole: Path, *more: str) -> None:
-    """Kill the command as soon as ``reached`` holds of its folder.
+def kill_while(
+    stage: str, reached: Callable[[], bool], command: Command, uninterrupted: Path, *assignments: str
+) -> None:
+    """Kill the command as soon as ``reached`` is true.
 
-    It must hold afterwards too: a kill that came after the end of what it was to interrupt is tried again.
+    If it is no longer true afterwards, the kill came too late, and is tried again.
     """
-    for _ in range(PATIENCE):
-        with command.started(*more, slow=True) as process:
+    for _ in range(ATTEMPTS):
+        with command.started(*assignments, slow=True) as process:
             until(reached, process)
             process.kill()
-            said, _ = process.communicate()
-        assert process.returncode == -signal.SIGKILL, f"it ended before it was {what}:\n{said}"
-        check_left(command.out, whole)
+            output, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"it ended before {stage}:\n{output}"
+        check_after_kill(command.out, uninterrupted)
         if reached():
             return
-    pytest.fail(f"{PATIENCE} kills came too late while {what}")
+    pytest.fail(f"{ATTEMPTS} kills came too late while {stage}")
 
 
-def kill_while_measuring(command: Command, left: Path) -> None:
-    """Kill the command before its first step: only a screen shows that it is so far.
+def kill_while_measuring(command: Command, leftover: Path) -> None:
+    """Kill the command during the evaluation before the first step, which only the terminal display reveals.
 
-    A screen is drawn four times a second, so the sample answers are to be long.
+    The display is drawn four times a second, hence the long sample answers.
 
     Args:
-        left: A file that is there already.
+        leftover: A partial file that exists beforehand.
     """
-    for _ in range(PATIENCE):
+    for _ in range(ATTEMPTS):
         command.out.mkdir()
-        left.write_bytes(b'{"model": "emb')
+        leftover.write_bytes(b'{"model": "emb')
         ours, theirs = pty.openpty()
         shown = b""
-        long = "evaluation.sample_tokens=2000"
-        with os.fdopen(ours, "rb", buffering=0) as screen, command.started(long, screen=theirs) as process:
+        long_answers = "evaluation.sample_tokens=2000"
+        with os.fdopen(ours, "rb", buffering=0) as screen, command.started(long_answers, screen=theirs) as process:
             os.close(theirs)
-            with suppress(OSError):  # there is nobody at the other end any more
+            with suppress(OSError):  # the process closed its end
                 while not re.search(rb"measuring the loss|writing sample answers", shown):
                     shown += screen.read(4096)
             process.kill()
@@ -222,65 +224,67 @@ def kill_while_measuring(command: Command, left: Path) -> None:
         if not (command.out / "finetune.json").exists():
             return
         shutil.rmtree(command.out)
-    pytest.fail(f"{PATIENCE} kills came too late")
+    pytest.fail(f"{ATTEMPTS} kills came too late")
 
 
 def stop_once(command: Command, number: signal.Signals) -> None:
-    """A signal, after some steps: a checkpoint is saved, and it is told how to go on."""
+    """Send a signal after some steps: a checkpoint is saved, and the output says how to resume."""
     goal = len(logged(command.out)) + 2
     with command.started(NO_CHECKPOINT) as process:
         until(lambda: len(logged(command.out)) >= goal, process)
         process.send_signal(number)
-        said, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
-    step = kept(command.out)
-    assert f"stopped after {step} steps; the same command goes on" in said
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    step = latest_step(command.out)
+    assert f"stopped after {step} steps; repeat the command to resume" in output
     assert step == logged(command.out)[-1]["step"] >= goal
 
 
 def stop_twice(command: Command, number: signal.Signals) -> None:
-    """A signal, and Ctrl-C while a checkpoint is written because of it: that is given up."""
-    for _ in range(PATIENCE):
-        before, goal = kept(command.out), len(logged(command.out)) + 2
+    """Send a signal, then SIGINT while the resulting checkpoint is written: the checkpoint is abandoned."""
+    for _ in range(ATTEMPTS):
+        before, goal = latest_step(command.out), len(logged(command.out)) + 2
         with command.started(NO_CHECKPOINT, slow=True) as process:
-            until(lambda: len(logged(command.out)) >= goal, process)  # noqa: B023 called before the next turn
+            until(lambda: len(logged(command.out)) >= goal, process)  # noqa: B023 called within this iteration
             process.send_signal(number)
             until(lambda: bool(parts(command.out)), process)
             process.send_signal(signal.SIGINT)
-            said, _ = process.communicate(timeout=120)
-        assert process.returncode == 130, said
-        assert "Traceback" not in said
-        if kept(command.out) == before:
-            assert said.splitlines()[-1] == "stopped"
+            output, _ = process.communicate(timeout=120)
+        assert process.returncode == 130, output
+        assert "Traceback" not in output
+        if latest_step(command.out) == before:
+            assert output.splitlines()[-1] == "stopped"
             return
-    pytest.fail(f"{PATIENCE} times the second signal came too late")
+    pytest.fail(f"{ATTEMPTS} times the second signal came too late")
 
 
-def test_stopped_at_every_stage_it_ends_with_the_same_bytes(inputs: Path, whole: Path, tmp_path: Path) -> None:
-    """One run in six processes; each begins where the one before it was."""
+def test_a_run_stopped_at_every_stage_ends_with_the_same_bytes(
+    inputs: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """One run in six processes, each resuming the previous one."""
     out = tmp_path / "model"
     command = Command(inputs, out)
-    kill_while_measuring(command, left=out / ".finetune.json.k1ll3d.part")  # as by a kill within the first write
-    kill_while("writing the first checkpoint", lambda: bool(parts(out)), command, whole)
-    assert kept(out) == 0
+    kill_while_measuring(command, leftover=out / ".finetune.json.k1ll3d.part")  # as after a kill during the first write
+    kill_while("writing the first checkpoint", lambda: bool(parts(out)), command, uninterrupted)
+    assert latest_step(out) == 0
     stop_once(command, signal.SIGTERM)
     stop_twice(command, signal.SIGINT)
-    kill_while("saving the model", lambda: any(out.glob(".*model.part")), command, whole, NO_CHECKPOINT)
-    kill_while("finishing", lambda: complete(out), command, whole, NO_CHECKPOINT)
-    assert kept(out), "what a complete run doesn't need is still there"
+    kill_while("saving the model", lambda: any(out.glob(".*model.part")), command, uninterrupted, NO_CHECKPOINT)
+    kill_while("finishing", lambda: complete(out), command, uninterrupted, NO_CHECKPOINT)
+    assert latest_step(out), "the kill came before the checkpoints were removed"
     assert "was complete already" in call(*command.args(), code=0)
-    check_equal(out, whole)
+    check_equal(out, uninterrupted)
     before = contents(out)
     assert "was complete already" in call(*command.args(), code=0)
     assert contents(out) == before
 
 
-def test_a_kill_between_the_files_of_the_model_leaves_no_model(whole: Path, tmp_path: Path) -> None:
-    """They come into the folder one by one; the record, written last, tells when all are there."""
+def test_a_kill_between_the_model_files_leaves_an_incomplete_run(uninterrupted: Path, tmp_path: Path) -> None:
+    """Files are moved into the folder one by one; the record, written last, marks the model as complete."""
     out = tmp_path / "model"
     out.mkdir()
-    for path in whole.iterdir():
+    for path in uninterrupted.iterdir():
         if path.is_file() and path.name != "tokenizer_config.json":  # the last of them
             (out / path.name).write_bytes(path.read_bytes())
     record = loads((out / "finetune.json").read_bytes())
@@ -290,65 +294,70 @@ def test_a_kill_between_the_files_of_the_model_leaves_no_model(whole: Path, tmp_
 
 
 def touched(out: Path) -> int:
-    """When metrics.jsonl was last written: where a process's loop begins, and after its steps."""
+    """Return when metrics.jsonl was last written: at the start of a training loop, and after its steps."""
     path = out / "metrics.jsonl"
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def kill_again_and_again(command: Command, whole: Path, *, kills: int, longest_s: float) -> int:
-    """Kill the command ``kills`` times, each after a random while, then let it finish.
+def kill_repeatedly(command: Command, uninterrupted: Path, *, kills: int, max_seconds: float) -> int:
+    """Kill the command ``kills`` times after random delays, then let it finish.
 
     Returns:
-        How many kills hit the loop or what follows it: neither the start nor a run that was complete.
+        The number of kills during or after the training loop, but before the run was complete.
     """
-    out, dice, inside = command.out, random.Random(0), 0
+    out, rng, inside = command.out, random.Random(0), 0
     for number in range(1, kills + 1):
-        begun, before = kept(out), touched(out)
+        start, before = latest_step(out), touched(out)
         with command.started() as process:
-            # Each fifth kill may hit the start; for the others the clock begins where this process's loop does.
+            # Every fifth kill may hit the startup; for the others the delay begins with the training loop.
             if number % 5:
-                until(lambda: touched(out) != before, process)  # noqa: B023 called before the next turn
+                until(lambda: touched(out) != before, process)  # noqa: B023 called within this iteration
             with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=dice.uniform(0.0, longest_s if number % 5 else 8.0))
+                process.wait(timeout=rng.uniform(0.0, max_seconds if number % 5 else 8.0))
             process.kill()
-            said, _ = process.communicate()
-        assert "Traceback" not in said, said
-        check_left(out, whole)
-        at_work = process.returncode == -signal.SIGKILL and touched(out) != before
-        inside += at_work
-        what = {"": True, ", another half written": bool(parts(out)), ", complete": complete(out)}
-        left = f"{len(logged(out)):3} lines, checkpoint {kept(out):3}{''.join(key for key in what if what[key])}"
-        print(f"  kill {number:2}: went on from {begun:3}; {left}{'' if at_work else ' (outside the loop)'}")
+            output, _ = process.communicate()
+        assert "Traceback" not in output, output
+        check_after_kill(out, uninterrupted)
+        in_loop = process.returncode == -signal.SIGKILL and touched(out) != before
+        inside += in_loop
+        notes = {"": True, ", another half-written": bool(parts(out)), ", complete": complete(out)}
+        note = "".join(text for text, applies in notes.items() if applies)
+        state = f"{len(logged(out)):3} lines, checkpoint {latest_step(out):3}{note}"
+        print(f"  kill {number:2}: resumed from {start:3}; {state}{'' if in_loop else ' (outside the loop)'}")
     command.finish()
     return inside
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize(
-    ("kind", "more"),
+    ("kind", "assignments"),
     [
         ("full weights", ("checkpoint_every=3",)),
         ("LoRA with dropout", ("lora={rank: 8, dropout: 0.1}", "checkpoint_every=4")),
-        ("a line for each third step", ("log_every=3", "checkpoint_every=4")),
+        ("a line for every third step", ("log_every=3", "checkpoint_every=4")),
     ],
 )
-def test_twenty_kills_change_no_byte(inputs: Path, tmp_path: Path, kind: str, more: tuple[str, ...]) -> None:
-    settings = (*SETTINGS, "epochs=25", *more)
-    whole, killed = (Command(inputs, tmp_path / name / "model", settings) for name in ("whole", "killed"))
+def test_twenty_kills_change_no_byte(inputs: Path, tmp_path: Path, kind: str, assignments: tuple[str, ...]) -> None:
+    settings = (*SETTINGS, "epochs=25", *assignments)
+    uninterrupted, killed = (
+        Command(inputs, tmp_path / name / "model", settings) for name in ("uninterrupted", "killed")
+    )
     started = time.monotonic()
-    whole.finish(NO_CHECKPOINT)
-    print(f"  {kind}, never stopped: {logged(whole.out)[-1]['step']} steps, {time.monotonic() - started:.1f} s")
-    inside = kill_again_and_again(killed, whole.out, kills=20, longest_s=1.5)
+    uninterrupted.finish(NO_CHECKPOINT)
+    print(f"  {kind}, uninterrupted: {logged(uninterrupted.out)[-1]['step']} steps, {time.monotonic() - started:.1f} s")
+    inside = kill_repeatedly(killed, uninterrupted.out, kills=20, max_seconds=1.5)
     print(f"  {kind}: {inside} of 20 kills inside the loop")
-    check_equal(killed.out, whole.out)
+    check_equal(killed.out, uninterrupted.out)
     assert inside >= 12
 
 
 @pytest.mark.prove
-def test_either_signal_saves_and_the_next_one_stops_at_once(inputs: Path, whole: Path, tmp_path: Path) -> None:
+def test_either_signal_saves_a_checkpoint_and_a_second_one_stops_at_once(
+    inputs: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
     command = Command(inputs, tmp_path / "model")
     for number in (signal.SIGINT, signal.SIGTERM):
         stop_once(command, number)
         stop_twice(command, number)
     command.finish()
-    check_equal(command.out, whole)
+    check_equal(command.out, uninterrupted)

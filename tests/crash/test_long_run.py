@@ -1,4 +1,4 @@
-"""A run of a million requests starts again at once, in bounded memory."""
+"""A run of a million requests resumes at once, in bounded memory."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def invented(dice: random.Random, words: int) -> str:
 
 
 def answer(number: int, keep: float) -> str:
-    """One task; a share of them are new, the others one of a few."""
+    """Return one task: new with probability ``keep``, otherwise one of fifty."""
     dice = random.Random(number)
     text = invented(dice, 12) if dice.random() < keep else invented(random.Random(-1 - number % 50), 12)
     return f" {text}\nInput: <noinput>\nOutput: {invented(dice, 15)}"
 
 
 def make(folder: Path, settings: dict[str, object], requests: int, keep: float) -> int:
-    """A run as the engine leaves it, by the engine's own parts but without its loop.
+    """Make a run as the engine would leave it, with the engine's parts but without its loop.
 
     Returns:
-        Rows.
+        The number of rows.
     """
     plan = make_plan({**settings, "n": 10**9})
     verdicts = VerdictCache(folder, plan)
@@ -55,7 +55,7 @@ def make(folder: Path, settings: dict[str, object], requests: int, keep: float) 
             committed = ledger.record_outcome(number, send, outcome, 0.5)
             state.receive(number, outcome)
             if number % 1000 == 0:
-                committed.result()  # so that the writer's queue stays short
+                committed.result()  # keeps the writer's queue short
         assert committed is not None
         committed.result()
     return len(state.rows)
@@ -87,7 +87,7 @@ def check(tmp_path: Path, requests: int, keep: float, promise: Promise) -> None:
         began = time.monotonic()
         assert f'"rows":{rows + 1}' in run_cli("status", run, "--json").replace(" ", "")
         look = time.monotonic() - began
-        if fresh.exists():  # what judging all again comes to
+        if fresh.exists():  # the same dataset without the verdict cache
             run_cli("generate", fresh, "-n", rows + 1, "-q")
             assert dataset(fresh) == dataset(run)
     promise(
@@ -97,7 +97,7 @@ def check(tmp_path: Path, requests: int, keep: float, promise: Promise) -> None:
     )
 
 
-def test_a_long_run_goes_on_without_judging_all_again(tmp_path: Path, promise: Promise) -> None:
+def test_a_long_run_resumes_from_the_verdict_cache(tmp_path: Path, promise: Promise) -> None:
     check(tmp_path, 3_000, 0.2, promise)
 
 

@@ -1,4 +1,4 @@
-"""Answers in whatever order, at whatever concurrency: the same bytes."""
+"""Completions in any order, at any concurrency: the same bytes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.loopback import Body, Fault, Loopback
 from tests.scripted import SETTINGS, reply
 
 WIDTHS = (1, 8, 64)
-QUIET_S = 0.02  # a server that heard nothing new for so long takes it that nothing more comes
+QUIET_S = 0.02  # after this time without a new request, the server assumes that no more are coming
 
 Pick = Callable[[Sequence[int]], Sequence[int]]
-"""Of the numbers of the held requests, lowest first, those to answer now, in that order."""
+"""Chooses from the numbers of the held requests, lowest first, those to answer now, in order."""
 
 PICKS: dict[str, Callable[[], Pick]] = {
-    "lowest last": lambda: lambda held: held[-1:],  # while the lowest is held, nothing at all can be judged
+    "lowest last": lambda: lambda held: held[-1:],  # while the lowest is held, nothing can be processed
     "all, backwards": lambda: lambda held: held[::-1],
     "random": lambda: at_random(random.Random(5)),
 }
@@ -45,13 +45,13 @@ def nursery() -> Iterator[Nursery]:
 
 
 class Conductor:
-    """A model that holds its answers until it has as many as can come, and then gives those that ``pick`` names.
+    """A model that holds requests until no more can arrive, and then answers those that ``pick`` chooses.
 
-    It does not know how many can come: ``width`` are enough, and fewer when nothing new was heard for a while. Too
-    short a while makes another order, never a wrong one.
+    It assumes that no more can arrive once it holds ``width``, or when no new one has arrived for ``QUIET_S``. If that
+    is too short, the order is a different one, and never a wrong one.
 
     Attributes:
-        overtaken: Most answers that had gone out before one to a lower number.
+        overtaken: The largest number of completions that were sent before one to a lower request number.
     """
 
     def __init__(self, pick: Pick, width: int) -> None:
@@ -99,7 +99,7 @@ class Conductor:
 
 
 def first_fails(arrived: Counter[int]) -> Callable[[int, Any], Fault | None]:
-    """Every third request meets a fault when it comes for the first time."""
+    """Let every third request fail on its first attempt."""
 
     def fault(_order: int, body: Body) -> Fault | None:
         number = number_of(body)
@@ -112,10 +112,10 @@ def first_fails(arrived: Counter[int]) -> Callable[[int, Any], Fault | None]:
 
 
 def generate(run: Path, nursery: Nursery, strategy: str, order: str, width: int, rows: int) -> tuple[Any, int]:
-    """A run whose answers come in this order.
+    """Make a run whose completions arrive in an order.
 
     Returns:
-        What it made, and the digest of each request that it judged; how far an answer was overtaken.
+        Its dataset and manifest with the digest of each processed request, and ``Conductor.overtaken``.
     """
     plain = order not in PICKS
     with Conductor(PICKS.get(order, lambda: lambda held: held)(), width) as conductor, Loopback(
@@ -132,30 +132,30 @@ def generate(run: Path, nursery: Nursery, strategy: str, order: str, width: int,
 
 
 def compare(tmp_path: Path, nursery: Nursery, strategy: str, cases: Sequence[tuple[str, int]], rows: int) -> list[int]:
-    """Run the cases, an order and a concurrency each, and compare them with the plainest run there is."""
-    (plain, asked), _ = generate(tmp_path / "plain", nursery, strategy, "as they come", 1, rows)
+    """Run each case, an order and a concurrency, and compare it with a sequential run."""
+    (plain, plain_digests), _ = generate(tmp_path / "plain", nursery, strategy, "as they come", 1, rows)
     overtaken = []
     for number, (order, width) in enumerate(cases):
         run = tmp_path / str(number)
-        (found, others), most = generate(run, nursery, strategy, order, width, rows)
-        assert found == plain, (order, width)
-        # A wider run asks further ahead; what both asked is the same.
-        assert asked.items() <= others.items(), (order, width)
+        (result, digests), most = generate(run, nursery, strategy, order, width, rows)
+        assert result == plain, (order, width)
+        # A wider run sends further ahead; requests that both sent are equal.
+        assert plain_digests.items() <= digests.items(), (order, width)
         if order in PICKS:
             overtaken.append(most)
-            assert (most > 0) == (width > 1), "the order that was to be tried did not come about"
+            assert (most > 0) == (width > 1), "the intended order did not occur"
     return overtaken
 
 
 @pytest.mark.parametrize("strategy", SETTINGS)
-def test_answers_in_a_bad_order_make_the_same_bytes(tmp_path: Path, strategy: str, nursery: Nursery) -> None:
+def test_completions_in_an_adverse_order_give_the_same_bytes(tmp_path: Path, strategy: str, nursery: Nursery) -> None:
     second = ("random", 8) if strategy == "alpaca" else ("after faults", 8)
     compare(tmp_path, nursery, strategy, [("lowest last", 64), second], ROWS.get(strategy, ROWS_ELSEWHERE))
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("strategy", SETTINGS)
-def test_every_order_at_every_concurrency_makes_the_same_bytes(
+def test_every_order_at_every_concurrency_gives_the_same_bytes(
     tmp_path: Path, strategy: str, nursery: Nursery, promise: Promise
 ) -> None:
     cases = [(order, width) for order in ORDERS for width in WIDTHS]

@@ -43,7 +43,7 @@ def words(rng: Rng, count: int) -> str:
 def question(rng: Rng) -> str:
     flaw = rng.random()
     if flaw < 0.12:
-        return "Thanks, that is all."
+        return "Thanks, that is all. [END]"
     if flaw < 0.2:
         return "As an AI, I have no questions."
     return f"What of the {words(rng, 5)}?"

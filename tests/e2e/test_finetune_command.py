@@ -1,4 +1,4 @@
-"""``finetune``, as a user runs it: in a process of its own."""
+"""The command ``finetune`` as a user runs it, in a separate process."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ tiny_model_folder = finetune_fixtures.tiny_model_folder
 
 
 def run(*args: object, code: int = 0, cwd: Path | None = None) -> str:
-    """Run ``finetune ARGS``, expect an exit code, return both outputs; a traceback is never right."""
+    """Run ``finetune ARGS``, check the exit code and that there is no traceback, and return both outputs."""
     return run_program("finetune", args, code=code, cwd=cwd, timeout=280)
 
 
 def call(*args: object, code: int = 0) -> str:
-    """As ``run``, in this process, which has loaded torch already."""
+    """Like ``run``, but in this process, which has already imported torch."""
     done = CliRunner().invoke(cli, [str(arg) for arg in args])
     assert done.exit_code == code, f"exit {done.exit_code}, expected {code}:\n{done.output}\n{done.exception!r}"
     return done.output
 
 
 @pytest.mark.parametrize("command", ["train", "chat", "merge", "export"])
-def test_help_tells_what_a_command_does(command: str) -> None:
+def test_every_command_has_help_with_an_example(command: str) -> None:
     assert command in run("--help")
     assert "Example" in run(command, "--help")
 
 
 @pytest.mark.parametrize(
-    ("args", "says"),
+    ("args", "message"),
     [
         (["train"], "Missing option '--data'"),
         (["train", "--data", "rows.jsonl"], "Missing option '-o' / '--output'"),
@@ -57,17 +57,17 @@ def test_help_tells_what_a_command_does(command: str) -> None:
         (["chat", "out", "--prompt", "Hi"], "out"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, args: list[str], says: str) -> None:
-    """Exit code 2: something in the command has to change first; nothing is written."""
+def test_a_usage_error_is_reported_in_one_line(tmp_path: Path, args: list[str], message: str) -> None:
+    """The exit code is 2, and nothing is written."""
     (tmp_path / "rows.jsonl").write_text('{"instruction": "Add 1 and 2.", "output": "3"}\n')
-    assert says in run(*args, code=2, cwd=tmp_path)
+    assert message in run(*args, code=2, cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_a_wrong_setting_is_shown_with_its_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("epochs: 2\nlora:\n  rang: 4\n")
-    said = run("train", "--data", "rows.jsonl", "-o", "out", "--config", "mine.yaml", code=2, cwd=tmp_path)
-    assert said == "Error: mine.yaml:3: unknown key 'lora.rang' (did you mean 'rank'?)\n"
+    output = run("train", "--data", "rows.jsonl", "-o", "out", "--config", "mine.yaml", code=2, cwd=tmp_path)
+    assert output == "Error: mine.yaml:3: unknown key 'lora.rang' (did you mean 'rank'?)\n"
 
 
 ROWS = [
@@ -82,7 +82,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory, as far as training looks at it."""
+    """A directory with the parts of a run that training reads."""
     folder = tmp_path_factory.mktemp("rows") / "run"
     (folder / "dataset").mkdir(parents=True)
     (folder / "dataset" / "alpaca.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -91,10 +91,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(rows: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run that was never stopped, and what it said."""
+    """An uninterrupted run, and its output."""
     out = tmp_path_factory.mktemp("trained") / "model"
-    said = run("train", "--model", tiny_model_folder, "--data", rows, *SETTINGS, "-o", out)
-    return out, said
+    output = run("train", "--model", tiny_model_folder, "--data", rows, *SETTINGS, "-o", out)
+    return out, output
 
 
 def weights(folder: Path) -> bytes:
@@ -113,13 +113,13 @@ def ended(process: subprocess.Popen[str]) -> bool:
     return True
 
 
-def test_a_run_leaves_a_model_that_transformers_loads_and_says_what_it_measured(trained: tuple[Path, str]) -> None:
+def test_a_run_writes_a_model_that_transformers_loads_and_reports_its_losses(trained: tuple[Path, str]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    out, said = trained
-    assert re.search(r"held-out loss, rows: \d\.\d{3} ± \d\.\d{3} -> \d\.\d{3} ± .* \(a fall", said), said
-    assert "held-out loss, seed tasks: " in said
-    assert re.search(r"asked +answer before +answer after", said)
+    out, output = trained
+    assert re.search(r"held-out loss, rows: \d\.\d{3} ± \d\.\d{3} -> \d\.\d{3} ± .* \(a fall", output), output
+    assert "held-out loss, seed tasks: " in output
+    assert re.search(r"prompt +answer before +answer after", output)
     lines = metrics(out)
     assert [line["step"] for line in lines] == list(range(1, 17))
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -129,21 +129,21 @@ def test_a_run_leaves_a_model_that_transformers_loads_and_says_what_it_measured(
     assert model.generate(**tokenizer("Name", return_tensors="pt"), max_new_tokens=2).shape[1] > 1
 
 
-def test_a_run_that_is_complete_says_so_and_changes_nothing(
+def test_repeating_a_complete_run_changes_nothing(
     trained: tuple[Path, str], rows: Path, tiny_model_folder: Path
 ) -> None:
-    out, said = trained
+    out, output = trained
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     again = call("train", "--model", tiny_model_folder, "--data", rows, *SETTINGS, "-o", out)
     assert "was complete already, 16 steps" in again
-    assert re.findall(r"held-out loss.*", again) == re.findall(r"held-out loss.*", said)
+    assert re.findall(r"held-out loss.*", again) == re.findall(r"held-out loss.*", output)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     args = ["--model", tiny_model_folder, "--data", rows, *SETTINGS, "--set=epochs=9"]
     other = call("train", *args, "-o", out, code=1)
     assert "another epochs" in other
 
 
-def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     trained: tuple[Path, str], rows: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "model"
@@ -153,30 +153,30 @@ def test_a_run_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
     while not (out / "metrics.jsonl").exists() and not ended(process):
         pass
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
+    _, output = process.communicate(timeout=120)
+    assert process.returncode == 130, output
     assert not (out / "model.safetensors").exists()
     run(*args)
     assert weights(out) == weights(trained[0])
-    steps, whole = ([(line["step"], line["loss"]) for line in metrics(one)] for one in (out, trained[0]))
-    assert steps == whole
+    steps, expected = ([(line["step"], line["loss"]) for line in metrics(folder)] for folder in (out, trained[0]))
+    assert steps == expected
 
 
-def test_a_dry_run_marks_what_is_learnt_and_writes_nothing(
+def test_a_dry_run_marks_supervised_text_and_writes_nothing(
     rows: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = call("train", "--model", tiny_model_folder, "--data", rows, *SETTINGS, "--dry-run")
-    assert "⟦Red, green and 0 more.<|im_end|>⟧" in said
-    assert "40 documents" in said
-    assert re.search(r"\d+ steps, .*% full", said)
-    assert "predicted memory" in said
+    output = call("train", "--model", tiny_model_folder, "--data", rows, *SETTINGS, "--dry-run")
+    assert "⟦Red, green and 0 more.<|im_end|>⟧" in output
+    assert "40 documents" in output
+    assert re.search(r"\d+ steps, .*% full", output)
+    assert "predicted memory" in output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_answers_in_the_format_that_it_was_trained_on(trained: tuple[Path, str]) -> None:
-    said = call("chat", trained[0], "--prompt", ROWS[0]["instruction"], "--temperature", 0, "--max-tokens", 8)
-    assert said.strip()
+def test_chat_uses_the_format_of_the_training_run(trained: tuple[Path, str]) -> None:
+    output = call("chat", trained[0], "--prompt", ROWS[0]["instruction"], "--temperature", 0, "--max-tokens", 8)
+    assert output.strip()
 
 
 def test_adapters_are_merged_and_exported(rows: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -185,12 +185,12 @@ def test_adapters_are_merged_and_exported(rows: Path, tiny_model_folder: Path, t
     settings = ["--recipe", "lora", "--set", "batch_size=8", "--set", "epochs=1", "--set", "lora.rank=2"]
     call("train", "-q", "--model", tiny_model_folder, "--data", rows, *settings, "-o", tmp_path / "run")
     assert (tmp_path / "run" / "adapter_model.safetensors").exists()
-    said = call("merge", tmp_path / "run", "-o", tmp_path / "whole")
-    assert "the same likeliest token at 100.0%" in said
+    output = call("merge", tmp_path / "run", "-o", tmp_path / "merged")
+    assert "the same most likely token at 100.0%" in output
     call("export", tmp_path / "run", "--format", "hf", "--dtype", "bf16", "-o", tmp_path / "half")
-    whole, half = (AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto") for name in ("whole", "half"))
-    assert (str(whole.dtype), str(half.dtype)) == ("torch.float32", "torch.bfloat16")
-    assert whole.lm_head.weight.bfloat16().equal(half.lm_head.weight)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "run", "whole"]
-    said = call("export", tmp_path / "whole", "--format", "hf", "-o", tmp_path / "half", code=2)
-    assert "there is something here already" in said
+    merged, half = (AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto") for name in ("merged", "half"))
+    assert (str(merged.dtype), str(half.dtype)) == ("torch.float32", "torch.bfloat16")
+    assert merged.lm_head.weight.bfloat16().equal(half.lm_head.weight)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "merged", "run"]
+    output = call("export", tmp_path / "merged", "--format", "hf", "-o", tmp_path / "half", code=2)
+    assert "there is something here already" in output

@@ -1,4 +1,4 @@
-"""Our steps beside those of others: a plain loop of transformers, and TRL's SFTTrainer, in float32."""
+"""Training steps compared with a plain loop over transformers and with TRL's SFTTrainer, in float32."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPTIONS = TrainingOptions(
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Models this small lose more by sharing the work than they gain, above all on a busy machine."""
+    """Use one thread: several would slow down models this small, above all on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 
 def corpus(count: int) -> Corpus:
-    """Random documents of 6 to 60 tokens; those of 6 have a single supervised token, so that weights differ."""
+    """Random documents of 6 to 60 tokens; documents of 6 have a single supervised token, so that weights differ."""
     random = np.random.default_rng(3)
     documents = []
     for number in range(count):
@@ -51,20 +51,22 @@ def corpus(count: int) -> Corpus:
 
 
 class Observed(FlatAdamW):
-    """Our optimizer, which keeps the gradients of the first step, as they are before clipping."""
+    """The optimizer, with a record of the unclipped gradients of the first step."""
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], options: TrainingOptions) -> None:
         self.parameters = list(parameters)
         self.gradients: list[torch.Tensor] = []
         super().__init__(self.parameters, options)
 
-    def step(self, step: int, rate: float, factor: torch.Tensor, sound: torch.Tensor) -> None:
-        self.gradients = self.gradients or [one.grad.clone() for one in self.parameters if one.grad is not None]
-        super().step(step, rate, factor, sound)
+    def step(self, step: int, rate: float, grad_scale: torch.Tensor, finite: torch.Tensor) -> None:
+        self.gradients = self.gradients or [
+            parameter.grad.clone() for parameter in self.parameters if parameter.grad is not None
+        ]
+        super().step(step, rate, grad_scale, finite)
 
 
-def ours(model: Any, plan: EpochPlan) -> tuple[list[dict[str, Any]], Observed]:
-    """What a run logs; ``model`` has its weights afterwards."""
+def train(model: Any, plan: EpochPlan) -> tuple[list[dict[str, Any]], Observed]:
+    """Train ``model``; return the logged metrics and the optimizer."""
     use_packed_attention(model, "sdpa")
     packed_lm = PackedCausalLM(model)
     optimizer = Observed(packed_lm.parameters(), plan.options)
@@ -74,8 +76,8 @@ def ours(model: Any, plan: EpochPlan) -> tuple[list[dict[str, Any]], Observed]:
 
 
 def order(plan: EpochPlan) -> list[int]:
-    """The documents of all steps, in the order in which they are trained on."""
-    return [index for step in range(plan.steps) for micro in plan.step(step) for index in micro]
+    """Return the documents of all steps in training order."""
+    return [index for step in range(plan.steps) for micro_batch in plan.step(step) for index in micro_batch]
 
 
 def weights(model: Any) -> list[torch.Tensor]:
@@ -87,27 +89,27 @@ def labels(document: Document) -> list[int]:
 
 
 def padded(plan: EpochPlan, step: int) -> dict[str, torch.Tensor]:
-    """The documents of a step as transformers takes them: padded to the longest, with a mask."""
-    documents = [plan.corpus[index] for micro in plan.step(step) for index in micro]
-    longest = max(map(len, documents))
-    rows = [(one.ids.tolist(), labels(one), longest - len(one)) for one in documents]
+    """Return the documents of a step as inputs of transformers: padded to the longest, with a mask."""
+    documents = [plan.corpus[index] for micro_batch in plan.step(step) for index in micro_batch]
+    width = max(map(len, documents))
+    rows = [(document.ids.tolist(), labels(document), width - len(document)) for document in documents]
     return {
         "input_ids": torch.tensor([ids + [0] * gap for ids, _, gap in rows]),
-        "labels": torch.tensor([found + [-100] * gap for _, found, gap in rows]),
+        "labels": torch.tensor([row_labels + [-100] * gap for _, row_labels, gap in rows]),
         "attention_mask": torch.tensor([[1] * len(ids) + [0] * gap for ids, _, gap in rows]),
     }
 
 
-def test_packing_micro_batches_and_the_chunked_head_leave_the_gradients_of_a_plain_loop(
+def test_gradients_equal_those_of_a_plain_loop_over_transformers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(finetune.model.loss, "_CHUNK_BYTES", 7 * VOCAB * 4)  # seven rows of logits at a time
+    monkeypatch.setattr(finetune.model.loss, "CHUNK_BYTES", 7 * VOCAB * 4)  # seven rows of logits per chunk
     model, plain = make_model(VOCAB), make_model(VOCAB).train()
     plan = EpochPlan.of(corpus(8), replace(OPTIONS, max_steps=1), budget=96)
     assert len(plan.step(0)) > 1
     assert max(map(len, plan.step(0))) > 1
 
-    lines, optimizer = ours(model, plan)
+    lines, optimizer = train(model, plan)
     loss = plain(**padded(plan, 0)).loss
     loss.backward()
 
@@ -118,15 +120,15 @@ def test_packing_micro_batches_and_the_chunked_head_leave_the_gradients_of_a_pla
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_fifty_steps_end_at_the_losses_and_weights_of_trl(tmp_path: Path, accumulated: int) -> None:
+def test_fifty_steps_reach_the_losses_and_weights_of_trl(tmp_path: Path, accumulated: int) -> None:
     pytest.importorskip("trl", reason="TRL is in the extra bench")
     plan = EpochPlan.of(corpus(80), OPTIONS, budget=96)
     assert plan.steps == STEPS
     model, theirs, before = (make_model(VOCAB) for _ in range(3))
 
-    lines, _ = ours(model, plan)
+    lines, _ = train(model, plan)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other people's deprecations
+        warnings.simplefilter("ignore")  # deprecations in TRL
         logged = trl(theirs, plan, tmp_path, accumulated)
 
     assert [line["learning_rate"] for line in lines] == pytest.approx([line["learning_rate"] for line in logged])
@@ -138,19 +140,19 @@ def test_fifty_steps_end_at_the_losses_and_weights_of_trl(tmp_path: Path, accumu
     for (name, *_), mine, other, old in zip(
         model.named_parameters(), *map(weights, (model, theirs, before)), strict=True
     ):
-        assert float((mine - old).abs().max()) > 1e-2, f"{name} did not move"
+        assert float((mine - old).abs().max()) > 1e-2, f"{name} did not change"
         assert float((mine - other).abs().max()) < 1e-4, name
 
 
 def trl(model: Any, plan: EpochPlan, folder: Path, accumulated: int) -> list[dict[str, Any]]:
-    """Train ``model`` by TRL on the steps of ``plan``; what it logged at each."""
+    """Train ``model`` with TRL on the steps of ``plan``; return the logged metrics."""
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     options = plan.options
     documents = [plan.corpus[index] for index in order(plan)]
-    columns = {"input_ids": [one.ids.tolist() for one in documents], "labels": list(map(labels, documents))}
+    columns = {"input_ids": [document.ids.tolist() for document in documents], "labels": list(map(labels, documents))}
     config = SFTConfig(
         output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True,
         report_to="none", save_strategy="no", logging_steps=1, dataloader_pin_memory=False,

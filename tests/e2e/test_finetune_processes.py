@@ -1,4 +1,4 @@
-"""Two processes on one model, through torchrun and FSDP2: what they make is what one makes."""
+"""Two processes train one model through torchrun and FSDP2, with the results of a single process."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def start(processes: int, *args: object) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == code, said
-    return said
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == code, output
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +54,19 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def arguments(model: Path, rows: Path, out: Path, *more: str) -> list[object]:
-    return ["--model", model, "--data", rows, *(f"--set={one}" for one in [*SETTINGS, *more]), "-o", out]
+def arguments(model: Path, rows: Path, out: Path, *assignments: str) -> list[object]:
+    return ["--model", model, "--data", rows, *(f"--set={setting}" for setting in [*SETTINGS, *assignments]), "-o", out]
 
 
-def figures(out: Path) -> list[dict[str, Any]]:
+def metrics(out: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: line[key] for key in ("step", "loss", "gradient_norm", "tokens")} for line in lines]
 
 
-def close(out: Path, other: Path, file: str) -> None:
-    """The same run, as far as the order of a few sums allows."""
-    for one, two in zip(figures(out), figures(other), strict=True):
-        assert one == pytest.approx(two, rel=1e-4), (one, two)
+def assert_close(out: Path, other: Path, file: str) -> None:
+    """Check that two runs agree up to the rounding of sums in another order."""
+    for line, expected in zip(metrics(out), metrics(other), strict=True):
+        assert line == pytest.approx(expected, rel=1e-4)
     first, second = (load_file(folder / file) for folder in (out, other))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
@@ -78,36 +78,36 @@ def close(out: Path, other: Path, file: str) -> None:
         assert before[moment]["answers"] == after[moment]["answers"]
 
 
-def test_two_processes_make_what_one_makes_and_go_on_after_being_stopped(
+def test_two_processes_train_like_one_and_resume_after_an_interruption(
     rows: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     alone = start(1, *arguments(tiny_model_folder, rows, tmp_path / "alone"))
     ended(alone)
-    said = ended(start(2, *arguments(tiny_model_folder, rows, tmp_path / "two")))
-    assert said.count("held-out loss, rows:") == 1, "one process talks"
-    close(tmp_path / "two", tmp_path / "alone", "model.safetensors")
+    output = ended(start(2, *arguments(tiny_model_folder, rows, tmp_path / "two")))
+    assert output.count("held-out loss, rows:") == 1, "only one process prints"
+    assert_close(tmp_path / "two", tmp_path / "alone", "model.safetensors")
 
-    cut = tmp_path / "cut"
-    process = start(2, *arguments(tiny_model_folder, rows, cut))
-    while process.poll() is None and not list(cut.glob("checkpoints/step-*")):
+    interrupted = tmp_path / "interrupted"
+    process = start(2, *arguments(tiny_model_folder, rows, interrupted))
+    while process.poll() is None and not list(interrupted.glob("checkpoints/step-*")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)  # to torchrun, which tells its processes
+    process.send_signal(signal.SIGTERM)  # to torchrun, which forwards it to its processes
     process.communicate(timeout=240)
-    saved = sorted(path.name for path in cut.glob("checkpoints/step-*"))
+    saved = sorted(path.name for path in interrupted.glob("checkpoints/step-*"))
     assert saved
-    assert json.loads((cut / "finetune.json").read_text())["complete"] is False
-    files = {path.name for path in (cut / "checkpoints" / saved[-1]).iterdir()}
+    assert json.loads((interrupted / "finetune.json").read_text())["complete"] is False
+    files = {path.name for path in (interrupted / "checkpoints" / saved[-1]).iterdir()}
     assert files == {"state.json", "state-0.safetensors", "state-1.safetensors"}
-    other = ended(start(1, *arguments(tiny_model_folder, rows, cut)), code=2)
+    other = ended(start(1, *arguments(tiny_model_folder, rows, interrupted)), code=2)
     assert "saved by 2 processes" in other
-    assert "going on after step" in ended(start(2, *arguments(tiny_model_folder, rows, cut)))
-    whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "two", cut))
-    for name, tensor in whole.items():
+    assert "resuming after step" in ended(start(2, *arguments(tiny_model_folder, rows, interrupted)))
+    uninterrupted, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "two", interrupted))
+    for name, tensor in uninterrupted.items():
         assert torch.equal(tensor, resumed[name]), name
-    assert figures(cut) == figures(tmp_path / "two")
+    assert metrics(interrupted) == metrics(tmp_path / "two")
 
 
 def test_two_processes_train_adapters(rows: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     for count, name in ((1, "alone"), (2, "two")):
         ended(start(count, *arguments(tiny_model_folder, rows, tmp_path / name, "lora.rank=4")))
-    close(tmp_path / "two", tmp_path / "alone", "adapter_model.safetensors")
+    assert_close(tmp_path / "two", tmp_path / "alone", "adapter_model.safetensors")

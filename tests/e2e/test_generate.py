@@ -1,4 +1,4 @@
-"""The whole job over real HTTP, with a scripted model behind it."""
+"""Complete runs over HTTP, with a scripted model."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ def rows(run: Path) -> list[dict]:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("api", ["completion", "chat"])
-def test_exactly_n_rows_whatever_the_concurrency(tmp_path: Path, strategy: str, api: str) -> None:
+def test_exactly_n_rows_at_any_concurrency(tmp_path: Path, strategy: str, api: str) -> None:
     with Loopback(reply) as server:
         for width in (1, 8, 64):
             more = ("--strategy", strategy, "-n", 30, "--concurrency", width)
-            said = generate(tmp_path / str(width), server, *more, api=api)
-            assert "30 of 30 rows" in said
+            output = generate(tmp_path / str(width), server, *more, api=api)
+            assert "30 of 30 rows" in output
     assert dataset(tmp_path / "1") == dataset(tmp_path / "8") == dataset(tmp_path / "64")
     manifests = {(tmp_path / width / "dataset" / "manifest.json").read_bytes() for width in ("1", "8", "64")}
     assert len(manifests) == 1
-    found = rows(tmp_path / "1")
-    assert len(found) == 30
-    assert all(
-        row.keys() == {"instruction", "input", "output"} and row["instruction"] and row["output"] for row in found
-    )
+    dataset_rows = rows(tmp_path / "1")
+    assert len(dataset_rows) == 30
+    for row in dataset_rows:
+        assert row.keys() == {"instruction", "input", "output"}
+        assert row["instruction"]
+        assert row["output"]
 
 
-def test_again_says_complete_and_more_extends(tmp_path: Path) -> None:
+def test_a_complete_run_sends_nothing_and_a_higher_target_extends_it(tmp_path: Path) -> None:
     with Loopback(reply) as server:
         generate(tmp_path / "a", server, "-n", 30)
         thirty, sent = dataset(tmp_path / "a"), len(server.arrived)
@@ -66,7 +67,7 @@ def test_nothing_is_bought_twice(tmp_path: Path) -> None:
     assert len(prompts) == len(set(prompts))
 
 
-def test_replay_gives_the_same_bytes_and_carries_failures_along(tmp_path: Path) -> None:
+def test_a_replay_gives_the_same_bytes_and_repeats_failures(tmp_path: Path) -> None:
     refused = {5: Fault(400, body={"error": {"message": "bad prompt", "code": "invalid_request_error"}})}
     with Loopback(reply, refused) as server:
         generate(tmp_path / "a", server, "-n", 40, "--concurrency", 1, "--strategy", "self-instruct")
@@ -79,33 +80,33 @@ def test_replay_gives_the_same_bytes_and_carries_failures_along(tmp_path: Path) 
     assert dataset(tmp_path / "a").startswith(dataset(tmp_path / "c"))
 
 
-def test_a_replay_beyond_its_source_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
+def test_a_replay_beyond_its_source_stops_with_the_reason_and_keeps_its_rows(tmp_path: Path) -> None:
     with Loopback(reply) as server:
         generate(tmp_path / "a", server, "-n", 10)
-    said = run_cli("generate", tmp_path / "b", "--from", tmp_path / "a", "-n", 100, code=1)
-    assert "has no outcome of request" in said
+    output = run_cli("generate", tmp_path / "b", "--from", tmp_path / "a", "-n", 100, code=1)
+    assert "has no outcome of request" in output
     assert dataset(tmp_path / "b").startswith(dataset(tmp_path / "a"))
-    said = run_cli("generate", tmp_path / "c", "--from", tmp_path / "a", "--seed", 1, code=1)
-    assert "request 0 is not the one" in said
-    assert "asked now" in said
+    output = run_cli("generate", tmp_path / "c", "--from", tmp_path / "a", "--seed", 1, code=1)
+    assert "request 0 is not the one" in output
+    assert "asked now" in output
 
 
-def test_another_process_is_refused_with_its_pid(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     with Loopback(reply, delay=0.3) as server:
         args = ("generate", tmp_path / "a", *API, "--base-url", server.url, "--api", "completion", "-n", 500)
         first = subprocess.Popen(command(*args), stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
         try:
             while not server.arrived:
                 assert first.poll() is None
-            said = run_cli("generate", tmp_path / "a", code=1)
-            assert f"in use by process {first.pid}" in said
+            output = run_cli("generate", tmp_path / "a", code=1)
+            assert f"in use by process {first.pid}" in output
             assert "of 500 rows, not complete" in run_cli("status", tmp_path / "a")  # readers need no lock
         finally:
             first.kill()
             first.communicate()
 
 
-def test_ctrl_c_drains_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_drains_and_the_same_command_continues(tmp_path: Path) -> None:
     with Loopback(reply, delay=0.05) as server:
         args = ("generate", tmp_path / "a", *API, "--base-url", server.url, "--api", "completion", "-n", 60)
         process = subprocess.Popen(command(*args), stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
@@ -120,15 +121,15 @@ def test_ctrl_c_drains_and_the_same_command_goes_on(tmp_path: Path) -> None:
                 ledger.execute(f"SELECT COUNT(*) FROM {t}").fetchone() for t in ("sends", "outcomes")
             )
         ledger.close()
-        assert sends == outcomes >= 20, "what was under way is drained"
+        assert sends == outcomes >= 20, "requests in flight are drained"
         run_cli(*args)
         run_cli("generate", tmp_path / "b", *args[2:])
     assert dataset(tmp_path / "a") == dataset(tmp_path / "b")
     prompts = [arrived.body["prompt"] for arrived in server.arrived]
-    assert max(prompts.count(prompt) for prompt in prompts) == 2, "once for each run"
+    assert max(prompts.count(prompt) for prompt in prompts) == 2, "once in each run"
 
 
-def test_a_changed_run_is_refused_with_the_difference(tmp_path: Path) -> None:
+def test_a_changed_run_is_refused_with_the_differences(tmp_path: Path) -> None:
     seeds = tmp_path / "seeds.jsonl"
     seeds.write_text(
         "".join(f'{{"instruction": "Describe thing number {i} well", "output": "fine"}}\n' for i in range(9))
@@ -140,33 +141,33 @@ def test_a_changed_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     with Loopback(reply) as server:
         base = ("--strategy", "alpaca", "--seeds", seeds, "--prompts", prompts)
         generate(tmp_path / "a", server, *base, "-n", 5)
-        for change, says in (
+        for change, message in (
             (("--seed", 3), "seed: 0 -> 3"),
             (("--set", "alpaca.demonstrations=2"), "alpaca.demonstrations: 3 -> 2"),
             (("--set", "filters.novelty.threshold=0.5"), "filters.novelty.threshold: 0.7 -> 0.5"),
             (("--strategy", "self-instruct"), "strategy: 'alpaca' -> 'self-instruct'"),
             (("--model", "other"), "openai.model: 'scripted' -> 'other'"),
         ):
-            assert says in run_cli("generate", tmp_path / "a", "-n", 9, *change, code=1)
+            assert message in run_cli("generate", tmp_path / "a", "-n", 9, *change, code=1)
         good = seeds.read_text()
         seeds.write_text(good.replace("number 4", "number four") + '{"instruction": "New", "output": "x"}\n')
-        said = run_cli("generate", tmp_path / "a", "-n", 9, code=1)
-        assert "seeds added: seed_10" in said
-        assert "seeds changed: seed_5" in said
+        output = run_cli("generate", tmp_path / "a", "-n", 9, code=1)
+        assert "seeds added: seed_10" in output
+        assert "seeds changed: seed_5" in output
         seeds.write_text(good)
         template.write_text("A list of $count.\n\n$tasks\n\n### Task $next\nInstruction:\n")
-        said = run_cli("generate", tmp_path / "a", "-n", 9, code=1)
-        assert "-List of $count." in said
-        assert "+A list of $count." in said
+        output = run_cli("generate", tmp_path / "a", "-n", 9, code=1)
+        assert "-List of $count." in output
+        assert "+A list of $count." in output
         template.unlink()
         seeds.unlink()
         prompts.joinpath("alpaca").rmdir()
         prompts.rmdir()
-        run_cli("generate", tmp_path / "a", "-n", 9)  # the ledger has its own seeds and prompts
+        run_cli("generate", tmp_path / "a", "-n", 9)  # the ledger holds the seeds and prompts
     assert len(rows(tmp_path / "a")) == 9
 
 
-def test_every_format_loads_as_what_it_says(tmp_path: Path) -> None:
+def test_every_format_has_its_documented_layout(tmp_path: Path) -> None:
     with Loopback(reply) as server:
         generate(tmp_path / "a", server, "-n", 12, "--strategy", "alpaca")
         for name in ("messages", "sharegpt", "prompt-completion"):
@@ -177,16 +178,16 @@ def test_every_format_loads_as_what_it_says(tmp_path: Path) -> None:
         [json.loads(line) for line in (tmp_path / "a" / "dataset" / f"{name}.jsonl").read_text().splitlines()]
         for name in ("messages", "sharegpt", "prompt-completion")
     )
-    # what was once exported follows the run: never a stale file beside a new one
+    # formats that were exported before are updated with the run
     assert len(alpaca) == len(messages) == len(sharegpt) == len(pairs) == 15
     for row, chat, share, pair in zip(alpaca, messages, sharegpt, pairs, strict=True):
         user = row["instruction"] + ("\n\n" + row["input"] if row["input"] else "")
         assert [(m["role"], m["content"]) for m in chat["messages"]] == [("user", user), ("assistant", row["output"])]
         assert [(m["from"], m["value"]) for m in share["conversations"]] == [("human", user), ("gpt", row["output"])]
         assert (pair["prompt"], pair["completion"]) == (user, row["output"])
-    said = run_cli("export", tmp_path / "a", "--format", "candidates", "-o", tmp_path / "c.jsonl")
+    output = run_cli("export", tmp_path / "a", "--format", "candidates", "-o", tmp_path / "c.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
-    assert f"{len(lines)} lines" in said
+    assert f"{len(lines)} lines" in output
     kept = [line for line in lines if line["kept"] and not line["draft"]]
     assert [line["output"] for line in kept][:15] == [row["output"] for row in alpaca]
     assert all(line["reason"] for line in lines if not line["kept"])
@@ -196,25 +197,25 @@ def test_every_format_loads_as_what_it_says(tmp_path: Path) -> None:
 
 def test_status_and_dry_run(tmp_path: Path) -> None:
     with Loopback(reply) as server:
-        said = generate(tmp_path / "a", server, "--dry-run", "--strategy", "alpaca")
-        assert "8 requests would go out next" in said
-        assert "### Task 4" in said
+        output = generate(tmp_path / "a", server, "--dry-run", "--strategy", "alpaca")
+        assert "8 requests would go out next" in output
+        assert "### Task 4" in output
         assert not (tmp_path / "a").exists()
         assert server.arrived == []
         generate(tmp_path / "a", server, "-n", 12, "--strategy", "self-instruct")
-    found = json.loads(run_cli("status", tmp_path / "a", "--json"))
-    assert found["complete"] is True
-    assert found["rows"] == 12
-    assert found["acceptance"] == found["rows"] / found["instructions"] or found["rows"] < found["instructions"]
-    assert set(found["stages"]) == {"instructions", "classify", "instances"}
-    assert found["rejected"]["keyword"] > 0
+    status = json.loads(run_cli("status", tmp_path / "a", "--json"))
+    assert status["complete"] is True
+    assert status["rows"] == 12
+    assert status["acceptance"] == status["rows"] / status["instructions"] or status["rows"] < status["instructions"]
+    assert set(status["stages"]) == {"instructions", "classify", "instances"}
+    assert status["rejected"]["keyword"] > 0
     text = run_cli("status", tmp_path / "a")
     assert "12 of 12 rows, complete" in text
 
 
-def test_a_model_that_brings_nothing_stops_the_run(tmp_path: Path) -> None:
+def test_a_model_without_usable_answers_stops_the_run(tmp_path: Path) -> None:
     with Loopback(lambda body: "I am sorry, I can't help with that.") as server:
-        said = generate(tmp_path / "a", server, "-n", 5, "--set", "patience=30", code=1)
-        assert "30 requests in a row brought nothing" in said
-        assert "discarded: preamble" in said or "discarded:" in said
+        output = generate(tmp_path / "a", server, "-n", 5, "--set", "patience=30", code=1)
+        assert "30 requests in a row brought nothing" in output
+        assert "discarded: preamble" in output or "discarded:" in output
         assert 30 <= len(server.arrived) < 60

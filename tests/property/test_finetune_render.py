@@ -1,4 +1,4 @@
-"""Whatever the text: masks are the responses, special tokens are the format's, prompts begin their documents."""
+"""For any text: masks cover the responses, only the format writes special tokens, documents begin with their prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.finetune_templates import SHAPES, Shape
 smollm2_tokenizer = finetune_fixtures.smollm2_tokenizer
 
 LONG = 1 << 20
-# Up to the private characters that stand for special tokens: a row that holds those is dropped.
+# Without the private-use characters that replace special tokens: rows that contain them are dropped.
 CHARACTERS = st.characters(codec="utf-8", max_codepoint=0xFFFFF)
 SPECIAL = sorted({token for shape in SHAPES.values() for token in shape.special})
 PIECES = [
@@ -47,7 +47,7 @@ many = settings(max_examples=150, deadline=None)
 
 @cache
 def renderer(name: str) -> Renderer:
-    """Of a shape of template, or of a format."""
+    """Return the renderer of a template shape or of a format."""
     shape = SHAPES.get(name)
     return Renderer(tokenizer(name), "chat" if shape else name, max_length=LONG)
 
@@ -60,7 +60,7 @@ def tokenizer(name: str) -> Any:
 
 @st.composite
 def conversations(draw: st.DrawFn, shape: Shape | None, text: st.SearchStrategy[str] = texts) -> Example:
-    """One exchange, or, for a chat, up to three, with or without a system turn; no response is empty."""
+    """One exchange; for a chat up to three, with or without a system turn. No response is empty."""
     turns = []
     if shape and shape.system and draw(st.booleans()):
         turns.append(ChatTurn("system", draw(text)))
@@ -80,7 +80,7 @@ def control(name: str) -> list[int]:
 
 @many
 @given(cases())
-def test_what_is_learned_is_every_response_with_its_stop_token(case: tuple[str, Example]) -> None:
+def test_the_mask_covers_every_response_with_its_stop_token(case: tuple[str, Example]) -> None:
     name, row = case
     shape = SHAPES.get(name)
     document = renderer(name).document(row)
@@ -96,7 +96,7 @@ def test_what_is_learned_is_every_response_with_its_stop_token(case: tuple[str, 
 
 @many
 @given(cases())
-def test_pieces_join_to_the_text_that_the_format_makes(case: tuple[str, Example]) -> None:
+def test_pieces_join_to_the_rendered_text(case: tuple[str, Example]) -> None:
     name, row = case
     document = renderer(name).document(row)
     text = "".join(text for text, _ in renderer(name).pieces(document))
@@ -108,72 +108,73 @@ def test_pieces_join_to_the_text_that_the_format_makes(case: tuple[str, Example]
 
 @many
 @given(cases())
-def test_a_document_begins_with_its_prompt_and_its_prompts_are_never_learned(case: tuple[str, Example]) -> None:
+def test_a_document_begins_with_its_prompt_which_is_never_supervised(case: tuple[str, Example]) -> None:
     name, row = case
-    document, asked = renderer(name).document(row), renderer(name).prompt(row)
-    assert document.ids[: len(asked)].tolist() == asked == renderer(name).prompt(row.turns[:-1])
+    document, prompt = renderer(name).document(row), renderer(name).prompt(row)
+    assert document.ids[: len(prompt)].tolist() == prompt == renderer(name).prompt(row.turns[:-1])
     end = np.flatnonzero(document.supervised)[-1]
-    assert document.supervised[max(len(asked), 1) : end + 1].all()
-    assert not document.supervised[len(asked) - 1 if asked else 0]
+    assert document.supervised[max(len(prompt), 1) : end + 1].all()
+    assert not document.supervised[len(prompt) - 1 if prompt else 0]
 
 
 @many
 @given(cases(plain))
 @example(("chatml", Example("", (ChatTurn("user", "Name a colour."), ChatTurn("assistant", "Red.")))))
-def test_ids_are_those_of_the_whole_text_unless_it_hides_the_prompt(case: tuple[str, Example]) -> None:
+def test_ids_equal_those_of_the_full_text_unless_a_token_spans_the_prompt(case: tuple[str, Example]) -> None:
     name, row = case
     document = renderer(name).document(row)
     text = tokenizer(name).decode(document.ids.tolist())
-    whole = tokenizer(name)(text, add_special_tokens=False).input_ids
+    expected = tokenizer(name)(text, add_special_tokens=False).input_ids
     for end, turn in enumerate(row.turns):
-        asked = renderer(name).prompt(row.turns[:end]) if turn.role == "assistant" else []
-        assume(whole[: len(asked)] == asked)
-    assert document.ids.tolist() == whole
+        prompt = renderer(name).prompt(row.turns[:end]) if turn.role == "assistant" else []
+        assume(expected[: len(prompt)] == prompt)
+    assert document.ids.tolist() == expected
 
 
 @many
 @given(cases(hostile))
-def test_no_text_makes_a_special_token(case: tuple[str, Example]) -> None:
+def test_no_text_becomes_a_special_token(case: tuple[str, Example]) -> None:
     name, row = case
-    quiet = Example("", tuple(ChatTurn(turn.role, "q") for turn in row.turns))
-    found = [
-        ids[np.isin(ids, control(name))].tolist() for ids in (renderer(name).document(one).ids for one in (row, quiet))
-    ]
-    assert found[0] == found[1]
+    harmless = Example("", tuple(ChatTurn(turn.role, "q") for turn in row.turns))
+    actual, expected = (
+        ids[np.isin(ids, control(name))].tolist()
+        for ids in (renderer(name).document(example).ids for example in (row, harmless))
+    )
+    assert actual == expected
 
 
 @many
 @given(cases(), st.integers(2, 80))
-def test_a_cut_document_is_a_prefix_with_something_to_learn(case: tuple[str, Example], length: int) -> None:
+def test_a_truncated_document_is_a_prefix_with_supervised_tokens(case: tuple[str, Example], length: int) -> None:
     name, row = case
-    whole = renderer(name).document(row)
+    full = renderer(name).document(row)
     short = Renderer.__new__(Renderer)
     short.__dict__.update(renderer(name).__dict__, max_length=length)
-    if not whole.supervised[:length].any():
+    if not full.supervised[:length].any():
         with pytest.raises(RenderError) as caught:
             short.document(row)
         assert caught.value.reason == "too long"
         return
-    cut = short.document(row)
-    assert len(cut) == min(length, len(whole))
-    assert cut.ids.tolist() == whole.ids[:length].tolist()
-    assert cut.supervised.tolist() == whole.supervised[:length].tolist()
-    assert "".join(text for text, _ in short.pieces(cut)) == tokenizer(name).decode(cut.ids.tolist())
+    truncated = short.document(row)
+    assert len(truncated) == min(length, len(full))
+    assert truncated.ids.tolist() == full.ids[:length].tolist()
+    assert truncated.supervised.tolist() == full.supervised[:length].tolist()
+    assert "".join(text for text, _ in short.pieces(truncated)) == tokenizer(name).decode(truncated.ids.tolist())
 
 
 @settings(max_examples=30, deadline=None)
 @given(cases())
-def test_rendering_is_the_same_each_time(case: tuple[str, Example]) -> None:
+def test_rendering_is_deterministic(case: tuple[str, Example]) -> None:
     name, row = case
-    again = Renderer(tokenizer(name), renderer(name).format, max_length=LONG)
-    one, two = renderer(name).document(row), again.document(row)
-    assert one.ids.tolist() == two.ids.tolist()
-    assert one.supervised.tolist() == two.supervised.tolist()
+    other = Renderer(tokenizer(name), renderer(name).format, max_length=LONG)
+    first, second = renderer(name).document(row), other.document(row)
+    assert first.ids.tolist() == second.ids.tolist()
+    assert first.supervised.tolist() == second.supervised.tolist()
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_all_this_holds_for_the_embedded_models_tokenizer(form: str, smollm2_tokenizer: Any) -> None:
-    one = Renderer(smollm2_tokenizer, form, max_length=LONG)
+def test_the_properties_hold_for_the_embedded_tokenizer(form: str, smollm2_tokenizer: Any) -> None:
+    embedded = Renderer(smollm2_tokenizer, form, max_length=LONG)
     special = set(smollm2_tokenizer.added_tokens_decoder)
 
     @settings(max_examples=100, deadline=None)
@@ -181,17 +182,20 @@ def test_all_this_holds_for_the_embedded_models_tokenizer(form: str, smollm2_tok
     def holds(row: Example) -> None:
         responses = [turn.content for turn in row.turns if turn.role == "assistant"]
         if any(smollm2_tokenizer.decode(smollm2_tokenizer(text).input_ids) != text for text in responses):
-            with pytest.raises(RenderError, match="decode to"):  # its vocabulary lacks some bytes: 6, for one
-                one.document(row)
+            with pytest.raises(RenderError, match="decode to"):  # its vocabulary lacks some bytes, such as 6
+                embedded.document(row)
             return
-        document, asked = one.document(row), one.prompt(row)
-        pieces = one.pieces(document)
+        document, prompt = embedded.document(row), embedded.prompt(row)
+        pieces = embedded.pieces(document)
         assert "".join(text for text, _ in pieces) == smollm2_tokenizer.decode(document.ids.tolist())
-        assert document.ids[: len(asked)].tolist() == asked
-        if asked:
+        assert document.ids[: len(prompt)].tolist() == prompt
+        if prompt:
             assert [text for text, supervised in pieces if supervised] == [f"{text}<|im_end|>" for text in responses]
-        quiet = one.document(Example("", tuple(ChatTurn(turn.role, "q") for turn in row.turns)))
-        found = [[one for one in ids if one in special] for ids in (document.ids.tolist(), quiet.ids.tolist())]
-        assert found[0] == found[1]
+        harmless = embedded.document(Example("", tuple(ChatTurn(turn.role, "q") for turn in row.turns)))
+        actual, expected = (
+            [token_id for token_id in ids if token_id in special]
+            for ids in (document.ids.tolist(), harmless.ids.tolist())
+        )
+        assert actual == expected
 
     holds()

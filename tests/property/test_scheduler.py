@@ -16,7 +16,7 @@ from selfinstruct.common.codec import canonical, dumps, loads
 from selfinstruct.common.config import build, merge
 from selfinstruct.common.resources import builtin_prompts, builtin_seeds
 from selfinstruct.common.rng import Rng
-from selfinstruct.engine.methods import build_methods, build_strategy, discovered_options
+from selfinstruct.engine.methods import build_methods, build_options, build_strategy, discovered_options
 from selfinstruct.engine.plan import RunPlan, Settings
 from selfinstruct.engine.row_filters import FilterOptions
 from selfinstruct.engine.run_state import RunState
@@ -26,9 +26,21 @@ from selfinstruct.errors import RunChangedError
 from selfinstruct.ledger import RecordedOutcome
 from selfinstruct.pool import MethodProgress
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Choice, Completion, Failure, Outcome, Received, Request, Sampling, Usage
+from selfinstruct.records import (
+    Candidate,
+    Choice,
+    Completion,
+    CounterKey,
+    Failure,
+    Outcome,
+    Received,
+    Request,
+    Sampling,
+    Usage,
+)
 from selfinstruct.seeds import load_seeds
-from selfinstruct.strategies import STRATEGIES, QualityOptions, QualityStrategy
+from selfinstruct.strategies import QualityOptions, QualityStrategy, strategy_class
+from selfinstruct.strategies.abilities import data_files, templates_for
 from selfinstruct.strategies.mixture import MixtureOptions
 from tests.scripted import SETTINGS, continuation, message
 
@@ -48,12 +60,12 @@ def plan(strategy: str, lag: int = 32, n: int = 40, seed: int = 0) -> RunPlan:
         return mixed_plan(lag, n, seed)
     if strategy == "quality":
         return judged_plan(lag, n, seed)
-    chosen = STRATEGIES[strategy]
+    chosen = strategy_class(strategy)
     section = SETTINGS[strategy].get(strategy, {})
     discovered = discovered_options({"strategy": strategy, strategy: section}, lambda: None)
-    options = build(chosen.Options, merge(discovered[strategy], section))
-    prompts = Prompts.load(chosen.templates_for(options), "completion", builtin_prompts())
-    data = {name: chosen.read_data(path) for name, path in chosen.data(options).items()}
+    options = build_options(chosen, merge(discovered[strategy], section), strategy)
+    prompts = Prompts.load(templates_for(chosen, options), "completion", builtin_prompts())
+    data = {name: chosen.read_data(path) for name, path in data_files(chosen, options).items()}
     prompts = Prompts({**prompts.texts, **data}, "completion")
     filters = build(FilterOptions, chosen.defaults.get("filters", {}))
     settings = Settings(strategy, lag=lag, n=n, seed=seed, filters=filters)
@@ -65,7 +77,7 @@ def mixed_plan(lag: int, n: int, seed: int) -> RunPlan:
     methods, options = build_methods(entries), MixtureOptions()
     names = {name: used for method in methods for name, used in method.templates.items()}
     prompts = Prompts.load(names, "completion", builtin_prompts())
-    data = {name: STRATEGIES[method.name].read_data(path) for method in methods for name, path in method.data.items()}
+    data = {name: method.kind.read_data(path) for method in methods for name, path in method.data.items()}
     prompts = Prompts({**prompts.texts, **data}, "completion")
     strategy = build_strategy(methods, options, prompts, adapt=True)
     chosen = Settings("mix", tuple(entries), adapt=True, lag=lag, n=n, seed=seed)
@@ -261,10 +273,9 @@ class OneTask:
 
     def receive(self, request, completion, view):
         if request.stage == "draft":
-            follow_up = self._request("rows", task=f"{request.number}.0")
-            return Received(
-                (Candidate("Describe the colour of the evening sky", kind="pending_task", on_accept=follow_up),)
-            )
+            task, text = request.candidate_id(0), "Describe the colour of the evening sky"
+            follow_up = self._request("rows", task=task)
+            return Received((Candidate(text, kind="pending_task", on_accept=follow_up, id=task),))
         return Received((Candidate("Describe the colour", output="deep red and gold", task=request.context["task"]),))
 
 
@@ -292,12 +303,15 @@ class InTurn:
         item = view.progress_by_method["part"].next_item
         return self._request("part/first", item=item) if item < 3 else None
 
-    def _request(self, stage: str, **context) -> Request:
-        return Request(stage, self.prompts.turns("t", text=stage), Sampling(5), context)
+    def _request(self, stage: str, item: int) -> Request:
+        return Request(stage, self.prompts.turns("t", text=stage), Sampling(5), item=item)
 
     def receive(self, request, completion, view):
-        again = None if request.stage.endswith("again") else self._request("part/again", item=request.context["item"])
-        return Received((Candidate(completion.text, output="deep red and gold", on_reject=again),), counters=("a|b|c",))
+        again = None if request.stage.endswith("again") else self._request("part/again", item=request.item)
+        return Received(
+            (Candidate(completion.text, output="deep red and gold", on_reject=again),),
+            counters=(CounterKey("a", "b", "c"),),
+        )
 
 
 def test_items_are_taken_in_turn_and_a_rejected_candidate_has_a_follow_up() -> None:
@@ -305,8 +319,8 @@ def test_items_are_taken_in_turn_and_a_rejected_candidate_has_a_follow_up() -> N
     sent = []
     while not scheduler.exhausted:
         request = scheduler.open[scheduler.decided]
-        sent.append((request.stage, request.context["item"]))
-        text = ("Suggest a name for a bakery", "No", "List the moons of Jupiter")[request.context["item"]]
+        sent.append((request.stage, request.item))
+        text = ("Suggest a name for a bakery", "No", "List the moons of Jupiter")[request.item]
         scheduler.process(Completion((Choice(text, "stop"),), Usage(7, 3), "m"))
     assert sent == [("part/first", 0), ("part/first", 1), ("part/first", 2), ("part/again", 1)]
     progress = scheduler.pool.progress_by_method["part"]

@@ -1,4 +1,4 @@
-"""The alpaca strategy: what it asks, and what it reads in answers of both APIs."""
+"""The alpaca strategy: its requests, and the rows read from answers of both APIs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_the_defaults_are_the_published_ones():
 def test_the_prompt_shows_the_drawn_seeds_and_ends_inside_the_next_block():
     _, request = asked()
     text = request.turns[0].text
-    names = request.context["demonstrations"]
+    names = request.demonstrations
     assert len(set(names)) == 3
     for place, name in enumerate(names, 1):
         seed = next(seed for seed in SEEDS if seed.id == name)
@@ -63,20 +63,20 @@ def test_the_prompt_shows_the_drawn_seeds_and_ends_inside_the_next_block():
     assert request.context["first"] == 4
 
 
-def test_the_draw_is_the_rng_s_and_nothing_else():
+def test_the_demonstrations_depend_on_the_generator_alone():
     made = strategy()
     first, again, other = (made.propose(View(), Rng(name)) for name in ("a", "a", "b"))
     assert first == again != other
 
 
-def test_without_seeds_there_is_nothing_to_ask():
+def test_without_seeds_nothing_is_proposed():
     assert strategy().propose(View(seeds=()), Rng("a")) is None
     assert strategy().propose(View(seeds=(Task("s", "Do it.", ()),)), Rng("a")) is None
 
 
-def test_only_seeds_of_the_domains_and_lengths_asked_for_are_shown():
+def test_only_seeds_of_the_chosen_domains_and_lengths_are_shown():
     _, request = asked(domains=["b"], demonstration_chars=100)
-    assert request.context["demonstrations"] == ["s2"]
+    assert request.demonstrations == ("s2",)
     assert request.turns[0].text.endswith("### Task 2\nInstruction:")
 
 
@@ -96,9 +96,9 @@ def test_a_raw_answer_gives_rows():
         assert row.output in text[slice(*row.span)]
         assert row.task is None
         assert row.on_accept is None
-        names = request.context["demonstrations"]
-        assert row.shown == tuple(f"Output {name[1:]}" for name in names)
-    assert [one.reason for one in received.discards] == ["truncated"]
+        names = request.demonstrations
+        assert row.shown_outputs == tuple(f"Output {name[1:]}" for name in names)
+    assert [discard.reason for discard in received.discards] == ["truncated"]
     assert received.follow_ups == ()
 
 
@@ -116,15 +116,15 @@ def test_a_chat_answer_gives_rows(marker):
         ("Name a bird.", "", "An owl."),
         ("Name the tree.", "It has acorns.", "An oak."),
     ]
-    assert [one.reason for one in received.discards] == ["preamble"]
+    assert [discard.reason for discard in received.discards] == ["preamble"]
 
 
-def test_a_list_longer_than_wanted_is_cut():
+def test_items_beyond_the_list_length_are_discarded():
     made, request = asked(list_length=4)
     text = " a b\nOutput: c\n\n### Task 5\nInstruction: d e\nOutput: f"
     received = made.receive(request, answer(text), View())
     assert [row.output for row in received.candidates] == ["c"]
-    assert [one.reason for one in received.discards] == ["over_count"]
+    assert [discard.reason for discard in received.discards] == ["over_count"]
 
 
 def test_seed_text_is_never_a_template():
@@ -151,6 +151,6 @@ def test_options_out_of_range(options, said):
         build(Alpaca.Options, options)
 
 
-def test_the_registry_knows_each_strategy_by_its_name():
+def test_strategies_are_registered_under_their_names():
     assert {name: one.name for name, one in STRATEGIES.items()} == {name: name for name in STRATEGIES}
     assert {"self-instruct", "alpaca"} < set(STRATEGIES)

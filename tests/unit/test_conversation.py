@@ -1,4 +1,4 @@
-"""The conversation strategy: what it asks of either role, how a conversation ends, and what breaks one."""
+"""The conversation strategy: the requests for both roles, and the endings of a conversation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def answer(text: str, finish_reason: str = "stop") -> Completion:
 
 
 def begun(made: Conversation, opening: str = OPENING) -> Request:
-    """The request after an opening that the model wrote and the filters kept."""
+    """Return the request after an opening that the model wrote and the filters kept."""
     first = made.propose(View(), Rng("x"))
     assert first is not None
     first = first.numbered(3, 1)
@@ -66,7 +66,7 @@ def begun(made: Conversation, opening: str = OPENING) -> Request:
 
 
 def spoken(made: Conversation, request: Request, *texts: str | Completion) -> tuple[list[Request], Received]:
-    """The requests that these answers lead to, and what the last brought."""
+    """Return the requests that these answers lead to, and the result of the last answer."""
     requests = [request]
     received = Received()
     for place, text in enumerate(texts):
@@ -98,22 +98,22 @@ def test_the_range_of_rounds() -> None:
     assert (options.min_rounds, options.max_rounds, options.style, options.openings) == (2, 7, "roles", "new")
 
 
-def test_openings_are_asked_for_by_the_instructions_of_seeds_that_need_no_input() -> None:
+def test_openings_are_requested_with_seed_instructions_that_need_no_input() -> None:
     request = strategy("completion").propose(View(), Rng("x"))
     assert request is not None
     text = request.turns[0].text
-    assert {*request.context["demonstrations"]} == {"s0", "s2"}  # type: ignore[misc]
+    assert {*request.demonstrations} == {"s0", "s2"}  # type: ignore[misc]
     assert "Name a good first book on stars." in text
     assert "Sort these words" not in text
     assert text.endswith("\n3.")
     assert len(request.context["rounds"]) == 7  # type: ignore[arg-type]
     only = strategy("completion", domains=["b"]).propose(View(), Rng("x"))
     assert only is not None
-    assert only.context["demonstrations"] == ["s2"]
+    assert only.demonstrations == ("s2",)
     assert strategy().propose(View(seeds=()), Rng("x")) is None
 
 
-def test_in_messages_the_assistant_gets_the_conversation_and_the_user_the_same_with_the_roles_changed_over() -> None:
+def test_a_chat_sends_the_conversation_and_swaps_the_roles_for_the_user() -> None:
     made = strategy(min_rounds=2, max_rounds=2)
     requests, received = spoken(made, begun(made), RIVERS, LAKES, FLOW)
     first, user, second = requests
@@ -124,15 +124,15 @@ def test_in_messages_the_assistant_gets_the_conversation_and_the_user_the_same_w
     ]  # fmt: skip
     assert [turn.text for turn in user.turns[1:]] == [OPENING, RIVERS]
     assert [(turn.role, turn.variables["text"]) for turn in second.turns] == FOUR[:3]
-    assert all("messages" not in request.context for request in requests), "the ledger would hold each text many times"
+    assert all("messages" not in request.context for request in requests), "the ledger would store each text many times"
     one = row(received)
     assert said(one) == FOUR
     assert (one.instruction, one.input, one.output, one.task, one.kind) == (OPENING, "", FLOW, "3.0", "row")
     assert FLOW[slice(*one.span)] == FLOW
-    assert received.counters == ("conversations|2 rounds|as planned",)
+    assert tuple(map(str, received.counters)) == ("conversations|2 rounds|as planned",)
 
 
-def test_in_raw_prompts_it_is_a_transcript_that_ends_with_the_speaker() -> None:
+def test_a_raw_prompt_is_a_transcript_that_ends_with_the_speaker() -> None:
     made = strategy("completion", min_rounds=2, max_rounds=2)
     requests, received = spoken(made, begun(made), f" {RIVERS}", f" {LAKES}\n", f" {FLOW}")
     texts = [request.turns[0].text for request in requests]
@@ -145,8 +145,8 @@ def test_in_raw_prompts_it_is_a_transcript_that_ends_with_the_speaker() -> None:
 
 
 @BOTH
-def test_the_ledger_gives_back_what_was_said(api: str) -> None:
-    """A conversation that was read from the ledger half-way goes on as one that never was in it."""
+def test_a_conversation_is_restored_from_the_ledger(api: str) -> None:
+    """A conversation restored from the ledger half-way continues like one that was never stored."""
     made = strategy(api, min_rounds=2, max_rounds=2)
     long = "The sea is old. " * 60
     requests, _ = spoken(made, begun(made), long, LAKES)
@@ -165,23 +165,23 @@ def test_with_openings_of_seeds_each_task_begins_one_conversation(api: str, styl
     for item in range(len(SEEDS)):
         request = made.propose(view, Rng(item))
         assert request is not None
-        assert (request.context["item"], request.context["task"]) == (item, SEEDS[item].id)
+        assert (request.item, request.context["task"]) == (item, SEEDS[item].id)
         view.progress.take(item)
         found.append(request)
     assert made.propose(view, Rng(9)) is None
     assert "Sort these words.\n\nb a" in found[1].turns[0].text
     if style == "roles":
         requests, received = spoken(made, found[1], RIVERS, LAKES, FLOW)
-        assert all("item" not in request.context for request in requests[1:])
+        assert all(request.item is None for request in requests[1:])
     else:
         received = made.receive(found[1].numbered(4, 1), answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}"), view)
     one = row(received)
     assert (one.task, one.instruction) == ("s1", "Sort these words.\n\nb a")
     pool = Pool(SEEDS)
     assert RowFilters(FilterOptions(), pool).apply(found[1].numbered(4, 1), received).candidates[0].kept, (
-        "no news, but wanted"
+        "a seed is not novel, and is accepted"
     )
-    assert [kept.candidate for kept in pool.rows] == [one]
+    assert [(kept.id, kept.candidate.output) for kept in pool.rows] == [("4.0", one.output)]
 
 
 SUM = (
@@ -191,7 +191,7 @@ SUM = (
 
 
 def summed(style: str, *texts: str, api: str = "chat", seeds: tuple[Task, ...] = SUM, **options: Any) -> Received:
-    """What the run makes of a conversation that begins with the last of the seeds."""
+    """Return the result of a conversation that begins with the last seed."""
     made = strategy(api, openings="seeds", style=style, **{"min_rounds": 2, "max_rounds": 2, **options})
     view = View(seeds=seeds)
     for item in range(len(seeds) - 1):
@@ -223,7 +223,7 @@ def test_the_first_answer_to_a_seed_with_a_verifier_is_checked(api: str, style: 
     assert one.verdicts[1].detail["found"] == '"43"'
     assert (said(one), one.output) == ([("user", "What is 17 + 25?"), ("assistant", "It is 43.")], "It is 43.")
     assert wrong[0][slice(*one.span)] == "It is 43."
-    assert received.counters == ("conversations|1 round|wrong_answer",)
+    assert tuple(map(str, received.counters)) == ("conversations|1 round|wrong_answer",)
     pool = Pool(SUM)
     request = Request("assistant", (), begun(strategy()).sampling).numbered(4, 1)
     (judged,) = RowFilters(FilterOptions(), pool).apply(request, received).candidates
@@ -237,7 +237,7 @@ def test_the_first_answer_to_a_seed_with_a_verifier_is_checked(api: str, style: 
 
 
 @pytest.mark.parametrize("style", ["roles", "self-chat"])
-def test_what_is_checked_is_the_answer_as_the_row_has_it(style: str) -> None:
+def test_the_verifier_checks_the_answer_of_the_row(style: str) -> None:
     spec = {"kind": "regex", "pattern": "42", "full": True}
     seeds = (Task("s0", "What is 17 + 25?", verifier=spec),)
     assert len(row(summed(style, " 42 \n", "And twice that?", "84.", seeds=seeds)).verdicts) == 1
@@ -245,8 +245,8 @@ def test_what_is_checked_is_the_answer_as_the_row_has_it(style: str) -> None:
     assert (said(one)[1], one.verdicts[0].reason) == (("assistant", "42"), "too_few_rounds")
 
 
-def test_an_opening_that_the_model_wrote_is_checked_by_no_seed_s_verifier() -> None:
-    """A candidate's id may be a seed's, too."""
+def test_a_verifier_does_not_apply_to_an_opening_of_the_model() -> None:
+    """A candidate may have the same id as a seed."""
     seeds = (Task("3.0", "What is 17 + 25?", verifier={"kind": "number", "value": 42}),)
     made = strategy(min_rounds=2, max_rounds=2)
     request = begun(made).numbered(10, 0)
@@ -254,9 +254,9 @@ def test_an_opening_that_the_model_wrote_is_checked_by_no_seed_s_verifier() -> N
     assert made.receive(request, answer(RIVERS), View(seeds=seeds)).follow_ups
 
 
-def test_the_rounds_are_drawn_from_the_range_when_it_is_begun() -> None:
+def test_the_number_of_rounds_is_drawn_from_the_range_at_the_beginning() -> None:
     made = strategy(min_rounds=2, max_rounds=4)
-    drawn = {made._openings(View(), Rng(n)).context["rounds"][0] for n in range(60)}  # type: ignore[union-attr,index]
+    drawn = {made._request_openings(View(), Rng(n)).context["rounds"][0] for n in range(60)}  # type: ignore[union-attr,index]
     assert drawn == {2, 3, 4}
     fixed = strategy(min_rounds=3, max_rounds=3)
     more = "Is the Dead Sea a lake?"
@@ -264,13 +264,12 @@ def test_the_rounds_are_drawn_from_the_range_when_it_is_begun() -> None:
     assert len(row(received).messages) == 6
 
 
-CLOSINGS = ("[END]", "Thanks, that's all!", "Thank you so much. Have a nice day.", "Goodbye!", "OK great, thanks.",
-            "No more questions.", "thanks for the explanation", "[end]", "That helps.\n**[End]**")  # fmt: skip
+CLOSINGS = ("[END]", "Thanks. [END]", "[end]", "That helps.\n**[End]**", "[END] Goodbye.")
 
 
 @BOTH
 @pytest.mark.parametrize("closing", CLOSINGS)
-def test_a_user_who_is_done_ends_it(api: str, closing: str) -> None:
+def test_the_closing_sign_of_the_user_ends_a_conversation(api: str, closing: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7})
@@ -285,58 +284,17 @@ def test_a_user_who_is_done_ends_it(api: str, closing: str) -> None:
     assert said(early) == FOUR[:2]
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["Thanks! But why is that?", "Thanks, now write a poem about it.", "Thank you. Please give me an example.",
-     "Tell me how sailors say goodbye", "How do I say thanks in French?", "No, I want another one.", "Bye?",
-     "Thanks. I'd like to hear about tides, too.", "", "Thanks, I have one more question.",
-     "Thanks, that worked. I got an error though: TypeError.", "Thank you! Yes, do that.", "Sure, thanks.",
-     "No more pizza recipes, only pasta.", "Take care of the formatting in the table", "That is it, but shorter.",
-     "Thank you for the list. Number three confuses me.", "Thanks, that is wrong.", "Thank you note for a teacher",
-     "Thanks for that, I will try number 2. Number 3 needs an example.", "Bye-bye birdie, sum it up",
-     "That's all wrong.",
-     "Have a good recipe for soup", "Thanks for the poem please make it shorter", "Thanks and now add two", "Great.",
-     "Thank you. That is not what I asked.", "I understand it, but not the end. Thanks.", "Write [END] on each page",
-     "Thanks. I see an error in line 2."],
-)  # fmt: skip
-def test_thanks_with_a_question_or_a_request_is_no_end(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "Goodbye!", "Thanks, that is all.", "Write [END] on each page"])
+def test_only_the_closing_sign_at_an_end_of_a_line_ends_a_conversation(text: str) -> None:
     assert not is_closing(text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["Thanks!", "No, thanks.", "Yes, that's all. Thank you!", "Thank you for the tips and tricks!", "Got it, thanks!",
-     "Thanks for your help! I'll try it tonight.", "Perfect, that\u2019s exactly what I needed. Thanks again!",
-     "That makes sense. Thank you for explaining!", "Thank you, you've been very helpful. Goodbye!", "Not now, thanks.",
-     "I have no further questions. Thanks and have a good day.", "Great - thanks a lot \U0001f60a", "No more, bye!",
-     "Goodbye and thanks for the fish", "Okay, I understand it now. Thank you very much.", "Thanks [END]",
-     "[END] Goodbye."],
-)  # fmt: skip
-def test_thanks_and_good_wishes_alone_are_an_end(text: str) -> None:
+@pytest.mark.parametrize("text", ["Thanks [END]", "[END] Goodbye.", "Thank you.\n[END]\n"])
+def test_the_closing_sign_at_an_end_of_a_line_ends_a_conversation(text: str) -> None:
     assert is_closing(text)
 
 
-def test_who_writes_much_has_something_else_to_say() -> None:
-    text = "Thank you for all of it".ljust(200, "!")
-    assert is_closing(text)
-    assert not is_closing(f"{text}!")
-    assert not is_closing("Thank you for all that you told me of " + "the sea and the rivers and " * 6 + "the rain.")
-
-
-def test_an_assistant_s_thanks_are_no_farewell() -> None:
-    thanks = "You're right, thanks."
-    assert is_closing(thanks)
-    made = strategy(min_rounds=2, max_rounds=2)
-    _, received = spoken(made, begun(made), RIVERS, LAKES, thanks)
-    assert said(row(received)) == [*FOUR[:3], ("assistant", thanks)]
-    made = strategy(style="self-chat", min_rounds=2, max_rounds=2)
-    text = f"{RIVERS}\nUser: {LAKES}\nAssistant: {thanks}"
-    received = made.receive(begun(made).numbered(5, 1), answer(text), View())
-    assert said(row(received)) == [*FOUR[:3], ("assistant", thanks)]
-    assert received.counters == ("conversations|2 rounds|as planned",)
-
-
-# The closing sign in what the assistant says
+# The closing sign in messages of the assistant
 
 ENDED = ["\n[END]", "\n\n[end]\n", " [END]", "\n**[End]**", "\n[END]\nUser: And ponds?\nAssistant: Them too.",
          "\n[END]\n\nThe conversation is over."]  # fmt: skip
@@ -345,7 +303,7 @@ ENDED = ["\n[END]", "\n\n[end]\n", " [END]", "\n**[End]**", "\n[END]\nUser: And 
 @BOTH
 @pytest.mark.parametrize("tail", ENDED)
 @pytest.mark.parametrize("reason", ["stop", "length"])
-def test_the_sign_ends_it_in_the_assistant_s_words_too(api: str, tail: str, reason: str) -> None:
+def test_the_closing_sign_of_the_assistant_ends_a_conversation(api: str, tail: str, reason: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7})
@@ -357,11 +315,11 @@ def test_the_sign_ends_it_in_the_assistant_s_words_too(api: str, tail: str, reas
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7}, None, 5)
     received = made.receive(request, answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}{tail}", reason), View())
-    assert (said(row(received)), received.counters) == (FOUR, ("conversations|2 rounds|closed",))
+    assert (said(row(received)), tuple(map(str, received.counters))) == (FOUR, ("conversations|2 rounds|closed",))
 
 
 @BOTH
-def test_a_sign_alone_is_no_answer(api: str) -> None:
+def test_a_closing_sign_alone_is_not_an_answer(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     _, received = spoken(made, begun(made), RIVERS, LAKES, "[END]")
     one = row(received)
@@ -371,11 +329,11 @@ def test_a_sign_alone_is_no_answer(api: str) -> None:
     made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
     text = f"{RIVERS}\nUser: {LAKES}\nAssistant: [END]"
     received = made.receive(begun(made).numbered(5, 1), answer(text), View())
-    assert (said(row(received)), received.counters) == (FOUR[:2], ("conversations|1 round|closed",))
+    assert (said(row(received)), tuple(map(str, received.counters))) == (FOUR[:2], ("conversations|1 round|closed",))
 
 
 @BOTH
-def test_a_sign_in_a_sentence_or_in_code_is_a_part_of_the_answer(api: str) -> None:
+def test_a_closing_sign_in_a_sentence_or_in_code_is_part_of_the_answer(api: str) -> None:
     told = "The program writes [END] last:\n```\ncount\n[END]\n```\nThat is all."
     made = strategy(api, min_rounds=2, max_rounds=2)
     _, received = spoken(made, begun(made), told, LAKES, FLOW)
@@ -385,7 +343,7 @@ def test_a_sign_in_a_sentence_or_in_code_is_a_part_of_the_answer(api: str) -> No
     assert said(row(made.receive(begun(made).numbered(5, 1), answer(text), View())))[1] == ("assistant", told)
 
 
-def test_the_last_answer_of_a_dialogue_is_what_is_answered() -> None:
+def test_the_last_answer_of_a_dialogue_may_contain_speaker_labels() -> None:
     messages = [{"role": role, "content": text} for role, text in FOUR]
     found = texts_of({"messages": [{"role": "system", "content": "Be brief."}, *messages]})
     assert (found.asked, found.prompt, found.answered) == (OPENING, OPENING, FLOW)
@@ -409,8 +367,8 @@ BROKEN = [
 
 @BOTH
 @pytest.mark.parametrize(("text", "reason"), BROKEN)
-def test_a_message_that_breaks_it_cuts_it_back(api: str, text: str | Completion, reason: str) -> None:
-    """In the second message of the user it leaves one round, in the third two."""
+def test_a_message_that_breaks_a_conversation_cuts_it_back(api: str, text: str | Completion, reason: str) -> None:
+    """A break in the user's second message leaves one round, in the third two."""
     made = strategy(api, min_rounds=2, max_rounds=4)
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 4})
@@ -423,14 +381,14 @@ def test_a_message_that_breaks_it_cuts_it_back(api: str, text: str | Completion,
     assert (one.verdicts[0].kept, one.verdicts[0].reason) == (True, "")
     assert one.verdicts[0].detail["ending"] == reason
     assert said(one) == FOUR
-    assert received.counters == (f"conversations|2 rounds|{reason}",)
+    assert tuple(map(str, received.counters)) == (f"conversations|2 rounds|{reason}",)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("", "empty"), (RIVERS, "repeated"), (answer(FLOW, "length"), "truncated"), (LAKES, "repeated")],
 )
-def test_an_answer_that_breaks_it_goes_with_its_question(text: str | Completion, reason: str) -> None:
+def test_an_answer_that_breaks_a_conversation_removes_its_question(text: str | Completion, reason: str) -> None:
     made = strategy(min_rounds=2, max_rounds=3)
     _, received = spoken(made, begun(made), RIVERS, LAKES, text)
     one = row(received)
@@ -438,25 +396,25 @@ def test_an_answer_that_breaks_it_goes_with_its_question(text: str | Completion,
 
 
 @BOTH
-def test_a_request_that_fails_for_good_ends_it_where_it_is(api: str) -> None:
+def test_a_failed_request_ends_a_conversation(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     requests, _ = spoken(made, begun(made), RIVERS, LAKES, FLOW)
-    one = row(made.failed(requests[-1].numbered(20, 1), View()))
+    one = row(made.recover(requests[-1].numbered(20, 1), View()))
     assert said(one) == FOUR
     assert one.verdicts[0].detail["ending"] == "failed"
-    short = row(made.failed(requests[1].numbered(20, 1), View()))
+    short = row(made.recover(requests[1].numbered(20, 1), View()))
     assert (short.verdicts[0].kept, short.verdicts[0].reason) == (False, "failed")
 
 
-def test_a_first_answer_that_breaks_it_leaves_an_opening_without_an_output() -> None:
+def test_a_first_answer_that_breaks_a_conversation_leaves_no_output() -> None:
     made = strategy()
     _, received = spoken(made, begun(made), "")
     one = row(received)
     assert (one.instruction, one.output, one.messages, one.verdicts[0].reason) == (OPENING, "", (), "empty")
-    assert received.counters == ("conversations|0 rounds|empty",)
+    assert tuple(map(str, received.counters)) == ("conversations|0 rounds|empty",)
 
 
-def test_an_assistant_may_give_back_a_text_that_it_was_to_correct_and_talk_of_itself() -> None:
+def test_an_assistant_may_return_a_text_that_it_was_asked_to_correct_and_speak_of_itself() -> None:
     text = "Please put this right: the sea are salty and the lakes is fresh and the rivers is cold today"
     right = "Put right, this is it: the sea are salty and the lakes is fresh and the rivers is cold today"
     made = strategy(min_rounds=2, max_rounds=2)
@@ -467,7 +425,7 @@ def test_an_assistant_may_give_back_a_text_that_it_was_to_correct_and_talk_of_it
 
 
 @BOTH
-def test_the_speaker_s_label_and_quotation_marks_are_no_part_of_a_message(api: str) -> None:
+def test_the_speakers_label_and_quotation_marks_are_removed(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=2)
     _, received = spoken(made, begun(made), f"Assistant: {RIVERS}", f'**User:** "{LAKES}"', FLOW)
     assert said(row(received)) == FOUR
@@ -475,7 +433,7 @@ def test_the_speaker_s_label_and_quotation_marks_are_no_part_of_a_message(api: s
 
 @BOTH
 @pytest.mark.parametrize("text", [f'"{FLOW}"', f"**{FLOW}**"])
-def test_quotation_marks_and_emphasis_around_an_answer_are_its_own(api: str, text: str) -> None:
+def test_quotation_marks_and_emphasis_around_an_answer_are_kept(api: str, text: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=2)
     _, received = spoken(made, begun(made), RIVERS, LAKES, text)
     assert row(received).output == text
@@ -491,7 +449,7 @@ def test_quotation_marks_and_emphasis_around_an_answer_are_its_own(api: str, tex
 @pytest.mark.parametrize(
     "head", [" ", "Assistant: ", f"User: {OPENING}\nAssistant: ", f"Sure!\n\nHuman: {OPENING}\nAI: "]
 )
-def test_a_transcript_is_read_whole(api: str, head: str) -> None:
+def test_a_complete_transcript_is_read(api: str, head: str) -> None:
     made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
     request = begun(made).numbered(5, 1)
     assert request.stage == "self-chat"
@@ -502,11 +460,11 @@ def test_a_transcript_is_read_whole(api: str, head: str) -> None:
     one = row(received)
     assert said(one) == FOUR
     assert text[slice(*one.span)] == f"{RIVERS}\n\nUser: {LAKES}\nAssistant: {FLOW}"
-    assert received.counters == ("conversations|2 rounds|as planned",)
+    assert tuple(map(str, received.counters)) == ("conversations|2 rounds|as planned",)
 
 
 @pytest.mark.parametrize("head", ["Sure! Here is the rest:\n\n", "Here is\nthe conversation:\n"])
-def test_what_announces_a_transcript_is_no_answer(head: str) -> None:
+def test_an_announcement_of_a_transcript_is_not_an_answer(head: str) -> None:
     made = strategy(style="self-chat", min_rounds=2, max_rounds=2)
     request = begun(made).numbered(5, 1)
     rest = f"User: {LAKES}\nAssistant: {FLOW}\nUser: And ponds?\nAssistant: Them too."
@@ -520,7 +478,7 @@ def test_what_announces_a_transcript_is_no_answer(head: str) -> None:
 
 TAILS = [
     ("", 2, "finished"),
-    ("\nUser: Thanks, goodbye!\nAssistant: Goodbye!", 2, "closed"),
+    ("\nUser: Thanks! [END]\nAssistant: Goodbye!", 2, "closed"),
     ("\nUser: And ponds?", 2, "finished"),
     ("\nAssistant: And another thing.", 2, "role_confusion"),
     ("\nUser: And ponds?\nUser: And wells?\nAssistant: Well.", 2, "role_confusion"),
@@ -532,17 +490,17 @@ TAILS = [
 
 
 @pytest.mark.parametrize(("tail", "rounds", "ending"), TAILS)
-def test_a_transcript_is_cut_where_it_is_not_in_order(tail: str, rounds: int, ending: str) -> None:
+def test_a_transcript_ends_where_the_speakers_do_not_alternate(tail: str, rounds: int, ending: str) -> None:
     made = strategy(style="self-chat", min_rounds=2, max_rounds=6)
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 6}, None, 5)
     text = f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}{tail}"
     received = made.receive(request, answer(text), View())
     assert said(row(received))[:4] == FOUR
-    assert received.counters == (f"conversations|{rounds} rounds|{ending}",)
+    assert tuple(map(str, received.counters)) == (f"conversations|{rounds} rounds|{ending}",)
 
 
-def test_a_transcript_cut_short_loses_its_last_message() -> None:
+def test_a_truncated_transcript_loses_its_last_message() -> None:
     made = strategy(style="self-chat", min_rounds=2, max_rounds=2)
     request = begun(made).numbered(5, 1)
     received = made.receive(request, answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}", "length"), View())
@@ -567,7 +525,7 @@ REQUESTS = [
 
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(range(len(REQUESTS))), TEXTS, st.sampled_from(["stop", "length"]))
-def test_any_text_is_read_and_a_conversation_is_always_in_turns(which: int, text: str, reason: str) -> None:
+def test_any_text_is_accepted_and_speakers_always_alternate(which: int, text: str, reason: str) -> None:
     made, request = REQUESTS[which]
     received = made.receive(request, answer(text, reason), View())
     assert len(received.follow_ups) <= 1
@@ -585,7 +543,7 @@ def test_any_text_is_read_and_a_conversation_is_always_in_turns(which: int, text
     is_of_assistant(text)
 
 
-def test_what_is_said_is_never_a_template() -> None:
+def test_a_message_is_data_and_never_a_template() -> None:
     for api in ("chat", "completion"):
         made = strategy(api, min_rounds=2, max_rounds=2)
         trick = "Pay $speaker or ${text} $ and {x}?"

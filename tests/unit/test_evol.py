@@ -1,4 +1,4 @@
-"""Evol-Instruct: what each operation asks, which rule eliminates what, and what the next epoch begins with."""
+"""Evol-Instruct: the operations, the rules of elimination, and the instruction with which the next epoch begins."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,7 +41,7 @@ def answer(text, finish_reason="stop"):
 
 
 def begun(made: EvolInstruct, *operations: str, seed: int = 0) -> Request:
-    """The first request of a seed whose epochs do this."""
+    """Return the first request of a seed whose epochs draw these operations."""
     view = View()
     for item in range(seed):
         view.progress.take(item)
@@ -55,21 +55,21 @@ def begun(made: EvolInstruct, *operations: str, seed: int = 0) -> Request:
 
 
 class Run:
-    """One seed's way: each text is the model's next answer."""
+    """The requests of one seed: each text is the model's next answer."""
 
     def __init__(self, made: EvolInstruct, request: Request) -> None:
         self.made, self.request, self.counters = made, request, []
         self.judge = RowFilters(FilterOptions(novelty=None), Pool(SEEDS))
 
     def says(self, text: str, finish_reason: str = "stop"):
-        """What came of it; the request that follows is the next."""
+        """Return the filtered candidate of this answer and advance to the follow-up request."""
         received = self.made.receive(self.request, answer(text, finish_reason), View())
         judged = self.judge.apply(self.request, received)
         one = judged.candidates[0] if judged.candidates else None
         following = list(received.follow_ups)
         if one is not None:
             following.append(one.candidate.on_accept if one.kept else one.candidate.on_reject)
-        self.counters += received.counters
+        self.counters += tuple(map(str, received.counters))
         assert len(following) <= 1
         next_ = following[0] if following else None
         assert next_ is None or next_.parent == self.request.number
@@ -92,7 +92,7 @@ def rejecting(one) -> list[tuple[str, str]]:
 
 
 def prompt(operation: str) -> str:
-    """The part of an operation's prompt that says what to do."""
+    """Return the instructions of an operation's prompt."""
     request = begun(strategy(epochs=1), operation)
     assert request.turns[0].text.count(SEEDS[0].instruction) == 1
     return request.turns[0].text.split("\n\n")[0]
@@ -139,7 +139,7 @@ def test_the_operations_in_depth_add_ten_to_twenty_words():
     assert all("10 to 20 words" in prompt(one) for one in OPERATIONS if one != "breadth")
 
 
-def test_each_operation_is_drawn_as_often_in_every_epoch():
+def test_operations_are_equally_likely_in_every_epoch():
     made, view = strategy(), View()
     counts = [dict.fromkeys(OPERATIONS, 0) for _ in range(4)]
     for trial in range(1200):
@@ -148,7 +148,7 @@ def test_each_operation_is_drawn_as_often_in_every_epoch():
     assert all(150 < count < 250 for epoch in counts for count in epoch.values()), counts
 
 
-# --- the way of a seed ---
+# --- the epochs of a seed ---
 
 
 def test_the_defaults_are_the_published_ones():
@@ -158,10 +158,10 @@ def test_the_defaults_are_the_published_ones():
         assert (stage.max_tokens, stage.temperature, stage.top_p) == (2048, 1.0, 0.9)
 
 
-def test_seeds_are_taken_in_turn_with_their_input_and_then_it_ends():
+def test_seeds_are_evolved_in_order_with_their_input_until_none_is_left():
     made, view = strategy(), View()
     first = made.propose(view, Rng("a"))
-    assert (first.context["item"], first.context["root"]) == (0, "s0")
+    assert (first.item, first.context["root"]) == (0, "s0")
     view.progress.take(0)
     second = made.propose(view, Rng("a"))
     assert second.context["current"] == ["s1", "Say how the word is spelled.\n\ncolour"]
@@ -169,7 +169,7 @@ def test_seeds_are_taken_in_turn_with_their_input_and_then_it_ends():
     assert made.propose(view, Rng("a")) is None
 
 
-def test_an_epoch_evolves_compares_and_answers_and_the_next_goes_on_from_there():
+def test_an_epoch_evolves_compares_and_answers_and_the_next_continues_from_there():
     way = run("deepen", "breadth")
     draft = way.says(f"**Rewritten task:** {DEEPER}\n")
     assert (draft.candidate.kind, draft.candidate.instruction) == ("pending_task", DEEPER)
@@ -184,7 +184,7 @@ def test_an_epoch_evolves_compares_and_answers_and_the_next_goes_on_from_there()
     assert row.candidate.columns == {"epoch": 1, "operation": "deepen", "root": "s0"}
     assert way.asks_to_evolve(DEEPER)
     assert way.request.turns[0].template == "evol-instruct/breadth"
-    assert "item" not in way.request.context
+    assert way.request.item is None
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_an_epoch_evolves_compares_and_answers_and_the_next_goes_on_from_there()
         "Sure! Here's a harder version: ",
     ],
 )
-def test_what_announces_the_instruction_is_no_part_of_it(head):
+def test_an_announcement_is_not_part_of_the_instruction(head):
     assert run("deepen").says(f'{head}"{DEEPER}"').candidate.instruction == DEEPER
     for whole in (f"Here is my question: {DEEPER}", f"Here is my question:\n{DEEPER}"):
         assert run("deepen").says(whole).candidate.instruction == whole
@@ -205,7 +205,7 @@ def test_what_announces_the_instruction_is_no_part_of_it(head):
     assert way.counters == ["evol|epoch 1, deepen|no_instruction"]
 
 
-def test_after_the_last_epoch_nothing_follows():
+def test_nothing_follows_the_last_epoch():
     way = run("deepen", epochs=1)
     way.says(DEEPER)
     way.says(GAIN)
@@ -216,7 +216,7 @@ def test_after_the_last_epoch_nothing_follows():
     assert way.request is None
 
 
-def test_what_a_filter_rejects_goes_back_unevolved():
+def test_a_rejection_by_a_filter_continues_with_the_unevolved_instruction():
     way = run("deepen", "deepen")
     assert rejecting(way.says("Draw an image of three birds that live near the sea, in winter and in spring."))[0] == (
         "keywords",
@@ -245,7 +245,7 @@ def test_a_judge_that_sees_no_gain_sends_the_instruction_back():
         assert way.says(said).kept
 
 
-def test_what_resembles_its_ancestor_is_not_put_to_the_judge():
+def test_an_instruction_that_resembles_its_source_is_not_sent_to_the_judge():
     way = run("deepen", "breadth")
     assert rejecting(way.says("name three birds  that live near THE sea.")) == [("evol_similarity", "unchanged")]
     assert way.asks_to_evolve(SEEDS[0].instruction)
@@ -260,7 +260,7 @@ def test_what_resembles_its_ancestor_is_not_put_to_the_judge():
     assert way.says("Name three birds that live near the open sea.").kept  # 0.94, below the default
 
 
-def test_a_short_response_that_is_sorry_is_none():
+def test_a_short_response_with_sorry_is_rejected():
     long = "Sorry is a board game. " + "It has many rules that players argue about. " * 10
     for said, kept in (("I'm sorry, I can't name them all.", False), (long, True), ("A sorrycat is no bird.", True)):
         way = run("deepen", "breadth")
@@ -271,7 +271,7 @@ def test_a_short_response_that_is_sorry_is_none():
         assert way.asks_to_evolve(DEEPER if kept else SEEDS[0].instruction)
 
 
-def test_a_response_of_punctuation_and_stop_words_is_none():
+def test_a_response_of_punctuation_and_stop_words_is_rejected():
     for said in ("It is what it is!", "...", "", "You're\n- the\n- and"):
         way = run("deepen", "breadth")
         way.says(DEEPER)
@@ -280,15 +280,15 @@ def test_a_response_of_punctuation_and_stop_words_is_none():
         assert way.asks_to_evolve(SEEDS[0].instruction)
 
 
-def test_another_answer_to_a_row_meets_the_rules_of_a_response():
+def test_a_further_answer_has_to_pass_the_rules_of_a_response():
     made, row = strategy(sorry_words=9), Candidate(DEEPER, output=ANSWER)
-    assert made.fault(row, ANSWER) == ""
-    assert made.fault(row, "I am sorry, that I do not know.") == "sorry"
-    assert made.fault(row, "I am sorry, that I do not know it.") == ""
-    assert made.fault(row, "... and so!") == "no_content"
+    assert made.reject_reason(row, ANSWER) == ""
+    assert made.reject_reason(row, "I am sorry, that I do not know.") == "sorry"
+    assert made.reject_reason(row, "I am sorry, that I do not know it.") == ""
+    assert made.reject_reason(row, "... and so!") == "no_content"
 
 
-def test_an_answer_in_a_chat_may_hold_the_heading_that_ends_a_raw_one():
+def test_an_answer_in_a_chat_may_contain_the_stop_string_of_raw_prompts():
     stops = {}
     for api in ("completion", "chat"):
         one = Run(strategy(api), begun(strategy(api), "deepen"))
@@ -298,7 +298,7 @@ def test_an_answer_in_a_chat_may_hold_the_heading_that_ends_a_raw_one():
     assert stops == {"completion": ("answer", ("\n### Task",)), "chat": ("answer", ())}
 
 
-def test_words_of_the_prompt_are_not_an_instruction():
+def test_an_instruction_with_words_of_the_prompt_is_rejected():
     copied = (
         "Of the #Given Prompt# name three more birds, and say where they live.",
         "Name three birds. The rewritten task, with more depth, is about their nests in winter.",
@@ -310,7 +310,7 @@ def test_words_of_the_prompt_are_not_an_instruction():
         assert way.asks_to_evolve(SEEDS[0].instruction)
 
 
-def test_words_that_the_instruction_had_before_are_not_copied():
+def test_words_of_the_unevolved_instruction_are_not_copied():
     made = strategy()
     request = begun(made, "deepen")
     given = "Rate the given prompt from 1 to 5."
@@ -319,7 +319,7 @@ def test_words_that_the_instruction_had_before_are_not_copied():
     assert way.says("Rate the given prompt from 1 to 5, for clarity, length, tone and grammar apart, and say why.").kept
 
 
-def test_what_the_token_limit_cuts_short_is_none():
+def test_truncated_text_is_rejected():
     way = run("deepen", "breadth")
     assert rejecting(way.says(DEEPER, "length")) == [("evol_whole", "truncated")]
     way.says(DEEPER)
@@ -327,27 +327,27 @@ def test_what_the_token_limit_cuts_short_is_none():
     assert rejecting(way.says(ANSWER, "length")) == [("evol_whole", "truncated")]
 
 
-def test_a_request_that_fails_for_good_goes_back_unevolved_too():
+def test_a_failed_request_continues_with_the_unevolved_instruction():
     made = strategy(epochs=2)
     first = begun(made, "deepen", "breadth")
-    received = made.failed(first, View())
-    assert received.counters == ("evol|epoch 1, deepen|failed",)
+    received = made.recover(first, View())
+    assert tuple(map(str, received.counters)) == ("evol|epoch 1, deepen|failed",)
     (again,) = received.follow_ups
     assert (again.stage, again.parent, again.context["current"]) == ("evolve", first.number, first.context["current"])
     assert again.turns[0].template == "evol-instruct/breadth"
     last = again.numbered(9, 1)
-    assert made.failed(last, View()).follow_ups == ()
+    assert made.recover(last, View()).follow_ups == ()
 
 
 @pytest.mark.parametrize("stage", ["evolve", "compare", "answer"])
-def test_whichever_request_fails_the_next_epoch_begins_with_what_this_one_began_with(stage):
+def test_after_any_failed_request_the_next_epoch_begins_with_the_current_instruction(stage):
     way = run("deepen", "breadth")
     if stage != "evolve":
         way.says(DEEPER)
     if stage == "answer":
         way.says(GAIN)
     assert way.request.stage == stage
-    received = way.made.failed(way.request, View())
+    received = way.made.recover(way.request, View())
     (again,) = received.follow_ups
     assert (again.stage, again.parent, again.turns[0].template) == (
         "evolve",
@@ -356,10 +356,10 @@ def test_whichever_request_fails_the_next_epoch_begins_with_what_this_one_began_
     )
     assert again.context["current"] == ["s0", SEEDS[0].instruction]
     assert SEEDS[0].instruction in again.turns[0].text
-    assert received.counters == ("evol|epoch 1, deepen|failed",)
+    assert tuple(map(str, received.counters)) == ("evol|epoch 1, deepen|failed",)
 
 
-def test_an_answer_that_only_says_the_instruction_again_is_none():
+def test_an_answer_that_repeats_the_instruction_is_rejected():
     way = run("deepen", "breadth")
     way.says(DEEPER)
     way.says(GAIN)
@@ -367,7 +367,7 @@ def test_an_answer_that_only_says_the_instruction_again_is_none():
     assert way.asks_to_evolve(SEEDS[0].instruction)
 
 
-def test_the_instruction_in_the_prompt_is_none_of_its_words():
+def test_the_instruction_in_the_prompt_does_not_count_as_wording_of_the_prompt():
     evolved = "Do this task: name three birds that live near the sea, then say how each builds its nest on cliffs."
     assert run("deepen").says(evolved).kept, "with the word before it they are eight in a row of the prompt"
 
@@ -380,14 +380,14 @@ def test_the_instruction_in_the_prompt_is_none_of_its_words():
         (f"{DEEPER} Use the table below:\n\n| bird | food |\n|---|---|\n| gull | fish |", None),
     ],
 )
-def test_what_announces_the_instruction_is_no_part_of_it_and_what_announces_data_is(said, evolved):
+def test_an_announcement_of_the_instruction_is_removed_and_an_announcement_of_data_is_kept(said, evolved):
     assert run("deepen").says(said).candidate.instruction == (evolved or said)
 
 
-# --- what is sent ---
+# --- requests ---
 
 
-def test_a_raw_prompt_ends_where_the_next_task_would_begin():
+def test_a_raw_completion_stops_at_the_next_task():
     assert begun(strategy("completion"), "deepen").sampling.stop == ("\nGiven task:",)
 
 
@@ -399,7 +399,7 @@ def comparing(api="chat", **options) -> Run:
     return way
 
 
-def test_a_judge_is_asked_for_its_likeliest_word_and_in_messages_may_think_before_it():
+def test_a_judge_is_sampled_greedily_and_may_reason_in_a_chat():
     word = {"api": "chat", "max_tokens": 300}
     for api, options, most in (
         ("chat", {}, 1024),
@@ -423,7 +423,7 @@ def test_a_judge_is_asked_for_its_likeliest_word_and_in_messages_may_think_befor
         ("<think>They are different, or", "unjudged"),
     ],
 )
-def test_what_a_judge_thinks_is_not_what_it_says(said, reason):
+def test_a_judges_reasoning_is_not_its_decision(said, reason):
     way = comparing()
     one = way.says(said)
     assert rejecting(one) == ([("evol_judge", reason)] if reason else [])
@@ -432,25 +432,25 @@ def test_what_a_judge_thinks_is_not_what_it_says(said, reason):
     assert way.request.stage == ("evolve" if reason else "answer")
 
 
-# --- what is counted ---
+# --- counters ---
 
 
-def test_an_audited_judge_that_fails_for_good_is_not_counted_a_second_time():
+def test_a_failed_audit_is_not_counted_twice():
     way = run("deepen", "breadth", audit=1.0)
     way.says(SEEDS[0].instruction)
-    received = way.made.failed(way.request, View())
-    assert received.counters == ()
+    received = way.made.recover(way.request, View())
+    assert tuple(map(str, received.counters)) == ()
     assert received.follow_ups[0].context["current"][1] == SEEDS[0].instruction
 
 
-def test_the_judge_is_asked_about_a_share_of_what_the_cheap_test_rejects():
+def test_the_judge_decides_on_a_share_of_the_instructions_that_the_cheap_test_rejects():
     way = run("deepen", "breadth", audit=1.0)
     one = way.says(SEEDS[0].instruction)
     assert rejecting(one) == [("evol_similarity", "unchanged")]
     assert (way.request.stage, way.request.context["audited"]) == ("compare", True)
     assert way.says(GAIN) is None
     assert way.counters == ["agreement|cheap test: no gain|judge: gain"]
-    assert way.asks_to_evolve(SEEDS[0].instruction)  # whatever the judge says
+    assert way.asks_to_evolve(SEEDS[0].instruction)  # regardless of the judge
     way = run("deepen", audit=1.0)
     way.says(DEEPER)
     way.says(SAME)
@@ -460,13 +460,13 @@ def test_the_judge_is_asked_about_a_share_of_what_the_cheap_test_rejects():
     assert 0.2 < sum(drawn) / len(drawn) < 0.3
 
 
-def test_another_rule_s_rejection_is_not_audited():
+def test_a_rejection_by_another_rule_is_not_audited():
     way = run("deepen", audit=1.0)
     way.says(SEEDS[0].instruction, "length")
     assert way.request.stage == "evolve"
 
 
-def test_nothing_written_is_counted_too():
+def test_an_empty_evolution_is_counted():
     way = run("deepen", "breadth")
     assert way.says(" \n ") is None
     assert way.counters == ["evol|epoch 1, deepen|no_instruction"]
@@ -476,7 +476,7 @@ def test_nothing_written_is_counted_too():
 @pytest.mark.parametrize(
     "text", ["", "\x00", "**", '"""', "$instruction ${kind} $", "Rewritten task:", "\u0301" * 5000]
 )
-def test_any_text_is_read(text):
+def test_any_text_is_accepted(text):
     for stage in ("evolve", "compare", "answer"):
         way = run("complicate-input", "complicate-input")
         if stage != "evolve":
@@ -487,7 +487,7 @@ def test_any_text_is_read(text):
         assert way.request is not None
 
 
-def test_an_instruction_is_never_a_template():
+def test_an_instruction_is_data_and_never_a_template():
     way = run("complicate-input", "complicate-input")
     evolved = "Pay $kind or ${instruction} $ to the birds named in the table, and say what each of them buys."
     way.says(evolved)

@@ -30,24 +30,24 @@ from selfinstruct.strategies.shared import evol_rules as rules
         ("**Equal or different:** **different**", ""),
     ],
 )
-def test_what_a_judge_says_is_read_with_its_negations(said: str, reason: str) -> None:
+def test_a_judges_answer_is_read_with_its_negations(said: str, reason: str) -> None:
     verdict = rules.gain(said)
     assert (verdict.filter, verdict.kept, verdict.reason) == ("evol_judge", not reason, reason)
 
 
-def test_a_response_of_exactly_so_many_words_may_be_sorry() -> None:
+def test_a_response_with_the_minimum_of_words_may_contain_sorry() -> None:
     for count, reason in ((79, "sorry"), (80, "")):
-        verdict = rules.apology("Sorry " + "word " * (count - 1), words=80)
+        verdict = rules.apology("Sorry " + "word " * (count - 1), min_words=80)
         assert (verdict.kept, verdict.reason, verdict.score) == (not reason, reason, count)
 
 
-def test_a_similarity_of_exactly_so_much_is_too_much() -> None:
+def test_a_similarity_at_the_threshold_is_rejected() -> None:
     for least, reason in ((0.75, "too_similar"), (math.nextafter(0.75, 1), "")):
-        verdict = rules.similarity("Name four red birds", "Name four red trees", least=least, name="s0")
+        verdict = rules.similarity("Name four red birds", "Name four red trees", threshold=least, current_id="s0")
         assert (verdict.kept, verdict.reason, verdict.score, verdict.nearest) == (not reason, reason, 0.75, "s0")
 
 
-def test_eight_words_of_the_prompt_in_one_piece_are_copied_and_seven_are_not() -> None:
+def test_eight_consecutive_words_of_the_prompt_are_rejected_and_seven_are_not() -> None:
     prompt = "Rewrite it so that whoever answers has to think for longer."
     seven, eight = "so that whoever answers has to think", "so that whoever answers has to think for"
     assert rules.wording(f"Ask {seven} hard.", "Ask.", (), prompt).kept
@@ -57,6 +57,6 @@ def test_eight_words_of_the_prompt_in_one_piece_are_copied_and_seven_are_not() -
 
 
 @pytest.mark.parametrize("said", ["I don't.", "It isn't, and he didn't.", "We\u2019ll do so\u2026"])
-def test_what_an_apostrophe_leaves_of_a_word_is_no_content(said: str) -> None:
+def test_parts_of_contractions_are_not_content(said: str) -> None:
     assert rules.content(said).reason == "no_content"
     assert rules.content(f"{said} Gulls").kept

@@ -104,7 +104,7 @@ def test_case_and_punctuation_are_no_way_out():
 
 
 def test_thresholds_are_fractions():
-    with pytest.raises(UsageError, match=r"1\.5 is no fraction"):
+    with pytest.raises(UsageError, match=r"1\.5 is not a fraction"):
         Repetition(lines=1.5)
 
 

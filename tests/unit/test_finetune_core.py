@@ -1,4 +1,4 @@
-"""The trainer's promises about packing, loss, resuming and stopping, each named after the fault it excludes."""
+"""Packing, loss, resuming and stopping: the guarantees of the trainer."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from finetune.training.loop import DivergedError, TrainingLoop
 from finetune.training.optimizer import FlatAdamW
 from selfinstruct.errors import ConfigError, SelfInstructError, UsageError
 
-WORDS = 97
+VOCAB = 97
 SHAPE: dict[str, Any] = {
-    "vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 0,
 }  # fmt: skip
 
@@ -40,14 +40,14 @@ SHAPE: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _one_thread() -> Any:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny matrices: threads only wait for each other
+    torch.set_num_threads(1)  # several threads would slow tiny matrices down
     yield
     torch.set_num_threads(before)
 
 
-def llama(seed: int = 0, **more: Any) -> Any:
+def llama(seed: int = 0, **fields: Any) -> Any:
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**{**SHAPE, "tie_word_embeddings": True, **more}))
+    return LlamaForCausalLM(LlamaConfig(**{**SHAPE, "tie_word_embeddings": True, **fields}))
 
 
 def qwen() -> Any:
@@ -68,7 +68,7 @@ def corpus(count: int = 24, longest: int = 30, seed: int = 0) -> Corpus:
         supervised = np.zeros(size, dtype=np.bool_)
         supervised[size // 2 :] = True
         documents.append(
-            Document(rng.integers(0, WORDS, size).astype(np.int32), supervised, f"rows.jsonl:{number + 1}")
+            Document(rng.integers(0, VOCAB, size).astype(np.int32), supervised, f"rows.jsonl:{number + 1}")
         )
     return Corpus.of(documents)
 
@@ -79,61 +79,61 @@ def packed_lm(model: Any = None) -> PackedCausalLM:
     return PackedCausalLM(model)
 
 
-# Documents packed together do not see each other.
+# Packed documents do not see each other.
 
 
 @pytest.mark.parametrize("make", [llama, qwen, mistral])
-def test_packed_logits_are_those_of_each_document_alone(make) -> None:
+def test_packed_logits_equal_those_of_separate_documents(make) -> None:
     plain, documents = make(), corpus(5, 16)
     ours = packed_lm(copy.deepcopy(plain))
     batch = collate(documents, range(5), max_seqlen=16)
     with torch.no_grad():
         packed = ours.logits(batch)
-        alone = []
+        separate = []
         for index in range(5):
             logits = plain(torch.from_numpy(documents[index].ids.astype(np.int64))[None]).logits[0, :-1]
-            alone.append(logits[torch.from_numpy(documents[index].supervised[1:])])
-    torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-4, atol=1e-5)
+            separate.append(logits[torch.from_numpy(documents[index].supervised[1:])])
+    torch.testing.assert_close(packed, torch.cat(separate), rtol=1e-4, atol=1e-5)
 
 
-def test_a_change_in_one_document_changes_nothing_in_another() -> None:
+def test_changing_one_document_does_not_affect_another() -> None:
     ours, documents = packed_lm(), corpus(3, 12)
     changed = Corpus(documents.ids.copy(), documents.supervised, documents.offsets, documents.names)
-    changed.ids[2] = (changed.ids[2] + 1) % WORDS
-    first, second = (ours.token_losses(collate(one, (0, 1, 2), max_seqlen=12)) for one in (documents, changed))
-    border = int(documents.targets[0])
-    assert not torch.equal(first[:border], second[:border])
-    assert torch.equal(first[border:], second[border:])
+    changed.ids[2] = (changed.ids[2] + 1) % VOCAB
+    first, second = (ours.token_losses(collate(corpus, (0, 1, 2), max_seqlen=12)) for corpus in (documents, changed))
+    boundary = int(documents.targets[0])
+    assert not torch.equal(first[:boundary], second[:boundary])
+    assert torch.equal(first[boundary:], second[boundary:])
 
 
-def test_a_model_whose_layers_leak_across_documents_is_refused() -> None:
+def test_a_model_that_leaks_across_documents_is_rejected() -> None:
     ours = packed_lm()
     layer = ours.decoder.layers[0]
-    straight = layer.forward
+    forward = layer.forward
 
     def leak(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return straight(hidden + hidden.roll(1, 1), *args, **kwargs)  # a convolution over two places
+        return forward(hidden + hidden.roll(1, 1), *args, **kwargs)  # a convolution over two tokens
 
     layer.forward = leak
     with pytest.raises(UsageError, match="packing=false"):
         check_isolation(ours)
 
 
-def test_packed_attention_never_generates_without_borders() -> None:
+def test_packed_attention_never_generates_without_document_boundaries() -> None:
     plain = llama()
     ours = packed_lm(copy.deepcopy(plain)).model
     ids = torch.tensor([[5, 6, 7]])
     with pytest.raises(UsageError, match="document boundaries"):
         ours(ids)
     with original_attention(ours):
-        found = ours.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
+        generated = ours.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
     expected = plain.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
-    assert torch.equal(found, expected)
+    assert torch.equal(generated, expected)
     assert ours.config._attn_implementation == "finetune_sdpa"
 
 
 @pytest.mark.parametrize("packing", [True, False])
-def test_an_attention_that_does_not_exist_is_answered_with_the_alternatives(packing) -> None:
+def test_an_unknown_attention_is_rejected_with_the_alternatives(packing) -> None:
     with pytest.raises(ConfigError, match=r"attention: .*'auto', 'varlen' or 'sdpa'"):
         load_options("alpaca", None, ["attention=flex", f"packing={packing}"])
     with pytest.raises(UsageError, match=r"attention=flex is not available; use .*auto, varlen \(GPU\) or sdpa"):
@@ -147,38 +147,38 @@ def test_an_attention_that_does_not_exist_is_answered_with_the_alternatives(pack
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_chunked_head_agrees_with_float64(chunk, biased) -> None:
     torch.manual_seed(0)
-    hidden, weight = torch.randn(10, 8), torch.randn(WORDS, 8)
-    bias = torch.randn(WORDS) if biased else None
-    labels = torch.randint(0, WORDS, (10,))
-    mine = [one.clone().requires_grad_() if one is not None else None for one in (hidden, weight, bias)]
-    exact = [one.double().requires_grad_() if one is not None else None for one in (hidden, weight, bias)]
-    loss = linear_cross_entropy(mine[0], mine[1], labels, scale=0.25, chunk=chunk, bias=mine[2])
+    hidden, weight = torch.randn(10, 8), torch.randn(VOCAB, 8)
+    bias = torch.randn(VOCAB) if biased else None
+    labels = torch.randint(0, VOCAB, (10,))
+    inputs = [tensor.clone().requires_grad_() if tensor is not None else None for tensor in (hidden, weight, bias)]
+    exact = [tensor.double().requires_grad_() if tensor is not None else None for tensor in (hidden, weight, bias)]
+    loss = linear_cross_entropy(inputs[0], inputs[1], labels, scale=0.25, chunk=chunk, bias=inputs[2])
     (loss * 2).backward()
     reference = functional.cross_entropy(functional.linear(*exact), labels, reduction="sum") * 0.25
     (reference * 2).backward()
     torch.testing.assert_close(loss.double(), reference, rtol=1e-6, atol=1e-6)
-    for one, other in zip(mine, exact, strict=True):
-        if one is not None:
-            torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-5, atol=1e-6)
+    for tensor, reference in zip(inputs, exact, strict=True):
+        if tensor is not None:
+            torch.testing.assert_close(tensor.grad.double(), reference.grad, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
-        every = token_losses(hidden, weight, labels, chunk=chunk, bias=bias)
+        losses = token_losses(hidden, weight, labels, chunk=chunk, bias=bias)
     torch.testing.assert_close(
-        every, functional.cross_entropy(functional.linear(hidden, weight, bias), labels, reduction="none")
+        losses, functional.cross_entropy(functional.linear(hidden, weight, bias), labels, reduction="none")
     )
 
 
 def test_bfloat16_logits_are_normalised_in_float32() -> None:
     torch.manual_seed(0)
-    hidden, weight = torch.randn(6, 16).bfloat16(), torch.randn(WORDS, 16).bfloat16()
-    labels = torch.randint(0, WORDS, (6,))
+    hidden, weight = torch.randn(6, 16).bfloat16(), torch.randn(VOCAB, 16).bfloat16()
+    labels = torch.randint(0, VOCAB, (6,))
     loss = linear_cross_entropy(hidden.requires_grad_(), weight.requires_grad_(), labels, chunk=2)
     loss.backward()
-    exact = [one.detach().double().requires_grad_() for one in (hidden, weight)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
     reference = functional.cross_entropy(exact[0] @ exact[1].T, labels, reduction="sum")
     reference.backward()
     assert float(loss.detach()) == pytest.approx(float(reference.detach()), rel=1e-2)
-    for one, other in zip((hidden, weight), exact, strict=True):
-        assert float((one.grad.double() - other.grad).norm() / other.grad.norm()) < 2e-2
+    for tensor, expected in zip((hidden, weight), exact, strict=True):
+        assert float((tensor.grad.double() - expected.grad).norm() / expected.grad.norm()) < 2e-2
 
 
 def test_extreme_logits_stay_finite() -> None:
@@ -190,36 +190,37 @@ def test_extreme_logits_stay_finite() -> None:
     assert weight.grad.isfinite().all()
 
 
-def test_a_fully_masked_micro_batch_adds_exactly_nothing() -> None:
+def test_a_micro_batch_without_supervised_tokens_has_zero_loss_and_gradient() -> None:
     ours = packed_lm()
-    found = corpus(2)
-    masked = Corpus(found.ids, np.zeros_like(found.supervised), found.offsets, found.names)
+    documents = corpus(2)
+    masked = Corpus(documents.ids, np.zeros_like(documents.supervised), documents.offsets, documents.names)
     loss = ours(collate(masked, (0, 1), max_seqlen=30), 0.1)
     loss.backward()
     assert float(loss.detach()) == 0
-    assert all(float(one.grad.abs().max()) == 0 for one in ours.parameters() if one.grad is not None)
+    assert all(float(parameter.grad.abs().max()) == 0 for parameter in ours.parameters() if parameter.grad is not None)
 
 
-def gradient_of(splits: list[list[int]], found: Corpus) -> torch.Tensor:
+def gradient_of(splits: list[list[int]], documents: Corpus) -> torch.Tensor:
     ours = packed_lm()
     optimizer = FlatAdamW(ours.parameters(), TrainingOptions())
-    for part in splits:
-        ours(collate(found, part, max_seqlen=30), 1 / int(found.targets.sum())).backward()
+    for indices in splits:
+        ours(collate(documents, indices, max_seqlen=30), 1 / int(documents.targets.sum())).backward()
     return torch.cat([group.gradient for group in optimizer.groups])
 
 
 @pytest.mark.parametrize("splits", [[[0], [1], [2, 3, 4], [5]], [[5, 4, 3], [2, 1, 0]], [[0, 5], [1, 4], [], [2, 3]]])
 def test_the_gradient_does_not_depend_on_how_the_batch_is_split(splits) -> None:
-    found = corpus(6)
-    torch.testing.assert_close(gradient_of(splits, found), gradient_of([list(range(6))], found), rtol=1e-5, atol=1e-6)
+    documents = corpus(6)
+    expected = gradient_of([list(range(6))], documents)
+    torch.testing.assert_close(gradient_of(splits, documents), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_model_that_scales_its_logits_goes_through_its_own_head() -> None:
+def test_a_model_that_scales_its_logits_uses_its_own_head() -> None:
     from transformers import CohereConfig, CohereForCausalLM
 
     torch.manual_seed(0)
-    more = {key: value for key, value in SHAPE.items() if key != "head_dim"}
-    scaled = CohereForCausalLM(CohereConfig(**more, logit_scale=0.25))
+    fields = {key: value for key, value in SHAPE.items() if key != "head_dim"}
+    scaled = CohereForCausalLM(CohereConfig(**fields, logit_scale=0.25))
     assert not check_head(packed_lm(scaled))
     assert check_head(packed_lm())
 
@@ -227,23 +228,23 @@ def test_a_model_that_scales_its_logits_goes_through_its_own_head() -> None:
 # Held-out losses.
 
 
-def test_held_out_losses_are_those_of_each_document_alone() -> None:
-    plain, found = llama(), corpus(7)
-    losses = evaluate(packed_lm(copy.deepcopy(plain)), found, budget=64)
+def test_held_out_losses_equal_those_of_separate_documents() -> None:
+    plain, documents = llama(), corpus(7)
+    losses = evaluate(packed_lm(copy.deepcopy(plain)), documents, budget=64)
     for index in range(7):
-        ids = torch.from_numpy(found[index].ids.astype(np.int64))
-        labels = torch.where(torch.from_numpy(found[index].supervised), ids, -100)
+        ids = torch.from_numpy(documents[index].ids.astype(np.int64))
+        labels = torch.where(torch.from_numpy(documents[index].supervised), ids, -100)
         with torch.no_grad():
             mean = plain(ids[None], labels=labels[None]).loss
-        assert losses.sums[index] == pytest.approx(float(mean) * found.targets[index], rel=1e-5)
+        assert losses.sums[index] == pytest.approx(float(mean) * documents.targets[index], rel=1e-5)
 
 
-def test_the_standard_error_is_that_of_drawing_documents() -> None:
+def test_the_standard_error_agrees_with_resampled_documents() -> None:
     rng = np.random.default_rng(0)
     counts = rng.integers(5, 50, 200)
     losses = Losses(counts * rng.normal(2, 0.5, 200), counts)
-    drawn = [rng.integers(0, 200, 200) for _ in range(2000)]
-    bootstrap = np.std([losses.sums[one].sum() / counts[one].sum() for one in drawn])
+    samples = [rng.integers(0, 200, 200) for _ in range(2000)]
+    bootstrap = np.std([losses.sums[sample].sum() / counts[sample].sum() for sample in samples])
     assert losses.standard_error == pytest.approx(bootstrap, rel=0.1)
     after = Losses(losses.sums - 0.1 * counts + rng.normal(0, 0.1, 200), counts)
     change, error = difference(losses, after)
@@ -261,16 +262,16 @@ class KilledError(Exception):
 def run(
     folder: Path, options: TrainingOptions, *, stop: int | None = None, model: Any = None
 ) -> tuple[FlatAdamW, list[float]]:
-    """Train from the last checkpoint; a run that reaches ``stop`` dies right after saving it."""
+    """Train from the latest checkpoint; at step ``stop``, die right after saving one."""
     torch.manual_seed(options.seed)
     ours = packed_lm(model or llama(attention_dropout=0.1))
     optimizer = FlatAdamW(ours.parameters(), options)
     start = 0
-    if (found := checkpoint.latest(folder)) is not None:
-        tensors = found.tensors()
+    if (latest := checkpoint.latest(folder)) is not None:
+        tensors = latest.tensors()
         optimizer.restore(tensors)
         checkpoint.restore_rng_state(tensors)
-        start = found.step
+        start = latest.step
     losses: list[float] = []
 
     def save(step: int) -> None:
@@ -286,44 +287,44 @@ def run(
 
 
 @pytest.mark.parametrize("stop", [2, 5, 8])
-def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tmp_path, stop) -> None:
-    """Six steps an epoch, so that 2, 5 and 8 are in the middle of one; attention has dropout, which draws numbers."""
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path, stop) -> None:
+    """An epoch has six steps, so 2, 5 and 8 are within one; attention has dropout, which uses random numbers."""
     options = TrainingOptions(batch_size=4, epochs=2, learning_rate=1e-2, checkpoint_every=1)
-    whole, all_losses = run(tmp_path / "whole", options)
-    _, first = run(tmp_path / "cut", options, stop=stop)
-    resumed, second = run(tmp_path / "cut", options)
-    assert first + second == all_losses
-    assert len(all_losses) == 12
-    for name, tensor in whole.state().items():
+    uninterrupted, losses = run(tmp_path / "uninterrupted", options)
+    _, first = run(tmp_path / "interrupted", options, stop=stop)
+    resumed, second = run(tmp_path / "interrupted", options)
+    assert first + second == losses
+    assert len(losses) == 12
+    for name, tensor in uninterrupted.state().items():
         assert torch.equal(tensor, resumed.state()[name]), name
 
 
-def test_a_kill_during_a_checkpoint_leaves_the_one_before(tmp_path) -> None:
+def test_a_kill_during_a_checkpoint_leaves_the_previous_one(tmp_path) -> None:
     checkpoint.save(tmp_path, 1, {"a": torch.ones(3)}, {"fact": 1}, keep=2)
-    torn = tmp_path / ".step-00000002.part"
-    shutil.copytree(tmp_path / "step-00000001", torn)
-    (torn / "state-0.safetensors").write_bytes(b"half")
-    found = checkpoint.latest(tmp_path)
-    assert found is not None
-    assert (found.step, found.metadata) == (1, {"fact": 1})
+    partial = tmp_path / ".step-00000002.part"
+    shutil.copytree(tmp_path / "step-00000001", partial)
+    (partial / "state-0.safetensors").write_bytes(b"half")
+    latest = checkpoint.latest(tmp_path)
+    assert latest is not None
+    assert (latest.step, latest.metadata) == (1, {"fact": 1})
     checkpoint.save(tmp_path, 2, {"a": torch.zeros(3)}, {}, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
-def test_a_damaged_checkpoint_is_told_not_trained_on(tmp_path) -> None:
+def test_a_damaged_checkpoint_is_reported(tmp_path) -> None:
     checkpoint.save(tmp_path, 1, {"a": torch.ones(3)}, {}, keep=2)
     (tmp_path / "step-00000001" / "state-0.safetensors").write_bytes(b"half")
     with pytest.raises(SelfInstructError, match="remove this folder"):
         checkpoint.latest(tmp_path).tensors()
 
 
-def test_checkpoints_hold_no_pickle(tmp_path) -> None:
+def test_checkpoints_contain_no_pickle(tmp_path) -> None:
     run(tmp_path, TrainingOptions(batch_size=8, epochs=1, checkpoint_every=1))
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors", ".json"}
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the_row() -> None:
-    """The embedding of one token, which one row alone has, makes it infinite."""
+    """A token that occurs in a single row has an infinite embedding."""
     documents = [
         Document(np.array([3, 4, 5, 6], np.int32), np.array([0, 0, 1, 1], bool), f"rows.jsonl:{n}") for n in (1, 2, 3)
     ]
@@ -341,38 +342,40 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the
     assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.state().items())
 
 
-def test_a_dataset_with_nothing_to_supervise_is_an_error() -> None:
-    found = corpus(2)
-    masked = Corpus(found.ids, np.zeros_like(found.supervised), found.offsets, found.names)
+def test_a_dataset_without_supervised_tokens_is_rejected() -> None:
+    documents = corpus(2)
+    masked = Corpus(documents.ids, np.zeros_like(documents.supervised), documents.offsets, documents.names)
     with pytest.raises(UsageError, match="nothing to train on"):
         EpochPlan.of(masked, TrainingOptions(), budget=64)
 
 
-def test_running_out_of_memory_names_the_batch_and_the_setting() -> None:
-    class Hungry(torch.nn.Module):
+def test_an_out_of_memory_error_names_the_batch_and_the_setting() -> None:
+    class OutOfMemory(torch.nn.Module):
         def forward(self, batch: Any, scale: float) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     options = TrainingOptions(batch_size=8, epochs=1)
     ours = packed_lm()
-    loop = TrainingLoop(Hungry(), FlatAdamW(ours.parameters(), options), EpochPlan.of(corpus(), options, budget=64))
+    loop = TrainingLoop(
+        OutOfMemory(), FlatAdamW(ours.parameters(), options), EpochPlan.of(corpus(), options, budget=64)
+    )
     with pytest.raises(
         SelfInstructError, match=r"micro-batch of \d+ tokens \(longest document 3\d\) at step 1; try --set"
     ):
         loop.run()
 
 
-def test_memorising_a_few_rows_brings_the_loss_down(tmp_path) -> None:
+def test_training_on_a_few_rows_lowers_the_loss(tmp_path) -> None:
     options = TrainingOptions(batch_size=8, epochs=60, learning_rate=1e-2, checkpoint_every=0, weight_decay=0.0)
     _, losses = run(tmp_path, options, model=llama())
     assert losses[-1] < 0.5 < 4 < losses[0]
 
 
-def test_adapters_learn_and_the_base_stays() -> None:
+def test_adapters_are_trained_and_the_base_is_not() -> None:
     from finetune.model.adapters import add_adapters
 
     base = llama()
-    before = {name: one.clone() for name, one in base.named_parameters()}
+    before = {name: parameter.clone() for name, parameter in base.named_parameters()}
     ours = packed_lm(base)
     ours.model = add_adapters(ours.model, Lora(rank=4))
     options = TrainingOptions(batch_size=8, epochs=4, learning_rate=1e-2, lora=Lora(rank=4))
@@ -385,6 +388,6 @@ def test_adapters_learn_and_the_base_stays() -> None:
         log=lambda _, v: losses.append(v["loss"]),
     ).run()
     assert losses[-1] < losses[0]
-    for name, one in ours.model.named_parameters():
+    for name, parameter in ours.model.named_parameters():
         plain = name.replace("base_model.model.", "").replace(".base_layer", "")
-        assert "lora_" in name or torch.equal(one, before[plain]), name
+        assert "lora_" in name or torch.equal(parameter, before[plain]), name

@@ -1,4 +1,4 @@
-"""Reading rows: every layout, every kind of file, and what is said when a row or a file is wrong."""
+"""Reading of rows: all layouts, all file formats, and the messages for invalid rows and files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def lines(path: Path, *rows: Any) -> Path:
     return path
 
 
-def only(row: dict[str, Any]) -> Example:
+def single_example(row: dict[str, Any]) -> Example:
     (example,) = examples_of(row, "f:1")
     return example
 
 
-def wrong(row: dict[str, Any]) -> str:
+def error_of(row: dict[str, Any]) -> str:
     with pytest.raises(ValueError, match=r".") as caught:
         examples_of(row, "f:1")
     return str(caught.value)
@@ -42,74 +42,89 @@ def wrong(row: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("layout", FORMATS)
-def test_every_layout_that_is_exported_is_read_as_the_same_conversation(layout: str) -> None:
-    assert only(FORMATS[layout](Row("Sort.", "b a", "a b"))).turns == TURNS
+def test_every_export_layout_is_read_as_the_same_conversation(layout: str) -> None:
+    assert single_example(FORMATS[layout](Row("Sort.", "b a", "a b"))).turns == TURNS
     system = FORMATS[layout](Row("Sort.", "b a", "a b", "Be brief."))
-    assert only(system).turns == (ChatTurn("system", "Be brief."), *TURNS)
+    assert single_example(system).turns == (ChatTurn("system", "Be brief."), *TURNS)
 
 
 def test_an_alpaca_row_keeps_its_fields() -> None:
-    assert only(ROW) == Example("f:1", TURNS, instruction="Sort.", input="b a", output="a b")
-    assert only({"instruction": "Hi.", "output": "Hello."}).turns == (
+    assert single_example(ROW) == Example("f:1", TURNS, instruction="Sort.", input="b a", output="a b")
+    assert single_example({"instruction": "Hi.", "output": "Hello."}).turns == (
         ChatTurn("user", "Hi."),
         ChatTurn("assistant", "Hello."),
     )
-    assert only({"instruction": "Hi.", "input": None, "response": "Hello."}).input == ""
+    assert single_example({"instruction": "Hi.", "input": None, "response": "Hello."}).input == ""
 
 
-def test_a_system_prompt_that_is_none_is_told_or_passed_over() -> None:
-    assert only({**ROW, "system": ""}).turns == only({**ROW, "system": None}).turns == TURNS
-    assert "'system' is a list" in wrong({**ROW, "system": ["Be brief."]})
+def test_an_empty_system_prompt_is_ignored_and_an_invalid_one_reported() -> None:
+    assert single_example({**ROW, "system": ""}).turns == single_example({**ROW, "system": None}).turns == TURNS
+    assert "'system' is a list" in error_of({**ROW, "system": ["Be brief."]})
 
 
 def test_a_prompt_keeps_its_completion_and_a_question_its_answer() -> None:
-    assert only({"prompt": "2+2=", "completion": "4"}).completion == "4"
-    assert only({"prompt": "", "completion": "4"}).prompt == ""
-    assert only({"question": "2+2?", "answer": "4"}).turns == (ChatTurn("user", "2+2?"), ChatTurn("assistant", "4"))
+    assert single_example({"prompt": "2+2=", "completion": "4"}).completion == "4"
+    assert single_example({"prompt": "", "completion": "4"}).prompt == ""
+    assert single_example({"question": "2+2?", "answer": "4"}).turns == (
+        ChatTurn("user", "2+2?"),
+        ChatTurn("assistant", "4"),
+    )
 
 
 def test_each_instance_of_a_seed_task_is_an_example() -> None:
     task = {"instruction": "Sort.", "instances": [{"input": "b a", "output": "a b"}, {"input": "", "output": "none"}]}
-    found = examples_of(task, "seeds.jsonl:3")
-    assert [(one.name, one.input, one.output) for one in found] == [
+    result = examples_of(task, "seeds.jsonl:3")
+    assert [(example.name, example.input, example.output) for example in result] == [
         ("seeds.jsonl:3#1", "b a", "a b"),
         ("seeds.jsonl:3#2", "", "none"),
     ]
-    assert found[0].turns == TURNS
+    assert result[0].turns == TURNS
 
 
-def test_the_built_in_seed_tasks_are_read_whole() -> None:
-    found = read_examples(builtin_seeds())
+def test_all_built_in_seed_tasks_are_read() -> None:
+    result = read_examples(builtin_seeds())
     tasks = [json.loads(line) for line in builtin_seeds().read_text().splitlines()]
-    assert found.skipped == []
-    assert [one.output for one in found.examples] == [one["output"] for task in tasks for one in task["instances"]]
+    assert result.skipped == []
+    assert [example.output for example in result.examples] == [
+        one["output"] for task in tasks for one in task["instances"]
+    ]
 
 
-def test_messages_keep_their_order_and_parts_of_text_are_joined() -> None:
+def test_messages_keep_their_order_and_text_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "Red"}, {"type": "text", "text": "Blue"}]
-    said = [
+    messages = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "Name colours."},
         {"role": "assistant", "content": parts},
     ]
-    assert only({"messages": said}).turns[::2] == (ChatTurn("system", "Be kind."), ChatTurn("assistant", "Red\nBlue"))
+    assert single_example({"messages": messages}).turns[::2] == (
+        ChatTurn("system", "Be kind."),
+        ChatTurn("assistant", "Red\nBlue"),
+    )
     shared = [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
-    assert [turn.role for turn in only({"conversations": shared}).turns] == ["system", "user", "assistant"]
+    assert [turn.role for turn in single_example({"conversations": shared}).turns] == ["system", "user", "assistant"]
 
 
 SHARED = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
-SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
 
 
-@pytest.mark.parametrize(("layout", "said"), [("conversations", SHARED), ("messages", SAID)])
-def test_a_conversation_is_under_its_row_s_system_prompt_or_under_its_own(layout: str, said: list[Any]) -> None:
+@pytest.mark.parametrize(("layout", "messages"), [("conversations", SHARED), ("messages", MESSAGES)])
+def test_the_system_prompt_of_a_row_applies_unless_its_messages_have_one(layout: str, messages: list[Any]) -> None:
     turns = (ChatTurn("user", "Hi"), ChatTurn("assistant", "Yo"))
-    assert only({layout: said, "system": "Be brief."}).turns == (ChatTurn("system", "Be brief."), *turns)
-    assert only({layout: said, "system": ""}).turns == only({layout: said, "system": None}).turns == turns
+    assert single_example({layout: messages, "system": "Be brief."}).turns == (ChatTurn("system", "Be brief."), *turns)
+    assert (
+        single_example({layout: messages, "system": ""}).turns
+        == single_example({layout: messages, "system": None}).turns
+        == turns
+    )
     for role in ("system", "developer"):
-        own = {"role": role, "content": "Be kind."}
-        assert only({layout: [own, *said], "system": "Be brief."}).turns == (ChatTurn(role, "Be kind."), *turns)
-    assert "'system' is a int" in wrong({layout: said, "system": 3})
+        system_message = {"role": role, "content": "Be kind."}
+        assert single_example({layout: [system_message, *messages], "system": "Be brief."}).turns == (
+            ChatTurn(role, "Be kind."),
+            *turns,
+        )
+    assert "'system' is a int" in error_of({layout: messages, "system": 3})
 
 
 @pytest.mark.parametrize(
@@ -117,15 +132,15 @@ def test_a_conversation_is_under_its_row_s_system_prompt_or_under_its_own(layout
     [("human", "user"), ("user", "user"), ("gpt", "assistant"), ("model", "assistant"), ("bot", "assistant"),
      ("chatgpt", "assistant"), ("assistant", "assistant"), ("system", "system"), ("tool", "tool")],
 )  # fmt: skip
-def test_every_name_of_a_speaker_is_the_one_that_templates_know(role: str, known: str) -> None:
-    said = [*SHARED, {"from": role, "value": "x"}]
-    assert only({"conversations": said}).turns[-1] == ChatTurn(known, "x")
+def test_role_aliases_become_the_roles_of_chat_templates(role: str, known: str) -> None:
+    messages = [*SHARED, {"from": role, "value": "x"}]
+    assert single_example({"conversations": messages}).turns[-1] == ChatTurn(known, "x")
     if known == "assistant":
-        assert only({"conversations": said[2:]}).turns == (ChatTurn("assistant", "x"),)
+        assert single_example({"conversations": messages[2:]}).turns == (ChatTurn("assistant", "x"),)
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({}, "it has no field"),
         ({"text": "x", "id": 1}, "it has 'text', 'id'"),
@@ -145,22 +160,22 @@ def test_every_name_of_a_speaker_is_the_one_that_templates_know(role: str, known
         ({"prompt": "x", "completion": None}, "no field 'completion'"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_said(row: dict[str, Any], said: str) -> None:
-    assert said in wrong(row)
+def test_an_invalid_row_is_reported_with_the_reason(row: dict[str, Any], message: str) -> None:
+    assert message in error_of(row)
 
 
 # Files
 
 
-def test_bad_lines_are_skipped_and_told_with_their_place(tmp_path: Path) -> None:
+def test_bad_lines_are_skipped_and_reported_with_their_line_number(tmp_path: Path) -> None:
     path = lines(tmp_path / "rows.jsonl", ROW, "{", "", {"instruction": "x"}, "[1]", '{"a": NaN}', ROW)
-    found = read_examples(str(path))
-    assert [one.name for one in found.examples] == [f"{path}:1", f"{path}:7"]
-    assert [message.split(": ")[0] for message in found.skipped] == [f"{path}:{number}" for number in (2, 4, 5, 6)]
+    result = read_examples(str(path))
+    assert [example.name for example in result.examples] == [f"{path}:1", f"{path}:7"]
+    assert [message.split(": ")[0] for message in result.skipped] == [f"{path}:{number}" for number in (2, 4, 5, 6)]
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "{\n", '{"a": 1}\n'])
-def test_a_file_without_a_single_row_is_an_error(tmp_path: Path, content: str) -> None:
+def test_a_file_without_usable_rows_is_rejected(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(content)
     with pytest.raises(UsageError, match="holds no row to train on") as caught:
@@ -168,18 +183,18 @@ def test_a_file_without_a_single_row_is_an_error(tmp_path: Path, content: str) -
     assert (f"{path}:1: " in str(caught.value)) == bool(content.strip())
 
 
-def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path) -> None:
+def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({**ROW, "output": "a\u2028b\u0085c 🟦"}, ensure_ascii=False) + "\r\n", "utf-8-sig")
     assert read_examples(path).examples[0].output == "a\u2028b\u0085c 🟦"
 
 
-def test_gzipped_lines_are_read_and_a_cut_file_is_told(tmp_path: Path) -> None:
+def test_gzipped_lines_are_read_and_a_truncated_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
-    whole = gzip.compress("".join(json.dumps({**ROW, "output": f"{n}"}) + "\n" for n in range(3000)).encode())
-    path.write_bytes(whole)
+    compressed = gzip.compress("".join(json.dumps({**ROW, "output": f"{n}"}) + "\n" for n in range(3000)).encode())
+    path.write_bytes(compressed)
     assert len(read_examples(path).examples) == 3000
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(compressed[: len(compressed) // 2])
     with pytest.raises(UsageError, match="is damaged after line"):
         read_examples(path)
 
@@ -187,9 +202,9 @@ def test_gzipped_lines_are_read_and_a_cut_file_is_told(tmp_path: Path) -> None:
 def test_a_json_array_is_read_and_its_rows_are_numbered(tmp_path: Path) -> None:
     path = tmp_path / "alpaca_data.json"
     path.write_text(json.dumps([ROW, 3, {"a": 1}, ROW], indent=1))
-    found = read_examples(path)
-    assert [one.name for one in found.examples] == [f"{path}: row 1", f"{path}: row 4"]
-    assert [message.split(":")[1] for message in found.skipped] == [" row 2", " row 3"]
+    result = read_examples(path)
+    assert [example.name for example in result.examples] == [f"{path}: row 1", f"{path}: row 4"]
+    assert [message.split(":")[1] for message in result.skipped] == [" row 2", " row 3"]
     path.write_text("[{,")
     with pytest.raises(UsageError, match="not JSON"):
         read_examples(path)
@@ -205,22 +220,22 @@ def test_a_run_of_selfinstruct_is_its_alpaca_file(tmp_path: Path) -> None:
         read_examples(tmp_path)
     path = lines(tmp_path / "dataset" / "alpaca.jsonl", ROW)
     for folder in (tmp_path, tmp_path / "dataset"):
-        assert [one.name for one in read_examples(folder).examples] == [f"{path}:1"]
+        assert [example.name for example in read_examples(folder).examples] == [f"{path}:1"]
 
 
-def test_a_directory_of_something_else_is_told(tmp_path: Path) -> None:
+def test_an_unknown_directory_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a run of selfinstruct nor a datasets directory"):
         read_examples(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "nowhere/rows.jsonl", "a/b/c", "./rows", "~/rows"])
-def test_a_missing_file_is_told_and_not_looked_for_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)  # whoever looks on the hub meets another error
+def test_a_missing_file_is_not_looked_up_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)  # a look-up on the hub would raise another error
     with pytest.raises(UsageError, match="there is no file"):
         read_examples(name)
 
 
-def test_a_missing_file_in_a_folder_that_is_there_is_not_looked_for_on_the_hub(
+def test_a_missing_file_in_an_existing_folder_is_not_looked_up_on_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -236,15 +251,15 @@ def test_parquet_is_read_by_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
     parquet.write_table(arrow.Table.from_pylist([{"messages": messages}, {"messages": None}]), path)
-    found = read_examples(path)
-    assert [(one.name, one.turns[1].content) for one in found.examples] == [(f"{path}: row 1", "Yo")]
-    assert found.skipped[0].startswith(f"{path}: row 2: unknown layout")
+    result = read_examples(path)
+    assert [(example.name, example.turns[1].content) for example in result.examples] == [(f"{path}: row 1", "Yo")]
+    assert result.skipped[0].startswith(f"{path}: row 2: unknown layout")
     path.write_bytes(b"PAR1")
     with pytest.raises(UsageError, match="can't read"):
         read_examples(path)
 
 
-def test_a_datasets_directory_is_read_and_one_of_several_splits_asks_for_one(tmp_path: Path) -> None:
+def test_a_datasets_directory_with_several_splits_asks_for_one(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     one = datasets.Dataset.from_list([ROW, ROW])
     one.save_to_disk(tmp_path / "one")
@@ -275,6 +290,6 @@ def test_a_missing_extra_is_named(name: str, package: str, tmp_path: Path, monke
         read_examples(name)
 
 
-def test_reading_rows_loads_nothing_heavy() -> None:
+def test_reading_rows_imports_no_heavy_library() -> None:
     code = "import sys, finetune.data.rows; print({'torch', 'transformers', 'datasets', 'pyarrow'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

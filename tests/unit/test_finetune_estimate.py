@@ -1,4 +1,4 @@
-"""Predicted costs against counted ones."""
+"""Predicted memory and arithmetic, compared with measurements."""
 
 from __future__ import annotations
 
@@ -51,54 +51,60 @@ def ready(**options: Any) -> tuple[PackedCausalLM, ModelFootprint]:
     return PackedCausalLM(model), footprint
 
 
-class Peak(TorchDispatchMode):
-    """The most bytes alive at once of the tensors that operations made."""
+class PeakMemory(TorchDispatchMode):
+    """Measures the peak of the bytes of all tensors that operations create."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.most = 0
+        self.current = self.peak = 0
         self._seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)}
+        known = {
+            tensor.untyped_storage()._cdata
+            for tensor in tree_leaves((args, kwargs))
+            if isinstance(tensor, torch.Tensor)
+        }
         out = func(*args, **(kwargs or {}))
-        for one in tree_leaves(out):
-            if isinstance(one, torch.Tensor) and one.untyped_storage()._cdata not in known | self._seen:
-                self._add(one.untyped_storage())
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in known | self._seen:
+                self._add(tensor.untyped_storage())
         return out
 
     def _add(self, storage: Any) -> None:
         size, address = storage.nbytes(), storage._cdata
         self._seen.add(address)
-        self.now += size
-        self.most = max(self.most, self.now)
+        self.current += size
+        self.peak = max(self.peak, self.current)
 
-        def gone() -> None:
-            self.now -= size
+        def release() -> None:
+            self.current -= size
             self._seen.discard(address)
 
-        weakref.finalize(storage, gone)
+        weakref.finalize(storage, release)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_key_value_heads": 4}, {"tie_word_embeddings": False}])
-def test_activations_are_predicted_from_what_autograd_keeps(options: dict[str, Any]) -> None:
+def test_predicted_activations_match_what_autograd_saves(options: dict[str, Any]) -> None:
     packed_lm, footprint = ready(**options)
-    own = {one.untyped_storage()._cdata for one in packed_lm.parameters()}
-    kept: dict[int, torch.Tensor] = {}
+    model_storage = {tensor.untyped_storage()._cdata for tensor in packed_lm.parameters()}
+    saved: dict[int, torch.Tensor] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        saved.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         states = packed_lm.hidden(batch())
-    found = sum(one.untyped_storage().nbytes() for address, one in kept.items() if address not in own)
+    measured = sum(
+        tensor.untyped_storage().nbytes() for address, tensor in saved.items() if address not in model_storage
+    )
     assert len(states) == TOKENS // 2
-    assert footprint.memory(tokens=TOKENS)["activations"] == pytest.approx(found, rel=0.15)
+    assert footprint.memory(tokens=TOKENS)["activations"] == pytest.approx(measured, rel=0.15)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_height_of_a_step_is_predicted(recompute: bool) -> None:
+def test_predicted_memory_matches_the_peak_of_a_step(recompute: bool) -> None:
     packed_lm, footprint = ready()
     if recompute:
         model = packed_lm.causal  # the name changed within transformers 5
@@ -106,36 +112,36 @@ def test_the_height_of_a_step_is_predicted(recompute: bool) -> None:
         enable()
     optimizer = FlatAdamW(packed_lm.parameters(), TrainingOptions())
     optimizer.zero_grad()
-    one = batch()
-    with Peak() as height:
-        packed_lm(one, 1.0).backward()
+    micro_batch = batch()
+    with PeakMemory() as memory:
+        packed_lm(micro_batch, 1.0).backward()
     parts = footprint.memory(tokens=TOKENS, supervised=0.5, recompute=recompute)
-    assert parts["activations"] + parts["head"] == pytest.approx(height.most, rel=0.25)
+    assert parts["activations"] + parts["head"] == pytest.approx(memory.peak, rel=0.25)
     state = optimizer.state()
     moments = sum(tensor.nbytes for name, tensor in state.items() if not name.endswith("weight"))
     assert parts["optimizer"] == pytest.approx(moments, rel=0.02)
     assert parts["weights"] == sum(weight.nbytes for weight in packed_lm.parameters()) == parts["gradients"]
 
 
-def test_exact_masters_of_bfloat16_weights_are_counted() -> None:
+def test_the_remainders_of_bfloat16_weights_are_counted() -> None:
     model = make_model(300).bfloat16()
     footprint = measure_footprint(model.config, dtype=torch.bfloat16)
     assert footprint is not None
     state = FlatAdamW(model.parameters(), TrainingOptions()).state()
-    extra = sum(tensor.nbytes for name, tensor in state.items() if not name.endswith("weight"))
-    assert footprint.optimizer == pytest.approx(extra, rel=0.02)
+    state_bytes = sum(tensor.nbytes for name, tensor in state.items() if not name.endswith("weight"))
+    assert footprint.optimizer == pytest.approx(state_bytes, rel=0.02)
     assert footprint.weights == sum(weight.nbytes for weight in model.parameters())
 
 
 def counted(packed_lm: PackedCausalLM) -> float:
-    """Of the matrix products in a step of the layers; one of ours at the head is of a kind that is not counted."""
+    """Count the floating-point operations of the layers' matrix products, without attention."""
     with FlopCounterMode(display=False) as counter:
         packed_lm.hidden(batch()).sum().backward()
     operations = counter.get_flop_counts()["Global"]
     return float(sum(number for name, number in operations.items() if "attention" not in str(name)))
 
 
-NO_ATTENTION = -1.0  # a length for which the formula has none
+NO_ATTENTION = -1.0  # a length for which the attention term is zero
 
 
 def test_the_formula_counts_the_matrix_products_of_the_layers() -> None:
@@ -162,37 +168,42 @@ def test_the_formula_counts_frozen_weights_and_adapters() -> None:
     assert footprint is not None
     adapted = add_adapters(model, lora)
     use_packed_attention(model, "sdpa")
-    assert footprint.trained == sum(one.numel() for one in adapted.parameters() if one.requires_grad)
-    assert footprint.parameters == sum(one.numel() for one in adapted.parameters())
+    assert footprint.trained == sum(tensor.numel() for tensor in adapted.parameters() if tensor.requires_grad)
+    assert footprint.parameters == sum(tensor.numel() for tensor in adapted.parameters())
     assert footprint.gradients == 4 * footprint.trained
     assert footprint.optimizer == 8 * footprint.trained
-    # The inputs of the first layer's projections need no gradient, which the formula does not know.
+    # The formula ignores that the inputs of the first layer's projections need no gradient.
     first = 2 * 64 * (64 + 32 + 32) + 3 * 2 * 4 * 64
     expected = footprint.flops_per_token(NO_ATTENTION, supervised=0.0) - first
     assert counted(PackedCausalLM(adapted)) == expected * TOKENS
 
 
-def test_attention_counts_the_places_that_a_document_sees() -> None:
+def test_attention_is_counted_within_documents() -> None:
     _, footprint = ready()
-    # 4 layers, 4 heads of 16. Over a document of 3 tokens 1 + 2 + 3 places are seen, each by a score and a value.
+    # 4 layers, 4 heads of 16. A document of 3 tokens has 1 + 2 + 3 query-key pairs, each with a score and a value.
     forward = 4 * 4 * 16 * (1 + 2 + 3) * 2 * 2
     assert 3 * (footprint.flops_per_token(3.0) - footprint.flops_per_token(NO_ATTENTION)) == pytest.approx(3 * forward)
 
 
 def test_recomputation_adds_a_forward_pass_of_the_layers() -> None:
     _, footprint = ready()
-    usual, more = (footprint.flops_per_token(64.0, supervised=0.0, recompute=again) for again in (False, True))
-    assert more == pytest.approx(usual * 4 / 3)
+    usual, recomputed = (
+        footprint.flops_per_token(64.0, supervised=0.0, recompute=recompute) for recompute in (False, True)
+    )
+    assert recomputed == pytest.approx(usual * 4 / 3)
 
 
-def test_tied_weights_count_once_and_embeddings_as_no_arithmetic() -> None:
-    (tied, one), (untied, two) = ready(tie_word_embeddings=True), ready(tie_word_embeddings=False)
-    for packed_lm, footprint in ((tied, one), (untied, two)):
+def test_tied_weights_count_once_and_embeddings_need_no_arithmetic() -> None:
+    (tied, tied_footprint), (untied, untied_footprint) = (
+        ready(tie_word_embeddings=True),
+        ready(tie_word_embeddings=False),
+    )
+    for packed_lm, footprint in ((tied, tied_footprint), (untied, untied_footprint)):
         assert footprint.parameters == sum(weight.numel() for weight in packed_lm.parameters())
-    assert one.flops_per_token(64.0) == two.flops_per_token(64.0)
+    assert tied_footprint.flops_per_token(64.0) == untied_footprint.flops_per_token(64.0)
 
 
-def test_only_the_experts_that_a_token_meets_are_arithmetic() -> None:
+def test_only_the_experts_of_a_token_are_counted() -> None:
     from transformers import MixtralConfig
 
     few, many = (
@@ -212,7 +223,7 @@ def test_only_the_experts_that_a_token_meets_are_arithmetic() -> None:
     assert many.parameters > 2 * few.parameters
 
 
-def test_weights_in_four_bits_take_about_half_a_byte() -> None:
+def test_4bit_weights_take_about_half_a_byte() -> None:
     model = make_model(300, hidden_size=64, intermediate_size=192)
     full, quarter = (
         measure_footprint(model.config, dtype=torch.float32, lora=Lora(rank=4, base=base))  # type: ignore[arg-type]
@@ -220,11 +231,11 @@ def test_weights_in_four_bits_take_about_half_a_byte() -> None:
     )
     assert full is not None
     assert quarter is not None
-    linear = sum(one.weight.numel() for one in model.model.modules() if isinstance(one, torch.nn.Linear))
+    linear = sum(tensor.weight.numel() for tensor in model.model.modules() if isinstance(tensor, torch.nn.Linear))
     assert full.weights - quarter.weights == pytest.approx(linear * (4 - 0.516), rel=1e-3)
 
 
-def test_a_model_that_can_not_be_examined_is_no_error() -> None:
+def test_a_model_that_can_not_be_measured_has_no_footprint() -> None:
     from transformers import T5Config
 
     assert measure_footprint(T5Config(), dtype=torch.float32) is None
@@ -250,24 +261,24 @@ def test_a_model_that_can_not_be_examined_is_no_error() -> None:
         ("cpu", None),
     ],
 )
-def test_no_gpu_takes_the_peak_of_another(name: str, value: float | None) -> None:
+def test_the_peak_follows_from_the_name_of_the_gpu(name: str, value: float | None) -> None:
     assert peak(name) == value
 
 
-def test_mfu_is_a_share_of_the_peak() -> None:
+def test_mfu_is_a_fraction_of_the_peak() -> None:
     assert mfu(1e5, 989e7, "NVIDIA H200") == pytest.approx(1.0)
 
 
-def test_what_does_not_fit_is_said_not_to() -> None:
+def test_memory_fits_with_a_margin() -> None:
     assert fits_in_memory({"weights": 50, "activations": 30}, 100)
     assert not fits_in_memory({"weights": 50, "activations": 45}, 100)
     assert fits_in_memory({"weights": 1 << 50}, None)
     assert (total_memory(torch.device("cpu")) or 0) > 1 << 28
 
 
-def test_memory_that_is_not_there_brings_a_remedy() -> None:
+def test_insufficient_memory_is_reported_with_remedies() -> None:
     parts = {"weights": 1 << 30, "activations": 3 << 30}
     assert describe_memory(parts) == describe_memory(parts, 5 << 30) == "4.00 GiB (weights 1.00, activations 3.00)"
-    said = describe_memory(parts, 4 << 30)
-    assert said.endswith("of 4.00 GiB: try a smaller micro_batch_tokens, or --recipe lora, or --set recompute=on")
+    message = describe_memory(parts, 4 << 30)
+    assert message.endswith("of 4.00 GiB: try a smaller micro_batch_tokens, or --recipe lora, or --set recompute=on")
     assert "recompute" not in describe_memory(parts, 4 << 30, recompute=True)

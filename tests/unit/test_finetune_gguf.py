@@ -1,4 +1,4 @@
-"""GGUF files: llama.cpp reads the same tokens and computes the same logits as transformers, or nothing is written."""
+"""GGUF export: llama.cpp reads the same tokens and computes the same logits as transformers, or the export fails."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 
 from finetune.export.gguf import DTYPES, export_gguf
 from finetune.export.writer import export_model
-from finetune.model import pretokenizers as splitting
 from finetune.model.adapters import BASE, save_adapters
 from finetune.model.loading import load, load_tokenizer, save
+from finetune.model.pretokenizers import pre_tokenizer_by_name, pre_tokenizer_name, pre_tokenizer_names
 from finetune.options import Lora
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.errors import SelfInstructError, UsageError
@@ -63,7 +63,7 @@ def one_thread() -> Iterator[None]:
 
 
 class Llama:
-    """llama.cpp with a file, computing in float32 throughout. Ends with its last reference."""
+    """A llama.cpp server for a GGUF file, computing in float32; it ends with the last reference to it."""
 
     def __init__(self, path: Path) -> None:
         params = xllamacpp.CommonParams()
@@ -75,7 +75,7 @@ class Llama:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.server = xllamacpp.Server(params)
-        # A server that ends before its loop has begun waits for ever; an answer out of the loop shows that it has.
+        # A server that is destroyed before its loop has started hangs; a response shows that the loop runs.
         self.ask("/completion", prompt=[5], n_predict=0)
 
     def ask(self, path: str, **body: Any) -> Any:
@@ -87,14 +87,14 @@ class Llama:
         return self.ask("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
 
     def next(self, ids: list[int], size: int) -> torch.Tensor:
-        """(size,): log-probabilities of the token that follows, before any bias."""
-        # The server tells them only beside whole characters: it is made to take a letter.
+        """Return (size,) log-probabilities of the next token, before any bias."""
+        # The server reports them only together with a complete character, so a bias makes it choose a letter.
         body = {"n_predict": 1, "n_probs": size, "cache_prompt": False, "logit_bias": [[self.tokens("a")[-1], 1000]]}
         answer = self.ask("/completion", prompt=ids, **body)
-        found = torch.full((size,), float("nan"))
-        for one in answer["completion_probabilities"][0]["top_logprobs"]:
-            found[one["id"]] = one["logprob"]
-        return found
+        logprobs = torch.full((size,), float("nan"))
+        for entry in answer["completion_probabilities"][0]["top_logprobs"]:
+            logprobs[entry["id"]] = entry["logprob"]
+        return logprobs
 
 
 @torch.no_grad()
@@ -103,22 +103,23 @@ def logits(model: Any, ids: list[int] = IDS) -> torch.Tensor:
 
 
 def saved(folder: Path, tokenizer: Any = None, size: int | None = None, **options: Any) -> Path:
-    """A random model with weights everywhere, biases and norms too, in a folder of transformers."""
+    """Save a model with random weights, including biases and norms, as a folder of transformers."""
     tokenizer = tokenizer or make_tokenizer()
     model = make_model(size or len(tokenizer), **{"eos_token_id": tokenizer.eos_token_id, **options})
     torch.manual_seed(3)
     with torch.no_grad():
-        for one in model.parameters():
-            if one.ndim == 1:
-                one.add_(torch.randn_like(one), alpha=0.3)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
     save(model, tokenizer, folder)
     return folder
 
 
-def cutting(name: str, *, bos: bool = False, eos: bool = False) -> Any:
-    """A tokenizer that cuts in llama.cpp's way ``name``, with merges across every cut, so that each cut shows.
+def tokenizer_with(name: str, *, bos: bool = False, eos: bool = False) -> Any:
+    """Return a tokenizer with the pre-tokenizer ``name`` of llama.cpp.
 
-    "Ġunreachable" is in its vocabulary, and no merge makes it.
+    It has merges across all word boundaries, so that every split is visible in the tokens. Its vocabulary contains
+    "Ġunreachable", which no merge produces.
     """
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     backend = Tokenizer(models.BPE())
@@ -128,16 +129,16 @@ def cutting(name: str, *, bos: bool = False, eos: bool = False) -> Any:
         vocab_size=1000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(HARD, trainer)
-    way = splitting.pre_tokenizer_by_name(name)
-    assert way is not None
-    plain = json.loads(backend.to_str())
-    plain["model"]["vocab"]["Ġunreachable"] = len(plain["model"]["vocab"])
-    plain["model"]["ignore_merges"] = way[1]
-    backend = Tokenizer.from_str(json.dumps(plain))
-    backend.pre_tokenizer, backend.decoder = way[0], decoders.ByteLevel()
-    around = f"{'<|im_start|> ' * bos}$A{' <|im_end|>' * eos}"
+    known = pre_tokenizer_by_name(name)
+    assert known is not None
+    state = json.loads(backend.to_str())
+    state["model"]["vocab"]["Ġunreachable"] = len(state["model"]["vocab"])
+    state["model"]["ignore_merges"] = known[1]
+    backend = Tokenizer.from_str(json.dumps(state))
+    backend.pre_tokenizer, backend.decoder = known[0], decoders.ByteLevel()
+    template = f"{'<|im_start|> ' * bos}$A{' <|im_end|>' * eos}"
     backend.post_processor = processors.TemplateProcessing(
-        single=around, special_tokens=[(one, number) for number, one in enumerate(special)]
+        single=template, special_tokens=[(token, token_id) for token_id, token in enumerate(special)]
     )
     backend.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
     return PreTrainedTokenizerFast(
@@ -147,7 +148,7 @@ def cutting(name: str, *, bos: bool = False, eos: bool = False) -> Any:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
-    """The embedded model, and the GGUF file that becomes of its folder."""
+    """The embedded model, and a GGUF file exported from it."""
     folder = tmp_path_factory.mktemp("embedded")
     loaded = load(None, dtype=torch.float32)
     save(loaded.model, loaded.tokenizer, folder / "model")
@@ -159,17 +160,17 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pa
 @pytest.mark.model
 def test_llama_cpp_reads_the_same_tokens(embedded) -> None:
     loaded, path = embedded
-    llama, again = Llama(path), load_tokenizer(str(path))
+    llama, reloaded = Llama(path), load_tokenizer(str(path))
     for text in (*HARD, *PROMPTS):
         ids = loaded.tokenizer(text).input_ids
         assert llama.tokens(text) == ids, text
-        assert again(text).input_ids == ids, text
-    assert again.chat_template == loaded.tokenizer.chat_template
+        assert reloaded(text).input_ids == ids, text
+    assert reloaded.chat_template == loaded.tokenizer.chat_template
 
 
 @pytest.mark.model
-def test_llama_cpp_goes_on_with_the_same_words(embedded) -> None:
-    """16 tokens for each of 20 prompts, the likeliest each time."""
+def test_llama_cpp_continues_prompts_identically(embedded) -> None:
+    """Greedy continuations of 20 prompts by 16 tokens."""
     loaded, path = embedded
     options = LlamaCppOptions(model=str(path), slots=len(PROMPTS), threads=1, cache_prompt=False, context=128)
     backend, sampling = LlamaCppBackend(options), Sampling(max_tokens=16, temperature=0.0)
@@ -178,50 +179,52 @@ def test_llama_cpp_goes_on_with_the_same_words(embedded) -> None:
         await backend.start()
         try:
             requests = [Request("s", (PromptMessage("prompt", "t", {}, prompt),), sampling) for prompt in PROMPTS]
-            found = await asyncio.gather(*(backend.complete(request) for request in requests))
-            return [one.choices[0].text for one in found]
+            completions = await asyncio.gather(*(backend.complete(request) for request in requests))
+            return [completion.choices[0].text for completion in completions]
         finally:
             await backend.close()
 
     tokenizer = loaded.tokenizer
-    asked = tokenizer(list(PROMPTS), return_tensors="pt", padding=True, padding_side="left")
-    new = loaded.model.generate(**asked, do_sample=False, max_new_tokens=16)[:, asked.input_ids.shape[1] :]
+    inputs = tokenizer(list(PROMPTS), return_tensors="pt", padding=True, padding_side="left")
+    new = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=16)[:, inputs.input_ids.shape[1] :]
     assert asyncio.run(answers()) == tokenizer.batch_decode(new, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("name", splitting.pre_tokenizer_names())
-def test_each_way_of_cutting_is_that_of_llama_cpp(name, tmp_path, monkeypatch) -> None:
-    cutter, whole_words = splitting.pre_tokenizer_by_name(name)
-    written = splitting.pre_tokenizer_name(cutter, ignore_merges=whole_words)
-    assert splitting.pre_tokenizer_by_name(written) == (cutter, whole_words)
-    tokenizer = cutting(name)
+@pytest.mark.parametrize("name", pre_tokenizer_names())
+def test_each_pre_tokenizer_agrees_with_llama_cpp(name, tmp_path, monkeypatch) -> None:
+    pre_tokenizer, ignore_merges = pre_tokenizer_by_name(name)
+    written = pre_tokenizer_name(pre_tokenizer, ignore_merges=ignore_merges)
+    assert pre_tokenizer_by_name(written) == (pre_tokenizer, ignore_merges)
+    tokenizer = tokenizer_with(name)
     saved(tmp_path / "model", tokenizer)
     monkeypatch.setattr("finetune.export.gguf.pre_tokenizer_name", lambda *_, **__: name)
     export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="f32")
-    llama, again = Llama(tmp_path / "m.gguf"), load_tokenizer(str(tmp_path / "m.gguf"))
+    llama, reloaded = Llama(tmp_path / "m.gguf"), load_tokenizer(str(tmp_path / "m.gguf"))
     for text in (*HARD, "an unreachable word", "<tool>1<tool> <tool >"):
         ids = tokenizer(text).input_ids
         assert llama.tokens(text) == ids, text
-        assert again(text).input_ids == ids, text
-        assert again.decode(ids) == tokenizer.decode(ids)
-    assert (tokenizer.vocab["Ġunreachable"] in tokenizer("an unreachable word").input_ids) == whole_words
+        assert reloaded(text).input_ids == ids, text
+        assert reloaded.decode(ids) == tokenizer.decode(ids)
+    assert (tokenizer.vocab["Ġunreachable"] in tokenizer("an unreachable word").input_ids) == ignore_merges
 
 
-def test_each_way_of_cutting_is_another() -> None:
-    """Else the test above could not tell them apart."""
-    ways = ["gpt-2", "smollm", "llama-bpe", "smaug-bpe"]
-    found = {json.dumps([cutting(name)(text).input_ids for text in (*HARD, " unreachable")]) for name in ways}
-    assert len(found) == len(ways)
+def test_the_pre_tokenizers_differ() -> None:
+    """Otherwise the test above would prove nothing."""
+    names = ["gpt-2", "smollm", "llama-bpe", "smaug-bpe"]
+    tokenizations = {
+        json.dumps([tokenizer_with(name)(text).input_ids for text in (*HARD, " unreachable")]) for name in names
+    }
+    assert len(tokenizations) == len(names)
     assert {
-        splitting.pre_tokenizer_name(way, ignore_merges=whole)
-        for way, whole in map(splitting.pre_tokenizer_by_name, splitting.pre_tokenizer_names())
-    } == {*ways}
+        pre_tokenizer_name(pre_tokenizer, ignore_merges=ignore_merges)
+        for pre_tokenizer, ignore_merges in map(pre_tokenizer_by_name, pre_tokenizer_names())
+    } == {*names}
 
 
 @pytest.mark.parametrize(("bos", "eos"), [(False, False), (True, False), (False, True), (True, True)])
-def test_what_is_put_around_a_text_is_the_same(bos, eos, tmp_path) -> None:
-    """As in Llama 3: a template of the tokenizer puts BOS before each text."""
-    tokenizer = cutting("llama-bpe", bos=bos, eos=eos)
+def test_bos_and_eos_agree_with_llama_cpp(bos, eos, tmp_path) -> None:
+    """As in Llama 3, where the post-processor puts BOS before each text."""
+    tokenizer = tokenizer_with("llama-bpe", bos=bos, eos=eos)
     folder = saved(tmp_path / "model", tokenizer)
     export_gguf(str(folder), tmp_path / "m.gguf")
     ids = Llama(tmp_path / "m.gguf").tokens("Hi 2024")
@@ -238,31 +241,31 @@ MODELS: dict[str, dict[str, Any]] = {
     "wide heads": {"head_dim": 12},
     "another base": {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "rms_norm_eps": 0.1},
     "more rows than tokens": {"size": 400},
-    "as Llama 3": {"tokenizer": lambda: cutting("llama-bpe", bos=True), "tie_word_embeddings": False},
+    "as Llama 3": {"tokenizer": lambda: tokenizer_with("llama-bpe", bos=True), "tie_word_embeddings": False},
     "as Llama 3.1": {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 8192}},
     "biases": {"attention_bias": True},
     "biases everywhere": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1},
 }
 
 
-def made(folder: Path, options: dict[str, Any]) -> Path:
+def build(folder: Path, options: dict[str, Any]) -> Path:
     tokenizer = options.get("tokenizer", make_tokenizer)()
     return saved(folder, tokenizer, **{key: value for key, value in options.items() if key != "tokenizer"})
 
 
 @pytest.mark.parametrize("what", MODELS)
-def test_a_file_holds_the_same_model(what, tmp_path) -> None:
-    folder = made(tmp_path / "model", MODELS[what])
+def test_a_gguf_file_round_trips(what, tmp_path) -> None:
+    folder = build(tmp_path / "model", MODELS[what])
     export_gguf(str(folder), tmp_path / "m.gguf", dtype="f32")
-    one, other = (load(str(path), dtype=torch.float32) for path in (folder, tmp_path / "m.gguf"))
-    state = other.model.state_dict()
-    assert one.model.state_dict().keys() == state.keys()
-    for name, tensor in one.model.state_dict().items():
+    original, reloaded = (load(str(path), dtype=torch.float32) for path in (folder, tmp_path / "m.gguf"))
+    state = reloaded.model.state_dict()
+    assert original.model.state_dict().keys() == state.keys()
+    for name, tensor in original.model.state_dict().items():
         assert torch.equal(tensor, state[name]), name
-    assert torch.equal(logits(one.model), logits(other.model))
-    assert one.tokenizer.chat_template == other.tokenizer.chat_template
+    assert torch.equal(logits(original.model), logits(reloaded.model))
+    assert original.tokenizer.chat_template == reloaded.tokenizer.chat_template
     for text in HARD:
-        assert one.tokenizer(text).input_ids == other.tokenizer(text).input_ids
+        assert original.tokenizer(text).input_ids == reloaded.tokenizer(text).input_ids
 
 
 @pytest.mark.parametrize(
@@ -275,23 +278,23 @@ def test_a_file_holds_the_same_model(what, tmp_path) -> None:
     ],
 )
 def test_llama_cpp_computes_the_same_logits(options, tmp_path) -> None:
-    folder = made(tmp_path / "model", options)
+    folder = build(tmp_path / "model", options)
     export_gguf(str(folder), tmp_path / "m.gguf", dtype="f32")
-    wanted = logits(load(str(folder), dtype=torch.float32).model, IDS * 3).log_softmax(-1)
+    expected = logits(load(str(folder), dtype=torch.float32).model, IDS * 3).log_softmax(-1)
     llama = Llama(tmp_path / "m.gguf")
     for count in (3, len(IDS), len(IDS) * 3):
-        found = llama.next((IDS * 3)[:count], wanted.shape[1])
-        torch.testing.assert_close(found, wanted[count - 1], atol=1e-4, rtol=1e-4)
+        logprobs = llama.next((IDS * 3)[:count], expected.shape[1])
+        torch.testing.assert_close(logprobs, expected[count - 1], atol=1e-4, rtol=1e-4)
 
 
-def test_positions_scaled_in_another_way_are_not_read_as_plain_ones(tmp_path) -> None:
+def test_unknown_rotary_scaling_is_rejected(tmp_path) -> None:
     export_gguf(str(saved(tmp_path / "scaled", rope_parameters=LLAMA3)), tmp_path / "m.gguf", dtype="f32")
     with pytest.raises(UsageError, match="rotary positions are scaled otherwise than in Llama 3"):
         load(str(tmp_path / "m.gguf"), dtype=torch.float32)
 
 
-def test_scaled_positions_make_a_difference(tmp_path) -> None:
-    """Else the test above could not tell that they are written."""
+def test_rotary_scaling_changes_the_logits(tmp_path) -> None:
+    """Otherwise the tests above would not notice missing scaling."""
     scaled = load(str(saved(tmp_path / "scaled", rope_parameters=LLAMA3)), dtype=torch.float32).model
     plain = {"rope_type": "default", "rope_theta": LLAMA3["rope_theta"]}
     unscaled = load(str(saved(tmp_path / "plain", rope_parameters=plain)), dtype=torch.float32).model
@@ -302,7 +305,7 @@ def test_scaled_positions_make_a_difference(tmp_path) -> None:
     assert factors[-1] == 1 / 8
 
 
-def test_rows_beyond_the_tokenizer_are_tokens_that_no_text_has(tmp_path) -> None:
+def test_embedding_rows_beyond_the_vocabulary_become_unused_tokens(tmp_path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["[PAD390]"])
     size = len(tokenizer)
@@ -320,65 +323,67 @@ ROUNDED = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_fewer_bits_are_near_the_same_model(dtype, tmp_path) -> None:
+def test_lower_precision_stays_close_to_the_model(dtype, tmp_path) -> None:
     folder = saved(tmp_path / "model", hidden_size=64, intermediate_size=96, tie_word_embeddings=False)
     export_gguf(str(folder), tmp_path / "m.gguf", dtype=dtype)
     reader = GGUFReader(tmp_path / "m.gguf")
-    kinds = {one.name: one.tensor_type.name for one in reader.tensors}
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     assert {kind for name, kind in kinds.items() if "norm" not in name} == {dtype.upper()}
     assert {kind for name, kind in kinds.items() if "norm" in name} == {"F32"}
-    one, other = (load(str(path), dtype=torch.float32).model for path in (folder, tmp_path / "m.gguf"))
-    for name, exact in one.state_dict().items():
-        held, blocks = other.state_dict()[name], exact.view(-1, 32)
-        if dtype == "q8_0" and exact.ndim == 2:  # 8 bits of the largest in 32, which is rounded to 11 bits itself
-            off, largest = (held.view(-1, 32) - blocks).abs(), blocks.abs().amax(1, keepdim=True)
-            assert (off <= largest * (0.5 / 127 + 2**-11)).all(), name
+    original, reloaded = (load(str(path), dtype=torch.float32).model for path in (folder, tmp_path / "m.gguf"))
+    for name, exact in original.state_dict().items():
+        stored, blocks = reloaded.state_dict()[name], exact.view(-1, 32)
+        if dtype == "q8_0" and exact.ndim == 2:  # 8 bits relative to the block's maximum, which has 11 bits
+            error, largest = (stored.view(-1, 32) - blocks).abs(), blocks.abs().amax(1, keepdim=True)
+            assert (error <= largest * (0.5 / 127 + 2**-11)).all(), name
         else:
-            assert torch.equal(held, exact.to(ROUNDED.get(dtype) if exact.ndim == 2 else None).float()), name
-    wanted, again = (logits(model).log_softmax(-1) for model in (one, other))
-    found = Llama(tmp_path / "m.gguf").next(IDS, wanted.shape[1])
-    near = {"f32": 1e-5, "f16": 0.004, "bf16": 0.03, "q8_0": 0.1}[dtype]
-    assert (again - wanted).abs().mean() <= near
-    assert (found - wanted[-1]).abs().mean() <= 2 * near, "llama.cpp rounds what it multiplies, too"
+            assert torch.equal(stored, exact.to(ROUNDED.get(dtype) if exact.ndim == 2 else None).float()), name
+    expected, actual = (logits(model).log_softmax(-1) for model in (original, reloaded))
+    logprobs = Llama(tmp_path / "m.gguf").next(IDS, expected.shape[1])
+    tolerance = {"f32": 1e-5, "f16": 0.004, "bf16": 0.03, "q8_0": 0.1}[dtype]
+    assert (actual - expected).abs().mean() <= tolerance
+    assert (logprobs - expected[-1]).abs().mean() <= 2 * tolerance, "llama.cpp also rounds activations"
 
 
-def test_a_model_in_bf16_is_written_from_its_own_weights(tmp_path) -> None:
+def test_a_bf16_model_is_exported_exactly(tmp_path) -> None:
     tokenizer = make_tokenizer()
     save(make_model(len(tokenizer)).bfloat16(), tokenizer, tmp_path / "model")
     export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="bf16")
-    one, other = (load(str(path), dtype=torch.float32).model for path in (tmp_path / "model", tmp_path / "m.gguf"))
-    for name, tensor in one.state_dict().items():
-        assert torch.equal(tensor, other.state_dict()[name]), name
+    original, reloaded = (
+        load(str(path), dtype=torch.float32).model for path in (tmp_path / "model", tmp_path / "m.gguf")
+    )
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(tensor, reloaded.state_dict()[name]), name
 
 
-def test_rows_that_blocks_do_not_fit_stay_as_they_are(tmp_path) -> None:
+def test_rows_that_do_not_divide_into_blocks_stay_float32(tmp_path) -> None:
     folder = saved(tmp_path / "model", hidden_size=48, intermediate_size=64)
     export_gguf(str(folder), tmp_path / "m.gguf", dtype="q8_0")
-    kinds = {one.name: one.tensor_type.name for one in GGUFReader(tmp_path / "m.gguf").tensors}
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "m.gguf").tensors}
     assert kinds["blk.0.ffn_down.weight"] == "Q8_0"
     assert kinds["blk.0.attn_q.weight"] == "F32"
     assert not Llama(tmp_path / "m.gguf").next(IDS, 384).isnan().any()
 
 
-def refused(folder: Path, tmp_path: Path, words: str, **options: Any) -> None:
-    """It is told in one sentence that has ``words`` and the model's name, and nothing is written."""
+def assert_rejected(folder: Path, tmp_path: Path, message: str, **options: Any) -> None:
+    """The export fails with a one-line message that names the model and matches ``message``; nothing is written."""
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match=words) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         export_gguf(str(folder), tmp_path / "new" / "m.gguf", **options)
     assert str(caught.value).startswith(f"{folder}: ")
     assert "\n" not in str(caught.value)
     assert [path for path in sorted(tmp_path.rglob("*")) if path != tmp_path / "new"] == before
 
 
-def test_another_architecture_is_refused(tmp_path) -> None:
+def test_an_unsupported_architecture_is_rejected(tmp_path) -> None:
     tokenizer = make_tokenizer()
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     save(GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), **shape)), tokenizer, tmp_path / "model")
-    refused(tmp_path / "model", tmp_path, "'gpt_neox'; only llama")
+    assert_rejected(tmp_path / "model", tmp_path, "'gpt_neox'; only llama")
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, "of type 'yarn' can't be"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}, "of type 'linear' can't be"),
@@ -386,19 +391,19 @@ def test_another_architecture_is_refused(tmp_path) -> None:
         ({"hidden_act": "gelu"}, "with silu, and this one has 'gelu'"),
     ],
 )
-def test_what_llama_cpp_computes_in_another_way_is_refused(options, words, tmp_path) -> None:
+def test_a_configuration_that_llama_cpp_computes_differently_is_rejected(options, message, tmp_path) -> None:
     folder = saved(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | options))
-    refused(folder, tmp_path, words)
+    assert_rejected(folder, tmp_path, message)
 
 
-def test_weights_that_are_quantised_already_are_refused(tmp_path) -> None:
+def test_quantised_weights_are_rejected(tmp_path) -> None:
     folder = saved(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     (folder / "config.json").write_text(json.dumps(config | quantised))
-    refused(folder, tmp_path, "its weights are quantised")
+    assert_rejected(folder, tmp_path, "its weights are quantised")
 
 
 def with_backend(**parts: Any) -> Any:
@@ -414,56 +419,56 @@ def with_token(**options: Any) -> Any:
     return tokenizer
 
 
-def without_end() -> Any:
+def without_eos() -> Any:
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
     return tokenizer
 
 
-def of_words() -> Any:
+def wordpiece() -> Any:
     backend = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="[UNK]")
 
 
 BYTES = pre_tokenizers.ByteLevel
-AROUND = processors.TemplateProcessing(single="<|im_start|> <|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+TWO_BOS = processors.TemplateProcessing(single="<|im_start|> <|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
 
 
 @pytest.mark.parametrize(
-    ("tokenizer", "words"),
+    ("tokenizer", "message"),
     [
-        (of_words, "of type WordPiece; only byte-level BPE"),
+        (wordpiece, "of type WordPiece; only byte-level BPE"),
         (lambda: with_backend(normalizer=normalizers.NFC()), "normalizes text .NFC."),
         (lambda: with_backend(pre_tokenizer=BYTES(add_prefix_space=True)), "no name of llama.cpp is known"),
         (lambda: with_backend(pre_tokenizer=pre_tokenizers.Metaspace()), "no name of llama.cpp is known"),
         (lambda: with_backend(pre_tokenizer=None), "no name of llama.cpp is known"),
-        (lambda: with_backend(post_processor=AROUND), "puts more around a text than BOS and EOS"),
+        (lambda: with_backend(post_processor=TWO_BOS), "puts more around a text than BOS and EOS"),
         (lambda: with_token(lstrip=True, special=True), "'<mask>' matches depends on the text around it"),
         (lambda: with_token(rstrip=True), "'<mask>' matches depends on the text around it"),
         (lambda: with_token(single_word=True), "'<mask>' matches depends on the text around it"),
-        (without_end, "set eos_token in its tokenizer_config.json"),
+        (without_eos, "set eos_token in its tokenizer_config.json"),
     ],
 )
-def test_a_tokenizer_that_a_file_can_not_hold_is_refused(tokenizer, words, tmp_path) -> None:
+def test_an_unsupported_tokenizer_is_rejected(tokenizer, message, tmp_path) -> None:
     folder = saved(tmp_path / "model", tokenizer(), size=400, eos_token_id=2)
-    refused(folder, tmp_path, words)
+    assert_rejected(folder, tmp_path, message)
 
 
-def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path) -> None:
-    refused(saved(tmp_path / "model", size=380), tmp_path, "tokens that the model has no embedding for")
+def test_a_tokenizer_with_more_tokens_than_the_model_is_rejected(tmp_path) -> None:
+    assert_rejected(saved(tmp_path / "model", size=380), tmp_path, "tokens that the model has no embedding for")
 
 
-def test_weights_beyond_f16_are_refused_in_the_middle_of_the_file(tmp_path) -> None:
+def test_weights_beyond_the_range_of_f16_are_rejected(tmp_path) -> None:
     tokenizer = make_tokenizer()
     model = make_model(len(tokenizer))
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 4] = -70_000
     save(model, tokenizer, tmp_path / "model")
-    refused(tmp_path / "model", tmp_path, "ffn_up.weight has values beyond the range of f16; write it as bf16 or f32")
+    assert_rejected(tmp_path / "model", tmp_path, "ffn_up.weight has values beyond the range of f16; write it as bf16")
     export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="bf16")
 
 
-def test_nothing_is_overwritten(tmp_path) -> None:
+def test_an_export_overwrites_nothing(tmp_path) -> None:
     folder = saved(tmp_path / "model")
     (tmp_path / "old").write_text("old")
     (tmp_path / "empty").mkdir()
@@ -487,7 +492,7 @@ def test_nothing_is_overwritten(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gguf", "hf"])
-def test_a_full_disk_is_told_in_a_sentence(kind, tmp_path) -> None:
+def test_a_full_disk_is_reported_in_one_line(kind, tmp_path) -> None:
     folder = saved(tmp_path / "model")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
@@ -500,24 +505,24 @@ def test_a_full_disk_is_told_in_a_sentence(kind, tmp_path) -> None:
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_a_place_that_can_not_be_made_is_told_in_a_sentence(tmp_path) -> None:
+def test_an_output_folder_that_can_not_be_created_is_reported(tmp_path) -> None:
     folder = saved(tmp_path / "model")
     adapted(tmp_path / "adapters", folder)
     (tmp_path / "file").write_text("")
-    for one in (folder, tmp_path / "adapters"):
+    for model in (folder, tmp_path / "adapters"):
         for kind in ("gguf", "hf"):
             with pytest.raises(SelfInstructError, match=r"can't write .*: (Not a directory|File exists)"):
-                export_model(one, tmp_path / "file" / "out", kind)
+                export_model(model, tmp_path / "file" / "out", kind)
 
 
-def adapted(folder: Path, beside: Path) -> Any:
-    """Adapters as if trained, saved in ``folder``; returns the model with them."""
-    loaded = load(str(beside), dtype=torch.float32, lora=Lora(rank=4))
+def adapted(folder: Path, base: Path) -> Any:
+    """Save adapters with random weights to ``folder``; return the adapted model."""
+    loaded = load(str(base), dtype=torch.float32, lora=Lora(rank=4))
     torch.manual_seed(1)
     with torch.no_grad():
-        for name, one in loaded.model.named_parameters():
+        for name, parameter in loaded.model.named_parameters():
             if "lora_B" in name:
-                one.normal_(std=0.1)
+                parameter.normal_(std=0.1)
     save_adapters(loaded.model, loaded.tokenizer, folder, loaded.base)
     return loaded.model
 
@@ -525,18 +530,18 @@ def adapted(folder: Path, beside: Path) -> Any:
 @pytest.mark.parametrize("kind", ["gguf", "hf"])
 def test_adapters_are_merged_first(kind, tmp_path) -> None:
     base = saved(tmp_path / "base")
-    wanted = adapted(tmp_path / "adapters", base)
+    expected = adapted(tmp_path / "adapters", base)
     out = tmp_path / "new" / ("m.gguf" if kind == "gguf" else "m")
     export_model(tmp_path / "adapters", out, kind, dtype="f32")
     assert list((tmp_path / "new").iterdir()) == [out]
-    plain, whole = (load(str(path), dtype=torch.float32).model for path in (base, out))
-    torch.testing.assert_close(logits(whole), logits(wanted), rtol=1e-4, atol=1e-4)
-    assert (logits(whole) - logits(plain)).abs().max() > 0.1
+    original, merged = (load(str(path), dtype=torch.float32).model for path in (base, out))
+    torch.testing.assert_close(logits(merged), logits(expected), rtol=1e-4, atol=1e-4)
+    assert (logits(merged) - logits(original)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype", "says"), [("hf", "q8_0", "a folder's weights can't be q8_0"), ("gguf", "q4", "can't be q4")]
+    ("kind", "dtype", "message"), [("hf", "q8_0", "a folder's weights can't be q8_0"), ("gguf", "q4", "can't be q4")]
 )
-def test_a_kind_of_weight_that_does_not_exist_is_told(kind, dtype, says, tmp_path) -> None:
-    with pytest.raises(UsageError, match=says):
+def test_an_unknown_dtype_is_rejected(kind, dtype, message, tmp_path) -> None:
+    with pytest.raises(UsageError, match=message):
         export_model(tmp_path, tmp_path / "out", kind, dtype=dtype)

@@ -1,4 +1,4 @@
-"""metrics.jsonl, events and the picture."""
+"""Metrics: lines of metrics.jsonl, TensorBoard events, and the plot of the loss."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ def write(folder: Path, first: int, last: int) -> None:
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder / "events"))
-    found.Reload()
-    return {tag: [(one.step, one.value) for one in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    accumulator = EventAccumulator(str(folder / "events"))
+    accumulator.Reload()
+    return {
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
+    }
 
 
-def test_each_step_is_a_line_of_strict_json_as_soon_as_it_is_logged(tmp_path: Path) -> None:
+def test_each_logged_step_is_written_at_once_as_strict_json(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "new")
     metrics.log(1, values(1))
     lines = metrics.path.read_bytes().splitlines()
@@ -52,36 +54,36 @@ def test_each_step_is_a_line_of_strict_json_as_soon_as_it_is_logged(tmp_path: Pa
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"step": 6, "epo', b'{"step": 6}'])
-def test_a_resumed_run_writes_the_file_of_one_that_was_never_stopped(tmp_path: Path, torn: bytes) -> None:
-    write(tmp_path / "whole", 1, 8)
-    write(tmp_path / "twice", 1, 5)
-    with (tmp_path / "twice" / "metrics.jsonl").open("ab") as file:
+def test_a_resumed_run_writes_the_same_file_as_an_uninterrupted_one(tmp_path: Path, torn: bytes) -> None:
+    write(tmp_path / "uninterrupted", 1, 8)
+    write(tmp_path / "resumed", 1, 5)
+    with (tmp_path / "resumed" / "metrics.jsonl").open("ab") as file:
         file.write(torn)
     second = int(time.time())
-    while int(time.time()) == second:  # TensorBoard reads its files in the order of the seconds in their names
+    while int(time.time()) == second:  # TensorBoard orders its files by the seconds in their names
         pass
-    write(tmp_path / "twice", 4, 8)  # the last checkpoint was of step 3
-    whole, twice = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "twice"))
-    assert whole == twice
-    assert events(tmp_path / "whole") == events(tmp_path / "twice")
+    write(tmp_path / "resumed", 4, 8)  # the latest checkpoint was at step 3
+    uninterrupted, resumed = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("uninterrupted", "resumed"))
+    assert uninterrupted == resumed
+    assert events(tmp_path / "uninterrupted") == events(tmp_path / "resumed")
 
 
-def test_a_run_that_begins_again_forgets_all(tmp_path: Path) -> None:
+def test_a_restarted_run_removes_earlier_metrics(tmp_path: Path) -> None:
     write(tmp_path, 1, 3)
     write(tmp_path, 1, 2)
     assert len((tmp_path / "metrics.jsonl").read_bytes().splitlines()) == 2
     assert [step for step, _ in events(tmp_path)["train/loss"]] == [1, 2]
 
 
-def test_events_hold_what_the_lines_hold(tmp_path: Path) -> None:
+def test_events_have_the_same_values_as_the_lines(tmp_path: Path) -> None:
     write(tmp_path, 1, 3)
-    found = events(tmp_path)
-    assert set(found) == {f"train/{name}" for name in values(1) if name != "mfu"}
-    assert found["train/loss"] == [(1, 3.0), (2, 1.5), (3, 1.0)]
+    scalars = events(tmp_path)
+    assert set(scalars) == {f"train/{name}" for name in values(1) if name != "mfu"}
+    assert scalars["train/loss"] == [(1, 3.0), (2, 1.5), (3, 1.0)]
 
 
 @pytest.mark.parametrize("line", [b"nonsense", b"[1]", b'{"loss": 1.0}', b"\x00\x00"])
-def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
+def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path, line: bytes) -> None:
     write(tmp_path, 1, 2)
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(path.read_bytes() + line + b"\n")
@@ -91,7 +93,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
         Metrics(tmp_path).plot("x", {})
 
 
-def test_a_file_that_can_not_be_written_is_told_in_words(tmp_path: Path) -> None:
+def test_an_unwritable_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(SelfInstructError, match="can't write"):
         Metrics(tmp_path).log(1, values(1))
@@ -99,18 +101,18 @@ def test_a_file_that_can_not_be_written_is_told_in_words(tmp_path: Path) -> None
         Metrics(tmp_path).rewind(1)
 
 
-def test_missing_packages_are_told_once_and_the_lines_are_written(
+def test_missing_packages_are_reported_once_and_lines_are_still_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("tensorboard", "torch.utils.tensorboard", "matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
-    told: list[str] = []
-    metrics = Metrics(tmp_path, told.append)
+    messages: list[str] = []
+    metrics = Metrics(tmp_path, messages.append)
     for step in (1, 2, 3):
         metrics.log(step, values(step))
     assert not metrics.plot("x", {})
     metrics.close()
-    assert [line.rpartition(": ")[2] for line in told] == ["it is not installed", "matplotlib is not installed"]
+    assert [line.rpartition(": ")[2] for line in messages] == ["it is not installed", "matplotlib is not installed"]
     assert len(metrics.path.read_bytes().splitlines()) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
 
@@ -122,19 +124,19 @@ def size(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 40])
-def test_the_picture_is_drawn_of_any_number_of_steps(tmp_path: Path, steps: int) -> None:
+def test_any_number_of_steps_can_be_plotted(tmp_path: Path, steps: int) -> None:
     write(tmp_path, 1, steps)
     title = r"$\undefined{$ 模型 <b> _x^ \n"
     assert Metrics(tmp_path).plot(title, {r"rows $\x$": (2.5, 2.0), "seed tasks": (2.4, 2.6)})
     assert size(tmp_path / "loss.png") == (960, 600)
 
 
-def test_without_steps_there_is_no_picture(tmp_path: Path) -> None:
+def test_nothing_is_plotted_without_steps(tmp_path: Path) -> None:
     assert not Metrics(tmp_path).plot("x", {})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_smoothed_line_begins_at_the_first_loss_and_follows_slowly() -> None:
+def test_the_moving_average_begins_at_the_first_loss() -> None:
     from finetune.training.metrics import _smooth
 
     assert _smooth([4.0]) == pytest.approx([4.0])

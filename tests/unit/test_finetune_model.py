@@ -1,4 +1,4 @@
-"""Models in and out: the embedded one, folders of transformers, and what is not there."""
+"""Loading and saving of models: the embedded one, folders of transformers, and missing ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
-    """The embedded model, and the folder of transformers that it was saved to."""
+    """The embedded model, and the folder that it was saved to."""
     folder = tmp_path_factory.mktemp("embedded") / "model"
     loaded = load(None, dtype=torch.float32)
     save(loaded.model, loaded.tokenizer, folder)
@@ -33,25 +33,25 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pa
     shutil.rmtree(folder)  # half a gigabyte, which pytest would keep
 
 
-def test_the_embedded_model_becomes_a_checkpoint_like_any_other(embedded) -> None:
+def test_the_embedded_model_is_saved_as_a_plain_checkpoint(embedded) -> None:
     from transformers import AutoModelForCausalLM
 
     loaded, folder = embedded
     config = json.loads((folder / "config.json").read_text())
     assert "quantization_config" not in config
     assert str(folder) not in json.dumps(config)
-    again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    assert sum(one.numel() for one in again.parameters()) == 134_515_008
+    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert sum(parameter.numel() for parameter in reloaded.parameters()) == 134_515_008
     ids = torch.tensor([[504, 3575, 282, 4649, 314]])
     with torch.no_grad():
-        assert torch.equal(again(ids).logits, loaded.model(ids).logits)
+        assert torch.equal(reloaded(ids).logits, loaded.model(ids).logits)
     tokenizer = load_tokenizer(str(folder))
     assert tokenizer.chat_template == loaded.tokenizer.chat_template
     assert [tokenizer(text).input_ids for text in TEXTS] == [loaded.tokenizer(text).input_ids for text in TEXTS]
 
 
 @pytest.mark.parametrize("name", ["no/such-model", "./nothing", "nothing.gguf"])
-def test_a_model_that_is_not_there_is_told_in_a_line(name, monkeypatch) -> None:
+def test_a_missing_model_is_reported_in_one_line(name, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"no such file|can't load the model") as caught:
         load(name, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""AdamW over flat buffers: PyTorch's own figures, and float32 weights hidden behind bfloat16 ones."""
+"""AdamW over flat buffers: agreement with PyTorch, and exact float32 weights behind bfloat16 ones."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def module(dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def gradients(net: nn.Module, step: int) -> None:
+    """Set random gradients, the same for each step number."""
     generator = torch.Generator().manual_seed(step)
     for parameter in net.parameters():
         fresh = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
@@ -31,21 +32,21 @@ def gradients(net: nn.Module, step: int) -> None:
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**120), max_value=2.0**120))
-def test_no_bit_of_a_master_weight_is_lost(value) -> None:
+def test_splitting_a_float32_weight_loses_no_bit(value) -> None:
     exact = torch.tensor([value], dtype=torch.float32)
     upper, remainder = split_float32(exact)
     assert torch.equal(join_float32(upper, remainder).view(torch.int32), exact.view(torch.int32))
     assert abs(float(upper) - value) <= abs(float(exact.to(torch.bfloat16)) - value), "not rounded to nearest"
 
 
-def test_ten_steps_are_those_of_pytorch() -> None:
+def test_ten_steps_equal_those_of_pytorch() -> None:
     options = TrainingOptions(weight_decay=0.1, learning_rate=1e-2)
     ours, theirs = module(), module()
     flat = FlatAdamW(ours.parameters(), options)
-    decayed = [one for one in theirs.parameters() if one.ndim >= 2]
-    others = [one for one in theirs.parameters() if one.ndim < 2]
+    decayed = [parameter for parameter in theirs.parameters() if parameter.ndim >= 2]
+    undecayed = [parameter for parameter in theirs.parameters() if parameter.ndim < 2]
     reference = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], eps=1e-8
+        [{"params": decayed, "weight_decay": 0.1}, {"params": undecayed, "weight_decay": 0.0}], eps=1e-8
     )
     for step in range(10):
         gradients(ours, step)
@@ -56,12 +57,12 @@ def test_ten_steps_are_those_of_pytorch() -> None:
         assert torch.allclose(flat.grad_norm(), norm)
         flat.step(step + 1, 1e-2 / (step + 1), (1 / (flat.grad_norm() + 1e-6)).clamp(max=1.0), TRUE)
         reference.step()
-    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    for parameter, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_bfloat16_weights_are_the_rounding_of_an_exact_float32_run() -> None:
-    """The masters follow the float32 run on the same gradients bit by bit, though only bfloat16 is computed with."""
+def test_bfloat16_weights_are_the_rounded_weights_of_a_float32_run() -> None:
+    """With the same gradients, weights and remainders together equal the float32 weights bit for bit."""
     options = TrainingOptions(weight_decay=0.01)
     half, full = module(torch.bfloat16), module(torch.bfloat16).float()
     ours, reference = FlatAdamW(half.parameters(), options), FlatAdamW(full.parameters(), options)
@@ -74,11 +75,11 @@ def test_bfloat16_weights_are_the_rounding_of_an_exact_float32_run() -> None:
             optimizer.step(step + 1, 1e-3, ONE, TRUE)
     for small, large in zip(ours.groups, reference.groups, strict=True):
         assert torch.equal(join_float32(small.weight, small.remainder), large.weight)
-    moved = [
-        not torch.equal(one, other)
-        for one, other in zip(half.parameters(), module(torch.bfloat16).parameters(), strict=True)
+    changed = [
+        not torch.equal(parameter, original)
+        for parameter, original in zip(half.parameters(), module(torch.bfloat16).parameters(), strict=True)
     ]
-    assert all(moved)
+    assert all(changed)
 
 
 def test_steps_too_small_for_bfloat16_add_up() -> None:
@@ -90,7 +91,7 @@ def test_steps_too_small_for_bfloat16_add_up() -> None:
     assert weight.detach()[0, 0].item() == pytest.approx(0.99, abs=0.004), "each step alone rounds to nothing"
 
 
-def test_an_unsound_step_changes_nothing() -> None:
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         net = module(dtype)
         optimizer = FlatAdamW(net.parameters(), TrainingOptions())
@@ -103,13 +104,13 @@ def test_an_unsound_step_changes_nothing() -> None:
         assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.state().items())
 
 
-def test_frozen_parameters_are_left_alone() -> None:
+def test_frozen_parameters_do_not_change() -> None:
     net = module()
     net[0].weight.requires_grad_(False)
     before = net[0].weight.clone()
     optimizer = FlatAdamW(net.parameters(), TrainingOptions())
-    gradients_of = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
-    assert sum(int((group.gradient == 0).sum()) for group in optimizer.groups) >= gradients_of
+    trainable = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+    assert sum(int((group.gradient == 0).sum()) for group in optimizer.groups) >= trainable
     optimizer.step(1, 1.0, ONE, TRUE)
     assert torch.equal(net[0].weight, before)
 

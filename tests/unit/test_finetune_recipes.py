@@ -1,4 +1,4 @@
-"""Recipes: what is in them, what may be laid on them, and whose fault it is when that is wrong."""
+"""Recipes: their contents, how settings override them, and where errors are attributed."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from finetune.recipes import load_options, recipe_names, recipe_path
 from selfinstruct.errors import ConfigError, UsageError
 
 
-def test_the_recipes_are_those_of_the_help() -> None:
+def test_the_built_in_recipes() -> None:
     assert recipe_names() == ["alpaca", "chat", "lora", "qlora", "quickstart"]
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_number_of_a_recipe_is_accepted(name: str) -> None:
+def test_every_recipe_is_valid(name: str) -> None:
     assert isinstance(load_options(name), TrainingOptions)
 
 
 def test_the_alpaca_recipe_is_the_published_one() -> None:
-    found = load_options("alpaca")
-    assert found == TrainingOptions(format="alpaca"), "the defaults of the options are the same recipe"
-    assert (found.batch_size, found.max_length, found.learning_rate, found.epochs) == (128, 512, 2e-5, 3)
-    assert (found.schedule, found.warmup, found.weight_decay) == ("cosine", 0.03, 0.0)
+    options = load_options("alpaca")
+    assert options == TrainingOptions(format="alpaca"), "the defaults of the options are the same recipe"
+    assert (options.batch_size, options.max_length, options.learning_rate, options.epochs) == (128, 512, 2e-5, 3)
+    assert (options.schedule, options.warmup, options.weight_decay) == ("cosine", 0.03, 0.0)
 
 
-def test_qlora_is_lora_on_four_bits() -> None:
+def test_qlora_is_lora_on_a_4bit_base() -> None:
     assert load_options("lora").lora == Lora(rank=16, alpha=32.0, targets="all-linear", base="full")
     assert load_options("qlora").lora == Lora(rank=16, alpha=32.0, targets="all-linear", base="nf4")
 
 
-def test_quickstart_measures_and_is_small_enough_for_thirty_rows() -> None:
-    found = load_options("quickstart")
-    assert (found.batch_size, found.learning_rate, found.checkpoint_every) == (8, 1e-4, 10)
-    assert (found.evaluation.fraction, found.evaluation.seed_tasks, found.evaluation.samples) == (0.2, 64, 4)
+def test_quickstart_evaluates_and_suits_thirty_rows() -> None:
+    options = load_options("quickstart")
+    assert (options.batch_size, options.learning_rate, options.checkpoint_every) == (8, 1e-4, 10)
+    assert (options.evaluation.fraction, options.evaluation.seed_tasks, options.evaluation.samples) == (0.2, 64, 4)
 
 
-def test_every_recipe_says_where_its_numbers_come_from() -> None:
+def test_every_recipe_begins_with_its_source() -> None:
     for name in recipe_names():
         assert recipe_path(name).read_text().startswith("# "), name
 
 
-def test_an_assignment_goes_before_the_file_and_the_file_before_the_recipe(tmp_path: Path) -> None:
+def test_assignments_override_the_file_which_overrides_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 5\nbatch_size: 4\nlora: {rank: 4}\n")
-    found = load_options("lora", path, ["epochs=7", "lora.alpha=8"])
-    assert (found.epochs, found.batch_size) == (7, 4)
-    assert found.lora == Lora(rank=4, alpha=8.0), "sections are laid on each other key by key"
-    assert found.learning_rate == 2e-4
+    options = load_options("lora", path, ["epochs=7", "lora.alpha=8"])
+    assert (options.epochs, options.batch_size) == (7, 4)
+    assert options.lora == Lora(rank=4, alpha=8.0), "sections are merged key by key"
+    assert options.learning_rate == 2e-4
 
 
-def test_a_section_can_be_begun_and_taken_away_by_assignments() -> None:
+def test_assignments_can_add_and_remove_a_section() -> None:
     assert load_options("alpaca", None, ["lora.rank=8"]).lora == Lora(rank=8)
     assert load_options("lora", None, ["lora=null"]).lora is None
     assert load_options("alpaca", None, ["learning_rate=1e-6"]).learning_rate == 1e-6, "YAML reads 1e-6 as a string"
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "says"),
+    ("text", "line", "message"),
     [
         ("epochs: 2\nlearning_rat: 1\n", 2, "unknown key 'learning_rat' (did you mean 'learning_rate'?)"),
         ("lora:\n  rank: 4\n  alfa: 1\n", 3, "unknown key 'lora.alfa' (did you mean 'alpha'?)"),
@@ -70,15 +70,15 @@ def test_a_section_can_be_begun_and_taken_away_by_assignments() -> None:
         ("epochs: 1\nepochs: 2\n", 2, "key 'epochs' is given twice (first on line 1)"),
     ],
 )
-def test_an_error_of_a_file_names_its_line(tmp_path: Path, text: str, line: int, says: str) -> None:
+def test_an_error_in_a_file_names_its_line(tmp_path: Path, text: str, line: int, message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_options("alpaca", path)
-    assert str(caught.value).startswith(f"{path}:{line}: {says}")
+    assert str(caught.value).startswith(f"{path}:{line}: {message}")
 
 
-def test_the_fault_of_an_assignment_is_not_put_on_the_file(tmp_path: Path) -> None:
+def test_an_error_in_an_assignment_does_not_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 2\nmax_length: 64\n")
     for assignment in ("epochs=none at all", "max_length=1"):
@@ -88,11 +88,11 @@ def test_the_fault_of_an_assignment_is_not_put_on_the_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["quikstart", "../options", "", "alpaca.yaml"])
-def test_an_unknown_recipe_is_answered_with_the_known_ones(name: str) -> None:
+def test_an_unknown_recipe_is_rejected_with_the_known_names(name: str) -> None:
     with pytest.raises(UsageError, match=r"no recipe .*(quickstart|alpaca)"):
         load_options(name)
 
 
-def test_a_recipe_and_a_file_do_not_share_what_an_assignment_changes() -> None:
+def test_an_assignment_does_not_change_the_recipe_for_later_calls() -> None:
     load_options("lora", None, ["lora.rank=99"])
     assert load_options("lora").lora == Lora()

@@ -1,4 +1,4 @@
-"""What a run says."""
+"""The report of a run and the preview of a dry run."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from finetune.training.estimate import CostEstimate
 from selfinstruct.common.console import strip_control_chars
 from tests.finetune_fixtures import tiny_tokenizer  # noqa: F401
 
-SURE = ([10.0, 20.0, 30.0], [10, 10, 10])
+BEFORE = ([10.0, 20.0, 30.0], [10, 10, 10])
 
 
-def shifted(by: list[float]) -> Losses:
-    sums, counts = SURE
-    return Losses.of([one + more for one, more in zip(sums, by, strict=True)], counts)
+def shifted(differences: list[float]) -> Losses:
+    sums, counts = BEFORE
+    return Losses.of([value + difference for value, difference in zip(sums, differences, strict=True)], counts)
 
 
 def result(after: Losses, **options: Any) -> TrainingResult:
     fields: dict[str, Any] = {"steps": 20, "seconds": 75.4, **options}
-    before = Measurements({"rows": Losses.of(*SURE)}, fields.pop("answers_before", []))
+    before = Measurements({"rows": Losses.of(*BEFORE)}, fields.pop("answers_before", []))
     return TrainingResult(
         Path("out"), before=before, after=Measurements({"rows": after}, fields.pop("answers", [])), **fields
     )
 
 
 def line(after: Losses) -> str:
-    return next(one for one in result_lines(result(after)) if one.startswith("held-out loss, rows"))
+    return next(line for line in result_lines(result(after)) if line.startswith("held-out loss, rows"))
 
 
 def test_losses_are_shown_with_their_errors_and_the_paired_change() -> None:
@@ -45,40 +45,40 @@ def test_losses_are_shown_with_their_errors_and_the_paired_change() -> None:
     )
 
 
-def test_a_rise_is_called_a_rise() -> None:
+def test_a_rising_loss_is_reported_as_a_rise() -> None:
     assert "change +0.200 ± 0.006 (a rise; 3 documents)" in line(shifted([2.0, 2.1, 1.9]))
 
 
-@pytest.mark.parametrize(("by", "word"), [([5.0, -5.0, 1.0], "rise"), ([5.0, -5.0, -1.0], "fall")])
-def test_a_change_within_two_standard_errors_is_no_clear_one(by: list[float], word: str) -> None:
-    assert f"(a {word} within two standard errors: no clear change; 3 documents)" in line(shifted(by))
+@pytest.mark.parametrize(("differences", "word"), [([5.0, -5.0, 1.0], "rise"), ([5.0, -5.0, -1.0], "fall")])
+def test_a_change_within_two_standard_errors_is_not_significant(differences: list[float], word: str) -> None:
+    assert f"(a {word} within two standard errors: no clear change; 3 documents)" in line(shifted(differences))
 
 
-def test_no_change_is_neither() -> None:
+def test_no_change_is_reported_as_such() -> None:
     assert "change +0.000 ± 0.000 (no change; 3 documents)" in line(shifted([0.0, 0.0, 0.0]))
 
 
-def test_a_single_document_has_no_error_to_show() -> None:
+def test_a_single_document_is_shown_without_an_error() -> None:
     before, after = (Measurements({"rows": Losses.of([sums], [10])}, []) for sums in (20.0, 18.0))
     lines = list(result_lines(TrainingResult(Path("out"), 20, before, after)))
     assert lines[1] == "held-out loss, rows: 2.000 -> 1.800, change -0.200 (a fall; 1 document)"
 
 
 @pytest.mark.parametrize(("steps", "warned"), [(1, True), (9, True), (10, False)])
-def test_fewer_than_ten_steps_warn(steps: int, warned: bool) -> None:
+def test_fewer_than_ten_steps_cause_a_warning(steps: int, warned: bool) -> None:
     lines = "\n".join(result_lines(result(shifted([1.0, 1.0, 1.0]), steps=steps)))
     assert ("too few to judge the training by" in lines) == warned
     assert f"{steps} step{'' if steps == 1 else 's'} in 1 min 15 s" in lines
 
 
-def test_a_run_that_was_stopped_says_how_to_go_on() -> None:
+def test_the_report_of_a_stopped_run_says_how_to_resume() -> None:
     assert list(result_lines(TrainingResult(Path("out"), 3, complete=False))) == [
         "out: stopped after 3 steps; repeat the command to resume"
     ]
     assert "was complete already" in next(iter(result_lines(TrainingResult(Path("out"), 30, already=True))))
 
 
-def test_answers_stand_beside_each_other_and_are_text() -> None:
+def test_answers_are_shown_side_by_side_as_plain_text() -> None:
     shown = result(
         shifted([1.0, 1.0, 1.0]),
         prompts=["Name [bold]three[/bold] rivers.\nAny.", "x" * 1000],
@@ -96,13 +96,13 @@ def test_answers_stand_beside_each_other_and_are_text() -> None:
     assert max(map(len, lines)) <= 100
 
 
-def test_control_characters_are_replaced_and_letters_are_not() -> None:
+def test_only_control_characters_are_replaced() -> None:
     assert strip_control_chars("a\tb\nc\x00\x07\x1b\x9b\r\u202e\u2066\ud800") == "a\tb\nc" + "�" * 8
     for text in ("👩‍👩‍👧", "क्‍ष", "می‌خواهم", "é", "日本"):
         assert strip_control_chars(text) == text
 
 
-def dry(tokenizer: Any, answers: list[str], *, skipped: list[str], memory: dict[str, int]) -> Preview:
+def dry_run(tokenizer: Any, answers: list[str], *, skipped: list[str], memory: dict[str, int]) -> Preview:
     renderer = Renderer(tokenizer, "chat", max_length=64)
     examples = [
         Example(f"x:{number}", (ChatTurn("user", "Say [b]it[/b]."), ChatTurn("assistant", answer)))
@@ -114,9 +114,9 @@ def dry(tokenizer: Any, answers: list[str], *, skipped: list[str], memory: dict[
     return Preview(rendered, renderer, plan, skipped, estimate)
 
 
-def test_a_dry_run_marks_what_is_supervised_and_nothing_else(tiny_tokenizer: Any) -> None:  # noqa: F811
-    lines = list(preview_lines(dry(tiny_tokenizer, ["It is ⟦done⟧\x1b[2J.", "no"], skipped=[], memory={})))
-    first = next(one for one in lines if one.startswith("<|im_start|>user"))
+def test_a_dry_run_marks_exactly_the_supervised_text(tiny_tokenizer: Any) -> None:  # noqa: F811
+    lines = list(preview_lines(dry_run(tiny_tokenizer, ["It is ⟦done⟧\x1b[2J.", "no"], skipped=[], memory={})))
+    first = next(line for line in lines if line.startswith("<|im_start|>user"))
     assert first.count("⟦") == first.count("⟧") == 1
     before, inside = first.split("⟦")
     assert before.endswith("<|im_start|>assistant\n")
@@ -128,8 +128,8 @@ def test_a_dry_run_marks_what_is_supervised_and_nothing_else(tiny_tokenizer: Any
     assert "[b]it[/b]" in shown.plain
 
 
-def test_a_dry_run_tells_what_is_left_out(tiny_tokenizer: Any) -> None:  # noqa: F811
-    preview = dry(
+def test_a_dry_run_reports_what_is_left_out(tiny_tokenizer: Any) -> None:  # noqa: F811
+    preview = dry_run(
         tiny_tokenizer, ["a", "", "word " * 60, "b", "c"], skipped=["x:9: bad"], memory={"weights": 3 << 29, "head": 0}
     )
     text = "\n".join(preview_lines(preview))

@@ -1,4 +1,4 @@
-"""Sample answers."""
+"""Sample answers of a model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from finetune.model.packed_lm import PackedCausalLM
 from tests.finetune_fixtures import make_model, tiny_tokenizer  # noqa: F401
 
 PROMPTS = [[7, 8, 9], [250], [30, 31, 32, 33, 34, 35, 36, 37, 38], [9, 8], [101, 55, 3, 77]]
-NOWHERE = frozenset({299})
+NO_STOP = frozenset({299})
 
 
-def continued(model: Any, prompt: list[int], stop_ids: frozenset[int], most: int) -> list[int]:
-    """One prompt alone, the likeliest token each time, without a cache."""
+def greedy(model: Any, prompt: list[int], stop_ids: frozenset[int], max_tokens: int) -> list[int]:
+    """Decode a single prompt greedily, without a cache."""
     ids = list(prompt)
     with torch.no_grad():
-        for _ in range(most):
+        for _ in range(max_tokens):
             token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
             if token in stop_ids:
                 break
@@ -30,51 +30,51 @@ def continued(model: Any, prompt: list[int], stop_ids: frozenset[int], most: int
     return ids[len(prompt) :]
 
 
-def test_a_batch_gives_what_each_prompt_gives_alone() -> None:
+def test_batched_answers_equal_those_of_separate_prompts() -> None:
     model = make_model(300)
-    alone = [continued(model, prompt, NOWHERE, 12) for prompt in PROMPTS]
-    assert all(len(answer) == 12 for answer in alone)
-    assert len(set(map(tuple, alone))) == len(PROMPTS)
-    assert generate(model, PROMPTS, NOWHERE, 12) == alone
+    separate = [greedy(model, prompt, NO_STOP, 12) for prompt in PROMPTS]
+    assert all(len(answer) == 12 for answer in separate)
+    assert len(set(map(tuple, separate))) == len(PROMPTS)
+    assert generate(model, PROMPTS, NO_STOP, 12) == separate
 
 
-def test_more_prompts_than_a_batch_holds_keep_their_order() -> None:
+def test_several_batches_keep_the_order_of_the_prompts() -> None:
     model = make_model(300)
     prompts = [[number, number + 1] for number in range(3, 40)]
-    assert generate(model, prompts, NOWHERE, 2) == [continued(model, prompt, NOWHERE, 2) for prompt in prompts]
-    assert generate(model, [], NOWHERE, 2) == []
+    assert generate(model, prompts, NO_STOP, 2) == [greedy(model, prompt, NO_STOP, 2) for prompt in prompts]
+    assert generate(model, [], NO_STOP, 2) == []
 
 
-def test_an_answer_ends_before_any_stop_token_and_not_at_the_filler() -> None:
+def test_an_answer_ends_at_a_stop_token_but_not_at_padding() -> None:
     model = make_model(300)
-    free = [continued(model, prompt, NOWHERE, 12) for prompt in PROMPTS]
-    stops = frozenset({free[0][5], free[2][3]})
-    expected = [continued(model, prompt, stops, 12) for prompt in PROMPTS]
+    unstopped = [greedy(model, prompt, NO_STOP, 12) for prompt in PROMPTS]
+    stops = frozenset({unstopped[0][5], unstopped[2][3]})
+    expected = [greedy(model, prompt, stops, 12) for prompt in PROMPTS]
     assert len({len(answer) for answer in expected}) > 1
     assert generate(model, PROMPTS, stops, 12) == expected
 
 
-def test_settings_that_a_model_brings_do_not_change_the_answers() -> None:
+def test_generation_settings_of_the_model_are_ignored() -> None:
     model = make_model(300)
-    expected = generate(model, PROMPTS, NOWHERE, 12)
+    expected = generate(model, PROMPTS, NO_STOP, 12)
     model.generation_config.repetition_penalty = 5.0
     model.generation_config.no_repeat_ngram_size = 1
     model.generation_config.do_sample = True
     model.generation_config.temperature = 3.0
-    brought = model.generation_config
-    assert generate(model, PROMPTS, NOWHERE, 12) == expected
-    assert model.generation_config is brought
+    original = model.generation_config
+    assert generate(model, PROMPTS, NO_STOP, 12) == expected
+    assert model.generation_config is original
 
 
-def test_a_context_that_is_almost_full_is_not_overrun() -> None:
+def test_answers_stay_within_the_context_length() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=12)).eval()
-    assert [len(answer) for answer in generate(model, [[5] * 10], NOWHERE, 50)] == [2]
+    assert [len(answer) for answer in generate(model, [[5] * 10], NO_STOP, 50)] == [2]
 
 
-def test_a_model_with_packed_attention_answers_by_its_own_and_takes_the_packed_one_again(
+def test_sampling_uses_the_original_attention_and_restores_the_packed_one(
     tiny_tokenizer: Any,  # noqa: F811
 ) -> None:
     model = make_model(len(tiny_tokenizer))
@@ -85,7 +85,7 @@ def test_a_model_with_packed_attention_answers_by_its_own_and_takes_the_packed_o
     ]
     expected = [
         tiny_tokenizer.decode(
-            continued(model, renderer.prompt(example), renderer.stop_ids, 8), skip_special_tokens=True
+            greedy(model, renderer.prompt(example), renderer.stop_ids, 8), skip_special_tokens=True
         ).strip()
         for example in examples
     ]
@@ -98,7 +98,7 @@ def test_a_model_with_packed_attention_answers_by_its_own_and_takes_the_packed_o
     assert sample_answers(packed_lm, tiny_tokenizer, renderer, [], 8) == []
 
 
-def test_compiled_layers_are_not_compiled_again_for_each_token() -> None:
+def test_generation_does_not_recompile_layers_for_each_token() -> None:
     compiled: list[int] = []
 
     def count(graph: Any, _inputs: Any) -> Any:
@@ -106,14 +106,14 @@ def test_compiled_layers_are_not_compiled_again_for_each_token() -> None:
         return graph.forward
 
     model = make_model(300)
-    expected = generate(model, PROMPTS, NOWHERE, 4)
+    expected = generate(model, PROMPTS, NO_STOP, 4)
     for layer in model.model.layers:
         layer.compile(backend=count, dynamic=False)
-    assert generate(model, PROMPTS, NOWHERE, 4) == expected
+    assert generate(model, PROMPTS, NO_STOP, 4) == expected
     assert compiled == []
 
 
-def test_an_example_without_a_prompt_leaves_the_mode_as_it_was(tiny_tokenizer: Any) -> None:  # noqa: F811
+def test_an_example_without_a_prompt_leaves_the_mode_unchanged(tiny_tokenizer: Any) -> None:  # noqa: F811
     packed_lm = PackedCausalLM(make_model(len(tiny_tokenizer))).train()
     renderer = Renderer(tiny_tokenizer, "alpaca", max_length=128)
     turns = (ChatTurn("user", "a"), ChatTurn("assistant", "b"), ChatTurn("user", "c"), ChatTurn("assistant", "d"))

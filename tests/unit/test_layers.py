@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,10 +19,23 @@ PACKAGES = [Path(package.__file__).parent for package in (selfinstruct, finetune
 LAYERS = (
     {"errors", "version"},
     {"common"},
-    {"plugins", "records"},
+    {"plugins", "reasons", "records"},
     {"filters", "parse", "pool", "prompts", "seeds", "strategies", "verifiers"},
     {"backends", "engine.dispatch", "ledger"},
     {"api", "doctor", "engine", "filtering", "runs"},
+    {"__main__", "cli"},
+)
+FINETUNE_LAYERS = (
+    {"options", "recipes"},
+    {"data"},
+    {"model"},
+    {"training"},
+    {"evaluation"},
+    {"record"},
+    {"export"},
+    {"chat", "session"},
+    {"report"},
+    {"display"},
     {"__main__", "cli"},
 )
 FOR_FINETUNE = {"common", "errors", "version"}
@@ -83,6 +97,24 @@ def test_imports_point_down() -> None:
     assert [(a, b) for a, b in inner if layer(a) < layer(b)] == []
 
 
+def test_imports_of_the_trainer_point_down() -> None:
+    levels = {name: level for level, names in enumerate(FINETUNE_LAYERS) for name in names}
+    edges = {(a, b) for a, others in graph().items() for b in others if a.startswith("finetune.")}
+    inner = {(a.split(".")[1], b.split(".")[1]) for a, b in edges if b.startswith("finetune.")}
+    assert {name.split(".")[1] for name in modules() if name.startswith("finetune.")} == set(levels)
+    assert [(a, b) for a, b in inner if levels[a] < levels[b]] == []
+
+
+@pytest.mark.parametrize("package", [finetune])
+def test_all_lists_the_public_names_of_a_package_and_nothing_else(package: ModuleType) -> None:
+    public = {name for name, module in package._MODULES.items() if getattr(package, name).__module__ == module}
+    assert package.__all__ == sorted(public)
+    assert all(getattr(package, name).__doc__ for name in package.__all__)
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
 def test_the_trainer_stands_on_the_two_lowest_layers_of_the_toolkit() -> None:
     edges = {(a, b) for a, others in graph().items() if a.startswith("finetune") for b in others}
     used = {(a, b) for a, b in edges if b.startswith("selfinstruct")}
@@ -135,6 +167,8 @@ def test_nothing_is_unpickled_and_no_code_of_a_model_is_run() -> None:
         ("from finetune.cli import main; import sys; sys.argv[1:] = ['--help']; main()", set()),
         ("from finetune.cli import main; import sys; sys.argv[1:] = ['train', '--help']; main()", set()),
         ("import finetune.data.corpus, finetune.data.packing, finetune.data.rows, finetune.options", set()),
+        ("import finetune; dir(finetune)", set()),
+        ("import finetune; finetune.TrainingOptions(), finetune.load_options('chat')", set()),
         ("import finetune.display", set()),
         ("import selfinstruct.filters", set()),
         ("import selfinstruct", {"nothing"}),

@@ -1,8 +1,9 @@
-"""Several methods in one run: which of them asks, what it is shown, and what becomes of what it answers."""
+"""Several methods in one run: the choice of a method, its view, and its results."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,17 +19,24 @@ from selfinstruct.engine.scheduler import Scheduler
 from selfinstruct.errors import ConfigError, SelfInstructError
 from selfinstruct.pool import Pool
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Choice, Completion, Failure, Received, Request, Sampling, Usage
+from selfinstruct.records import Candidate, Choice, Completion, CounterKey, Failure, Received, Request, Sampling, Usage
 from selfinstruct.seeds import load_seeds
 from selfinstruct.strategies import STRATEGIES, Magpie, Strategy
-from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, last_of_race, suited
+from selfinstruct.strategies.abilities import ChoosesFormat
+from selfinstruct.strategies.mixture import (
+    MixtureMember,
+    MixtureOptions,
+    MixtureStrategy,
+    draw_largest_gamma,
+    merged_defaults,
+)
 
 SEEDS = tuple(load_seeds(builtin_seeds()))
 PROMPTS = Prompts({"t": "$text"}, "completion")
 
 
-class Asks(Strategy):
-    """A method that asks so often; a draft that is kept is followed up, one that is rejected in another way."""
+class Asks(Strategy, ChoosesFormat):
+    """A method with a number of proposals, and different follow-ups for kept and rejected tasks."""
 
     name: ClassVar[str] = "asks"
     templates: ClassVar = {}
@@ -43,7 +51,7 @@ class Asks(Strategy):
 
     def propose(self, view, rng):
         item = view.progress.next_item
-        return self._request("first", item=item, drawn=rng.random()) if item < self.times else None
+        return replace(self._request("first", drawn=rng.random()), item=item) if item < self.times else None
 
     def _request(self, stage: str, **context: Any) -> Request:
         return Request(stage, PROMPTS.turns("t", text=stage), Sampling(5), context)
@@ -52,7 +60,7 @@ class Asks(Strategy):
         self.seen.append((request.stage, view.progress, view.progress_by_method))
         then, otherwise = self._request("then"), self._request("otherwise")
         draft = Candidate(completion.text, kind="pending_task", on_accept=then, on_reject=otherwise, columns={"own": 1})
-        return Received((draft,), (self._request("next"),), counters=("table|row|column",))
+        return Received((draft,), (self._request("next"),), counters=(CounterKey("table", "row", "column"),))
 
 
 def mixed(*parts: tuple[str, float, Strategy], adapt: bool = False, explore: float = 0.05) -> MixtureStrategy:
@@ -72,7 +80,7 @@ def test_without_adapt_the_weights_are_the_shares() -> None:
     assert found["c"] == 0
 
 
-def test_what_was_judged_decides_and_the_weights_as_long_as_nothing_was() -> None:
+def test_the_yields_decide_and_the_weights_before_any_request_is_processed() -> None:
     strategy, pool = mixed(("a", 1, Asks()), ("b", 1, Asks()), ("c", 2, Asks()), adapt=True), Pool(SEEDS)
     found = drawn(strategy, pool)
     assert found["c"] / found["a"] == pytest.approx(2, rel=0.2)
@@ -81,13 +89,13 @@ def test_what_was_judged_decides_and_the_weights_as_long_as_nothing_was() -> Non
         pool.progress_by_method["b"].add(1, 100)
         pool.progress_by_method["c"].add(0, 100)
     found = drawn(strategy, pool)
-    # Of the rows of b and c half as many and none come of as many tokens: they are left what is drawn by weight.
+    # For the same tokens b brings half the rows of a, and c none: only draws by weight choose them.
     assert found["a"] > 0.94 * 2000
     assert found["b"] / 2000 == pytest.approx(0.05 / 4, abs=0.01)
     assert found["c"] / 2000 == pytest.approx(0.05 / 2, abs=0.01)
 
 
-def test_a_weight_is_what_a_row_is_worth() -> None:
+def test_a_weight_is_the_value_of_a_row() -> None:
     pool = Pool(SEEDS)
     for _ in range(40):
         pool.progress_by_method["a"].add(2, 100)
@@ -95,7 +103,7 @@ def test_a_weight_is_what_a_row_is_worth() -> None:
     assert drawn(mixed(("a", 1, Asks()), ("b", 8, Asks()), adapt=True), pool)["b"] > 1900
 
 
-def test_one_that_nothing_is_known_of_is_tried() -> None:
+def test_a_method_without_evidence_is_tried() -> None:
     pool = Pool(SEEDS)
     for _ in range(40):
         pool.progress_by_method["a"].add(2, 100)
@@ -104,7 +112,7 @@ def test_one_that_nothing_is_known_of_is_tried() -> None:
 
 
 def test_the_choice_is_the_same_on_every_machine() -> None:
-    """The very sequence: it must not change with Python or its C library, for a run could not be gone on with."""
+    """Check the exact sequence: if it changed with Python or its C library, a run could not be resumed."""
     pool = Pool(SEEDS)
     for place, label in enumerate("abc"):
         for number in range(30):
@@ -127,14 +135,14 @@ SEQUENCE = "cbcabacbabcbacaaaabbaaabacacbcbaaabaabaa"
         ((1, 1, 1), (1.0, 2.0, 3.0), 1 - 1 / 3 - 1 / 4 + 1 / 6),  # of exponentials
     ],
 )
-def test_the_race_draws_gamma_variables(shapes: Any, exposures: Any, chance: float) -> None:
-    """How often the first is the largest, by the closed forms."""
+def test_the_race_draws_the_largest_gamma_variable(shapes: Any, exposures: Any, chance: float) -> None:
+    """Compare how often the first variable is the largest with the closed form."""
     rng = Rng("race")
-    found = sum(last_of_race(shapes, exposures, rng) == 0 for _ in range(20_000)) / 20_000
+    found = sum(draw_largest_gamma(shapes, exposures, rng) == 0 for _ in range(20_000)) / 20_000
     assert found == pytest.approx(chance, abs=0.012)
 
 
-def test_when_one_has_nothing_to_ask_another_does_and_all_at_the_end_have_nothing() -> None:
+def test_another_method_proposes_when_one_is_exhausted() -> None:
     strategy = mixed(("a", 100, Asks(2)), ("b", 1, Asks(3)), adapt=True)
     scheduler = Scheduler(strategy, SEEDS, FilterOptions(), seed=0, lag=8)
     asked = Counter()
@@ -142,10 +150,10 @@ def test_when_one_has_nothing_to_ask_another_does_and_all_at_the_end_have_nothin
         asked[scheduler.open[scheduler.decided].stage] += 1
         scheduler.process(Failure("bad_request", "no"))
     assert asked == {"a/first": 2, "b/first": 3}
-    assert scheduler.pool.progress_by_method["b"].tokens == 3 * (1 + len("first") // 4), "what failed is not free"
+    assert scheduler.pool.progress_by_method["b"].tokens == 3 * (1 + len("first") // 4), "a failed request has a cost"
 
 
-def test_a_method_knows_its_own_stages_and_account_and_what_it_asks_on_bears_its_label() -> None:
+def test_a_method_sees_its_own_stages_and_progress_and_its_requests_get_its_label() -> None:
     inner = Asks()
     strategy, pool = mixed(("a b", 1, inner), ("c", 0, Asks())), Pool(SEEDS)
     request = strategy.propose(pool, Rng("x"))
@@ -156,10 +164,10 @@ def test_a_method_knows_its_own_stages_and_account_and_what_it_asks_on_bears_its
     stages = [one.on_accept.stage, one.on_reject.stage, *(each.stage for each in found.follow_ups)]
     assert stages == ["a b/then", "a b/otherwise", "a b/next"]
     assert one.columns == {"own": 1, "strategy": "a b"}
-    assert found.counters == ("a b: table|row|column",)
+    assert found.counters == (CounterKey("a b: table", "row", "column"),)
 
 
-def test_layout_and_schemas_are_those_of_all() -> None:
+def test_format_and_schemas_combine_the_methods() -> None:
     assert mixed(("a", 1, Asks()), ("b", 1, Asks())).format == "alpaca"
     assert mixed(("a", 1, Asks()), ("b", 1, Asks(layout="messages"))).format == "messages"
     assert mixed(("a", 1, Asks(layout="sharegpt"))).format == "sharegpt"
@@ -172,8 +180,8 @@ def test_layout_and_schemas_are_those_of_all() -> None:
     assert "alpaca/list-json" not in plan.prompts.texts
 
 
-def test_what_one_method_wants_off_is_off_and_else_the_first_decides() -> None:
-    found = suited([
+def test_a_filter_that_one_method_switches_off_is_off_and_otherwise_the_first_default_wins() -> None:
+    found = merged_defaults([
         {"filters": {"copied": {"share": 1}}, "lag": 8},
         {"filters": {"novelty": None}},
         {"filters": {"novelty": {"threshold": 0.9}, "copied": {"share": 2, "more": 3}}, "lag": 9},
@@ -198,7 +206,7 @@ def test_an_entry_falls_back_on_the_section_and_the_preset(tmp_path: Path) -> No
     assert plan.settings.strategy == "mix"
     recorded = plan.values()
     assert [one["list_length"] for one in recorded["strategies"]] == [9, 20]
-    again = overlay(recorded, given, dict)  # given again, they are what they were
+    again = overlay(recorded, given, dict)  # repeated settings change nothing
     assert build_methods(again["strategies"]) == plan.methods
     assert build_methods(overlay(recorded, {"n": 3}, dict)["strategies"]) == plan.methods
     changed = overlay(recorded, {"strategies": [{"name": "alpaca", "label": "long", "weight": 5}]}, dict)
@@ -206,7 +214,7 @@ def test_an_entry_falls_back_on_the_section_and_the_preset(tmp_path: Path) -> No
     assert (one.weight, one.options.list_length) == (5.0, 20)
 
 
-def test_only_a_mixed_run_has_them_in_its_identity_and_their_order_is_none() -> None:
+def test_the_identity_of_a_mixed_run_lists_its_methods_in_any_order() -> None:
     assert not {"strategies", "adapt", "mix"} & make_plan({"strategy": "alpaca"}).identity.keys()
     entries = [{"name": "alpaca", "weight": 2}, {"name": "self-instruct"}]
     plan, turned = make_plan({"strategies": entries}), make_plan({"strategies": entries[::-1]})
@@ -244,12 +252,12 @@ ALPACA = {"name": "alpaca"}
         ({"strategies": [ALPACA], "mix": {"explore": 2}}, "mix: explore must be from 0 to 1"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told(given: dict[str, Any], says: str) -> None:
+def test_wrong_entries_are_refused_with_the_reason(given: dict[str, Any], says: str) -> None:
     with pytest.raises(SelfInstructError, match=says):
         make_plan(given)
 
 
-def test_an_error_in_an_entry_knows_its_line(tmp_path: Path) -> None:
+def test_an_error_in_an_entry_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mix.yaml"
     path.write_text("n: 3\nstrategies:\n- name: alpaca\n- name: self-instruct\n  wieght: 2\n")
     values, lines = read_yaml(path)
@@ -258,7 +266,7 @@ def test_an_error_in_an_entry_knows_its_line(tmp_path: Path) -> None:
     assert lines[error.value.key] == 5
 
 
-def test_each_entry_has_the_texts_of_its_own_files(tmp_path: Path) -> None:
+def test_each_entry_has_its_own_data_files(tmp_path: Path) -> None:
     def entry(name: str, label: str, option: str, *texts: str) -> dict[str, Any]:
         path = tmp_path / f"{label}.txt"
         path.write_text("\n".join(texts))
@@ -275,7 +283,7 @@ def test_each_entry_has_the_texts_of_its_own_files(tmp_path: Path) -> None:
     assert plan.meta()["templates"] == turned.meta()["templates"]
     for one in (plan, turned):
         strategy: Any = one.strategy
-        parts = {label: part.strategy for label, part in strategy._parts.items()}
+        parts = {label: part.strategy for label, part in strategy._members.items()}
         assert parts["north"].personas == ["A baker in Oslo."]
         assert parts["south"].personas == ["A baker in Rome.", "A judge in Bari."]
         assert [parts[label].options.systems for label in ("brief", "kind")] == [("Be brief.",), ("Be kind.",)]
@@ -284,18 +292,18 @@ def test_each_entry_has_the_texts_of_its_own_files(tmp_path: Path) -> None:
         "south/personas/people.jsonl",
     }
     alone = make_plan({"strategy": "personas"})
-    assert "personas/people.jsonl" in alone.prompts.texts, "as it has always been called in a run of one method"
+    assert "personas/people.jsonl" in alone.prompts.texts, "a run of one method keeps the plain name"
 
 
-def test_no_strategy_has_an_option_of_an_entry_s_own() -> None:
+def test_no_strategy_has_an_option_with_the_name_of_an_entrys_field() -> None:
     for name, kind in STRATEGIES.items():
         assert not {"name", "weight", "label"} & vars(build(kind.Options, {})).keys(), name
 
 
 def texts(given: dict[str, Any]) -> dict[str, str]:
-    """By label, what each magpie of a mixed run puts before the user's words."""
+    """Return, by label, the text that each magpie of a mixed run puts before the user's message."""
     strategy: Any = make_plan(given).strategy
-    parts = {label: part.strategy for label, part in strategy._parts.items()}
+    parts = {label: part.strategy for label, part in strategy._members.items()}
     return {
         label: one.options.system_pre_query or one.options.pre_query
         for label, one in parts.items()
@@ -303,7 +311,7 @@ def texts(given: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def test_each_magpie_of_a_mixed_run_finds_its_own_texts() -> None:
+def test_each_magpie_of_a_mixed_run_derives_its_own_texts() -> None:
     server = {"backend": "openai", "openai": {"model": "m", "api": "completion"}}
     chatml = "<|im_start|>user\n"
     given = {"strategies": [{"name": "alpaca"}, {"name": "magpie", "template": "chatml"}], **server}
@@ -319,10 +327,10 @@ def test_each_magpie_of_a_mixed_run_finds_its_own_texts() -> None:
     assert found["plain"] == chatml
     assert found["law"] == f"<|im_start|>system\nYou teach law.<|im_end|>\n{chatml}"
     assert found["other"].startswith("<|start_header_id|>user")
-    with pytest.raises(ConfigError, match="nothing here tells which"):
+    with pytest.raises(ConfigError, match="the template is unknown"):
         texts({"strategies": [{"name": "alpaca"}, {"name": "magpie"}], **server})
 
 
-def test_a_mixed_run_reads_the_embedded_model_s_own_template() -> None:
+def test_a_mixed_run_reads_the_embedded_models_template() -> None:
     found = texts({"strategies": [{"name": "alpaca"}, {"name": "magpie"}], "adapt": True})
     assert found["magpie"].endswith("<|im_start|>user\n")

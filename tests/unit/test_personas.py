@@ -1,4 +1,4 @@
-"""Personas: what is asked about whom, which constraints are drawn together, and what is read in answers."""
+"""Personas: the requests, the constraints that are drawn together, and the rows read from answers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def asked(api="completion", name="a", **options) -> tuple[Personas, Request]:
 
 
 def answering(kind: str, task: str = "Tell how bread is kept fresh.", **options) -> tuple[Personas, Request]:
-    """The request for the answer to a task of this kind."""
+    """Return the request for the answer to a task of this kind."""
     made, request = asked(kinds=only(kind), **options)
     follow_up = made.receive(request, answer(f" {task}"), View()).candidates[0].on_accept
     assert follow_up is not None
@@ -71,7 +71,7 @@ def test_the_defaults_are_the_published_ones():
 
 
 @pytest.mark.parametrize("kind", ["instruction", "math", "code", "precise"])
-def test_a_prompt_shows_other_people_s_tasks_of_the_kind_and_ends_with_the_person(kind):
+def test_a_prompt_shows_other_peoples_tasks_of_the_kind_and_ends_with_the_person(kind):
     made, request = asked(kinds=only(kind))
     text, persona = request.turns[0].text, request.context["persona"]
     assert persona in PEOPLE, "and what it says of variables stands there as it is"
@@ -96,13 +96,13 @@ def test_kinds_are_drawn_by_their_weights():
     assert people == set(PEOPLE)
 
 
-def test_a_kept_task_is_put_to_the_model_without_the_person():
+def test_a_kept_task_is_sent_without_the_person():
     made, request = asked(kinds=only("instruction"))
     received = made.receive(request, answer(" Tell how bread\nis kept fresh.\n\nAnswer: In a bag."), View())
     (draft,) = received.candidates
     assert (draft.kind, draft.instruction, draft.output) == ("pending_task", "Tell how bread is kept fresh.", "")
-    assert received.counters == ("kinds|instruction|task",)
-    assert [one.reason for one in received.discards] == ["trailing"]
+    assert tuple(map(str, received.counters)) == ("kinds|instruction|task",)
+    assert [discard.reason for discard in received.discards] == ["trailing"]
     follow_up = draft.on_accept.numbered(8, 2)
     assert (follow_up.stage, follow_up.parent, follow_up.context["task"]) == ("answer", 7, "7.0")
     assert str(request.context["persona"]) not in follow_up.turns[0].text
@@ -115,7 +115,7 @@ def test_a_kept_task_is_put_to_the_model_without_the_person():
         {"persona": request.context["persona"], "kind": "instruction"},
         None,
     )
-    assert received.counters == ("kinds|instruction|answer",)
+    assert tuple(map(str, received.counters)) == ("kinds|instruction|answer",)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_chat_model_states_its_task_in_its_own_way(text, task, discards):
     made, request = asked("chat", kinds=only("instruction"))
     received = made.receive(request, answer(text), View())
     assert [one.instruction for one in received.candidates] == [task]
-    assert [one.reason for one in received.discards] == discards
+    assert [discard.reason for discard in received.discards] == discards
 
 
 @pytest.mark.parametrize(
@@ -155,19 +155,19 @@ def test_a_chat_model_states_its_task_in_its_own_way(text, task, discards):
         ("", "stop", "no_instruction"),
     ],
 )
-def test_what_is_no_task_is_told(text, finish_reason, reason):
+def test_a_completion_without_a_task_is_discarded_with_a_reason(text, finish_reason, reason):
     made, request = asked(kinds=only("math"))
     received = made.receive(request, answer(text, finish_reason), View())
-    assert [one.reason for one in received.discards] == [reason]
+    assert [discard.reason for discard in received.discards] == [reason]
     assert received.candidates == ()
-    assert received.counters == ("kinds|math|no task",)
+    assert tuple(map(str, received.counters)) == ("kinds|math|no task",)
 
 
 @pytest.mark.parametrize("text", ["Here is a task for this person:\n", "Sure! Here's a task:", "**Here is one task:**"])
-def test_an_announcement_is_no_task(text):
+def test_an_announcement_is_not_a_task(text):
     made, request = asked("chat", kinds=only("math"))
     received = made.receive(request, answer(text), View())
-    assert (received.candidates, [one.reason for one in received.discards]) == ((), ["no_instruction"])
+    assert (received.candidates, [discard.reason for discard in received.discards]) == ((), ["no_instruction"])
 
 
 def test_a_task_that_the_prompt_shows_or_that_only_repeats_the_person_is_rejected():
@@ -189,7 +189,7 @@ def test_constraints_that_are_drawn_together_do_not_contradict_each_other(seed, 
     for one in found:
         check_verifier(one.verifier)
         assert one.text.endswith(".")
-    # An answer that meets them all, made from what they say.
+    # Make an answer that meets all constraints.
     count = kinds.get("sentences", {"min": 2})["min"]
     body = list(kinds.get("contains", {"words": ["stone"]})["words"])
     sentences = [" ".join(["Stone", *body]) + "." for _ in range(count)]
@@ -212,7 +212,7 @@ def test_constraints_that_are_drawn_together_do_not_contradict_each_other(seed, 
     assert verify(all_of(found), text).kept, (found, text)
 
 
-def test_every_kind_of_constraint_is_drawn_and_as_many_as_are_asked_for():
+def test_every_kind_of_constraint_is_drawn_up_to_the_maximum():
     found = [draw(Rng("constraints", seed), 3) for seed in range(400)]
     assert {one.verifier["kind"] for some in found for one in some} == {
         "words", "sentences", "bullets", "contains", "excludes", "starts_with", "ends_with", "lowercase", "uppercase",
@@ -221,7 +221,7 @@ def test_every_kind_of_constraint_is_drawn_and_as_many_as_are_asked_for():
     assert {len(some) for some in found} == {1, 2, 3}
 
 
-def test_a_precise_task_is_judged_alone_and_put_to_the_model_with_its_constraints():
+def test_the_filters_see_a_precise_task_alone_and_the_model_sees_its_constraints():
     made, request = asked(kinds=only("precise"))
     assert "constraints" not in request.turns[0].variables
     assert made.receive(request, answer(" Describe a stone."), View()).candidates[0].instruction == "Describe a stone."
@@ -233,12 +233,12 @@ def test_a_precise_task_is_judged_alone_and_put_to_the_model_with_its_constraint
 
 
 def about(persona: str, kind: str = "instruction", **options) -> tuple[Personas, Request]:
-    """The request for a task of this person."""
+    """Return the request for a task of this person."""
     made, request = asked(kinds=only(kind), **options)
     return made, replace(request, context={**request.context, "persona": persona})
 
 
-def test_a_task_that_says_the_person_in_other_words_is_rejected():
+def test_a_task_that_only_repeats_the_person_is_rejected():
     made, request = about(PEOPLE[0])
     judged = []
     for text in ("A baker in Lyon who pays her rent.", "Tell a baker in Lyon how rent is lowered by asking."):
@@ -267,7 +267,7 @@ def test_each_kind_is_answered_under_its_template_and_numbers_and_code_keep_thei
     assert (draft.on_accept.sampling.max_tokens, draft.on_accept.sampling.temperature) == (77, 0.3)
 
 
-def test_an_answer_that_only_says_the_task_again_is_rejected():
+def test_an_answer_that_repeats_the_task_is_rejected():
     task = "Tell a baker in Lyon how bread is kept fresh."
     made, request = answering("instruction", task)
     received = made.receive(request, answer(f" {task}"), View())
@@ -286,7 +286,7 @@ def test_a_task_without_an_end_gets_one_before_its_constraints(task, end):
     assert follow_up.context["instruction"] == task
 
 
-def test_an_answer_that_breaks_a_constraint_is_no_row_and_each_constraint_is_counted():
+def test_an_answer_that_breaks_a_constraint_is_rejected_and_each_constraint_is_counted():
     made, follow_up = answering("precise", constraints=1)
     held = [
         {"name": "no commas", "text": "Do not use any commas.", "verifier": {"kind": "no_commas"}},
@@ -300,7 +300,7 @@ def test_an_answer_that_breaks_a_constraint_is_no_row_and_each_constraint_is_cou
         received = made.receive(request, answer(text), View())
         assert received.candidates[0].verifier == {"kind": "all", "of": [one["verifier"] for one in held]}
         (judged,) = RowFilters(FilterOptions(), Pool(())).apply(request, received).candidates
-        outcomes[judged.reason] = received.counters
+        outcomes[judged.reason] = tuple(map(str, received.counters))
     assert outcomes == {
         "": (
             "kinds|precise|answer",
@@ -332,21 +332,21 @@ def test_an_answer_that_breaks_a_constraint_is_no_row_and_each_constraint_is_cou
     ],
 )
 @pytest.mark.parametrize("kind", ["math", "code"])
-def test_the_last_line_tells_the_result(kind, last, result):
+def test_the_result_is_read_from_the_last_line(kind, last, result):
     made, follow_up = answering(kind)
     received = made.receive(follow_up, answer(f"Answer: 1 is a step.\n{last}\n"), View())
     assert received.candidates[0].columns.get("result") == result
     assert received.candidates[0].verifier is None
-    assert (f"kinds|{kind}|result" in received.counters) == (result is not None)
+    assert (f"kinds|{kind}|result" in tuple(map(str, received.counters))) == (result is not None)
 
 
 @pytest.mark.parametrize(
     ("text", "finish_reason", "reason"), [("Half", "length", "truncated"), (" ", "stop", "no_output")]
 )
-def test_an_answer_that_is_cut_short_or_empty_is_told(text, finish_reason, reason):
+def test_a_truncated_or_empty_answer_is_discarded_with_a_reason(text, finish_reason, reason):
     made, follow_up = answering("code")
     received = made.receive(follow_up, answer(text, finish_reason), View())
-    assert [one.reason for one in received.discards] == [reason]
+    assert [discard.reason for discard in received.discards] == [reason]
     assert received.candidates == ()
 
 
@@ -376,7 +376,7 @@ def test_a_list_of_people_is_continued_and_each_new_one_gets_a_task():
     assert last.context["persona"] == "A nurse in Lima who"
 
 
-def test_a_new_person_much_like_one_that_is_shown_is_none_and_none_is_a_task():
+def test_a_persona_that_resembles_a_shown_one_is_rejected_and_no_persona_is_a_task():
     made, request = asked(generate=True, people=4, list_length=6, continued={"max_tokens": 66})
     assert request.sampling.max_tokens == 66
     received = made.receive(request, answer(" A baker in Lyon who pays little rent.\n6. A smith in Riga."), View())
@@ -446,7 +446,7 @@ def test_personas_are_read_from_text_and_from_jsonl(tmp_path):
         ("b.jsonl", None, UsageError, "can't read"),
     ],
 )
-def test_a_file_that_is_no_good_is_refused(tmp_path, name, content, kind, said):
+def test_a_wrong_file_of_personas_is_refused(tmp_path, name, content, kind, said):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(kind, match=said):

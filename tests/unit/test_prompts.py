@@ -16,7 +16,7 @@ def folder(path: Path, text: str) -> Path:
     return path
 
 
-def test_text_is_data_whatever_it_looks_like(tmp_path: Path) -> None:
+def test_text_is_data_even_if_it_looks_like_a_template(tmp_path: Path) -> None:
     prompts = Prompts.load(NAMES, "completion", folder(tmp_path, "$tasks costs $$5\n${next}.\n"))
     nasty = "$next ${tasks} {0.__class__} {{7*7}} %s $$ \\1"
     (turn,) = prompts.turns("alpaca/list", tasks=nasty, next="4")
@@ -24,7 +24,7 @@ def test_text_is_data_whatever_it_looks_like(tmp_path: Path) -> None:
     assert turn.role == "prompt"
 
 
-def test_chat_sends_the_same_text_as_a_message(tmp_path: Path) -> None:
+def test_a_chat_sends_the_same_text_as_a_message(tmp_path: Path) -> None:
     prompts = Prompts.load(NAMES, "chat", folder(tmp_path, "$tasks $next"))
     (turn,) = prompts.turns("alpaca/list", tasks="a", next="4")
     assert (turn.role, turn.text) == ("user", "a 4")
@@ -41,7 +41,7 @@ def test_the_first_folder_wins(tmp_path: Path) -> None:
     [
         ("$tasks", r"list\.txt: missing \$next; this template must use \$next, \$tasks"),
         ("$tasks $next $count", r"unknown \$count; this template may use \$next, \$tasks"),
-        ("$tasks $next 5$", r"a '\$' that begins no variable"),
+        ("$tasks $next 5$", r"a '\$' that without a variable"),
     ],
 )
 def test_wrong_variables_are_listed(tmp_path: Path, text: str, says: str) -> None:

@@ -1,4 +1,4 @@
-"""Quality round a strategy: what is asked about a row, and what becomes of it, with scripted completions."""
+"""Quality for a strategy: the requests about a row and their results, with scripted completions."""
 
 from __future__ import annotations
 
@@ -14,35 +14,43 @@ from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import ConfigError, TemplateError
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Choice, Completion, Message, Received, Request, Sampling, Usage, Verdict
-from selfinstruct.strategies import QualityOptions, QualityStrategy
+from selfinstruct.records import (
+    Candidate,
+    Choice,
+    Completion,
+    CounterKey,
+    Message,
+    Received,
+    Request,
+    Sampling,
+    Usage,
+    Verdict,
+)
+from selfinstruct.strategies import QualityOptions, QualityStrategy, Strategy
+from selfinstruct.strategies.abilities import ChecksAnswers, RecoversFailures
 from tests.cli import run_cli
 
 TEXT = {"inner": frozenset({"text"})}
-ROW = Candidate("Name a sum of two and two.", output="Five.", span=(0, 5), shown=("Three.",))
+ROW = Candidate("Name a sum of two and two.", output="Five.", span=(0, 5), shown_outputs=("Three.",))
 
 
-class Inner:
-    """A strategy that offers what the test gives it."""
+class Inner(Strategy, ChecksAnswers, RecoversFailures):
+    """A strategy that offers the candidates of the test."""
 
     name = "inner"
     templates: ClassVar = {}
-    format = "alpaca"
 
     def __init__(self, *candidates: Candidate) -> None:
         self.candidates = candidates
 
-    def schema_apis(self, api):
-        return frozenset()
-
-    def fault(self, row, text):
+    def reject_reason(self, row, text):
         return "own_rule" if "sorry" in text else ""
 
     def propose(self, view, rng):
         return Request("answer", (), Sampling(5))
 
-    def failed(self, request, view):
-        return Received(counters=("inner|failed|1",))
+    def recover(self, request, view):
+        return Received(counters=(CounterKey("inner", "failed", "1"),))
 
     def receive(self, request, completion, view):
         return Received(self.candidates, follow_ups=(Request("more", (), Sampling(5)),))
@@ -64,7 +72,7 @@ def begun(made: QualityStrategy, stage: str = "answer", number: int = 7) -> Rece
 
 
 def chain(made: QualityStrategy, *said: Any, stage: str = "answer") -> tuple[list[Request], Received]:
-    """The requests of the first candidate's chain, and what the last of them brought."""
+    """Return the requests of the first candidate's chain, and the result of the last one."""
     request = begun(made, stage).candidates[0].on_accept
     asked = []
     for place, texts in enumerate(said):
@@ -81,32 +89,33 @@ APIS = ("completion", "chat")
 ONE = {"judge": {"rubrics": ["helpfulness"], "threshold": 3}}
 
 
-def test_a_row_becomes_a_trial_and_all_else_passes_through():
+def test_a_row_becomes_provisional_and_other_candidates_pass_unchanged():
     draft = Candidate("Write a thing.", kind="pending_task", on_accept=Request("inner", (), Sampling(1)))
     trial, rejected = replace(ROW, kind="provisional_row"), replace(ROW, verdicts=(Verdict("own", False, "bad"),))
     received = begun(refined(ROW, draft, trial, rejected, judge={}))
-    assert received.candidates[1:] == (draft, trial, rejected)
+    assert tuple(replace(one, id="") for one in received.candidates[1:]) == (draft, trial, rejected)
+    assert [one.id for one in received.candidates] == ["7.0", "7.1", "7.2", "7.3"]
     assert [one.stage for one in received.follow_ups] == ["more"]
     first = received.candidates[0]
-    assert (first.kind, first.span, first.shown, first.task) == ("provisional_row", (0, 5), ("Three.",), None)
+    assert (first.kind, first.span, first.shown_outputs, first.task) == ("provisional_row", (0, 5), ("Three.",), None)
     assert first.on_accept is not None
     assert (first.on_accept.stage, first.on_accept.parent) == ("judge", 7)
     assert "Five." in first.on_accept.turns[0].text
     assert begun(refined(ROW, judge={}), "evol/answer").candidates[0].on_accept.stage == "evol/judge"
 
 
-def test_one_request_an_answer_and_rubric_and_the_mean_decides():
+def test_each_answer_and_rubric_has_one_request_and_the_mean_decides():
     asked, received = chain(refined(ROW, judge={"threshold": 3}), "Score: 5\nReason: all of it", "2", "4/5")
     assert [one.stage for one in asked] == ["judge"] * 3
     assert [one.parent for one in asked] == [7, 8, 9]
     assert len({one.turns[0].text for one in asked}) == 3
     [row] = received.candidates
-    assert (row.kind, row.task, row.output, row.shown, row.span) == ("row", "7.0", "Five.", (), (0, 0))
+    assert (row.kind, row.task, row.output, row.shown_outputs, row.span) == ("row", "7.0", "Five.", (), (0, 0))
     assert row.columns == {"score": 3.667, "scores": {"helpfulness": 5.0, "correctness": 2.0, "clarity": 4.0}}
     [verdict] = row.verdicts
     assert (verdict.filter, verdict.kept, verdict.score) == ("judge", True, 11 / 3)
     assert verdict.detail["reasons"]["helpfulness"] == "all of it"
-    assert received.counters == ("quality|clarity|4",)
+    assert tuple(map(str, received.counters)) == ("quality|clarity|4",)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +128,7 @@ def test_below_the_threshold_or_without_a_score_a_row_is_rejected(said, reason):
     assert (verdict.kept, verdict.reason) == (not reason, reason)
 
 
-def test_an_answer_without_a_score_is_asked_about_no_more_and_a_rejected_row_not_tagged():
+def test_an_answer_without_a_score_is_not_judged_further_and_a_rejected_row_is_not_tagged():
     asked, received = chain(refined(ROW, judge={"threshold": 3}, tags=True), "Score: 5", "no idea")
     assert len(asked) == 2
     assert received.candidates[0].verdicts[0].reason == "no_score"
@@ -127,23 +136,23 @@ def test_an_answer_without_a_score_is_asked_about_no_more_and_a_rejected_row_not
     assert len(asked) == 1
 
 
-def test_a_step_of_the_chain_that_fails_for_good_is_passed_over():
+def test_a_failed_step_of_the_chain_is_skipped():
     made = refined(ROW, best_of=2, tags=True, judge={"rubrics": ["helpfulness", "clarity"], "threshold": 3})
     candidates = begun(made).candidates[0].on_accept.numbered(8, 1)
-    (judge,) = made.failed(candidates, None).follow_ups
+    (judge,) = made.recover(candidates, None).follow_ups
     assert judge.stage == "judge"
     (second,) = made.receive(judge.numbered(9, 1), completion("Score: 4"), None).follow_ups
-    [row] = made.failed(second.numbered(10, 1), None).candidates
+    [row] = made.recover(second.numbered(10, 1), None).candidates
     assert row.verdicts[-1].reason == "no_score"
     made = refined(ROW, tags=True, **ONE)
     judge = begun(made).candidates[0].on_accept.numbered(8, 1)
     (tags,) = made.receive(judge, completion("Score: 4"), None).follow_ups
-    [row] = made.failed(tags.numbered(9, 1), None).candidates
+    [row] = made.recover(tags.numbered(9, 1), None).candidates
     assert all(verdict.kept for verdict in row.verdicts)
     assert [row.columns[name] for name in ("score", "category", "difficulty", "language")] == [4, None, None, None]
 
 
-def test_the_best_of_several_by_the_judge_the_first_of_equals_and_the_worst_beside_it():
+def test_the_judge_chooses_the_best_answer_and_the_worst_is_its_pair():
     made = refined(ROW, best_of=4, pairs=True, **ONE)
     asked, received = chain(
         made, [" Four.", "Six.", "Four, of course."], "Score: 2", "Score: 4", "Score: 1", "Score: 4"
@@ -151,43 +160,48 @@ def test_the_best_of_several_by_the_judge_the_first_of_equals_and_the_worst_besi
     assert asked[0].sampling.n == 3
     assert [one.context["quality"]["asked"].get("answer") for one in asked] == [None, 0, 1, 2, 3]
     [row] = received.candidates
-    assert (row.output, row.shown, row.columns["score"]) == ("Four.", (ROW.instruction,), 4.0)
+    assert (row.output, row.shown_outputs, row.columns["score"]) == ("Four.", (ROW.instruction,), 4.0)
     assert (row.pair.rejected, row.pair.scores) == ("Six.", (4.0, 1.0))
     assert [one.filter for one in row.verdicts] == ["best_of", "judge"]
     assert row.verdicts[0].detail == {"answer": 2, "means": [2.0, 4.0, 1.0, 4.0]}
-    assert "quality|best answer|2" in received.counters
+    assert "quality|best answer|2" in tuple(map(str, received.counters))
 
 
-def test_equal_scores_are_no_pair_and_the_row_s_own_answer_stays():
+def test_equal_scores_make_no_pair_and_keep_the_rows_own_answer():
     _, received = chain(refined(ROW, best_of=2, pairs=True, **ONE), ["Four."], "Score: 4", "Score: 4")
     [row] = received.candidates
     assert (row.output, row.pair) == ("Five.", None)
 
 
-def test_answers_that_could_be_no_row_s_are_out_and_missing_ones_are_counted():
+def test_unacceptable_answers_are_discarded_and_missing_ones_counted():
     made = refined(ROW, best_of=6, **ONE)
     request = begun(made).candidates[0].on_accept.numbered(8, 1)
     received = made.receive(request, completion("Five.", "", "The sum:", "Four."), None)
-    assert [one.reason for one in received.discards] == ["same_answer", "empty_output", "colon", "missing_choice"]
+    assert [discard.reason for discard in received.discards] == [
+        "same_answer",
+        "empty_output",
+        "colon",
+        "missing_choice",
+    ]
     assert received.follow_ups[0].context["quality"]["others"] == ["Four."]
     cut = made.receive(request, completion("Four, and", ends="length"), None)
-    assert [one.reason for one in cut.discards] == ["truncated"] + ["missing_choice"] * 4
+    assert [discard.reason for discard in cut.discards] == ["truncated"] + ["missing_choice"] * 4
 
 
-def test_further_answers_meet_the_rules_of_the_row_s_strategy():
+def test_further_answers_have_to_pass_the_rules_of_the_strategy():
     made = refined(ROW, best_of=3, **ONE)
     request = begun(made).candidates[0].on_accept.numbered(8, 1)
     received = made.receive(request, completion("I am sorry.", "Four."), None)
-    assert [one.reason for one in received.discards] == ["own_rule"]
+    assert [discard.reason for discard in received.discards] == ["own_rule"]
     assert received.follow_ups[0].context["quality"]["others"] == ["Four."]
 
 
-def test_a_further_answer_in_a_chat_may_hold_what_a_raw_prompt_ends_at():
+def test_a_further_answer_in_a_chat_may_contain_the_stop_string_of_raw_prompts():
     stops = {api: begun(refined(ROW, api=api, best_of=2, **ONE)).candidates[0].on_accept.sampling.stop for api in APIS}
     assert stops == {"completion": ("\nTask:",), "chat": ()}
 
 
-def test_a_judge_that_reasons_has_room_and_is_read_after_its_thoughts():
+def test_a_judge_may_reason_and_is_read_after_its_reasoning():
     for api, most in (("completion", (256, 60)), ("chat", (1024, 1024))):
         said = ("<think>Score: 1? Or 2.</think>\nScore: 4", "<think>Category: math</think>\nCategory: coding")
         asked, received = chain(refined(ROW, api=api, tags=True, **ONE), *said)
@@ -198,17 +212,17 @@ def test_a_judge_that_reasons_has_room_and_is_read_after_its_thoughts():
     assert asked[0].sampling.max_tokens == 9
 
 
-def test_the_mean_is_that_of_the_scores_however_they_round():
-    scores = ("Score: 1.2", "Score: 1.4", "Score: 1.6")  # added one after the other they make less than 4.2
+def test_the_mean_does_not_depend_on_rounding():
+    scores = ("Score: 1.2", "Score: 1.4", "Score: 1.6")  # their floating-point sum is below 4.2
     for said in (scores, scores[::-1]):
         _, received = chain(refined(ROW, judge={"threshold": 1.4}), *said)
         assert received.candidates[0].verdicts[0].kept
 
 
-def test_a_verifier_chooses_without_a_judge_and_its_failures_are_not_judged():
+def test_a_verifier_chooses_without_a_judge_and_wrong_answers_are_not_judged():
     row = replace(ROW, verifier={"kind": "text", "value": "four"})
     made = refined(row, best_of=3, pairs=True)
-    assert begun(made).candidates[0].verifier is None, "its own answer may be wrong: others are to come"
+    assert begun(made).candidates[0].verifier is None, "its own answer may be wrong while others are to come"
     _, received = chain(made, ["Six.", "Four."])
     [found] = received.candidates
     assert (found.output, found.verifier, found.verdicts[0].filter) == ("Four.", row.verifier, "best_of")
@@ -217,22 +231,24 @@ def test_a_verifier_chooses_without_a_judge_and_its_failures_are_not_judged():
     assert len(asked) == 2
     assert received.candidates[0].pair.scores == (3.0, 0.0)
     _, received = chain(refined(row, best_of=3, **ONE), ["Six.", "Seven."])
-    assert (received.candidates[0].output, received.candidates[0].verdicts[1:]) == ("Five.", ()), "the verifier says it"
+    assert (received.candidates[0].output, received.candidates[0].verdicts[1:]) == ("Five.", ()), (
+        "the verifier rejects it"
+    )
     kept = begun(refined(row, **ONE)).candidates[0]
-    assert kept.verifier == row.verifier, "no other answer to come: judged at once"
+    assert kept.verifier == row.verifier, "without further answers the verifier applies at once"
 
 
-def test_an_answer_that_is_the_whole_first_choice_has_its_place():
+def test_an_answer_that_is_the_complete_first_choice_has_a_span():
     row = replace(ROW, verifier={"kind": "text", "value": "four"})
     _, received = chain(refined(row, best_of=2), ["\n Four.\n"])
     assert received.candidates[0].span == (2, 7)
 
 
-def test_nothing_to_choose_by_asks_for_no_other_answers():
-    assert begun(refined(ROW, best_of=3)).candidates == (ROW,)
+def test_no_further_answers_are_requested_without_a_judge_or_a_verifier():
+    assert begun(refined(ROW, best_of=3)).candidates == (replace(ROW, id="7.0"),)
 
 
-def test_a_conversation_is_judged_as_a_whole_and_has_no_other_answers():
+def test_a_conversation_is_judged_complete_and_gets_no_further_answers():
     said = (
         Message("user", "Hello"),
         Message("assistant", "Hi"),
@@ -257,7 +273,8 @@ def test_tags_are_columns_of_closed_vocabularies():
     made = refined(ROW, api="completion", tags=True)
     _, received = chain(made, " Math.\nDifficulty: fiendish\nLanguage: Elvish")
     assert received.candidates[0].columns == {"category": "math", "difficulty": None, "language": "other"}
-    assert received.counters == ("quality|category|math", "quality|difficulty|none", "quality|language|other")
+    cells = [str(counter) for counter in received.counters]
+    assert cells == ["quality|category|math", "quality|difficulty|none", "quality|language|other"]
     assert refined(ROW, tags=True, structured=True).schema_apis("completion") == {"completion"}
     assert refined(ROW, tags=True).schema_apis("completion") == frozenset()
 
@@ -271,7 +288,7 @@ def test_structured_requests_carry_a_schema():
     assert received.candidates[0].columns["language"] == "German"
 
 
-def test_a_system_prompt_goes_before_the_question_in_both_apis():
+def test_a_system_prompt_precedes_the_question_in_both_apis():
     row = replace(ROW, system="Be $brief.")
     chat, raw = (
         begun(refined(row, api=api, best_of=2, **ONE)).candidates[0].on_accept for api in ("chat", "completion")
@@ -281,7 +298,7 @@ def test_a_system_prompt_goes_before_the_question_in_both_apis():
     assert "Task: Be $brief.\n\nName a sum" in raw.turns[0].text
 
 
-def test_what_a_row_would_lead_to_waits_for_the_judge():
+def test_the_strategys_follow_up_waits_for_the_judge():
     prompts = Prompts({"inner": "$text"}, "chat")
     then, otherwise = (
         Request(name, prompts.turns("inner", text=f"{name} $x"), Sampling(9, stop=("s",)), {"c": [1]}, 7)
@@ -301,19 +318,19 @@ def test_what_a_row_would_lead_to_waits_for_the_judge():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "nothing is asked for"),
+        ({}, "quality requests nothing"),
         ({"best_of": 0}, "best_of must be 1"),
         ({"pairs": True, "tags": True}, "set best_of to 2 or more"),
         ({"judge": {"threshold": 6}}, "judge: threshold 6 is outside the scale, which is 1 to 5"),
         ({"judge": {"scale": [5, 1]}}, "scale must be two numbers"),
         ({"judge": {"scale": [0, 5]}}, "scale must be two numbers"),
-        ({"judge": {"rubrics": []}}, "rubrics must name one"),
+        ({"judge": {"rubrics": []}}, "rubrics must name at least one"),
         ({"judge": {"rubrics": ["a", "a"]}}, "rubrics must differ"),
         ({"judge": {"rubrics": ["../x"]}}, "'../x' is not"),
         ({"judge": {"rubric": "a"}}, "did you mean 'rubrics'"),
     ],
 )
-def test_options_that_make_no_sense_are_told(options, said):
+def test_contradictory_options_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         build(QualityOptions, options, "quality")
 
@@ -322,7 +339,7 @@ def plan(**quality: Any) -> Any:
     return make_plan({"backend": "openai", "openai": {"model": "m", "base_url": "http://x/v1"}, "quality": quality})
 
 
-def test_an_unknown_rubric_is_told_with_the_nearest(tmp_path: Path):
+def test_an_unknown_rubric_is_refused_with_the_nearest_name(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"no rubric 'clarty' \(did you mean 'clarity'\?\)"):
         plan(judge={"rubrics": ["clarty"]})
     own = tmp_path / "quality/rubrics/depth.txt"
@@ -335,7 +352,7 @@ def test_an_unknown_rubric_is_told_with_the_nearest(tmp_path: Path):
     assert "quality/rubrics/depth" in make_plan(given).prompts.texts
 
 
-def test_backends_that_cannot_are_told_before_anything_is_sent():
+def test_unsuitable_backends_are_refused_before_anything_is_sent():
     with pytest.raises(ConfigError, match=r"--set llamacpp.slots=5"):
         make_plan({"quality": {"best_of": 6, "judge": {}}})
     assert make_plan({"quality": {"best_of": 5, "judge": {}}}).settings.quality.best_of == 5
@@ -353,7 +370,7 @@ def test_further_answers_without_their_reasoning_are_refused(given):
         make_plan({**given, "quality": {"judge": {}, "best_of": 2}})
 
 
-def test_a_run_without_it_is_what_it_was_and_the_embedded_model_has_settings_for_it():
+def test_runs_without_quality_are_unchanged_and_the_embedded_model_has_settings_for_it():
     plain, judged = make_plan({}), make_plan({"quality": {"judge": {"threshold": 3}}})
     assert "quality" not in plain.row_identity
     assert plain.settings.quality is None
@@ -363,7 +380,7 @@ def test_a_run_without_it_is_what_it_was_and_the_embedded_model_has_settings_for
     assert make_plan({"quality": None}).row_identity == plain.row_identity
 
 
-def test_a_config_file_is_named_with_the_line(tmp_path: Path):
+def test_an_error_names_the_configuration_file_and_the_line(tmp_path: Path):
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({"quality": {"judge": {"threshold": 9}}}))
     said = run_cli("generate", tmp_path / "r", "--config", path, code=2)

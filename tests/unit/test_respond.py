@@ -1,4 +1,4 @@
-"""The strategy respond: what it asks, and what it makes of answers."""
+"""The strategy respond: its requests, and the rows made from answers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.common.config import build
 from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.common.rng import Rng
+from selfinstruct.engine.methods import build_options
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import ConfigError
@@ -21,6 +21,7 @@ from selfinstruct.pool import MethodProgress, Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Instance, Request, Task, Usage
 from selfinstruct.strategies import Respond
+from selfinstruct.strategies.respond import RespondOptions
 
 NUMBER = {"kind": "number", "value": 4}
 TASKS = (
@@ -38,7 +39,7 @@ class View:
 
 
 def strategy(api: str = "completion", **options: Any) -> Respond:
-    return Respond(build(Respond.Options, options), Prompts.load(Respond.templates, api, builtin_prompts()))
+    return Respond(build_options(Respond, options, "respond"), Prompts.load(Respond.templates, api, builtin_prompts()))
 
 
 def asked(item: int = 0, **options: Any) -> tuple[Respond, Request]:
@@ -50,28 +51,32 @@ def asked(item: int = 0, **options: Any) -> tuple[Respond, Request]:
     return made, request.numbered(7, 1)
 
 
+def resolved(systems: str | None) -> RespondOptions:
+    return build_options(Respond, {"systems": systems}, "respond")
+
+
 def turns(request: Request) -> list[tuple[str, str]]:
     return [(turn.role, turn.text) for turn in request.turns]
 
 
 def row(made: Respond, request: Request, text: str, finish: str = "stop") -> tuple[Candidate, str]:
-    """The candidate, and why the strategy rejects it."""
+    """Return the candidate, and the reason code with which the strategy rejects it."""
     completion = Completion((Choice(text, finish),), Usage(), "scripted")
     (found,) = made.receive(request, completion, View()).candidates
     return found, next((one.reason for one in found.verdicts if not one.kept), "")
 
 
-def test_each_task_is_asked_as_it_stands_in_turn_until_all_were() -> None:
+def test_each_task_is_sent_verbatim_in_order_until_none_is_left() -> None:
     assert turns(asked(0)[1]) == [("user", "Name a {river} of $country.")]
     assert turns(asked(1)[1]) == [("user", "Add.\n\n1 3")]
     view = View()
     for item in range(3):
         view.progress.take(item)
     assert strategy().propose(view, Rng("x")) is None
-    assert strategy().rows(TASKS) == 3
+    assert strategy().default_target(TASKS) == 3
 
 
-def test_a_raw_prompt_is_one_for_a_base_model_and_ends_where_it_begins_another_task() -> None:
+def test_a_raw_prompt_suits_a_base_model_and_stops_at_the_next_task() -> None:
     _, request = asked(1, answer={"api": "completion", "max_tokens": 9}, systems=["Be brief.", "Be brief."])
     assert turns(request) == [("prompt", "Be brief.\n\n### Task\nAdd.\n\n1 3\n\n### Answer")]
     assert request.sampling.stop == ("\n### Task",)
@@ -91,10 +96,10 @@ def test_the_answer_is_a_row_with_the_task_s_verifier() -> None:
     assert (found.instruction, found.input, found.output, why) == ("Add.", "1 3", "4", "")
     assert (found.verifier, found.task, found.system, found.columns) == (NUMBER, None, "", {})
     assert "\n 4 "[slice(*found.span)] == "4"
-    assert request.context["demonstrations"] == ["own"]
+    assert request.demonstrations == ("own",)
 
 
-def test_system_prompts_are_drawn_and_go_into_the_row() -> None:
+def test_system_prompts_are_drawn_and_stored_in_the_row() -> None:
     systems = ["Be brief.", "Be {kind} to $you.", ""]
     drawn = set()
     for seed in range(40):
@@ -109,35 +114,35 @@ def test_system_prompts_are_drawn_and_go_into_the_row() -> None:
     assert strategy(systems=systems).propose(View(), Rng(1)) == strategy(systems=systems).propose(View(), Rng(1))
 
 
-def test_system_prompts_come_from_a_file_the_project_or_nowhere(tmp_path: Path) -> None:
+def test_system_prompts_come_from_a_file_or_the_project_or_are_off(tmp_path: Path) -> None:
     path = tmp_path / "systems.txt"
     path.write_text("\ufeffOne\u2028more\n\nline.\n---\n\n--- \r\nTwo $x.\r\n", "utf-8", newline="")
-    assert build(Respond.Options, {"systems": str(path)}).systems == ("One\u2028more\n\nline.", "Two $x.")
-    builtin = build(Respond.Options, {"systems": "builtin"}).systems
+    assert resolved(str(path)).systems == ("One\u2028more\n\nline.", "Two $x.")
+    builtin = resolved("builtin").systems
     assert len(set(builtin)) == 12
     assert min(map(len, builtin)) < 30 < 130 < max(map(len, builtin))
-    assert build(Respond.Options, {"systems": "none"}) == build(Respond.Options, {"systems": None}) == Respond.Options()
+    assert resolved("none") == resolved(None) == Respond.Options()
     path.write_text("---\n")
     for name, says in (("systems.txt", "no system prompt in it"), ("no", r"can't read .*builtin or none")):
         with pytest.raises(ConfigError, match=says):
-            build(Respond.Options, {"systems": str(tmp_path / name)})
+            resolved(str(tmp_path / name))
 
 
-def test_what_is_cut_or_says_the_task_again_is_rejected_with_its_text() -> None:
+def test_truncated_answers_and_repeated_tasks_are_rejected() -> None:
     made, request = asked(1)
     found, why = row(made, request, "It is 4 bec", "length")
     assert (found.output, why) == ("It is 4 bec", "truncated")
     assert row(made, request, " add.\n1 3")[1] == "task_repeated"
-    assert row(made, request, "")[0].output == ""  # which the instance rules reject
+    assert row(made, request, "")[0].output == ""  # rejected by the instance rules
 
 
-def test_another_answer_that_says_the_task_again_is_none() -> None:
+def test_a_further_answer_that_repeats_the_task_is_rejected() -> None:
     made, row = strategy(), Candidate("Name a river.", "In France.")
-    assert made.fault(row, "name a  river.\nin France.") == "task_repeated"
-    assert made.fault(row, "The Loire.") == ""
+    assert made.reject_reason(row, "name a  river.\nin France.") == "task_repeated"
+    assert made.reject_reason(row, "The Loire.") == ""
 
 
-def test_no_filter_rejects_what_was_given_for_its_form_or_for_resembling_another(tmp_path: Path) -> None:
+def test_no_filter_rejects_a_task_for_its_form_or_similarity(tmp_path: Path) -> None:
     path = tmp_path / "tasks.txt"
     path.write_text("Draw an image.\n")
     plan = make_plan({"strategy": "respond", "seeds": str(path), "backend": "openai", "openai": {"model": "m"}})
@@ -155,10 +160,10 @@ def test_no_filter_rejects_what_was_given_for_its_form_or_for_resembling_another
             completion = Completion((Choice(output, "stop"),), Usage(), "m")
             judge.apply(request.numbered(number, 0), made.receive(request, completion, view))
     assert len(pool.rows) == len(texts) * len(given)
-    assert FilterOptions().novelty is not None  # that of other strategies
+    assert FilterOptions().novelty is not None  # the default of other strategies
 
 
-def test_an_input_that_ends_with_a_colon_is_no_reason_to_reject() -> None:
+def test_an_input_that_ends_with_a_colon_is_accepted() -> None:
     made, request = asked(2)
     found, _ = row(made, request, "Milk.")
     assert (found.instruction, found.input) == ("Go on.\n\nThe list:", "")
@@ -185,7 +190,7 @@ REASONED = [
 
 
 @pytest.mark.parametrize(("text", "reasoning", "answer"), REASONED)
-def test_reasoning_is_told_from_the_answer(text: str, reasoning: str, answer: str) -> None:
+def test_reasoning_is_separated_from_the_answer(text: str, reasoning: str, answer: str) -> None:
     parts = reasoned(text)
     assert (text[slice(*parts.reasoning)], text[slice(*parts.answer)]) == (reasoning, answer)
 
@@ -193,7 +198,7 @@ def test_reasoning_is_told_from_the_answer(text: str, reasoning: str, answer: st
 @given(
     st.text() | st.lists(st.sampled_from(["<think>", "</think>", "Answer:", "\n", "a", " ", "**", "```"])).map("".join)
 )
-def test_any_text_is_told_apart_in_order(text: str) -> None:
+def test_any_text_is_separated_in_order(text: str) -> None:
     parts = reasoned(text)
     assert 0 <= parts.reasoning[0] <= parts.reasoning[1] <= parts.answer[0] <= parts.answer[1] <= len(text)
     for options in ({}, {"reasoning": True}):

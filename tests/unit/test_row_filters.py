@@ -91,7 +91,7 @@ def test_near_duplicates_are_compared_across_tasks_only() -> None:
 def test_copies_of_demonstrations_and_inputs_are_rejected() -> None:
     shown = "Paris is the capital of France and its largest city"
     _, filtered = apply(
-        Candidate("Name a large city of France", output=shown + ".", shown=("Rome", shown)),
+        Candidate("Name a large city of France", output=shown + ".", shown_outputs=("Rome", shown)),
         Candidate("Say this sentence in other words", "the cat sat on the mat", "The cat sat on the mat!"),
     )
     assert [candidate.reason for candidate in filtered.candidates] == ["copied_demonstration", "copied_input"]

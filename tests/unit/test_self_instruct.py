@@ -1,4 +1,4 @@
-"""The self-instruct strategy: the 6 + 2 rule, the three stages and the answer in their stead, in both APIs."""
+"""The self-instruct strategy: the 6 + 2 rule, the three stages and the stage ``answer``, in both APIs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ TEMPLATES = Path(__file__).parents[2] / "prompts"
 
 
 def seed(place):
-    """Every third is a classification task, every second of the others needs an input; later ones are longer."""
+    """Return a seed: every third is a classification task, every second other needs an input; later ones are longer."""
     label = place % 3 == 0
     given = label or place % 2 == 0
     instances = tuple(
@@ -45,7 +45,7 @@ def answer(text, finish_reason="stop"):
 
 
 def drafts(made, text, view=None, finish_reason="stop"):
-    """What the strategy reads in this answer to its first request, which gets the number 7."""
+    """Return what the strategy reads in this answer to its first request, number 7."""
     request = made.propose(view or View(), Rng("test")).numbered(7, 1)
     return made.receive(request, answer(text, finish_reason), view or View())
 
@@ -55,7 +55,7 @@ def follow(made, request: Request, text, number=8, view=None):
 
 
 def instances(made, label: str, view=None) -> Request:
-    """The request for the instances of one draft, after this answer of the classify stage."""
+    """Return the request for the instances of one task, after this answer of the stage ``classify``."""
     draft = drafts(made, "9. Name a bird.", view).candidates[0]
     (request,) = follow(made, draft.on_accept, label, view=view).follow_ups
     return request
@@ -70,17 +70,17 @@ class TestInstructions:
         assert (options.instructions.presence_penalty, options.instructions.max_tokens) == (2.0, 1024)
 
     @pytest.mark.parametrize(("machine", "human", "shown"), [(0, 8, 0), (1, 7, 1), (2, 6, 2), (50, 6, 2)])
-    def test_six_human_and_up_to_two_machine_demonstrations_always(self, machine, human, shown):
+    def test_a_prompt_shows_six_human_and_up_to_two_machine_tasks(self, machine, human, shown):
         made = strategy()
         view = View(tasks=[Task(f"3.{place}", f"Machine {place}.") for place in range(machine)])
         places = set()
         for draw in range(200):
-            names = made.propose(view, Rng("propose", draw)).context["demonstrations"]
+            names = made.propose(view, Rng("propose", draw)).demonstrations
             kinds = [name.startswith("s") for name in names]
             assert len(set(names)) == 8
             assert (kinds.count(True), kinds.count(False)) == (human, shown)
             places.update(place for place, kind in enumerate(kinds) if not kind)
-        assert places == (set(range(8)) if shown else set()), "machine tasks stand anywhere in the list"
+        assert places == (set(range(8)) if shown else set()), "machine tasks appear at any position of the list"
 
     def test_the_prompt_is_a_list_that_ends_with_the_next_number(self):
         request = strategy().propose(View(tasks=[Task("3.1", "Machine\n task.")]), Rng("test"))
@@ -90,45 +90,45 @@ class TestInstructions:
         assert any(line.endswith(". Machine task.") for line in lines)
         assert request.sampling.stop == ("\n16.",)
 
-    def test_fewer_seeds_than_places(self):
+    def test_fewer_seeds_than_demonstrations_shorten_the_list(self):
         request = strategy().propose(View(seeds=SEEDS[:3]), Rng("test"))
         assert request.context["first"] == 4
         assert request.turns[0].text.endswith("\n4.")
 
-    def test_without_seeds_there_is_nothing_to_ask(self):
+    def test_without_seeds_nothing_is_proposed(self):
         assert strategy().propose(View(seeds=()), Rng("test")) is None
 
     def test_only_seeds_of_the_domains_are_shown(self):
-        names = strategy(domains=["odd"]).propose(View(), Rng("test")).context["demonstrations"]
+        names = strategy(domains=["odd"]).propose(View(), Rng("test")).demonstrations
         assert all(int(name[1:]) % 2 for name in names)
 
-    def test_drafts_carry_their_own_id(self):
+    def test_follow_ups_carry_the_id_of_their_candidate(self):
         text = " Name a\tbird.\n10. \n11. Name a tree.\n12. Name a f"
         received = drafts(strategy(), text, finish_reason="length")
         assert [draft.instruction for draft in received.candidates] == ["Name a bird.", "Name a tree."]
         assert [draft.on_accept.context["task"] for draft in received.candidates] == ["7.0", "7.1"]
         assert [draft.on_accept.stage for draft in received.candidates] == ["classify", "classify"]
         assert [draft.on_accept.parent for draft in received.candidates] == [7, 7]
-        assert [one.reason for one in received.discards] == ["no_instruction", "truncated"]
+        assert [discard.reason for discard in received.discards] == ["no_instruction", "truncated"]
         assert [draft.output for draft in received.candidates] == ["", ""]
 
-    def test_a_chat_answer(self):
+    def test_a_chat_answer_is_read(self):
         received = drafts(
             strategy("chat"), "Sure! Here are more:\n\n**9.** Name a bird.\n**10.** Name a tree.\n\nEnjoy!"
         )
         assert [draft.instruction for draft in received.candidates] == ["Name a bird.", "Name a tree."]
-        assert [one.reason for one in received.discards] == ["preamble", "trailing"]
+        assert [discard.reason for discard in received.discards] == ["preamble", "trailing"]
 
 
 class TestClassify:
-    def test_the_head_of_the_prompt_is_the_same_for_every_task(self):
+    def test_the_beginning_of_the_prompt_is_constant(self):
         made = strategy(classify_yes=2, classify_no=3)
         received = drafts(made, " Name a bird.\n10. Name a tree.")
         texts = [draft.on_accept.turns[0].text for draft in received.candidates]
         heads = {text.rpartition("Task: ")[0] for text in texts}
         assert len(heads) == 1
         assert texts[0].endswith("\n\nTask: Name a bird.\nClassification:")
-        assert received.candidates[0].on_accept.context["demonstrations"] == ["s1", "s0", "s2", "s3", "s4"]
+        assert received.candidates[0].on_accept.demonstrations == ("s1", "s0", "s2", "s3", "s4")
         assert [line for line in heads.pop().splitlines() if line.startswith("Classification")] == [
             "Classification: no",
             "Classification: yes",
@@ -147,14 +147,14 @@ class TestClassify:
             ("", False, ["no_answer"]),
         ],
     )
-    def test_the_answer_decides_the_form(self, text, label, reasons):
+    def test_the_class_decides_the_order_of_fields(self, text, label, reasons):
         made = strategy()
         received = follow(made, drafts(made, " Name a bird.").candidates[0].on_accept, text)
         (request,) = received.follow_ups
         assert request.context["is_classification"] is label
         assert request.turns[0].template == f"self-instruct/{'output' if label else 'input'}-first"
         assert (request.context["task"], request.parent) == ("7.0", 8)
-        assert [one.reason for one in received.discards] == reasons
+        assert [discard.reason for discard in received.discards] == reasons
         assert received.candidates == ()
 
     def test_without_classification_seeds_the_stage_is_skipped(self):
@@ -168,7 +168,7 @@ class TestInstances:
     def test_the_input_first_prompt_mixes_tasks_with_and_without_input(self):
         request = instances(strategy(input_first_examples=4, example_instances=2), "no")
         text = request.turns[0].text
-        assert request.context["demonstrations"] == ["s2", "s1", "s4", "s5"]
+        assert request.demonstrations == ("s2", "s1", "s4", "s5")
         assert (
             "### Task: Seed xx 2.\nExample 1\nInput: Input 2.1\nOutput: Output 2.1\nExample 2\nInput: Input 2.2" in text
         )
@@ -179,7 +179,7 @@ class TestInstances:
 
     def test_the_output_first_prompt_shows_classification_tasks_only(self):
         request = instances(strategy(output_first_examples=2), "yes")
-        assert request.context["demonstrations"] == ["s0", "s3"]
+        assert request.demonstrations == ("s0", "s3")
         assert "### Task: Seed xxx 3.\nExample 1\nLabel: Output 3.1\nInput: Input 3.1\n" in request.turns[0].text
 
     def test_input_first_rows(self):
@@ -193,7 +193,7 @@ class TestInstances:
             ("Name a bird.", "red", "b"),
         ]
         assert {row.task for row in received.candidates} == {"7.0"}
-        assert received.candidates[0].shown == ("Output 2.1", "Output 2.2", "Output 2.3", "Output 1.1")
+        assert received.candidates[0].shown_outputs == ("Output 2.1", "Output 2.2", "Output 2.3", "Output 1.1")
 
     def test_output_first_rows_in_a_chat_answer(self):
         made = strategy("chat", output_first_examples=2)
@@ -203,50 +203,50 @@ class TestInstances:
         )
         received = follow(made, instances(made, "Yes."), text)
         assert [(row.input, row.output) for row in received.candidates] == [("an owl", "bird"), ("an oak", "tree")]
-        assert [one.reason for one in received.discards] == ["preamble"]
+        assert [discard.reason for discard in received.discards] == ["preamble"]
 
-    def test_at_most_so_many_instances(self):
+    def test_instances_beyond_the_limit_are_discarded(self):
         made = strategy(instances=2)
         text = "".join(f"\nExample {place}\nInput: in {place}\nOutput: out {place}" for place in range(1, 5))
         received = follow(made, instances(made, "no"), text)
         assert [row.output for row in received.candidates] == ["out 1", "out 2"]
-        assert [one.reason for one in received.discards] == ["over_count"]
+        assert [discard.reason for discard in received.discards] == ["over_count"]
 
-    def test_the_examples_are_those_of_the_domains_where_there_are_any(self):
+    def test_examples_come_from_the_chosen_domains_if_there_are_any(self):
         made = strategy(domains=["odd"], output_first_examples=9)
-        assert instances(made, "yes").context["demonstrations"] == ["s3", "s9", "s15", "s21"]
+        assert instances(made, "yes").demonstrations == ("s3", "s9", "s15", "s21")
         made = strategy(domains=["nowhere"], output_first_examples=2)
-        assert instances(made, "yes").context["demonstrations"] == ["s0", "s3"]
+        assert instances(made, "yes").demonstrations == ("s0", "s3")
 
 
 class TestAnswer:
-    OPTIONS = {"input_first_examples": 0, "answer": {"api": "chat", "max_tokens": 50}}  # noqa: RUF012  (never written to)
+    OPTIONS = {"input_first_examples": 0, "answer": {"api": "chat", "max_tokens": 50}}  # noqa: RUF012  (never modified)
 
     def test_only_seeds_without_an_input_are_shown(self):
-        names = strategy(**self.OPTIONS).propose(View(), Rng("test")).context["demonstrations"]
+        names = strategy(**self.OPTIONS).propose(View(), Rng("test")).demonstrations
         assert all(not SEEDS[int(name[1:])].instances[0].input for name in names)
 
-    def test_the_task_is_put_as_it_stands_in_the_api_of_its_stage(self):
+    def test_the_task_is_sent_verbatim_in_the_api_of_its_stage(self):
         request = instances(strategy(**self.OPTIONS), "no")
         assert (request.stage, request.turns[0].role, request.sampling.max_tokens) == ("answer", "user", 50)
         assert request.turns[0].text.endswith("\n\nName a bird.")
-        assert request.context["demonstrations"] == []
+        assert request.demonstrations == ()
 
-    def test_the_whole_answer_is_the_output(self):
+    def test_the_complete_answer_is_the_output(self):
         made = strategy(**self.OPTIONS)
         received = follow(made, instances(made, "no"), "\nAn owl.\nInput: and more\n\nOutput: still more\n")
         (row,) = received.candidates
         assert (row.input, row.output) == ("", "An owl.\nInput: and more\n\nOutput: still more")
-        assert (row.task, row.span, row.shown) == ("7.0", (1, 44), ("Name a bird.",))
+        assert (row.task, row.span, row.shown_outputs) == ("7.0", (1, 44), ("Name a bird.",))
 
     @pytest.mark.parametrize(
         ("text", "why", "reason"), [("An ow", "length", "truncated"), (" \n", "stop", "no_output")]
     )
-    def test_an_answer_that_is_none(self, text, why, reason):
+    def test_a_truncated_or_blank_answer_is_discarded(self, text, why, reason):
         made = strategy(**self.OPTIONS)
         received = made.receive(instances(made, "no").numbered(9, 1), answer(text, why), View())
         assert received.candidates == ()
-        assert [one.reason for one in received.discards] == [reason]
+        assert [discard.reason for discard in received.discards] == [reason]
 
     def test_classification_tasks_keep_their_form(self):
         assert instances(strategy(**self.OPTIONS), "yes").turns[0].template == "self-instruct/output-first"
@@ -267,6 +267,6 @@ def test_options_out_of_range(options, said):
         build(SelfInstruct.Options, options)
 
 
-def test_a_request_is_the_same_in_every_process():
+def test_a_request_has_the_same_digest_in_every_instance():
     one, other = (drafts(strategy(), " Name a bird.").candidates[0].on_accept.digest for _ in range(2))
     assert one == other

@@ -1,4 +1,4 @@
-"""Structured output: what is asked, what is read, what is stored, and what a server that can't do it leads to."""
+"""Structured output: requests, parsing, storage, and servers without support for it."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ def answer(text: str, reason: str = "stop") -> Completion:
 
 
 def in_prompt(request: Request) -> list[Any]:
-    """The lines of a prompt that are JSON."""
+    """Return the lines of a prompt that are JSON."""
     lines = request.turns[0].text.splitlines()
     return [loads(line) for line in lines if line.startswith("{")]
 
 
-# What is asked
+# Requests
 
 
 @pytest.mark.parametrize("api", ["completion", "chat"])
-def test_alpaca_shows_its_demonstrations_as_json_and_asks_for_the_rest_of_the_list(api: Api) -> None:
+def test_alpaca_shows_demonstrations_as_json_and_requests_the_rest_of_the_list(api: Api) -> None:
     request = asked(alpaca(api))
     seeds = {seed.id: seed for seed in SEEDS}
-    wanted = [seeds[str(name)] for name in request.context["demonstrations"]]  # type: ignore[union-attr]
+    wanted = [seeds[str(name)] for name in request.demonstrations]  # type: ignore[union-attr]
     [shown] = in_prompt(request)
     assert shown == {
         "tasks": [
@@ -90,7 +90,7 @@ def test_alpaca_shows_its_demonstrations_as_json_and_asks_for_the_rest_of_the_li
     assert request.is_raw is (api == "completion")
 
 
-def test_self_instruct_asks_for_instructions_and_instances_by_schema_and_for_the_rest_as_text() -> None:
+def test_self_instruct_requests_instructions_and_instances_by_schema_and_the_rest_as_text() -> None:
     made = self_instruct(list_length=12)
     request = asked(made)
     [shown] = in_prompt(request)
@@ -116,10 +116,10 @@ def test_self_instruct_asks_for_instructions_and_instances_by_schema_and_for_the
     assert (put.stage, put.sampling.schema) == ("answer", None)
 
 
-# What is read
+# Parsing
 
 
-def test_rows_are_read_with_the_place_that_they_have_in_the_raw_text() -> None:
+def test_rows_have_their_span_in_the_raw_text() -> None:
     made = alpaca()
     request = asked(made)
     rows = [
@@ -136,11 +136,11 @@ def test_rows_are_read_with_the_place_that_they_have_in_the_raw_text() -> None:
     assert received.discards == ()
     cut = made.receive(request, answer(text[: text.rindex('"d')], "length"), View())
     assert [row.instruction for row in cut.candidates] == [TRICK]
-    assert [one.reason for one in cut.discards] == ["truncated"]
+    assert [discard.reason for discard in cut.discards] == ["truncated"]
 
 
 @pytest.mark.parametrize("api", ["completion", "chat"])
-def test_a_server_that_passes_over_the_schema_is_read_as_text(api: Api) -> None:
+def test_a_server_that_ignores_the_schema_is_read_as_text(api: Api) -> None:
     made = alpaca(api)
     text = "Sure:\n\n### Task 4\nInstruction: Do it\nInput: <noinput>\nOutput: done\n\n### Task 5\n"
     text += "Instruction: c\nOutput: d"
@@ -154,18 +154,18 @@ def test_a_server_that_passes_over_the_schema_is_read_as_text(api: Api) -> None:
     assert [one.instruction for one in drafts] == ["Do a.", "Do b."]
 
 
-def test_how_an_answer_is_read_follows_from_its_request_and_not_from_the_options() -> None:
-    """A fork may have changed the option since."""
+def test_the_request_and_not_the_options_decide_how_an_answer_is_read() -> None:
+    """A fork may have changed the option."""
     text = dumps({"tasks": [{"instruction": "a", "input": "", "output": "b"}]})
     later = alpaca(structured=False)
     assert len(later.receive(asked(alpaca()), answer(text), View()).candidates) == 1
     assert later.receive(asked(later), answer(text), View()).candidates == ()
 
 
-# What is recorded
+# Storage
 
 
-def test_a_request_without_a_schema_has_the_digest_that_it_always_had() -> None:
+def test_a_request_without_a_schema_keeps_its_digest() -> None:
     turns = (PromptMessage("prompt", "t", {}, "text"),)
     plain = Request("s", turns, Sampling(9))
     assert "schema" not in plain.sampling.to_json()
@@ -176,7 +176,7 @@ def test_a_request_without_a_schema_has_the_digest_that_it_always_had() -> None:
     assert one.text_bytes == len("text") + len('{"a": 1, "b": 2}')
 
 
-def test_the_ledger_keeps_a_schema_apart_once_and_in_its_order() -> None:
+def test_the_ledger_stores_a_schema_once_and_in_order() -> None:
     prompts = Prompts({"t": "text"}, "completion")
     request = Request("s", (prompts.turn("prompt", "t", {}),), Sampling(9, seed=3, schema=SCHEMA), number=4)
     value, texts = pack(request)
@@ -189,7 +189,7 @@ def test_the_ledger_keeps_a_schema_apart_once_and_in_its_order() -> None:
 
 
 @pytest.mark.parametrize("name", ["alpaca", "self-instruct"])
-def test_a_run_without_it_is_what_it_was_before_there_was_the_option(name: str) -> None:
+def test_runs_without_structured_output_are_unchanged(name: str) -> None:
     given = {"strategy": name, "backend": "openai", "openai": {"model": "m"}}
     plan = make_plan(given)
     assert "structured" not in plan.identity[name]
@@ -201,7 +201,7 @@ def test_a_run_without_it_is_what_it_was_before_there_was_the_option(name: str) 
     assert "structured" not in identity_fields(plan.strategy_options)
 
 
-# What is sent
+# HTTP requests
 
 
 def raw(**sampling: Any) -> Request:
@@ -243,7 +243,7 @@ def test_chat_requests_have_a_response_format() -> None:
 @pytest.mark.parametrize(
     ("name", "sent"), [("structured_outputs", {"json": SCHEMA}), ("guided_json", SCHEMA), ("json_schema", SCHEMA)]
 )
-def test_raw_requests_have_the_field_that_the_server_is_known_to_take(name: str, sent: Any) -> None:
+def test_raw_requests_have_the_field_of_the_server(name: str, sent: Any) -> None:
     with Loopback() as server:
         complete(server, raw(schema=SCHEMA), schema_field=name)
         [arrived] = server.arrived
@@ -251,7 +251,7 @@ def test_raw_requests_have_the_field_that_the_server_is_known_to_take(name: str,
     assert "response_format" not in arrived.body
 
 
-def test_without_a_known_field_a_raw_request_with_a_schema_is_not_sent() -> None:
+def test_without_a_field_a_raw_request_with_a_schema_is_not_sent() -> None:
     with Loopback() as server:
         with pytest.raises(BackendError, match=r"with schema_field, .*structured to false"):
             complete(server, raw(schema=SCHEMA))
@@ -267,7 +267,7 @@ def test_without_a_known_field_a_raw_request_with_a_schema_is_not_sent() -> None
         (501, "structured outputs are not implemented"),
     ],
 )
-def test_a_server_that_refuses_the_schema_stops_the_run_with_what_to_do(status: int, message: str) -> None:
+def test_a_server_that_refuses_the_schema_stops_the_run_with_a_remedy(status: int, message: str) -> None:
     fault = Fault(status, body={"error": {"message": message, "code": None}})
     with Loopback(faults={1: fault, 2: fault}) as server:
         with pytest.raises(BackendError, match=rf"{status}.*structured=false"):
@@ -278,7 +278,7 @@ def test_a_server_that_refuses_the_schema_stops_the_run_with_what_to_do(status: 
 
 
 @pytest.mark.model
-def test_the_embedded_model_keeps_to_the_schema_in_both_kinds_of_request() -> None:
+def test_the_embedded_model_follows_the_schema_in_both_apis() -> None:
     backend = LlamaCppBackend(LlamaCppOptions(context=512, slots=1, threads=1))
     schema = {
         "type": "object",

@@ -471,7 +471,8 @@ assert most_common("The sea, the sky, the land") == "the"
     ],
 )
 def test_the_reason_why_tests_fail(answer: str, says: str) -> None:
-    assert found(answer, "tests", tests=ADD, seconds=0.2).startswith(says)
+    seconds = 0.2 if "0.2" in says else 30
+    assert found(answer, "tests", tests=ADD, seconds=seconds).startswith(says)
 
 
 def test_the_same_program_has_the_same_result_every_time() -> None:

@@ -25,6 +25,7 @@ from selfinstruct.filters.minhash.signatures import Signatures
 from selfinstruct.filters.minhash.sketches import Columns, Sketcher, Sketches
 from selfinstruct.filters.rouge.token_store import Longs
 from selfinstruct.filters.text_index import Rows, TextIndex
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["NearDuplicateIndex"]
@@ -57,7 +58,7 @@ class NearDuplicateIndex(TextIndex):
     """
 
     name = "minhash"
-    reason = "near_duplicate"
+    reason = RejectReason.NEAR_DUPLICATE
     rejects_at_threshold = True
 
     def __init__(

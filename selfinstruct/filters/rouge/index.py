@@ -24,6 +24,7 @@ from selfinstruct.filters.rouge.numpy_join import Join, make_join
 from selfinstruct.filters.rouge.token_store import Block, Store, Vocabulary
 from selfinstruct.filters.text import Tokenizer, tokenize, tokenizer_function
 from selfinstruct.filters.text_index import Rows, TextIndex
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
 __all__ = ["Engine", "Explain", "NoveltyIndex", "Tokenizer", "f1", "lcs_length", "rouge_l", "tokenize"]
@@ -60,7 +61,7 @@ class NoveltyIndex(TextIndex):
     """
 
     name = "rouge"
-    reason = "similar"
+    reason = RejectReason.SIMILAR
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The answers to one question, what was said of them, and which is the best: what travels from request to request."""
+"""The answers to one row's question with their scores: the state that a row's chain of quality requests carries."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import TrainingRow
 from selfinstruct.filters import check_instances
 from selfinstruct.prompts import Prompts
-from selfinstruct.records import Candidate, Instance, Pair, Request, Sampling, Verdict
+from selfinstruct.reasons import RejectReason
+from selfinstruct.records import Candidate, CounterRow, Instance, Pair, Request, Sampling, Verdict
 from selfinstruct.verifiers import verify
 
 __all__ = ["Answers", "Score", "transcript"]
 
-_DIGITS = 3  # of a mean, where it is shown
-_WRONG = 0.0  # what an answer counts for that fails its verifier: less than any score, and it is not judged
+_DIGITS = 3  # of a displayed mean
+_WRONG_SCORE = 0.0  # of an answer that fails its verifier and is not judged: below any score of a judge
 
 _NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a judge said by one rubric; None where no score could be read."""
+    """A judge's score by one rubric, and its reason; None where no score could be read."""
 
     value: float | None
     reason: str
@@ -35,13 +36,13 @@ class Answers:
     """A row with all answers to its question.
 
     Attributes:
-        task: Of the row that comes of it.
-        row: As its strategy offered it, but for ids, spans and what it was shown.
-        others: Answers beside the row's own, which is the first of ``texts``.
-        complete: Whether further answers were asked for, or need not be.
-        wrong: Places of answers that fail the row's verifier.
-        scores: Of each answer that was judged, by rubric.
-        then, otherwise: What the strategy asks next if the row is kept, or rejected.
+        task: Task id of the final row.
+        row: The row as its strategy offered it, without ids, spans and shown outputs.
+        others: Answers besides the row's own, which is the first of ``texts``.
+        complete: True if further answers were requested, or are not needed.
+        wrong: Indexes of answers that fail the row's verifier.
+        scores: For each judged answer, its scores by rubric.
+        on_accept, on_reject: The strategy's next request if the row is kept or rejected, as JSON.
     """
 
     task: str
@@ -54,40 +55,45 @@ class Answers:
     on_reject: Mapping[str, Json] | None = None
 
     @classmethod
-    def of(cls, one: Candidate, name: str) -> Answers:
-        """Those of a row that was just offered.
-
-        Args:
-            name: Its id as a candidate.
-        """
-        then, otherwise = (None if request is None else _packed(request) for request in (one.on_accept, one.on_reject))
-        row = Candidate(one.instruction, one.input, one.output, mark=one.mark).with_extras(one.extras)
-        return cls(one.task or name, row, on_accept=then, on_reject=otherwise)
+    def of_candidate(cls, candidate: Candidate) -> Answers:
+        """Return the answers of a row that its strategy has just offered: its own."""
+        row = Candidate(candidate.instruction, candidate.input, candidate.output, counter=candidate.counter)
+        return cls(
+            candidate.task or candidate.id,
+            row.with_extras(candidate.extras),
+            on_accept=None if candidate.on_accept is None else _request_json(candidate.on_accept),
+            on_reject=None if candidate.on_reject is None else _request_json(candidate.on_reject),
+        )
 
     def to_json(self) -> dict[str, Json]:
+        """Return the answers as JSON, without empty fields."""
         row = {"instruction": self.row.instruction, "input": self.row.input, "output": self.row.output}
-        value: dict[str, Json] = {"task": self.task, "row": {**row, **self.row.extras}}
-        more: dict[str, Json] = {
-            "mark": self.row.mark,
+        required: dict[str, Json] = {"task": self.task, "row": {**row, **self.row.extras}}
+        optional: dict[str, Json] = {
+            "mark": None if self.row.counter is None else str(self.row.counter),
             "others": list(self.others),
             "complete": self.complete,
             "wrong": sorted(self.wrong),
-            "scores": [{name: [one.value, one.reason] for name, one in each.items()} for each in self.scores],
+            "scores": [
+                {rubric: [score.value, score.reason] for rubric, score in scores.items()} for scores in self.scores
+            ],
             "then": None if self.on_accept is None else dict(self.on_accept),
             "otherwise": None if self.on_reject is None else dict(self.on_reject),
         }
-        return {**value, **{name: one for name, one in more.items() if one}}
+        return {**required, **{name: value for name, value in optional.items() if value}}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Answers:
+        """Rebuild the answers from ``to_json``."""
         row = value["row"]
+        counter = CounterRow.from_text(value["mark"]) if "mark" in value else None
         return cls(
             value["task"],
-            Candidate(row["instruction"], row["input"], row["output"], mark=value.get("mark", "")).with_extras(row),
+            Candidate(row["instruction"], row["input"], row["output"], counter=counter).with_extras(row),
             tuple(value.get("others", ())),
             value.get("complete", False),
             frozenset(value.get("wrong", ())),
-            tuple({name: Score(*one) for name, one in each.items()} for each in value.get("scores", ())),
+            tuple({rubric: Score(*score) for rubric, score in scores.items()} for scores in value.get("scores", ())),
             value.get("then"),
             value.get("otherwise"),
         )
@@ -98,138 +104,141 @@ class Answers:
         return (self.row.output, *self.others)
 
     def with_others(self, others: Sequence[str]) -> Answers:
-        """With further answers; all of them are checked where code can."""
-        found = replace(self, others=tuple(others), complete=True)
+        """Return a copy with further answers; the row's verifier checks all of them."""
+        answers = replace(self, others=tuple(others), complete=True)
         verifier = self.row.verifier
         if verifier is None:
-            return found
-        return replace(
-            found, wrong=frozenset(place for place, text in enumerate(found.texts) if not verify(verifier, text).kept)
-        )
+            return answers
+        wrong = (index for index, text in enumerate(answers.texts) if not verify(verifier, text).kept)
+        return replace(answers, wrong=frozenset(wrong))
 
-    def fault(self, text: str) -> str:
-        """Why a further answer is none, by the rules that hold for every row; "" if it is one."""
-        row = self.row
-        return check_instances([Instance(row.input, text)], truncated=False)[0].reason
+    def instance_fault(self, text: str) -> str:
+        """Return the reason code by which the instance rules reject a further answer; "" if they accept it."""
+        return check_instances([Instance(self.row.input, text)], truncated=False)[0].reason
 
-    def of_place(self, place: int) -> Candidate:
-        """The row with one of the answers."""
-        return replace(self.row, output=self.texts[place]) if place else self.row
+    def row_with(self, index: int) -> Candidate:
+        """Return the row with answer ``index`` as its output."""
+        return replace(self.row, output=self.texts[index]) if index else self.row
 
     def unjudged(self, rubrics: Sequence[str]) -> tuple[int, str] | None:
-        """The first answer and rubric to be judged; of an answer without a score by one rubric no more is asked."""
-        for place in range(len(self.texts)):
-            known = self._known(place)
-            if place not in self.wrong and all(one.value is not None for one in known.values()):
+        """Return the first answer and rubric without a judgement; None if none is missing.
+
+        An answer that got no score by one rubric is not judged by the others.
+        """
+        for index in range(len(self.texts)):
+            scores = self._scores(index)
+            if index not in self.wrong and all(score.value is not None for score in scores.values()):
                 for rubric in rubrics:
-                    if rubric not in known:
-                        return place, rubric
+                    if rubric not in scores:
+                        return index, rubric
         return None
 
-    def with_score(self, place: int, rubric: str, score: Score) -> Answers:
-        """With what was said of one answer."""
-        scores = [dict(self._known(at)) for at in range(max(place + 1, len(self.scores)))]
-        scores[place][rubric] = score
+    def with_score(self, index: int, rubric: str, score: Score) -> Answers:
+        """Return a copy with a score of answer ``index``."""
+        scores = [dict(self._scores(at)) for at in range(max(index + 1, len(self.scores)))]
+        scores[index][rubric] = score
         return replace(self, scores=tuple(scores))
 
     def means(self, rubrics: Sequence[str]) -> list[float | None]:
-        """Of each answer the mean of its scores, or 1 where nobody judges; None for one that is wrong, or lacks one."""
-        return [self._mean(place, rubrics) for place in range(len(self.texts))]
+        """Return each answer's mean score, or 1 without rubrics; None for a wrong answer or one that lacks a score."""
+        return [self._mean(index, rubrics) for index in range(len(self.texts))]
 
     def best(self, rubrics: Sequence[str]) -> int:
-        """The place of the answer with the highest mean, the first of equals; 0 where none has one."""
+        """Return the index of the answer with the highest mean, the first of equals; 0 if no answer has a mean."""
         means = self.means(rubrics)
-        return max(range(len(means)), key=lambda place: (_or_none(means[place]), -place))
+        return max(range(len(means)), key=lambda index: (_or_lowest(means[index]), -index))
 
     def pair(self, rubrics: Sequence[str]) -> Pair | None:
-        """The worst answer beside the best one; None where none is worse."""
+        """Return the worst answer for a preference pair with the best; None if no answer is worse."""
         means, best = self.means(rubrics), self.best(rubrics)
         high = means[best]
         if high is None:
             return None
-        worse = [
-            (_WRONG if place in self.wrong else mean, place)
-            for place, mean in enumerate(means)
-            if self.texts[place] != self.texts[best] and (place in self.wrong or mean is not None)
-        ]
-        low, place = min(((low, place) for low, place in worse if low is not None), default=(high, best))
-        return Pair(self.texts[place], (round(high, _DIGITS), round(low, _DIGITS))) if low < high else None
+        scored = (
+            (_WRONG_SCORE if index in self.wrong else mean, index)
+            for index, mean in enumerate(means)
+            if self.texts[index] != self.texts[best]
+        )
+        low, index = min(((score, index) for score, index in scored if score is not None), default=(high, best))
+        return Pair(self.texts[index], (round(high, _DIGITS), round(low, _DIGITS))) if low < high else None
 
     def verdict(self, rubrics: Sequence[str], threshold: float) -> Verdict | None:
-        """The judge's on the best answer; None where all are wrong, which the verifier says."""
+        """Return the judge's verdict on the best answer; None if every answer fails the verifier, which rejects it."""
         if len(self.wrong) == len(self.texts):
             return None
-        place = self.best(rubrics)
-        mean, known = self.means(rubrics)[place], self._known(place)
-        reason = "no_score" if mean is None else "low_score" if mean < threshold else ""
+        index = self.best(rubrics)
+        mean, scores = self.means(rubrics)[index], self._scores(index)
+        low = RejectReason.LOW_SCORE if mean is not None and mean < threshold else ""
+        reason = RejectReason.NO_SCORE if mean is None else low
         detail: dict[str, Json] = {
-            "scores": {name: one.value for name, one in known.items()},
-            "reasons": {name: one.reason for name, one in known.items()},
+            "scores": {rubric: score.value for rubric, score in scores.items()},
+            "reasons": {rubric: score.reason for rubric, score in scores.items()},
         }
         return Verdict("judge", not reason, reason, mean, detail=detail)
 
     def choice(self, rubrics: Sequence[str]) -> Verdict:
-        """Which of the answers was taken, and what all of them had."""
+        """Return the verdict that records the chosen answer and the means of all answers."""
         means = [None if mean is None else round(mean, _DIGITS) for mean in self.means(rubrics)]
         return Verdict("best_of", True, detail={"answer": self.best(rubrics) + 1, "means": list(means)})
 
     def columns(self, rubrics: Sequence[str]) -> dict[str, Json]:
-        """What the row tells of its scores."""
-        place = self.best(rubrics)
-        mean = self.means(rubrics)[place]
+        """Return the columns with the best answer's mean and scores."""
+        index = self.best(rubrics)
+        mean = self.means(rubrics)[index]
         if not rubrics or mean is None:
             return {}
-        known = self._known(place)
-        return {"score": round(mean, _DIGITS), "scores": {name: known[name].value for name in rubrics}}
+        scores = self._scores(index)
+        return {"score": round(mean, _DIGITS), "scores": {rubric: scores[rubric].value for rubric in rubrics}}
 
     def follow_ups(self, prompts: Prompts, parent: int) -> tuple[Request | None, Request | None]:
-        """``then`` and ``otherwise`` as requests that follow ``parent``."""
-        then, otherwise = (
-            None if value is None else _unpacked(value, prompts, parent) for value in (self.on_accept, self.on_reject)
+        """Return ``on_accept`` and ``on_reject`` as requests that follow ``parent``."""
+        on_accept, on_reject = self.on_accept, self.on_reject
+        return (
+            None if on_accept is None else _request_from_json(on_accept, prompts, parent),
+            None if on_reject is None else _request_from_json(on_reject, prompts, parent),
         )
-        return then, otherwise
 
-    def _known(self, place: int) -> Mapping[str, Score]:
-        return self.scores[place] if place < len(self.scores) else {}
+    def _scores(self, index: int) -> Mapping[str, Score]:
+        return self.scores[index] if index < len(self.scores) else {}
 
-    def _mean(self, place: int, rubrics: Sequence[str]) -> float | None:
-        if place in self.wrong:
+    def _mean(self, index: int, rubrics: Sequence[str]) -> float | None:
+        if index in self.wrong:
             return None
-        known = self._known(place)
-        values = [known[rubric].value if rubric in known else None for rubric in rubrics]
-        found = [value for value in values if value is not None]
-        if len(found) < len(values):
+        scores = self._scores(index)
+        values = [score.value for rubric in rubrics if (score := scores.get(rubric)) and score.value is not None]
+        if len(values) < len(rubrics):
             return None
-        return math.fsum(found) / len(found) if found else 1.0  # ``sum`` differs between versions of Python
+        return math.fsum(values) / len(values) if values else 1.0  # ``sum`` differs between Python versions
 
 
 def transcript(row: Candidate, *, answer: bool = True) -> str:
-    """A row as a judge reads it: who said what.
+    """Return a row as a judge reads it, each message with its speaker.
 
     Args:
-        answer: False leaves out the last answer.
+        answer: False omits the last answer.
     """
-    said = tuple((message.role, message.content) for message in row.messages)
-    turns = TrainingRow(row.instruction, row.input, row.output, row.system, said).turns
+    messages = tuple((message.role, message.content) for message in row.messages)
+    turns = TrainingRow(row.instruction, row.input, row.output, row.system, messages).turns
     if not answer:
         turns = turns[:-1]
     return "\n\n".join(f"{_NAMES[role]}: {content}" for role, content in turns)
 
 
-def _or_none(mean: float | None) -> float:
+def _or_lowest(mean: float | None) -> float:
     return -1.0 if mean is None else mean
 
 
-def _packed(request: Request) -> dict[str, Json]:
-    """A request that is to be asked later, as JSON; its text is made again from its template."""
+def _request_json(request: Request) -> dict[str, Json]:
+    """Return a later request as JSON; its text is rendered again from its template."""
     return {
         "stage": request.stage,
         "turns": [[turn.role, turn.template, dict(turn.variables)] for turn in request.turns],
         "sampling": request.sampling.to_json(),
-        "context": dict(request.context),
+        "context": request.stored_context,
     }
 
 
-def _unpacked(value: Mapping[str, Any], prompts: Prompts, parent: int) -> Request:
+def _request_from_json(value: Mapping[str, Any], prompts: Prompts, parent: int) -> Request:
     turns = tuple(prompts.turn(role, template, variables) for role, template, variables in value["turns"])
-    return Request(value["stage"], turns, Sampling.from_json(value["sampling"]), value["context"], parent)
+    sampling = Sampling.from_json(value["sampling"])
+    return Request.from_stored(value["stage"], turns, sampling, value["context"], parent)

@@ -1,18 +1,19 @@
-"""Quality, round any strategy: the best of several answers, a judge with a rubric, preference pairs, tags.
+"""Quality for any strategy: the best of several answers, a judge with rubrics, preference pairs, tags.
 
-What the strategy offers as a row becomes a trial: the filters judge it as a row, and if it is kept, a chain of requests
-follows. ``candidates`` asks for further answers to its question, all in one completion (rejection sampling: Llama 3,
-arXiv:2407.21783, section 4.2.2); ``judge`` scores one answer by one rubric, and so on for each; ``tags`` names what
-kind of question it is. The last of them offers the row, with the best answer, as an instance of the trial's task.
+The strategy's rows become provisional rows: the filters decide on them as rows, and each kept one starts a chain of
+requests. ``candidates`` requests further answers to the row's question, all in one completion (rejection sampling:
+Llama 3, arXiv:2407.21783, section 4.2.2); ``judge`` scores one answer by one rubric, and is repeated for each; ``tags``
+classifies the question. The last request of the chain offers the final row, with the best answer, as an instance of the
+provisional row's task.
 
-Each request carries in its context, under ``quality``, what is known so far: nothing in it depends on the threshold,
-so that a run can be judged again under another one.
+Each request carries the state of its chain in its context, under ``quality``. Nothing in it depends on the threshold,
+so that a run can be filtered again under another one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from selfinstruct.common.codec import Json
@@ -20,9 +21,11 @@ from selfinstruct.common.formats import user_text
 from selfinstruct.common.rng import Rng
 from selfinstruct.parse import read_labels, read_score, spoken, stripped
 from selfinstruct.prompts import Api, Prompts
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import (
     Candidate,
     Completion,
+    CounterKey,
     Discard,
     PromptMessage,
     Received,
@@ -30,17 +33,28 @@ from selfinstruct.records import (
     Sampling,
     Task,
     Verdict,
-    candidate_id,
+)
+from selfinstruct.strategies.abilities import (
+    ChoosesFormat,
+    ChoosesTarget,
+    RecoversFailures,
+    UsesSchemas,
+    default_target,
+    recover,
+    reject_reason,
+    row_format,
+    schema_apis,
 )
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.quality.answers import Answers, Score, transcript
 from selfinstruct.strategies.quality.options import RUBRICS, QualityOptions
 from selfinstruct.strategies.shared import schemas
+from selfinstruct.strategies.shared.contexts import context_json, from_json
 
 __all__ = ["TAGS", "QualityStrategy"]
 
-_JUDGEMENT, _LABELS = 256, 60  # most tokens of a score with its reason, and of three tags, in a raw prompt
-_KEY = "quality"  # of a context: the request is this wrapper's own
+_SCORE_TOKENS, _TAGS_TOKENS = 256, 60  # limits for raw prompts: a score with its reason, and three tags
+_KEY = "quality"  # key of the context that marks a request of this module
 
 TAGS: Mapping[str, tuple[str, ...]] = {
     "category": (
@@ -54,142 +68,187 @@ TAGS: Mapping[str, tuple[str, ...]] = {
         "Thai", "Turkish", "Ukrainian", "Vietnamese", "other",
     ),
 }  # fmt: skip
-"""The words that a tag may be; the kinds of task follow those by which Magpie (arXiv:2406.08464) sorts its own."""
+"""The vocabulary of each tag; the categories follow the ones of Magpie (arXiv:2406.08464)."""
 
 
-class QualityStrategy(Strategy):
-    """A strategy whose rows are judged before they are rows.
+@dataclass(frozen=True, slots=True)
+class CandidatesStep:
+    """Part of the context of the stage ``candidates``: the number of requested answers."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeStep:
+    """Part of the context of the stage ``judge``.
+
+    Attributes:
+        answer: Index of the judged answer.
+        scale: The lowest and the highest score.
+    """
+
+    answer: int
+    rubric: str
+    scale: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TagsStep:
+    """Part of the context of the stage ``tags``: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What one completion of a chain adds to the result besides the answers.
+
+    Attributes:
+        completion: The completion, if the row's answer may be a part of it.
+    """
+
+    discards: tuple[Discard, ...] = ()
+    counters: tuple[CounterKey, ...] = ()
+    completion: Completion | None = None
+
+
+_NOTHING = _Reading()
+
+
+class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, UsesSchemas):
+    """A strategy whose rows are judged before they enter the dataset.
 
     Args:
-        inner: The strategy, which knows nothing of this.
-        options: What is asked about each row.
-        prompts: The run's templates, those of ``templates_of`` among them.
+        inner: The strategy that makes the rows; it knows nothing of this one.
+        options: The requests about each row.
+        prompts: The templates of the run, with the ones of ``templates_of``.
     """
 
     name: ClassVar[str] = "quality"
     templates: ClassVar[Mapping[str, frozenset[str]]] = {}
+    Options: ClassVar[type[QualityOptions]] = QualityOptions
+    options: QualityOptions
 
     def __init__(self, inner: Strategy, options: QualityOptions, prompts: Prompts) -> None:
+        super().__init__(options, prompts)
         self.inner = inner
-        self.options = options
-        self.prompts = prompts
 
     @staticmethod
     def templates_of(options: QualityOptions) -> dict[str, frozenset[str]]:
-        """The templates that these options need, as ``Strategy.templates``."""
-        found: dict[str, frozenset[str]] = {}
-        form = "-json" if options.structured else ""
+        """Return the templates that these options need, in the form of ``Strategy.templates``."""
+        templates: dict[str, frozenset[str]] = {}
+        suffix = "-json" if options.structured else ""
         if options.best_of > 1:
-            found["quality/candidates"] = frozenset({"instruction"})
-            found["quality/system"] = frozenset({"system"})
+            templates["quality/candidates"] = frozenset({"instruction"})
+            templates["quality/system"] = frozenset({"system"})
         if options.judge is not None:
-            found[f"quality/judge{form}"] = frozenset({"conversation", "rubric", "low", "high"})
-            found |= {f"{RUBRICS}/{name}": frozenset({"low", "high"}) for name in options.rubrics}
+            templates[f"quality/judge{suffix}"] = frozenset({"conversation", "rubric", "low", "high"})
+            templates |= {f"{RUBRICS}/{name}": frozenset({"low", "high"}) for name in options.rubrics}
         if options.tags:
-            found[f"quality/tags{form}"] = frozenset({"request", "categories", "difficulties", "languages"})
-        return found
+            templates[f"quality/tags{suffix}"] = frozenset({"request", "categories", "difficulties", "languages"})
+        return templates
 
     @property
     def format(self) -> str:
-        return self.inner.format
+        """The format of the strategy that makes the rows."""
+        return row_format(self.inner)
 
-    def rows(self, seeds: Sequence[Task]) -> int | None:
-        return self.inner.rows(seeds)
+    def default_target(self, seeds: Sequence[Task]) -> int | None:
+        """Return the target of the strategy that makes the rows."""
+        return default_target(self.inner, seeds)
 
     def schema_apis(self, api: Api) -> frozenset[Api]:
+        """Return the APIs in which the strategy, the judge or the tags use a schema."""
         options = self.options
-        asked = ((options.judging, options.judge is not None), (options.tagging, options.tags))
-        own = (stage.api_in(api) for stage, on in asked if on and options.structured)
-        return self.inner.schema_apis(api).union(own)
+        stages = ((options.judging, options.judge is not None), (options.tagging, options.tags))
+        quality_apis = (stage.api_in(api) for stage, is_used in stages if is_used and options.structured)
+        return schema_apis(self.inner, api).union(quality_apis)
 
     def propose(self, view: View, rng: Rng) -> Request | None:
-        """What the strategy asks."""
+        """Return the strategy's next request."""
         return self.inner.propose(view, rng)
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
-        """What the strategy reads, its rows as trials; or the next step of a row's chain, at last the row."""
-        value = request.context.get(_KEY)
-        if not isinstance(value, Mapping):
-            return self._tried(request, self.inner.receive(request, completion, view))
-        asked: Any = value["asked"]
-        known, stage = Answers.from_json(value), request.stage.rpartition("/")[2]
+        """Turn the strategy's rows into provisional rows, or take the next step of a row's chain."""
+        state = request.context.get(_KEY)
+        if not isinstance(state, Mapping):
+            return self._start_chains(request, self.inner.receive(request, completion, view))
+        answers, stage = Answers.from_json(state), request.stage.rpartition("/")[2]
         if stage == "candidates":
-            return self._answered(request, known, completion)
+            return self._receive_candidates(request, answers, completion)
         if stage == "judge":
-            return self._judged(request, known, asked, completion)
-        return self._tagged(request, known, completion)
+            return self._receive_score(request, answers, _judge_step(state), completion)
+        return self._receive_tags(request, answers, completion)
 
-    def failed(self, request: Request, view: View) -> Received:
-        """What the strategy does instead; a step of a row's chain is passed over: no answers, no score, no tags."""
-        value = request.context.get(_KEY)
-        if not isinstance(value, Mapping):
-            return self._tried(request, self.inner.failed(request, view))
-        asked: Any = value["asked"]
-        known, stage = Answers.from_json(value), request.stage.rpartition("/")[2]
+    def recover(self, request: Request, view: View) -> Received:
+        """Let the strategy recover; in a row's chain, skip the step: no answers, no score, no tags."""
+        state = request.context.get(_KEY)
+        if not isinstance(state, Mapping):
+            return self._start_chains(request, recover(self.inner, request, view))
+        answers, stage = Answers.from_json(state), request.stage.rpartition("/")[2]
         if stage == "candidates":
-            return self._gone_on(request, known.with_others(()))
+            return self._continue(request, answers.with_others(()))
         if stage == "judge":
-            return self._gone_on(request, known.with_score(asked["answer"], asked["rubric"], Score(None, "")))
-        return self._row(request, known, tags=dict.fromkeys(TAGS))
+            step = _judge_step(state)
+            return self._continue(request, answers.with_score(step.answer, step.rubric, Score(None, "")))
+        return self._finish(request, answers, tags=dict.fromkeys(TAGS))
 
-    def _tried(self, request: Request, received: Received) -> Received:
-        offered = enumerate(received.candidates)
-        return replace(received, candidates=tuple(self._trial(request, place, one) for place, one in offered))
+    def _start_chains(self, request: Request, received: Received) -> Received:
+        received = received.with_ids(request)
+        return replace(received, candidates=tuple(self._start_chain(request, row) for row in received.candidates))
 
-    def _trial(self, request: Request, place: int, one: Candidate) -> Candidate:
-        """A row as the beginning of its chain; whatever else it is, or one that is rejected already, as it is."""
-        if one.kind != "row" or not all(verdict.kept for verdict in one.verdicts):
-            return one
-        known = Answers.of(one, candidate_id(request.number, place))
-        # A conversation has no one question to be answered again. Of several answers one has to be the better.
-        several = not one.messages and (self.options.judge is not None or one.verifier is not None)
-        known = replace(known, complete=self.options.best_of == 1 or not several)
-        then = self._next(request, known)
-        if then is None:
-            return one
-        # With other answers to come, its own may be wrong: the verifier judges the row that is chosen.
-        return replace(one, kind="provisional_row", on_accept=then, verifier=one.verifier if known.complete else None)
+    def _start_chain(self, request: Request, candidate: Candidate) -> Candidate:
+        """Return a row as a provisional row with its first request; any other candidate unchanged."""
+        if candidate.kind != "row" or not all(verdict.kept for verdict in candidate.verdicts):
+            return candidate
+        # A conversation has no single question to answer again, and several answers need something to compare them by.
+        can_compare = not candidate.messages and (self.options.judge is not None or candidate.verifier is not None)
+        answers = replace(Answers.of_candidate(candidate), complete=self.options.best_of == 1 or not can_compare)
+        first = self._next_request(request, answers)
+        if first is None:
+            return candidate
+        # While further answers are to come, the row's own may be wrong: the verifier decides on the chosen answer.
+        verifier = candidate.verifier if answers.complete else None
+        return replace(candidate, kind="provisional_row", on_accept=first, verifier=verifier)
 
-    def _next(self, request: Request, known: Answers) -> Request | None:
-        """The next request of the chain after this one; None when all is known that is needed, or no more is of use."""
+    def _next_request(self, request: Request, answers: Answers) -> Request | None:
+        """Return the next request of the chain after ``request``; None if no further one is needed or useful."""
         options = self.options
-        if not known.complete:
-            return self._candidates(request, known)
-        if (asked := known.unjudged(options.rubrics)) is not None:
-            return self._judge(request, known, *asked)
-        if options.tags and self._is_good(known):
-            return self._tags(request, known)
+        if not answers.complete:
+            return self._request_candidates(request, answers)
+        if (unjudged := answers.unjudged(options.rubrics)) is not None:
+            return self._request_score(request, answers, *unjudged)
+        if options.tags and self._is_acceptable(answers):
+            return self._request_tags(request, answers)
         return None
 
-    def _candidates(self, request: Request, known: Answers) -> Request:
-        stage, row, count = self.options.candidates, known.row, self.options.best_of - 1
+    def _request_candidates(self, request: Request, answers: Answers) -> Request:
+        stage, row, count = self.options.candidates, answers.row, self.options.best_of - 1
         text = user_text(row.instruction, row.input)
         turns = stage.turns(self.prompts, "quality/candidates", instruction=text)
         if row.system and turns[0].role == "user":
             turns = (self.prompts.turn("system", "quality/system", {"system": row.system}), *turns)
         elif row.system:
             turns = stage.turns(self.prompts, "quality/candidates", instruction=f"{row.system}\n\n{text}")
-        sampling = replace(stage.answering(self.prompts, "\nTask:"), n=count)
-        return self._request(request, "candidates", turns, sampling, known, {"count": count})
+        sampling = replace(stage.free_answer_sampling(self.prompts, "\nTask:"), n=count)
+        return _chain_request(request, "candidates", turns, sampling, answers, context_json(CandidatesStep(count)))
 
-    def _judge(self, request: Request, known: Answers, place: int, rubric: str) -> Request:
-        options, stage = self.options, self.options.judging.of_a_word(self.prompts, _JUDGEMENT)
+    def _request_score(self, request: Request, answers: Answers, index: int, rubric: str) -> Request:
+        options, stage = self.options, self.options.judging.with_short_answer(self.prompts, _SCORE_TOKENS)
         assert options.judge is not None
         low, high = options.judge.scale
         scale = {"low": str(low), "high": str(high)}
         turns = stage.turns(
             self.prompts,
             "quality/judge-json" if options.structured else "quality/judge",
-            conversation=transcript(known.of_place(place)),
+            conversation=transcript(answers.row_with(index)),
             rubric=self.prompts.turn("user", f"{RUBRICS}/{rubric}", scale).text,
             **scale,
         )
         sampling = stage.sampling(schema=schemas.score(low, high) if options.structured else None)
-        asked: dict[str, Json] = {"answer": place, "rubric": rubric, "scale": [low, high]}
-        return self._request(request, "judge", turns, sampling, known, asked)
+        step = context_json(JudgeStep(index, rubric, (low, high)))
+        return _chain_request(request, "judge", turns, sampling, answers, step)
 
-    def _tags(self, request: Request, known: Answers) -> Request:
-        stage, row = self.options.tagging.of_a_word(self.prompts, _LABELS), known.row
+    def _request_tags(self, request: Request, answers: Answers) -> Request:
+        stage, row = self.options.tagging.with_short_answer(self.prompts, _TAGS_TOKENS), answers.row
         structured = self.options.structured
         turns = stage.turns(
             self.prompts,
@@ -200,134 +259,120 @@ class QualityStrategy(Strategy):
             languages=", ".join(TAGS["language"]),
         )
         sampling = stage.sampling(schema=schemas.labels(TAGS) if structured else None)
-        return self._request(request, "tags", turns, sampling, known, {})
+        return _chain_request(request, "tags", turns, sampling, answers, context_json(TagsStep()))
 
-    def _request(
-        self,
-        after: Request,
-        stage: str,
-        turns: tuple[PromptMessage, ...],
-        sampling: Sampling,
-        known: Answers,
-        asked: Mapping[str, Json],
-    ) -> Request:
-        """A step of the chain. What it asks stands in the context, so a fork that asks the same finds it answered."""
-        name = f"{after.method}/{stage}" if after.method else stage
-        return Request(name, turns, sampling, {_KEY: {**known.to_json(), "asked": dict(asked)}}, after.number)
-
-    def _answered(self, request: Request, known: Answers, completion: Completion) -> Received:
-        """Take the further answers: those that could be a row's, and differ."""
+    def _receive_candidates(self, request: Request, answers: Answers, completion: Completion) -> Received:
+        """Take the further answers that are acceptable as a row's output and differ from the others."""
         others: list[str] = []
         discards: list[Discard] = []
         choices = completion.choices[: request.sampling.n]
-        for place, choice in enumerate(choices):
+        for index, choice in enumerate(choices):
             start, end = stripped(choice.text)
             text = choice.text[start:end]
             if choice.finish_reason == "length":
-                reason = "truncated"
-            elif text in (known.row.output, *others):
-                reason = "same_answer"
+                reason: str = RejectReason.TRUNCATED
+            elif text in (answers.row.output, *others):
+                reason = RejectReason.SAME_ANSWER
             else:
-                reason = known.fault(text) or self.inner.fault(known.row, text)
+                reason = answers.instance_fault(text) or reject_reason(self.inner, answers.row, text)
             if reason:
-                discards.append(Discard(reason, (0, 0) if place else (start, end)))
+                discards.append(Discard(reason, (0, 0) if index else (start, end)))
             else:
                 others.append(text)
-        discards += [Discard("missing_choice", (0, 0))] * (request.sampling.n - len(choices))
-        return self._gone_on(request, known.with_others(others), discards=discards, completion=completion)
+        discards += [Discard(RejectReason.MISSING_CHOICE, (0, 0))] * (request.sampling.n - len(choices))
+        reading = _Reading(discards=tuple(discards), completion=completion)
+        return self._continue(request, answers.with_others(others), reading)
 
-    def _judged(self, request: Request, known: Answers, asked: Mapping[str, Any], completion: Completion) -> Received:
-        low, high = asked["scale"]
+    def _receive_score(self, request: Request, answers: Answers, step: JudgeStep, completion: Completion) -> Received:
         continued = request.is_raw and request.sampling.schema is None
-        score = Score(*read_score(_said(completion), low, high, continued=continued))
-        column = "none" if score.value is None else f"{score.value:g}"
-        found = known.with_score(asked["answer"], asked["rubric"], score)
-        return self._gone_on(request, found, counters=[_mark(request, asked["rubric"], column)])
+        score = Score(*read_score(_spoken_text(completion), *step.scale, continued=continued))
+        counter = _counter(request, step.rubric, "none" if score.value is None else f"{score.value:g}")
+        answers = answers.with_score(step.answer, step.rubric, score)
+        return self._continue(request, answers, _Reading(counters=(counter,)))
 
-    def _tagged(self, request: Request, known: Answers, completion: Completion) -> Received:
-        tags = read_labels(_said(completion), TAGS, continued=request.is_raw and request.sampling.schema is None)
-        marks = [_mark(request, name, word or "none") for name, word in tags.items()]
-        return self._row(request, known, counters=marks, tags=tags)
+    def _receive_tags(self, request: Request, answers: Answers, completion: Completion) -> Received:
+        continued = request.is_raw and request.sampling.schema is None
+        tags = read_labels(_spoken_text(completion), TAGS, continued=continued)
+        counters = tuple(_counter(request, name, word or "none") for name, word in tags.items())
+        return self._finish(request, answers, _Reading(counters=counters), tags=tags)
 
-    def _gone_on(
+    def _continue(self, request: Request, answers: Answers, reading: _Reading = _NOTHING) -> Received:
+        """Send the next request of the chain, or finish it."""
+        next_request = self._next_request(request, answers)
+        if next_request is None:
+            return self._finish(request, answers, reading)
+        return Received(follow_ups=(next_request,), discards=reading.discards, counters=reading.counters)
+
+    def _finish(
         self,
         request: Request,
-        known: Answers,
+        answers: Answers,
+        reading: _Reading = _NOTHING,
         *,
-        discards: Sequence[Discard] = (),
-        counters: Sequence[str] = (),
-        completion: Completion | None = None,
-    ) -> Received:
-        after = self._next(request, known)
-        if after is None:
-            return self._row(request, known, discards=discards, counters=counters, completion=completion)
-        return Received(follow_ups=(after,), discards=tuple(discards), counters=tuple(counters))
-
-    def _row(
-        self,
-        request: Request,
-        known: Answers,
-        *,
-        discards: Sequence[Discard] = (),
-        counters: Sequence[str] = (),
-        completion: Completion | None = None,
         tags: Mapping[str, str | None] | None = None,
     ) -> Received:
-        """The row with the best answer, and with the judge's verdict on it.
-
-        Args:
-            completion: Given where the answer may stand in it.
-        """
-        options, rubrics, several = self.options, self.options.rubrics, len(known.texts) > 1
-        place = known.best(rubrics)
-        row, verdict = known.of_place(place), self._verdict(known)
-        if several:
-            counters = [*counters, _mark(request, "best answer", str(place + 1))]
-        then, otherwise = known.follow_ups(self.prompts, request.number)
-        found = Candidate(
-            row.instruction,
-            row.input,
-            row.output,
-            span=_span(row.output, completion) if place else (0, 0),
-            task=known.task,
-            shown=(row.instruction,) if place else (),  # a small model at times says the task again; its own was judged
-            on_accept=then,
-            on_reject=otherwise,
-            mark=row.mark,
-        ).with_extras(row.extras)
-        found = replace(
-            found,
-            columns={**found.columns, **known.columns(rubrics), **(tags or {})},
-            pair=known.pair(rubrics) if options.pairs else found.pair,
-            verdicts=(*((known.choice(rubrics),) if several else ()), *((verdict,) if verdict else ())),
+        """Offer the row with the best answer and the judge's verdict on it."""
+        rubrics, has_choice = self.options.rubrics, len(answers.texts) > 1
+        best = answers.best(rubrics)
+        row, verdict = answers.row_with(best), self._verdict(answers)
+        counters = reading.counters
+        if has_choice:
+            counters = (*counters, _counter(request, "best answer", str(best + 1)))
+        on_accept, on_reject = answers.follow_ups(self.prompts, request.number)
+        final = replace(
+            row,
+            span=_span(row.output, reading.completion) if best else (0, 0),
+            task=answers.task,
+            # A small model sometimes repeats the task; the row's own answer was checked for that before.
+            shown_outputs=(row.instruction,) if best else (),
+            on_accept=on_accept,
+            on_reject=on_reject,
+            columns={**row.columns, **answers.columns(rubrics), **(tags or {})},
+            pair=answers.pair(rubrics) if self.options.pairs else row.pair,
+            verdicts=(*((answers.choice(rubrics),) if has_choice else ()), *((verdict,) if verdict else ())),
         )
-        return Received((found,), discards=tuple(discards), counters=tuple(counters))
+        return Received((final,), discards=reading.discards, counters=counters)
 
-    def _is_good(self, known: Answers) -> bool:
-        """Whether the best answer would do: no more is asked about one that wouldn't."""
-        verdict = self._verdict(known)
-        return known.means(self.options.rubrics)[known.best(self.options.rubrics)] is not None and (
-            verdict is None or verdict.kept
-        )
+    def _is_acceptable(self, answers: Answers) -> bool:
+        """Decide whether the best answer would be kept; tags are not requested otherwise."""
+        rubrics, verdict = self.options.rubrics, self._verdict(answers)
+        return answers.means(rubrics)[answers.best(rubrics)] is not None and (verdict is None or verdict.kept)
 
-    def _verdict(self, known: Answers) -> Verdict | None:
+    def _verdict(self, answers: Answers) -> Verdict | None:
         judge = self.options.judge
-        return None if judge is None else known.verdict(judge.rubrics, judge.threshold)
+        return None if judge is None else answers.verdict(judge.rubrics, judge.threshold)
 
 
-def _said(completion: Completion) -> str:
-    """What a judge says, without the reasoning before it."""
+def _chain_request(
+    previous: Request,
+    stage: str,
+    turns: tuple[PromptMessage, ...],
+    sampling: Sampling,
+    answers: Answers,
+    step: Mapping[str, Json],
+) -> Request:
+    """Return a request of the chain. The context holds the step, so that a fork with the same step finds the answer."""
+    name = f"{previous.method}/{stage}" if previous.method else stage
+    return Request(name, turns, sampling, {_KEY: {**answers.to_json(), "asked": step}}, previous.number)
+
+
+def _judge_step(state: Mapping[str, Any]) -> JudgeStep:
+    return from_json(JudgeStep, state["asked"])
+
+
+def _spoken_text(completion: Completion) -> str:
+    """Return a judge's answer without the reasoning before it."""
     start, end = spoken(completion.text)
     return completion.text[start:end]
 
 
-def _mark(request: Request, row: str, column: str) -> str:
-    """A count in the table ``quality``; of a mixed run, in that of its method."""
-    return f"{request.method}: quality|{row}|{column}" if request.method else f"quality|{row}|{column}"
+def _counter(request: Request, row: str, column: str) -> CounterKey:
+    """Return a cell of the table ``quality``, which each method of a mixed run has for itself."""
+    return CounterKey("quality", row, column).for_method(request.method)
 
 
 def _span(output: str, completion: Completion | None) -> tuple[int, int]:
-    """Where the output is the whole of the first choice; (0, 0) where it isn't."""
+    """Return the span of the output in the first choice if it is the complete choice, otherwise (0, 0)."""
     if completion is None:
         return 0, 0
     start, end = stripped(completion.text)

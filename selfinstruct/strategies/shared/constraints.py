@@ -1,15 +1,14 @@
-"""Constraints on the form of an answer that code can check, drawn at random, in words and as a verifier.
+"""Constraints on the form of an answer, drawn at random, each as a sentence and as a verifier.
 
-The kinds are a choice from IFEval (Zhou et al., 2023, arXiv:2311.07911). What is drawn together can be met together:
-kinds that speak of the same side of a text exclude each other, and their words and phrases come from lists that have
-none in common.
+The kinds are a selection from IFEval (Zhou et al., 2023, arXiv:2311.07911). Constraints that are drawn together can be
+met together: kinds that concern the same aspect of a text exclude each other, and their words and phrases come from
+disjoint lists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from selfinstruct.common.codec import Json
 from selfinstruct.common.rng import Rng
@@ -28,31 +27,24 @@ class Constraint:
     """One constraint on an answer.
 
     Attributes:
-        name: For reports, without its numbers and words (``words, at most``).
-        text: What a user would say: a whole sentence.
-        verifier: See ``verifiers.py``.
+        name: Name for reports, without the drawn numbers and words (``words, at most``).
+        text: A sentence in the words of a user.
+        verifier: Verifier specification (``verifiers``).
     """
 
     name: str
     text: str
     verifier: Mapping[str, Json]
 
-    def to_json(self) -> dict[str, Json]:
-        return {"name": self.name, "text": self.text, "verifier": self.verifier}
-
-    @classmethod
-    def from_json(cls, value: Any) -> Constraint:
-        return cls(value["name"], value["text"], value["verifier"])
-
 
 def _words_at_most(rng: Rng) -> Constraint:
-    most = rng.choice((40, 60, 80, 100))
-    return Constraint("words, at most", f"Use at most {most} words.", {"kind": "words", "max": most})
+    limit = rng.choice((40, 60, 80, 100))
+    return Constraint("words, at most", f"Use at most {limit} words.", {"kind": "words", "max": limit})
 
 
 def _words_at_least(rng: Rng) -> Constraint:
-    least = rng.choice((30, 50, 80, 120))
-    return Constraint("words, at least", f"Use at least {least} words.", {"kind": "words", "min": least})
+    limit = rng.choice((30, 50, 80, 120))
+    return Constraint("words, at least", f"Use at least {limit} words.", {"kind": "words", "min": limit})
 
 
 def _sentences(rng: Rng) -> Constraint:
@@ -84,8 +76,8 @@ def _starts_with(rng: Rng) -> Constraint:
 
 def _ends_with(rng: Rng) -> Constraint:
     text = rng.choice(_ENDINGS)
-    said = f'End the answer with "{text}" and write nothing after it.'
-    return Constraint("ends with", said, {"kind": "ends_with", "text": text})
+    sentence = f'End the answer with "{text}" and write nothing after it.'
+    return Constraint("ends with", sentence, {"kind": "ends_with", "text": text})
 
 
 def _lowercase(_rng: Rng) -> Constraint:
@@ -104,11 +96,11 @@ def _json(rng: Rng) -> Constraint:
     keys = rng.choice(_KEYS)
     strings: dict[str, Json] = {key: {"type": "string"} for key in keys}
     schema: dict[str, Json] = {"type": "object", "properties": strings, "required": list(keys)}
-    said = f'Answer with nothing but a JSON object that has the keys "{keys[0]}" and "{keys[1]}", both strings.'
-    return Constraint("json", said, {"kind": "json", "schema": schema})
+    sentence = f'Answer with nothing but a JSON object that has the keys "{keys[0]}" and "{keys[1]}", both strings.'
+    return Constraint("json", sentence, {"kind": "json", "schema": schema})
 
 
-# Each kind with the sides of a text that it takes: two that take the same one are never drawn together.
+# Each kind with the aspects of a text that it constrains: two kinds with a common aspect are never drawn together.
 _KINDS: tuple[tuple[Callable[[Rng], Constraint], frozenset[str]], ...] = (
     (_words_at_most, frozenset({"length"})),
     (_words_at_least, frozenset({"length"})),
@@ -125,24 +117,24 @@ _KINDS: tuple[tuple[Callable[[Rng], Constraint], frozenset[str]], ...] = (
 )
 
 
-def draw(rng: Rng, most: int) -> tuple[Constraint, ...]:
-    """1 to ``most`` constraints that can be met together; fewer than were drawn for where the rest would contradict."""
-    wanted, taken = 1 + rng.below(most), set[str]()
-    found: list[Constraint] = []
-    for make, sides in rng.shuffled(_KINDS):
-        if len(found) < wanted and not sides & taken:
-            found.append(make(rng))
-            taken |= sides
-    return tuple(found)
+def draw(rng: Rng, limit: int) -> tuple[Constraint, ...]:
+    """Draw 1 to ``limit`` constraints that can be met together; fewer if the remaining kinds would contradict them."""
+    count, constrained = 1 + rng.below(limit), set[str]()
+    constraints: list[Constraint] = []
+    for make, aspects in rng.shuffled(_KINDS):
+        if len(constraints) < count and not aspects & constrained:
+            constraints.append(make(rng))
+            constrained |= aspects
+    return tuple(constraints)
 
 
 def all_of(constraints: Sequence[Constraint]) -> dict[str, Json]:
-    """The verifier of them all."""
-    return {"kind": "all", "of": [one.verifier for one in constraints]}
+    """Return one verifier specification for all constraints."""
+    return {"kind": "all", "of": [constraint.verifier for constraint in constraints]}
 
 
 def _listed(words: Sequence[str], last: str) -> str:
-    """``words "a", "b" and "c"``, or ``word "a"``."""
+    """Return ``words "a", "b" and "c"``, or ``word "a"``."""
     quoted = [f'"{word}"' for word in words]
     if len(quoted) == 1:
         return f"word {quoted[0]}"

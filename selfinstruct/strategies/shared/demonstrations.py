@@ -1,16 +1,15 @@
-"""Which tasks a prompt shows: the parts that strategies share."""
+"""How strategies choose the tasks that a prompt shows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import nsmallest
 
-from selfinstruct.common.codec import Json
 from selfinstruct.records import Request, Task
 
 __all__ = [
+    "demonstrated",
     "has_instances",
-    "ids",
     "instruction_length",
     "interleaved",
     "is_alone",
@@ -18,44 +17,44 @@ __all__ = [
     "is_other",
     "is_paired",
     "longest_field",
-    "named",
     "preferred",
     "shortest",
+    "task_ids",
 ]
 
 
 def has_instances(task: Task) -> bool:
-    """True when there is an instance to show."""
+    """Return True if the task has an instance to show."""
     return bool(task.instances)
 
 
 def is_alone(task: Task) -> bool:
-    """True for a task that needs no input."""
-    return not any(one.input for one in task.instances)
+    """Return True for a task that needs no input."""
+    return not any(instance.input for instance in task.instances)
 
 
 def is_paired(task: Task) -> bool:
-    """True for a task that needs an input."""
+    """Return True for a task that needs an input."""
     return not is_alone(task)
 
 
 def is_label(task: Task) -> bool:
-    """True for a classification task."""
+    """Return True for a classification task."""
     return task.is_classification is True
 
 
 def is_other(task: Task) -> bool:
-    """True for a task that isn't known as one of classification."""
+    """Return True for a task that is not known to be a classification task."""
     return not is_label(task)
 
 
 def instruction_length(task: Task) -> int:
-    """Characters of the instruction."""
+    """Return the number of characters of the instruction."""
     return len(task.instruction)
 
 
 def preferred(tasks: Sequence[Task], *wishes: Callable[[Task], bool]) -> list[Task]:
-    """The tasks that meet every wish; a wish that would leave none is passed over (seeds without domains, say)."""
+    """Return the tasks that meet every wish; a wish that no task meets is ignored (seeds without domains, say)."""
     chosen = list(tasks)
     for wish in wishes:
         chosen = [task for task in chosen if wish(task)] or chosen
@@ -63,34 +62,33 @@ def preferred(tasks: Sequence[Task], *wishes: Callable[[Task], bool]) -> list[Ta
 
 
 def shortest(tasks: Sequence[Task], count: int, size: Callable[[Task], int]) -> list[Task]:
-    """The ``count`` smallest tasks, the smallest first; those of equal size in the given order."""
-    order = nsmallest(count, range(len(tasks)), key=lambda place: (size(tasks[place]), place))
-    return [tasks[place] for place in order]
+    """Return the ``count`` smallest tasks, the smallest first; tasks of equal size keep their order."""
+    order = nsmallest(count, range(len(tasks)), key=lambda index: (size(tasks[index]), index))
+    return [tasks[index] for index in order]
 
 
 def longest_field(task: Task) -> int:
-    """Characters of the longest of the task's instruction, first input and first output."""
-    return max(len(task.instruction), *(len(text) for one in task.instances[:1] for text in (one.input, one.output)))
+    """Return the number of characters of the longest of instruction, first input and first output."""
+    texts = (text for instance in task.instances[:1] for text in (instance.input, instance.output))
+    return max(map(len, (task.instruction, *texts)))
 
 
-def ids(tasks: Sequence[Task]) -> list[Json]:
-    """What ``Request.context`` keeps of the tasks that a prompt shows."""
-    return [task.id for task in tasks]
+def task_ids(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Return the ids of the tasks that a prompt shows, for ``Request.demonstrations``."""
+    return tuple(task.id for task in tasks)
 
 
-def named(tasks: Sequence[Task], request: Request) -> list[Task]:
-    """Those of the tasks that the request's prompt shows, in the prompt's order."""
-    wanted = request.context["demonstrations"]
-    assert isinstance(wanted, Sequence), wanted
-    places = {name: place for place, name in enumerate(wanted)}
-    return sorted((task for task in tasks if task.id in places), key=lambda task: places[task.id])
+def demonstrated(tasks: Sequence[Task], request: Request) -> list[Task]:
+    """Return the tasks that the request's prompt shows, in the prompt's order."""
+    order = {task_id: index for index, task_id in enumerate(request.demonstrations or ())}
+    return sorted((task for task in tasks if task.id in order), key=lambda task: order[task.id])
 
 
 def interleaved(first: Sequence[Task], second: Sequence[Task]) -> list[Task]:
-    """Both kinds spread evenly over one list."""
+    """Return both kinds of tasks spread evenly over one list."""
     keyed = [
-        ((place + 0.5) / len(kind), order, task)
+        ((index + 0.5) / len(kind), order, task)
         for order, kind in enumerate((first, second))
-        for place, task in enumerate(kind)
+        for index, task in enumerate(kind)
     ]
-    return [task for _, _, task in sorted(keyed, key=lambda one: one[:2])]
+    return [task for _, _, task in sorted(keyed, key=lambda entry: entry[:2])]

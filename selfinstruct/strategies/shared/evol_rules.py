@@ -1,12 +1,12 @@
 """The rules by which Evol-Instruct eliminates an evolution (Xu et al., 2023, arXiv:2304.12244, section 3).
 
-1. The evolved instruction asks for nothing more: ``similarity`` where that can be told without a model, else ``gain``,
-   which reads what a judge says that was shown both.
-2. The model could not answer it: ``apology``, a "sorry" in a short response.
-3. The response is punctuation and stop words: ``content``.
-4. The evolved instruction repeats words of the prompt that asked for it: ``wording``.
+1. The evolved instruction asks for nothing more: ``similarity`` where no model is needed to decide, otherwise ``gain``,
+   which reads the answer of a judge that saw both instructions.
+2. The model could not answer the instruction: ``apology``, a "sorry" in a short response.
+3. The response consists of punctuation and stop words: ``content``.
+4. The evolved instruction repeats words of its prompt: ``wording``.
 
-Each is a verdict, so that whoever looks at a candidate sees which rule decided, and by what.
+Each rule returns a verdict, so that a candidate's record shows which rule decided, and on what evidence.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from collections.abc import Iterable, Sequence
 from selfinstruct.filters.rouge.lcs import f1, lcs_length
 from selfinstruct.filters.text import count_words, tokenize
 from selfinstruct.parse import collapse
+from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
-__all__ = ["STOP_WORDS", "apology", "content", "gain", "similarity", "whole", "wording"]
+__all__ = ["STOP_WORDS", "apology", "complete", "content", "gain", "similarity", "wording"]
 
-_LONGEST = 1 << 13  # tokens of an instruction that are compared: the time grows with the product of two lengths
-_RUN = 8  # words of a prompt in one piece that no instruction has by chance
+_LONGEST = 1 << 13  # compared tokens of an instruction: the time grows with the product of the two lengths
+_RUN = 8  # consecutive words of a prompt that no instruction shares by chance
 
-_ASKED = re.compile(r"\bequal\s+or\s+different\b", re.I)  # the prompt's last line, which a chat model says again
-_JUDGED = re.compile(
+_QUESTION = re.compile(r"\bequal\s+or\s+different\b", re.I)  # the prompt's last line, which a chat model repeats
+_DECISION = re.compile(
     r"(?P<not>(?:\b(?:not|no|neither)|n['\u2019]t)[\s-]+(?:\w+\s+){0,2})?"
     r"\b(?:(?P<other>unequal|different|differs?)|equals?)\b",
     re.I,
@@ -42,69 +43,74 @@ STOP_WORDS = frozenset(
     aren couldn d didn doesn don hadn hasn haven isn ll m mustn needn re s shouldn t ve wasn weren won wouldn
     """.split()  # noqa: SIM905 - a list of words is read as text
 )
-"""English function words, and what an apostrophe leaves of them."""
+"""English function words, and the parts into which an apostrophe splits them."""
 
 
-def similarity(evolved: str, current: str, *, least: float, name: str) -> Verdict:
-    """Rule 1 without a model: an instruction that is nearly the one it was made of asks for nothing more.
+def similarity(evolved: str, current: str, *, threshold: float, current_id: str) -> Verdict:
+    """Apply rule 1 without a model: an instruction that is nearly its source asks for nothing more.
 
-    Reasons ``unchanged`` (the same but for case and space) and ``too_similar``; the score is the
-    ROUGE-L F1.
+    Reasons are ``unchanged`` (equal apart from case and spaces) and ``too_similar``; the score is the ROUGE-L F1.
 
     Args:
-        least: F1 from which on it is too similar.
-        name: Id of the un-evolved instruction.
+        threshold: F1 from which the two are too similar.
+        current_id: Id of the un-evolved instruction.
     """
     if collapse(evolved).casefold() == collapse(current).casefold():
-        return Verdict("evol_similarity", False, "unchanged", 1.0, name)
+        return Verdict("evol_similarity", False, RejectReason.UNCHANGED, 1.0, current_id)
     first, second = tokenize(evolved)[:_LONGEST], tokenize(current)[:_LONGEST]
     score = f1(lcs_length(first, second), len(first), len(second))
-    kept = score < least
-    return Verdict("evol_similarity", kept, "" if kept else "too_similar", score, name)
+    kept = score < threshold
+    return Verdict("evol_similarity", kept, "" if kept else RejectReason.TOO_SIMILAR, score, current_id)
 
 
 def gain(answer: str) -> Verdict:
-    """Rule 1, what a judge says that was asked whether two instructions are equal or different.
+    """Apply rule 1 to a judge's answer to the question whether two instructions are equal or different.
 
-    Reasons ``equal``, and ``unjudged`` where the answer says neither: nobody has found that anything was gained.
+    Reasons are ``equal``, and ``unjudged`` for an answer that says neither, since no gain was established.
     """
-    found = _JUDGED.search(_ASKED.sub(" ", answer))
-    if found is None:
-        return Verdict("evol_judge", False, "unjudged")
-    gained = (found["other"] is None) != (found["not"] is None)
-    return Verdict("evol_judge", gained, "" if gained else "equal")
+    decision = _DECISION.search(_QUESTION.sub(" ", answer))
+    if decision is None:
+        return Verdict("evol_judge", False, RejectReason.UNJUDGED)
+    gained = (decision["other"] is None) != (decision["not"] is None)
+    return Verdict("evol_judge", gained, "" if gained else RejectReason.EQUAL)
 
 
-def apology(response: str, *, words: int) -> Verdict:
-    """Rule 2: a response with "sorry" in it and fewer than so many words. Reason ``sorry``; the score is its words."""
+def apology(response: str, *, min_words: int) -> Verdict:
+    """Apply rule 2: a response with "sorry" needs at least ``min_words`` words.
+
+    The reason is ``sorry``; the score is the number of words.
+    """
     count = count_words(response)
-    kept = count >= words or "sorry" not in tokenize(response)
-    return Verdict("evol_apology", kept, "" if kept else "sorry", count)
+    kept = count >= min_words or "sorry" not in tokenize(response)
+    return Verdict("evol_apology", kept, "" if kept else RejectReason.SORRY, count)
 
 
 def content(response: str) -> Verdict:
-    """Rule 3: a response of nothing but punctuation and stop words. Reason ``no_content``."""
+    """Apply rule 3: a response must hold more than punctuation and stop words. The reason is ``no_content``."""
     kept = any(word not in STOP_WORDS for word in tokenize(response))
-    return Verdict("evol_content", kept, "" if kept else "no_content")
+    return Verdict("evol_content", kept, "" if kept else RejectReason.NO_CONTENT)
 
 
 def wording(evolved: str, current: str, phrases: Iterable[str], prompt: str) -> Verdict:
-    """Rule 4: words of the prompt in the evolved instruction that were not in the un-evolved one.
+    """Apply rule 4: the evolved instruction must not repeat words of the prompt that its source did not have.
 
-    Reason ``prompt_words``; ``detail["words"]`` are the first found: one of the phrases by which a prompt names its
-    parts, or eight words in one piece of what it says around the instruction.
+    The reason is ``prompt_words``; ``detail["words"]`` is the first match: a phrase, or eight consecutive words.
+
+    Args:
+        phrases: Names that the prompt uses for its parts.
+        prompt: The prompt without the instruction.
     """
-    ours, before = _joined(tokenize(evolved)), _joined(tokenize(current))
+    evolved_words, current_words = _joined(tokenize(evolved)), _joined(tokenize(current))
     for words in (*map(tokenize, phrases), *_runs(tokenize(prompt))):
         piece = _joined(words)
-        if words and piece in ours and piece not in before:
-            return Verdict("evol_wording", False, "prompt_words", detail={"words": " ".join(words)})
+        if words and piece in evolved_words and piece not in current_words:
+            return Verdict("evol_wording", False, RejectReason.PROMPT_WORDS, detail={"words": " ".join(words)})
     return Verdict("evol_wording", True)
 
 
-def whole(truncated: bool) -> Verdict:
-    """Not one of the four: what ended at the token limit is a part of an instruction or of a response."""
-    return Verdict("evol_whole", not truncated, "truncated" if truncated else "")
+def complete(truncated: bool) -> Verdict:
+    """Reject an instruction or a response that ended at the token limit. This is not one of the paper's rules."""
+    return Verdict("evol_whole", not truncated, RejectReason.TRUNCATED if truncated else "")
 
 
 def _runs(words: Sequence[str]) -> list[Sequence[str]]:
@@ -112,5 +118,5 @@ def _runs(words: Sequence[str]) -> list[Sequence[str]]:
 
 
 def _joined(words: Iterable[str]) -> str:
-    """So that a piece of it begins and ends with a whole word."""
+    """Join words with a space at both ends, so that a piece of the result begins and ends with a complete word."""
     return f" {' '.join(words)} "

@@ -1,4 +1,4 @@
-"""Lists of personas: one description of a person a line."""
+"""Files of personas: one description of a person on each line."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from selfinstruct.errors import DataError, UsageError
 
 __all__ = ["read_personas"]
 
-_SHOWN = 20  # errors in one message: enough to see the pattern
+_MAX_ERRORS = 20  # in one message: enough to see the pattern
 
 
 def read_personas(path: Path) -> str:
-    """The personas of a file, each on a line of its own, each once.
+    """Return the distinct personas of a file, one on each line.
 
-    A file whose name ends in ``.jsonl`` has an object with ``persona`` on each line, as the personas of Persona Hub
-    have; of any other each line is one.
+    A file whose name ends in ``.jsonl`` holds an object with ``persona`` on each line, like the personas of Persona
+    Hub; in any other file each line is a persona.
 
     Raises:
         UsageError: The file can't be read.
-        DataError: Every bad line in one message, or a file without personas.
+        DataError: Lines are wrong (all in one message), or the file holds no persona.
     """
-    found: dict[str, None] = {}  # a set that keeps its order
+    personas: dict[str, None] = {}  # an ordered set
     errors: list[str] = []
     for number, value in read_jsonl_lines(path) if path.suffix == ".jsonl" else _lines(path):
         text = value.get("persona") if isinstance(value, dict) else value
@@ -31,13 +31,13 @@ def read_personas(path: Path) -> str:
         elif not isinstance(text, str) or not text.split():
             errors.append(f"{path}:{number}: 'persona' is missing, empty or no string")
         else:
-            found[" ".join(text.split())] = None
+            personas[" ".join(text.split())] = None
     if errors:
-        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-        raise DataError("\n".join(errors[:_SHOWN]) + more)
-    if not found:
+        more = f"\n... and {len(errors) - _MAX_ERRORS} more" if len(errors) > _MAX_ERRORS else ""
+        raise DataError("\n".join(errors[:_MAX_ERRORS]) + more)
+    if not personas:
         raise DataError(f"{path}: no persona in it; write one a line, or JSONL with 'persona' into a .jsonl file")
-    return "\n".join(found)
+    return "\n".join(personas)
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""One stage of a strategy, as its options state it: how it is asked, and how its completions are drawn."""
+"""One stage of a strategy: the API of its requests and their sampling parameters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Stage"]
 
 @dataclass(frozen=True)
 class Stage:
-    """How one stage is asked, and how its completions are drawn.
+    """The API of a stage's requests and their sampling parameters.
 
     Attributes:
-        max_tokens: Most tokens of a completion; a longer one is cut and loses its last block.
+        max_tokens: Maximum number of tokens of a completion; a longer one is cut and loses its last block.
         temperature: 0 takes the likeliest token; higher is more varied and less sensible.
         top_p: Only the likeliest tokens that make up this probability are drawn.
         frequency_penalty: Lowers a token's chance with each use; above about 0.5 a small model loses its grammar.
         presence_penalty: Lowers the chance of each token already used, once.
-        api: ``completion`` for a raw prompt, ``chat`` for one user message, ``run`` for what the run uses.
+        api: ``completion`` for a raw prompt, ``chat`` for one user message, ``run`` for the API of the run.
     """
 
     max_tokens: int
@@ -44,33 +44,34 @@ class Stage:
             raise ValueError("penalties must be from -2 to 2")
 
     def turns(self, prompts: Prompts, template: str, **variables: str) -> tuple[PromptMessage, ...]:
-        """A one-template request in this stage's API."""
+        """Render one template as the whole request: a raw prompt or one user message."""
         return (prompts.turn("prompt" if self.is_raw(prompts) else "user", template, variables),)
 
     def is_raw(self, prompts: Prompts) -> bool:
-        """True where this stage asks in raw prompts, False where it asks in messages."""
+        """Return True if this stage sends raw prompts, False if it sends messages."""
         return self.api_in(prompts.api) == "completion"
 
     def api_in(self, run: Api) -> Api:
-        """Its API in a run of that one."""
+        """Return the stage's API in a run whose API is ``run``."""
         return run if self.api == "run" else self.api
 
-    def of_a_word(self, prompts: Prompts, most: int) -> Stage:
-        """As it asks for a word or two: with so many tokens at most in a raw prompt, which a model would go on with.
+    def with_short_answer(self, prompts: Prompts, limit: int) -> Stage:
+        """Return a copy limited to ``limit`` tokens for raw prompts, where a model would otherwise keep generating.
 
-        In messages an answer ends by itself, and a model that reasons needs room for its thoughts.
+        In a chat an answer ends by itself, and a model that reasons needs room for its thoughts.
         """
-        return replace(self, max_tokens=min(self.max_tokens, most)) if self.is_raw(prompts) else self
+        return replace(self, max_tokens=min(self.max_tokens, limit)) if self.is_raw(prompts) else self
 
-    def answering(self, prompts: Prompts, *stop: str) -> Sampling:
-        """The parameters of one free answer.
+    def free_answer_sampling(self, prompts: Prompts, *stop: str) -> Sampling:
+        """Return the sampling parameters for one free answer.
 
-        A raw prompt is gone on with up to one of these strings; in a chat an answer ends by itself, and may hold them.
+        A raw prompt is continued up to one of the strings ``stop``. In a chat an answer ends by itself, and it may
+        contain these strings.
         """
         return self.sampling(*(stop if self.is_raw(prompts) else ()))
 
     def sampling(self, *stop: str, schema: Mapping[str, Json] | None = None) -> Sampling:
-        """The parameters of one request that ends at any of these strings, or follows a JSON schema."""
+        """Return the sampling parameters for a request that ends at a stop string or follows a JSON schema."""
         return Sampling(
             max_tokens=self.max_tokens,
             temperature=self.temperature,

@@ -1,7 +1,7 @@
-"""What stands around the turns of a conversation in a model's chat template, as texts: Magpie writes prompts of them.
+"""The text around the messages of a conversation in a model's chat template, from which Magpie makes raw prompts.
 
-The texts are those of a known template, or are read off the model's own: it is rendered with private characters in the
-place of the turns. They are found once, when a run begins, and belong to its settings from then on.
+The texts come from a known template, or from the model's own template, which is rendered with private-use characters
+in place of the messages. They are derived once, when a run starts, and belong to its settings from then on.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from dataclasses import dataclass, replace
 from selfinstruct.common.chat_template import ChatTemplate, ChatTemplateError
 from selfinstruct.errors import ConfigError
 
-__all__ = ["KNOWN", "TurnTexts", "known", "markers", "of_template"]
+__all__ = ["KNOWN", "TemplateTexts", "known_texts", "markers", "template_texts"]
 
 
 @dataclass(frozen=True)
-class TurnTexts:
-    """The texts of one template.
+class TemplateTexts:
+    """The texts of one chat template.
 
     Attributes:
-        pre_query: Before the user's first turn, a system prompt that the template writes by itself included.
-        post_query: Between a user's turn and the answer that is to come.
-        past_query: Between a user's turn and an answer that is given.
-        next_query: Between an answer and the user's next turn; None where the template writes later turns otherwise
-            than the first.
-        system_pre_query: ``pre_query`` with a system prompt in it, of whoever asked for one.
-        more: Further strings that the model ends a turn with.
+        pre_query: Text before the user's first message, with the system prompt that the template itself inserts.
+        post_query: Text between a user's message and an answer that the model writes next.
+        past_query: Text between a user's message and an answer that the prompt contains.
+        next_query: Text between an answer and the user's next message; None if the template writes later messages
+            differently from the first.
+        system_pre_query: ``pre_query`` with the requested system prompt; None without one.
+        more: Further strings with which the model ends a message.
     """
 
     pre_query: str
@@ -40,14 +40,14 @@ class TurnTexts:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A template as the texts before and after each kind of turn; ``system`` is None where it has no such turn."""
+    """A template as the texts before and after each kind of message; ``system`` is None if it supports none."""
 
     system: tuple[str, str] | None
     user: tuple[str, str]
     assistant: tuple[str, str]
 
 
-# As published with the models. The token that begins a text is not part of them: tokenizers add it.
+# As published with the models, without the token that begins a text, which tokenizers add.
 KNOWN: Mapping[str, _Known] = {
     "chatml": _Known(
         ("<|im_start|>system\n", "<|im_end|>\n"),
@@ -68,45 +68,45 @@ KNOWN: Mapping[str, _Known] = {
         ("<|im_start|>assistant<|im_sep|>", "<|im_end|>"),
     ),
 }
-"""Known templates, by the name that a setting gives them."""
+"""Known templates, by the name that settings use."""
 
-_USER, _ANSWER, _AGAIN = (chr(0xF0000 + place) for place in range(3))  # private: they mean nothing to anybody
-# A special token as it is written: <|im_end|>, </s>, <start_of_turn>, [/INST].
+_USER, _ANSWER, _AGAIN = (chr(0xF0000 + offset) for offset in range(3))  # private-use characters without a meaning
+# The written form of a special token: <|im_end|>, </s>, <start_of_turn>, [/INST].
 _TOKEN = re.compile(r"<[^\s<>]{1,60}>|\[/?[A-Z_]{3,40}\]")
 
 
-def known(name: str, system: str) -> TurnTexts:
-    """The texts of a known template.
+def known_texts(name: str, system: str) -> TemplateTexts:
+    """Return the texts of a known template.
 
     Raises:
-        ConfigError: It has no place for a system prompt.
+        ConfigError: The template has no system prompt, and ``system`` is not empty.
     """
-    one = KNOWN[name]
-    post = one.user[1] + one.assistant[0]
-    found = TurnTexts(one.user[0], post, post, one.assistant[1] + one.user[0])
+    template = KNOWN[name]
+    post = template.user[1] + template.assistant[0]
+    texts = TemplateTexts(template.user[0], post, post, template.assistant[1] + template.user[0])
     if not system:
-        return found
-    if one.system is None:
+        return texts
+    if template.system is None:
         raise ConfigError(_no_system(f"the template {name}"), key="magpie.system")
-    return replace(found, system_pre_query=system.join(one.system) + one.user[0])
+    return replace(texts, system_pre_query=system.join(template.system) + template.user[0])
 
 
-def of_template(template: ChatTemplate, system: str) -> TurnTexts:
-    """The texts that a model's own template writes.
+def template_texts(template: ChatTemplate, system: str) -> TemplateTexts:
+    """Return the texts that a model's own template writes.
 
     Raises:
-        ConfigError: It can't be rendered, changes or leaves out a turn, or has no place for a system prompt.
+        ConfigError: The template can't be rendered, changes or omits a message, or has no system prompt.
         MissingExtraError: Jinja is not installed.
     """
     pre, post = _pieces(template, [("user", _USER)])
-    found = TurnTexts(pre, post, post, None, more=(template.eos,) if template.eos else ())
+    texts = TemplateTexts(pre, post, post, None, more=(template.eos,) if template.eos else ())
     try:
         first, past, after, last = _pieces(template, [("user", _USER), ("assistant", _ANSWER), ("user", _AGAIN)])
     except ConfigError:
         pass
     else:
         if (first, last) == (pre, post):
-            found = replace(found, past_query=past, next_query=after)
+            texts = replace(texts, past_query=past, next_query=after)
     if system:
         try:
             steered, last = _pieces(template, [("system", system), ("user", _USER)])
@@ -114,37 +114,37 @@ def of_template(template: ChatTemplate, system: str) -> TurnTexts:
             steered = last = ""
         if last != post or system.strip() not in steered:
             raise ConfigError(_no_system("the model's own template"), key="magpie.system")
-        found = replace(found, system_pre_query=steered)
-    return found
+        texts = replace(texts, system_pre_query=steered)
+    return texts
 
 
 def markers(pre_query: str, post_query: str, next_query: str | None, more: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """What tells turns apart in these texts: every special token, and whatever ends a turn where that is none."""
-    found = [token for text in (post_query, next_query or "", pre_query) for token in _TOKEN.findall(text)]
+    """Return the strings that separate messages: all special tokens, and any other text that ends a message."""
+    strings = [token for text in (post_query, next_query or "", pre_query) for token in _TOKEN.findall(text)]
     for text in (post_query, next_query or ""):
         bare = text.strip()
         if bare and not _TOKEN.match(bare):
-            found.insert(0, bare)
-    return tuple(dict.fromkeys([*found, *more]))
+            strings.insert(0, bare)
+    return tuple(dict.fromkeys([*strings, *more]))
 
 
 def _pieces(template: ChatTemplate, messages: list[tuple[str, str]]) -> list[str]:
-    """What the template writes around the private characters of these messages, in their order."""
+    """Return the texts that the template writes around the private-use characters of these messages, in order."""
     marks = [content for _, content in messages if content in (_USER, _ANSWER, _AGAIN)]
-    remedy = "name a known template (magpie.template), or give magpie.pre_query and magpie.post_query"
+    remedy = "name a known template (magpie.template), or set magpie.pre_query and magpie.post_query"
     try:
         text = template.render(messages)
     except ChatTemplateError as error:
         raise ConfigError(
             f"the model's chat template can't be rendered: {error}; {remedy}", key="magpie.template"
         ) from None
-    if [one for one in text if one in marks] != marks:
-        raise ConfigError(f"the model's chat template repeats or leaves out a turn; {remedy}", key="magpie.template")
+    if [character for character in text if character in marks] != marks:
+        raise ConfigError(f"the model's chat template repeats or omits a message; {remedy}", key="magpie.template")
     return re.split(f"[{''.join(marks)}]", text)
 
 
-def _no_system(what: str) -> str:
+def _no_system(template: str) -> str:
     return (
-        f"{what} has no place for a system prompt: leave magpie.system out, or give the whole text before the user's "
-        "turn as magpie.pre_query"
+        f"{template} has no place for a system prompt: leave magpie.system out, or set the complete text before the "
+        "user's message as magpie.pre_query"
     )

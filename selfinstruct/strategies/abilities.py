@@ -1,0 +1,204 @@
+"""Optional abilities of strategies, as base classes to inherit from besides ``Strategy``.
+
+The engine asks for an ability through the functions below, which return a neutral answer for strategies without it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from selfinstruct.common.chat_template import ChatTemplate
+from selfinstruct.prompts import Api
+from selfinstruct.records import Candidate, Received, Request, Task
+from selfinstruct.strategies.base import Strategy, View
+
+__all__ = [
+    "BeginsWithTasks",
+    "ChecksAnswers",
+    "ChoosesFormat",
+    "ChoosesTarget",
+    "ChoosesTemplates",
+    "DiscoversOptions",
+    "NeedsRawPrompts",
+    "ReadsDataFiles",
+    "RecoversFailures",
+    "ResolvesOptions",
+    "UsesSchemas",
+    "data_files",
+    "default_target",
+    "discover_options",
+    "recover",
+    "reject_reason",
+    "resolve_options",
+    "row_format",
+    "schema_apis",
+    "templates_for",
+]
+
+_Options_contra = TypeVar("_Options_contra", contravariant=True)
+
+
+class BeginsWithTasks:
+    """Marks a strategy that works through the tasks of the seed file, one after the other.
+
+    The tasks need no answer then, and any dataset or finished run can take the place of the seed file (``--from``).
+    Each request that starts work on a task sets ``Request.item`` to its index.
+    """
+
+
+class NeedsRawPrompts:
+    """Marks a strategy that works with raw prompts only."""
+
+
+class ReadsDataFiles(ABC, Generic[_Options_contra]):
+    """A strategy with data files besides seeds and templates; the ledger stores their texts like templates."""
+
+    @classmethod
+    @abstractmethod
+    def data_files(cls, options: _Options_contra) -> Mapping[str, Path]:
+        """Return the files that these options need, by the name under which ``Prompts.texts`` holds each text."""
+
+    @classmethod
+    @abstractmethod
+    def read_data(cls, path: Path) -> str:
+        """Return the checked text of one file.
+
+        Raises:
+            UsageError: The file can't be read, or its content is wrong.
+        """
+
+
+class DiscoversOptions(ABC, Generic[_Options_contra]):
+    """A strategy that derives options from the model's chat template when a run starts."""
+
+    @classmethod
+    @abstractmethod
+    def discover_options(
+        cls, options: _Options_contra, template: Callable[[], ChatTemplate | None]
+    ) -> Mapping[str, Any]:
+        """Return values for options that the user left out; the run records them.
+
+        Args:
+            options: The options as the user set them.
+            template: Reads the model's own chat template; returns None where the backend has none.
+
+        Raises:
+            UsageError: The options can't be derived.
+        """
+
+
+class ResolvesOptions(ABC):
+    """A strategy with options that may name a file; the run records the content."""
+
+    @classmethod
+    @abstractmethod
+    def resolve_options(cls, options: Any) -> Any:
+        """Return the options with the content in place of the file.
+
+        Raises:
+            ValueError: The file can't be read, or its content is wrong.
+        """
+
+
+class ChoosesTemplates(ABC, Generic[_Options_contra]):
+    """A strategy whose templates depend on its options."""
+
+    @classmethod
+    @abstractmethod
+    def templates_for(cls, options: _Options_contra) -> Mapping[str, frozenset[str]]:
+        """Return the templates that these options need, in the form of ``Strategy.templates``."""
+
+
+class UsesSchemas(ABC):
+    """A strategy that may request text by a JSON schema."""
+
+    @abstractmethod
+    def schema_apis(self, api: Api) -> frozenset[Api]:
+        """Return the APIs in which requests carry a schema.
+
+        Args:
+            api: The run's API, for stages without one of their own.
+        """
+
+
+class ChoosesFormat(ABC):
+    """A strategy whose dataset is not in the Alpaca format by default."""
+
+    @property
+    @abstractmethod
+    def format(self) -> str:
+        """Format of the run's dataset, one of ``formats.FORMATS``."""
+
+
+class ChoosesTarget(ABC):
+    """A strategy that knows how many rows to make when the user sets no number."""
+
+    @abstractmethod
+    def default_target(self, seeds: Sequence[Task]) -> int | None:
+        """Return the number of rows, or None for the default of every run."""
+
+
+class ChecksAnswers(ABC):
+    """A strategy with rules of its own for further answers to a row's question (best of K)."""
+
+    @abstractmethod
+    def reject_reason(self, row: Candidate, text: str) -> str:
+        """Return the reason code for rejecting `text` as an alternative answer to `row`; "" if acceptable."""
+
+
+class RecoversFailures(ABC):
+    """A strategy that continues after a request has failed for good."""
+
+    @abstractmethod
+    def recover(self, request: Request, view: View) -> Received:
+        """Return what replaces the missing completion."""
+
+
+def data_files(kind: type[Strategy], options: object) -> Mapping[str, Path]:
+    """Return the data files that a strategy needs under these options."""
+    return kind.data_files(options) if issubclass(kind, ReadsDataFiles) else {}
+
+
+def discover_options(
+    kind: type[Strategy], options: object, template: Callable[[], ChatTemplate | None]
+) -> Mapping[str, Any]:
+    """Return the options that a strategy derives from the model's chat template."""
+    return kind.discover_options(options, template) if issubclass(kind, DiscoversOptions) else {}
+
+
+def resolve_options(kind: type[Strategy], options: object) -> object:
+    """Return a strategy's options with the content of the files that they name."""
+    return kind.resolve_options(options) if issubclass(kind, ResolvesOptions) else options
+
+
+def templates_for(kind: type[Strategy], options: object) -> Mapping[str, frozenset[str]]:
+    """Return the templates that a strategy needs under these options."""
+    return kind.templates_for(options) if issubclass(kind, ChoosesTemplates) else kind.templates
+
+
+def schema_apis(strategy: Strategy, api: Api) -> frozenset[Api]:
+    """Return the APIs in which a strategy's requests carry a JSON schema."""
+    return strategy.schema_apis(api) if isinstance(strategy, UsesSchemas) else frozenset()
+
+
+def row_format(strategy: Strategy) -> str:
+    """Return the format of a strategy's dataset."""
+    return strategy.format if isinstance(strategy, ChoosesFormat) else "alpaca"
+
+
+def default_target(strategy: Strategy, seeds: Sequence[Task]) -> int | None:
+    """Return the number of rows to make where the user sets none; None for the default of every run."""
+    return strategy.default_target(seeds) if isinstance(strategy, ChoosesTarget) else None
+
+
+def reject_reason(strategy: Strategy, row: Candidate, text: str) -> str:
+    """Return the strategy's reason code for rejecting `text` as an alternative answer to `row`; "" if acceptable."""
+    return strategy.reject_reason(row, text) if isinstance(strategy, ChecksAnswers) else ""
+
+
+def recover(strategy: Strategy, request: Request, view: View) -> Received:
+    """Return what a strategy does instead after a request has failed for good."""
+    return strategy.recover(request, view) if isinstance(strategy, RecoversFailures) else Received()
