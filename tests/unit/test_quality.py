@@ -366,7 +366,7 @@ def test_unsuitable_backends_are_refused_before_anything_is_sent():
 def test_further_answers_without_their_reasoning_are_refused(given):
     given = {**given, "respond": {"reasoning": True}, "quality": {"judge": {}}}
     assert make_plan(given).settings.quality.best_of == 1
-    with pytest.raises(ConfigError, match=r"best_of: further answers .* without their reasoning"):
+    with pytest.raises(ConfigError, match=r"best_of: further answers .* without reasoning"):
         make_plan({**given, "quality": {"judge": {}, "best_of": 2}})
 
 
