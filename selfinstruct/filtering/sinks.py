@@ -1,6 +1,6 @@
-"""Rows into a file, by its name: JSONL, gzipped JSONL, Parquet, a ``datasets`` directory, standard output.
+"""Write rows to JSONL, gzipped JSONL, Parquet, a ``datasets`` directory or standard output, chosen by the name.
 
-A file appears whole or not at all. Rows that nothing changed keep their bytes (JSON to JSON) or their Arrow values.
+A file appears only once it is complete. Unchanged rows keep their bytes (JSON to JSON) or their Arrow values.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ GROUP = 8192  # rows of a Parquet row group, and of an Arrow batch
 
 
 def check_sink(name: str) -> str:
-    """The kind of an output: ``stdout``, ``jsonl``, ``gzip``, ``parquet`` or ``datasets``.
+    """Return the format of an output: ``stdout``, ``jsonl``, ``gzip``, ``parquet`` or ``datasets``.
 
     Raises:
-        UsageError: Its name tells no kind, or something is there that can't be replaced.
-        MissingExtraError: Its kind needs the extra ``data``.
+        UsageError: The name does not imply a format, or an existing path cannot be replaced.
+        MissingExtraError: The format needs the extra ``data``.
     """
     if name == STDIO:
         return "stdout"
@@ -41,15 +41,16 @@ def check_sink(name: str) -> str:
     endings = {".jsonl": "jsonl", ".json": "jsonl", ".gz": "gzip", ".parquet": "parquet", "": "datasets"}
     kind = "datasets" if name.endswith("/") else endings.get(path.suffix)
     if kind is None:
-        raise UsageError(f"{name}: the name tells no kind of file; end it in .jsonl, .jsonl.gz or .parquet, or in / "
-                         "for a datasets directory")  # fmt: skip
+        raise UsageError(
+            f"{name}: the ending implies no format; use .jsonl, .jsonl.gz or .parquet, or / for a datasets directory"
+        )
     if kind == "datasets" and path.exists():
-        raise UsageError(f"{path} exists already; a datasets directory is not replaced: remove it or name another")
+        raise UsageError(f"{path} exists already; a datasets directory is not replaced: remove it or use another name")
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is no regular file")
+        raise UsageError(f"{path} is not a regular file")
     if kind in ("parquet", "datasets"):
         try:
-            import pyarrow  # noqa: F401  (asked before the work, not after it)
+            import pyarrow  # noqa: F401  (fails before the work, not after it)
 
             if kind == "datasets":
                 import datasets  # noqa: F401
@@ -59,15 +60,16 @@ def check_sink(name: str) -> str:
 
 
 def write_rows(name: str, rows: Iterator[SourceRow], schema: Any = None) -> None:
-    """Write rows as they come.
+    """Write rows as they arrive.
 
     Args:
-        name: As ``check_sink`` accepts it.
-        schema: The Arrow schema that the rows came with, if they did.
+        name: Path of the output, or ``-``; see ``check_sink``.
+        rows: The rows.
+        schema: The Arrow schema of the source, if it has one.
 
     Raises:
-        DataError: A row can't be written in this kind of file.
-        SelfInstructError: The file can't be written; an old one is as it was.
+        DataError: A row cannot be written in this format.
+        SelfInstructError: The file cannot be written; an existing one is left unchanged.
     """
     kind, path = check_sink(name), Path(name)
     if kind == "stdout":
@@ -94,25 +96,25 @@ def _line(row: SourceRow) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Arrow's values as JSON knows them."""
+    """Convert Arrow's values to JSON values."""
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     return str(value) if isinstance(value, decimal.Decimal) else value
 
 
 def _zipped(lines: Iterable[bytes]) -> Iterator[bytes]:
-    squeeze = zlib.compressobj(wbits=31)  # gzip, with no time in its header
+    compressor = zlib.compressobj(wbits=31)  # gzip, without a time in its header
     for line in lines:
-        yield squeeze.compress(line)
-    yield squeeze.flush()
+        yield compressor.compress(line)
+    yield compressor.flush()
 
 
 def _tables(rows: Iterator[SourceRow], schema: Any) -> Iterator[Any]:
-    """Rows as Arrow tables of one schema, which comes first."""
+    """Yield the schema, then the rows as Arrow tables with this schema."""
     import pyarrow
 
     if schema is None:
@@ -135,7 +137,7 @@ def _tables(rows: Iterator[SourceRow], schema: Any) -> Iterator[Any]:
 
 
 def _spooled(rows: Iterator[SourceRow], spool: Any) -> Any:
-    """Put rows of JSON aside, and find the schema that holds all of them: a type may show itself in the last row."""
+    """Write JSON rows to a temporary file and return the schema that fits all of them, up to the last row."""
     import pyarrow
 
     schema = pyarrow.schema([])
@@ -148,13 +150,13 @@ def _spooled(rows: Iterator[SourceRow], spool: Any) -> Any:
                 field = pyarrow.schema([(name, column.type)])
                 schema = pyarrow.unify_schemas([schema, field], promote_options="permissive")
             except (pyarrow.ArrowException, OverflowError) as error:
-                what = str(error).splitlines()[0]
-                raise DataError(f"field {name!r} fits no column of one type ({what}); write JSONL instead") from None
+                message = str(error).splitlines()[0]
+                raise DataError(f"field {name!r} fits no column of one type ({message}); write JSONL instead") from None
     return schema
 
 
 class _Buffer(io.RawIOBase):
-    """Takes what a writer writes, and hands it on in pieces."""
+    """A buffer for a writer, emptied piece by piece."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []

@@ -23,7 +23,7 @@ BATCH = 2048  # rows decided on at once: enough for the indexes' block mode, lit
 
 @dataclass(frozen=True)
 class On:
-    """A filter with a text of its own to decide on, in place of the pipeline's column.
+    """A filter that reads another column than the pipeline's.
 
     ``On("output", Refusals())`` decides on the field ``output``.
 
@@ -60,7 +60,7 @@ class Pipeline:
     and indexes last. A filter that redacts (``Pii("redact")``) changes the row for later filters and in the result.
 
     Args:
-        filters: Stateless filters and indexes, each either bare or wrapped in ``On`` with a column of its own.
+        filters: Stateless filters and indexes, each either bare or wrapped in ``On`` with another column.
 
     Raises:
         UsageError: There is no filter, or an object is neither a filter nor an index.

@@ -151,7 +151,7 @@ class FilterResult:
     @property
     def counts(self) -> Mapping[str, int]:
         """Number of rows by reason code; selected rows count as ``kept``."""
-        return {"kept": len(self.positions), **Counter(row.reason for row in self.rejected)}
+        return {"kept": len(self.positions), **Counter(str(row.reason) for row in self.rejected)}
 
     @property
     def largest_group(self) -> tuple[str, int]:

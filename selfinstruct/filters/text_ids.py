@@ -47,7 +47,7 @@ class Ids:
             if name in self._present:
                 raise UsageError(f"id {name!r} is in the index already; use a different id for each text")
             if name in seen:
-                raise UsageError(f"id {name!r} is given twice; use a different id for each text")
+                raise UsageError(f"id {name!r} occurs twice; use a different id for each text")
             seen.add(name)
 
     def add(self, names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""``selfinstruct filter`` in a process of its own, over every kind of file."""
+"""``selfinstruct filter`` in a separate process, with every kind of file."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def pipe(*args: object, given: bytes = b"", code: int = 0) -> tuple[bytes, str]:
-    done = subprocess.run(command("filter", *args), input=given, capture_output=True, check=False, timeout=90,
+def pipe(*args: object, stdin: bytes = b"", code: int = 0) -> tuple[bytes, str]:
+    done = subprocess.run(command("filter", *args), input=stdin, capture_output=True, check=False, timeout=90,
                           env=environment())  # fmt: skip
     assert b"Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, done.stderr
@@ -42,17 +42,17 @@ def pipe(*args: object, given: bytes = b"", code: int = 0) -> tuple[bytes, str]:
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Path:
+def source(tmp_path: Path) -> Path:
     path = tmp_path / "in.jsonl"
     path.write_text(lines(ROWS))
     return path
 
 
-def test_without_a_filter_it_is_rouge_on_the_instruction(given: Path, tmp_path: Path) -> None:
-    said = run_cli("filter", given, "-o", tmp_path / "out.jsonl", "--report", tmp_path / "why.jsonl")
+def test_the_default_filter_is_rouge_on_the_instruction(source: Path, tmp_path: Path) -> None:
+    message = run_cli("filter", source, "-o", tmp_path / "out.jsonl", "--report", tmp_path / "why.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == lines([ROWS[place] for place in NEW])
-    assert "judged: instruction, by rouge 0.7" in said
-    table = [line.split() for line in said.splitlines()]
+    assert "judged: instruction, by rouge 0.7" in message
+    table = [line.split() for line in message.splitlines()]
     assert table[-4:] == [["in", "5"], ["kept", "4"], ["dropped", "1"], ["rouge:", "similar", "1"]]
     assert read(tmp_path / "why.jsonl") == [
         {
@@ -69,18 +69,18 @@ def test_without_a_filter_it_is_rouge_on_the_instruction(given: Path, tmp_path: 
     ]
 
 
-def test_lines_that_stay_keep_their_bytes(tmp_path: Path) -> None:
+def test_kept_lines_keep_their_bytes(tmp_path: Path) -> None:
     odd = b'{ "instruction":"caf\\u00e9 \xe4\xb8\x8d", "n": 1.50,"x":[ ]  }'
     (tmp_path / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + odd + b"\r\n\r\n" + odd)
     run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == odd + b"\n"
 
 
-def test_every_filter_in_its_order(given: Path, tmp_path: Path) -> None:
+def test_filters_decide_in_the_documented_order(source: Path, tmp_path: Path) -> None:
     (tmp_path / "bench.txt").write_text("\nwrite a poem about the sea in summer!\n")
     filters = ["--words", "2:150", "--keywords", "--repetition", "--refusals", "--pii", "drop", "--rouge", "0.9",
                "--decontaminate", tmp_path / "bench.txt", "--minhash", "0.8"]  # fmt: skip
-    said = run_cli("filter", given, "-o", tmp_path / "out.jsonl", *filters, "--report", tmp_path / "why.jsonl")
+    message = run_cli("filter", source, "-o", tmp_path / "out.jsonl", *filters, "--report", tmp_path / "why.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == lines(ROWS[:1])
     found = [(line["row"], line["filter"], line["reason"], line["nearest"]) for line in read(tmp_path / "why.jsonl")]
     assert found == [
@@ -89,12 +89,14 @@ def test_every_filter_in_its_order(given: Path, tmp_path: Path) -> None:
         (4, "refusals", "refusal", None),
         (5, "keywords", "keyword", None),
     ]
-    assert "by words 2 to 150; keywords; repetition; refusals; pii; decontamination from 1 items; rouge 0.9" in said
+    assert "by words 2 to 150; keywords; repetition; refusals; pii; decontamination from 1 items; rouge 0.9" in message
 
 
-def test_options_without_a_value_have_their_usual_one(given: Path, tmp_path: Path) -> None:
-    said = run_cli("filter", given, "-o", tmp_path / "out.jsonl", "--rouge", "--minhash", "--words", "--no-keywords")
-    assert "by words 4 to 150; rouge 0.7; minhash 0.8" in said
+def test_options_without_a_value_have_a_default(source: Path, tmp_path: Path) -> None:
+    message = run_cli(
+        "filter", source, "-o", tmp_path / "out.jsonl", "--rouge", "--minhash", "--words", "--no-keywords"
+    )
+    assert "by words 4 to 150; rouge 0.7; minhash 0.8" in message
 
 
 @pytest.mark.parametrize(
@@ -114,17 +116,17 @@ def test_options_without_a_value_have_their_usual_one(given: Path, tmp_path: Pat
         ({"text": "I cannot help."}, "text", 1),
     ],
 )  # fmt: skip
-def test_layouts(row: dict, field: str, refused: int, tmp_path: Path) -> None:
+def test_layouts_are_detected(row: dict, field: str, refused: int, tmp_path: Path) -> None:
     asked = row[field] if isinstance(row[field], str) else "Sum up"
     (tmp_path / "in.jsonl").write_text(lines([row, row]))
-    said = run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "a.jsonl", "--report", tmp_path / "why.jsonl")
-    assert f"judged: {field}, by rouge" in said
+    message = run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "a.jsonl", "--report", tmp_path / "why.jsonl")
+    assert f"judged: {field}, by rouge" in message
     assert [line["text"] for line in read(tmp_path / "why.jsonl")] == [asked]
     run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "b.jsonl", "--refusals")
     assert len(read(tmp_path / "b.jsonl")) == (0 if refused else 2)
 
 
-def test_a_column_of_ones_own(tmp_path: Path) -> None:
+def test_columns_can_be_named(tmp_path: Path) -> None:
     rows = [{"q": "Name a river of France", "a": "I cannot help."}, {"q": "Name a river of France!", "a": "Loire"}]
     (tmp_path / "in.jsonl").write_text(lines(rows))
     run = ("filter", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
@@ -132,17 +134,17 @@ def test_a_column_of_ones_own(tmp_path: Path) -> None:
     assert read(tmp_path / "out.jsonl") == rows[:1]
     run_cli(*run, "--column", "q", "--output-column", "a", "--refusals", "--rouge")
     assert read(tmp_path / "out.jsonl") == rows[1:]
-    said = run_cli(*run, code=2)
-    assert f"{tmp_path}/in.jsonl:1: no text to judge" in said
-    assert "it has 'q', 'a'; use --column" in said
+    message = run_cli(*run, code=2)
+    assert f"{tmp_path}/in.jsonl:1: no text to judge" in message
+    assert "it has 'q', 'a'; use --column" in message
     assert read(tmp_path / "out.jsonl") == rows[1:], "the old file stays"
 
 
-def test_personal_data_is_redacted_flagged_or_dropped(given: Path, tmp_path: Path) -> None:
+def test_personal_data_is_redacted_flagged_or_dropped(source: Path, tmp_path: Path) -> None:
     out, why = tmp_path / "out.jsonl", tmp_path / "why.jsonl"
-    for action, told, kept in (("redact", "redacted", 5), ("flag", "flagged", 5), ("drop", "pii: email", 4)):
-        said = run_cli("filter", given, "-o", out, "--pii", action, "--report", why)
-        assert any(line.rsplit(maxsplit=1) == [*[told], "1"] for line in map(str.strip, said.splitlines()))
+    for action, label, kept in (("redact", "redacted", 5), ("flag", "flagged", 5), ("drop", "pii: email", 4)):
+        message = run_cli("filter", source, "-o", out, "--pii", action, "--report", why)
+        assert any(line.rsplit(maxsplit=1) == [label, "1"] for line in map(str.strip, message.splitlines()))
         assert len(read(out)) == kept
         (line,) = read(why)
         assert (line["row"], line["kept"], line["filter"]) == (3, action != "drop", "pii")
@@ -152,30 +154,30 @@ def test_personal_data_is_redacted_flagged_or_dropped(given: Path, tmp_path: Pat
         assert ("ann@firm.io" in out.read_text()) == (action == "flag")
 
 
-def test_malformed_rows_are_told_by_line_and_counted(tmp_path: Path) -> None:
+def test_malformed_rows_are_reported_by_line_and_counted(tmp_path: Path) -> None:
     good = json.dumps(ROWS[0])
     (tmp_path / "in.jsonl").write_bytes(
         b"\n".join([b"{", good.encode(), b"", b"[1]", b'{"instruction": 5}', b'{"instruction": "\xff"}', b'{"a": NaN}'])
     )
     run = ("filter", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
-    said = run_cli(*run, code=1)
-    told = [line for line in said.splitlines() if line.startswith(str(tmp_path))]
-    assert [line.split(": ")[0].rsplit(":", 1)[1] for line in told] == ["1", "4", "5", "6", "7"]
-    assert "a JSON object is expected, found list" in told[1]
-    assert "'instruction' is a int, not a string" in told[2]
-    assert "malformed  5" in said
+    message = run_cli(*run, code=1)
+    reports = [line for line in message.splitlines() if line.startswith(str(tmp_path))]
+    assert [line.split(": ")[0].rsplit(":", 1)[1] for line in reports] == ["1", "4", "5", "6", "7"]
+    assert "a JSON object is expected, found list" in reports[1]
+    assert "'instruction' is a int, not a string" in reports[2]
+    assert "malformed  5" in message
     assert read(tmp_path / "out.jsonl") == [ROWS[0]]
     assert "malformed  5" in run_cli(*run, "--skip-malformed")
     (tmp_path / "in.jsonl").write_text(good + "\n" + "{\n" * 50)
-    said = run_cli(*run, "--quiet", code=1)
-    assert said.count("not JSON") == 20
-    assert said.splitlines()[-1] == "... and 30 more malformed rows"
+    message = run_cli(*run, "--quiet", code=1)
+    assert message.count("not JSON") == 20
+    assert message.splitlines()[-1] == "... and 30 more malformed rows"
 
 
 class TestKinds:
-    def test_gzip(self, given: Path, tmp_path: Path) -> None:
+    def test_gzip(self, source: Path, tmp_path: Path) -> None:
         zipped = tmp_path / "in.jsonl.gz"
-        zipped.write_bytes(gzip.compress(given.read_bytes()))
+        zipped.write_bytes(gzip.compress(source.read_bytes()))
         run_cli("filter", zipped, "-o", tmp_path / "out.jsonl.gz", "--quiet")
         written = (tmp_path / "out.jsonl.gz").read_bytes()
         assert gzip.decompress(written).decode() == lines([ROWS[place] for place in NEW])
@@ -186,16 +188,16 @@ class TestKinds:
         assert not (tmp_path / "x.jsonl").exists()
 
     @pytest.mark.parametrize("zipped", [False, True])
-    def test_the_standard_streams(self, given: Path, zipped: bool) -> None:
-        data = given.read_bytes()
-        out, said = pipe("-", "-o", "-", given=gzip.compress(data) if zipped else data)
+    def test_the_standard_streams(self, source: Path, zipped: bool) -> None:
+        data = source.read_bytes()
+        out, message = pipe("-", "-o", "-", stdin=gzip.compress(data) if zipped else data)
         assert out.decode() == lines([ROWS[place] for place in NEW])
-        assert ["kept", "4"] in [line.split() for line in said.splitlines()]
-        out, said = pipe("-", "-o", "-", "-q", given=data + b"{\n", code=1)
-        assert said.startswith("stdin:6: not JSON")
-        assert len(said.splitlines()) == 1
+        assert ["kept", "4"] in [line.split() for line in message.splitlines()]
+        out, message = pipe("-", "-o", "-", "-q", stdin=data + b"{\n", code=1)
+        assert message.startswith("stdin:6: not JSON")
+        assert len(message.splitlines()) == 1
 
-    def test_a_reader_that_goes_away(self, tmp_path: Path) -> None:
+    def test_a_closed_output_pipe_ends_the_command_quietly(self, tmp_path: Path) -> None:
         big = tmp_path / "in.jsonl"
         big.write_text(lines({"text": f"{number} " * 50} for number in range(20_000)))
         with subprocess.Popen(command("filter", big, "-o", "-", "--words", "1:9", "-q"), env=environment(),
@@ -203,14 +205,14 @@ class TestKinds:
             process.stdout.close()
             assert b"Traceback" not in process.stderr.read()
 
-    def test_parquet(self, given: Path, tmp_path: Path) -> None:
+    def test_parquet(self, source: Path, tmp_path: Path) -> None:
         parquet = pytest.importorskip("pyarrow.parquet")
-        run_cli("filter", given, "-o", tmp_path / "a.parquet")
+        run_cli("filter", source, "-o", tmp_path / "a.parquet")
         assert parquet.read_table(tmp_path / "a.parquet").to_pylist() == [ROWS[place] for place in NEW]
-        said = run_cli(
+        message = run_cli(
             "filter", tmp_path / "a.parquet", "-o", tmp_path / "b.parquet", "--words", "3:99", "--pii", "redact"
         )
-        assert "words: too_short" in said
+        assert "words: too_short" in message
         assert parquet.read_table(tmp_path / "b.parquet").to_pylist() == [ROWS[place] for place in (0, 3, 4)]
         run_cli("filter", tmp_path / "a.parquet", "-o", tmp_path / "b.parquet", "--pii", "redact")
         found = parquet.read_table(tmp_path / "b.parquet").to_pylist()
@@ -223,7 +225,7 @@ class TestKinds:
             "filter", tmp_path / "bad.parquet", "-o", tmp_path / "d.jsonl", code=2
         )
 
-    def test_arrow_values_stay_what_they_are(self, tmp_path: Path) -> None:
+    def test_arrow_values_keep_their_types(self, tmp_path: Path) -> None:
         pa = pytest.importorskip("pyarrow")
         from pyarrow import parquet
 
@@ -236,17 +238,17 @@ class TestKinds:
         parquet.write_table(table, tmp_path / "in.parquet")
         run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.parquet")
         assert parquet.read_table(tmp_path / "out.parquet").equals(table.take([0, 2]))
-        said = run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl", code=2)
-        assert "row 1 can't be written as JSON" in said
-        assert "write Parquet instead" in said
+        message = run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl", code=2)
+        assert "row 1 can't be written as JSON" in message
+        assert "write Parquet instead" in message
         parquet.write_table(table.drop_columns("raw"), tmp_path / "in.parquet")
         run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl")
         assert read(tmp_path / "out.jsonl")[1]["when"] == "1970-01-01T00:00:00.000003+00:00"
         parquet.write_table(pa.table({"text": ["a", None]}), tmp_path / "in.parquet")
-        said = run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl", code=1)
-        assert f"{tmp_path}/in.parquet: row 2: no text to judge" in said
+        message = run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl", code=1)
+        assert f"{tmp_path}/in.parquet: row 2: no text to judge" in message
 
-    def test_a_type_that_shows_itself_late(self, tmp_path: Path) -> None:
+    def test_a_type_that_occurs_late_widens_the_column(self, tmp_path: Path) -> None:
         parquet = pytest.importorskip("pyarrow.parquet")
         rows = [{"text": f"number {place}", "tags": [], "score": 1, "none": None} for place in range(9000)]
         rows.append({"text": "the last", "tags": ["x"], "score": 0.5, "none": "some", "more": {"a": 1}})
@@ -254,32 +256,32 @@ class TestKinds:
         run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "out.parquet", "--words", "1:9")
         assert parquet.read_table(tmp_path / "out.parquet").to_pylist() == [{"more": None, **row} for row in rows]
         (tmp_path / "in.jsonl").write_text(lines([{"text": "a", "x": 1}, {"text": "b", "x": "1"}]))
-        said = run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "new.parquet", code=2)
-        assert "field 'x' fits no column of one type" in said
+        message = run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "new.parquet", code=2)
+        assert "field 'x' fits no column of one type" in message
         assert not (tmp_path / "new.parquet").exists()
 
-    def test_a_datasets_directory(self, given: Path, tmp_path: Path) -> None:
+    def test_a_datasets_directory(self, source: Path, tmp_path: Path) -> None:
         datasets = pytest.importorskip("datasets")
         features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
         rows = [{"text": row["instruction"], "label": place % 2} for place, row in enumerate(ROWS)]
         whole = datasets.Dataset.from_list(rows, features=features)
         datasets.DatasetDict({"train": whole}).save_to_disk(tmp_path / "in")
-        said = run_cli("filter", tmp_path / "in", "-o", tmp_path / "out", code=2)
-        assert f"holds several splits; give one: {tmp_path}/in/train" in said
-        said = run_cli("filter", tmp_path / "in" / "train", "-o", tmp_path / "out")
-        assert "judged: text" in said
+        message = run_cli("filter", tmp_path / "in", "-o", tmp_path / "out", code=2)
+        assert f"holds several splits; give one: {tmp_path}/in/train" in message
+        message = run_cli("filter", tmp_path / "in" / "train", "-o", tmp_path / "out")
+        assert "judged: text" in message
         out = datasets.load_from_disk(tmp_path / "out")
         assert out.features == features
         assert out.to_list() == [rows[place] for place in NEW]
-        said = run_cli("filter", given, "-o", tmp_path / "out", code=2)
-        assert "exists already" in said
-        run_cli("filter", given, "-o", f"{tmp_path}/new.v1/")
+        message = run_cli("filter", source, "-o", tmp_path / "out", code=2)
+        assert "exists already" in message
+        run_cli("filter", source, "-o", f"{tmp_path}/new.v1/")
         assert datasets.load_from_disk(tmp_path / "new.v1").to_list() == [ROWS[place] for place in NEW]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "in.jsonl", "new.v1", "out"]
-        assert "is no datasets directory" in run_cli("filter", tmp_path, "-o", tmp_path / "x.jsonl", code=2)
+        assert "is not a datasets directory" in run_cli("filter", tmp_path, "-o", tmp_path / "x.jsonl", code=2)
 
     def test_verifiers_of_many_kinds_in_columns(self, tmp_path: Path) -> None:
-        """Arrow gives every verifier the fields of all, with nulls in them."""
+        """Arrow gives every verifier the fields of all verifiers, with nulls."""
         datasets = pytest.importorskip("datasets")
         pa = pytest.importorskip("pyarrow")
         from pyarrow import parquet
@@ -300,50 +302,55 @@ class TestKinds:
         parquet.write_table(table, tmp_path / "in.parquet")
         datasets.Dataset(table).save_to_disk(tmp_path / "in")
         for name in ("in.jsonl", "in.parquet", "in"):
-            said = run_cli("filter", tmp_path / name, "-o", tmp_path / "out.jsonl", "--verify")
-            assert "verifier: wrong_answer" in said
+            message = run_cli("filter", tmp_path / name, "-o", tmp_path / "out.jsonl", "--verify")
+            assert "verifier: wrong_answer" in message
             found = [(row["instruction"], row["output"]) for row in read(tmp_path / "out.jsonl")]
             assert found == [(row["instruction"], row["output"]) for row in [*rows[::2], rows[-1]]], name
 
-    def test_a_missing_extra_is_named(self, given: Path, tmp_path: Path) -> None:
+    def test_a_missing_extra_is_named(self, source: Path, tmp_path: Path) -> None:
         for name in ("pyarrow", "datasets", "lingua"):
             (tmp_path / "hide" / name).mkdir(parents=True)
             (tmp_path / "hide" / name / "__init__.py").write_text("raise ImportError")
         path = f"{tmp_path / 'hide'}{os.pathsep}{environment()['PYTHONPATH']}"
         for args, extra in (
-            ((given, "-o", tmp_path / "out.parquet"), "data"),
-            ((given, "-o", tmp_path / "out"), "data"),
+            ((source, "-o", tmp_path / "out.parquet"), "data"),
+            ((source, "-o", tmp_path / "out"), "data"),
             ((tmp_path / "x.parquet", "-o", tmp_path / "out.jsonl"), "data"),
             ((tmp_path, "-o", tmp_path / "out.jsonl"), "data"),
-            ((given, "-o", tmp_path / "out.jsonl", "--language", "en"), "language"),
+            ((source, "-o", tmp_path / "out.jsonl", "--language", "en"), "language"),
         ):
-            said = run_cli("filter", *args, code=2, env={"PYTHONPATH": path})
-            assert f"pip install 'selfinstruct[{extra}]'" in said
+            message = run_cli("filter", *args, code=2, env={"PYTHONPATH": path})
+            assert f"pip install 'selfinstruct[{extra}]'" in message
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["{none}", "-o", "{out}"], "can't read {none}: No such file"),
-        (["{given}", "-o", "{out}.csv"], "the name tells no kind of file"),
-        (["{given}", "-o", "/dev/null"], "/dev/null"),
-        (["{given}", "-o", "{out}", "--report", "/dev/null"], "/dev/null is not a regular file"),
-        (["{given}", "-o", "{out}", "--words", "9:4"], "not a range of words"),
-        (["{given}", "-o", "{out}", "--rouge", "1.5"], "1.5 is not in the range"),
+        (["{source}", "-o", "{out}.csv"], "the ending implies no format"),
+        (["{source}", "-o", "/dev/null"], "/dev/null"),
+        (["{source}", "-o", "{out}", "--report", "/dev/null"], "/dev/null is not a regular file"),
+        (["{source}", "-o", "{out}", "--words", "9:4"], "not a range of words"),
+        (["{source}", "-o", "{out}", "--rouge", "1.5"], "1.5 is not in the range"),
         (["{array}", "-o", "{out}"], "is a JSON array; give one object a line, as by: jq"),
-        (["{given}", "-o", "{out}", "--decontaminate", "{none}"], "can't read {none}"),
-        (["{given}", "-o", "{out}", "--decontaminate", "{empty}"], "no item in it"),
-        (["{given}", "-o", "{out}", "--language", "xx"], "unknown language 'xx'"),
-        (["{given}"], "Missing option '-o'"),
+        (["{source}", "-o", "{out}", "--decontaminate", "{none}"], "can't read {none}"),
+        (["{source}", "-o", "{out}", "--decontaminate", "{empty}"], "contains no benchmark item"),
+        (["{source}", "-o", "{out}", "--language", "xx"], "unknown language 'xx'"),
+        (["{source}"], "Missing option '-o'"),
     ],
 )
-def test_mistakes_are_told_in_words(args: list[str], message: str, given: Path, tmp_path: Path) -> None:
-    names = {"given": given, "none": tmp_path / "none", "out": tmp_path / "out.jsonl", "array": tmp_path / "array.json",
-             "empty": tmp_path / "empty.txt"}  # fmt: skip
+def test_mistakes_are_explained(args: list[str], message: str, source: Path, tmp_path: Path) -> None:
+    names = {
+        "source": source,
+        "none": tmp_path / "none",
+        "out": tmp_path / "out.jsonl",
+        "array": tmp_path / "array.json",
+        "empty": tmp_path / "empty.txt",
+    }
     names["array"].write_text(json.dumps(ROWS))
     names["empty"].write_text("\n")
-    said = run_cli("filter", *(arg.format(**names) for arg in args), code=2)
-    assert message.format(**names) in said
+    message = run_cli("filter", *(arg.format(**names) for arg in args), code=2)
+    assert message.format(**names) in message
     assert not names["out"].exists()
 
 
@@ -355,41 +362,41 @@ def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
-def test_a_template_is_worth_a_note(tmp_path: Path) -> None:
+def test_many_rows_of_one_template_cause_a_note(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(lines([{"text": "Write a poem about the sea"}] * 150))
-    said = run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
-    assert f"note: 149 of 150 rows were dropped by rouge for resembling {tmp_path}/in.jsonl:1" in said
+    message = run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
+    assert f"note: 149 of 150 rows were dropped by rouge for resembling {tmp_path}/in.jsonl:1" in message
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 @pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
-def test_interrupted_it_leaves_the_old_file(number: int, code: int, name: str, tmp_path: Path) -> None:
-    """Standard input stays open, so that the pass is under way when it is stopped."""
+def test_an_interruption_leaves_the_old_file(number: int, code: int, name: str, tmp_path: Path) -> None:
+    """Standard input stays open, so that the command is still reading when it is stopped."""
     out = tmp_path / name
     out.write_text("old")
     row = json.dumps(ROWS[0]).encode() + b"\n"
     with subprocess.Popen(command("filter", "-", "-o", out, "--words", "--report", tmp_path / "why.jsonl"),
                           env=environment(), stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
-        for _ in range(20_000):  # more than a pipe holds: it has begun to read, and to write
+        for _ in range(20_000):  # more than a pipe holds, so the command has begun to read and write
             process.stdin.write(row)
         process.stdin.flush()
         process.send_signal(number)
-        said = process.stderr.read()
-        assert process.wait() == code, said
-        assert b"Traceback" not in said
+        message = process.stderr.read()
+        assert process.wait() == code, message
+        assert b"Traceback" not in message
     assert out.read_text() == "old"
     assert not (tmp_path / "why.jsonl").exists()
     if number == signal.SIGINT:
-        assert b"stopped; nothing was written" in said
+        assert b"stopped; nothing was written" in message
         assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_bar_on_a_terminal(given: Path, tmp_path: Path) -> None:
+def test_a_terminal_shows_a_progress_bar(source: Path, tmp_path: Path) -> None:
     leader, follower = pty.openpty()
-    with subprocess.Popen(command("filter", given, "-o", tmp_path / "out.jsonl"), stderr=follower,
+    with subprocess.Popen(command("filter", source, "-o", tmp_path / "out.jsonl"), stderr=follower,
                           env=environment(TERM="xterm", COLUMNS="100")) as process:  # fmt: skip
         os.close(follower)
-        said = b""
+        message = b""
         while True:
             try:
                 piece = os.read(leader, 4096)
@@ -397,11 +404,11 @@ def test_a_bar_on_a_terminal(given: Path, tmp_path: Path) -> None:
                 break
             if not piece:
                 break
-            said += piece
+            message += piece
         assert process.wait() == 0
     os.close(leader)
-    assert b"5 rows read, 4 kept" in said
-    assert "━".encode() in said
+    assert b"5 rows read, 4 kept" in message
+    assert "━".encode() in message
 
 
 PEAK = """
@@ -417,8 +424,8 @@ else:
 """
 
 
-def test_it_reads_in_constant_memory(tmp_path: Path) -> None:
-    """The peak for a file ten times as large is the same, give or take much less than its size."""
+def test_memory_is_constant(tmp_path: Path) -> None:
+    """A file ten times as large changes the peak by much less than its size."""
     paths = [tmp_path / name for name in ("in.jsonl", "out.jsonl", "why.jsonl")]
     peaks = []
     for count in (5_000, 50_000):

@@ -1,4 +1,4 @@
-"""Portions make no difference, and with enough bands nothing that brute force finds is missed."""
+"""The size of batches makes no difference, and enough bands find everything that brute force finds."""
 
 import importlib.util
 import random
@@ -50,7 +50,7 @@ def corpus(rng, count):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 1.0])
-def test_with_many_bands_all_that_brute_force_finds_is_found(engine, threshold):
+def test_many_bands_find_everything_that_brute_force_finds(engine, threshold):
     texts, groups = corpus(random.Random(threshold), 300)
     expected = brute_force(texts, groups, threshold)
     assert any(not kept for kept, _, _ in expected)
@@ -59,7 +59,7 @@ def test_with_many_bands_all_that_brute_force_finds_is_found(engine, threshold):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("threshold", [0.6, 0.8])
-def test_portions_of_any_size_equal_one_text_at_a_time(engine, threshold):
+def test_batches_of_any_size_equal_one_text_at_a_time(engine, threshold):
     rng = random.Random(threshold)
     texts, groups = corpus(rng, 2500)
     whole = NearDuplicateIndex(threshold)
@@ -77,7 +77,7 @@ def test_portions_of_any_size_equal_one_text_at_a_time(engine, threshold):
 
 
 @given(st.lists(st.text(max_size=12), max_size=8))
-def test_any_text_can_be_judged_and_repeats_are_found(texts):
+def test_any_text_is_decided_and_repetitions_are_found(texts):
     index = NearDuplicateIndex()
     index.offer_many(texts)
     for text in texts:

@@ -1,4 +1,4 @@
-"""The decision is ``rouge_score``'s own, to the last bit, whatever computes it and in whatever portions."""
+"""The decision equals ``rouge_score``, to the last bit, with every engine and in batches of every size."""
 
 import importlib.util
 import random
@@ -35,7 +35,7 @@ def sequential(texts: list[str], threshold: float) -> list[tuple[bool, float, st
 
 
 def decisive(verdicts: list[tuple[bool, float, str | None]]) -> list[tuple[bool, float | None, str | None]]:
-    """What is told without ``explain="full"``: nothing of a text that was kept."""
+    """The verdicts without ``explain="full"``: a kept text has neither score nor nearest."""
     return [(True, None, None) if verdict[0] else verdict for verdict in verdicts]
 
 
@@ -63,7 +63,7 @@ def test_any_two_texts_score_as_rouge_score_does(a, b):
 
 @given(st.lists(st.text(alphabet="ab ", max_size=40), max_size=12), st.sampled_from(THRESHOLDS))
 @settings(max_examples=150)
-def test_small_pools_judge_as_rouge_score_does(texts, threshold):
+def test_small_pools_decide_as_rouge_score_does(texts, threshold):
     expected = sequential(texts, threshold)
     assert brief(NoveltyIndex(threshold, "rouge").offer_many(texts, explain="full")) == expected
     assert brief(NoveltyIndex(threshold, "rouge").offer_many(texts)) == decisive(expected)
@@ -72,7 +72,7 @@ def test_small_pools_judge_as_rouge_score_does(texts, threshold):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 @pytest.mark.parametrize(("vocabulary", "longest"), [(2, 12), (4, 30), (12, 16), (60, 24)])
-def test_seeded_corpora_judge_as_rouge_score_does(engine, threshold, vocabulary, longest):
+def test_seeded_corpora_decide_as_rouge_score_does(engine, threshold, vocabulary, longest):
     texts = corpus(random.Random(f"{threshold} {vocabulary}"), 80, vocabulary, longest)
     expected = decisive(sequential(texts, threshold))
     assert brief(NoveltyIndex(threshold, "rouge", engine=engine).offer_many(texts)) == expected
@@ -157,7 +157,7 @@ def rapid(a: str, b: str, threshold: float) -> float | None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_of_a_text_beyond_the_longest_its_beginning_is_compared(engine):
+def test_only_the_beginning_of_an_overlong_text_is_compared(engine):
     index = NoveltyIndex(0.7, longest=100, engine=engine)
     verdicts = index.offer_many(["a b " * 250_000, "a b " * 50 + "c d " * 100_000, "b c d"])
     assert [(verdict.kept, verdict.score) for verdict in verdicts] == [(True, None), (False, 1.0), (True, None)]

@@ -14,14 +14,14 @@ def test_the_first_rows_of_each_value_are_kept():
     assert Balance("domain", max_count=2).select(rows("aabacbcb")) == [0, 1, 2, 4, 5, 6]
 
 
-def test_a_dropped_row_tells_why():
+def test_a_rejected_row_has_reason_score_and_cap():
     verdicts = Balance("domain", max_count=1).decide(rows("aab"))
     assert [verdict.kept for verdict in verdicts] == [True, False, True]
     assert (verdicts[1].filter, verdicts[1].reason, verdicts[1].score) == ("balance", "over_count", 2)
     assert verdicts[1].detail == {"value": "a", "cap": 1}
 
 
-def test_a_share_is_one_of_the_kept_rows():
+def test_a_share_refers_to_the_kept_rows():
     data = rows("a" * 90 + "b" * 6 + "c" * 4)
     kept = Balance("domain", 0.5).select(data)
     values = [data[row]["domain"] for row in kept]
@@ -58,7 +58,7 @@ def test_a_function_may_give_the_value():
         ({"max_count": 0}, "at least 1"),
     ],
 )
-def test_wrong_options_are_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         Balance("domain", **options)
 
@@ -80,7 +80,7 @@ def test_a_dataset_is_balanced():
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=60), st.sampled_from([0.2, 0.25, 0.3, 0.5, 0.75]))
-def test_a_share_is_held_and_no_wider_cap_would_hold_it(values, share):
+def test_the_cap_is_the_widest_that_satisfies_the_share(values, share):
     data = rows(values)
     try:
         kept = Balance("domain", share).select(data)

@@ -32,17 +32,17 @@ def test_the_score_is_the_f1_and_the_nearest_demonstration_is_named():
     assert verdict.score == rouge_l(SENTENCE, nearer)
 
 
-def test_the_threshold_itself_is_kept():
+def test_an_f1_equal_to_the_threshold_is_kept():
     given = SENTENCE.replace("quick", "slow")
     score = rouge_l(SENTENCE, given)
     assert Copied(score).decide(SENTENCE, given).kept
     assert not Copied(score - 1e-9).decide(SENTENCE, given).kept
 
 
-def test_the_same_words_in_another_order_are_no_copy():
+def test_the_same_words_in_another_order_are_kept():
     assert Copied().decide(" ".join(reversed(SENTENCE.split())), SENTENCE).kept
 
 
-def test_a_megabyte():
+def test_a_megabyte_is_decided_in_linear_time():
     assert Copied().decide("a" * 10**6 + "!", "b" * 10**6).kept
     assert not Copied().decide("a " * 500_000, "a " * 500_000 + "!").kept

@@ -14,14 +14,14 @@ SHORT = "Name three rivers that cross Paris today"
 TINY = "Tell me a joke"
 ITEMS = (LONG, OTHER, SHORT, TINY)
 IDS = ("long", "other", "short", "tiny")
-JUDGE = Decontaminator(ITEMS, IDS)
+DEFAULT = Decontaminator(ITEMS, IDS)
 
 
-def brief(text, judge=JUDGE):
-    verdict = judge.verdict(text)
+def brief(text, member=DEFAULT):
+    verdict = member.verdict(text)
     assert verdict.filter == "contamination"
     if verdict.kept:
-        assert verdict == judge.keep()
+        assert verdict == member.keep()
         return None
     assert verdict.detail["item"] == verdict.nearest
     return verdict.reason, verdict.nearest, [text[start:end] for start, end in verdict.detail["spans"]]
@@ -32,12 +32,12 @@ def words(text, start, end):
 
 
 @pytest.mark.parametrize(("name", "item"), list(zip(IDS, ITEMS, strict=True)))
-def test_an_item_is_found_whatever_its_case_and_punctuation(name, item):
+def test_case_and_punctuation_of_an_item_do_not_matter(name, item):
     assert brief(item) == ("exact", name, [item])
     assert brief(f"  {item.upper()}!?") == ("exact", name, [item.upper()])
 
 
-def test_thirteen_tokens_in_common_are_too_many_and_twelve_are_not():
+def test_thirteen_shared_tokens_reject_and_twelve_do_not():
     only = Decontaminator(ITEMS, IDS, coverage=None)
     run = words(LONG, 3, 16)
     assert brief(f"It is told: {run}. Go on.", only) == ("ngram", "long", [run])
@@ -50,7 +50,7 @@ def test_thirteen_tokens_in_common_are_too_many_and_twelve_are_not():
     assert only.verdict(twice).score == pytest.approx(18 / 21)
 
 
-def test_more_than_half_of_an_item_in_runs_of_eight():
+def test_runs_of_eight_that_cover_more_than_half_of_an_item_reject():
     only = Decontaminator(ITEMS, IDS, ngram=None)
     ten = f"{words(LONG, 0, 10)} or so"
     assert brief(ten, only) is None  # 10 of 21 tokens
@@ -76,25 +76,25 @@ def test_short_items_are_found_within_a_text_and_nearly_whole():
     assert brief(text) == ("contained", "short", [SHORT])
     near = "Name three rivers that cross Rome today"
     assert brief(near) == ("rouge", "short", [near])
-    assert JUDGE.verdict(near).score == pytest.approx(6 / 7)
+    assert DEFAULT.verdict(near).score == pytest.approx(6 / 7)
     assert brief("Name two lakes that cross Rome today") is None
     assert brief(near, Decontaminator(ITEMS, rouge=None)) is None
     assert brief(text, Decontaminator(ITEMS, short=None)) is None
 
 
-def test_short_ends_where_runs_begin():
+def test_a_short_item_has_fewer_tokens_than_a_run():
     twelve, thirteen = words(LONG, 0, 12), words(LONG, 0, 13)
-    judge = Decontaminator((twelve, thirteen), ngram=None, coverage=None)
-    assert brief(f"Well, {twelve} x y z u v w", judge) == ("contained", "0", [twelve])
+    member = Decontaminator((twelve, thirteen), ngram=None, coverage=None)
+    assert brief(f"Well, {twelve} x y z u v w", member) == ("contained", "0", [twelve])
     assert Decontaminator((thirteen,), ngram=None, coverage=None)([f"Well, {thirteen} x y z u v w"]) == [True]
 
 
 def test_the_hash_of_a_run_decides_nothing(monkeypatch):
     monkeypatch.setattr(ngrams, "_BASE", 1)  # every permutation of a run now has its hash
     monkeypatch.setattr(ngrams, "_INVERSE", 1)
-    judge = Decontaminator(ITEMS, IDS, rouge=None)
+    member = Decontaminator(ITEMS, IDS, rouge=None)
     shuffled = " ".join(reversed(LONG.split()))
-    assert judge([shuffled, " ".join(reversed(SHORT.split())), "x " + LONG]) == [True, True, False]
+    assert member([shuffled, " ".join(reversed(SHORT.split())), "x " + LONG]) == [True, True, False]
 
 
 def test_a_very_short_item_counts_only_when_exact():
@@ -102,34 +102,34 @@ def test_a_very_short_item_counts_only_when_exact():
     assert brief(f"Please {TINY} about cats", Decontaminator(ITEMS, IDS, short=4)) == ("contained", "tiny", [TINY])
 
 
-def test_many_texts_at_once_are_judged_as_each_alone():
+def test_many_texts_at_once_get_the_same_verdicts_as_one_by_one():
     texts = [text for item in ITEMS for text in (item, f"x {item}", words(item, 0, 9), words(item, 2, 19), "", "fine")]
     texts += ["Name three rivers that cross Rome today", " ".join(texts)] * 40
     texts *= 10
-    verdicts = JUDGE.decide(texts)
-    assert verdicts == [JUDGE.verdict(text) for text in texts]
+    verdicts = DEFAULT.decide(texts)
+    assert verdicts == [DEFAULT.verdict(text) for text in texts]
     assert {verdict.reason for verdict in verdicts} == {"", "exact", "ngram", "contained", "rouge"}
-    # A run that ends in one text and begins in another is none.
-    assert JUDGE([words(LONG, 0, 7), words(LONG, 7, 14), words(LONG, 14, 21)]) == [True] * 3
+    # A run must not continue from one text into the next.
+    assert DEFAULT([words(LONG, 0, 7), words(LONG, 7, 14), words(LONG, 14, 21)]) == [True] * 3
 
 
 def test_unrelated_texts_are_kept():
-    assert JUDGE(["Describe the sea", "", "...", "写一首关于春天的诗", "a " * 100]) == [True] * 5
+    assert DEFAULT(["Describe the sea", "", "...", "写一首关于春天的诗", "a " * 100]) == [True] * 5
     assert Decontaminator(())(["anything", ""]) == [True, True]
 
 
-def test_items_without_tokens_are_compared_as_they_stand():
-    judge = Decontaminator(("?!", ""))
-    assert brief(" ?! ", judge) == ("exact", "0", [" ?! "])
-    assert brief("!?", judge) is None
+def test_items_without_tokens_are_compared_literally():
+    member = Decontaminator(("?!", ""))
+    assert brief(" ?! ", member) == ("exact", "0", [" ?! "])
+    assert brief("!?", member) is None
 
 
-def test_spans_are_characters_of_the_text_as_it_was():
+def test_spans_are_characters_of_the_original_text():
     item = "\uff37rite \uff11\uff10 lines about the ﬁne Straße of Köln in the deep winter of last year"
-    judge = Decontaminator((item,), coverage=None)
+    member = Decontaminator((item,), coverage=None)
     text = "» write 10 LINES — about: the fine strasse of Ko\u0308ln (in the deep) winter «, 请"
-    assert not judge.verdict(text).kept
-    (span,) = judge.verdict(text).detail["spans"]
+    assert not member.verdict(text).kept
+    (span,) = member.verdict(text).detail["spans"]
     assert text[slice(*span)] == "write 10 LINES — about: the fine strasse of Ko\u0308ln (in the deep) winter"
     chinese = "请写一首关于春天和秋天的长诗吧"
     assert brief(f"你好\uff01{chinese}\uff0c谢谢。", Decontaminator((chinese,))) == ("ngram", "0", [chinese])
@@ -147,14 +147,14 @@ def test_spans_are_characters_of_the_text_as_it_was():
         "e" + "\u0301" * 100 + "f g",
     ],
 )
-def test_every_token_has_its_place(text):
+def test_every_token_has_a_span(text):
     spans = token_spans(text)
     assert len(spans) == len(tokenize(text))
     for token, (start, end) in zip(tokenize(text), spans, strict=True):
         assert token in " ".join(tokenize(text[start:end]))
 
 
-def test_wrong_numbers_are_refused():
+def test_invalid_numbers_are_refused():
     with pytest.raises(UsageError, match="4 items but 1 ids"):
         Decontaminator(ITEMS, ("a",))
     with pytest.raises(UsageError, match="at least 1"):
@@ -163,11 +163,11 @@ def test_wrong_numbers_are_refused():
         Decontaminator(ITEMS, coverage=1.5)
 
 
-def test_it_travels_to_workers_without_its_index():
+def test_it_is_pickled_without_its_index():
     texts = [*ITEMS, f"x {LONG}", "fine", f"Well, {SHORT}"]
-    copy = pickle.loads(pickle.dumps(JUDGE))
-    assert copy == JUDGE
-    assert copy.decide(texts) == JUDGE.decide(texts)
+    copy = pickle.loads(pickle.dumps(DEFAULT))
+    assert copy == DEFAULT
+    assert copy.decide(texts) == DEFAULT.decide(texts)
     small, large = Decontaminator(ITEMS), Decontaminator(ITEMS * 100)
     assert len(pickle.dumps(large)) < len(pickle.dumps(small)) + 2000
 
@@ -177,5 +177,5 @@ def test_it_filters_a_dataset_in_two_processes():
 
     disable_progress_bars()
     dataset = Dataset.from_dict({"text": ["fine", LONG, f"so, {SHORT}", "also fine"] * 3})
-    kept = dataset.filter(JUDGE, batched=True, input_columns="text", num_proc=2, load_from_cache_file=False)
+    kept = dataset.filter(DEFAULT, batched=True, input_columns="text", num_proc=2, load_from_cache_file=False)
     assert kept["text"][:] == ["fine", "also fine"] * 3

@@ -11,13 +11,13 @@ def reasons(pairs, truncated=False):
     return [verdict.reason for verdict in verdicts]
 
 
-def test_sound_instances_stay():
+def test_valid_instances_are_kept():
     assert reasons([("a", "1"), ("b", "2")]) == ["", ""]
     assert reasons([]) == []
     assert reasons([], truncated=True) == []
 
 
-def test_the_last_of_a_truncated_completion_goes():
+def test_the_last_instance_of_a_truncated_completion_is_rejected():
     assert reasons([("a", "1"), ("b", "2")], truncated=True) == ["", "truncated"]
     assert reasons([("", "1")], truncated=True) == ["truncated"]
 
@@ -35,15 +35,15 @@ def test_the_last_of_a_truncated_completion_goes():
         (("a: b", "c: d"), ""),
     ],
 )
-def test_instances_wrong_by_themselves(pair, reason):
+def test_invalid_instances_are_rejected(pair, reason):
     assert reasons([pair, ("other", "fine")]) == [reason, ""]
 
 
-def test_one_input_with_two_outputs_drops_the_whole_task():
+def test_one_input_with_two_outputs_rejects_all_instances():
     assert reasons([("a", "1"), ("b", "2"), ("a ", "3"), ("a", "1")]) == ["conflict"] * 4
 
 
-def test_an_invalid_instance_makes_no_conflict():
+def test_an_invalid_instance_causes_no_conflict():
     assert reasons([("a", "1"), ("a", "and:")]) == ["", "colon"]
     assert reasons([("a", "1"), ("a", "3")], truncated=True) == ["", "truncated"]
 
@@ -52,7 +52,7 @@ def test_without_an_input_outputs_may_differ():
     assert reasons([("", "1"), ("", "2"), ("", "1")]) == ["", "", "duplicate"]
 
 
-def test_of_equal_instances_the_first_stays():
+def test_the_first_of_equal_instances_is_kept():
     verdicts = check_instances([Instance("a", "1"), Instance("b", "1"), Instance(" a", "1 ")], truncated=False)
     assert [verdict.reason for verdict in verdicts] == ["", "", "duplicate"]
     assert verdicts[2].detail == {"instance": 0}

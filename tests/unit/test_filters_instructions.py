@@ -23,7 +23,7 @@ from selfinstruct.filters import (
         ("写一首关于春天的诗", ""),
     ],
 )
-def test_more_than_three_words_and_at_most_150(text, reason):
+def test_instructions_of_4_to_150_words_are_kept(text, reason):
     (verdict,) = WordCount().decide([text])
     assert (verdict.filter, verdict.kept, verdict.reason) == ("words", not reason, reason)
 
@@ -96,9 +96,9 @@ def test_program_prefix(text, kept):
     assert (verdict.kept, verdict.reason) == (kept, "" if kept else "program")
 
 
-@pytest.mark.parametrize("judge", [WordCount(), Keywords(), LeadingPunctuation(), ProgramPrefix()])
-def test_linear_time_on_a_megabyte_and_safe_to_send_to_workers(judge):
+@pytest.mark.parametrize("member", [WordCount(), Keywords(), LeadingPunctuation(), ProgramPrefix()])
+def test_a_megabyte_takes_linear_time_and_filters_can_be_pickled(member):
     mega = ["a" * 10**6 + "!", "go " * 330_000, "go" + " " * 10**6, " " * 10**6, "write a " * 125_000, "é" * 10**6]
-    assert judge(mega) == pickle.loads(pickle.dumps(judge))(mega)
-    assert hash(judge) == hash(type(judge)())
-    assert judge.decide([]) == []
+    assert member(mega) == pickle.loads(pickle.dumps(member))(mega)
+    assert hash(member) == hash(type(member)())
+    assert member.decide([]) == []

@@ -14,9 +14,9 @@ RUSSIAN = "Опишите, как горная река меняется на п
 
 
 @pytest.mark.parametrize(("text", "code"), [(ENGLISH, "en"), (GERMAN, "de"), (CHINESE, "zh"), (RUSSIAN, "ru")])
-def test_a_sentence_is_told(text, code):
-    judge = Language(("en",), among=FEW)
-    verdict = judge.verdict(text)
+def test_the_language_of_a_sentence_is_detected(text, code):
+    member = Language(("en",), among=FEW)
+    verdict = member.verdict(text)
     assert verdict.kept == (code == "en")
     assert verdict.score > 0.9
     if code != "en":
@@ -26,21 +26,21 @@ def test_a_sentence_is_told(text, code):
 
 
 @pytest.mark.parametrize("text", ["", "42", "Hola", "???", "print(x)", "3 + 4 = 7", "你好"])
-def test_a_text_that_tells_too_little_is_undecided(text):
+def test_a_text_with_few_letters_is_undecided(text):
     verdict = Language(among=FEW).verdict(text)
     assert (verdict.kept, verdict.detail, verdict.score) == (True, {"undecided": True}, 0.0)
     dropped = Language(among=FEW, undecided="drop").verdict(text)
     assert (dropped.kept, dropped.reason) == (False, "undecided")
 
 
-def test_little_confidence_is_undecided_too():
-    judge = Language(among=FEW, min_confidence=1.0)
+def test_a_low_confidence_is_undecided():
+    member = Language(among=FEW, min_confidence=1.0)
     unsure = "Radio, hotel, taxi, piano, opera"
-    assert judge.verdict(unsure).detail == {"undecided": True}
-    assert 0 < judge.verdict(unsure).score < 1
+    assert member.verdict(unsure).detail == {"undecided": True}
+    assert 0 < member.verdict(unsure).score < 1
 
 
-def test_a_missing_package_is_answered_by_what_to_install(monkeypatch):
+def test_a_missing_package_is_named_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "lingua", None)
     with pytest.raises(MissingExtraError, match=r"lingua is not installed.*selfinstruct\[language\]"):
         Language(among=("en", "it")).verdict(ENGLISH)
@@ -56,7 +56,7 @@ def test_a_missing_package_is_answered_by_what_to_install(monkeypatch):
         ({"among": ("en",)}, "at least two"),
     ],
 )
-def test_wrong_options_are_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         Language(**options)
 
@@ -66,7 +66,7 @@ def test_an_unknown_language_is_refused():
         Language(("xx",)).verdict(ENGLISH)
 
 
-def test_it_travels_to_workers_and_reads_a_bounded_part():
-    judge = Language(among=FEW)
-    assert pickle.loads(pickle.dumps(judge))([ENGLISH, GERMAN]) == [True, False]
-    assert judge([ENGLISH * 40 + GERMAN * 15_000, GERMAN * 40 + ENGLISH * 15_000]) == [True, False]
+def test_it_can_be_pickled_and_reads_a_bounded_part():
+    member = Language(among=FEW)
+    assert pickle.loads(pickle.dumps(member))([ENGLISH, GERMAN]) == [True, False]
+    assert member([ENGLISH * 40 + GERMAN * 15_000, GERMAN * 40 + ENGLISH * 15_000]) == [True, False]

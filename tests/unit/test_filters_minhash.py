@@ -103,7 +103,7 @@ def test_jaccard_is_exact():
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("num_perm", "seed"), [(128, 1), (16, 1), (64, 7)])
-def test_signatures_are_those_of_datasketch(num_perm, seed, compiled):
+def test_signatures_equal_datasketch(num_perm, seed, compiled):
     if compiled:
         pytest.importorskip("numba")
     rng = np.random.RandomState(3)
@@ -129,7 +129,7 @@ def test_the_bridge_to_datasketch_and_back():
         from_datasketch(MinHash(scheme="legacy"))
 
 
-def test_near_duplicates_are_dropped_with_their_exact_similarity():
+def test_near_duplicates_are_rejected_with_their_exact_similarity():
     index = NearDuplicateIndex()
     assert index.offer(STORY).kept
     other = STORY.replace("blue", "red")
@@ -140,7 +140,7 @@ def test_near_duplicates_are_dropped_with_their_exact_similarity():
     assert index.ids == ("0", "2")
 
 
-def test_greedy_compares_with_kept_rows_only():
+def test_only_kept_texts_are_compared():
     words = [f"word{n}" for n in range(60)]
     chain = [" ".join(words)]
     for word in words[11::6]:
@@ -152,7 +152,7 @@ def test_greedy_compares_with_kept_rows_only():
     assert sum(verdict.kept for verdict in verdicts) > 1  # though each is near the one before
 
 
-def test_siblings_of_one_group_are_not_compared():
+def test_texts_of_one_group_are_not_compared():
     index = NearDuplicateIndex()
     assert index.offer(STORY, "1.0", group="1").kept
     assert index.offer(STORY + "!", "1.1", group="1").kept
@@ -193,7 +193,7 @@ def test_most_pairs_above_the_threshold_are_found():
 
 
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
-def test_shingles_of_words_or_of_any_number_of_characters(engine):
+def test_shingles_may_be_words_or_any_number_of_characters(engine):
     if engine == "numba":
         pytest.importorskip("numba")
     index = NearDuplicateIndex(0.5, 128, 64, shingles="word2", engine=engine).fit(["one two three four", "写 诗", ""])
@@ -207,7 +207,7 @@ def test_shingles_of_words_or_of_any_number_of_characters(engine):
 
 
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
-def test_thousands_of_texts_alike_are_compared_in_small_portions(engine, monkeypatch):
+def test_thousands_of_similar_texts_are_compared_in_small_blocks(engine, monkeypatch):
     if engine == "numba":
         pytest.importorskip("numba")
     written = []
@@ -225,14 +225,14 @@ def test_thousands_of_texts_alike_are_compared_in_small_portions(engine, monkeyp
     assert [one.offer(text) for text in texts] == verdicts
 
 
-def test_arguments_are_checked():
+def test_invalid_arguments_are_refused():
     with pytest.raises(UsageError, match="unknown shingles 'char'; use char5, word3"):
         NearDuplicateIndex(shingles="char")
     with pytest.raises(UsageError, match="threshold 80"):
         NearDuplicateIndex(80)
     with pytest.raises(UsageError, match="200 bands"):
         NearDuplicateIndex(bands=200)
-    with pytest.raises(UsageError, match="'x' is given twice"):
+    with pytest.raises(UsageError, match="'x' occurs twice"):
         NearDuplicateIndex().fit(["a", "b"], ["x", "x"])
     with pytest.raises(UsageError, match="'x' is in the index already"):
         NearDuplicateIndex().fit(["a"], ["x"]).add("b", "x")
@@ -241,7 +241,7 @@ def test_arguments_are_checked():
 
 
 @pytest.mark.parametrize("copier", [pickle.dumps, copy.copy])
-def test_pickling_is_refused_with_what_to_do(copier):
+def test_pickling_is_refused_with_advice(copier):
     with pytest.raises(TypeError, match="dedup"):
         copier(NearDuplicateIndex())
 

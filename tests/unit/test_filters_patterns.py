@@ -56,18 +56,18 @@ def test_a_refusal_is_found_at_the_beginning_of_a_sentence(text):
 
 
 @pytest.mark.parametrize("text", SELF)
-def test_talk_of_itself(text):
+def test_a_self_reference_is_rejected(text):
     assert Refusals().verdict(text).reason == "self_reference"
 
 
 @pytest.mark.parametrize("text", FINE)
-def test_what_only_resembles_one_is_kept(text):
+def test_similar_phrases_within_content_are_kept(text):
     assert Refusals().verdict(text).kept
 
 
-def test_lists_are_the_users_own():
-    judge = Refusals(refusals=("no way",), self_references=())
-    assert judge(["No way. Never.", "There is no way.", "As an AI, I"]) == [False, True, True]
+def test_the_phrases_are_configurable():
+    member = Refusals(refusals=("no way",), self_references=())
+    assert member(["No way. Never.", "There is no way.", "As an AI, I"]) == [False, True, True]
     assert Refusals(refusals=(), self_references=())(REFUSED) == [True] * len(REFUSED)
     assert Refusals(head=10).verdict("Tea is fine. I must decline.").kept
 
@@ -91,17 +91,17 @@ def test_lists_are_the_users_own():
         ("", ""),
     ],
 )
-def test_courtesies_around_an_answer(text, reason):
+def test_courtesies_around_an_answer_are_rejected(text, reason):
     verdict = Boilerplate().verdict(text)
     assert (verdict.filter, verdict.kept, verdict.reason) == ("boilerplate", not reason, reason)
 
 
-def test_nothing_is_looked_for_in_empty_lists():
+def test_empty_lists_reject_nothing():
     assert Boilerplate(openings=(), endings=())(["Sure! I hope this helps."]) == [True]
     assert Boilerplate(openings=(), tail=0)(["I hope this helps."]) == [True]
 
 
-@pytest.mark.parametrize("judge", [Refusals(), Boilerplate()])
-def test_they_travel_to_workers(judge):
-    assert pickle.loads(pickle.dumps(judge)) == judge
-    assert hash(judge) == hash(type(judge)())
+@pytest.mark.parametrize("member", [Refusals(), Boilerplate()])
+def test_both_filters_can_be_pickled(member):
+    assert pickle.loads(pickle.dumps(member)) == member
+    assert hash(member) == hash(type(member)())

@@ -10,7 +10,7 @@ from selfinstruct.filters.perplexity import Ifd, Perplexity, ifd, perplexity
 
 
 def unigrams(pairs):
-    """A language model of three words; a word that stood in the context is twice as likely."""
+    """A language model of three words; a word is twice as likely if it occurs in the context."""
     odds = {"the": 0.5, "cat": 0.25, "xylem": 0.001}
     return [
         [math.log(odds[word] * (2 if word in context.split() else 1)) for word in text.split()]

@@ -1,4 +1,4 @@
-"""Removing, merging, saving and loading both kinds of index."""
+"""Removing, merging, saving and loading of both kinds of index."""
 
 import json
 
@@ -30,14 +30,14 @@ def filled(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_loaded_index_judges_as_the_saved_one(kind, tmp_path):
+def test_a_loaded_index_decides_as_the_saved_one(kind, tmp_path):
     index = filled(kind)
     index.save(tmp_path / "index.npz")
     loaded = kind.load(tmp_path / "index.npz")
     assert loaded.ids == index.ids
     assert loaded.threshold == index.threshold
     assert [loaded.query(text) for text in PROBES] == [index.query(text) for text in PROBES]
-    assert loaded.offer_many(PROBES) == index.offer_many(PROBES)  # running numbers go on from the same
+    assert loaded.offer_many(PROBES) == index.offer_many(PROBES)  # running numbers continue from the same one
     assert loaded.ids == index.ids
     assert list(tmp_path.iterdir()) == [tmp_path / "index.npz"]
 
@@ -49,7 +49,7 @@ def test_an_empty_index_can_be_saved(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_index_is_refused(kind, tmp_path):
+def test_other_files_are_refused(kind, tmp_path):
     path = tmp_path / "index.npz"
     with pytest.raises(UsageError, match="No such file"):
         kind.load(path)
@@ -104,7 +104,7 @@ def test_a_failed_save_leaves_the_old_file(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_removed_texts_are_forgotten(kind):
+def test_removed_texts_no_longer_count(kind):
     index = filled(kind)
     index.remove(["0", "4"])
     assert index.ids == ("1", "2", "3", "5", "6", "7")
@@ -123,7 +123,7 @@ def test_removed_texts_are_forgotten(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_merging_offers_the_texts_of_the_other(kind):
+def test_merging_offers_the_texts_of_the_other_index(kind):
     one = kind(0.75).fit(TEXTS[:4], list("abcd"))
     other = kind(0.75).fit([*TEXTS[2:], "entirely new words here"], ["C", "D", "E", "F", "G", "H", "I"])
     verdicts = one.merge(other)
@@ -139,7 +139,7 @@ def test_merging_offers_the_texts_of_the_other(kind):
         one.merge(kind(0.5))
 
 
-def test_what_decides_is_saved_and_compared(tmp_path):
+def test_settings_are_saved_and_must_agree_to_merge(tmp_path):
     path = tmp_path / "index.npz"
     NoveltyIndex(longest=3).fit(["a b c d e"]).save(path)
     loaded = NoveltyIndex.load(path)

@@ -106,7 +106,7 @@ def test_every_kind_has_hits_and_near_misses():
 
 @pytest.mark.parametrize(("kind", "value"), HITS)
 @pytest.mark.parametrize("around", ["{}", "call {}, then", "x = '{}'\n", "({})", "见{}。", "Hier: {}."])
-def test_a_hit_is_found_whole(kind, value, around):
+def test_a_match_is_found_completely(kind, value, around):
     if around.startswith("见"):
         around = "见 {} 。"  # a letter just before it makes it part of a longer word
     text = around.format(value)
@@ -115,19 +115,19 @@ def test_a_hit_is_found_whole(kind, value, around):
 
 
 @pytest.mark.parametrize(("kind", "value"), [(kind, text) for kind, texts in MISSES.items() for text in texts])
-def test_a_near_miss_is_left(kind, value):
+def test_a_near_miss_is_ignored(kind, value):
     assert Pii(kinds=(kind,)).find(f"see {value} there") == []
     assert Pii(kinds=(kind,)).find(value) == []
 
 
-def test_an_address_is_told_from_a_section_by_what_stands_before():
-    judge = Pii()
-    assert judge.verdict("The DNS server 8.8.8.8 answers").reason == "ipv4"
-    assert judge.verdict("ping 1.1.1.1").reason == "ipv4"
-    assert judge.verdict("See 3.1.4.2 and 1.1.1.1").kept
+def test_the_words_before_a_number_distinguish_an_address_from_a_section():
+    member = Pii()
+    assert member.verdict("The DNS server 8.8.8.8 answers").reason == "ipv4"
+    assert member.verdict("ping 1.1.1.1").reason == "ipv4"
+    assert member.verdict("See 3.1.4.2 and 1.1.1.1").kept
 
 
-def test_a_flagged_text_is_dropped_without_telling_the_value():
+def test_the_verdict_on_a_flagged_text_does_not_contain_the_value():
     text = f"Write to ann.lee@mail-server.org or bo@mail-server.org, key {KEY}"
     verdict = Pii().verdict(text)
     assert (verdict.filter, verdict.kept, verdict.reason) == ("pii", False, "email")
@@ -141,25 +141,25 @@ def test_a_flagged_text_is_dropped_without_telling_the_value():
     assert Pii().verdict("Nothing here.") == Pii(action="redact").verdict("Nothing here.")
 
 
-def test_redacting_keeps_every_row_and_gives_the_text_to_keep():
-    judge = Pii(action="redact")
+def test_redacting_keeps_every_text_and_replaces_the_matches():
+    member = Pii(action="redact")
     text = f"Write to ann.lee@mail-server.org, key {KEY}."
-    assert judge([text, ""]) == [True, True]
-    assert judge.verdict(text).detail["kinds"] == {"email": 1, "openai_key": 1}
-    redacted, spans = judge.redact(text)
+    assert member([text, ""]) == [True, True]
+    assert member.verdict(text).detail["kinds"] == {"email": 1, "openai_key": 1}
+    redacted, spans = member.redact(text)
     assert redacted == "Write to [EMAIL], key [OPENAI_KEY]."
     assert [text[span.start : span.end] for span in spans] == ["ann.lee@mail-server.org", KEY]
-    assert judge.redact(redacted) == (redacted, [])
+    assert member.redact(redacted) == (redacted, [])
 
 
-def test_overlapping_finds_are_one_and_nothing_of_either_is_left():
+def test_overlapping_matches_become_one_and_are_redacted_completely():
     value = f"{KEY}@mail-server.org"
     redacted, spans = Pii().redact(f"a {value} b")
     assert redacted == "a [OPENAI_KEY] b"
     assert spans == [Span(2, 2 + len(value), "openai_key")]
 
 
-def test_what_lies_within_another_find_ends_where_the_longer_ends():
+def test_a_match_within_another_is_redacted_with_it():
     inner = SECRETS["aws_key"][0]
     block = f"-----BEGIN PRIVATE KEY-----\n{inner}\n{LETTERS}\n-----END PRIVATE KEY-----"
     redacted, spans = Pii().redact(f"a {block} b")
@@ -167,20 +167,20 @@ def test_what_lies_within_another_find_ends_where_the_longer_ends():
     assert spans == [Span(2, 2 + len(block), "aws_key")]
 
 
-def test_only_the_kinds_asked_for():
+def test_only_the_chosen_kinds_are_found():
     text = f"ann.lee@mail-server.org {KEY}"
     assert [span.kind for span in Pii(kinds=("email",)).find(text)] == ["email"]
     assert Pii(kinds=()).verdict(text).kept
 
 
-def test_unknown_words_are_refused():
+def test_unknown_actions_and_kinds_are_refused():
     with pytest.raises(UsageError, match="unknown kind 'name'"):
         Pii(kinds=("name",))
     with pytest.raises(UsageError, match="unknown action 'drop'"):
         Pii(action="drop")
 
 
-def test_it_travels_to_workers():
-    judge = Pii()
-    assert pickle.loads(pickle.dumps(judge)) == judge
-    assert hash(judge) == hash(Pii())
+def test_it_can_be_pickled():
+    member = Pii()
+    assert pickle.loads(pickle.dumps(member)) == member
+    assert hash(member) == hash(Pii())

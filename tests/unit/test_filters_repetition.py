@@ -30,7 +30,7 @@ def test_ordinary_text_is_kept():
     assert reason("\n\n".join(lines)) == ""
 
 
-def test_short_texts_are_not_judged():
+def test_short_texts_are_always_kept():
     loop = "I am here. " * 16
     assert reason(loop) == ""
     assert reason(loop, min_words=1) == "top_2_gram"
@@ -57,7 +57,7 @@ def test_characters_of_duplicate_lines_and_paragraphs():
 
 @pytest.mark.parametrize(("n", "limit"), [(2, 0.20), (3, 0.18), (4, 0.16)])
 def test_the_most_frequent_n_gram_by_its_characters(n, limit):
-    """The gram stands 4 times among other words of the same length, just at and just above its share."""
+    """The n-gram occurs 4 times among other words of the same length, just at and just above its share."""
     gram = prose(n, 7)
     off = {
         **ONLY,
@@ -88,18 +88,18 @@ def test_duplicate_n_grams_by_the_characters_that_they_cover(n, limit):
             assert verdict.score == pytest.approx(2 * len(run) / (2 * len(run) + others))
 
 
-def test_one_occurrence_is_no_repetition_and_no_share_exceeds_one():
+def test_one_occurrence_does_not_count_and_no_share_exceeds_one():
     assert reason("alpha beta", min_words=1) == ""
     verdict = Repetition(min_words=1).verdict("a " * 100)
     assert (verdict.reason, verdict.score) == ("top_2_gram", 1.0)
 
 
-def test_scripts_without_spaces_are_judged_by_character():
+def test_each_character_is_a_word_in_scripts_without_spaces():
     assert reason("我很高兴" * 30) == "top_2_gram"
     assert reason("".join(chr(0x4E00 + at) for at in range(200))) == ""
 
 
-def test_case_and_punctuation_are_no_way_out():
+def test_case_and_punctuation_do_not_hide_repetition():
     assert reason("Go home! go, HOME. " * 20) == "top_2_gram"
 
 
@@ -108,8 +108,8 @@ def test_thresholds_are_fractions():
         Repetition(lines=1.5)
 
 
-def test_it_travels_to_workers():
-    judge = Repetition()
-    assert pickle.loads(pickle.dumps(judge)) == judge
-    assert hash(judge) == hash(Repetition())
-    assert judge(["a b c " * 100, "fine"]) == [False, True]
+def test_it_can_be_pickled():
+    member = Repetition()
+    assert pickle.loads(pickle.dumps(member)) == member
+    assert hash(member) == hash(Repetition())
+    assert member(["a b c " * 100, "fine"]) == [False, True]

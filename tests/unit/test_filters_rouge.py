@@ -14,14 +14,14 @@ from selfinstruct.filters.rouge.lcs import least_lcs_array, least_match
 CHINESE = ["写一首关于春天的诗", "解释牛顿第二定律", "列出三种健康早餐", "把下面的句子翻译成英文"]
 
 
-def test_f1_is_rouge_scores_expression_with_its_rounding():
+def test_f1_rounds_as_rouge_score_does():
     assert f1(7, 7, 13) == 0.7000000000000001
     assert f1(0, 0, 5) == 0.0
     assert f1(4, 4, 4) == 1.0
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0])
-def test_integer_bounds_are_those_of_the_float_decision(threshold):
+def test_integer_bounds_agree_with_the_float_decision(threshold):
     sizes = np.arange(60)
     table = least_lcs_array(threshold, sizes[:, None], sizes[None, :]).tolist()
     for m, n in product(range(1, 60), repeat=2):
@@ -39,7 +39,7 @@ def test_lcs_length():
     assert lcs_length(["ab"], ["a", "b"]) == 0
 
 
-def test_kept_until_something_resembles_it():
+def test_a_text_is_kept_unless_it_resembles_a_kept_one():
     index = NoveltyIndex()
     assert index.offer("Write a poem about the sea in winter").kept
     verdict = index.offer("Write a poem about the sea in summer")
@@ -56,7 +56,7 @@ def test_a_tie_at_the_threshold_is_decided_as_rouge_score_rounds_it():
     assert NoveltyIndex(0.7000000000000001, "rouge").fit([thirteen]).query(seven).kept
 
 
-def test_query_changes_nothing():
+def test_a_query_leaves_the_pool_unchanged():
     index = NoveltyIndex().fit(["one two three"], ["a"])
     before = index.query("four five six")
     assert before.kept
@@ -70,7 +70,7 @@ def test_the_earliest_of_equally_similar_texts_is_named():
     assert index.query("a b c d e", explain="full").nearest == "p"
 
 
-def test_dense_gives_the_ten_nearest_and_the_mean_as_the_original_logs():
+def test_a_full_comparison_reports_the_ten_nearest_and_the_mean():
     pool = [f"write a poem about topic number {n}" for n in range(12)] + ["list two birds"]
     verdict = NoveltyIndex(tokenizer="rouge").fit(pool).query("list some birds", explain="full")
     scorer = RougeScorer(["rougeL"])
@@ -96,12 +96,12 @@ def test_an_empty_pool_and_texts_without_tokens():
     assert index.offer("words at last").kept
 
 
-def test_the_parity_tokenizer_never_drops_a_text_without_tokens():
+def test_the_rouge_tokenizer_never_rejects_a_text_without_tokens():
     index = NoveltyIndex(tokenizer="rouge")
     assert [verdict.kept for verdict in index.offer_many(["写诗", "写诗", "写诗"])] == [True, True, True]
 
 
-def test_chinese_is_judged_by_auto_and_not_by_the_parity_tokenizer():
+def test_chinese_has_tokens_with_auto_but_not_with_rouge():
     parity = NoveltyIndex(tokenizer="rouge")
     assert all(verdict.kept for verdict in parity.offer_many([*CHINESE, *CHINESE]))
     wrong = NoveltyIndex(tokenizer="rouge").fit(["写3首诗"]).query("解释3条定律")
@@ -122,7 +122,7 @@ def test_chinese_is_judged_by_auto_and_not_by_the_parity_tokenizer():
         ("Напиши стихотворение о море зимой", "Напиши стихотворение о море летом", "Объясни второй закон"),
     ],
 )
-def test_every_script_is_judged(text, near, far):
+def test_every_script_is_compared(text, near, far):
     index = NoveltyIndex(0.6).fit([text])
     assert not index.query(near).kept
     assert index.query(far).kept
@@ -140,6 +140,6 @@ def test_ids_are_checked():
 
 
 @pytest.mark.parametrize("copier", [pickle.dumps, copy.copy])
-def test_pickling_is_refused_with_what_to_do(copier):
+def test_pickling_is_refused_with_advice(copier):
     with pytest.raises(TypeError, match="dedup"):
         copier(NoveltyIndex())

@@ -115,11 +115,11 @@ def test_repetition(language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_decontamination(language):
     winter, _, again, other = TEXTS[language]
-    judge = Decontaminator((winter,), ("item",))
-    assert judge.verdict(again).reason == "exact"
-    inside = judge.verdict(f"{other} {again} {other}")
+    member = Decontaminator((winter,), ("item",))
+    assert member.verdict(again).reason == "exact"
+    inside = member.verdict(f"{other} {again} {other}")
     assert not inside.kept
     assert inside.nearest == "item"
     start, end = inside.detail["spans"][0]
     assert tokenize(f"{other} {again} {other}"[start:end]) == tokenize(winter)
-    assert judge.verdict(other).kept
+    assert member.verdict(other).kept

@@ -8,11 +8,11 @@ from selfinstruct.filters.text import count_words
 
 
 @pytest.mark.parametrize("text", ["", "Don't STOP_me now, 3.14!", "Ärger im İstanbul", "K ſ", "a\u0301b", "写诗"])
-def test_rouge_tokens_are_rouge_scores(text):
+def test_rouge_tokens_equal_rouge_score(text):
     assert tokenize(text, "rouge") == reference.tokenize(text, None)
 
 
-def test_stemmed_tokens_are_rouge_scores():
+def test_stemmed_tokens_equal_rouge_score():
     from nltk.stem.porter import PorterStemmer
 
     text = "Running runners ran easily through generalizations of the cats"

@@ -15,7 +15,7 @@ from selfinstruct.records import Verdict
 
 PACKAGE = Path(selfinstruct.__file__).parent
 
-REASON_ARGUMENT = {"Verdict": 2, "Discard": 0, "discard": 1, "dropped": 0}
+REASON_ARGUMENT = {"Verdict": 2, "Discard": 0, "discard": 1, "reject": 0}
 """The position of the reason among the arguments of the functions that take one."""
 
 
