@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union
 
 from selfinstruct.common.codec import Json
 from selfinstruct.errors import LedgerError
@@ -26,6 +26,7 @@ __all__ = ["context_json", "from_json", "read_context", "stored_as"]
 _KEY = "key"
 _NAMES = {"Json": Json, "Mapping": Mapping, "Sequence": Sequence}  # ``Json`` refers to itself by name
 _Context = TypeVar("_Context")
+_Decoder: TypeAlias = Callable[[Any], Any]
 
 
 def stored_as(key: str) -> Any:
@@ -61,25 +62,24 @@ def from_json(kind: type[_Context], value: Mapping[str, Any]) -> _Context:
         KeyError, TypeError, ValueError: A field is missing or has another type.
     """
     fields = {}
-    for name, key, hint in _fields(kind):  # type: ignore[arg-type]  # a class is hashable
-        if key in value or not _is_optional(hint):
-            fields[name] = _decode(hint, value[key])
+    for name, key, is_optional, decode in _fields(kind):  # type: ignore[arg-type]  # a class is hashable
+        if key in value or not is_optional:
+            fields[name] = decode(value[key])
     return kind(**fields)
 
 
 @cache
-def _fields(kind: Any) -> tuple[tuple[str, str, Any], ...]:
-    """The name, the key and the type of each field."""
+def _fields(kind: Any) -> tuple[tuple[str, str, bool, _Decoder], ...]:
+    """Return name, key, optionality and decoder of each field."""
     hints = typing.get_type_hints(kind, localns=_NAMES)
-    return tuple((field.name, _key(field), hints[field.name]) for field in dataclasses.fields(kind))
+    return tuple(
+        (field.name, _key(field), type(None) in typing.get_args(hints[field.name]), _decoder(hints[field.name]))
+        for field in dataclasses.fields(kind)
+    )
 
 
 def _key(field: dataclasses.Field[Any]) -> str:
     return str(field.metadata.get(_KEY, field.name))
-
-
-def _is_optional(hint: Any) -> bool:
-    return type(None) in typing.get_args(hint)
 
 
 def _encode(value: Any) -> Json:
@@ -90,28 +90,42 @@ def _encode(value: Any) -> Json:
     return value  # type: ignore[no-any-return]  # strings, numbers, booleans and mappings are JSON
 
 
-def _decode(hint: Any, value: Any) -> Any:
-    """Return a JSON value as the type ``hint``."""
+def _decoder(hint: Any) -> _Decoder:
+    """Return the function that reads a JSON value as the type ``hint``."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return _decode(next(part for part in arguments if part is not type(None)), value)
+        return _decoder(next(part for part in arguments if part is not type(None)))
     if origin is tuple:
-        _check(isinstance(value, Sequence) and not isinstance(value, str), hint, value)
-        parts = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        return tuple(_decode(part, item) for part, item in zip(parts, value, strict=True))
+        return _tuple_decoder(hint, arguments, tuple)
     if isinstance(hint, type) and issubclass(hint, tuple):  # a named tuple
-        parts = tuple(typing.get_type_hints(hint).values())
-        return hint(*(_decode(part, item) for part, item in zip(parts, value, strict=True)))
+        return _tuple_decoder(hint, tuple(typing.get_type_hints(hint).values()), lambda items: hint(*items))
     if dataclasses.is_dataclass(hint):
-        _check(isinstance(value, Mapping), hint, value)
-        return from_json(hint, value)  # type: ignore[arg-type]
+        return partial(_decode_dataclass, hint)
     if origin is Literal:
-        _check(value in arguments, hint, value)
-    else:  # a mapping of JSON, or a plain type
-        _check(isinstance(value, origin) if origin else type(value) is hint, hint, value)
-    return value
+        return partial(_checked, hint, lambda value: value in arguments)
+    is_plain = origin is None  # a string, a number or a boolean; otherwise a mapping of JSON
+    return partial(_checked, hint, lambda value: type(value) is hint if is_plain else isinstance(value, origin))
 
 
-def _check(valid: bool, hint: Any, value: Any) -> None:
-    if not valid:
+def _tuple_decoder(hint: Any, arguments: tuple[Any, ...], make: Callable[[Iterator[Any]], Any]) -> _Decoder:
+    """Return a decoder for a tuple whose items have the types ``arguments``; (X, ...) stands for any number of X."""
+    decoders = [_decoder(part) for part in arguments if part is not Ellipsis]
+    any_length = arguments[-1] is Ellipsis
+
+    def decode(value: Any) -> Any:
+        _checked(hint, lambda items: isinstance(items, Sequence) and not isinstance(items, str), value)
+        parts = decoders * len(value) if any_length else decoders
+        return make(decode_item(item) for decode_item, item in zip(parts, value, strict=True))
+
+    return decode
+
+
+def _decode_dataclass(kind: Any, value: Any) -> Any:
+    return from_json(kind, _checked(kind, lambda fields: isinstance(fields, Mapping), value))
+
+
+def _checked(hint: Any, is_valid: Callable[[Any], bool], value: Any) -> Any:
+    """Return ``value`` if it has the right type."""
+    if not is_valid(value):
         raise TypeError(f"{value!r:.80} is not a {getattr(hint, '__name__', hint)}")
+    return value
