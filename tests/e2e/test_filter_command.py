@@ -340,12 +340,17 @@ class TestKinds:
     ],
 )
 def test_mistakes_are_explained(args: list[str], message: str, source: Path, tmp_path: Path) -> None:
-    names = {"source": source, "none": tmp_path / "none", "out": tmp_path / "out.jsonl", "array": tmp_path / "array.json",
-             "empty": tmp_path / "empty.txt"}  # fmt: skip
+    names = {
+        "source": source,
+        "none": tmp_path / "none",
+        "out": tmp_path / "out.jsonl",
+        "array": tmp_path / "array.json",
+        "empty": tmp_path / "empty.txt",
+    }
     names["array"].write_text(json.dumps(ROWS))
     names["empty"].write_text("\n")
-    message = run_cli("filter", *(arg.format(**names) for arg in args), code=2)
-    assert message.format(**names) in message
+    output = run_cli("filter", *(arg.format(**names) for arg in args), code=2)
+    assert message.format(**names) in output
     assert not names["out"].exists()
 
 
