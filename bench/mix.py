@@ -38,7 +38,7 @@ from selfinstruct.records import Candidate, Choice, Completion, PromptMessage, R
 from selfinstruct.seeds import load_seeds
 from selfinstruct.strategies import Alpaca
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, last_of_race
+from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, draw_largest_gamma
 
 JUDGED = 256  # requests of each method in its account, with 0 to 8 rows
 SEEDS = tuple(load_seeds(builtin_seeds()))
@@ -169,7 +169,7 @@ def run(scripts: Mapping[str, Script], seed: int, budget: int, lag: int, *, adap
     parts = [MixtureMember(label, 1.0, Scripted(script, model)) for label, script in scripts.items()]
     scheduler = Scheduler(MixtureStrategy(MixtureOptions(), parts, adapt=adapt), SEEDS, FILTERS, seed=seed, lag=lag)
     while not scheduler.exhausted:
-        scheduler.judge(model.complete(scheduler.open[scheduler.judged]))
+        scheduler.process(model.complete(scheduler.open[scheduler.decided]))
     by_method = Counter(str(row.candidate.columns["strategy"]) for row in scheduler.pool.rows)
     return RunYield(len(scheduler.pool.rows), model.tokens, by_method)
 
@@ -264,7 +264,7 @@ def cost_table(seconds: float) -> list[str]:
         view = account_pool(labels)
         shapes, exposures = [65] * count, [1000.0] * count
         proposals = rate(lambda number, m=mixed, v=view: m.propose(v, Rng("propose", 0, number)), seconds)
-        choices = rate(lambda number, s=shapes, e=exposures: last_of_race(s, e, Rng("race", number)), seconds)
+        choices = rate(lambda number, s=shapes, e=exposures: draw_largest_gamma(s, e, Rng("race", number)), seconds)
         lines.append(f"| {count} | {proposals:,.0f} | {choices:,.0f} |")
     print("\n".join(lines), flush=True)
     return lines

@@ -293,13 +293,13 @@ class Bench:
 
 def versions() -> str:
     names = ("torch", "transformers", "trl", "accelerate", "peft", "liger-kernel", "triton")
-    found = [f"Python {platform.python_version()}"]
+    packages = [f"Python {platform.python_version()}"]
     for name in names:
         try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
+            packages.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return ", ".join(found)
+    return ", ".join(packages)
 
 
 def _description(gpu: bool, arguments: argparse.Namespace) -> str:

@@ -108,7 +108,7 @@ JSON_KEYS = {
     },
     "doctor": {"checks": "one object per check: name, ok, detail, remedy"},
 }  # fmt: skip
-"""Keys of each command's ``--json``; ``respond`` and ``fork`` have those of ``generate``."""
+"""Keys of each command's ``--json``; ``respond`` and ``fork`` have the keys of ``generate``."""
 
 
 COMPLETION = (
@@ -269,8 +269,8 @@ def configuration() -> str:
         "`--set alpaca.demonstrations=4`, `--set filters.novelty.threshold=0.6`.\n"
         "A run records its settings in its `config.yaml`, with every default spelled out.\n",
         "With the embedded model, settings that are left out come from `selfinstruct/presets/embedded.yaml` first, and "
-        "those of quality from `embedded-quality.yaml`: the model is too small and too slow for the published numbers, "
-        "which are the defaults below.\n",
+        "the settings of `quality` from `embedded-quality.yaml`: the model is too small and too slow for the published "
+        "numbers, which are the defaults below.\n",
         _section("Settings of a run", Settings(), to_plain(Settings())),
         _section("Section `quality`", QUALITY, to_plain(QUALITY)),
     ]

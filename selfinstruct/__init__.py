@@ -1,7 +1,7 @@
 """Bootstrap instruction-tuning data with any language model, and explain every row of it.
 
 The names below are the public interface; ``docs/api.md`` describes each. They are imported when first used, so that
-``import selfinstruct`` is instant. ``selfinstruct.filters`` is a library of its own.
+``import selfinstruct`` is instant. ``selfinstruct.filters`` can be used alone.
 """
 
 from __future__ import annotations

@@ -206,10 +206,21 @@ def _gpus() -> Iterator[Check]:
 
 
 def _plugins() -> Iterator[Check]:
-    """Yield one check for each distribution with plugins; a plugin is not imported."""
+    """Yield a check for each distribution with plugins and for each name that several offer; imports no plugin."""
+    if not any(plugin for kind in GROUPS for plugin in installed_plugins(kind)):
+        return
+    from selfinstruct.backends import backend_registry  # the registries load numpy, which the other checks do without
+    from selfinstruct.filters.registry import filter_registry
+    from selfinstruct.strategies import strategy_registry
+    from selfinstruct.verifiers import kind_registry
+
     names: defaultdict[str, list[str]] = defaultdict(list)
-    for kind in GROUPS:
-        for plugin in installed_plugins(kind):
-            names[plugin.origin].append(f"{kind} {plugin.name}")
+    for registry in (strategy_registry, backend_registry, filter_registry, kind_registry):
+        for name, plugins in registry.plugins.items():
+            for plugin in plugins:
+                names[plugin.origin].append(f"{plugin.kind} {name}")
+            if conflict := registry.conflict(name):
+                problem, _, remedy = conflict.partition(": ")
+                yield Check("plugins", False, problem, remedy)
     for origin, entries in sorted(names.items()):
         yield Check("plugins", True, f"{origin}: {', '.join(entries)}")

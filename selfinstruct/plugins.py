@@ -5,7 +5,7 @@ A distribution offers a plugin in its ``pyproject.toml``::
     [project.entry-points."selfinstruct.strategies"]
     echo = "my_package:Echo"
 
-A ``Registry`` holds the built-in entries of one group and finds those of plugins when a name is first looked up. A
+A ``Registry`` holds the built-in entries of one group and finds plugin entries when a name is first looked up. A
 plugin is imported only when its own name is asked for, so a broken one disturbs nobody who does not use it.
 """
 
@@ -82,7 +82,7 @@ def installed_plugins(kind: str) -> Iterator[Plugin]:
 
 
 class Registry(Generic[T]):
-    """The entries of one kind by name: the built-in ones, then those of plugins.
+    """The entries of one kind by name: the built-in ones, then plugins.
 
     Args:
         kind: A key of ``GROUPS``.
@@ -103,13 +103,13 @@ class Registry(Generic[T]):
     @cached_property
     def plugins(self) -> Mapping[str, tuple[Plugin, ...]]:
         """The installed plugins by name; more than one where distributions compete for a name."""
-        found: defaultdict[str, tuple[Plugin, ...]] = defaultdict(tuple)
+        by_name: defaultdict[str, tuple[Plugin, ...]] = defaultdict(tuple)
         for plugin in installed_plugins(self.kind):
-            found[plugin.name] += (plugin,)
-        return dict(found)
+            by_name[plugin.name] += (plugin,)
+        return dict(by_name)
 
     def names(self) -> tuple[str, ...]:
-        """Return all names: built-in ones in their order, then those of plugins."""
+        """Return all names: the built-in ones in their order, then plugins."""
         return (*self.builtins, *(name for name in self.plugins if name not in self.builtins))
 
     def __contains__(self, name: object) -> bool:

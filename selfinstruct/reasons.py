@@ -1,7 +1,7 @@
 """Reason codes: why a candidate, a piece of a completion or a row of a file was rejected.
 
 Every built-in filter, verifier, strategy and parser takes its codes from ``RejectReason``. A member is a plain string,
-so reports and ledgers hold the code itself. A plugin may use further codes of its own: ``Verdict.reason`` is a string.
+so reports and ledgers hold the code itself. A plugin may use further codes, since ``Verdict.reason`` is a string.
 Two kinds of code are open-ended and therefore no members: ``no_<field>`` of a parser (``missing_field``) and
 ``<top or duplicate>_<n>_gram`` of the filter ``Repetition``, one for each length of n-gram.
 """

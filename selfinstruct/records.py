@@ -70,7 +70,7 @@ class Sampling:
     schema: Mapping[str, Json] | None = None
 
     def to_json(self) -> dict[str, Json]:
-        """Return the parameters as JSON, without ``schema`` where there is none."""
+        """Return the parameters as JSON; ``schema`` is omitted if it is None."""
         value: dict[str, Json] = {
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
@@ -115,7 +115,7 @@ class Request:
     Attributes:
         stage: The strategy's name for this kind of request (``instructions``, ``instances``).
         turns: Either one message with the role ``prompt`` (raw completion), or the messages of a chat.
-        context: Whatever the strategy needs to read the completion, as JSON; never sent. The keys ``item`` and
+        context: Data that the strategy needs to read the completion, as JSON; never sent. The keys ``item`` and
             ``demonstrations`` are reserved for the fields below.
         parent: Number of the request that this one follows, or None for a proposed one.
         number: Position in the run, from 0; -1 until the scheduler assigns it.

@@ -42,20 +42,20 @@ class Batch:
     """A micro-batch of T tokens, M of which precede a supervised token.
 
     Attributes:
-        ids: (T,) int64 token ids.
-        positions: (T,) int64 positions, counted from 0 in each document.
+        input_ids: (T,) int64 token ids.
+        position_ids: (T,) int64 positions, counted from 0 in each document.
         packed: Document boundaries.
-        predict: (M,) int64 indices of the tokens whose successor is supervised, ascending.
+        logit_indices: (M,) int64 indices of the tokens whose successor is supervised, ascending.
         labels: (M,) int64 ids of those successors.
-        tokens: T without the padding of ``pad_to``.
+        num_tokens: T without the padding of ``pad_to``.
     """
 
-    ids: Tensor
-    positions: Tensor
+    input_ids: Tensor
+    position_ids: Tensor
     packed: PackedSequences
-    predict: Tensor
+    logit_indices: Tensor
     labels: Tensor
-    tokens: int
+    num_tokens: int
 
     def to(self, device: torch.device | str) -> Batch:
         """Return a copy on ``device``, without waiting for the transfers to finish."""
@@ -65,10 +65,10 @@ class Batch:
 
         return replace(
             self,
-            ids=move(self.ids),
-            positions=move(self.positions),
+            input_ids=move(self.input_ids),
+            position_ids=move(self.position_ids),
             packed=replace(self.packed, cu_seqlens=move(self.packed.cu_seqlens)),
-            predict=move(self.predict),
+            logit_indices=move(self.logit_indices),
             labels=move(self.labels),
         )
 
@@ -76,10 +76,10 @@ class Batch:
         """Return a copy in pinned memory, whose transfers to a GPU overlap with computation."""
         return replace(
             self,
-            ids=self.ids.pin_memory(),
-            positions=self.positions.pin_memory(),
+            input_ids=self.input_ids.pin_memory(),
+            position_ids=self.position_ids.pin_memory(),
             packed=replace(self.packed, cu_seqlens=self.packed.cu_seqlens.pin_memory()),
-            predict=self.predict.pin_memory(),
+            logit_indices=self.logit_indices.pin_memory(),
             labels=self.labels.pin_memory(),
         )
 
@@ -94,24 +94,24 @@ def collate(corpus: Corpus, indices: Sequence[int], *, max_seqlen: int, pad_to: 
     """
     documents = [corpus[index] for index in indices]
     lengths = [len(document) for document in documents]
-    tokens = sum(lengths)
-    padding = max(0, max(pad_to or 1, 1) - tokens)
+    num_tokens = sum(lengths)
+    padding = max(0, max(pad_to or 1, 1) - num_tokens)
     ids = np.concatenate([*(document.ids for document in documents), np.zeros(padding, np.int32)])
     supervised = np.concatenate([*(document.supervised for document in documents), np.zeros(padding + 1, np.bool_)])
     # The first token of a document is never supervised, so no prediction crosses a document boundary.
-    predict = np.flatnonzero(supervised[1:])
+    logit_indices = np.flatnonzero(supervised[1:])
     full, remainder = divmod(padding, max_seqlen)
     lengths += [max_seqlen] * full + ([remainder] if remainder else [])
     cu_seqlens = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-    positions = np.arange(len(ids)) - np.repeat(cu_seqlens[:-1], lengths)
+    position_ids = np.arange(len(ids)) - np.repeat(cu_seqlens[:-1], lengths)
     if pad_to:
         cu_seqlens = np.pad(cu_seqlens, (0, -len(cu_seqlens) % _BOUNDARY_MULTIPLE), mode="edge")
-    labels = ids[predict + 1] if len(predict) else np.zeros(0)
+    labels = ids[logit_indices + 1] if len(logit_indices) else np.zeros(0)
     return Batch(
-        ids=torch.from_numpy(ids.astype(np.int64)),
-        positions=torch.from_numpy(positions),
+        input_ids=torch.from_numpy(ids.astype(np.int64)),
+        position_ids=torch.from_numpy(position_ids),
         packed=PackedSequences(torch.from_numpy(cu_seqlens.astype(np.int32)), tuple(lengths), max_seqlen),
-        predict=torch.from_numpy(predict),
+        logit_indices=torch.from_numpy(logit_indices),
         labels=torch.from_numpy(labels.astype(np.int64)),
-        tokens=tokens,
+        num_tokens=num_tokens,
     )

@@ -184,7 +184,7 @@ class Renderer:
         if self._chat:
             last = max((index for index, turn in enumerate(example.turns) if turn.role == "assistant"), default=None)
             if last is None:
-                raise RenderError("turns", "the conversation has no message of an assistant")
+                raise RenderError("turns", "the conversation has no assistant message")
             return self._chat.render(example.turns[: last + 1], strict=strict)
         return (alpaca if self.format == "alpaca" else completion)(example, self._eos)
 

@@ -150,9 +150,9 @@ def _with_system(system: str, turns: tuple[ChatTurn, ...]) -> tuple[ChatTurn, ..
 
 def _seed_task(instruction: str, instances: Any, name: str) -> list[Example]:
     if not isinstance(instances, list) or not instances:
-        raise ValueError("'instances' is no list with an instance in it")
+        raise ValueError("'instances' is not a list with at least one instance")
     if not all(isinstance(instance, Mapping) for instance in instances):
-        raise ValueError("'instances' is no list of objects")
+        raise ValueError("'instances' is not a list of objects")
     return [
         _alpaca(
             name if len(instances) == 1 else f"{name}#{number}",
@@ -166,10 +166,10 @@ def _seed_task(instruction: str, instances: Any, name: str) -> list[Example]:
 
 def _conversation(layout: str, messages: Any) -> tuple[ChatTurn, ...]:
     if not isinstance(messages, list) or not messages:
-        raise ValueError(f"{layout!r} is no list with a message in it")
+        raise ValueError(f"{layout!r} is not a list with at least one message")
     turns = tuple(ChatTurn(*parse_message(layout, message, text_only=True)) for message in messages)
     if not any(turn.role == "assistant" for turn in turns):
-        raise ValueError(f"{layout!r} has no message of an assistant")
+        raise ValueError(f"{layout!r} has no assistant message")
     return turns
 
 
@@ -208,7 +208,7 @@ def _hub_rows(name: str) -> Rows:
         import datasets
     except ImportError:
         raise MissingExtraError(
-            f"{name} is no file here, and datasets, which would look for it on the hub,", "data"
+            f"{name} is not a local file, and datasets, which would look for it on the hub,", "data"
         ) from None
     try:
         dataset = datasets.load_dataset(name, split="train")

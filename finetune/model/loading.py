@@ -10,25 +10,17 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerFast,
-    modeling_gguf_pytorch_utils,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from finetune.model.adapters import BASE, add_adapters, load_adapters, nf4_config, read_base_record
-from finetune.model.pretokenizers import pre_tokenizer_by_name
-from finetune.model.rotary import ROPE_TENSOR, read_rope_parameters
+from finetune.model.gguf_reading import config_overrides, patched_reader, set_pre_tokenizer, without_gguf_metadata
 from finetune.options import Lora
 from selfinstruct.common import embedded, gguf
 from selfinstruct.common.files import write_folder
@@ -162,30 +154,8 @@ def load_tokenizer(name: str | None) -> Any:
             return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         # AutoTokenizer gives the same result, after seconds of parsing the header on its own.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
-    _set_pre_tokenizer(tokenizer.backend_tokenizer, Path(where) / options["gguf_file"])
+    set_pre_tokenizer(tokenizer.backend_tokenizer, Path(where) / options["gguf_file"])
     return tokenizer
-
-
-def _set_pre_tokenizer(backend: Any, path: Path) -> None:
-    """Use the pre-tokenizer that a GGUF file names; transformers knows some of them and otherwise uses GPT-2's."""
-    metadata = gguf.check(path).texts
-    if metadata.get("tokenizer.ggml.model") != "gpt2":
-        return  # not byte-level BPE: it has no pre-tokenizer
-    name = metadata.get("tokenizer.ggml.pre", "")
-    if (pre_tokenizer := pre_tokenizer_by_name(name)) is not None:
-        backend.pre_tokenizer, backend.model.ignore_merges = pre_tokenizer
-    elif name not in _known_to_transformers():
-        raise UsageError(
-            f"{path}: its tokenizer has an unknown pre-tokenizer, {name!r}; give the model as a folder of transformers"
-        )
-
-
-def _known_to_transformers() -> Mapping[str, str]:
-    try:
-        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-    except ImportError:  # transformers before 5.20
-        return {}
-    return GGUF_PRE_TOKENIZER_SPLITS
 
 
 def load_config(name: str | None) -> Any:
@@ -196,7 +166,7 @@ def load_config(name: str | None) -> Any:
     """
     where, options = _source(name)
     with _quiet(), _explain_errors(name):
-        overrides = _config_from_tensors(where, options)
+        overrides = _overrides(where, options)
         return AutoConfig.from_pretrained(where, trust_remote_code=False, **options, **overrides)
 
 
@@ -267,32 +237,16 @@ def _source(name: str | None) -> tuple[str, dict[str, Any]]:
     return str(path.parent), {"gguf_file": path.name}
 
 
-def _config_from_tensors(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return configuration values of a GGUF model that only the presence of tensors reveals; transformers ignores it.
-
-    Raises:
-        UsageError: The scaling of the rotary positions is unknown.
-    """
-    if "gguf_file" not in options:
-        return {}
-    path = Path(where) / options["gguf_file"]
-    header = gguf.check(path)
-    overrides: dict[str, Any] = {}
-    if header.texts.get("general.architecture") == "llama":
-        # For other architectures the configuration itself says whether there are biases.
-        biases = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
-        overrides = {key: True for key, tensor in biases.items() if tensor in header.tensors}
-    if ROPE_TENSOR in header.tensors:
-        overrides["rope_parameters"] = read_rope_parameters(path)
-    return overrides
+def _overrides(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return config_overrides(Path(where) / options["gguf_file"]) if "gguf_file" in options else {}
 
 
 def _load_weights(name: str | None, dtype: torch.dtype) -> Any:
     where, options = _source(name)
     if not options:
         return _from_pretrained(name, where, dtype, {})
-    with _patched_gguf_reader():
-        return _without_gguf_metadata(_from_pretrained(name, where, dtype, options), dtype)
+    with patched_reader():
+        return without_gguf_metadata(_from_pretrained(name, where, dtype, options), dtype)
 
 
 def _load_4bit(name: str | None, dtype: torch.dtype, device: torch.device | str) -> Any:
@@ -322,30 +276,10 @@ def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: 
         auto: Any = AutoModelForCausalLM
         model, info = auto.from_pretrained(
             where, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True, **options, **_config_from_tensors(where, options),
+            output_loading_info=True, **options, **_overrides(where, options),
         )  # fmt: skip
     if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         raise UsageError(f"{name}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again")
-    return model
-
-
-def _without_gguf_metadata(loaded: Any, dtype: torch.dtype) -> Any:
-    """Move weights that came from GGUF into a plain model: transformers can't save one that records its GGUF origin."""
-    values = {key: value for key, value in loaded.config.to_dict().items() if not key.startswith("_")}
-    config = AutoConfig.for_model(**{**values, "quantization_config": None})
-    del config.quantization_config
-    state = loaded.state_dict()
-    with torch.device("meta"):
-        auto: Any = AutoModelForCausalLM
-        model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    model.load_state_dict(state, assign=True)
-    model.tie_weights()
-    for name, buffer in loaded.named_buffers():  # buffers outside the state dict, such as rotary frequencies
-        owner, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(owner), attribute, buffer)
-    model.generation_config = loaded.generation_config
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
     return model
 
 
@@ -382,22 +316,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _patched_gguf_reader() -> Iterator[None]:
-    """Remove a progress bar that ignores the global switch, and cache the table of tensor names.
-
-    transformers builds that table anew for each module of a model, which takes longer than reading the weights.
-    """
-    package: Any = importlib.import_module("gguf")
-    reader: Any = modeling_gguf_pytorch_utils
-    progress_bar, name_map = reader.tqdm, package.get_tensor_name_map
-    reader.tqdm, package.get_tensor_name_map = (lambda items, **_: items), cache(name_map)
-    try:
-        yield
-    finally:
-        reader.tqdm, package.get_tensor_name_map = progress_bar, name_map
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class PackedCausalLM(nn.Module):
 
     def _hidden(self, batch: Batch) -> Tensor:
         states: Tensor = self.decoder(**_inputs(batch)).last_hidden_state  # (1, T, H)
-        return states[0].index_select(0, batch.predict)
+        return states[0].index_select(0, batch.logit_indices)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return (M, V) float32 logits of the model's own head."""
@@ -67,7 +67,7 @@ class PackedCausalLM(nn.Module):
 
     def _logits(self, batch: Batch) -> Tensor:
         logits: Tensor = self.causal(**_inputs(batch)).logits  # (1, T, V)
-        return logits[0].index_select(0, batch.predict).float()
+        return logits[0].index_select(0, batch.logit_indices).float()
 
     def forward(self, batch: Batch, scale: float | Tensor) -> Tensor:
         """Return ``scale`` times the summed cross entropy of the M supervised tokens, a float32 scalar."""
@@ -92,8 +92,8 @@ class PackedCausalLM(nn.Module):
 def _inputs(batch: Batch) -> dict[str, Any]:
     """Return the arguments of the model's forward pass; ``packed`` reaches the attention functions."""
     return {
-        "input_ids": batch.ids[None],  # (1, T)
-        "position_ids": batch.positions[None],  # (1, T)
+        "input_ids": batch.input_ids[None],  # (1, T)
+        "position_ids": batch.position_ids[None],  # (1, T)
         "use_cache": False,
         "packed": batch.packed,
     }

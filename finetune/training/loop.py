@@ -159,10 +159,10 @@ class TrainingLoop:
                 yield collate(self.plan.corpus, micro_batch, max_seqlen=self.plan.max_seqlen, pad_to=pad_to)
 
     def _out_of_memory(self, step: int, batch: Batch) -> OutOfMemoryError:
-        half, max_seqlen = max(len(batch.ids) // 2, self.plan.max_seqlen), self.plan.max_seqlen
-        where = f"a micro-batch of {batch.tokens:,} tokens (longest document {max_seqlen:,}) at step {step + 1}"
+        half, max_seqlen = max(len(batch.input_ids) // 2, self.plan.max_seqlen), self.plan.max_seqlen
+        where = f"a micro-batch of {batch.num_tokens:,} tokens (longest document {max_seqlen:,}) at step {step + 1}"
         remedy = "--set max_length=... (shorter documents)"
-        if half < len(batch.ids):
+        if half < len(batch.input_ids):
             remedy = f"--set micro_batch_tokens={half}"
         return OutOfMemoryError(f"out of memory: {where}; try {remedy}, or --set recompute=on")
 

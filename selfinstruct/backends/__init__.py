@@ -24,7 +24,7 @@ __all__ = [
     "BatchBackend",
     "Capabilities",
     "backend_names",
-    "backend_origin",
+    "backend_registry",
     "backend_spec",
     "builtin_backends",
     "open_backend",
@@ -37,7 +37,7 @@ def _is_spec(entry: object) -> TypeGuard[BackendSpec[Any]]:
 
 # Each backend has another type of options, so the type argument of a registry entry is not known.
 _BUILTINS: dict[str, BackendSpec[Any]] = {spec.name: spec for spec in (LLAMACPP, OPENAI, OPENAI_BATCH, REPLAY, VLLM)}
-_REGISTRY = Registry("backend", _BUILTINS, _is_spec, "a BackendSpec")
+backend_registry = Registry("backend", _BUILTINS, _is_spec, "a BackendSpec")
 
 
 def builtin_backends() -> tuple[BackendSpec[Any], ...]:
@@ -46,25 +46,20 @@ def builtin_backends() -> tuple[BackendSpec[Any], ...]:
 
 
 def backend_names() -> tuple[str, ...]:
-    """Return the names of all backends, including those of plugins, sorted."""
-    return tuple(sorted(_REGISTRY.names()))
-
-
-def backend_origin(name: str) -> str:
-    """Return distribution and version of the plugin of that name; "" for a built-in backend."""
-    return _REGISTRY.origin(name)
+    """Return the names of all backends, including plugins, sorted."""
+    return tuple(sorted(backend_registry.names()))
 
 
 def backend_spec(name: str) -> BackendSpec[Any]:
     """Return the backend of that name.
 
     Raises:
-        ConfigError: There is none; the message suggests the nearest name.
-        PluginError: It is a plugin's, and can't be used.
+        ConfigError: No backend has that name; the message suggests the nearest one.
+        PluginError: It comes from a plugin that can't be used.
     """
-    if name not in _REGISTRY:
+    if name not in backend_registry:
         raise ConfigError(f"unknown backend {name!r}{nearest(name, backend_names())}", key="backend")
-    return _REGISTRY.get(name)
+    return backend_registry.get(name)
 
 
 def open_backend(name: str, options: BackendOptions, on_status: StatusCallback = lambda _: None) -> Backend:
@@ -76,7 +71,7 @@ def open_backend(name: str, options: BackendOptions, on_status: StatusCallback =
         on_status: Called when the set of unavailable servers changes, with a line about them; "" when all are up.
 
     Raises:
-        ConfigError: There is no backend of that name.
+        ConfigError: No backend has that name.
         TypeError: The options belong to another backend.
     """
     spec = backend_spec(name)

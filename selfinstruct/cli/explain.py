@@ -146,7 +146,7 @@ def _number(value: Json) -> str:
 
 
 def _marked(text: str, spans: tuple[tuple[int, int], ...]) -> str:
-    """Return the text with marks around spans; marks in the text itself are doubled, to tell them apart."""
+    """Return the text with marks around spans; marks in the text itself are doubled, so that they differ."""
     parts, done = [], 0
     for start, end in spans:
         parts += [_plain(text[done:start]), _OPEN, _plain(text[start:end]), _CLOSE]

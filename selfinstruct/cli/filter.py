@@ -90,7 +90,7 @@ class _Share(click.ParamType[tuple[str, float]]):
               help="Drop rows that contain items of this benchmark; may be repeated.")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Drop rows whose answer fails the row's own 'verifier'.")
 @click.option("--use", "plugins", metavar="NAME[:KEY=VALUE,...]", multiple=True,
-              help="Apply a filter by name, such as that of a plugin, with its settings; may be repeated.")  # fmt: skip
+              help="Apply a filter by name (also a plugin's) with its settings; may be repeated.")  # fmt: skip
 @click.option("--boilerplate", is_flag=True,
               help="Drop answers that open or end with a courtesy of assistants, such as 'Sure!'.")  # fmt: skip
 @click.option("--perplexity", type=_Bounds(), metavar="MIN:MAX",
@@ -108,7 +108,7 @@ class _Share(click.ParamType[tuple[str, float]]):
 @click.option("--column", metavar="NAME", help="Field that every filter reads.  [default: by the row's layout]")
 @click.option("--output-column", metavar="NAME", help="Field with the answer.  [default: by the row's layout]")
 @click.option("--tokenizer", type=click.Choice(["auto", "rouge"]), default="auto", show_default=True,
-              help="Tokenizer of ROUGE-L: 'auto' for every script, 'rouge' for that of rouge_score.")  # fmt: skip
+              help="Tokenizer of ROUGE-L: 'auto' supports every script, 'rouge' is rouge_score's.")  # fmt: skip
 @click.option("--report", metavar="FILE", help="JSONL of the dropped rows: filter, reason, score, nearest row.")
 @click.option("--skip-malformed", is_flag=True, help="Exit with 0 even if rows could not be read.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress and no summary.")

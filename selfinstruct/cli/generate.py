@@ -67,7 +67,7 @@ def generate_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("generate")
 @click.argument("run_dir", type=_PATH)
-@click.option("--strategy", help=f"Method of synthesis: {', '.join(STRATEGIES)}, or that of a plugin.  "
+@click.option("--strategy", help=f"Method of synthesis: {', '.join(STRATEGIES)}, or a plugin's.  "
               "[default: self-instruct]")  # fmt: skip
 @generate_options
 @click.pass_context
@@ -132,7 +132,8 @@ def finish(ctx: click.Context, result: GenerateResult, *, as_json: bool) -> None
 
 def _print_preview(requests: list[Request], *, as_json: bool) -> None:
     if as_json:
-        echo(dumps({"requests": len(requests), "first": [_request_to_json(one) for one in requests[:_PREVIEWED]]}))
+        first = [_request_to_json(request) for request in requests[:_PREVIEWED]]
+        echo(dumps({"requests": len(requests), "first": first}))
         return
     for request in requests[:_PREVIEWED]:
         sampling = request.sampling

@@ -85,7 +85,7 @@ def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
     if isinstance(row[layout], list):
         return _conversation_texts(layout, row[layout])
     if layout in ("messages", "conversations"):
-        raise ValueError(f"{layout!r} is no list of messages")
+        raise ValueError(f"{layout!r} is not a list of messages")
     question = _string(row, layout)
     if layout == "text":
         return RowTexts(layout, question, question, question, question)
@@ -118,7 +118,7 @@ def opening(layout: str, messages: Sequence[Any]) -> tuple[str, str]:
 def _first_user_message(layout: str, turns: Sequence[tuple[str, str]]) -> int:
     index = next((index for index, (role, _) in enumerate(turns) if role == "user"), None)
     if index is None:
-        raise ValueError(f"{layout!r} has no message of a user")
+        raise ValueError(f"{layout!r} has no user message")
     return index
 
 
@@ -133,7 +133,7 @@ def parse_message(layout: str, message: Any, *, text_only: bool = False) -> tupl
         ValueError: The message is not an object with a role and content.
     """
     if not isinstance(message, Mapping):
-        raise ValueError(f"{layout!r} is no list of messages")
+        raise ValueError(f"{layout!r} is not a list of messages")
     role = message.get("role", message.get("from"))
     content = message.get("content", message.get("value"))
     if isinstance(content, list):
@@ -144,7 +144,7 @@ def parse_message(layout: str, message: Any, *, text_only: bool = False) -> tupl
     elif content is None and not text_only:
         content = ""
     if not isinstance(role, str) or not isinstance(content, str):
-        raise ValueError(f"a message of {layout!r} has no role and content")
+        raise ValueError(f"a message of {layout!r} lacks a role or content")
     if text_only and message.get("tool_calls"):
         raise ValueError(f"a message of {layout!r} holds tool calls, which can't be trained on")
     return ROLES.get(role, role), content

@@ -46,7 +46,13 @@ def load_run_seeds(settings: Settings, methods: Sequence[Method], base: Reader |
 
 
 def load_run_prompts(
-    settings: Settings, names: Mapping[str, frozenset[str]], api: Api, base: Reader | None, *, recorded: bool
+    settings: Settings,
+    names: Mapping[str, frozenset[str]],
+    api: Api,
+    base: Reader | None,
+    methods: Sequence[Method],
+    *,
+    recorded: bool,
 ) -> Prompts:
     """Return the prompt templates.
 
@@ -55,26 +61,29 @@ def load_run_prompts(
         names: Names of the required templates, each with its variables.
         api: The kind of prompt to render.
         base: The ledger of the run, if it exists.
+        methods: The methods of the run; plugins among them may have a folder of templates.
         recorded: Whether to use the copies in the ledger.
 
     Raises:
         UsageError: If a folder or a template is missing, or a template is wrong.
     """
     folder = Path(settings.prompts) if settings.prompts else None
+    packaged = [method.kind.prompts_folder for method in methods if method.kind.prompts_folder is not None]
+    packaged.append(builtin_prompts())
     missing = folder is not None and not os.path.isdir(folder)
     deleted = base is not None and missing and settings.prompts == base.meta("config")["prompts"]
     if base is not None and (recorded or deleted):
         texts = base.templates()
         if new := {name: used for name, used in names.items() if name not in texts}:  # of options enabled since
             folders = [] if folder is None or missing else [folder]
-            texts = {**texts, **Prompts.load(new, api, *folders, builtin_prompts()).texts}
+            texts = {**texts, **Prompts.load(new, api, *folders, *packaged).texts}
         return Prompts({name: texts[name] for name in names}, api)  # options may be disabled since
     if missing:
         raise UsageError(f"there is no prompt folder {folder}; name an existing one with --prompts, or leave it out")
     if folder is not None and base is None and not any(os.path.isfile(folder / f"{name}.txt") for name in names):
         files = ", ".join(f"{name}.txt" for name in sorted(names))
         raise UsageError(f"{folder} replaces no template of this strategy; it may hold {files}")
-    return Prompts.load(names, api, *([folder] if folder else []), builtin_prompts())
+    return Prompts.load(names, api, *([folder] if folder else []), *packaged)
 
 
 def add_data_files(prompts: Prompts, methods: Sequence[Method], base: Reader | None, *, recorded: bool) -> Prompts:

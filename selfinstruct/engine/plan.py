@@ -263,9 +263,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
             raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
     # Sections of unused strategies and backends are validated too, so that a typing error there is reported.
     options: dict[str, Any] = {
-        name: build_options(strategy_class(name), section(values, name), name)
-        if name in strategies
-        else build(_options_class(name), section(values, name), name)
+        name: _build_section(name, section(values, name))
         for name in (*strategies, MIX, *backends)
         if name in values or name in (settings.strategy, settings.backend)
     }
@@ -286,7 +284,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         check_rubrics(quality, folder, () if base is None else base.templates())
         check_choices(quality, settings.backend, capabilities)
         names |= QualityStrategy.templates_of(quality)
-    prompts = load_run_prompts(settings, names, backend_options.api, base, recorded="prompts" in recorded)
+    prompts = load_run_prompts(settings, names, backend_options.api, base, methods, recorded="prompts" in recorded)
     prompts = add_data_files(prompts, methods, base, recorded="prompts" in recorded)
     strategy = build_strategy(methods, strategy_options if mixed else None, prompts, adapt=settings.adapt)
     if quality is not None:
@@ -299,9 +297,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     )
 
 
-def _options_class(name: str) -> type[Any]:
-    """Return the options of a strategy, of mixtures, or of a backend; a plugin is imported only for its own section."""
-    if name == MIX:
-        return MixtureOptions
-    options: type[Any] = strategy_class(name).Options if name in strategy_names() else backend_spec(name).options
-    return options
+def _build_section(name: str, values: Mapping[str, Any]) -> Any:
+    """Return the options of a strategy, of mixtures or of a backend; a plugin is imported only for its own section."""
+    if name in strategy_names():
+        return build_options(strategy_class(name), values, name)
+    return build(MixtureOptions if name == MIX else backend_spec(name).options, values, name)

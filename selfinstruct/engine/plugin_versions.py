@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from selfinstruct.backends import backend_origin
-from selfinstruct.filters.registry import filter_origin
+from selfinstruct.backends import backend_registry
+from selfinstruct.filters.registry import filter_registry
 from selfinstruct.records import Task
-from selfinstruct.strategies import strategy_origin
-from selfinstruct.verifiers import kind_origin, kinds_in
+from selfinstruct.strategies import strategy_registry
+from selfinstruct.verifiers import kind_registry, kinds_in
 
 __all__ = ["backend_plugin", "row_plugins"]
 
@@ -26,14 +26,14 @@ def row_plugins(strategies: Iterable[str], filters: Iterable[str], seeds: Iterab
     """
     kinds = sorted({kind for seed in seeds if seed.verifier is not None for kind in kinds_in(seed.verifier)})
     versions = {
-        **{f"strategy {name}": strategy_origin(name) for name in strategies},
-        **{f"filter {name}": filter_origin(name) for name in filters},
-        **{f"verifier {name}": kind_origin(name) for name in kinds},
+        **{f"strategy {name}": strategy_registry.origin(name) for name in strategies},
+        **{f"filter {name}": filter_registry.origin(name) for name in filters},
+        **{f"verifier {name}": kind_registry.origin(name) for name in kinds},
     }
     return {plugin: version for plugin, version in versions.items() if version}
 
 
 def backend_plugin(name: str) -> dict[str, str]:
     """Return the version of the backend's plugin; empty for a built-in backend."""
-    version = backend_origin(name)
+    version = backend_registry.origin(name)
     return {f"backend {name}": version} if version else {}

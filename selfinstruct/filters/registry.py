@@ -1,4 +1,4 @@
-"""Stateless filters by name: those of this package, and those of plugins."""
+"""Stateless filters by name: built-in ones and plugins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.plugins import Registry
 
-__all__ = ["build_filter", "filter_names", "filter_origin"]
+__all__ = ["build_filter", "filter_names", "filter_registry"]
 
 _BUILTINS: dict[str, type[Filter]] = {
     kind.name: kind
@@ -28,17 +28,12 @@ def _is_filter(entry: object) -> TypeGuard[type[Filter]]:
     return isinstance(entry, type) and issubclass(entry, Filter)
 
 
-_REGISTRY = Registry("filter", _BUILTINS, _is_filter, "a subclass of Filter")
+filter_registry = Registry("filter", _BUILTINS, _is_filter, "a subclass of Filter")
 
 
 def filter_names() -> tuple[str, ...]:
-    """Return the names of all stateless filters: the built-in ones, then those of plugins."""
-    return _REGISTRY.names()
-
-
-def filter_origin(name: str) -> str:
-    """Return distribution and version of the plugin of that name; "" for a built-in filter."""
-    return _REGISTRY.origin(name)
+    """Return the names of all stateless filters: the built-in ones, then plugins."""
+    return filter_registry.names()
 
 
 def build_filter(settings: Mapping[str, Any], where: str = "") -> Filter:
@@ -57,8 +52,8 @@ def build_filter(settings: Mapping[str, Any], where: str = "") -> Filter:
     name = settings.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"{where}: a filter needs a 'name'".removeprefix(": "), key=where)
-    if name not in _REGISTRY:
+    if name not in filter_registry:
         hint = nearest(name, filter_names())
         raise ConfigError(f"{where}: unknown filter {name!r}{hint}".removeprefix(": "), key=where)
     options = {key: value for key, value in settings.items() if key != "name"}
-    return build(_REGISTRY.get(name), options, where or name)
+    return build(filter_registry.get(name), options, where or name)

@@ -1,7 +1,8 @@
-"""The results of verifiers that run code, as the ledger keeps them.
+"""The stored results of verifiers that run code.
 
 Whether a program finishes within its time limit depends on the machine, so its result is part of the run: it is stored
-when it is first reached, and read back whenever the run is judged again. The table exists only in ledgers that need it.
+when it is first computed, and read back whenever the run is processed again. The table exists only in ledgers that
+need it.
 """
 
 from __future__ import annotations
@@ -36,4 +37,4 @@ class ExecutionJournal:
         """Store the result of an execution. It is committed before any request that is sent later."""
         self._results[key] = result
         if self._ledger is not None:
-            self._ledger.execution(key, result)
+            self._ledger.record_execution(key, result)

@@ -121,7 +121,7 @@ class Ledger:
         row = (number, kind, canonical(outcome.to_json()), send, *usage, float(round(seconds, 4)))
         return self._submit([("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, seal(*row)))])
 
-    def execution(self, key: str, result: Mapping[str, Json]) -> Future[None]:
+    def record_execution(self, key: str, result: Mapping[str, Json]) -> Future[None]:
         """Record the result of a verifier that ran code, by the digest of its specification and the answer."""
         row = (key, canonical(dict(result)))
         return self._submit(
@@ -129,10 +129,10 @@ class Ledger:
         )
 
     def flush(self) -> None:
-        """Wait until all that was recorded so far is committed.
+        """Wait until all queued operations are committed.
 
         Raises:
-            LedgerError: It can't be written.
+            LedgerError: If the ledger can't be written.
         """
         self._submit([]).result()
 

@@ -21,7 +21,7 @@ _ALONE_OR_LAST = re.compile(
 def closing_sign(text: str, start: int, end: int, fences: list[tuple[int, int]] | None = None) -> int | None:
     """Return the position of the closing sign in an assistant's message; None without one.
 
-    The sign counts on a line of its own or at the end of the message, outside code fences.
+    The sign counts alone on a line or at the end of the message, outside code fences.
 
     Args:
         start, end: Span of the message.

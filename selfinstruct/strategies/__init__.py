@@ -37,7 +37,7 @@ __all__ = [
     "View",
     "strategy_class",
     "strategy_names",
-    "strategy_origin",
+    "strategy_registry",
 ]
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -47,20 +47,15 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 
 def _is_strategy(entry: object) -> TypeGuard[type[Strategy]]:
-    return isinstance(entry, type) and Strategy in entry.__mro__
+    return isinstance(entry, type) and issubclass(entry, Strategy)
 
 
-_REGISTRY = Registry("strategy", STRATEGIES, _is_strategy, "a subclass of Strategy")
+strategy_registry = Registry("strategy", STRATEGIES, _is_strategy, "a subclass of Strategy")
 
 
 def strategy_names() -> tuple[str, ...]:
-    """Return the names of all strategies: the built-in ones, then those of plugins."""
-    return _REGISTRY.names()
-
-
-def strategy_origin(name: str) -> str:
-    """Return distribution and version of the plugin of that name; "" for a built-in strategy."""
-    return _REGISTRY.origin(name)
+    """Return the names of all strategies: the built-in ones, then plugins."""
+    return strategy_registry.names()
 
 
 def strategy_class(name: str) -> type[Strategy]:
@@ -70,6 +65,6 @@ def strategy_class(name: str) -> type[Strategy]:
         UsageError: There is none; the message suggests the nearest name.
         PluginError: It is a plugin's, and can't be used.
     """
-    if name not in _REGISTRY:
+    if name not in strategy_registry:
         raise UsageError(f"unknown strategy {name!r}{nearest(name, strategy_names())}")
-    return _REGISTRY.get(name)
+    return strategy_registry.get(name)

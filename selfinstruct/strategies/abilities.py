@@ -120,7 +120,7 @@ class UsesSchemas(ABC):
         """Return the APIs in which requests carry a schema.
 
         Args:
-            api: The run's API, for stages without one of their own.
+            api: The run's API, for stages that name no API.
         """
 
 
@@ -142,7 +142,7 @@ class ChoosesTarget(ABC):
 
 
 class ChecksAnswers(ABC):
-    """A strategy with rules of its own for further answers to a row's question (best of K)."""
+    """A strategy with additional rules for further answers to a row's question (best of K)."""
 
     @abstractmethod
     def reject_reason(self, row: Candidate, text: str) -> str:
@@ -150,7 +150,7 @@ class ChecksAnswers(ABC):
 
 
 class RecoversFailures(ABC):
-    """A strategy that continues after a request has failed for good."""
+    """A strategy that continues after a request has failed permanently."""
 
     @abstractmethod
     def recover(self, request: Request, view: View) -> Received:
@@ -200,5 +200,5 @@ def reject_reason(strategy: Strategy, row: Candidate, text: str) -> str:
 
 
 def recover(strategy: Strategy, request: Request, view: View) -> Received:
-    """Return what a strategy does instead after a request has failed for good."""
+    """Return what a strategy does instead after a request has failed permanently."""
     return strategy.recover(request, view) if isinstance(strategy, RecoversFailures) else Received()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from selfinstruct.common.rng import Rng
@@ -52,12 +53,14 @@ class Strategy(ABC):
         Options: A frozen dataclass of plain types: the strategy's section of a configuration.
         defaults: Settings of a run that suit the method, for everything the user leaves out, in the form of a
             configuration file.
+        prompts_folder: Folder of a plugin's templates; None for templates in ``prompts/``.
     """
 
     name: ClassVar[str]
     templates: ClassVar[Mapping[str, frozenset[str]]]
     Options: ClassVar[type[Any]]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    prompts_folder: ClassVar[Path | None] = None
 
     def __init__(self, options: Any, prompts: Prompts) -> None:
         self.options = options

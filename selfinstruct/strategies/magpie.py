@@ -136,8 +136,8 @@ class Magpie(Strategy, ChecksAnswers, ChoosesFormat, DiscoversOptions[MagpieOpti
         if options.pre_query is not None:
             return {}
         if options.template == OWN:
-            own = template()
-            texts = template_texts(own, options.system) if own is not None else None
+            model_template = template()
+            texts = None if model_template is None else template_texts(model_template, options.system)
         else:
             texts = known_texts(options.template, options.system)
         if texts is None:

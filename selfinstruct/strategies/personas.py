@@ -9,7 +9,7 @@ can check. The constraints are drawn and worded by this module (``constraints``)
 the row as its verifier, so that an answer that breaks one is never a row.
 
 With ``generate`` each proposed request continues a list of personas instead (stage ``people``; "persona-to-persona").
-Each new persona is a candidate; if kept, it is asked for a task of its own.
+Each new persona is a candidate; if kept, it is asked for one task.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from selfinstruct.verifiers.patterns import REGEX
 from selfinstruct.verifiers.programs import PYTHON, TESTS
 from selfinstruct.verifiers.schema import JSON
 
-__all__ = ["check_verifier", "kind_names", "kind_of", "kind_origin", "kinds", "kinds_in", "verify", "without_nulls"]
+__all__ = ["check_verifier", "kind_names", "kind_of", "kind_registry", "kinds", "kinds_in", "verify", "without_nulls"]
 
 _MAX_NESTING = 5  # of ``all`` within ``all``
 _MAX_PARTS = 100  # verifiers in one
@@ -54,7 +54,7 @@ def _is_kind(entry: object) -> TypeGuard[Kind]:
     return isinstance(entry, Kind)
 
 
-_REGISTRY = Registry("verifier", _KINDS, _is_kind, "a Kind")
+kind_registry = Registry("verifier", _KINDS, _is_kind, "a Kind")
 
 
 def kinds() -> Mapping[str, Kind]:
@@ -63,13 +63,8 @@ def kinds() -> Mapping[str, Kind]:
 
 
 def kind_names() -> tuple[str, ...]:
-    """Return the names of all kinds of verifiers, including those of plugins."""
-    return _REGISTRY.names()
-
-
-def kind_origin(name: str) -> str:
-    """Return distribution and version of the plugin of that name; "" for a built-in kind."""
-    return _REGISTRY.origin(name)
+    """Return the names of all kinds of verifiers, including plugins."""
+    return kind_registry.names()
 
 
 def kind_of(name: str) -> Kind:
@@ -79,9 +74,9 @@ def kind_of(name: str) -> Kind:
         ValueError: There is no such kind.
         PluginError: It is a plugin's, and can't be used.
     """
-    if name not in _REGISTRY:
+    if name not in kind_registry:
         raise ValueError(f"unknown kind {short(name)}{nearest_name(name, kind_names())}")
-    return _REGISTRY.get(name)
+    return kind_registry.get(name)
 
 
 def kinds_in(verifier: Mapping[str, Any]) -> Iterator[str]:

@@ -47,10 +47,10 @@ _CLOSE = 1e-6  # relative difference of numbers considered equal, if one of them
 
 def _verify_expression(spec: Spec, answer: str) -> Finding:
     expected = short(spec["value"])
-    found = "no Python expression"
+    reason = "no Python expression"
     for source in _expressions(answer):
         if len(source) > _MAX_EXPRESSION:
-            found = f"an expression of more than {_MAX_EXPRESSION:,} characters"
+            reason = f"an expression of more than {_MAX_EXPRESSION:,} characters"
             continue
         result = sandbox.run((_EVALUATE, _REPORT), seconds=_EXPRESSION_SECONDS, inputs={"_source": encodable(source)})
         if result.unsupported and result.error.startswith("SyntaxError"):
@@ -62,7 +62,7 @@ def _verify_expression(spec: Spec, answer: str) -> Finding:
         text, value = result.value
         shown = text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 3]}..."
         return Finding(is_equal(value, spec["value"], spec.get("tolerance")), expected, shown)
-    return Finding(False, expected, found)
+    return Finding(False, expected, reason)
 
 
 def _expressions(answer: str) -> list[str]:
@@ -74,39 +74,43 @@ def _expressions(answer: str) -> list[str]:
     return [candidate.strip().strip("`") for candidate in candidates]
 
 
-def is_close(found: float, value: float, tolerance: float | None) -> bool:
+def is_close(computed: float, value: float, tolerance: float | None) -> bool:
     """Return whether two numbers differ by at most `tolerance`.
 
     Without a tolerance, integers must be equal, and other numbers must agree to six digits.
     """
     try:
         if tolerance is not None:
-            return abs(found - value) <= tolerance
-        if isinstance(found, int) and isinstance(value, int):
-            return found == value
-        return math.isclose(found, value, rel_tol=_ROUNDED if isinstance(value, int) else _CLOSE, abs_tol=0.0)
+            return abs(computed - value) <= tolerance
+        if isinstance(computed, int) and isinstance(value, int):
+            return computed == value
+        return math.isclose(computed, value, rel_tol=_ROUNDED if isinstance(value, int) else _CLOSE, abs_tol=0.0)
     except OverflowError:  # an integer too large for a float
         return False
 
 
-def is_equal(found: Any, value: Any, tolerance: float | None) -> bool:  # noqa: PLR0911
+def is_equal(computed: Any, value: Any, tolerance: float | None) -> bool:  # noqa: PLR0911
     """Return whether a Python value equals a JSON value. Tuples and lists are alike, and sets have no order."""
     if isinstance(value, bool) or value is None:
-        return found is value
+        return computed is value
     if isinstance(value, (int, float)):
-        return isinstance(found, (int, float)) and not isinstance(found, bool) and is_close(found, value, tolerance)
+        return (
+            isinstance(computed, (int, float))
+            and not isinstance(computed, bool)
+            and is_close(computed, value, tolerance)
+        )
     if isinstance(value, str):
-        return isinstance(found, str) and found == value
+        return isinstance(computed, str) and computed == value
     if isinstance(value, Mapping):
-        if not isinstance(found, dict) or found.keys() != value.keys():
+        if not isinstance(computed, dict) or computed.keys() != value.keys():
             return False
-        return all(is_equal(found[key], item, tolerance) for key, item in value.items())
-    if isinstance(found, (set, frozenset)):
+        return all(is_equal(computed[key], item, tolerance) for key, item in value.items())
+    if isinstance(computed, (set, frozenset)):
         wanted = {(type(item) is bool, item) for item in value if type(item) in (str, int, float)}
-        return len(wanted) == len(value) and {(type(item) is bool, item) for item in found} == wanted
-    if not isinstance(found, (list, tuple)) or len(found) != len(value):
+        return len(wanted) == len(value) and {(type(item) is bool, item) for item in computed} == wanted
+    if not isinstance(computed, (list, tuple)) or len(computed) != len(value):
         return False
-    return all(is_equal(item, other, tolerance) for item, other in zip(found, value, strict=True))
+    return all(is_equal(item, other, tolerance) for item, other in zip(computed, value, strict=True))
 
 
 PYTHON = Kind(

@@ -68,10 +68,10 @@ def test_a_template_sees_only_the_conversation(template: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     tokenizer = make_tokenizer(template=template + CHATML)
     try:
-        text = ChatTemplate(tokenizer).layout(TURNS).text
+        text = ChatTemplate(tokenizer).render(TURNS).text
     except UsageError:
         text = ""
-    usual = ChatTemplate(make_tokenizer(template=CHATML)).layout(TURNS).text
+    usual = ChatTemplate(make_tokenizer(template=CHATML)).render(TURNS).text
     assert text in ("", usual), "either refused, or as if it had said nothing"
     assert list(tmp_path.iterdir()) == []
 

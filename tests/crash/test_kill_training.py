@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from finetune.cli import cli
 from finetune.training import checkpoint
 from selfinstruct.common.codec import loads
-from tests.cli import environment
+from tests.cli import environment, run_program
 from tests.finetune_fixtures import make_model, make_tokenizer
 
 Process = subprocess.Popen[str]
@@ -77,9 +77,7 @@ class Command:
                 process.kill()
 
     def finish(self, *assignments: str) -> None:
-        with self.started(*assignments) as process:
-            output, _ = process.communicate(timeout=280)
-        assert process.returncode == 0, output
+        run_program("finetune", self.args(*assignments), timeout=280)
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +257,18 @@ def stop_twice(command: Command, number: signal.Signals) -> None:
     pytest.fail(f"{ATTEMPTS} times the second signal came too late")
 
 
+def test_a_run_killed_while_it_saves_ends_with_the_same_bytes(
+    inputs: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model"
+    command = Command(inputs, out)
+    kill_while("writing the first checkpoint", lambda: bool(parts(out)), command, uninterrupted)
+    assert latest_step(out) == 0
+    command.finish()
+    check_equal(out, uninterrupted)
+
+
+@pytest.mark.prove
 def test_a_run_stopped_at_every_stage_ends_with_the_same_bytes(
     inputs: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

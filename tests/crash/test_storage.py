@@ -1,6 +1,6 @@
-"""Full disks, read-only ones, damaged files, kills in the midst of a write: nothing lost, nothing torn, clear words.
+"""Full and read-only disks, damaged files, kills during writes: nothing is lost or torn, and messages are clear.
 
-The disks are small tmpfs of the tests' own, which only root may mount.
+The disks are small tmpfs mounts, which need root.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PLENTY = 16_000  # pages, or inodes
 WIDTH = 2  # requests in flight
 KEPT = "everything acknowledged is kept"
 
-# A process for each command, as in a shell; forked from one that has everything imported, which takes most of the time.
+# A process for each command, as in a shell, forked from one that has imported everything, since imports are slow.
 FORKS = """
 import gc, json, os, signal, sys
 import openai
@@ -72,7 +72,7 @@ for text in sys.stdin:
                 print("LINES", seen)
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(ended.code or 0)  # to take down what was never built up for this command alone takes long
+            os._exit(ended.code or 0)  # skips a slow shutdown
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -81,24 +81,24 @@ Command = Callable[..., tuple[int, str]]
 
 @pytest.fixture(scope="module")
 def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """Runs ``selfinstruct ARGS``; gives the exit code and both outputs; a traceback is never right.
+    """Run ``selfinstruct ARGS`` and return the exit code and the output, which must hold no traceback.
 
-    ``kill_at`` sends SIGKILL before the n-th line that runs in ``module``; 0 only counts them and prints that last.
+    ``kill_at`` sends SIGKILL before the n-th executed line of ``module``; 0 only counts the lines and prints the count.
     """
-    output = tmp_path_factory.mktemp("forked") / "output"
+    log = tmp_path_factory.mktemp("forked") / "output"
     process = subprocess.Popen([sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                env=environment())  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
 
-    def run(*args: object, kill_at: int | None = None, module: str = "files.py") -> tuple[int, str]:
-        job = {"args": [*map(str, args)], "output": str(output), "kill_at": kill_at, "module": module}
+    def run(*args: object, kill_at: int | None = None, module: str = "common/files.py") -> tuple[int, str]:
+        job = {"args": [*map(str, args)], "output": str(log), "kill_at": kill_at, "module": module}
         process.stdin.write(json.dumps(job) + "\n")
         process.stdin.flush()
-        code, said = int(process.stdout.readline()), output.read_text()
-        assert "Traceback" not in said, said
-        assert "should not happen" not in said, said
-        return code, said
+        code, output = int(process.stdout.readline()), log.read_text()
+        assert "Traceback" not in output, output
+        assert "should not happen" not in output, output
+        return code, output
 
     yield run
     process.stdin.close()
@@ -107,7 +107,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 
 class Disk:
-    """A tmpfs of so many pages of 4 KiB and so many inodes; its own root is one of these."""
+    """A tmpfs with a limited number of pages of 4 KiB and of inodes, one of which is its root."""
 
     def __init__(self, folder: Path, pages: int = PLENTY, inodes: int = PLENTY) -> None:
         self.folder = folder
@@ -129,7 +129,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
-    """Makes one disk after the other, the last one unmounted with the test."""
+    """Mount one disk at a time; the last one is unmounted after the test."""
     made: list[Disk] = []
 
     def make(**limits: int) -> Disk:
@@ -152,7 +152,7 @@ def args(run: Path, url: str, rows: int, *more: object) -> list[object]:
 
 
 def stored(run: Path) -> dict[int, bytes]:
-    """Every outcome on disk, by number; the file must be whole."""
+    """Return every outcome on disk, by number; the file must be intact."""
     if not (run / "run.sqlite").exists() or (run / "run.sqlite").stat().st_size == 0:
         return {}
     ledger = sqlite3.connect(f"file:{run / 'run.sqlite'}?mode=ro", uri=True)
@@ -171,7 +171,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @contextmanager
 def recorded(folder: Path, rows: int) -> Iterator[tuple[Path, str]]:
-    """A run over HTTP and the address of the server, still there."""
+    """Make a run over HTTP; yield its directory and the address of the server, which is still up."""
     with Loopback(reply) as server:
         run_cli(*args(folder, server.url, rows))
         yield folder, server.url
@@ -180,20 +180,20 @@ def recorded(folder: Path, rows: int) -> Iterator[tuple[Path, str]]:
 # Full
 
 
-def place_of(said: str) -> str:
-    """Which write met the end of the disk."""
-    found = re.search(r"run directory|run\.lock|run\.sqlite|config\.yaml|alpaca\.jsonl|manifest\.json", said)
-    assert found is not None, said
-    return found.group()
+def failed_write(output: str) -> str:
+    """Return which write failed because the disk was full."""
+    results = re.search(r"run directory|run\.lock|run\.sqlite|config\.yaml|alpaca\.jsonl|manifest\.json", output)
+    assert results is not None, output
+    return results.group()
 
 
 def fill(
     tmp_path: Path, disk: Callable[..., Disk], forked: Command, rows: int, limits: list[dict[str, int]]
 ) -> tuple[list[str], int]:
-    """Run into each limit, make room, give the same command again.
+    """Hit each limit, make room, and run the same command again.
 
     Returns:
-        Where each run that failed did so, and how many outcomes those runs had stored.
+        The write that failed in each failing run, and the number of outcomes that these runs had stored.
     """
     places, kept = [], 0
     with Loopback(reply) as server:
@@ -204,22 +204,22 @@ def fill(
             run = place.folder / "runs" / "a"
             line = args(run, server.url, rows)
             asked = len(server.arrived)
-            code, said = forked(*line)
+            code, output = forked(*line)
             asked, begun = len(server.arrived) - asked, len(server.arrived)
             partly = (run / "dataset" / "alpaca.jsonl").exists() and dataset(run)
             place.grow()
             before = stored(run)
             if code:
-                assert (code, said.count("\n")) == (1, 1), said
-                assert "No space left on device (free some space" in said or KEPT in said
-                places.append(place_of(said))
-            # What the server answered is on disk, except what was on its way when the disk was full.
+                assert (code, output.count("\n")) == (1, 1), output
+                assert "No space left on device (free some space" in output or KEPT in output
+                places.append(failed_write(output))
+            # Every completion is on disk, except those in flight when the disk was full.
             assert 0 <= asked - len(before) <= (WIDTH if code else 0), f"{limit}: {asked} asked, {len(before)} stored"
             assert right["alpaca.jsonl"].startswith(partly or b"")
             assert forked(*line)[0] == 0
             after = stored(run)
-            assert before.items() <= after.items(), f"{limit}: something that was stored is lost"
-            assert len(server.arrived) - begun == len(after) - len(before), f"{limit}: something was asked for twice"
+            assert before.items() <= after.items(), f"{limit}: a stored outcome is lost"
+            assert len(server.arrived) - begun == len(after) - len(before), f"{limit}: a request was sent twice"
             assert tree(run / "dataset") == right, limit
             assert not list(run.rglob("*.part")), limit
             kept += len(before) if code else 0
@@ -232,7 +232,7 @@ ALL = {"run directory", "run.lock", "run.sqlite", "config.yaml", "alpaca.jsonl",
 def test_a_full_disk_at_each_write_costs_nothing(
     tmp_path: Path, disk: Callable[..., Disk], forked: Command, promise: Promise
 ) -> None:
-    """Too few inodes fail the making of each file in turn, too few pages the writes: sends, outcomes, the log's end."""
+    """Too few inodes fail the creation of each file in turn; too few pages fail the writes."""
     # The root, the run directory and its parent, lock, database, log, index, configuration, folder, dataset, manifest.
     limits = [{"inodes": count} for count in range(1, 11)] + [{"pages": pages} for pages in (1, 8, 44, 54)]
     places, kept = fill(tmp_path, disk, forked, 20, limits)
@@ -249,7 +249,7 @@ def test_a_disk_of_every_size_costs_nothing(
     limits = [{"inodes": count} for count in range(1, 11)] + [{"pages": pages} for pages in range(1, 110)]
     places, kept = fill(tmp_path, disk, forked, 12, limits)
     assert set(places) == ALL
-    # Long enough for the log to be written back into the database while the run is at work.
+    # Long enough for a checkpoint of the log during the run.
     long, more = fill(tmp_path / "long", disk, forked, 400, [{"pages": pages} for pages in range(600, 1500, 60)])
     assert set(long) <= ALL
     count = len(places) + len(long)
@@ -259,7 +259,7 @@ def test_a_disk_of_every_size_costs_nothing(
 # Read-only
 
 
-def test_a_read_only_directory_is_said_to_be_one_and_stays_as_it_was(
+def test_a_read_only_directory_is_reported_and_unchanged(
     tmp_path: Path, disk: Callable[..., Disk], forked: Command, promise: Promise
 ) -> None:
     with recorded(tmp_path / "source", 8) as (source, url):
@@ -274,9 +274,9 @@ def test_a_read_only_directory_is_said_to_be_one_and_stays_as_it_was(
             "export": ["export", run],
         }
         for name, line in commands.items():
-            code, said = forked(*line)
-            assert (code, said.count("\n")) == (1, 1), f"{name}: {said}"
-            assert "Read-only file system" in said or "must be writable" in said
+            code, output = forked(*line)
+            assert (code, output.count("\n")) == (1, 1), f"{name}: {output}"
+            assert "Read-only file system" in output or "must be writable" in output
     assert tree(run) == before
     promise("storage: read-only directory", f"{len(commands)} commands refused with the reason, no byte changed")
 
@@ -285,35 +285,35 @@ def test_a_read_only_directory_is_said_to_be_one_and_stays_as_it_was(
 
 
 def refused(forked: Command, run: Path, url: str, *says: str) -> int:
-    """Every command says so in one line and leaves all as it is.
+    """Check that every command fails with one line and changes nothing.
 
     Returns:
-        How many commands.
+        The number of commands.
     """
     before = tree(run)
     before.pop("run.sqlite-shm", None), before.pop("run.sqlite-wal", None)
     commands = (args(run, url, 8), args(run, url, 30), ["status", run], ["export", run], ["explain", run, "1"])
     for line in commands:
-        code, said = forked(*line)
-        assert (code, said.count("\n")) == (1, 1), said
-        assert str(run / "run.sqlite") in said
-        assert any(words in said for words in says), said
+        code, output = forked(*line)
+        assert (code, output.count("\n")) == (1, 1), output
+        assert str(run / "run.sqlite") in output
+        assert any(words in output for words in says), output
         after = tree(run)
-        # An unsuccessful reader's, in SQLite's own way; the log is empty.
+        # SQLite leaves these behind after a failed read; the log is empty.
         assert (after.pop("run.sqlite-shm", b"") and after.pop("run.sqlite-wal")) == b""
-        assert after | {"run.lock": b""} == before | {"run.lock": b""}, "nothing is mended, moved or made"
+        assert after | {"run.lock": b""} == before | {"run.lock": b""}, "nothing is repaired, moved or created"
     return len(commands)
 
 
 def test_a_truncated_ledger_is_refused_and_untouched(tmp_path: Path, forked: Command, promise: Promise) -> None:
     with recorded(tmp_path / "run", 8) as (run, url):
-        whole = (run / "run.sqlite").read_bytes()
-        lengths = [0, 100, 4096, len(whole) // 2, len(whole) - 1]
+        intact = (run / "run.sqlite").read_bytes()
+        lengths = [0, 100, 4096, len(intact) // 2, len(intact) - 1]
         count = 0
         for length in lengths:
-            (run / "run.sqlite").write_bytes(whole[:length])
+            (run / "run.sqlite").write_bytes(intact[:length])
             count += refused(forked, run, url, "malformed", "not a database", "is empty, but a run was here")
-        (run / "run.sqlite").write_bytes(whole)
+        (run / "run.sqlite").write_bytes(intact)
         assert forked(*args(run, url, 8))[0] == 0
     promise("storage: truncated ledger", f"{count} commands on {len(lengths)} lengths refused, no byte changed")
 
@@ -330,18 +330,18 @@ def test_a_newer_schema_is_refused_and_untouched(tmp_path: Path, forked: Command
 # Killed
 
 
-def test_a_lock_left_by_a_kill_blocks_nobody(tmp_path: Path, forked: Command, promise: Promise) -> None:
-    """The holder is killed at work; another's lock is respected until then."""
+def test_a_lock_left_by_a_kill_does_not_block(tmp_path: Path, forked: Command, promise: Promise) -> None:
+    """The lock is respected until its holder is killed."""
     with Loopback(reply, delay=60) as server:
         process = subprocess.Popen([sys.executable, "-m", "selfinstruct", *map(str, args(tmp_path, server.url, 8))],
                                    env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
         while not server.arrived:
             assert process.poll() is None, process.communicate()
-        code, said = forked(*args(tmp_path, server.url, 8))
-        assert (code, f"in use by process {process.pid}; " in said) == (1, True), said
+        code, output = forked(*args(tmp_path, server.url, 8))
+        assert (code, f"in use by process {process.pid}; " in output) == (1, True), output
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert (tmp_path / "run.lock").read_text() == f"{process.pid}\n", "the file is stale, and still there"
+        assert (tmp_path / "run.lock").read_text() == f"{process.pid}\n", "the stale file is still there"
         RunLock(tmp_path).release()
     with Loopback(reply) as server:
         assert forked(*args(tmp_path, server.url, 8))[0] == 0
@@ -349,10 +349,10 @@ def test_a_lock_left_by_a_kill_blocks_nobody(tmp_path: Path, forked: Command, pr
 
 
 def kill_exports(tmp_path: Path, forked: Command, most: int) -> tuple[int, int, int, int]:
-    """Replace a dataset of 20 rows by that of 50 with an export that is killed, then by one that is not.
+    """Replace a dataset of 20 rows by one of 50 with an export that is killed, then with one that is not.
 
     Returns:
-        Kills; how many left the old file, the new file, and a temporary one that the next export removed.
+        The numbers of kills, of old and of new files afterwards, and of temporary files that the next export removed.
     """
     run = tmp_path / "run"
     with Loopback(reply) as server:
@@ -360,25 +360,25 @@ def kill_exports(tmp_path: Path, forked: Command, most: int) -> tuple[int, int, 
         old = tree(run / "dataset")
         run_cli(*args(run, server.url, 50))
         new = tree(run / "dataset")
-    assert len(new["alpaca.jsonl"]) > 8192, "more than one buffer, so that parts of it lie on disk"
-    code, said = forked("export", run, kill_at=0)
+    assert len(new["alpaca.jsonl"]) > 8192, "more than one buffer, so that parts of it reach the disk"
+    code, output = forked("export", run, kill_at=0)
     assert code == 0
-    lines = int(said.rsplit("LINES", 1)[1])
+    lines = int(output.rsplit("LINES", 1)[1])
     points = sorted(random.Random(5).sample(range(1, lines + 1), min(most, lines)))
-    found, swept = {"old": 0, "new": 0}, 0
+    results, swept = {"old": 0, "new": 0}, 0
     for point in points:
         for name, body in old.items():
             (run / "dataset" / name).write_bytes(body)
         assert forked("export", run, kill_at=point)[0] == -signal.SIGKILL
         left = tree(run / "dataset")
         for name in old:
-            assert left.pop(name) in (old[name], new[name]), f"{name} is a part after a kill at line {point}"
+            assert left.pop(name) in (old[name], new[name]), f"{name} is incomplete after a kill at line {point}"
         assert all(re.fullmatch(r"\.(alpaca\.jsonl|manifest\.json)\.\w{8}\.part", name) for name in left)
-        found["new" if dataset(run) == new["alpaca.jsonl"] else "old"] += 1
+        results["new" if dataset(run) == new["alpaca.jsonl"] else "old"] += 1
         assert forked("export", run)[0] == 0
-        assert tree(run / "dataset") == new, "and what was left behind is gone"
+        assert tree(run / "dataset") == new, "and leftovers are removed"
         swept += len(left)
-    return len(points), found["old"], found["new"], swept
+    return len(points), results["old"], results["new"], swept
 
 
 def test_an_export_that_is_killed_leaves_the_old_dataset_or_the_new_one(
@@ -402,50 +402,50 @@ def test_an_export_that_is_killed_at_any_line_leaves_the_old_dataset_or_the_new_
 
 
 def answers(forked: Command, run: Path, out: Path) -> dict[str, str | bytes]:
-    """What the commands make of a run; of a refusal, that it is one: a single line that names the run."""
-    found: dict[str, str | bytes] = {}
+    """Return the output of each command, or "refused", which must be a single line that names the run."""
+    results: dict[str, str | bytes] = {}
     for name, line in {
         "status": ["status", run, "--json", "--verify"],
         "export": ["export", run, "--format", "candidates", "-o", out],
         "explain": ["explain", run, "1", "--json"],
     }.items():
-        code, said = forked(*line)
+        code, output = forked(*line)
         if code == 0:
-            found[name] = out.read_bytes() if name == "export" else said
+            results[name] = out.read_bytes() if name == "export" else output
         else:
-            assert (code, said.count("\n")) == (1, 1), said
-            assert str(run) in said
-            found[name] = "refused"
-    return found
+            assert (code, output.count("\n")) == (1, 1), output
+            assert str(run) in output
+            results[name] = "refused"
+    return results
 
 
 def flip(tmp_path: Path, forked: Command, bits: Callable[[bytes], list[int]]) -> tuple[int, int]:
-    """Flip one bit at a time of a run's ledger, with and without the verdicts beside it.
+    """Flip one bit at a time of a run's ledger.
 
     Returns:
-        How many flips were refused, and how many changed nothing that anybody asks for.
+        The number of flips that were refused, and of flips that changed no output.
     """
     refusals = harmless = 0
     out = tmp_path / "out.jsonl"
     with recorded(tmp_path / "run", 8) as (run, url):
-        whole = (run / "run.sqlite").read_bytes()
+        intact = (run / "run.sqlite").read_bytes()
         right = answers(forked, run, out)
         assert "refused" not in right.values()
         rows = dataset(run)
-        for bit in bits(whole):
-            body = bytearray(whole)
+        for bit in bits(intact):
+            body = bytearray(intact)
             body[bit // 8] ^= 1 << bit % 8
             (run / "run.sqlite").write_bytes(body)
-            found = answers(forked, run, out)
-            wrong = [name for name, said in found.items() if said not in ("refused", right[name])]
-            assert not wrong, f"bit {bit}: {wrong} tell something else, and nobody noticed"
+            results = answers(forked, run, out)
+            wrong = [name for name, output in results.items() if output not in ("refused", right[name])]
+            assert not wrong, f"bit {bit}: {wrong} have another output, undetected"
             assert (run / "run.sqlite").read_bytes() == body
-            if "refused" in found.values():
+            if "refused" in results.values():
                 refusals += 1
-                code, said = forked(*args(run, url, 8))
+                code, output = forked(*args(run, url, 8))
                 if code:
-                    assert (code, said.count("\n")) == (1, 1), said
-                    assert (run / "run.sqlite").read_bytes() == body, "nothing is mended"
+                    assert (code, output.count("\n")) == (1, 1), output
+                    assert (run / "run.sqlite").read_bytes() == body, "nothing is repaired"
                 assert dataset(run) == rows
             else:
                 harmless += 1
@@ -454,81 +454,81 @@ def flip(tmp_path: Path, forked: Command, bits: Callable[[bytes], list[int]]) ->
     return refusals, harmless
 
 
-def in_stored_answers(whole: bytes) -> list[int]:
-    """A bit of each of some stored answers."""
-    starts = [found.start() for found in re.finditer(rb'\{"choices":', whole)]
+def in_stored_answers(intact: bytes) -> list[int]:
+    """Return the position of one bit in each of six stored completions."""
+    starts = [results.start() for results in re.finditer(rb'\{"choices":', intact)]
     return [8 * (start + 20) + place % 7 for place, start in enumerate(starts[:6])]
 
 
-def in_counts_of_rows(whole: bytes) -> list[int]:
-    """The lowest bit of what each page with rows says of their number (https://www.sqlite.org/fileformat.html, 1.6)."""
-    starts = [100, *range(4096, len(whole), 4096)]
-    return [8 * (start + 4) for start in starts if whole[start] in (10, 13)]
+def in_counts_of_rows(intact: bytes) -> list[int]:
+    """Return the position of the lowest bit of each page's row count (https://www.sqlite.org/fileformat.html, 1.6)."""
+    starts = [100, *range(4096, len(intact), 4096)]
+    return [8 * (start + 4) for start in starts if intact[start] in (10, 13)]
 
 
 def anywhere(count: int) -> Callable[[bytes], list[int]]:
-    return lambda whole: sorted(random.Random(11).sample(range(8 * len(whole)), count))
+    return lambda intact: sorted(random.Random(11).sample(range(8 * len(intact)), count))
 
 
-def test_a_flipped_bit_in_a_stored_answer_is_noticed(tmp_path: Path, forked: Command, promise: Promise) -> None:
+def test_a_flipped_bit_in_a_stored_completion_is_detected(tmp_path: Path, forked: Command, promise: Promise) -> None:
     refusals, harmless = flip(tmp_path, forked, in_stored_answers)
     assert refusals >= 3
     assert harmless == 0
     promise("storage: flipped bit in an answer", f"{refusals} of {refusals} noticed, no byte changed")
 
 
-def test_a_page_that_says_of_too_few_rows_is_noticed(tmp_path: Path, forked: Command, promise: Promise) -> None:
-    refusals, harmless = flip(tmp_path, forked, lambda whole: in_counts_of_rows(whole)[::2])
+def test_a_wrong_row_count_of_a_page_is_detected(tmp_path: Path, forked: Command, promise: Promise) -> None:
+    refusals, harmless = flip(tmp_path, forked, lambda intact: in_counts_of_rows(intact)[::2])
     assert refusals >= 3
     assert harmless == 0
     promise("storage: flipped count of a page's rows", f"{refusals} of {refusals} noticed, no byte changed")
 
 
-def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path: Path, forked: Command, promise: Promise) -> None:
+def test_a_flipped_bit_anywhere_is_detected_or_harmless(tmp_path: Path, forked: Command, promise: Promise) -> None:
     refusals, harmless = flip(tmp_path, forked, anywhere(16))
     assert refusals > 0
     promise("storage: flipped bit anywhere", f"{refusals} refused, {harmless} harmless, 0 wrong answers")
 
 
 @pytest.mark.prove
-def test_many_flipped_bits_anywhere_are_noticed_or_harmless(tmp_path: Path, forked: Command, promise: Promise) -> None:
+def test_many_flipped_bits_anywhere_are_detected_or_harmless(tmp_path: Path, forked: Command, promise: Promise) -> None:
     refusals, harmless = flip(tmp_path, forked, anywhere(600))
     promise("storage: flipped bit anywhere", f"{refusals} refused, {harmless} harmless, 0 wrong answers")
 
 
 # An older schema
 
-NOWHERE = ("--base-url", "http://127.0.0.1:9/v1", "-q")  # for a run that has all its rows: nothing is sent
+NOWHERE = ("--base-url", "http://127.0.0.1:9/v1", "-q")  # for a complete run: nothing is sent
 
 
 def rows_of(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row without its seal, which must be right where there is one."""
+    """Return every row without its seal, which must be correct if the schema has seals."""
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as ledger:
         assert ledger.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         (version,) = ledger.execute("PRAGMA user_version").fetchone()
-        found = {name: ledger.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in (*SEALED, "texts")}
+        results = {name: ledger.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in (*SEALED, "texts")}
     ledger.close()
     for name, columns in SEALED.items():
-        assert version == 1 or all(row[-1] == seal(*row[:-1]) for row in found[name]), name
-        found[name] = [row[: len(columns)] for row in found[name]]
-    return found
+        assert version == 1 or all(row[-1] == seal(*row[:-1]) for row in results[name]), name
+        results[name] = [row[: len(columns)] for row in results[name]]
+    return results
 
 
 def old_run(folder: Path) -> Path:
-    """A run of schema 1: the golden one."""
+    """Make a copy of the golden run of schema 1."""
     folder.mkdir(parents=True)
     shutil.copy(GOLDEN / "schema-1" / "run.sqlite", folder)
     return folder
 
 
-def test_an_older_schema_is_read_as_it_is_and_brought_up_to_date_by_going_on(
+def test_an_older_schema_is_read_unchanged_and_migrated_when_the_run_continues(
     tmp_path: Path, forked: Command, promise: Promise
 ) -> None:
     run, golden = old_run(tmp_path / "run"), GOLDEN / "schema-1"
     before = rows_of(golden / "run.sqlite")
     for line in (["status", run], ["explain", run, "1"], ["export", run]):
         assert forked(*line)[0] == 0
-    assert (run / "run.sqlite").read_bytes() == (golden / "run.sqlite").read_bytes(), "looking changes nothing"
+    assert (run / "run.sqlite").read_bytes() == (golden / "run.sqlite").read_bytes(), "reading changes nothing"
     assert dataset(run) == (golden / "alpaca.jsonl").read_bytes()
     with Loopback(reply) as server:
         assert forked("generate", run, "--base-url", server.url, "-n", 20, "-q")[0] == 0
@@ -541,12 +541,13 @@ def test_an_older_schema_is_read_as_it_is_and_brought_up_to_date_by_going_on(
     promise("storage: older schema", f"{count} rows of schema 1 kept, sealed and backed up")
 
 
-def test_a_kill_at_any_line_of_the_change_of_schema_leaves_the_old_ledger_or_the_new_one(
+def test_a_kill_at_any_line_of_the_migration_leaves_the_old_ledger_or_the_new_one(
     tmp_path: Path, forked: Command, promise: Promise
 ) -> None:
     before, versions = rows_of(GOLDEN / "schema-1" / "run.sqlite"), {1: 0, 3: 0}
-    _, said = forked("generate", old_run(tmp_path / "0"), *NOWHERE, kill_at=0, module="ledger/migrate.py")
-    for point in range(1, int(said.split()[-1]) + 1, 3):
+    _, output = forked("generate", old_run(tmp_path / "0"), *NOWHERE, kill_at=0, module="ledger/migrate.py")
+    last = int(output.split()[-1])  # runs after the commit
+    for point in [*range(1, last, 3), last]:
         run = old_run(tmp_path / str(point))
         assert forked("generate", run, *NOWHERE, kill_at=point, module="ledger/migrate.py")[0] == -signal.SIGKILL
         with sqlite3.connect(f"file:{run / 'run.sqlite'}?mode=ro", uri=True) as ledger:
@@ -555,7 +556,7 @@ def test_a_kill_at_any_line_of_the_change_of_schema_leaves_the_old_ledger_or_the
         assert rows_of(run / "run.sqlite") == before
         assert forked("generate", run, *NOWHERE)[0] == 0
         after = rows_of(run / "run.sqlite")
-        assert after | {"meta": []} == before | {"meta": []}, "of the metadata, the settings follow this version's"
+        assert after | {"meta": []} == before | {"meta": []}, "only the settings in the metadata may change"
         assert rows_of(run / "run.sqlite.schema-1") == before
         assert not list(run.glob(".*.part"))
     assert versions[1] > 5
@@ -564,12 +565,12 @@ def test_a_kill_at_any_line_of_the_change_of_schema_leaves_the_old_ledger_or_the
     promise("storage: killed change of schema", f"{count} kills: {versions[1]} old, {versions[3]} new, 0 between")
 
 
-def test_a_full_disk_leaves_the_older_schema_as_it_was(
+def test_a_full_disk_leaves_the_older_schema_unchanged(
     tmp_path: Path, disk: Callable[..., Disk], forked: Command
 ) -> None:
     golden = GOLDEN / "schema-1"
     size = (golden / "run.sqlite").stat().st_size // 4096
-    said, code = [], 1
+    output, code = [], 1
     for pages in range(size + 1, 4 * size, 4):
         place = disk(pages=pages)
         run = old_run(place.folder / "run")
@@ -578,15 +579,15 @@ def test_a_full_disk_leaves_the_older_schema_as_it_was(
             break
         assert (code, words.count("\n")) == (1, 1), words
         assert "full" in words or "No space" in words
-        said.append("can't copy the ledger" in words)
+        output.append("can't copy the ledger" in words)
         place.grow()
         assert rows_of(run / "run.sqlite") | {"meta": []} == rows_of(golden / "run.sqlite") | {"meta": []}
         assert forked("generate", run, *NOWHERE)[0] == 0
         assert dataset(run) == (golden / "alpaca.jsonl").read_bytes()
-    assert (code, set(said)) == (0, {True, False}), "the copy and what comes after it met the end of the disk"
+    assert (code, set(output)) == (0, {True, False}), "both the copy and the migration hit the limit"
 
 
-def test_a_read_only_run_can_be_looked_at(tmp_path: Path, disk: Callable[..., Disk], forked: Command) -> None:
+def test_a_read_only_run_can_be_read(tmp_path: Path, disk: Callable[..., Disk], forked: Command) -> None:
     with recorded(tmp_path / "source", 8) as (source, _):
         place = disk()
         run = shutil.copytree(source, place.folder / "run")
@@ -596,11 +597,11 @@ def test_a_read_only_run_can_be_looked_at(tmp_path: Path, disk: Callable[..., Di
         assert (tmp_path / "out.jsonl").read_bytes() == dataset(source)
 
 
-def test_an_error_amid_a_ledger_is_one_line(tmp_path: Path, forked: Command) -> None:
-    """Nothing that is half read complains on its own when the ledger is closed."""
+def test_an_error_in_the_middle_of_a_ledger_is_one_line(tmp_path: Path, forked: Command) -> None:
+    """An interrupted iteration raises no further error when the ledger is closed."""
     with recorded(tmp_path / "run", 8) as (run, _):
         with sqlite3.connect(run / "run.sqlite") as ledger:
             ledger.execute("UPDATE requests SET digest = 'x' || digest WHERE k = 1")
         ledger.close()
-        code, said = forked("status", run, "--verify")
-    assert (code, said.count("\n")) == (1, 1), said
+        code, output = forked("status", run, "--verify")
+    assert (code, output.count("\n")) == (1, 1), output

@@ -218,8 +218,14 @@ def test_ctrl_c_stops_at_once_and_the_same_command_collects(
 
 
 def test_a_complete_run_waits_for_no_batch_and_a_later_extension_collects_it(tmp_path: Path) -> None:
-    script = Script(looks=lambda number: 1 << 30 if number == 3 else 1)
+    script = Script()
     with Batches(reply, script) as server:
+
+        def looks(number: int) -> int:
+            """Never end the batch of requests 16 to 23, whether it arrives before or after the batch of 8 to 15."""
+            return 1 << 30 if server.batches[number - 1].names[0].startswith("16-") else 1
+
+        script.looks = looks
         short = settings(server.url, n=25, section={"batch_size": 8})
         result = generate(tmp_path / "run", short)
         assert (result.ending, result.in_batches, len(server.batches)) == ("complete", 8, 3)
@@ -429,9 +435,9 @@ def test_a_key_echoed_by_the_server_is_stored_and_shown_nowhere(
 
 def test_a_batch_of_another_account_is_reported_and_not_submitted_again(tmp_path: Path) -> None:
     with Batches(reply, stopped_in(1)) as server:
-        assert generate(tmp_path / "run", settings(server.url)).left == 8
+        assert generate(tmp_path / "run", settings(server.url)).in_batches == 8
     with Batches(reply) as server:
-        with pytest.raises(BackendError, match=r"another key or is gone.*remove .*batches\.json"):
+        with pytest.raises(BackendError, match=r"another key, or is gone.*remove .*batches\.json"):
             generate(tmp_path / "run", settings(server.url))
         assert "POST /batches" not in server.calls
         (tmp_path / "run" / JOURNAL_FILE).write_text("{")
@@ -445,7 +451,7 @@ def test_a_batch_of_another_account_is_reported_and_not_submitted_again(tmp_path
 def test_changing_the_model_before_the_first_answer_discards_the_first_models_batch(tmp_path: Path) -> None:
     script = stopped_in(1)
     with Batches(reply, script) as server:
-        assert generate(tmp_path / "run", settings(server.url)).left == 8
+        assert generate(tmp_path / "run", settings(server.url)).in_batches == 8
         script.hold.set()
         other = settings(server.url, section={"model": "other"}, n=5)
         assert set(generate(tmp_path / "run", other).stats.models) == {"other"}

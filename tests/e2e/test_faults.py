@@ -211,7 +211,7 @@ def test_other_errors_at_the_start(tmp_path: Path) -> None:
     assert f"{config}:4: unknown key 'alpaca.demonstratons' (did you mean 'demonstrations'?)" in output
     seeds = tmp_path / "s.jsonl"
     seeds.write_text('{"instruction": "x", "output": "y"}\n{"instruction": 3}\n')
-    assert f"{seeds}:2: 'instruction' is a string" in run_cli("generate", tmp_path / "a", "--seeds", seeds, code=2)
+    assert f"{seeds}:2: 'instruction' must be a string" in run_cli("generate", tmp_path / "a", "--seeds", seeds, code=2)
     assert "no such file" in run_cli("generate", tmp_path / "a", "--model", tmp_path / "none.gguf", code=2).lower()
     model = tmp_path / "m.gguf"
     model.write_bytes(b"PK\x03\x04 not a model")

@@ -1,12 +1,14 @@
-"""Two processes train one model through torchrun and FSDP2, with the results of a single process."""
+"""Two processes train one model with FSDP2, with the results of a single process."""
 
 from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import finetune_fixtures
-from tests.cli import environment
+from tests.cli import environment, run_program
 
 tiny_model_folder, tiny_tokenizer = finetune_fixtures.tiny_model_folder, finetune_fixtures.tiny_tokenizer
 
@@ -45,6 +47,25 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == code, output
     return output
+
+
+def train(processes: int, *args: object) -> str:
+    """Train in processes that need no launcher: they find each other by the variables that torchrun would set."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with ThreadPoolExecutor(processes) as pool:
+        outputs = pool.map(
+            lambda rank: run_program(
+                "finetune",
+                ["train", *args],
+                env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {},
+                timeout=240,
+            ),
+            range(processes),
+        )
+        return "".join(outputs)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +99,14 @@ def assert_close(out: Path, other: Path, file: str) -> None:
         assert before[moment]["answers"] == after[moment]["answers"]
 
 
+def test_two_processes_train_like_one(rows: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    train(1, *arguments(tiny_model_folder, rows, tmp_path / "alone"))
+    output = train(2, *arguments(tiny_model_folder, rows, tmp_path / "two"))
+    assert output.count("held-out loss, rows:") == 1, "only one process prints"
+    assert_close(tmp_path / "two", tmp_path / "alone", "model.safetensors")
+
+
+@pytest.mark.prove
 def test_two_processes_train_like_one_and_resume_after_an_interruption(
     rows: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -109,5 +138,5 @@ def test_two_processes_train_like_one_and_resume_after_an_interruption(
 
 def test_two_processes_train_adapters(rows: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     for count, name in ((1, "alone"), (2, "two")):
-        ended(start(count, *arguments(tiny_model_folder, rows, tmp_path / name, "lora.rank=4")))
+        train(count, *arguments(tiny_model_folder, rows, tmp_path / name, "lora.rank=4"))
     assert_close(tmp_path / "two", tmp_path / "alone", "adapter_model.safetensors")

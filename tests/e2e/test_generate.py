@@ -115,7 +115,7 @@ def test_ctrl_c_drains_and_the_same_command_continues(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130, err
-        assert b"every answer that arrived is kept" in out
+        assert b"every answer that arrived is stored" in out
         with sqlite3.connect(tmp_path / "a" / "run.sqlite") as ledger:
             (sends,), (outcomes,) = (
                 ledger.execute(f"SELECT COUNT(*) FROM {t}").fetchone() for t in ("sends", "outcomes")

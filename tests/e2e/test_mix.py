@@ -1,4 +1,4 @@
-"""Runs of several methods, whole: the same bytes whatever happens on the way, and every command knows the labels."""
+"""Whole mixed runs: the same bytes at any concurrency and after any stop, and labels that every command understands."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from tests.scripted import reply
 
 ENTRIES = [{"name": "self-instruct"}, {"name": "alpaca", "label": "short", "list_length": 6}, {"name": "alpaca"}]
 LABELS = {"self-instruct", "short", "alpaca"}
-
-
 FILTERED = Fault(400, body={"error": {"message": "filtered", "code": "content_filter"}})
 
 
@@ -38,81 +36,81 @@ def faulty(_: int, body: dict[str, Any]) -> Fault | None:
 
 @pytest.fixture
 def server() -> Iterator[Loopback]:
-    with Loopback(reply, faulty) as one:
-        yield one
+    with Loopback(reply, faulty) as loopback:
+        yield loopback
 
 
-def given(server: Loopback, **more: Any) -> dict[str, Any]:
+def settings(server: Loopback, **more: Any) -> dict[str, Any]:
     section = {"model": "m", "api": "completion", "base_url": server.url}
     return {"strategies": ENTRIES, "adapt": True, "backend": "openai", "openai": section, "n": 90, **more}
 
 
-def made(run: Path) -> tuple[bytes, bytes]:
+def outputs(run: Path) -> tuple[bytes, bytes]:
     return dataset(run), (run / "dataset" / "manifest.json").read_bytes()
 
 
-def test_concurrency_and_stops_change_no_byte_and_a_replay_is_the_same(tmp_path: Path) -> None:
-    plain = None
+def test_concurrency_stops_and_replays_change_no_byte(tmp_path: Path) -> None:
+    expected = None
     for width in (1, 8, 64):
         with Loopback(reply, faulty) as server:
-            result = generate(tmp_path / f"c{width}", given(server, concurrency=width))
+            result = generate(tmp_path / f"c{width}", settings(server, concurrency=width))
         assert (result.ending, result.stats.failures.total() > 0) == ("complete", True)
-        plain = plain or made(tmp_path / "c1")
-        assert made(tmp_path / f"c{width}") == plain
+        expected = expected or outputs(tmp_path / "c1")
+        assert outputs(tmp_path / f"c{width}") == expected
     run = tmp_path / "stopped"
     with Loopback(reply, faulty) as server:
-        for most in (9, 31):
-            assert generate(run, given(server, budget={"max_requests": most}, concurrency=4)).ending == "budget"
+        for limit in (9, 31):
+            assert generate(run, settings(server, budget={"max_requests": limit}, concurrency=4)).ending == "budget"
         generate(run, {"budget": {"max_requests": None}})
-    assert made(run) == plain
+    assert outputs(run) == expected
     generate(tmp_path / "again", {"backend": "replay", "replay": {"source": str(run)}})
-    assert made(tmp_path / "again") == plain
+    assert outputs(tmp_path / "again") == expected
     assert status(run, verify=True).complete
 
 
-def test_rows_tell_their_method_and_the_commands_know_it(tmp_path: Path, server: Loopback) -> None:
+def test_rows_name_their_method_and_commands_report_by_method(tmp_path: Path, server: Loopback) -> None:
     run = tmp_path / "a"
-    generate(run, given(server))
+    generate(run, settings(server))
     rows = [json.loads(line) for line in dataset(run).splitlines()]
     assert {row["strategy"] for row in rows} == LABELS
-    place = next(place for place, row in enumerate(rows, 1) if row["strategy"] == "self-instruct")
-    found = explain(run, str(place))
-    assert [step.request.stage for step in found.steps] == [
+    number = next(number for number, row in enumerate(rows, 1) if row["strategy"] == "self-instruct")
+    explanation = explain(run, str(number))
+    assert [step.request.stage for step in explanation.steps] == [
         "self-instruct/instructions",
         "self-instruct/classify",
         "self-instruct/instances",
     ]
-    assert found.candidate.candidate.columns == {"strategy": "self-instruct"}
+    assert explanation.candidate.candidate.columns == {"strategy": "self-instruct"}
     values = json.loads(run_cli("status", run, "--json"))
     assert values["strategy"] == "mix"
     assert values["methods"].keys() == LABELS
-    assert sum(one["rows"] for one in values["methods"].values()) >= 90
-    assert sum(one["requests"] for one in values["methods"].values()) == values["requests"]
-    tokens = sum(one["tokens"] for one in values["methods"].values())
+    assert sum(method["rows"] for method in values["methods"].values()) >= 90
+    assert sum(method["requests"] for method in values["methods"].values()) == values["requests"]
+    tokens = sum(method["tokens"] for method in values["methods"].values())
     assert tokens == values["prompt_tokens"] + values["completion_tokens"]
     slices = values["proposals"]
     assert 1 < len(slices) <= 10
     total: Counter[str] = Counter()
     for part in slices:
         total.update(part["methods"])
-    assert all(one["last"] < other["first"] for one, other in pairwise(slices))
-    assert all(total[label] >= one["proposals"] for label, one in values["methods"].items())
-    # The text is the prose of the same figures; what brings little for its tokens is asked less in the end.
-    best = max(values["methods"].values(), key=lambda one: one["rows_per_1000_tokens"])
-    worst = min(values["methods"].values(), key=lambda one: one["rows_per_1000_tokens"])
+    assert all(before["last"] < after["first"] for before, after in pairwise(slices))
+    assert all(total[label] >= method["proposals"] for label, method in values["methods"].items())
+    # The text page shows the same figures. A method that yields few rows per token is used less in the end.
+    best = max(values["methods"].values(), key=lambda method: method["rows_per_1000_tokens"])
+    worst = min(values["methods"].values(), key=lambda method: method["rows_per_1000_tokens"])
     assert best["proposals"] > 2 * worst["proposals"]
     page = run_cli("status", run)
     assert "mix of self-instruct 1, short 1, alpaca 1; weights follow what they bring" in page
     assert f"requests {slices[0]['first']}-{slices[0]['last']}" in page
-    assert "self-instruct/classify" in run_cli("explain", run, place)
+    assert "self-instruct/classify" in run_cli("explain", run, number)
     assert "  mix  " in run_cli("runs", tmp_path)
     assert "90 rows in both" in run_cli("diff", run, run)
 
 
-def test_a_run_keeps_its_methods_and_may_be_given_them_again(tmp_path: Path, server: Loopback) -> None:
+def test_a_run_keeps_its_methods_and_accepts_the_same_methods_again(tmp_path: Path, server: Loopback) -> None:
     run = tmp_path / "a"
-    generate(run, given(server, n=10))
-    assert generate(run, given(server, n=20)).ending == "complete"
+    generate(run, settings(server, n=10))
+    assert generate(run, settings(server, n=20)).ending == "complete"
     assert generate(run, {"n": 25}).ending == "complete"
     changes = [
         ({"strategies": [{**ENTRIES[0], "weight": 3}, *ENTRIES[1:]]}, "strategies.self-instruct.weight: 1.0 -> 3.0"),
@@ -121,37 +119,37 @@ def test_a_run_keeps_its_methods_and_may_be_given_them_again(tmp_path: Path, ser
         ({"mix": {"explore": 0.5}}, "mix.explore: 0.05 -> 0.5"),
         ({"strategy": "alpaca"}, "strategy: 'mix' -> 'alpaca'"),
     ]
-    for change, says in changes:
-        with pytest.raises(RunChangedError, match=says):
+    for change, message in changes:
+        with pytest.raises(RunChangedError, match=message):
             generate(run, change)
     other = tmp_path / "b"
-    generate(other, {**given(server, n=5), "strategies": None, "adapt": False, "strategy": "alpaca"})
+    generate(other, {**settings(server, n=5), "strategies": None, "adapt": False, "strategy": "alpaca"})
     with pytest.raises(RunChangedError, match="strategy: 'alpaca' -> 'mix'"):
         generate(other, {"strategies": ENTRIES})
 
 
-def test_a_fork_goes_on_with_other_weights_and_asks_nothing_again(tmp_path: Path, server: Loopback) -> None:
+def test_a_fork_continues_with_other_weights_and_repeats_no_request(tmp_path: Path, server: Loopback) -> None:
     run, fork = tmp_path / "a", tmp_path / "b"
-    generate(run, given(server, n=60, filters={"novelty": {"threshold": 0.45}}))
+    generate(run, settings(server, n=60, filters={"novelty": {"threshold": 0.45}}))
     same = refilter(run, tmp_path / "same", {})
     assert (len(same.comparison.lost), len(same.comparison.gained)) == (0, 0)
-    assert made(tmp_path / "same")[0] == made(run)[0]
-    tried = list(tune(run, {"filters.novelty.threshold": [0.45, 0.95]}))
-    assert tried[0].rows < tried[1].rows
+    assert outputs(tmp_path / "same")[0] == outputs(run)[0]
+    trials = list(tune(run, {"filters.novelty.threshold": [0.45, 0.95]}))
+    assert trials[0].rows < trials[1].rows
     with pytest.raises(UsageError, match="the label 'short' \\(alpaca\\) has issued requests"):
         refilter(run, tmp_path / "c", {"strategies": [ENTRIES[0], ENTRIES[2]]})
     before = len(server.arrived)
     with pytest.raises(UsageError, match="only mix can read"):
         refilter(run, tmp_path / "d", {"strategy": "alpaca"})
     entries = [{**ENTRIES[0], "weight": 0}, *ENTRIES[1:], {"name": "alpaca", "label": "new", "list_length": 5}]
-    found = refilter(run, fork, {"strategies": entries, "filters": {"novelty": {"threshold": 0.95}}, "n": 200})
-    assert (len(server.arrived), found.queued > 0) == (before, True)
+    forked = refilter(run, fork, {"strategies": entries, "filters": {"novelty": {"threshold": 0.95}}, "n": 200})
+    assert (len(server.arrived), forked.queued > 0) == (before, True)
     answered = status(fork).stats.by_method
     result = generate(fork)
     assert result.ending == "complete"
     shares = status(fork).stats.by_method
     assert shares["new"].rows > 0
-    assert shares["self-instruct"].proposals == answered["self-instruct"].proposals, "a weight of 0 asks for no more"
-    assert shares["self-instruct"].requests > answered["self-instruct"].requests, "but what it began is followed up"
-    bodies = [json.dumps(one.body, sort_keys=True) for one in server.arrived]
+    assert shares["self-instruct"].proposals == answered["self-instruct"].proposals, "weight 0 proposes nothing"
+    assert shares["self-instruct"].requests > answered["self-instruct"].requests, "earlier tasks are followed up"
+    bodies = [json.dumps(arrived.body, sort_keys=True) for arrived in server.arrived]
     assert len(set(bodies)) == len(bodies)

@@ -1,4 +1,4 @@
-"""What is installed is whole: from the wheel, from the sdist, and from the tree."""
+"""Installations from the wheel, the sdist and the source tree contain every file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(json.dumps({
 
 
 def build(tree: Path, kind: str, into: Path) -> Path:
-    """Call the build backend as pip does."""
+    """Build a distribution as pip does."""
     into.mkdir(exist_ok=True)
     code = f"from hatchling.build import *; print(build_{kind}({str(into)!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False)
@@ -41,7 +41,7 @@ def build(tree: Path, kind: str, into: Path) -> Path:
 
 
 def probe(wheel: Path, environment: Path) -> dict:
-    """Install a wheel into an empty environment, and look from another directory at what it brings."""
+    """Install a wheel into an empty environment, and return what a process in another directory finds there."""
     venv.create(environment, with_pip=False, symlinks=True)
     python = environment / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet",
@@ -54,7 +54,7 @@ def probe(wheel: Path, environment: Path) -> dict:
 
 
 @pytest.mark.parametrize("origin", ["wheel", "sdist", "editable"])
-def test_seeds_and_prompts_reach_every_kind_of_install(tmp_path: Path, origin: str) -> None:
+def test_every_kind_of_installation_has_seeds_and_prompts(tmp_path: Path, origin: str) -> None:
     tree = ROOT
     if origin == "sdist":
         with tarfile.open(build(ROOT, "sdist", tmp_path / "sdist")) as archive:
@@ -62,18 +62,18 @@ def test_seeds_and_prompts_reach_every_kind_of_install(tmp_path: Path, origin: s
             archive.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         tree = tmp_path / f"selfinstruct-{__version__}"
     wheel = build(tree, "editable" if origin == "editable" else "wheel", tmp_path / "wheel")
-    found = probe(wheel, tmp_path / "venv")
+    installed = probe(wheel, tmp_path / "venv")
     prompts = {str(path.relative_to(ROOT / "prompts")): path.read_text() for path in (ROOT / "prompts").rglob("*.txt")}
-    assert found["prompts"] == prompts
+    assert installed["prompts"] == prompts
     assert prompts
-    assert "self-instruct:" in found["preset"]
-    assert Path(found["seeds"]).read_bytes() == (ROOT / "seeds" / "seed_tasks.jsonl").read_bytes()
-    assert found["personas"] == (ROOT / "seeds" / "personas.jsonl").read_text(encoding="utf-8")
-    assert found["version"] == __version__
-    assert found["licence"] == "Apache-2.0"
+    assert "self-instruct:" in installed["preset"]
+    assert Path(installed["seeds"]).read_bytes() == (ROOT / "seeds" / "seed_tasks.jsonl").read_bytes()
+    assert installed["personas"] == (ROOT / "seeds" / "personas.jsonl").read_text(encoding="utf-8")
+    assert installed["version"] == __version__
+    assert installed["licence"] == "Apache-2.0"
     if origin == "editable":
-        assert Path(found["seeds"]) == ROOT / "seeds" / "seed_tasks.jsonl", "the tree, which one edits, goes first"
+        assert Path(installed["seeds"]) == ROOT / "seeds" / "seed_tasks.jsonl", "the editable source tree comes first"
     else:
-        assert Path(found["package"]).is_relative_to(tmp_path)
-        assert "selfinstruct/py.typed" in found["files"]
-        assert any(name.endswith("LICENSE") for name in found["files"])
+        assert Path(installed["package"]).is_relative_to(tmp_path)
+        assert "selfinstruct/py.typed" in installed["files"]
+        assert any(name.endswith("LICENSE") for name in installed["files"])

@@ -10,11 +10,8 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.api import generate
+from selfinstruct.api import explain, export, generate, refilter, status, tune
 from selfinstruct.errors import LedgerError
-from selfinstruct.runs.explain import explain
-from selfinstruct.runs.fork import refilter, tune
-from selfinstruct.runs.status import export_run, status
 from selfinstruct.strategies import STRATEGIES
 from tests.abuse.hostile import selfinstruct
 from tests.answering import Answering
@@ -148,8 +145,8 @@ def test_the_result_of_code_is_stored_with_the_run_and_never_computed_again(
 
     monkeypatch.setattr(sandbox, "run", run_no_answer)
     (folder / "verdicts.sqlite").unlink()
-    assert status(folder, verify=True).tally == first.tally
-    assert export_run(folder).path.read_bytes() == exported
+    assert status(folder, verify=True).stats == first.stats
+    assert export(folder).path.read_bytes() == exported
     assert explain(folder, "1.0")
     again = generate_code(folder, coding, n=99)
     assert again.exported.path.read_bytes() == exported

@@ -175,8 +175,8 @@ def test_bfloat16_weights_follow_float32_adamw() -> None:
         reference.step()
     group = optimizer.groups[0]
     assert group.remainder is not None
-    found = join_float32(group.weight, group.remainder)[: exact.numel()].view_as(exact)
-    torch.testing.assert_close(found, exact.detach(), rtol=1e-5, atol=1e-6)
+    weights = join_float32(group.weight, group.remainder)[: exact.numel()].view_as(exact)
+    torch.testing.assert_close(weights, exact.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_held_out_losses_on_the_gpu_equal_those_on_the_cpu() -> None:

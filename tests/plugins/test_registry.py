@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TypeGuard
@@ -10,6 +13,7 @@ import pytest
 
 from selfinstruct.errors import PluginError
 from selfinstruct.plugins import GROUPS, Registry, installed_plugins
+from tests.cli import ROOT
 
 
 def is_text(entry: object) -> TypeGuard[str]:
@@ -94,3 +98,16 @@ def test_two_distributions_with_one_name_are_both_named(site: Path) -> None:
         entries.get("long")
     with pytest.raises(PluginError, match=r"'short' is offered by selfinstruct and by first 1\.0"):
         entries.get("short")
+
+
+def test_doctor_reports_a_name_that_two_distributions_offer(site: Path) -> None:
+    install(site, "first", "1.0", words="plugin_of_a_test:TEXT")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{site}"}
+    code = "from selfinstruct.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "doctor", "--json"], env=environment, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    checks = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "plugins"]
+    assert [check["ok"] for check in checks] == [False, True]
+    assert checks[0]["detail"] == "filter 'words' is offered by selfinstruct and by first 1.0"
+    assert checks[0]["remedy"] == "uninstall one of them"
+    assert checks[1]["detail"] == "first 1.0: filter words"

@@ -95,19 +95,19 @@ def test_every_supervised_token_is_predicted_once_from_the_token_before_it(sizes
     for step in plan_epoch(sizes, Packing(150, 64, 7), seed=seed, epoch=0):
         for micro_batch in step:
             batch = collate(corpus, micro_batch, max_seqlen=64, pad_to=pad_to)
-            tokens += batch.tokens
+            tokens += batch.num_tokens
             cu_seqlens = batch.packed.cu_seqlens.tolist()
-            assert cu_seqlens[-1] == len(batch.ids) == sum(batch.packed.lengths)
+            assert cu_seqlens[-1] == len(batch.input_ids) == sum(batch.packed.lengths)
             assert max(batch.packed.lengths) <= 64
-            for position, label in zip(batch.predict.tolist(), batch.labels.tolist(), strict=True):
+            for position, label in zip(batch.logit_indices.tolist(), batch.labels.tolist(), strict=True):
                 document = int(np.searchsorted(cu_seqlens, position, side="right")) - 1
                 assert position + 1 < cu_seqlens[document + 1], "predicted across a document boundary"
-                assert batch.ids[position + 1] == label
+                assert batch.input_ids[position + 1] == label
                 seen[micro_batch[document], position + 1 - cu_seqlens[document]] += 1
             for document, (start, end) in enumerate(pairwise(cu_seqlens)):
-                assert batch.positions[start:end].tolist() == list(range(end - start))
+                assert batch.position_ids[start:end].tolist() == list(range(end - start))
                 if document < len(micro_batch):
-                    assert batch.ids[start:end].tolist() == corpus[micro_batch[document]].ids.tolist()
+                    assert batch.input_ids[start:end].tolist() == corpus[micro_batch[document]].ids.tolist()
     for index in range(len(corpus)):
         expected.update((index, int(position)) for position in np.flatnonzero(corpus[index].supervised))
     assert seen == expected
@@ -116,6 +116,6 @@ def test_every_supervised_token_is_predicted_once_from_the_token_before_it(sizes
 
 def test_an_empty_micro_batch_predicts_nothing() -> None:
     batch = collate(corpus_of(np.array([5])), (), max_seqlen=5)
-    assert len(batch.predict) == 0
-    assert batch.tokens == 0
+    assert len(batch.logit_indices) == 0
+    assert batch.num_tokens == 0
     assert batch.packed.lengths == (1,)

@@ -14,8 +14,8 @@ from selfinstruct.strategies import STRATEGIES, Alpaca
 
 TEMPLATES = Path(__file__).parents[2] / "prompts"
 SEEDS = tuple(
-    Task(f"s{place}", f"Do  thing\n{place}.", (Instance(given, f"Output {place}"),), domain=domain)
-    for place, (given, domain) in enumerate((("", "a"), ("An input", "a"), ("", "b"), ("x" * 500, "b"), ("", "c")))
+    Task(f"s{index}", f"Do  thing\n{index}.", (Instance(given, f"Output {index}"),), domain=domain)
+    for index, (given, domain) in enumerate((("", "a"), ("An input", "a"), ("", "b"), ("x" * 500, "b"), ("", "c")))
 )
 
 
@@ -51,11 +51,11 @@ def test_the_prompt_shows_the_drawn_seeds_and_ends_inside_the_next_block():
     text = request.turns[0].text
     names = request.demonstrations
     assert len(set(names)) == 3
-    for place, name in enumerate(names, 1):
+    for index, name in enumerate(names, 1):
         seed = next(seed for seed in SEEDS if seed.id == name)
         given = seed.instances[0].input or "<noinput>"
         output = seed.instances[0].output
-        assert f"### Task {place}\nInstruction: Do thing {name[1:]}.\nInput: {given}\nOutput: {output}" in text
+        assert f"### Task {index}\nInstruction: Do thing {name[1:]}.\nInput: {given}\nOutput: {output}" in text
     assert text.endswith("\n\n### Task 4\nInstruction:")
     assert "list of 20" in text
     assert request.sampling.stop == ("\n### Task 21",)
@@ -134,7 +134,7 @@ def test_seed_text_is_never_a_template():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"list_length": 3}, "list_length must be above"),
         ({"demonstrations": 0}, "demonstrations must be 1"),
@@ -146,11 +146,11 @@ def test_seed_text_is_never_a_template():
         ({"tasks": {"max_tokens": 9, "api": "telnet"}}, "chat"),
     ],
 )
-def test_options_out_of_range(options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_options_out_of_range(options, message):
+    with pytest.raises(ConfigError, match=message):
         build(Alpaca.Options, options)
 
 
 def test_strategies_are_registered_under_their_names():
-    assert {name: one.name for name, one in STRATEGIES.items()} == {name: name for name in STRATEGIES}
+    assert {name: kind.name for name, kind in STRATEGIES.items()} == {name: name for name in STRATEGIES}
     assert {"self-instruct", "alpaca"} < set(STRATEGIES)

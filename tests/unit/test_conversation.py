@@ -58,35 +58,35 @@ def begun(made: Conversation, opening: str = OPENING) -> Request:
     first = first.numbered(3, 1)
     assert (first.stage, first.parent) == ("opening", None)
     number = "" if first.is_raw else f"{first.context['first']}."
-    (draft,) = made.receive(first, answer(f"{number} {opening}"), View()).candidates
-    assert (draft.kind, draft.instruction, draft.task) == ("pending_task", opening, None)
-    assert draft.on_accept is not None
-    assert draft.on_accept.parent == 3
-    return draft.on_accept
+    (pending,) = made.receive(first, answer(f"{number} {opening}"), View()).candidates
+    assert (pending.kind, pending.instruction, pending.task) == ("pending_task", opening, None)
+    assert pending.on_accept is not None
+    assert pending.on_accept.parent == 3
+    return pending.on_accept
 
 
 def spoken(made: Conversation, request: Request, *texts: str | Completion) -> tuple[list[Request], Received]:
     """Return the requests that these answers lead to, and the result of the last answer."""
     requests = [request]
     received = Received()
-    for place, text in enumerate(texts):
-        assert requests[-1].stage == STAGES[place % 2]
-        asked = requests[-1].numbered(10 + place, place)
+    for index, text in enumerate(texts):
+        assert requests[-1].stage == STAGES[index % 2]
+        asked = requests[-1].numbered(10 + index, index)
         received = made.receive(asked, text if isinstance(text, Completion) else answer(text), View())
         for follow in received.follow_ups:
-            assert follow.parent == 10 + place
+            assert follow.parent == 10 + index
             requests.append(follow)
     return requests, received
 
 
 def row(received: Received) -> Candidate:
     assert received.follow_ups == ()
-    (one,) = received.candidates
-    return one
+    (conversation,) = received.candidates
+    return conversation
 
 
-def said(one: Candidate) -> list[tuple[str, str]]:
-    return [(each.role, each.content) for each in one.messages]
+def exchange(candidate: Candidate) -> list[tuple[str, str]]:
+    return [(each.role, each.content) for each in candidate.messages]
 
 
 BOTH = pytest.mark.parametrize("api", ["chat", "completion"])
@@ -125,10 +125,16 @@ def test_a_chat_sends_the_conversation_and_swaps_the_roles_for_the_user() -> Non
     assert [turn.text for turn in user.turns[1:]] == [OPENING, RIVERS]
     assert [(turn.role, turn.variables["text"]) for turn in second.turns] == FOUR[:3]
     assert all("messages" not in request.context for request in requests), "the ledger would store each text many times"
-    one = row(received)
-    assert said(one) == FOUR
-    assert (one.instruction, one.input, one.output, one.task, one.kind) == (OPENING, "", FLOW, "3.0", "row")
-    assert FLOW[slice(*one.span)] == FLOW
+    conversation = row(received)
+    assert exchange(conversation) == FOUR
+    assert (
+        conversation.instruction,
+        conversation.input,
+        conversation.output,
+        conversation.task,
+        conversation.kind,
+    ) == (OPENING, "", FLOW, "3.0", "row")
+    assert FLOW[slice(*conversation.span)] == FLOW
     assert tuple(map(str, received.counters)) == ("conversations|2 rounds|as planned",)
 
 
@@ -141,7 +147,7 @@ def test_a_raw_prompt_is_a_transcript_that_ends_with_the_speaker() -> None:
     assert texts[0].endswith(f"\n\nUser: {OPENING}\nAssistant:")
     assert texts[1].endswith(f"\n\nUser: {OPENING}\nAssistant: {RIVERS}\nUser:")
     assert texts[2].endswith(f"\nAssistant: {RIVERS}\nUser: {LAKES}\nAssistant:")
-    assert said(row(received)) == FOUR
+    assert exchange(row(received)) == FOUR
 
 
 @BOTH
@@ -150,7 +156,7 @@ def test_a_conversation_is_restored_from_the_ledger(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=2)
     long = "The sea is old. " * 60
     requests, _ = spoken(made, begun(made), long, LAKES)
-    for request in (one.numbered(9, 1) for one in requests):
+    for request in (request.numbered(9, 1) for request in requests):
         value, texts = pack(request)
         again = unpack(value, 9, made.prompts, lambda name, texts=texts: texts[name].decode())
         assert again == request
@@ -161,27 +167,27 @@ def test_a_conversation_is_restored_from_the_ledger(api: str) -> None:
 @pytest.mark.parametrize("style", ["roles", "self-chat"])
 def test_with_openings_of_seeds_each_task_begins_one_conversation(api: str, style: str) -> None:
     made, view = strategy(api, openings="seeds", style=style, min_rounds=2, max_rounds=2), View()
-    found = []
+    result = []
     for item in range(len(SEEDS)):
         request = made.propose(view, Rng(item))
         assert request is not None
         assert (request.item, request.context["task"]) == (item, SEEDS[item].id)
         view.progress.take(item)
-        found.append(request)
+        result.append(request)
     assert made.propose(view, Rng(9)) is None
-    assert "Sort these words.\n\nb a" in found[1].turns[0].text
+    assert "Sort these words.\n\nb a" in result[1].turns[0].text
     if style == "roles":
-        requests, received = spoken(made, found[1], RIVERS, LAKES, FLOW)
+        requests, received = spoken(made, result[1], RIVERS, LAKES, FLOW)
         assert all(request.item is None for request in requests[1:])
     else:
-        received = made.receive(found[1].numbered(4, 1), answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}"), view)
-    one = row(received)
-    assert (one.task, one.instruction) == ("s1", "Sort these words.\n\nb a")
+        received = made.receive(result[1].numbered(4, 1), answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}"), view)
+    conversation = row(received)
+    assert (conversation.task, conversation.instruction) == ("s1", "Sort these words.\n\nb a")
     pool = Pool(SEEDS)
-    assert RowFilters(FilterOptions(), pool).apply(found[1].numbered(4, 1), received).candidates[0].kept, (
+    assert RowFilters(FilterOptions(), pool).apply(result[1].numbered(4, 1), received).candidates[0].kept, (
         "a seed is not novel, and is accepted"
     )
-    assert [(kept.id, kept.candidate.output) for kept in pool.rows] == [("4.0", one.output)]
+    assert [(kept.id, kept.candidate.output) for kept in pool.rows] == [("4.0", conversation.output)]
 
 
 SUM = (
@@ -202,10 +208,10 @@ def summed(style: str, *texts: str, api: str = "chat", seeds: tuple[Task, ...] =
         labels = ("", *("\nUser: ", "\nAssistant: ") * len(texts))
         text = "".join(f"{label}{text}" for label, text in zip(labels, texts, strict=False))
         return made.receive(request.numbered(4, 1), answer(text), view)
-    for place, text in enumerate(texts, 4):
-        received = made.receive(request.numbered(place, 1), answer(text), view)
+    for index, text in enumerate(texts, 4):
+        received = made.receive(request.numbered(index, 1), answer(text), view)
         if not received.follow_ups:
-            assert place == 3 + len(texts)
+            assert index == 3 + len(texts)
             return received
         (request,) = received.follow_ups
     raise AssertionError(received)
@@ -216,18 +222,21 @@ def summed(style: str, *texts: str, api: str = "chat", seeds: tuple[Task, ...] =
 def test_the_first_answer_to_a_seed_with_a_verifier_is_checked(api: str, style: str) -> None:
     wrong = ("It is 43.",) if style == "roles" else ("It is 43.", "And twice that?", "86.", "And half?", "21.5")
     received = summed(style, *wrong, api=api)
-    one = row(received)
-    assert [(each.filter, each.kept, each.reason) for each in one.verdicts] == [
+    conversation = row(received)
+    assert [(each.filter, each.kept, each.reason) for each in conversation.verdicts] == [
         ("conversation", False, "wrong_answer"), ("verifier", False, "wrong_answer"),
     ]  # fmt: skip
-    assert one.verdicts[1].detail["found"] == '"43"'
-    assert (said(one), one.output) == ([("user", "What is 17 + 25?"), ("assistant", "It is 43.")], "It is 43.")
-    assert wrong[0][slice(*one.span)] == "It is 43."
+    assert conversation.verdicts[1].detail["found"] == '"43"'
+    assert (exchange(conversation), conversation.output) == (
+        [("user", "What is 17 + 25?"), ("assistant", "It is 43.")],
+        "It is 43.",
+    )
+    assert wrong[0][slice(*conversation.span)] == "It is 43."
     assert tuple(map(str, received.counters)) == ("conversations|1 round|wrong_answer",)
     pool = Pool(SUM)
     request = Request("assistant", (), begun(strategy()).sampling).numbered(4, 1)
-    (judged,) = RowFilters(FilterOptions(), pool).apply(request, received).candidates
-    assert (judged.kept, judged.reason, pool.rows) == (False, "wrong_answer", [])
+    (filtered,) = RowFilters(FilterOptions(), pool).apply(request, received).candidates
+    assert (filtered.kept, filtered.reason, pool.rows) == (False, "wrong_answer", [])
     right = row(summed(style, "It is 42.", "And twice that?", "It's 86.", api=api))
     assert [each.kept for each in right.verdicts] == [True], "of what came later nothing is known"
     assert right.verifier is None, "its last answer is to another question"
@@ -241,8 +250,8 @@ def test_the_verifier_checks_the_answer_of_the_row(style: str) -> None:
     spec = {"kind": "regex", "pattern": "42", "full": True}
     seeds = (Task("s0", "What is 17 + 25?", verifier=spec),)
     assert len(row(summed(style, " 42 \n", "And twice that?", "84.", seeds=seeds)).verdicts) == 1
-    one = row(summed(style, "42\n\n[END]", seeds=seeds))
-    assert (said(one)[1], one.verdicts[0].reason) == (("assistant", "42"), "too_few_rounds")
+    conversation = row(summed(style, "42\n\n[END]", seeds=seeds))
+    assert (exchange(conversation)[1], conversation.verdicts[0].reason) == (("assistant", "42"), "too_few_rounds")
 
 
 def test_a_verifier_does_not_apply_to_an_opening_of_the_model() -> None:
@@ -274,14 +283,14 @@ def test_the_closing_sign_of_the_user_ends_a_conversation(api: str, closing: str
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7})
     _, received = spoken(made, request, RIVERS, LAKES, FLOW, closing)
-    one = row(received)
-    assert said(one) == FOUR
-    assert one.verdicts[0].kept
-    assert one.verdicts[0].detail == {"ending": "closed", "planned": 7}
+    conversation = row(received)
+    assert exchange(conversation) == FOUR
+    assert conversation.verdicts[0].kept
+    assert conversation.verdicts[0].detail == {"ending": "closed", "planned": 7}
     _, received = spoken(made, request, RIVERS, closing)
     early = row(received)
     assert (early.verdicts[0].kept, early.verdicts[0].reason) == (False, "too_few_rounds")
-    assert said(early) == FOUR[:2]
+    assert exchange(early) == FOUR[:2]
 
 
 @pytest.mark.parametrize("text", ["", "Goodbye!", "Thanks, that is all.", "Write [END] on each page"])
@@ -308,28 +317,31 @@ def test_the_closing_sign_of_the_assistant_ends_a_conversation(api: str, tail: s
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7})
     _, received = spoken(made, request, RIVERS, LAKES, answer(f"{FLOW}{tail}", reason))
-    one = row(received)
-    assert (said(one), one.verdicts[0].detail["ending"]) == (FOUR, "closed")
-    assert f"{FLOW}{tail}"[slice(*one.span)] == FLOW
+    conversation = row(received)
+    assert (exchange(conversation), conversation.verdicts[0].detail["ending"]) == (FOUR, "closed")
+    assert f"{FLOW}{tail}"[slice(*conversation.span)] == FLOW
     made = strategy(api, style="self-chat", min_rounds=2, max_rounds=7)
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 7}, None, 5)
     received = made.receive(request, answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}{tail}", reason), View())
-    assert (said(row(received)), tuple(map(str, received.counters))) == (FOUR, ("conversations|2 rounds|closed",))
+    assert (exchange(row(received)), tuple(map(str, received.counters))) == (FOUR, ("conversations|2 rounds|closed",))
 
 
 @BOTH
 def test_a_closing_sign_alone_is_not_an_answer(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     _, received = spoken(made, begun(made), RIVERS, LAKES, "[END]")
-    one = row(received)
-    assert (said(one), one.verdicts[0].reason, one.verdicts[0].detail["ending"]) == (
+    conversation = row(received)
+    assert (exchange(conversation), conversation.verdicts[0].reason, conversation.verdicts[0].detail["ending"]) == (
         FOUR[:2], "too_few_rounds", "closed",
     )  # fmt: skip
     made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
     text = f"{RIVERS}\nUser: {LAKES}\nAssistant: [END]"
     received = made.receive(begun(made).numbered(5, 1), answer(text), View())
-    assert (said(row(received)), tuple(map(str, received.counters))) == (FOUR[:2], ("conversations|1 round|closed",))
+    assert (exchange(row(received)), tuple(map(str, received.counters))) == (
+        FOUR[:2],
+        ("conversations|1 round|closed",),
+    )
 
 
 @BOTH
@@ -337,17 +349,17 @@ def test_a_closing_sign_in_a_sentence_or_in_code_is_part_of_the_answer(api: str)
     told = "The program writes [END] last:\n```\ncount\n[END]\n```\nThat is all."
     made = strategy(api, min_rounds=2, max_rounds=2)
     _, received = spoken(made, begun(made), told, LAKES, FLOW)
-    assert said(row(received))[1] == ("assistant", told)
+    assert exchange(row(received))[1] == ("assistant", told)
     made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
     text = f"{told}\nUser: {LAKES}\nAssistant: {FLOW}"
-    assert said(row(made.receive(begun(made).numbered(5, 1), answer(text), View())))[1] == ("assistant", told)
+    assert exchange(row(made.receive(begun(made).numbered(5, 1), answer(text), View())))[1] == ("assistant", told)
 
 
 def test_the_last_answer_of_a_dialogue_may_contain_speaker_labels() -> None:
     messages = [{"role": role, "content": text} for role, text in FOUR]
-    found = texts_of({"messages": [{"role": "system", "content": "Be brief."}, *messages]})
-    assert (found.asked, found.prompt, found.answered) == (OPENING, OPENING, FLOW)
-    assert found.whole == "\n".join(text for _, text in FOUR)
+    result = texts_of({"messages": [{"role": "system", "content": "Be brief."}, *messages]})
+    assert (result.asked, result.prompt, result.answered) == (OPENING, OPENING, FLOW)
+    assert result.whole == "\n".join(text for _, text in FOUR)
 
 
 BROKEN = [
@@ -373,14 +385,18 @@ def test_a_message_that_breaks_a_conversation_cuts_it_back(api: str, text: str |
     request = begun(made)
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 4})
     _, received = spoken(made, request, RIVERS, text)
-    one = row(received)
-    assert (one.verdicts[0].kept, one.verdicts[0].reason, one.verdicts[0].score) == (False, reason, 1)
-    assert said(one) == FOUR[:2]
+    conversation = row(received)
+    assert (conversation.verdicts[0].kept, conversation.verdicts[0].reason, conversation.verdicts[0].score) == (
+        False,
+        reason,
+        1,
+    )
+    assert exchange(conversation) == FOUR[:2]
     _, received = spoken(made, request, RIVERS, LAKES, FLOW, text)
-    one = row(received)
-    assert (one.verdicts[0].kept, one.verdicts[0].reason) == (True, "")
-    assert one.verdicts[0].detail["ending"] == reason
-    assert said(one) == FOUR
+    conversation = row(received)
+    assert (conversation.verdicts[0].kept, conversation.verdicts[0].reason) == (True, "")
+    assert conversation.verdicts[0].detail["ending"] == reason
+    assert exchange(conversation) == FOUR
     assert tuple(map(str, received.counters)) == (f"conversations|2 rounds|{reason}",)
 
 
@@ -391,17 +407,17 @@ def test_a_message_that_breaks_a_conversation_cuts_it_back(api: str, text: str |
 def test_an_answer_that_breaks_a_conversation_removes_its_question(text: str | Completion, reason: str) -> None:
     made = strategy(min_rounds=2, max_rounds=3)
     _, received = spoken(made, begun(made), RIVERS, LAKES, text)
-    one = row(received)
-    assert (one.verdicts[0].reason, said(one)) == (reason, FOUR[:2])
+    conversation = row(received)
+    assert (conversation.verdicts[0].reason, exchange(conversation)) == (reason, FOUR[:2])
 
 
 @BOTH
 def test_a_failed_request_ends_a_conversation(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=7)
     requests, _ = spoken(made, begun(made), RIVERS, LAKES, FLOW)
-    one = row(made.recover(requests[-1].numbered(20, 1), View()))
-    assert said(one) == FOUR
-    assert one.verdicts[0].detail["ending"] == "failed"
+    conversation = row(made.recover(requests[-1].numbered(20, 1), View()))
+    assert exchange(conversation) == FOUR
+    assert conversation.verdicts[0].detail["ending"] == "failed"
     short = row(made.recover(requests[1].numbered(20, 1), View()))
     assert (short.verdicts[0].kept, short.verdicts[0].reason) == (False, "failed")
 
@@ -409,8 +425,13 @@ def test_a_failed_request_ends_a_conversation(api: str) -> None:
 def test_a_first_answer_that_breaks_a_conversation_leaves_no_output() -> None:
     made = strategy()
     _, received = spoken(made, begun(made), "")
-    one = row(received)
-    assert (one.instruction, one.output, one.messages, one.verdicts[0].reason) == (OPENING, "", (), "empty")
+    conversation = row(received)
+    assert (conversation.instruction, conversation.output, conversation.messages, conversation.verdicts[0].reason) == (
+        OPENING,
+        "",
+        (),
+        "empty",
+    )
     assert tuple(map(str, received.counters)) == ("conversations|0 rounds|empty",)
 
 
@@ -428,7 +449,7 @@ def test_an_assistant_may_return_a_text_that_it_was_asked_to_correct_and_speak_o
 def test_the_speakers_label_and_quotation_marks_are_removed(api: str) -> None:
     made = strategy(api, min_rounds=2, max_rounds=2)
     _, received = spoken(made, begun(made), f"Assistant: {RIVERS}", f'**User:** "{LAKES}"', FLOW)
-    assert said(row(received)) == FOUR
+    assert exchange(row(received)) == FOUR
 
 
 @BOTH
@@ -438,8 +459,8 @@ def test_quotation_marks_and_emphasis_around_an_answer_are_kept(api: str, text: 
     _, received = spoken(made, begun(made), RIVERS, LAKES, text)
     assert row(received).output == text
     made = strategy(api, style="self-chat", min_rounds=2, max_rounds=2)
-    whole = f"{RIVERS}\nUser: {LAKES}\nAssistant: {text}"
-    assert row(made.receive(begun(made).numbered(5, 1), answer(whole), View())).output == text
+    full_text = f"{RIVERS}\nUser: {LAKES}\nAssistant: {text}"
+    assert row(made.receive(begun(made).numbered(5, 1), answer(full_text), View())).output == text
 
 
 # Self-chat
@@ -457,9 +478,9 @@ def test_a_complete_transcript_is_read(api: str, head: str) -> None:
     assert "about 2 short messages" in request.turns[0].text
     text = f"{head}{RIVERS}\n\nUser: {LAKES}\nAssistant: {FLOW}\nUser: And ponds?\nAssistant: Them too."
     received = made.receive(request, answer(text), View())
-    one = row(received)
-    assert said(one) == FOUR
-    assert text[slice(*one.span)] == f"{RIVERS}\n\nUser: {LAKES}\nAssistant: {FLOW}"
+    conversation = row(received)
+    assert exchange(conversation) == FOUR
+    assert text[slice(*conversation.span)] == f"{RIVERS}\n\nUser: {LAKES}\nAssistant: {FLOW}"
     assert tuple(map(str, received.counters)) == ("conversations|2 rounds|as planned",)
 
 
@@ -468,12 +489,12 @@ def test_an_announcement_of_a_transcript_is_not_an_answer(head: str) -> None:
     made = strategy(style="self-chat", min_rounds=2, max_rounds=2)
     request = begun(made).numbered(5, 1)
     rest = f"User: {LAKES}\nAssistant: {FLOW}\nUser: And ponds?\nAssistant: Them too."
-    one = row(made.receive(request, answer(head + rest), View()))
-    assert (one.verdicts[0].reason, said(one)) == ("role_confusion", [])
-    for whole in (f"{head}Assistant: {RIVERS}\n{rest}", f"{head}User: {OPENING}\nAssistant: {RIVERS}\n{rest}"):
-        assert said(row(made.receive(request, answer(whole), View()))) == FOUR
+    conversation = row(made.receive(request, answer(head + rest), View()))
+    assert (conversation.verdicts[0].reason, exchange(conversation)) == ("role_confusion", [])
+    for full_text in (f"{head}Assistant: {RIVERS}\n{rest}", f"{head}User: {OPENING}\nAssistant: {RIVERS}\n{rest}"):
+        assert exchange(row(made.receive(request, answer(full_text), View()))) == FOUR
     long = f"{RIVERS}\n\nIt goes like this:"
-    assert said(row(made.receive(request, answer(f"{long}\n{rest}"), View())))[1] == ("assistant", long)
+    assert exchange(row(made.receive(request, answer(f"{long}\n{rest}"), View())))[1] == ("assistant", long)
 
 
 TAILS = [
@@ -496,7 +517,7 @@ def test_a_transcript_ends_where_the_speakers_do_not_alternate(tail: str, rounds
     request = Request(request.stage, request.turns, request.sampling, {**request.context, "rounds": 6}, None, 5)
     text = f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}{tail}"
     received = made.receive(request, answer(text), View())
-    assert said(row(received))[:4] == FOUR
+    assert exchange(row(received))[:4] == FOUR
     assert tuple(map(str, received.counters)) == (f"conversations|{rounds} rounds|{ending}",)
 
 
@@ -504,7 +525,7 @@ def test_a_truncated_transcript_loses_its_last_message() -> None:
     made = strategy(style="self-chat", min_rounds=2, max_rounds=2)
     request = begun(made).numbered(5, 1)
     received = made.receive(request, answer(f"{RIVERS}\nUser: {LAKES}\nAssistant: {FLOW}", "length"), View())
-    assert (row(received).verdicts[0].reason, said(row(received))) == ("truncated", FOUR[:2])
+    assert (row(received).verdicts[0].reason, exchange(row(received))) == ("truncated", FOUR[:2])
     assert row(made.receive(request, answer(RIVERS, "length"), View())).verdicts[0].reason == "truncated"
 
 
@@ -529,15 +550,20 @@ def test_any_text_is_accepted_and_speakers_always_alternate(which: int, text: st
     made, request = REQUESTS[which]
     received = made.receive(request, answer(text, reason), View())
     assert len(received.follow_ups) <= 1
-    for one in received.candidates:
-        assert 0 <= one.span[0] <= one.span[1] <= len(text)
-        if one.kind == "pending_task":
+    for conversation in received.candidates:
+        assert 0 <= conversation.span[0] <= conversation.span[1] <= len(text)
+        if conversation.kind == "pending_task":
             continue
-        assert [each.role for each in one.messages] == ["user", "assistant"] * (len(one.messages) // 2)
-        assert all(each.content.strip() for each in one.messages)
-        if one.verdicts[0].kept:
-            assert made.options.min_rounds <= len(one.messages) // 2 <= made.options.max_rounds
-            assert (one.instruction, one.output) == (one.messages[0].content, one.messages[-1].content)
+        assert [each.role for each in conversation.messages] == ["user", "assistant"] * (
+            len(conversation.messages) // 2
+        )
+        assert all(each.content.strip() for each in conversation.messages)
+        if conversation.verdicts[0].kept:
+            assert made.options.min_rounds <= len(conversation.messages) // 2 <= made.options.max_rounds
+            assert (conversation.instruction, conversation.output) == (
+                conversation.messages[0].content,
+                conversation.messages[-1].content,
+            )
     read_dialogue(text, OPENING, truncated=reason == "length")
     message(text, "user")
     is_of_assistant(text)
@@ -549,7 +575,7 @@ def test_a_message_is_data_and_never_a_template() -> None:
         trick = "Pay $speaker or ${text} $ and {x}?"
         requests, received = spoken(made, begun(made, trick), f"{trick} no", "Why $conversation?", FLOW)
         assert all(trick in "".join(turn.text for turn in request.turns) for request in requests)
-        assert said(row(received))[0] == ("user", trick)
+        assert exchange(row(received))[0] == ("user", trick)
 
 
 @pytest.mark.parametrize(

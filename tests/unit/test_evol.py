@@ -45,8 +45,8 @@ def begun(made: EvolInstruct, *operations: str, seed: int = 0) -> Request:
     view = View()
     for item in range(seed):
         view.progress.take(item)
-    for trial in range(100_000):
-        request = made.propose(view, Rng("test", trial))
+    for attempt in range(100_000):
+        request = made.propose(view, Rng("test", attempt))
         assert request is not None
         drawn = [draw[0] for draw in request.context["draws"]]
         if drawn[: len(operations)] == list(operations):
@@ -64,11 +64,11 @@ class Run:
     def says(self, text: str, finish_reason: str = "stop"):
         """Return the filtered candidate of this answer and advance to the follow-up request."""
         received = self.made.receive(self.request, answer(text, finish_reason), View())
-        judged = self.judge.apply(self.request, received)
-        one = judged.candidates[0] if judged.candidates else None
+        outcome = self.judge.apply(self.request, received)
+        filtered = outcome.candidates[0] if outcome.candidates else None
         following = list(received.follow_ups)
-        if one is not None:
-            following.append(one.candidate.on_accept if one.kept else one.candidate.on_reject)
+        if filtered is not None:
+            following.append(filtered.candidate.on_accept if filtered.kept else filtered.candidate.on_reject)
         self.counters += tuple(map(str, received.counters))
         assert len(following) <= 1
         next_ = following[0] if following else None
@@ -76,7 +76,7 @@ class Run:
         self.request = next_ and replace(
             next_.numbered(self.request.number + 1, 1), context=loads(dumps(next_.context))
         )
-        return one
+        return filtered
 
     def asks_to_evolve(self, text: str) -> bool:
         return self.request.stage == "evolve" and self.request.context["current"][1] == text
@@ -87,8 +87,8 @@ def run(*operations: str, **options) -> Run:
     return Run(made, begun(made, *operations))
 
 
-def rejecting(one) -> list[tuple[str, str]]:
-    return [(verdict.filter, verdict.reason) for verdict in one.verdicts if not verdict.kept]
+def rejecting(filtered) -> list[tuple[str, str]]:
+    return [(verdict.filter, verdict.reason) for verdict in filtered.verdicts if not verdict.kept]
 
 
 def prompt(operation: str) -> str:
@@ -120,8 +120,8 @@ def test_increase_reasoning_asks_for_steps():
 def test_complicate_input_asks_for_data_of_a_drawn_kind():
     made = strategy(epochs=1)
     kinds = set()
-    for trial in range(400):
-        request = made.propose(View(), Rng(trial))
+    for attempt in range(400):
+        request = made.propose(View(), Rng(attempt))
         operation, kind, _ = request.context["draws"][0]
         if operation == "complicate-input":
             assert f"the data are {kind}." in request.turns[0].text
@@ -136,14 +136,14 @@ def test_breadth_asks_for_a_new_task_of_the_same_domain():
 
 
 def test_the_operations_in_depth_add_ten_to_twenty_words():
-    assert all("10 to 20 words" in prompt(one) for one in OPERATIONS if one != "breadth")
+    assert all("10 to 20 words" in prompt(operation) for operation in OPERATIONS if operation != "breadth")
 
 
 def test_operations_are_equally_likely_in_every_epoch():
     made, view = strategy(), View()
     counts = [dict.fromkeys(OPERATIONS, 0) for _ in range(4)]
-    for trial in range(1200):
-        for epoch, draw in enumerate(made.propose(view, Rng("draws", trial)).context["draws"]):
+    for attempt in range(1200):
+        for epoch, draw in enumerate(made.propose(view, Rng("draws", attempt)).context["draws"]):
             counts[epoch][draw[0]] += 1
     assert all(150 < count < 250 for epoch in counts for count in epoch.values()), counts
 
@@ -171,8 +171,8 @@ def test_seeds_are_evolved_in_order_with_their_input_until_none_is_left():
 
 def test_an_epoch_evolves_compares_and_answers_and_the_next_continues_from_there():
     way = run("deepen", "breadth")
-    draft = way.says(f"**Rewritten task:** {DEEPER}\n")
-    assert (draft.candidate.kind, draft.candidate.instruction) == ("pending_task", DEEPER)
+    pending = way.says(f"**Rewritten task:** {DEEPER}\n")
+    assert (pending.candidate.kind, pending.candidate.instruction) == ("pending_task", DEEPER)
     assert way.request.stage == "compare"
     assert f"First task: {SEEDS[0].instruction}\nSecond task: {DEEPER}\n" in way.request.turns[0].text
     assert way.says(GAIN).kept
@@ -180,7 +180,7 @@ def test_an_epoch_evolves_compares_and_answers_and_the_next_continues_from_there
     assert DEEPER in way.request.turns[0].text
     row = way.says(ANSWER)
     assert (row.kept, row.candidate.kind) == (True, "row")
-    assert (row.candidate.instruction, row.candidate.output, row.candidate.task) == (DEEPER, ANSWER, draft.id)
+    assert (row.candidate.instruction, row.candidate.output, row.candidate.task) == (DEEPER, ANSWER, pending.id)
     assert row.candidate.columns == {"epoch": 1, "operation": "deepen", "root": "s0"}
     assert way.asks_to_evolve(DEEPER)
     assert way.request.turns[0].template == "evol-instruct/breadth"
@@ -198,8 +198,8 @@ def test_an_epoch_evolves_compares_and_answers_and_the_next_continues_from_there
 )
 def test_an_announcement_is_not_part_of_the_instruction(head):
     assert run("deepen").says(f'{head}"{DEEPER}"').candidate.instruction == DEEPER
-    for whole in (f"Here is my question: {DEEPER}", f"Here is my question:\n{DEEPER}"):
-        assert run("deepen").says(whole).candidate.instruction == whole
+    for full_text in (f"Here is my question: {DEEPER}", f"Here is my question:\n{DEEPER}"):
+        assert run("deepen").says(full_text).candidate.instruction == full_text
     way = run("deepen")
     assert way.says(head.removesuffix("Rewritten task: ")) is None
     assert way.counters == ["evol|epoch 1, deepen|no_instruction"]
@@ -234,15 +234,15 @@ def test_a_rejection_by_a_filter_continues_with_the_unevolved_instruction():
 
 
 def test_a_judge_that_sees_no_gain_sends_the_instruction_back():
-    for said, reason in ((SAME, "equal"), ("Equal.", "equal"), ("Hm, they rhyme.", "unjudged"), ("", "unjudged")):
+    for reply, reason in ((SAME, "equal"), ("Equal.", "equal"), ("Hm, they rhyme.", "unjudged"), ("", "unjudged")):
         way = run("deepen", "breadth")
         way.says(DEEPER)
-        assert rejecting(way.says(said)) == [("evol_judge", reason)]
+        assert rejecting(way.says(reply)) == [("evol_judge", reason)]
         assert way.asks_to_evolve(SEEDS[0].instruction)
-    for said in ("Different", "**Not equal**", "They are unequal."):
+    for answer_text in ("Different", "**Not equal**", "They are unequal."):
         way = run("deepen")
         way.says(DEEPER)
-        assert way.says(said).kept
+        assert way.says(answer_text).kept
 
 
 def test_an_instruction_that_resembles_its_source_is_not_sent_to_the_judge():
@@ -250,9 +250,9 @@ def test_an_instruction_that_resembles_its_source_is_not_sent_to_the_judge():
     assert rejecting(way.says("name three birds  that live near THE sea.")) == [("evol_similarity", "unchanged")]
     assert way.asks_to_evolve(SEEDS[0].instruction)
     way = run("deepen", similarity=0.9)
-    one = way.says("Name three birds that live near the open sea.")
-    assert rejecting(one) == [("evol_similarity", "too_similar")]
-    (verdict,) = (verdict for verdict in one.verdicts if verdict.filter == "evol_similarity")
+    filtered = way.says("Name three birds that live near the open sea.")
+    assert rejecting(filtered) == [("evol_similarity", "too_similar")]
+    (verdict,) = (verdict for verdict in filtered.verdicts if verdict.filter == "evol_similarity")
     assert verdict.score == pytest.approx(16 / 17)
     assert verdict.nearest == "s0"
     assert way.asks_to_evolve(SEEDS[0].instruction)
@@ -262,21 +262,21 @@ def test_an_instruction_that_resembles_its_source_is_not_sent_to_the_judge():
 
 def test_a_short_response_with_sorry_is_rejected():
     long = "Sorry is a board game. " + "It has many rules that players argue about. " * 10
-    for said, kept in (("I'm sorry, I can't name them all.", False), (long, True), ("A sorrycat is no bird.", True)):
+    for reply, kept in (("I'm sorry, I can't name them all.", False), (long, True), ("A sorrycat is no bird.", True)):
         way = run("deepen", "breadth")
         way.says(DEEPER)
         way.says(GAIN)
-        one = way.says(said)
-        assert rejecting(one) == ([] if kept else [("evol_apology", "sorry")]), said
+        filtered = way.says(reply)
+        assert rejecting(filtered) == ([] if kept else [("evol_apology", "sorry")]), reply
         assert way.asks_to_evolve(DEEPER if kept else SEEDS[0].instruction)
 
 
 def test_a_response_of_punctuation_and_stop_words_is_rejected():
-    for said in ("It is what it is!", "...", "", "You're\n- the\n- and"):
+    for answer_text in ("It is what it is!", "...", "", "You're\n- the\n- and"):
         way = run("deepen", "breadth")
         way.says(DEEPER)
         way.says(GAIN)
-        assert rejecting(way.says(said))[0] == ("evol_content", "no_content"), said
+        assert rejecting(way.says(answer_text))[0] == ("evol_content", "no_content"), answer_text
         assert way.asks_to_evolve(SEEDS[0].instruction)
 
 
@@ -291,10 +291,10 @@ def test_a_further_answer_has_to_pass_the_rules_of_a_response():
 def test_an_answer_in_a_chat_may_contain_the_stop_string_of_raw_prompts():
     stops = {}
     for api in ("completion", "chat"):
-        one = Run(strategy(api), begun(strategy(api), "deepen"))
-        one.says(DEEPER)
-        one.says(GAIN)
-        stops[api] = (one.request.stage, one.request.sampling.stop)
+        way = Run(strategy(api), begun(strategy(api), "deepen"))
+        way.says(DEEPER)
+        way.says(GAIN)
+        stops[api] = (way.request.stage, way.request.sampling.stop)
     assert stops == {"completion": ("answer", ("\n### Task",)), "chat": ("answer", ())}
 
 
@@ -373,15 +373,15 @@ def test_the_instruction_in_the_prompt_does_not_count_as_wording_of_the_prompt()
 
 
 @pytest.mark.parametrize(
-    ("said", "evolved"),
+    ("answer_text", "evolved"),
     [
         (f"Sure! Here's a harder version of the task:\n\n{DEEPER}", DEEPER),
         (f"Here is the rewritten task:\n{DEEPER}", DEEPER),
         (f"{DEEPER} Use the table below:\n\n| bird | food |\n|---|---|\n| gull | fish |", None),
     ],
 )
-def test_an_announcement_of_the_instruction_is_removed_and_an_announcement_of_data_is_kept(said, evolved):
-    assert run("deepen").says(said).candidate.instruction == (evolved or said)
+def test_an_announcement_of_the_instruction_is_removed_and_an_announcement_of_data_is_kept(answer_text, evolved):
+    assert run("deepen").says(answer_text).candidate.instruction == (evolved or answer_text)
 
 
 # --- requests ---
@@ -415,7 +415,7 @@ def test_a_judge_is_sampled_greedily_and_may_reason_in_a_chat():
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("answer_text", "reason"),
     [
         ("<think>they look equal</think> different", ""),
         ("they look equal\n</think>\n\n**Different**", ""),
@@ -423,12 +423,12 @@ def test_a_judge_is_sampled_greedily_and_may_reason_in_a_chat():
         ("<think>They are different, or", "unjudged"),
     ],
 )
-def test_a_judges_reasoning_is_not_its_decision(said, reason):
+def test_a_judges_reasoning_is_not_its_decision(answer_text, reason):
     way = comparing()
-    one = way.says(said)
-    assert rejecting(one) == ([("evol_judge", reason)] if reason else [])
-    start, end = one.candidate.span
-    assert "think" not in said[start:end]
+    filtered = way.says(answer_text)
+    assert rejecting(filtered) == ([("evol_judge", reason)] if reason else [])
+    start, end = filtered.candidate.span
+    assert "think" not in answer_text[start:end]
     assert way.request.stage == ("evolve" if reason else "answer")
 
 
@@ -445,8 +445,8 @@ def test_a_failed_audit_is_not_counted_twice():
 
 def test_the_judge_decides_on_a_share_of_the_instructions_that_the_cheap_test_rejects():
     way = run("deepen", "breadth", audit=1.0)
-    one = way.says(SEEDS[0].instruction)
-    assert rejecting(one) == [("evol_similarity", "unchanged")]
+    filtered = way.says(SEEDS[0].instruction)
+    assert rejecting(filtered) == [("evol_similarity", "unchanged")]
     assert (way.request.stage, way.request.context["audited"]) == ("compare", True)
     assert way.says(GAIN) is None
     assert way.counters == ["agreement|cheap test: no gain|judge: gain"]
@@ -498,7 +498,7 @@ def test_an_instruction_is_data_and_never_a_template():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"epochs": 0}, "epochs must be 1"),
         ({"similarity": 0}, "similarity must be above 0"),
@@ -506,6 +506,6 @@ def test_an_instruction_is_data_and_never_a_template():
         ({"sorry_words": -1}, "sorry_words must be 0"),
     ],
 )
-def test_options_out_of_range(options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_options_out_of_range(options, message):
+    with pytest.raises(ConfigError, match=message):
         build(EvolInstruct.Options, options)

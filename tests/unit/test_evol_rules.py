@@ -10,7 +10,7 @@ from selfinstruct.strategies.shared import evol_rules as rules
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("answer", "reason"),
     [
         ("Equal or different: different", ""),
         ("Equal or Different: equal", "equal"),
@@ -30,8 +30,8 @@ from selfinstruct.strategies.shared import evol_rules as rules
         ("**Equal or different:** **different**", ""),
     ],
 )
-def test_a_judges_answer_is_read_with_its_negations(said: str, reason: str) -> None:
-    verdict = rules.gain(said)
+def test_a_judges_answer_is_read_with_its_negations(answer: str, reason: str) -> None:
+    verdict = rules.gain(answer)
     assert (verdict.filter, verdict.kept, verdict.reason) == ("evol_judge", not reason, reason)
 
 
@@ -56,7 +56,7 @@ def test_eight_consecutive_words_of_the_prompt_are_rejected_and_seven_are_not() 
     assert rules.wording(f"Ask {eight} days.", f"Say {eight} fun.", (), prompt).kept, "it was there before"
 
 
-@pytest.mark.parametrize("said", ["I don't.", "It isn't, and he didn't.", "We\u2019ll do so\u2026"])
-def test_parts_of_contractions_are_not_content(said: str) -> None:
-    assert rules.content(said).reason == "no_content"
-    assert rules.content(f"{said} Gulls").kept
+@pytest.mark.parametrize("answer", ["I don't.", "It isn't, and he didn't.", "We\u2019ll do so\u2026"])
+def test_parts_of_contractions_are_not_content(answer: str) -> None:
+    assert rules.content(answer).reason == "no_content"
+    assert rules.content(f"{answer} Gulls").kept

@@ -60,7 +60,7 @@ def test_content_that_is_not_text_is_ignored_unless_only_text_is_allowed() -> No
 
 @pytest.mark.parametrize("field", ["messages", "conversations"])
 def test_a_conversation_that_is_not_a_list_is_rejected(field: str) -> None:
-    with pytest.raises(ValueError, match=f"'{field}' is no list of messages"):
+    with pytest.raises(ValueError, match=f"'{field}' is not a list of messages"):
         texts_of({field: "Hi"})
 
 

@@ -44,8 +44,8 @@ NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no syst
 
 def strategy(api: str = "completion", template: str = "chatml", **options: object) -> Magpie:
     given = build(Magpie.Options, {"template": template, **options})
-    found = Magpie.discover_options(given, lambda: None)
-    return Magpie(replace(given, **found), Prompts.load(Magpie.templates, api, builtin_prompts()))
+    result = Magpie.discover_options(given, lambda: None)
+    return Magpie(replace(given, **result), Prompts.load(Magpie.templates, api, builtin_prompts()))
 
 
 def answered(made: Magpie, request: Request, text: str, reason: str = "stop", number: int = 3) -> Received:
@@ -81,7 +81,7 @@ def test_texts_are_derived_from_the_models_own_template():
 
 
 @pytest.mark.parametrize(
-    ("source", "system", "said"),
+    ("source", "system", "message"),
     [
         ("{% for m in messages %}{{ m.content", "", "can't be rendered: unexpected end"),
         ("{{ messages[7].content.x }}", "", "can't be rendered: .*magpie.pre_query and magpie.post_query"),
@@ -91,8 +91,8 @@ def test_texts_are_derived_from_the_models_own_template():
         (NO_SYSTEM, "Hi.", "own template has no place for a system prompt: leave magpie.system out"),
     ],
 )
-def test_an_unsuitable_template_is_refused(source: str, system: str, said: str):
-    with pytest.raises(ConfigError, match=said):
+def test_an_unsuitable_template_is_refused(source: str, system: str, message: str):
+    with pytest.raises(ConfigError, match=message):
         template_texts(ChatTemplate(source), system)
 
 
@@ -113,9 +113,9 @@ def test_a_template_that_writes_later_messages_differently_supports_one_round():
     texts = template_texts(ChatTemplate(odd), "")
     assert texts.next_query is None
     given = build(Magpie.Options, {"turns": 2})
-    found = Magpie.discover_options(given, lambda: ChatTemplate(odd))
+    result = Magpie.discover_options(given, lambda: ChatTemplate(odd))
     with pytest.raises(ConfigError, match="between an answer and the user"):
-        Magpie(replace(given, **found), Prompts.load(Magpie.templates, "chat", builtin_prompts()))
+        Magpie(replace(given, **result), Prompts.load(Magpie.templates, "chat", builtin_prompts()))
 
 
 def test_markers_are_special_tokens_and_other_ends_of_messages():
@@ -192,7 +192,7 @@ def test_the_template_in_a_models_folder_is_read_for_vllm(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"backend": "openai"}, "needs raw completions, and openai is set to send chat messages: use --api completion"),
         ({"backend": "openai-batch"}, "needs raw completions"),
@@ -208,8 +208,8 @@ def test_the_template_in_a_models_folder_is_read_for_vllm(tmp_path: Path):
         ({"magpie": {"stop": [""]}}, "can't be empty"),
     ],
 )
-def test_impossible_settings_are_refused_before_anything_is_sent(given: dict, said: str):
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_settings_are_refused_before_anything_is_sent(given: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
         make_plan({"strategy": "magpie", **given})
 
 
@@ -237,10 +237,14 @@ def test_the_first_request_is_the_template_up_to_the_users_message():
 def test_a_users_message_is_a_pending_task_and_its_answer_a_row(api: str):
     made = strategy(api, system="You teach.")
     received = answered(made, first(made), "  Why is the sky blue?\n")
-    [draft] = received.candidates
-    assert (draft.kind, draft.instruction, draft.verdicts[0].kept) == ("pending_task", "Why is the sky blue?", True)
-    assert draft.span == (2, 22)
-    request = draft.on_accept
+    [pending] = received.candidates
+    assert (pending.kind, pending.instruction, pending.verdicts[0].kept) == (
+        "pending_task",
+        "Why is the sky blue?",
+        True,
+    )
+    assert pending.span == (2, 22)
+    request = pending.on_accept
     assert (request.stage, request.parent, request.context["task"]) == ("answer", 3, "3.0")
     if api == "chat":
         assert [(turn.role, turn.text) for turn in request.turns] == [("user", "Why is the sky blue?")]
@@ -262,10 +266,10 @@ def test_a_users_message_is_a_pending_task_and_its_answer_a_row(api: str):
 @pytest.mark.parametrize("api", ["completion", "chat"])
 def test_several_rounds_make_one_row(api: str):
     made = strategy(api, turns=2, system="You teach.")
-    [draft] = answered(made, first(made), "Why is it blue?").candidates
-    [trial] = answered(made, draft.on_accept, "It scatters.", number=4).candidates
-    assert (trial.kind, trial.task, trial.messages) == ("provisional_row", "3.0", ())
-    again = trial.on_accept
+    [pending] = answered(made, first(made), "Why is it blue?").candidates
+    [provisional] = answered(made, pending.on_accept, "It scatters.", number=4).candidates
+    assert (provisional.kind, provisional.task, provisional.messages) == ("provisional_row", "3.0", ())
+    again = provisional.on_accept
     assert again.is_raw
     assert again.turns[0].text == (
         "<|im_start|>system\nYou teach.<|im_end|>\n<|im_start|>user\nWhy is it blue?<|im_end|>\n"
@@ -275,8 +279,8 @@ def test_several_rounds_make_one_row(api: str):
     assert received.candidates == ()
     [request] = received.follow_ups
     if api == "chat":
-        said = [(turn.role, turn.text) for turn in request.turns]
-        assert said == [("user", "Why is it blue?"), ("assistant", "It scatters."), ("user", "What does?")]
+        message = [(turn.role, turn.text) for turn in request.turns]
+        assert message == [("user", "Why is it blue?"), ("assistant", "It scatters."), ("user", "What does?")]
     else:
         assert request.turns[0].text == (
             "<|im_start|>user\nWhy is it blue?<|im_end|>\n<|im_start|>assistant\nIt scatters.<|im_end|>\n"
@@ -296,25 +300,25 @@ def test_several_rounds_make_one_row(api: str):
 def test_an_answer_in_the_prompt_is_written_as_the_template_writes_answers():
     """LLAMA2 puts a space before an answer in the prompt, and none before an answer that the model writes."""
     given = build(Magpie.Options, {"turns": 2})
-    found = Magpie.discover_options(given, lambda: ChatTemplate(LLAMA2, bos="<s>", eos="</s>"))
-    made = Magpie(replace(given, **found), Prompts.load(Magpie.templates, "completion", builtin_prompts()))
-    [draft] = answered(made, first(made), "Why is it blue?").candidates
-    assert draft.on_accept.turns[0].text == "<s>[INST] Why is it blue? [/INST]"
-    [trial] = answered(made, draft.on_accept, "It scatters.", number=4).candidates
-    said = "<s>[INST] Why is it blue? [/INST] It scatters. </s><s>[INST]"
-    assert trial.on_accept.turns[0].text == said
-    [last] = answered(made, trial.on_accept, "What does?", number=5).follow_ups
-    assert last.turns[0].text == f"{said} What does? [/INST]"
+    result = Magpie.discover_options(given, lambda: ChatTemplate(LLAMA2, bos="<s>", eos="</s>"))
+    made = Magpie(replace(given, **result), Prompts.load(Magpie.templates, "completion", builtin_prompts()))
+    [pending] = answered(made, first(made), "Why is it blue?").candidates
+    assert pending.on_accept.turns[0].text == "<s>[INST] Why is it blue? [/INST]"
+    [provisional] = answered(made, pending.on_accept, "It scatters.", number=4).candidates
+    message = "<s>[INST] Why is it blue? [/INST] It scatters. </s><s>[INST]"
+    assert provisional.on_accept.turns[0].text == message
+    [last] = answered(made, provisional.on_accept, "What does?", number=5).follow_ups
+    assert last.turns[0].text == f"{message} What does? [/INST]"
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_an_answer_that_repeats_an_earlier_message_is_rejected(place: int):
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_an_answer_that_repeats_an_earlier_message_is_rejected(index: int):
     made = strategy(turns=2)
-    said = ("Why is the sky blue at noon?", "The air scatters light of short waves.", "What else does it scatter?")
-    [draft] = answered(made, first(made), said[0]).candidates
-    [trial] = answered(made, draft.on_accept, said[1], number=4).candidates
-    [last] = answered(made, trial.on_accept, said[2], number=5).follow_ups
-    received = answered(made, last, said[place], number=6)
+    message = ("Why is the sky blue at noon?", "The air scatters light of short waves.", "What else does it scatter?")
+    [pending] = answered(made, first(made), message[0]).candidates
+    [provisional] = answered(made, pending.on_accept, message[1], number=4).candidates
+    [last] = answered(made, provisional.on_accept, message[2], number=5).follow_ups
+    received = answered(made, last, message[index], number=6)
     [one] = RowFilters(FilterOptions(), Pool(())).apply(last.numbered(6, 1), received).candidates
     assert one.reason == "copied_demonstration"
 
@@ -323,23 +327,23 @@ def test_the_reasoning_of_an_answer_is_removed():
     """The template of a model that reasons ends with an opening tag: the answer begins inside it."""
     thinking = "<|im_end|>\n<|im_start|>assistant\n<think>\n"
     made = strategy(turns=2, pre_query="<|im_start|>user\n", post_query=thinking, next_query="<|im_end|>\n")
-    [draft] = answered(made, first(made), "Why is it blue?").candidates
-    assert draft.on_accept.turns[0].text.endswith(thinking)
+    [pending] = answered(made, first(made), "Why is it blue?").candidates
+    assert pending.on_accept.turns[0].text.endswith(thinking)
     text = "Okay, the sky.\n</think>\n\nIt scatters."
-    for said in (text, f"<think>\n{text}"):
-        [trial] = answered(made, draft.on_accept, said, number=4).candidates
-        assert (trial.output, said[slice(*trial.span)]) == ("It scatters.", "It scatters.")
-        assert "Okay" not in trial.on_accept.turns[0].text
-        assert made.reject_reason(trial, said) == "reasoning"
-    for said in ("Okay, the sky.\n</think>\n", "<think>Okay, the sky."):
-        received = answered(made, draft.on_accept, said, number=4)
+    for message in (text, f"<think>\n{text}"):
+        [provisional] = answered(made, pending.on_accept, message, number=4).candidates
+        assert (provisional.output, message[slice(*provisional.span)]) == ("It scatters.", "It scatters.")
+        assert "Okay" not in provisional.on_accept.turns[0].text
+        assert made.reject_reason(provisional, message) == "reasoning"
+    for message in ("Okay, the sky.\n</think>\n", "<think>Okay, the sky."):
+        received = answered(made, pending.on_accept, message, number=4)
         assert (received.candidates, [discard.reason for discard in received.discards]) == ((), ["empty"])
-    [cut] = answered(made, draft.on_accept, "<think>Okay, the", "length", number=4).candidates
+    [cut] = answered(made, pending.on_accept, "<think>Okay, the", "length", number=4).candidates
     assert not cut.verdicts[0].kept
     made = strategy()
-    [draft] = answered(made, first(made), "Why is it blue?").candidates
+    [pending] = answered(made, first(made), "Why is it blue?").candidates
     about = "Put it between <think> and </think> tags."
-    [row] = answered(made, draft.on_accept, about, number=4).candidates
+    [row] = answered(made, pending.on_accept, about, number=4).candidates
     assert (row.output, row.verdicts[0].kept, made.reject_reason(row, about)) == (about, True, "")
     assert answered(made, first(made), "What is </think>?").candidates[0].instruction == "What is </think>?"
 
@@ -366,13 +370,13 @@ def test_messages_with_special_tokens_and_truncated_messages_are_rejected(
     text: str, finish: str, reason: str, token: str | None
 ):
     made = strategy(turns=2)
-    [draft] = answered(made, first(made), "Why is it blue?").candidates
-    [trial] = answered(made, draft.on_accept, "It scatters.").candidates
-    [last] = answered(made, trial.on_accept, "What does?").follow_ups
+    [pending] = answered(made, first(made), "Why is it blue?").candidates
+    [provisional] = answered(made, pending.on_accept, "It scatters.").candidates
+    [last] = answered(made, provisional.on_accept, "What does?").follow_ups
     for request, kind in (
         (first(made), "pending_task"),
-        (draft.on_accept, "provisional_row"),
-        (trial.on_accept, "pending_task"),
+        (pending.on_accept, "provisional_row"),
+        (provisional.on_accept, "pending_task"),
         (last, "row"),
     ):
         [one] = answered(made, request, text, finish).candidates
@@ -399,9 +403,9 @@ def test_the_embedded_model_tokenizes_the_texts_like_its_own_template():
     plan = make_plan({"strategy": "magpie", "magpie": {"turns": 2}})
     made = plan.strategy
     assert isinstance(made, Magpie)
-    [draft] = answered(made, first(made), "Why is the sky blue?").candidates
-    [trial] = answered(made, draft.on_accept, "It scatters light.").candidates
-    [last] = answered(made, trial.on_accept, "What does?").follow_ups
+    [pending] = answered(made, first(made), "Why is the sky blue?").candidates
+    [provisional] = answered(made, pending.on_accept, "It scatters light.").candidates
+    [last] = answered(made, provisional.on_accept, "What does?").follow_ups
     texts = ("Why is the sky blue?", "It scatters light.", "What does?")
     roles = ("user", "assistant", "user")
     turns = tuple(PromptMessage(role, "t", {}, text) for role, text in zip(roles, texts, strict=True))
@@ -410,8 +414,8 @@ def test_the_embedded_model_tokenizes_the_texts_like_its_own_template():
         backend = LlamaCppBackend(options)
         await backend.start()
         try:
-            asked = [first(made), draft.on_accept, last]
-            asked += [replace(draft.on_accept, turns=turns[:1]), replace(last, turns=turns)]
+            asked = [first(made), pending.on_accept, last]
+            asked += [replace(pending.on_accept, turns=turns[:1]), replace(last, turns=turns)]
             return [
                 await backend.complete(replace(one, sampling=replace(one.sampling, max_tokens=24, temperature=0.0)))
                 for one in asked

@@ -58,9 +58,11 @@ class Asks(Strategy, ChoosesFormat):
 
     def receive(self, request, completion, view):
         self.seen.append((request.stage, view.progress, view.progress_by_method))
-        then, otherwise = self._request("then"), self._request("otherwise")
-        draft = Candidate(completion.text, kind="pending_task", on_accept=then, on_reject=otherwise, columns={"own": 1})
-        return Received((draft,), (self._request("next"),), counters=(CounterKey("table", "row", "column"),))
+        accepted, rejected = self._request("then"), self._request("otherwise")
+        task = Candidate(
+            completion.text, kind="pending_task", on_accept=accepted, on_reject=rejected, columns={"own": 1}
+        )
+        return Received((task,), (self._request("next"),), counters=(CounterKey("table", "row", "column"),))
 
 
 def mixed(*parts: tuple[str, float, Strategy], adapt: bool = False, explore: float = 0.05) -> MixtureStrategy:
@@ -75,24 +77,24 @@ def drawn(strategy: MixtureStrategy, pool: Pool, times: int = 2000) -> Counter[s
 def test_without_adapt_the_weights_are_the_shares() -> None:
     pool = Pool(SEEDS)
     pool.progress_by_method["a"].add(1000, 10)
-    found = drawn(mixed(("a", 1, Asks()), ("b", 3, Asks()), ("c", 0, Asks())), pool)
-    assert found["b"] / found["a"] == pytest.approx(3, rel=0.15)
-    assert found["c"] == 0
+    result = drawn(mixed(("a", 1, Asks()), ("b", 3, Asks()), ("c", 0, Asks())), pool)
+    assert result["b"] / result["a"] == pytest.approx(3, rel=0.15)
+    assert result["c"] == 0
 
 
 def test_the_yields_decide_and_the_weights_before_any_request_is_processed() -> None:
     strategy, pool = mixed(("a", 1, Asks()), ("b", 1, Asks()), ("c", 2, Asks()), adapt=True), Pool(SEEDS)
-    found = drawn(strategy, pool)
-    assert found["c"] / found["a"] == pytest.approx(2, rel=0.2)
+    result = drawn(strategy, pool)
+    assert result["c"] / result["a"] == pytest.approx(2, rel=0.2)
     for _ in range(40):
         pool.progress_by_method["a"].add(2, 100)
         pool.progress_by_method["b"].add(1, 100)
         pool.progress_by_method["c"].add(0, 100)
-    found = drawn(strategy, pool)
+    result = drawn(strategy, pool)
     # For the same tokens b brings half the rows of a, and c none: only draws by weight choose them.
-    assert found["a"] > 0.94 * 2000
-    assert found["b"] / 2000 == pytest.approx(0.05 / 4, abs=0.01)
-    assert found["c"] / 2000 == pytest.approx(0.05 / 2, abs=0.01)
+    assert result["a"] > 0.94 * 2000
+    assert result["b"] / 2000 == pytest.approx(0.05 / 4, abs=0.01)
+    assert result["c"] / 2000 == pytest.approx(0.05 / 2, abs=0.01)
 
 
 def test_a_weight_is_the_value_of_a_row() -> None:
@@ -107,16 +109,16 @@ def test_a_method_without_evidence_is_tried() -> None:
     pool = Pool(SEEDS)
     for _ in range(40):
         pool.progress_by_method["a"].add(2, 100)
-    found = drawn(mixed(("a", 1, Asks()), ("b", 1, Asks()), adapt=True, explore=0.0), pool)
-    assert 0.2 * 2000 < found["b"] < 0.6 * 2000
+    result = drawn(mixed(("a", 1, Asks()), ("b", 1, Asks()), adapt=True, explore=0.0), pool)
+    assert 0.2 * 2000 < result["b"] < 0.6 * 2000
 
 
 def test_the_choice_is_the_same_on_every_machine() -> None:
     """Check the exact sequence: if it changed with Python or its C library, a run could not be resumed."""
     pool = Pool(SEEDS)
-    for place, label in enumerate("abc"):
+    for index, label in enumerate("abc"):
         for number in range(30):
-            pool.progress_by_method[label].add((number + place) % 3, 90 + 7 * place)
+            pool.progress_by_method[label].add((number + index) % 3, 90 + 7 * index)
     strategy = mixed(*((label, 1.3, Asks()) for label in "cab"), adapt=True)
     requests = [strategy.propose(pool, Rng("draw", number)) for number in range(40)]
     assert "".join(request.method for request in requests) == SEQUENCE
@@ -138,8 +140,8 @@ SEQUENCE = "cbcabacbabcbacaaaabbaaabacacbcbaaabaabaa"
 def test_the_race_draws_the_largest_gamma_variable(shapes: Any, exposures: Any, chance: float) -> None:
     """Compare how often the first variable is the largest with the closed form."""
     rng = Rng("race")
-    found = sum(draw_largest_gamma(shapes, exposures, rng) == 0 for _ in range(20_000)) / 20_000
-    assert found == pytest.approx(chance, abs=0.012)
+    result = sum(draw_largest_gamma(shapes, exposures, rng) == 0 for _ in range(20_000)) / 20_000
+    assert result == pytest.approx(chance, abs=0.012)
 
 
 def test_another_method_proposes_when_one_is_exhausted() -> None:
@@ -158,13 +160,13 @@ def test_a_method_sees_its_own_stages_and_progress_and_its_requests_get_its_labe
     strategy, pool = mixed(("a b", 1, inner), ("c", 0, Asks())), Pool(SEEDS)
     request = strategy.propose(pool, Rng("x"))
     assert (request.stage, request.method) == ("a b/first", "a b")
-    found = strategy.receive(request.numbered(0, 1), Completion((Choice("Do it", "stop"),), Usage(), "m"), pool)
+    result = strategy.receive(request.numbered(0, 1), Completion((Choice("Do it", "stop"),), Usage(), "m"), pool)
     assert inner.seen == [("first", pool.progress_by_method["a b"], pool.progress_by_method)]
-    [one] = found.candidates
-    stages = [one.on_accept.stage, one.on_reject.stage, *(each.stage for each in found.follow_ups)]
+    [candidate] = result.candidates
+    stages = [candidate.on_accept.stage, candidate.on_reject.stage, *(each.stage for each in result.follow_ups)]
     assert stages == ["a b/then", "a b/otherwise", "a b/next"]
-    assert one.columns == {"own": 1, "strategy": "a b"}
-    assert found.counters == (CounterKey("a b: table", "row", "column"),)
+    assert candidate.columns == {"own": 1, "strategy": "a b"}
+    assert result.counters == (CounterKey("a b: table", "row", "column"),)
 
 
 def test_format_and_schemas_combine_the_methods() -> None:
@@ -181,12 +183,12 @@ def test_format_and_schemas_combine_the_methods() -> None:
 
 
 def test_a_filter_that_one_method_switches_off_is_off_and_otherwise_the_first_default_wins() -> None:
-    found = merged_defaults([
+    result = merged_defaults([
         {"filters": {"copied": {"share": 1}}, "lag": 8},
         {"filters": {"novelty": None}},
         {"filters": {"novelty": {"threshold": 0.9}, "copied": {"share": 2, "more": 3}}, "lag": 9},
     ])  # fmt: skip
-    assert found == {"filters": {"copied": {"share": 1, "more": 3}, "novelty": None}, "lag": 8}
+    assert result == {"filters": {"copied": {"share": 1, "more": 3}, "novelty": None}, "lag": 8}
 
 
 def test_an_entry_falls_back_on_the_section_and_the_preset(tmp_path: Path) -> None:
@@ -205,13 +207,13 @@ def test_an_entry_falls_back_on_the_section_and_the_preset(tmp_path: Path) -> No
     assert (second.label, second.weight, second.options.list_length) == ("long", 2.0, 20)
     assert plan.settings.strategy == "mix"
     recorded = plan.values()
-    assert [one["list_length"] for one in recorded["strategies"]] == [9, 20]
+    assert [entry["list_length"] for entry in recorded["strategies"]] == [9, 20]
     again = overlay(recorded, given, dict)  # repeated settings change nothing
     assert build_methods(again["strategies"]) == plan.methods
     assert build_methods(overlay(recorded, {"n": 3}, dict)["strategies"]) == plan.methods
     changed = overlay(recorded, {"strategies": [{"name": "alpaca", "label": "long", "weight": 5}]}, dict)
-    [one] = build_methods(changed["strategies"])
-    assert (one.weight, one.options.list_length) == (5.0, 20)
+    [method] = build_methods(changed["strategies"])
+    assert (method.weight, method.options.list_length) == (5.0, 20)
 
 
 def test_the_identity_of_a_mixed_run_lists_its_methods_in_any_order() -> None:
@@ -281,8 +283,8 @@ def test_each_entry_has_its_own_data_files(tmp_path: Path) -> None:
     plan, turned = make_plan({"strategies": entries}), make_plan({"strategies": entries[::-1]})
     assert plan.identity == turned.identity
     assert plan.meta()["templates"] == turned.meta()["templates"]
-    for one in (plan, turned):
-        strategy: Any = one.strategy
+    for mixed_plan in (plan, turned):
+        strategy: Any = mixed_plan.strategy
         parts = {label: part.strategy for label, part in strategy._members.items()}
         assert parts["north"].personas == ["A baker in Oslo."]
         assert parts["south"].personas == ["A baker in Rome.", "A judge in Bari."]
@@ -305,9 +307,9 @@ def texts(given: dict[str, Any]) -> dict[str, str]:
     strategy: Any = make_plan(given).strategy
     parts = {label: part.strategy for label, part in strategy._members.items()}
     return {
-        label: one.options.system_pre_query or one.options.pre_query
-        for label, one in parts.items()
-        if isinstance(one, Magpie)
+        label: part.options.system_pre_query or part.options.pre_query
+        for label, part in parts.items()
+        if isinstance(part, Magpie)
     }
 
 
@@ -323,14 +325,14 @@ def test_each_magpie_of_a_mixed_run_derives_its_own_texts() -> None:
         {"name": "magpie", "label": "law", "template": "chatml", "system": "You teach law."},
         {"name": "magpie", "label": "other", "template": "llama-3"},
     ]
-    found = texts({"strategies": entries, **server})
-    assert found["plain"] == chatml
-    assert found["law"] == f"<|im_start|>system\nYou teach law.<|im_end|>\n{chatml}"
-    assert found["other"].startswith("<|start_header_id|>user")
+    result = texts({"strategies": entries, **server})
+    assert result["plain"] == chatml
+    assert result["law"] == f"<|im_start|>system\nYou teach law.<|im_end|>\n{chatml}"
+    assert result["other"].startswith("<|start_header_id|>user")
     with pytest.raises(ConfigError, match="the template is unknown"):
         texts({"strategies": [{"name": "alpaca"}, {"name": "magpie"}], **server})
 
 
 def test_a_mixed_run_reads_the_embedded_models_template() -> None:
-    found = texts({"strategies": [{"name": "alpaca"}, {"name": "magpie"}], "adapt": True})
-    assert found["magpie"].endswith("<|im_start|>user\n")
+    result = texts({"strategies": [{"name": "alpaca"}, {"name": "magpie"}], "adapt": True})
+    assert result["magpie"].endswith("<|im_start|>user\n")

@@ -89,21 +89,21 @@ def test_a_prompt_shows_other_peoples_tasks_of_the_kind_and_ends_with_the_person
 
 def test_kinds_are_drawn_by_their_weights():
     made = strategy(kinds={"instruction": 3, "math": 1, "code": 0, "precise": 0})
-    drawn = [made.propose(View(), Rng("draw", place)).context["kind"] for place in range(400)]
+    drawn = [made.propose(View(), Rng("draw", index)).context["kind"] for index in range(400)]
     assert set(drawn) == {"instruction", "math"}
     assert 260 < drawn.count("instruction") < 340
-    people = {made.propose(View(), Rng("draw", place)).context["persona"] for place in range(40)}
+    people = {made.propose(View(), Rng("draw", index)).context["persona"] for index in range(40)}
     assert people == set(PEOPLE)
 
 
 def test_a_kept_task_is_sent_without_the_person():
     made, request = asked(kinds=only("instruction"))
     received = made.receive(request, answer(" Tell how bread\nis kept fresh.\n\nAnswer: In a bag."), View())
-    (draft,) = received.candidates
-    assert (draft.kind, draft.instruction, draft.output) == ("pending_task", "Tell how bread is kept fresh.", "")
+    (pending,) = received.candidates
+    assert (pending.kind, pending.instruction, pending.output) == ("pending_task", "Tell how bread is kept fresh.", "")
     assert tuple(map(str, received.counters)) == ("kinds|instruction|task",)
     assert [discard.reason for discard in received.discards] == ["trailing"]
-    follow_up = draft.on_accept.numbered(8, 2)
+    follow_up = pending.on_accept.numbered(8, 2)
     assert (follow_up.stage, follow_up.parent, follow_up.context["task"]) == ("answer", 7, "7.0")
     assert str(request.context["persona"]) not in follow_up.turns[0].text
     assert "Tell how bread is kept fresh.\n" in follow_up.turns[0].text
@@ -143,7 +143,7 @@ def test_a_kept_task_is_sent_without_the_person():
 def test_a_chat_model_states_its_task_in_its_own_way(text, task, discards):
     made, request = asked("chat", kinds=only("instruction"))
     received = made.receive(request, answer(text), View())
-    assert [one.instruction for one in received.candidates] == [task]
+    assert [candidate.instruction for candidate in received.candidates] == [task]
     assert [discard.reason for discard in received.discards] == discards
 
 
@@ -176,8 +176,8 @@ def test_a_task_that_the_prompt_shows_or_that_only_repeats_the_person_is_rejecte
     person = str(request.context["persona"]).rstrip(".")
     for text, reason in ((shown, "copied_demonstration"), (f"{person} is {person}.", "copied_input")):
         received = made.receive(request, answer(f" {text}"), View())
-        judged = RowFilters(FilterOptions(), Pool(())).apply(request, received)
-        assert [one.reason for one in judged.candidates] == [reason]
+        filtered = RowFilters(FilterOptions(), Pool(())).apply(request, received)
+        assert [one.reason for one in filtered.candidates] == [reason]
 
 
 @given(st.integers(), st.integers(1, 12))
@@ -204,7 +204,7 @@ def test_constraints_that_are_drawn_together_do_not_contradict_each_other(seed, 
         keys = kinds["json"]["schema"]["required"]
         text = json.dumps({key: " ".join(["stone", *body]) for key in keys})
     if "bullets" in kinds:
-        text = "\n".join(f"- {text}" if place == 0 else "- stone" for place in range(kinds["bullets"]["count"]))
+        text = "\n".join(f"- {text}" if index == 0 else "- stone" for index in range(kinds["bullets"]["count"]))
     if "lowercase" in kinds:
         text = text.lower()
     if "uppercase" in kinds:
@@ -240,11 +240,11 @@ def about(persona: str, kind: str = "instruction", **options) -> tuple[Personas,
 
 def test_a_task_that_only_repeats_the_person_is_rejected():
     made, request = about(PEOPLE[0])
-    judged = []
+    filtered = []
     for text in ("A baker in Lyon who pays her rent.", "Tell a baker in Lyon how rent is lowered by asking."):
         received = made.receive(request, answer(f" {text}"), View())
-        judged += RowFilters(FilterOptions(), Pool(())).apply(request, received).candidates
-    assert [one.reason for one in judged] == ["copied_input", ""]
+        filtered += RowFilters(FilterOptions(), Pool(())).apply(request, received).candidates
+    assert [one.reason for one in filtered] == ["copied_input", ""]
 
 
 @pytest.mark.parametrize(
@@ -260,19 +260,19 @@ def test_each_kind_is_answered_under_its_template_and_numbers_and_code_keep_thei
     sampling = {"answer": {"max_tokens": 77, "temperature": 0.3}, "task": {"max_tokens": 55}}
     made, request = asked(kinds=only(kind), **sampling)
     assert request.sampling.max_tokens == 55
-    (draft,) = made.receive(request, answer(" Add these:\n1\n2"), View()).candidates
-    assert (draft.instruction, draft.is_task) == (task, True)
-    assert draft.on_accept.turns[0].template == template
-    assert str(draft.on_accept.context["instruction"]).startswith(task)
-    assert (draft.on_accept.sampling.max_tokens, draft.on_accept.sampling.temperature) == (77, 0.3)
+    (pending,) = made.receive(request, answer(" Add these:\n1\n2"), View()).candidates
+    assert (pending.instruction, pending.is_task) == (task, True)
+    assert pending.on_accept.turns[0].template == template
+    assert str(pending.on_accept.context["instruction"]).startswith(task)
+    assert (pending.on_accept.sampling.max_tokens, pending.on_accept.sampling.temperature) == (77, 0.3)
 
 
 def test_an_answer_that_repeats_the_task_is_rejected():
     task = "Tell a baker in Lyon how bread is kept fresh."
     made, request = answering("instruction", task)
     received = made.receive(request, answer(f" {task}"), View())
-    (judged,) = RowFilters(FilterOptions(), Pool(())).apply(request, received).candidates
-    assert judged.reason == "copied_demonstration"
+    (filtered,) = RowFilters(FilterOptions(), Pool(())).apply(request, received).candidates
+    assert filtered.reason == "copied_demonstration"
 
 
 @pytest.mark.parametrize(
@@ -299,8 +299,8 @@ def test_an_answer_that_breaks_a_constraint_is_rejected_and_each_constraint_is_c
     for text in ("it keeps well in a bag", "It keeps well in a bag"):
         received = made.receive(request, answer(text), View())
         assert received.candidates[0].verifier == {"kind": "all", "of": [one["verifier"] for one in held]}
-        (judged,) = RowFilters(FilterOptions(), Pool(())).apply(request, received).candidates
-        outcomes[judged.reason] = tuple(map(str, received.counters))
+        (filtered,) = RowFilters(FilterOptions(), Pool(())).apply(request, received).candidates
+        outcomes[filtered.reason] = tuple(map(str, received.counters))
     assert outcomes == {
         "": (
             "kinds|precise|answer",
@@ -358,12 +358,12 @@ def test_a_list_of_people_is_continued_and_each_new_one_gets_a_task():
     other = next(one for one in PEOPLE if one not in shown)
     text = f" A smith in Riga.\n4. {other.upper()}\n5. {shown[0]}\n6. A nurse in Lima who\n\nsings"
     received = made.receive(request, answer(text), View())
-    assert [(one.instruction, one.kind) for one in received.candidates] == [
+    assert [(candidate.instruction, candidate.kind) for candidate in received.candidates] == [
         (name, "pending_task") for name in ("A smith in Riga.", other.upper(), shown[0], "A nurse in Lima who")
     ]
-    judged = RowFilters(FilterOptions(), Pool(())).apply(request, received)
+    filtered = RowFilters(FilterOptions(), Pool(())).apply(request, received)
     copied = "copied_demonstration"
-    assert [one.reason for one in judged.candidates] == ["", copied, copied, ""]
+    assert [one.reason for one in filtered.candidates] == ["", copied, copied, ""]
     first, last = received.candidates[0].on_accept, received.candidates[3].on_accept
     assert (first.stage, first.parent, first.context["persona"]) == ("task", 7, "A smith in Riga.")
     assert made.receive(request, answer(text), View()) == received
@@ -382,13 +382,13 @@ def test_a_persona_that_resembles_a_shown_one_is_rejected_and_no_persona_is_a_ta
     received = made.receive(request, answer(" A baker in Lyon who pays little rent.\n6. A smith in Riga."), View())
     pool = Pool(())
     judge = RowFilters(FilterOptions(), pool)
-    judged = judge.apply(request, received).candidates
-    assert [one.reason for one in judged] == ["copied_demonstration", ""]
-    assert [one.candidate.is_task for one in judged] == [False, False]
+    filtered = judge.apply(request, received).candidates
+    assert [one.reason for one in filtered] == ["copied_demonstration", ""]
+    assert [one.candidate.is_task for one in filtered] == [False, False]
     assert pool.tasks == []
     assert [one.instruction for one in pool.others] == ["A smith in Riga."]
     again = judge.apply(request.numbered(8, 1), made.receive(request, answer(" A smith in old Riga."), View()))
-    assert [one.reason for one in again.candidates] == ["similar"]
+    assert [candidate.reason for candidate in again.candidates] == ["similar"]
 
 
 @given(st.text(max_size=200), st.sampled_from(["stop", "length"]), st.booleans())

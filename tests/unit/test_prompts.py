@@ -41,7 +41,7 @@ def test_the_first_folder_wins(tmp_path: Path) -> None:
     [
         ("$tasks", r"list\.txt: missing \$next; this template must use \$next, \$tasks"),
         ("$tasks $next $count", r"unknown \$count; this template may use \$next, \$tasks"),
-        ("$tasks $next 5$", r"a '\$' that without a variable"),
+        ("$tasks $next 5$", r"a '\$' without a variable"),
     ],
 )
 def test_wrong_variables_are_listed(tmp_path: Path, text: str, says: str) -> None:

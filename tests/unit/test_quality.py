@@ -75,9 +75,9 @@ def chain(made: QualityStrategy, *said: Any, stage: str = "answer") -> tuple[lis
     """Return the requests of the first candidate's chain, and the result of the last one."""
     request = begun(made, stage).candidates[0].on_accept
     asked = []
-    for place, texts in enumerate(said):
-        assert request is not None, f"{len(said) - place} answers too many"
-        request = request.numbered(8 + place, 1)
+    for index, texts in enumerate(said):
+        assert request is not None, f"{len(said) - index} answers too many"
+        request = request.numbered(8 + index, 1)
         asked.append(request)
         received = made.receive(request, completion(*([texts] if isinstance(texts, str) else texts)), None)
         request = received.follow_ups[0] if received.follow_ups else None
@@ -90,12 +90,12 @@ ONE = {"judge": {"rubrics": ["helpfulness"], "threshold": 3}}
 
 
 def test_a_row_becomes_provisional_and_other_candidates_pass_unchanged():
-    draft = Candidate("Write a thing.", kind="pending_task", on_accept=Request("inner", (), Sampling(1)))
-    trial, rejected = replace(ROW, kind="provisional_row"), replace(ROW, verdicts=(Verdict("own", False, "bad"),))
-    received = begun(refined(ROW, draft, trial, rejected, judge={}))
-    assert tuple(replace(one, id="") for one in received.candidates[1:]) == (draft, trial, rejected)
-    assert [one.id for one in received.candidates] == ["7.0", "7.1", "7.2", "7.3"]
-    assert [one.stage for one in received.follow_ups] == ["more"]
+    pending = Candidate("Write a thing.", kind="pending_task", on_accept=Request("inner", (), Sampling(1)))
+    provisional, rejected = replace(ROW, kind="provisional_row"), replace(ROW, verdicts=(Verdict("own", False, "bad"),))
+    received = begun(refined(ROW, pending, provisional, rejected, judge={}))
+    assert tuple(replace(candidate, id="") for candidate in received.candidates[1:]) == (pending, provisional, rejected)
+    assert [candidate.id for candidate in received.candidates] == ["7.0", "7.1", "7.2", "7.3"]
+    assert [request.stage for request in received.follow_ups] == ["more"]
     first = received.candidates[0]
     assert (first.kind, first.span, first.shown_outputs, first.task) == ("provisional_row", (0, 5), ("Three.",), None)
     assert first.on_accept is not None
@@ -106,9 +106,9 @@ def test_a_row_becomes_provisional_and_other_candidates_pass_unchanged():
 
 def test_each_answer_and_rubric_has_one_request_and_the_mean_decides():
     asked, received = chain(refined(ROW, judge={"threshold": 3}), "Score: 5\nReason: all of it", "2", "4/5")
-    assert [one.stage for one in asked] == ["judge"] * 3
-    assert [one.parent for one in asked] == [7, 8, 9]
-    assert len({one.turns[0].text for one in asked}) == 3
+    assert [request.stage for request in asked] == ["judge"] * 3
+    assert [request.parent for request in asked] == [7, 8, 9]
+    assert len({request.turns[0].text for request in asked}) == 3
     [row] = received.candidates
     assert (row.kind, row.task, row.output, row.shown_outputs, row.span) == ("row", "7.0", "Five.", (), (0, 0))
     assert row.columns == {"score": 3.667, "scores": {"helpfulness": 5.0, "correctness": 2.0, "clarity": 4.0}}
@@ -158,11 +158,11 @@ def test_the_judge_chooses_the_best_answer_and_the_worst_is_its_pair():
         made, [" Four.", "Six.", "Four, of course."], "Score: 2", "Score: 4", "Score: 1", "Score: 4"
     )
     assert asked[0].sampling.n == 3
-    assert [one.context["quality"]["asked"].get("answer") for one in asked] == [None, 0, 1, 2, 3]
+    assert [request.context["quality"]["asked"].get("answer") for request in asked] == [None, 0, 1, 2, 3]
     [row] = received.candidates
     assert (row.output, row.shown_outputs, row.columns["score"]) == ("Four.", (ROW.instruction,), 4.0)
     assert (row.pair.rejected, row.pair.scores) == ("Six.", (4.0, 1.0))
-    assert [one.filter for one in row.verdicts] == ["best_of", "judge"]
+    assert [item.filter for item in row.verdicts] == ["best_of", "judge"]
     assert row.verdicts[0].detail == {"answer": 2, "means": [2.0, 4.0, 1.0, 4.0]}
     assert "quality|best answer|2" in tuple(map(str, received.counters))
 
@@ -205,7 +205,7 @@ def test_a_judge_may_reason_and_is_read_after_its_reasoning():
     for api, most in (("completion", (256, 60)), ("chat", (1024, 1024))):
         said = ("<think>Score: 1? Or 2.</think>\nScore: 4", "<think>Category: math</think>\nCategory: coding")
         asked, received = chain(refined(ROW, api=api, tags=True, **ONE), *said)
-        assert tuple(one.sampling.max_tokens for one in asked) == most
+        assert tuple(request.sampling.max_tokens for request in asked) == most
         assert received.candidates[0].columns["score"] == 4
         assert received.candidates[0].columns["category"] == "coding"
     asked, _ = chain(refined(ROW, api="completion", judging={"max_tokens": 9}, **ONE), "Score: 4")
@@ -224,9 +224,9 @@ def test_a_verifier_chooses_without_a_judge_and_wrong_answers_are_not_judged():
     made = refined(row, best_of=3, pairs=True)
     assert begun(made).candidates[0].verifier is None, "its own answer may be wrong while others are to come"
     _, received = chain(made, ["Six.", "Four."])
-    [found] = received.candidates
-    assert (found.output, found.verifier, found.verdicts[0].filter) == ("Four.", row.verifier, "best_of")
-    assert (found.pair.rejected, found.pair.scores) == ("Five.", (1.0, 0.0))
+    [result] = received.candidates
+    assert (result.output, result.verifier, result.verdicts[0].filter) == ("Four.", row.verifier, "best_of")
+    assert (result.pair.rejected, result.pair.scores) == ("Five.", (1.0, 0.0))
     asked, received = chain(refined(row, best_of=3, pairs=True, **ONE), ["Six.", "Four."], "Score: 3")
     assert len(asked) == 2
     assert received.candidates[0].pair.scores == (3.0, 0.0)
@@ -259,14 +259,14 @@ def test_a_conversation_is_judged_complete_and_gets_no_further_answers():
     asked, received = chain(
         refined(row, best_of=3, tags=True, **ONE), "Score: 5", "math\nDifficulty: easy\nLanguage: English"
     )
-    assert [one.stage for one in asked] == ["judge", "tags"]
+    assert [request.stage for request in asked] == ["judge", "tags"]
     assert (
         "System: Be brief.\n\nUser: Hello\n\nAssistant: Hi\n\nUser: Two and two?\n\nAssistant: 4"
         in asked[0].turns[0].text
     )
     assert "Assistant: 4" not in asked[1].turns[0].text
-    [found] = received.candidates
-    assert (found.messages, found.system) == (said, "Be brief.")
+    [result] = received.candidates
+    assert (result.messages, result.system) == (said, "Be brief.")
 
 
 def test_tags_are_columns_of_closed_vocabularies():
@@ -306,13 +306,13 @@ def test_the_strategys_follow_up_waits_for_the_judge():
     )
     row = replace(ROW, on_accept=then, on_reject=otherwise, columns={"origin": "a"})
     made = refined(row, **ONE)
-    trial = begun(made).candidates[0]
-    assert trial.on_accept.stage == "judge"
-    assert trial.on_reject == otherwise
+    provisional = begun(made).candidates[0]
+    assert provisional.on_accept.stage == "judge"
+    assert provisional.on_reject == otherwise
     _, received = chain(made, "Score: 5")
-    found = received.candidates[0]
-    assert (found.on_accept, found.on_reject) == (replace(then, parent=8), replace(otherwise, parent=8))
-    assert found.columns["origin"] == "a"
+    result = received.candidates[0]
+    assert (result.on_accept, result.on_reject) == (replace(then, parent=8), replace(otherwise, parent=8))
+    assert result.columns["origin"] == "a"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_unsuitable_backends_are_refused_before_anything_is_sent():
 def test_further_answers_without_their_reasoning_are_refused(given):
     given = {**given, "respond": {"reasoning": True}, "quality": {"judge": {}}}
     assert make_plan(given).settings.quality.best_of == 1
-    with pytest.raises(ConfigError, match=r"best_of: further answers .* without their reasoning"):
+    with pytest.raises(ConfigError, match=r"best_of: further answers .* without reasoning"):
         make_plan({**given, "quality": {"judge": {}, "best_of": 2}})
 
 

@@ -62,8 +62,8 @@ def turns(request: Request) -> list[tuple[str, str]]:
 def row(made: Respond, request: Request, text: str, finish: str = "stop") -> tuple[Candidate, str]:
     """Return the candidate, and the reason code with which the strategy rejects it."""
     completion = Completion((Choice(text, finish),), Usage(), "scripted")
-    (found,) = made.receive(request, completion, View()).candidates
-    return found, next((one.reason for one in found.verdicts if not one.kept), "")
+    (filtered,) = made.receive(request, completion, View()).candidates
+    return filtered, next((verdict.reason for verdict in filtered.verdicts if not verdict.kept), "")
 
 
 def test_each_task_is_sent_verbatim_in_order_until_none_is_left() -> None:
@@ -86,16 +86,16 @@ def test_a_raw_prompt_suits_a_base_model_and_stops_at_the_next_task() -> None:
     assert turns(request)[0][1].startswith("Each question")
     assert turns(request)[0][1].endswith("\n\nQuestion: Add.\n\n1 3\nReasoning:")
     assert request.sampling.stop == ("\nQuestion:",)
-    found, why = row(made, request, " One and three.\nAnswer: 4")
-    assert (found.columns, found.output, why) == ({"reasoning": "One and three."}, "4", "")
+    filtered, why = row(made, request, " One and three.\nAnswer: 4")
+    assert (filtered.columns, filtered.output, why) == ({"reasoning": "One and three."}, "4", "")
 
 
 def test_the_answer_is_a_row_with_the_task_s_verifier() -> None:
     made, request = asked(1)
-    found, why = row(made, request, "\n 4 ")
-    assert (found.instruction, found.input, found.output, why) == ("Add.", "1 3", "4", "")
-    assert (found.verifier, found.task, found.system, found.columns) == (NUMBER, None, "", {})
-    assert "\n 4 "[slice(*found.span)] == "4"
+    filtered, why = row(made, request, "\n 4 ")
+    assert (filtered.instruction, filtered.input, filtered.output, why) == ("Add.", "1 3", "4", "")
+    assert (filtered.verifier, filtered.task, filtered.system, filtered.columns) == (NUMBER, None, "", {})
+    assert "\n 4 "[slice(*filtered.span)] == "4"
     assert request.demonstrations == ("own",)
 
 
@@ -106,9 +106,9 @@ def test_system_prompts_are_drawn_and_stored_in_the_row() -> None:
         made = strategy(systems=systems, default_system="Default")
         request = made.propose(View(), Rng(seed))
         assert request is not None
-        found, _ = row(made, request, "The Loire.")
-        drawn.add(found.system)
-        assert turns(request)[0] == ("system", found.system or "Default")
+        filtered, _ = row(made, request, "The Loire.")
+        drawn.add(filtered.system)
+        assert turns(request)[0] == ("system", filtered.system or "Default")
     assert drawn == set(systems)
     assert (strategy(systems=systems).format, strategy().format) == ("messages", "alpaca")
     assert strategy(systems=systems).propose(View(), Rng(1)) == strategy(systems=systems).propose(View(), Rng(1))
@@ -130,8 +130,8 @@ def test_system_prompts_come_from_a_file_or_the_project_or_are_off(tmp_path: Pat
 
 def test_truncated_answers_and_repeated_tasks_are_rejected() -> None:
     made, request = asked(1)
-    found, why = row(made, request, "It is 4 bec", "length")
-    assert (found.output, why) == ("It is 4 bec", "truncated")
+    filtered, why = row(made, request, "It is 4 bec", "length")
+    assert (filtered.output, why) == ("It is 4 bec", "truncated")
     assert row(made, request, " add.\n1 3")[1] == "task_repeated"
     assert row(made, request, "")[0].output == ""  # rejected by the instance rules
 
@@ -165,8 +165,8 @@ def test_no_filter_rejects_a_task_for_its_form_or_similarity(tmp_path: Path) -> 
 
 def test_an_input_that_ends_with_a_colon_is_accepted() -> None:
     made, request = asked(2)
-    found, _ = row(made, request, "Milk.")
-    assert (found.instruction, found.input) == ("Go on.\n\nThe list:", "")
+    filtered, _ = row(made, request, "Milk.")
+    assert (filtered.instruction, filtered.input) == ("Go on.\n\nThe list:", "")
     assert turns(request) == [("user", "Go on.\n\nThe list:")]
 
 
@@ -216,8 +216,8 @@ def test_the_row_has_the_answer_alone_and_a_column_of_reasoning(text: str, why: 
     assert role == "user"
     assert said.startswith("Name a {river} of $country.\n\n")
     assert len(said) > 100
-    found, reason = row(made, request, text)
+    filtered, reason = row(made, request, text)
     assert reason == why
-    assert found.columns == ({} if why else {"reasoning": "a"})
-    assert found.output == (text if why else "c")
+    assert filtered.columns == ({} if why else {"reasoning": "a"})
+    assert filtered.output == (text if why else "c")
     assert row(made, request, text, "length")[1] == "truncated"

@@ -15,19 +15,19 @@ from selfinstruct.strategies import SelfInstruct
 TEMPLATES = Path(__file__).parents[2] / "prompts"
 
 
-def seed(place):
+def seed(index):
     """Return a seed: every third is a classification task, every second other needs an input; later ones are longer."""
-    label = place % 3 == 0
-    given = label or place % 2 == 0
+    label = index % 3 == 0
+    given = label or index % 2 == 0
     instances = tuple(
-        Instance(f"Input {place}.{one}" if given else "", f"Output {place}.{one}")
+        Instance(f"Input {index}.{one}" if given else "", f"Output {index}.{one}")
         for one in range(1, 4 if given else 2)
     )
-    name = f"Seed {'x' * place} {place}."
-    return Task(f"s{place}", name, instances, label, domain="even" if place % 2 == 0 else "odd")
+    name = f"Seed {'x' * index} {index}."
+    return Task(f"s{index}", name, instances, label, domain="even" if index % 2 == 0 else "odd")
 
 
-SEEDS = tuple(seed(place) for place in range(24))
+SEEDS = tuple(seed(index) for index in range(24))
 
 
 @dataclass
@@ -44,7 +44,7 @@ def answer(text, finish_reason="stop"):
     return Completion((Choice(text, finish_reason),), Usage(), "scripted")
 
 
-def drafts(made, text, view=None, finish_reason="stop"):
+def pending_tasks(made, text, view=None, finish_reason="stop"):
     """Return what the strategy reads in this answer to its first request, number 7."""
     request = made.propose(view or View(), Rng("test")).numbered(7, 1)
     return made.receive(request, answer(text, finish_reason), view or View())
@@ -56,8 +56,8 @@ def follow(made, request: Request, text, number=8, view=None):
 
 def instances(made, label: str, view=None) -> Request:
     """Return the request for the instances of one task, after this answer of the stage ``classify``."""
-    draft = drafts(made, "9. Name a bird.", view).candidates[0]
-    (request,) = follow(made, draft.on_accept, label, view=view).follow_ups
+    pending = pending_tasks(made, "9. Name a bird.", view).candidates[0]
+    (request,) = follow(made, pending.on_accept, label, view=view).follow_ups
     return request
 
 
@@ -72,15 +72,15 @@ class TestInstructions:
     @pytest.mark.parametrize(("machine", "human", "shown"), [(0, 8, 0), (1, 7, 1), (2, 6, 2), (50, 6, 2)])
     def test_a_prompt_shows_six_human_and_up_to_two_machine_tasks(self, machine, human, shown):
         made = strategy()
-        view = View(tasks=[Task(f"3.{place}", f"Machine {place}.") for place in range(machine)])
-        places = set()
+        view = View(tasks=[Task(f"3.{index}", f"Machine {index}.") for index in range(machine)])
+        indexes = set()
         for draw in range(200):
             names = made.propose(view, Rng("propose", draw)).demonstrations
             kinds = [name.startswith("s") for name in names]
             assert len(set(names)) == 8
             assert (kinds.count(True), kinds.count(False)) == (human, shown)
-            places.update(place for place, kind in enumerate(kinds) if not kind)
-        assert places == (set(range(8)) if shown else set()), "machine tasks appear at any position of the list"
+            indexes.update(index for index, kind in enumerate(kinds) if not kind)
+        assert indexes == (set(range(8)) if shown else set()), "machine tasks appear at any position of the list"
 
     def test_the_prompt_is_a_list_that_ends_with_the_next_number(self):
         request = strategy().propose(View(tasks=[Task("3.1", "Machine\n task.")]), Rng("test"))
@@ -104,27 +104,27 @@ class TestInstructions:
 
     def test_follow_ups_carry_the_id_of_their_candidate(self):
         text = " Name a\tbird.\n10. \n11. Name a tree.\n12. Name a f"
-        received = drafts(strategy(), text, finish_reason="length")
-        assert [draft.instruction for draft in received.candidates] == ["Name a bird.", "Name a tree."]
-        assert [draft.on_accept.context["task"] for draft in received.candidates] == ["7.0", "7.1"]
-        assert [draft.on_accept.stage for draft in received.candidates] == ["classify", "classify"]
-        assert [draft.on_accept.parent for draft in received.candidates] == [7, 7]
+        received = pending_tasks(strategy(), text, finish_reason="length")
+        assert [pending.instruction for pending in received.candidates] == ["Name a bird.", "Name a tree."]
+        assert [pending.on_accept.context["task"] for pending in received.candidates] == ["7.0", "7.1"]
+        assert [pending.on_accept.stage for pending in received.candidates] == ["classify", "classify"]
+        assert [pending.on_accept.parent for pending in received.candidates] == [7, 7]
         assert [discard.reason for discard in received.discards] == ["no_instruction", "truncated"]
-        assert [draft.output for draft in received.candidates] == ["", ""]
+        assert [pending.output for pending in received.candidates] == ["", ""]
 
     def test_a_chat_answer_is_read(self):
-        received = drafts(
+        received = pending_tasks(
             strategy("chat"), "Sure! Here are more:\n\n**9.** Name a bird.\n**10.** Name a tree.\n\nEnjoy!"
         )
-        assert [draft.instruction for draft in received.candidates] == ["Name a bird.", "Name a tree."]
+        assert [pending.instruction for pending in received.candidates] == ["Name a bird.", "Name a tree."]
         assert [discard.reason for discard in received.discards] == ["preamble", "trailing"]
 
 
 class TestClassify:
     def test_the_beginning_of_the_prompt_is_constant(self):
         made = strategy(classify_yes=2, classify_no=3)
-        received = drafts(made, " Name a bird.\n10. Name a tree.")
-        texts = [draft.on_accept.turns[0].text for draft in received.candidates]
+        received = pending_tasks(made, " Name a bird.\n10. Name a tree.")
+        texts = [pending.on_accept.turns[0].text for pending in received.candidates]
         heads = {text.rpartition("Task: ")[0] for text in texts}
         assert len(heads) == 1
         assert texts[0].endswith("\n\nTask: Name a bird.\nClassification:")
@@ -149,7 +149,7 @@ class TestClassify:
     )
     def test_the_class_decides_the_order_of_fields(self, text, label, reasons):
         made = strategy()
-        received = follow(made, drafts(made, " Name a bird.").candidates[0].on_accept, text)
+        received = follow(made, pending_tasks(made, " Name a bird.").candidates[0].on_accept, text)
         (request,) = received.follow_ups
         assert request.context["is_classification"] is label
         assert request.turns[0].template == f"self-instruct/{'output' if label else 'input'}-first"
@@ -159,7 +159,7 @@ class TestClassify:
 
     def test_without_classification_seeds_the_stage_is_skipped(self):
         view = View(seeds=tuple(one for one in SEEDS if not one.is_classification))
-        then = drafts(strategy(), " Name a bird.", view).candidates[0].on_accept
+        then = pending_tasks(strategy(), " Name a bird.", view).candidates[0].on_accept
         assert (then.stage, then.turns[0].template) == ("instances", "self-instruct/input-first")
         assert (then.context["task"], then.parent) == ("7.0", 7)
 
@@ -207,7 +207,7 @@ class TestInstances:
 
     def test_instances_beyond_the_limit_are_discarded(self):
         made = strategy(instances=2)
-        text = "".join(f"\nExample {place}\nInput: in {place}\nOutput: out {place}" for place in range(1, 5))
+        text = "".join(f"\nExample {index}\nInput: in {index}\nOutput: out {index}" for index in range(1, 5))
         received = follow(made, instances(made, "no"), text)
         assert [row.output for row in received.candidates] == ["out 1", "out 2"]
         assert [discard.reason for discard in received.discards] == ["over_count"]
@@ -268,5 +268,5 @@ def test_options_out_of_range(options, said):
 
 
 def test_a_request_has_the_same_digest_in_every_instance():
-    one, other = (drafts(strategy(), " Name a bird.").candidates[0].on_accept.digest for _ in range(2))
+    one, other = (pending_tasks(strategy(), " Name a bird.").candidates[0].on_accept.digest for _ in range(2))
     assert one == other

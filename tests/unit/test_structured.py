@@ -97,7 +97,7 @@ def test_self_instruct_requests_instructions_and_instances_by_schema_and_the_res
     assert sorted(shown["instructions"]) == sorted(seed.instruction for seed in SEEDS)
     assert request.sampling.schema == schemas.strings("instructions", 9)
     received = made.receive(request, answer(dumps({"instructions": [TRICK, "Do b."]})), View())
-    assert [one.instruction for one in received.candidates] == [" ".join(TRICK.split()), "Do b."]
+    assert [candidate.instruction for candidate in received.candidates] == [" ".join(TRICK.split()), "Do b."]
     classify = received.candidates[0].on_accept
     assert classify is not None
     assert classify.sampling.schema is None
@@ -150,8 +150,8 @@ def test_a_server_that_ignores_the_schema_is_read_as_text(api: Api) -> None:
         ("c", "", "d"),
     ]
     made_too = self_instruct(api)
-    drafts = made_too.receive(asked(made_too), answer("Sure:\n\n4. Do a.\n5. Do b."), View()).candidates
-    assert [one.instruction for one in drafts] == ["Do a.", "Do b."]
+    pending_tasks = made_too.receive(asked(made_too), answer("Sure:\n\n4. Do a.\n5. Do b."), View()).candidates
+    assert [item.instruction for item in pending_tasks] == ["Do a.", "Do b."]
 
 
 def test_the_request_and_not_the_options_decide_how_an_answer_is_read() -> None:
@@ -170,10 +170,10 @@ def test_a_request_without_a_schema_keeps_its_digest() -> None:
     plain = Request("s", turns, Sampling(9))
     assert "schema" not in plain.sampling.to_json()
     assert plain.digest == "80a9b138e537fcdf244dab33e2b669377db8c76e0147e3dc47d95893e49ad036"
-    one = Request("s", turns, Sampling(9, schema={"a": 1, "b": 2}))
+    item = Request("s", turns, Sampling(9, schema={"a": 1, "b": 2}))
     other = Request("s", turns, Sampling(9, schema={"b": 2, "a": 1}))
-    assert len({plain.digest, one.digest, other.digest}) == 3, "the order of keys decides what a model writes"
-    assert one.text_bytes == len("text") + len('{"a": 1, "b": 2}')
+    assert len({plain.digest, item.digest, other.digest}) == 3, "the order of keys decides what a model writes"
+    assert item.text_bytes == len("text") + len('{"a": 1, "b": 2}')
 
 
 def test_the_ledger_stores_a_schema_once_and_in_order() -> None:
@@ -194,10 +194,10 @@ def test_runs_without_structured_output_are_unchanged(name: str) -> None:
     plan = make_plan(given)
     assert "structured" not in plan.identity[name]
     assert "schema_field" not in plan.identity["openai"]
-    assert not [one for one in plan.prompts.texts if one.endswith("-json")]
+    assert not [item for item in plan.prompts.texts if item.endswith("-json")]
     other = make_plan({**given, name: {"structured": True}})
     assert other.identity[name]["structured"] is True
-    assert [one for one in other.prompts.texts if one.endswith("-json")]
+    assert [item for item in other.prompts.texts if item.endswith("-json")]
     assert "structured" not in identity_fields(plan.strategy_options)
 
 
@@ -290,7 +290,7 @@ def test_the_embedded_model_follows_the_schema_in_both_apis() -> None:
     async def both() -> list[Completion]:
         await backend.start()
         try:
-            return [await backend.complete(one(max_tokens=60, schema=schema, seed=1)) for one in (raw, chat)]
+            return [await backend.complete(item(max_tokens=60, schema=schema, seed=1)) for item in (raw, chat)]
         finally:
             await backend.close()
 

@@ -49,7 +49,7 @@ LAYOUTS: list[tuple[dict[str, Any], Task]] = [
 ]
 
 
-@pytest.mark.parametrize(("row", "task"), LAYOUTS, ids=lambda one: str(one)[:40] if isinstance(one, dict) else "")
+@pytest.mark.parametrize(("row", "task"), LAYOUTS, ids=lambda item: str(item)[:40] if isinstance(item, dict) else "")
 def test_every_layout_gives_a_task(row: dict[str, Any], task: Task, tmp_path: Path) -> None:
     tasks = load_tasks(lines(tmp_path / "rows.jsonl", row))
     assert tasks == [task]
@@ -132,7 +132,7 @@ def test_one_message_lists_every_invalid_row_and_the_remedy(tmp_path: Path) -> N
     *errors, remedy = str(caught.value).splitlines()
     assert [error.removeprefix(str(path)).split(":")[1] for error in errors] == [str(n) for n in range(2, 12)]
     for error, says in zip(errors, ("missing or empty", "found int", "it has 'task', 'answer'; name the task's field",
-                                    "no message of a user", "no list of messages", "first message", "list of objects",
+                                    "no user message", "not a list of messages", "first message", "list of objects",
                                     "unknown kind", "found list", "not JSON"), strict=True):  # fmt: skip
         assert says in error
     assert "remove these rows" in remedy

@@ -55,7 +55,7 @@ def until(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
 
 def engine_of(process: subprocess.Popen[str]) -> int:
     """Return the session of the run's engine; 0 if it has not started."""
-    return next((pid for pid in children(process.pid) if "vllm_worker" in title(pid)), 0)
+    return next((pid for pid in children(process.pid) if "vllm.worker" in title(pid)), 0)
 
 
 def answers(run: Path) -> int:

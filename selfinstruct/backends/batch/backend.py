@@ -172,7 +172,7 @@ class OpenAIBatchBackend(BatchBackend):
             pending.answer.set_result(answer)
 
     def _submit_if_complete(self) -> None:
-        """Once no other request can join, release those held back; if there are none, submit the queue."""
+        """Once no other request can join, release the requests held back; if none is, submit the queue."""
         if self._waiting < self._active:
             return
         held_back, self._held_back = [ready for ready in self._held_back if not ready.done()], []

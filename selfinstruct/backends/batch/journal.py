@@ -76,7 +76,7 @@ class BatchJournal:
 
     @classmethod
     def read(cls, folder: Path) -> BatchJournal:
-        """Read the journal in a run directory; a new one if there is none.
+        """Read the journal in a run directory, or begin a new one.
 
         Raises:
             BackendError: The file can't be read.

@@ -256,7 +256,7 @@ class _TooLongError(Exception):
 def _bounded_client(*, trust_env: bool) -> httpx2.AsyncClient:
     """Return a client that reads at most ``_MAX_BYTES`` of a body, also of errors and redirects.
 
-    Bytes are counted as they are decompressed, piece by piece: a few kilobytes may expand to gigabytes.
+    Bytes are counted after decompression, piece by piece: a few kilobytes may expand to gigabytes.
     """
     import httpx2
     import openai

@@ -1,4 +1,4 @@
-"""Choose among several servers that offer the same model, and set aside those that fail.
+"""Choose among several servers that offer the same model, and set aside the ones that fail.
 
 This module does no network I/O and makes no second attempts, which ``engine.dispatch.retry`` makes once for every
 backend. The pool learns the state of a server from the outcomes of its requests, and marks a failure as worth an

@@ -90,7 +90,7 @@ class EngineProcess:
         await self.close(keep_log=True)
 
     def cause(self) -> str:
-        """Return the error in the log that explains the end; "" if there is none."""
+        """Return the error in the log that explains the end; "" if the log has no error."""
         try:
             with self._log.open("rb") as file:
                 file.seek(max(0, self._log.stat().st_size - _TAIL))
@@ -138,7 +138,7 @@ def _environment() -> dict[str, str]:
 
 
 def cause_in(log: str) -> str:
-    """Return the last error in vLLM's output that is not a consequence of another one; "" if there is none."""
+    """Return the last error in vLLM's output that is not a consequence of another one; "" if the log has no error."""
     lines = (_PREFIX.sub("", line).strip() for line in log.splitlines())
     errors = [line for line in lines if _ERROR.match(line) and not _SECONDARY.search(line)]
     return errors[-1][:_MAX_CAUSE] if errors else ""

@@ -1,8 +1,8 @@
 """The one codec between the context dataclasses of strategies and ``Request.context``.
 
-Each stage of a strategy declares a frozen dataclass with whatever it needs to read the completion. Fields are strings,
-numbers, booleans, tuples, named tuples, mappings and further dataclasses. A field that is None is left out; a field
-made with ``stored_as`` is stored under another key.
+Each stage of a strategy declares a frozen dataclass with the data that it needs to read the completion. Fields are
+strings, numbers, booleans, tuples, named tuples, mappings and further dataclasses. A field that is None is left out; a
+field made with ``stored_as`` is stored under another key.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["context_json", "from_json", "read_context", "stored_as"]
 
 _KEY = "key"
+_NAMES = {"Json": Json, "Mapping": Mapping, "Sequence": Sequence}  # ``Json`` refers to itself by name
 _Context = TypeVar("_Context")
 
 
@@ -69,7 +70,7 @@ def from_json(kind: type[_Context], value: Mapping[str, Any]) -> _Context:
 @cache
 def _fields(kind: Any) -> tuple[tuple[str, str, Any], ...]:
     """The name, the key and the type of each field."""
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, localns=_NAMES)
     return tuple((field.name, _key(field), hints[field.name]) for field in dataclasses.fields(kind))
 
 

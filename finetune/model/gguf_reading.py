@@ -1,0 +1,95 @@
+"""Corrections to how transformers reads GGUF files: pre-tokenizer, configuration, and a model that can be saved."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, modeling_gguf_pytorch_utils
+
+from finetune.model.pretokenizers import pre_tokenizer_by_name
+from finetune.model.rotary import ROPE_TENSOR, read_rope_parameters
+from selfinstruct.common import gguf
+from selfinstruct.errors import UsageError
+
+__all__ = ["config_overrides", "patched_reader", "set_pre_tokenizer", "without_gguf_metadata"]
+
+
+def set_pre_tokenizer(backend: Any, path: Path) -> None:
+    """Use the pre-tokenizer that a GGUF file names; transformers knows some of them and otherwise uses GPT-2's."""
+    metadata = gguf.check(path).texts
+    if metadata.get("tokenizer.ggml.model") != "gpt2":
+        return  # not byte-level BPE: it has no pre-tokenizer
+    name = metadata.get("tokenizer.ggml.pre", "")
+    if (pre_tokenizer := pre_tokenizer_by_name(name)) is not None:
+        backend.pre_tokenizer, backend.model.ignore_merges = pre_tokenizer
+    elif name not in _known_to_transformers():
+        raise UsageError(
+            f"{path}: its tokenizer has an unknown pre-tokenizer, {name!r}; give the model as a folder of transformers"
+        )
+
+
+def _known_to_transformers() -> Mapping[str, str]:
+    try:
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    except ImportError:  # transformers before 5.20
+        return {}
+    return GGUF_PRE_TOKENIZER_SPLITS
+
+
+def config_overrides(path: Path) -> dict[str, Any]:
+    """Return configuration values that only the presence of tensors reveals, and that transformers ignores.
+
+    Raises:
+        UsageError: The scaling of the rotary positions is unknown.
+    """
+    header = gguf.check(path)
+    overrides: dict[str, Any] = {}
+    if header.texts.get("general.architecture") == "llama":
+        # For other architectures the configuration itself says whether there are biases.
+        biases = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
+        overrides = {key: True for key, tensor in biases.items() if tensor in header.tensors}
+    if ROPE_TENSOR in header.tensors:
+        overrides["rope_parameters"] = read_rope_parameters(path)
+    return overrides
+
+
+def without_gguf_metadata(loaded: Any, dtype: torch.dtype) -> Any:
+    """Move weights that came from GGUF into a plain model: transformers can't save one that records its GGUF origin."""
+    values = {key: value for key, value in loaded.config.to_dict().items() if not key.startswith("_")}
+    config = AutoConfig.for_model(**{**values, "quantization_config": None})
+    del config.quantization_config
+    state = loaded.state_dict()
+    with torch.device("meta"):
+        auto: Any = AutoModelForCausalLM
+        model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.load_state_dict(state, assign=True)
+    model.tie_weights()
+    for name, buffer in loaded.named_buffers():  # buffers outside the state dict, such as rotary frequencies
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, buffer)
+    model.generation_config = loaded.generation_config
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model
+
+
+@contextmanager
+def patched_reader() -> Iterator[None]:
+    """Remove a progress bar that ignores the global switch, and cache the table of tensor names.
+
+    transformers builds that table anew for each module of a model, which takes longer than reading the weights.
+    """
+    package: Any = importlib.import_module("gguf")
+    reader: Any = modeling_gguf_pytorch_utils
+    progress_bar, name_map = reader.tqdm, package.get_tensor_name_map
+    reader.tqdm, package.get_tensor_name_map = (lambda items, **_: items), cache(name_map)
+    try:
+        yield
+    finally:
+        reader.tqdm, package.get_tensor_name_map = progress_bar, name_map
