@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=20_000)
     options = parser.parse_args()
     engines = ["numpy"] + (["numba"] if importlib.util.find_spec("numba") else [])
-    start, judged, ties, mismatches = time.perf_counter(), 0, 0, 0
+    start, decided, ties, mismatches = time.perf_counter(), 0, 0, 0
     for number in range(options.texts // SIZE):
         texts = corpus(random.Random(number))
         scores = [[SCORER.score(a, b)["rougeL"].fmeasure for b in texts[:place]] for place, a in enumerate(texts)]
@@ -72,12 +72,12 @@ def main() -> None:
                 block = brief(NoveltyIndex(threshold, "rouge", engine=engine).offer_many(texts))
                 index = NoveltyIndex(threshold, "rouge", engine=engine)
                 single = brief(index.offer(text) for text in texts)
-                judged += 2 * len(texts)
+                decided += 2 * len(texts)
                 mismatches += sum(a != b for a, b in zip(block, right, strict=True))
                 mismatches += sum(a != b for a, b in zip(single, right, strict=True))
     print(
         f"{options.texts:,} texts, thresholds {THRESHOLDS[0]} to {THRESHOLDS[-1]}, {' and '.join(engines)}, one by one "
-        f"and in blocks: {judged:,} verdicts, {ties:,} ties with the threshold, {mismatches} mismatches, "
+        f"and in blocks: {decided:,} verdicts, {ties:,} ties with the threshold, {mismatches} mismatches, "
         f"{time.perf_counter() - start:.0f} s"
     )
     raise SystemExit(mismatches > 0)

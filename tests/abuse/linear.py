@@ -1,7 +1,7 @@
-"""Every reader of text over hostile texts of one size, each bounded in CPU time; a process of its own.
+"""Run every reader of text on hostile texts of one size, each within a limit of CPU time, in a separate process.
 
 ``python -m tests.abuse.linear SIZE SECONDS all|few SUBJECT,...`` prints a line before each case, and its CPU time after
-it. The kernel ends the process at a case that takes more than SECONDS of CPU time: the last line then names it.
+it. The kernel kills the process if a case takes more than SECONDS of CPU time; the last line then names the case.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ ITEMS = (
     "Instruction: Input: Output: Instruction: Input: Output: Instruction: Input: Output: Instruction:",
     "漢漢漢漢漢漢漢漢漢漢漢漢漢漢",
 )
-# Pieces, repeated up to the size; a text of each alone, and some that end differently than they go on.
+# Each piece is repeated up to the size; further texts below end differently from how they begin.
 PIECES = (
     "a", "ab", "a b ", "y", "\n", " ", "\t", "\r", "\r\n", "\n \n", "\u2028", "1", "1 ", "1.", "1. ", "1.\n",
     "\n2. x", "4. a\n", "### Task", "### Task 4\n", "### Task 5\nInstruction: a\n", "Instruction:",
@@ -96,9 +96,9 @@ PIECES = (
 
 
 def texts(size: int) -> dict[str, str]:
-    found = {repr(piece): (piece * (size // len(piece) + 1))[:size] for piece in PIECES}
+    cases = {repr(piece): (piece * (size // len(piece) + 1))[:size] for piece in PIECES}
     half = size // 2
-    found |= {
+    cases |= {
         "a...!": "a" * (size - 1) + "!",
         "a... a": "a" * (size - 2) + " a",
         "spaces, then a letter": " " * (size - 1) + "x",
@@ -117,7 +117,7 @@ def texts(size: int) -> dict[str, str]:
         "dots, stars, then a letter": "." * half + "*" * (half - 1) + "x",
         "words, the last of them first": " ".join(str(number) for number in range(size // 6, 0, -1)),
     }
-    return found
+    return cases
 
 
 FEW = (
@@ -143,10 +143,10 @@ def _vectors(batch: list[str]) -> list[list[float]]:
 
 
 def _offered(make: Callable[[], Any], text: str) -> None:
-    """As new, as old, and turned round."""
+    """Offer a text to an empty index, then again, then reversed."""
     index = make()
-    for one in (text, text, text[::-1]):
-        index.offer(one)
+    for offered in (text, text, text[::-1]):
+        index.offer(offered)
 
 
 def _copied(text: str) -> None:
@@ -282,16 +282,16 @@ SUBJECTS: dict[str, Callable[[str], Any]] = {
 
 def main() -> None:
     size, seconds, which, subjects = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4].split(",")
-    given = {name: text for name, text in texts(size).items() if which == "all" or name in FEW}
-    assert which == "all" or len(given) == len(FEW)
+    selected = {name: text for name, text in texts(size).items() if which == "all" or name in FEW}
+    assert which == "all" or len(selected) == len(FEW)
     for subject in subjects:
-        judge = SUBJECTS[subject]
-        judge("a text of some words, to load what is loaded once")
-        for name, text in given.items():
+        read = SUBJECTS[subject]
+        read("a text of some words, so that lazy imports happen first")
+        for name, text in selected.items():
             print(json.dumps([subject, name]), flush=True)
             began = time.process_time()
             resource.setrlimit(resource.RLIMIT_CPU, (int(began) + 1 + seconds, resource.RLIM_INFINITY))
-            judge(text)
+            read(text)
             print(json.dumps([subject, name, time.process_time() - began]), flush=True)
 
 

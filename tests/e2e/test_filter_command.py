@@ -349,8 +349,8 @@ def test_mistakes_are_explained(args: list[str], message: str, source: Path, tmp
     }
     names["array"].write_text(json.dumps(ROWS))
     names["empty"].write_text("\n")
-    message = run_cli("filter", *(arg.format(**names) for arg in args), code=2)
-    assert message.format(**names) in message
+    output = run_cli("filter", *(arg.format(**names) for arg in args), code=2)
+    assert message.format(**names) in output
     assert not names["out"].exists()
 
 

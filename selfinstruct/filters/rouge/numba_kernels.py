@@ -252,36 +252,36 @@ def add_rows(start: int, sizes: Ints, tags: Longs, offsets: Longs, lists: Ints, 
 
 
 @_compiled
-def _lcs_long(own: Ints, other: Ints, least: int, slot: Ints, chain: Ints, v: Words, line: Words) -> int:
+def _lcs_long(query: Ints, other: Ints, least: int, slot: Ints, chain: Ints, v: Words, line: Words) -> int:
     """Return the same as ``_lcs_chain``, with linear time for a common beginning and end."""
-    shorter, head, tail = min(len(own), len(other)), 0, 0
-    while head < shorter and own[head] == other[head]:
+    shorter, head, tail = min(len(query), len(other)), 0, 0
+    while head < shorter and query[head] == other[head]:
         head += 1
-    while tail < shorter - head and own[len(own) - 1 - tail] == other[len(other) - 1 - tail]:
+    while tail < shorter - head and query[len(query) - 1 - tail] == other[len(other) - 1 - tail]:
         tail += 1
-    own, other = own[head : len(own) - tail], other[head : len(other) - tail]
+    query, other = query[head : len(query) - tail], other[head : len(other) - tail]
     least = max(least - head - tail, 0)
-    if min(len(own), len(other)) < max(least, 1):
+    if min(len(query), len(other)) < max(least, 1):
         return head + tail
-    for position in range(len(own)):
-        chain[position] = slot[own[position]]
-        slot[own[position]] = position + 1
-    length = _lcs_chain(len(own), other, least, slot, chain, v, line)
-    for token in own:
+    for position in range(len(query)):
+        chain[position] = slot[query[position]]
+        slot[query[position]] = position + 1
+    length = _lcs_chain(len(query), other, least, slot, chain, v, line)
+    for token in query:
         slot[token] = 0
     return head + tail + length
 
 
 @_compiled
 def _lcs(
-    own: Ints, other: Ints, least: int, prepared: bool, slot: Ints, masks: Words, chain: Ints, v: Words, line: Words
+    query: Ints, other: Ints, least: int, prepared: bool, slot: Ints, masks: Words, chain: Ints, v: Words, line: Words
 ) -> int:
     """Return the longest common subsequence of two texts; ``prepared`` if the previous call had the same first text."""
-    if len(own) > 64 * SHORT:
-        return _lcs_long(own, other, least, slot, chain, v, line)
+    if len(query) > 64 * SHORT:
+        return _lcs_long(query, other, least, slot, chain, v, line)
     if not prepared:
-        _prepare(own, slot, masks)
-    return _lcs_table(len(own), other, slot, masks, v)
+        _prepare(query, slot, masks)
+    return _lcs_table(len(query), other, slot, masks, v)
 
 
 @_compiled
@@ -327,9 +327,9 @@ def join_block(
     chain = np.zeros(longest if words > SHORT else 0, dtype=np.int32)
     v, line = np.zeros(words, dtype=np.uint64), np.zeros(words, dtype=np.uint64)
     for text in range(len(offsets) - 1):
-        own = tokens[offsets[text] : offsets[text + 1]]
+        query = tokens[offsets[text] : offsets[text + 1]]
         prefix = prefix_tags[prefix_offsets[text] : prefix_offsets[text + 1]]
-        m, low, high = len(own), bits[text, 0], bits[text, 1]
+        m, low, high = len(query), bits[text, 0], bits[text, 1]
         prepared = False
         top, top_row = 0.0, -1
         for rank in range(len(prefix)):
@@ -348,18 +348,18 @@ def join_block(
                 if _ones(low ^ store_bits[row, 0]) + _ones(high ^ store_bits[row, 1]) > m + n - 2 * least:
                     continue
                 other = store_tokens[store_offsets[row] : store_offsets[row + 1]]
-                length = _lcs(own, other, least, prepared, slot, masks, chain, v, line)
+                length = _lcs(query, other, least, prepared, slot, masks, chain, v, line)
                 prepared = True
                 score = _f1(length, m, n) if length >= least else 0.0
                 if score > top or (score == top and row < top_row):
                     top, top_row = score, row
-        for token in own:
+        for token in query:
             slot[token] = 0
         best_row[text] = top_row
         best_score[text] = top
         if insert and top_row < 0:
             end = store_offsets[rows] + m
-            store_tokens[end - m : end] = own
+            store_tokens[end - m : end] = query
             store_tags[end - m : end] = tags[offsets[text] : offsets[text + 1]]
             store_offsets[rows + 1] = end
             store_sizes[rows] = m

@@ -142,8 +142,8 @@ class Vocabulary:
         numbers = self._numbers
 
         def number(key: str | int) -> int:
-            known_number = numbers.get(key)
-            return unseen[key] if known_number is None else known_number
+            learned = numbers.get(key)
+            return unseen[key] if learned is None else learned
 
         return self._one([number(token) for token in text], number)
 
