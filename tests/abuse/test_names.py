@@ -87,10 +87,10 @@ def test_a_prompts_folder_without_templates_of_the_strategy_is_refused(tmp_path:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b"$count $tasks $next ${count.__class__}", "begins no variable"),
+        (b"$count $tasks $next ${count.__class__}", "without a variable"),
         (b"$count $tasks $next $HOME", r"unknown \$HOME"),
         (b"$count $tasks", r"missing \$next"),
-        (b"$count $tasks $next 5$ ", "begins no variable"),
+        (b"$count $tasks $next 5$ ", "without a variable"),
         (b"$count $tasks $next \xff", "not UTF-8"),
         (b"", "missing"),
     ],
