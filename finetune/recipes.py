@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.options import TrainingOptions
-from selfinstruct.common.config import assign, build, merge, nearest, read_yaml
+from selfinstruct.common.config import assign, build, merge, read_yaml, suggest
 from selfinstruct.errors import ConfigError, UsageError
 
 __all__ = ["load_options", "recipe_names", "recipe_path"]
@@ -28,7 +28,7 @@ def recipe_path(name: str) -> Path:
     """
     if name not in recipe_names():
         raise UsageError(
-            f"no recipe {name!r}{nearest(name, recipe_names())}; settings of your own go into --config FILE"
+            f"no recipe {name!r}{suggest(name, recipe_names())}; settings of your own go into --config FILE"
         )
     return _FOLDER / f"{name}.yaml"
 

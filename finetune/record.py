@@ -14,7 +14,7 @@ from finetune.data.training_data import TrainingData
 from finetune.evaluation.held_out import Losses
 from finetune.options import TrainingOptions
 from selfinstruct.common.codec import dumps, loads
-from selfinstruct.common.files import reason, write_atomic
+from selfinstruct.common.files import describe_os_error, write_atomic
 from selfinstruct.common.lock import RunLock
 from selfinstruct.errors import RunChangedError, UsageError
 
@@ -72,7 +72,7 @@ def lock_run(out: Path) -> Iterator[None]:
             _require_vacant_or_begun(out)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"can't write {out}: {reason(error)}; name another folder with -o") from None
+        raise UsageError(f"can't write {out}: {describe_os_error(error)}; name another folder with -o") from None
     lock = RunLock(out, _LOCK)
     try:
         _remove_partial_files(out)
@@ -141,7 +141,7 @@ def read_record(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     try:
         record = dict(loads(path.read_bytes()))
     except OSError as error:
-        raise UsageError(f"{path}: {reason(error)}") from None
+        raise UsageError(f"{path}: {describe_os_error(error)}") from None
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path}: can't be read ({error}); remove {out} to begin again") from None
     if not _is_valid(record):

@@ -21,7 +21,7 @@ from rapidfuzz.distance import LCSseq
 
 from selfinstruct.common.codec import Json, dumps
 from selfinstruct.common.files import read_jsonl_lines
-from selfinstruct.common.rows import LAYOUTS, answer_field, fields_of, layout_of, opening
+from selfinstruct.common.rows import LAYOUTS, answer_field, describe_fields, first_exchange, layout_of
 from selfinstruct.common.sources import open_any, open_lines
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filters import tokenize
@@ -147,9 +147,11 @@ def _tasks(row: Mapping[str, Any]) -> list[Task]:
     field = layout_of(row)
     if field is None:
         known = ", ".join(LAYOUTS)
-        raise ValueError(f"no task: none of {known}; it has {fields_of(row)}; name the task's field 'instruction'")
+        raise ValueError(
+            f"no task: none of {known}; it has {describe_fields(row)}; name the task's field 'instruction'"
+        )
     if isinstance(row[field], list):
-        instruction, answer = opening(field, row[field])
+        instruction, answer = first_exchange(field, row[field])
         if not (instruction := instruction.strip()):
             raise ValueError(f"the first message of {field!r} is empty")
         exchanges = [("", answer.strip())]

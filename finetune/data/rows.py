@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.formats import user_text
-from selfinstruct.common.rows import LAYOUTS, answer_field, fields_of, layout_of, parse_message
+from selfinstruct.common.rows import LAYOUTS, answer_field, describe_fields, layout_of, parse_message
 from selfinstruct.common.sources import first_line, open_any
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
@@ -121,7 +121,7 @@ def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:
     layout = layout_of(row)
     if layout is None or layout == "text":
         layouts = ", ".join(LAYOUTS[:-1])
-        raise ValueError(f"unknown layout: none of {layouts}; it has {fields_of(row)}")
+        raise ValueError(f"unknown layout: none of {layouts}; it has {describe_fields(row)}")
     if layout in ("messages", "conversations"):
         return [Example(name, _with_system(_optional(row, "system"), _conversation(layout, row[layout])))]
     question = _text(row, layout)

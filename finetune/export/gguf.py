@@ -20,7 +20,7 @@ from torch import Tensor
 from finetune.model.loading import EMBEDDED, load, load_config
 from finetune.model.pretokenizers import pre_tokenizer_name
 from finetune.model.rotary import ROPE_TENSOR, rope_divisors
-from selfinstruct.common.files import require_vacant, write_atomic
+from selfinstruct.common.files import require_absent, write_atomic
 from selfinstruct.errors import MissingExtraError, UsageError
 
 __all__ = ["DTYPES", "export_gguf"]
@@ -55,7 +55,7 @@ def export_gguf(folder: str | None, out: Path, *, dtype: str = "f16") -> None:
         import gguf
     except ImportError:
         raise MissingExtraError("gguf", "train") from None
-    require_vacant(out)
+    require_absent(out)
     if out.is_dir():
         raise UsageError(f"{out}: a folder; a GGUF model is one file, such as {out / 'model.gguf'}")
     name, config = folder or EMBEDDED, load_config(folder)

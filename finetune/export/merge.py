@@ -12,7 +12,7 @@ from torch import Tensor
 from finetune.model.adapters import read_base_record
 from finetune.model.loading import load_adapted, load_config, save
 from finetune.record import RECORD, require_complete
-from selfinstruct.common.files import require_vacant
+from selfinstruct.common.files import require_absent
 
 __all__ = ["Parity", "merge_adapters"]
 
@@ -81,7 +81,7 @@ def merge_adapters(
         SelfInstructError: The model can't be written.
     """
     require_complete(folder)
-    require_vacant(out)
+    require_absent(out)
     loaded = load_adapted(folder, base=base, dtype=torch.float32, dequantize=True)
     probes = [loaded.tokenizer(text, return_tensors="pt").input_ids for text in _PROBES]
     if read_base_record(folder)["held"] == "nf4":

@@ -15,7 +15,7 @@ from finetune.export.merge import merge_adapters
 from finetune.model.adapters import BASE
 from finetune.model.loading import load, load_config, save
 from finetune.record import require_complete
-from selfinstruct.common.files import reason, require_vacant
+from selfinstruct.common.files import describe_os_error, require_absent
 from selfinstruct.errors import SelfInstructError, UsageError
 
 __all__ = ["export_model"]
@@ -42,7 +42,7 @@ def export_model(folder: Path, out: Path, kind: Literal["hf", "gguf"] = "hf", *,
     if kind == "gguf" and dtype not in (None, *DTYPES):
         raise UsageError(f"a GGUF file's weights can't be {dtype}; give one of {', '.join(DTYPES)}")
     require_complete(folder)
-    require_vacant(out)  # before adapters are merged, which takes long
+    require_absent(out)  # before adapters are merged, which takes long
     with _merged(folder, out) as model:
         if kind == "gguf":
             export_gguf(model, out, dtype=dtype or "f16")
@@ -61,7 +61,7 @@ def _merged(folder: Path, out: Path) -> Iterator[str]:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
     except OSError as error:
-        raise SelfInstructError(f"can't write {out}: {reason(error)}") from error
+        raise SelfInstructError(f"can't write {out}: {describe_os_error(error)}") from error
     with temporary:
         merged = Path(temporary.name) / "merged"
         merge_adapters(folder, merged)

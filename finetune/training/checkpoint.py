@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finetune.training.distributed import SINGLE_PROCESS, World
 from selfinstruct.common.codec import dumps, loads
-from selfinstruct.common.files import reason, write_atomic
+from selfinstruct.common.files import describe_os_error, write_atomic
 from selfinstruct.errors import SelfInstructError, UsageError
 
 __all__ = ["Checkpoint", "latest", "restore_rng_state", "rng_state", "save"]
@@ -95,7 +95,7 @@ def save(
             _fsync(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        detail = reason(error) if isinstance(error, OSError) else str(error)
+        detail = describe_os_error(error) if isinstance(error, OSError) else str(error)
         raise SelfInstructError(f"can't write the checkpoint {folder}: {detail}; earlier ones are untouched") from None
     if world.main:
         for outdated in _folders(root)[:-keep]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.codec import dumps, loads
-from selfinstruct.common.files import reason, write_atomic
+from selfinstruct.common.files import describe_os_error, write_atomic
 from selfinstruct.errors import DataError, SelfInstructError
 
 __all__ = ["Metrics"]
@@ -64,7 +64,7 @@ class Metrics:
                 file.write(line)
         except OSError as error:
             raise SelfInstructError(
-                f"can't write {self.path}: {reason(error)}; fix that and repeat the command to resume"
+                f"can't write {self.path}: {describe_os_error(error)}; fix that and repeat the command to resume"
             ) from error
         self._write_events(step, metrics)
 
@@ -106,7 +106,7 @@ class Metrics:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise SelfInstructError(f"can't read {self.path}: {reason(error)}") from None
+            raise SelfInstructError(f"can't read {self.path}: {describe_os_error(error)}") from None
         return [self._line(number, line) for number, line in enumerate(content.split(b"\n")[:-1], start=1)]
 
     def _line(self, number: int, line: bytes) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Metrics:
                     self._writer = SummaryWriter(str(events), purge_step=self._purge)
                 except OSError as error:
                     raise SelfInstructError(
-                        f"can't write {events}: {reason(error)}; fix that and repeat the command to resume"
+                        f"can't write {events}: {describe_os_error(error)}; fix that and repeat the command to resume"
                     ) from None
             for name, value in values.items():
                 self._writer.add_scalar(f"train/{name}", value, step)

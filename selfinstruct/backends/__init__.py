@@ -13,7 +13,7 @@ from selfinstruct.backends.llamacpp import LLAMACPP
 from selfinstruct.backends.openai.backend import OPENAI
 from selfinstruct.backends.replay import REPLAY
 from selfinstruct.backends.vllm.backend import VLLM
-from selfinstruct.common.config import nearest
+from selfinstruct.common.config import suggest
 from selfinstruct.errors import ConfigError
 from selfinstruct.plugins import Registry
 
@@ -58,7 +58,7 @@ def backend_spec(name: str) -> BackendSpec[Any]:
         PluginError: It comes from a plugin that can't be used.
     """
     if name not in backend_registry:
-        raise ConfigError(f"unknown backend {name!r}{nearest(name, backend_names())}", key="backend")
+        raise ConfigError(f"unknown backend {name!r}{suggest(name, backend_names())}", key="backend")
     return backend_registry.get(name)
 
 

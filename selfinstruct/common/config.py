@@ -27,7 +27,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from selfinstruct.common.codec import MAX_DEPTH
-from selfinstruct.common.files import reason
+from selfinstruct.common.files import describe_os_error
 from selfinstruct.errors import ConfigError
 
 __all__ = [
@@ -38,9 +38,9 @@ __all__ = [
     "flatten",
     "identity_fields",
     "merge",
-    "nearest",
     "read_yaml",
     "section",
+    "suggest",
     "to_plain",
     "to_yaml",
 ]
@@ -51,7 +51,7 @@ _MAX_VALUES = 100_000  # of a configuration, since YAML anchors can expand a few
 _MAX_QUOTED = 120  # characters of a value quoted in a message
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     """Return a hint for a message: `` (did you mean 'lag'?)``, or the known names if none is similar."""
     names = sorted(str(name) for name in known)
     if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
@@ -138,7 +138,7 @@ def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
     for key, value in values.items():
         if key not in fields:
             place = _dotted(where, str(key))
-            raise ConfigError(f"unknown key {place!r}{nearest(str(key), fields)}", key=place)
+            raise ConfigError(f"unknown key {place!r}{suggest(str(key), fields)}", key=place)
         inner = _dataclass_in(fields[key])
         if inner and isinstance(value, Mapping):
             _check_keys(inner, value, _dotted(where, key))
@@ -202,7 +202,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except OSError as error:
-        raise ConfigError(f"can't read {path}: {reason(error)}") from None
+        raise ConfigError(f"can't read {path}: {describe_os_error(error)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
     except yaml.MarkedYAMLError as error:

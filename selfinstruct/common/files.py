@@ -17,12 +17,20 @@ from typing import Any
 from selfinstruct.common.codec import loads
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
-__all__ = ["parse_jsonl", "read_jsonl_lines", "read_text", "reason", "require_vacant", "write_atomic", "write_folder"]
+__all__ = [
+    "describe_os_error",
+    "parse_jsonl",
+    "read_jsonl_lines",
+    "read_text",
+    "require_absent",
+    "write_atomic",
+    "write_folder",
+]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def reason(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """Return the text of an operating system error without its number, with a remedy if the disk is full."""
     text = error.strerror or type(error).__name__
     return f"{text} (free some space, then run the same command again)" if error.errno in _FULL else text
@@ -60,7 +68,9 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
             temporary = ""
         _fsync(path.parent)
     except OSError as error:
-        raise SelfInstructError(f"can't write {path}: {reason(error)}; the old file, if any, is untouched") from error
+        raise SelfInstructError(
+            f"can't write {path}: {describe_os_error(error)}; the old file, if any, is untouched"
+        ) from error
     finally:
         if temporary:
             with contextlib.suppress(OSError):
@@ -97,7 +107,7 @@ def _sweep(path: Path) -> None:
                 os.close(handle)
 
 
-def require_vacant(folder: Path) -> None:
+def require_absent(folder: Path) -> None:
     """Require that ``folder`` does not exist or is an empty directory.
 
     Raises:
@@ -119,7 +129,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
     """
     part = None
     try:
-        require_vacant(folder)
+        require_absent(folder)
         part = folder.absolute().with_name(f".{folder.absolute().name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -132,7 +142,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
         os.replace(part, folder)
         _fsync(folder.parent)
     except OSError as error:
-        raise SelfInstructError(f"can't write {folder}: {reason(error)}") from error
+        raise SelfInstructError(f"can't write {folder}: {describe_os_error(error)}") from error
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
@@ -161,7 +171,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UsageError(f"can't read {path}: {reason(error)}") from None
+        raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
 
@@ -180,7 +190,7 @@ def read_jsonl_lines(path: Path) -> Iterator[tuple[int, Any]]:
             for number, _, value in parse_jsonl(file, path):
                 yield number, value
     except OSError as error:
-        raise UsageError(f"can't read {path}: {reason(error)}") from None
+        raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
 
 
 def parse_jsonl(lines: Iterable[bytes], name: object) -> Iterator[tuple[int, bytes, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfinstruct.common.chat_template import ChatTemplate
-from selfinstruct.common.files import reason
+from selfinstruct.common.files import describe_os_error
 from selfinstruct.errors import UsageError
 
 __all__ = ["Header", "ModelFileError", "chat_template", "check"]
@@ -66,7 +66,7 @@ def check(path: Path) -> Header:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 return _walk(path, view)
     except OSError as error:
-        raise ModelFileError(f"{path}: {reason(error)}") from None
+        raise ModelFileError(f"{path}: {describe_os_error(error)}") from None
     except (struct.error, IndexError):
         raise ModelFileError(f"{path}: truncated in its header ({path.stat().st_size} bytes): fetch it again") from None
 

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from selfinstruct.common.files import reason
+from selfinstruct.common.files import describe_os_error
 from selfinstruct.errors import LedgerError, RunLockedError
 
 __all__ = ["RunLock", "network_file_system"]
@@ -65,7 +65,7 @@ class RunLock:
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise LedgerError(f"can't write {path}: {reason(error)}") from None
+            raise LedgerError(f"can't write {path}: {describe_os_error(error)}") from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,14 +76,14 @@ class RunLock:
         except OSError as error:
             os.close(self._descriptor)
             raise LedgerError(
-                f"can't lock {path}: {reason(error)}; some network file systems don't support locks"
+                f"can't lock {path}: {describe_os_error(error)}; some network file systems don't support locks"
             ) from None
         try:
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, f"{os.getpid()}\n".encode("ascii"))
         except OSError as error:
             os.close(self._descriptor)
-            raise LedgerError(f"can't write {path}: {reason(error)}") from None
+            raise LedgerError(f"can't write {path}: {describe_os_error(error)}") from None
         _warn(folder)
 
     def release(self) -> None:

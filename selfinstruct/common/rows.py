@@ -9,7 +9,15 @@ from typing import Any
 from selfinstruct.common.formats import user_text
 
 __all__ = [
-    "LAYOUTS", "ROLES", "RowTexts", "answer_field", "fields_of", "layout_of", "opening", "parse_message", "texts_of",
+    "LAYOUTS",
+    "ROLES",
+    "RowTexts",
+    "answer_field",
+    "describe_fields",
+    "first_exchange",
+    "layout_of",
+    "parse_message",
+    "texts_of",
 ]  # fmt: skip
 
 LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question", "text")
@@ -81,7 +89,7 @@ def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: s
 def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
     layout = layout_of(row)
     if layout is None:
-        raise ValueError(f"no text to judge: none of {', '.join(LAYOUTS)}; it has {fields_of(row)}; use --column")
+        raise ValueError(f"no text to judge: none of {', '.join(LAYOUTS)}; it has {describe_fields(row)}; use --column")
     if isinstance(row[layout], list):
         return _conversation_texts(layout, row[layout])
     if layout in ("messages", "conversations"):
@@ -103,7 +111,7 @@ def _conversation_texts(layout: str, messages: Sequence[Any]) -> RowTexts:
     return RowTexts(layout, turns[first][1], turns[first][1], answer, full_text)
 
 
-def opening(layout: str, messages: Sequence[Any]) -> tuple[str, str]:
+def first_exchange(layout: str, messages: Sequence[Any]) -> tuple[str, str]:
     """Return the first user message of a conversation, and the answer to it ("" if there is none).
 
     Raises:
@@ -161,14 +169,14 @@ def _require_text_parts(layout: str, parts: Sequence[Any]) -> None:
 
 def _string(row: Mapping[str, Any], field: str) -> str:
     if field not in row:
-        raise ValueError(f"no field {field!r}; it has {fields_of(row)}")
+        raise ValueError(f"no field {field!r}; it has {describe_fields(row)}")
     text = row[field]
     if not isinstance(text, str):
         raise ValueError(f"{field!r} is a {type(text).__name__}, not a string")
     return text
 
 
-def fields_of(row: Mapping[str, Any]) -> str:
+def describe_fields(row: Mapping[str, Any]) -> str:
     """Return the field names of a row as a list for an error message."""
     names = [repr(name)[:80] for name in row]
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no field"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from selfinstruct.common.codec import loads
-from selfinstruct.common.files import parse_jsonl, reason
+from selfinstruct.common.files import describe_os_error, parse_jsonl
 from selfinstruct.common.rows import RowTexts
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
@@ -79,7 +79,7 @@ def open_source(name: str) -> Source:
             return _parquet(path)
         return _lines(path.open("rb"), name, path.stat().st_size)
     except OSError as error:
-        raise UsageError(f"can't read {path}: {reason(error)}") from None
+        raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
 
 
 def open_any(path: Path) -> Source:
@@ -135,7 +135,7 @@ def open_lines(path: Path) -> Source:
     try:
         return _lines(path.open("rb"), str(path), path.stat().st_size, parse)
     except OSError as error:
-        raise UsageError(f"can't read {path}: {reason(error)}") from None
+        raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
 
 
 _Parse = Callable[[Iterable[bytes], object], Iterator[tuple[int, bytes, Any]]]
@@ -156,7 +156,7 @@ def _lines(file: Any, name: str, size: int | None, parse: _Parse = parse_jsonl) 
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise UsageError(f"{name} is damaged after line {number}: its gzip stream is cut or wrong") from None
         except OSError as error:
-            raise UsageError(f"can't read {name}: {reason(error)}") from None
+            raise UsageError(f"can't read {name}: {describe_os_error(error)}") from None
         finally:
             if size is not None:
                 file.close()
@@ -172,7 +172,7 @@ def _array(path: Path) -> Source | None:
     try:
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise UsageError(f"can't read {path}: {reason(error)}") from None
+        raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
     if content.lstrip()[:1] != b"[":
         return None
     try:

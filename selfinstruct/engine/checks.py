@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from selfinstruct.backends import Capabilities
-from selfinstruct.common.config import nearest
+from selfinstruct.common.config import suggest
 from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.methods import Method
 from selfinstruct.errors import ConfigError
@@ -14,6 +14,7 @@ from selfinstruct.prompts import Api
 from selfinstruct.strategies import QualityOptions
 from selfinstruct.strategies.abilities import NeedsRawPrompts
 from selfinstruct.strategies.quality.options import RUBRICS
+from selfinstruct.strategies.respond import RespondOptions
 
 __all__ = ["check_choices", "check_raw", "check_reasoning", "check_rubrics", "check_schemas"]
 
@@ -54,7 +55,9 @@ def check_schemas(backend: str, capabilities: Capabilities, needed: Collection[A
 
 def check_reasoning(quality: QualityOptions, methods: Sequence[Method]) -> None:
     """Refuse ``best_of`` for rows with separate reasoning, because further answers would have none."""
-    if quality.best_of > 1 and any(getattr(method.options, "reasoning", False) for method in methods):
+    if quality.best_of > 1 and any(
+        isinstance(method.options, RespondOptions) and method.options.reasoning for method in methods
+    ):
         raise ConfigError(
             "quality.best_of: further answers are requested without reasoning, and the row would keep the reasoning of "
             "its first answer; leave out best_of or respond.reasoning",
@@ -79,7 +82,7 @@ def check_rubrics(quality: QualityOptions, folder: Path | None, recorded: Collec
     for name in quality.rubrics:
         if name not in rubrics:
             raise ConfigError(
-                f"quality.judge.rubrics: no rubric {name!r}{nearest(name, rubrics)}; to add one, put a template "
+                f"quality.judge.rubrics: no rubric {name!r}{suggest(name, rubrics)}; to add one, put a template "
                 f"{RUBRICS}/{name}.txt into the folder that --prompts names",
                 key="quality.judge.rubrics",
             )

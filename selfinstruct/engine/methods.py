@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.chat_template import ChatTemplate
-from selfinstruct.common.config import build, identity_fields, merge, nearest, to_plain
+from selfinstruct.common.config import build, identity_fields, merge, suggest, to_plain
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Prompts
 from selfinstruct.strategies import SelfInstruct, strategy_class, strategy_names
@@ -132,7 +132,7 @@ def build_methods(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
             raise ConfigError(f"{where}: give it the 'name' of a strategy", key=where)
         fields = build(_Entry, {key: value for key, value in entry.items() if key in _ENTRY_FIELDS}, where)
         if fields.name not in strategy_names():
-            nearest_name = nearest(fields.name, strategy_names())
+            nearest_name = suggest(fields.name, strategy_names())
             raise ConfigError(f"{where}: unknown strategy {fields.name!r}{nearest_name}", key=where)
         kind = strategy_class(fields.name)
         options = {key: value for key, value in entry.items() if key not in _ENTRY_FIELDS}
@@ -140,7 +140,7 @@ def build_methods(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
         for key in options:
             if key not in allowed:
                 path = f"{where}.{key}"
-                raise ConfigError(f"unknown key {path!r}{nearest(str(key), allowed)}", key=path)
+                raise ConfigError(f"unknown key {path!r}{suggest(str(key), allowed)}", key=path)
         label = fields.label or fields.name
         if label in methods:
             raise ConfigError(f"{where}: the label {label!r} is used twice; give this entry another 'label'", key=where)

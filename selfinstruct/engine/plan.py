@@ -15,7 +15,7 @@ from typing import Any
 
 from selfinstruct.backends import BackendOptions, Capabilities, backend_names, backend_spec
 from selfinstruct.common.codec import canonical, digest
-from selfinstruct.common.config import build, identity_fields, nearest, section, to_plain
+from selfinstruct.common.config import build, identity_fields, section, suggest, to_plain
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
 from selfinstruct.engine.loading import add_data_files, load_run_prompts, load_run_seeds
 from selfinstruct.engine.methods import MIX, Method, build_methods, build_options, build_strategy, merge_with_previous
@@ -247,7 +247,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     keys = {*general, *strategies, MIX, *backends}
     for key in values:
         if key not in keys:
-            raise ConfigError(f"unknown key {key!r}{nearest(str(key), keys)}", key=str(key))
+            raise ConfigError(f"unknown key {key!r}{suggest(str(key), keys)}", key=str(key))
     if base is not None and (semantics := base.meta("identity")["semantics"]) != SEMANTICS:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
@@ -260,7 +260,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         if name == MIX and not mixed:
             raise ConfigError(f"{MIX} is a run of several methods; list them under strategies", key=kind)
         if name not in known and name != MIX:
-            raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}", key=kind)
+            raise ConfigError(f"unknown {kind} {name!r}{suggest(name, known)}", key=kind)
     # Sections of unused strategies and backends are validated too, so that a typing error there is reported.
     options: dict[str, Any] = {
         name: _build_section(name, section(values, name))

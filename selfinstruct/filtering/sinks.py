@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.codec import dumps, loads
-from selfinstruct.common.files import reason, write_atomic
+from selfinstruct.common.files import describe_os_error, write_atomic
 from selfinstruct.common.sources import STDIO, SourceRow
 from selfinstruct.errors import DataError, MissingExtraError, SelfInstructError, UsageError
 
@@ -208,7 +208,7 @@ def _write_dataset(path: Path, rows: Iterator[SourceRow], schema: Any) -> None:
         datasets.Dataset.from_file(rough).save_to_disk(fine)
         Path(fine).rename(path)
     except OSError as error:
-        raise SelfInstructError(f"can't write {path}: {reason(error)}") from error
+        raise SelfInstructError(f"can't write {path}: {describe_os_error(error)}") from error
     finally:
         if shown:
             datasets.enable_progress_bars()

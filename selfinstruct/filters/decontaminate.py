@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,7 +56,7 @@ class Decontaminator(Filter):
     item's tokens that the matching runs cover. If several items match, the one with the highest score is reported, then
     the first.
 
-    The index of the items is built with the object and rebuilt in every worker process, so it is never pickled.
+    The index of the items is built on first use, in each worker process, and is never pickled.
 
     Attributes:
         items: The benchmark's texts.
@@ -69,33 +70,28 @@ class Decontaminator(Filter):
     """
 
     name: ClassVar[str] = "contamination"
-    items: tuple[str, ...] = field(repr=False)
-    ids: tuple[str, ...] | None = field(default=None, repr=False)
+    items: Sequence[str] = field(repr=False)
+    ids: Sequence[str] | None = field(default=None, repr=False)
     ngram: int | None = NGRAM
     window: int = WINDOW
     coverage: float | None = COVERAGE
     short: int | None = SHORT
     rouge: float | None = ROUGE
-    _index: _ItemIndex = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "items", tuple(self.items))
-        if self.ids is not None:
-            object.__setattr__(self, "ids", tuple(self.ids))
-            if len(self.ids) != len(self.items):
-                raise UsageError(f"{len(self.items)} items but {len(self.ids)} ids")
+        if self.ids is not None and len(self.ids) != len(self.items):
+            raise UsageError(f"{len(self.items)} items but {len(self.ids)} ids")
         if any(tokens is not None and tokens < 1 for tokens in (self.ngram, self.window, self.short)):
             raise UsageError("ngram, window and short are numbers of tokens, at least 1")
         if not all(0 <= share <= 1 for share in (self.coverage, self.rouge) if share is not None):
             raise UsageError("coverage and rouge are shares, between 0 and 1")
-        object.__setattr__(self, "_index", _ItemIndex(self))
+
+    @cached_property
+    def _index(self) -> _ItemIndex:
+        return _ItemIndex(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_index"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        object.__setattr__(self, "_index", _ItemIndex(self))
 
     def decide(self, texts: Sequence[str]) -> list[Verdict]:
         """Decide on each text."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinstruct.common.codec import canonical, loads
-from selfinstruct.common.files import reason, write_atomic
+from selfinstruct.common.files import describe_os_error, write_atomic
 from selfinstruct.errors import UsageError
 
 __all__ = ["FORMAT", "Array", "pack", "read", "unpack", "write"]
@@ -73,7 +73,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
         header = loads(arrays.pop("header").tobytes())
         saved_kind, version = header["kind"], header["format"]
     except OSError as error:
-        raise UsageError(f"can't read {path}: {reason(error)}") from None
+        raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is not an index that this package saved, or is damaged ({error})") from None
     if saved_kind != kind:

@@ -47,13 +47,13 @@ def build_filter(settings: Mapping[str, Any], where: str = "") -> Filter:
         ConfigError: There is no such filter, or a setting is wrong.
         PluginError: The filter is a plugin's, and can't be used.
     """
-    from selfinstruct.common.config import build, nearest  # loads pydantic, which the filters alone do without
+    from selfinstruct.common.config import build, suggest  # loads pydantic, which the filters alone do without
 
     name = settings.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"{where}: a filter needs a 'name'".removeprefix(": "), key=where)
     if name not in filter_registry:
-        hint = nearest(name, filter_names())
+        hint = suggest(name, filter_names())
         raise ConfigError(f"{where}: unknown filter {name!r}{hint}".removeprefix(": "), key=where)
     options = {key: value for key, value in settings.items() if key != "name"}
     return build(filter_registry.get(name), options, where or name)

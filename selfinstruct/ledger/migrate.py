@@ -9,7 +9,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from selfinstruct.common.files import reason
+from selfinstruct.common.files import describe_os_error
 from selfinstruct.errors import LedgerError
 from selfinstruct.ledger.schema import SCHEMA_VERSION, SEALED, check_structure, schema_of, seal
 
@@ -80,7 +80,7 @@ def _copy(connection: sqlite3.Connection, target: Path) -> None:
             os.close(folder)
     except (OSError, sqlite3.Error) as error:
         temporary.unlink(missing_ok=True)
-        cause = reason(error) if isinstance(error, OSError) else str(error)
+        cause = describe_os_error(error) if isinstance(error, OSError) else str(error)
         raise LedgerError(
             f"can't copy the ledger to {target} before its migration: {cause}; the ledger is unchanged. "
             "Make room for a copy of it, then run the same command again"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.codec import digest, loads
-from selfinstruct.common.files import reason
+from selfinstruct.common.files import describe_os_error
 from selfinstruct.errors import LedgerError, TemplateError
 from selfinstruct.ledger.packing import unpack
 from selfinstruct.ledger.schema import LEDGER_FILE, SEALED, check_structure, is_empty, ledger_error, seal
@@ -372,7 +372,7 @@ def has_run(folder: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:  # no permission, a name too long
-        raise LedgerError(f"can't read {folder}: {reason(error)}") from None
+        raise LedgerError(f"can't read {folder}: {describe_os_error(error)}") from None
     connection = _connect_to_read(path)
     try:
         empty = is_empty(connection, path)

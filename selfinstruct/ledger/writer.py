@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.codec import Json, canonical
-from selfinstruct.common.files import reason
+from selfinstruct.common.files import describe_os_error
 from selfinstruct.common.lock import RunLock
 from selfinstruct.errors import LedgerError
 from selfinstruct.ledger.migrate import migrate
@@ -50,7 +50,7 @@ class Ledger:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LedgerError(f"can't create the run directory {folder}: {reason(error)}") from None
+            raise LedgerError(f"can't create the run directory {folder}: {describe_os_error(error)}") from None
         self.path = folder / LEDGER_FILE
         self._lock = RunLock(folder)
         self._broken: LedgerError | None = None

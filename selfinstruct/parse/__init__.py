@@ -20,15 +20,15 @@ takes linear time.
 
 from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks
 from selfinstruct.parse.closing import CLOSING_SIGN, is_closing
-from selfinstruct.parse.dialogue import Dialogue, Utterance, is_of_assistant, message, read_dialogue
+from selfinstruct.parse.dialogue import Dialogue, Utterance, read_dialogue, read_message, sounds_like_assistant
 from selfinstruct.parse.labels import read_labels
-from selfinstruct.parse.lists import Item, Listing, numbered
-from selfinstruct.parse.preamble import behind_announcement
-from selfinstruct.parse.reasoning import Reasoned, reasoned, spoken
+from selfinstruct.parse.lists import Item, Listing, read_numbered_list
+from selfinstruct.parse.preamble import skip_preamble
+from selfinstruct.parse.reasoning import ReasoningSplit, answer_span, split_reasoning
 from selfinstruct.parse.scores import read_score
-from selfinstruct.parse.single_task import one_task
+from selfinstruct.parse.single_task import read_task
 from selfinstruct.parse.structured import read_object, read_records, read_strings
-from selfinstruct.parse.text import blank_input, collapse, first_word, stripped
+from selfinstruct.parse.text import blank_input, collapse, content_span, first_word
 
 __all__ = [
     "CLOSING_SIGN",
@@ -38,25 +38,25 @@ __all__ = [
     "Form",
     "Item",
     "Listing",
-    "Reasoned",
+    "ReasoningSplit",
     "Utterance",
-    "behind_announcement",
+    "answer_span",
     "blank_input",
     "collapse",
+    "content_span",
     "first_word",
     "is_closing",
-    "is_of_assistant",
-    "message",
-    "numbered",
-    "one_task",
     "read_blocks",
     "read_dialogue",
     "read_labels",
+    "read_message",
+    "read_numbered_list",
     "read_object",
     "read_records",
     "read_score",
     "read_strings",
-    "reasoned",
-    "spoken",
-    "stripped",
+    "read_task",
+    "skip_preamble",
+    "sounds_like_assistant",
+    "split_reasoning",
 ]

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from selfinstruct.parse.text import FLAGS, LEAD, closing, discard, fenced, separated, strip, unfenced
+from selfinstruct.parse.text import (
+    FLAGS,
+    LEAD,
+    content_end,
+    discard_span,
+    fence_spans,
+    outside_fences,
+    starts_paragraph,
+    strip_span,
+)
 from selfinstruct.reasons import RejectReason, missing_field
 from selfinstruct.records import Discard
 
@@ -132,11 +141,11 @@ class _Reader:
 
     def read(self, continued: bool, truncated: bool) -> Blocks:
         if not self._begin(continued):
-            return Blocks((), discard(self.text, RejectReason.NO_BLOCK, 0, len(self.text)))
-        self.discards += discard(self.text, RejectReason.PREAMBLE, 0, self.begin)
-        end = closing(self.text, self.content)
+            return Blocks((), discard_span(self.text, RejectReason.NO_BLOCK, 0, len(self.text)))
+        self.discards += discard_span(self.text, RejectReason.PREAMBLE, 0, self.begin)
+        end = content_end(self.text, self.content)
         inside = (mark for mark in self.marks if self.content <= mark.begin < end)
-        self.marks = list(unfenced(inside, fenced(self.text, self.content)))
+        self.marks = list(outside_fences(inside, fence_spans(self.text, self.content)))
         for index, mark in enumerate(self.marks):
             if mark.begin < self.content:
                 continue  # the field under a header that started the block
@@ -144,7 +153,7 @@ class _Reader:
                 self._close(mark.begin, truncated=False)
                 self._open(mark, field, self.number + 1)
                 if self.number > self.last:
-                    self.discards += discard(self.text, RejectReason.OVER_COUNT, mark.begin, end)
+                    self.discards += discard_span(self.text, RejectReason.OVER_COUNT, mark.begin, end)
                     return self._result()
             elif self._is_stray(index):
                 self._close(mark.begin, truncated=False)
@@ -154,7 +163,7 @@ class _Reader:
                 self.name, self.content = mark.name, mark.end
         if truncated and (cut := self._cut_header(end)) is not None:
             self._close(cut.begin, truncated=False)
-            self.discards += discard(self.text, RejectReason.TRUNCATED, cut.begin, end)
+            self.discards += discard_span(self.text, RejectReason.TRUNCATED, cut.begin, end)
         else:
             self._close(end, truncated)
         return self._result()
@@ -207,7 +216,7 @@ class _Reader:
         complete = all(name in self.fields or name == self.name for name in self.form.required)
         if not self.bare or mark.name != self.form.labels[0][0] or mark.number is not None or not complete:
             return None
-        return mark if not self.form.gap or separated(self.text, mark.begin) else None
+        return mark if not self.form.gap or starts_paragraph(self.text, mark.begin) else None
 
     def _is_stray(self, index: int) -> bool:
         """Return whether a block starts whose number is in range but not the next one, or repeats.
@@ -231,13 +240,13 @@ class _Reader:
 
     def _end_field(self, end: int) -> None:
         if self.name is not None:
-            self.fields[self.name] = strip(self.text, self.content, end)
+            self.fields[self.name] = strip_span(self.text, self.content, end)
 
     def _close(self, end: int, truncated: bool) -> None:
         """Turn the current block into a ``Block`` or a ``Discard``."""
-        span = strip(self.text, self.begin, end)
+        span = strip_span(self.text, self.begin, end)
         if self.name is None:
-            self.discards += discard(self.text, RejectReason.OUT_OF_ORDER, *span)
+            self.discards += discard_span(self.text, RejectReason.OUT_OF_ORDER, *span)
             return
         self._end_field(end)
         missing = next((name for name in self.form.required if len(set(self.fields.get(name, (0,)))) < 2), None)

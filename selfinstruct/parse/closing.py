@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from selfinstruct.parse.text import fenced, unfenced
+from selfinstruct.parse.text import fence_spans, outside_fences
 
 __all__ = ["CLOSING_SIGN", "closing_sign", "is_closing"]
 
@@ -28,7 +28,7 @@ def closing_sign(text: str, start: int, end: int, fences: list[tuple[int, int]] 
         fences: The code fences of the complete text, if they are known.
     """
     signs: Iterator[re.Match[str]] = _ALONE_OR_LAST.finditer(text, start, end)
-    first = next(unfenced(signs, fenced(text, 0) if fences is None else fences), None)
+    first = next(outside_fences(signs, fence_spans(text, 0) if fences is None else fences), None)
     return None if first is None else first.start()
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfinstruct.parse.closing import closing_sign
-from selfinstruct.parse.text import BLANK_LINE, FLAGS, LEAD, fenced, strip, unfenced, unwrap
+from selfinstruct.parse.text import BLANK_LINE, FLAGS, LEAD, fence_spans, outside_fences, strip_emphasis, strip_span
 from selfinstruct.reasons import RejectReason
 
-__all__ = ["Dialogue", "Utterance", "is_of_assistant", "message", "read_dialogue"]
+__all__ = ["Dialogue", "Utterance", "read_dialogue", "read_message", "sounds_like_assistant"]
 
 Speaker = Literal["user", "assistant"]
 
@@ -62,11 +62,11 @@ def read_dialogue(text: str, opening: str, *, truncated: bool) -> Dialogue:
     Returns:
         The messages after the opening: the first is the assistant's.
     """
-    fences = fenced(text, 0)
-    marks = list(unfenced(_LABEL.finditer(text), fences))
+    fences = fence_spans(text, 0)
+    marks = list(outside_fences(_LABEL.finditer(text), fences))
     ends = (*(mark.start() for mark in marks[1:]), len(text))
-    pieces = [(_speaker(mark), *strip(text, mark.end(), end)) for mark, end in zip(marks, ends, strict=False)]
-    head = strip(text, 0, marks[0].start() if marks else len(text))
+    pieces = [(_speaker(mark), *strip_span(text, mark.end(), end)) for mark, end in zip(marks, ends, strict=False)]
+    head = strip_span(text, 0, marks[0].start() if marks else len(text))
     if pieces and pieces[0][0] == "user" and _plain(text[pieces[0][1] : pieces[0][2]]) == _plain(opening):
         pieces = pieces[1:]
     elif not pieces or (pieces[0][0] == "user" and not _announces(text[slice(*head)])):
@@ -78,7 +78,7 @@ def read_dialogue(text: str, opening: str, *, truncated: bool) -> Dialogue:
             return Dialogue(tuple(messages), RejectReason.ROLE_CONFUSION)
         closed = closing_sign(text, start, end, fences) if role == "assistant" else None
         if closed is not None:
-            span = strip(text, start, closed)
+            span = strip_span(text, start, closed)
             last = (Utterance(role, text[slice(*span)], span),) if span[0] < span[1] else ()
             return Dialogue((*messages, *last), "closed")
         if truncated and index == len(pieces) - 1:
@@ -89,7 +89,7 @@ def read_dialogue(text: str, opening: str, *, truncated: bool) -> Dialogue:
     return Dialogue(tuple(messages))
 
 
-def message(text: str, role: Speaker) -> tuple[tuple[int, int], str]:
+def read_message(text: str, role: Speaker) -> tuple[tuple[int, int], str]:
     """Find the message of ``role`` in an answer.
 
     Returns:
@@ -97,22 +97,22 @@ def message(text: str, role: Speaker) -> tuple[tuple[int, int], str]:
         sign of the assistant and the text after it; and its defect or "": ``empty``, ``role_confusion`` (a speaker's
         label inside it), or ``closed`` if it ends with the closing sign.
     """
-    fences = fenced(text, 0)
-    start, end = strip(text, 0, len(text))
-    marks = list(unfenced(_LABEL.finditer(text), fences))
+    fences = fence_spans(text, 0)
+    start, end = strip_span(text, 0, len(text))
+    marks = list(outside_fences(_LABEL.finditer(text), fences))
     if marks and marks[0].start() <= start < marks[0].end() and _speaker(marks[0]) == role:
-        start, end = strip(text, marks.pop(0).end(), end)
+        start, end = strip_span(text, marks.pop(0).end(), end)
     closed = None
     if role == "user":
-        start, end = unwrap(text, start, end)
+        start, end = strip_emphasis(text, start, end)
     elif (closed := closing_sign(text, start, end, fences)) is not None:
-        start, end = strip(text, start, closed)
+        start, end = strip_span(text, start, closed)
     if any(closed is None or mark.start() < closed for mark in marks):
         return (start, end), RejectReason.ROLE_CONFUSION
     return (start, end), "closed" if closed is not None else RejectReason.EMPTY if start == end else ""
 
 
-def is_of_assistant(text: str) -> bool:
+def sounds_like_assistant(text: str) -> bool:
     """Return whether a text meant as a user's message reads like an assistant's (``As an AI``, ``How can I help``)."""
     return _ASSISTANT.search(text.casefold().replace("\u2019", "'")) is not None
 

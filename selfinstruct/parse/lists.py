@@ -5,11 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from selfinstruct.parse.text import FLAGS, LEAD, closing, discard, fenced, separated, strip, unfenced, unwrap
+from selfinstruct.parse.text import (
+    FLAGS,
+    LEAD,
+    content_end,
+    discard_span,
+    fence_spans,
+    outside_fences,
+    starts_paragraph,
+    strip_emphasis,
+    strip_span,
+)
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Discard
 
-__all__ = ["Item", "Listing", "numbered"]
+__all__ = ["Item", "Listing", "read_numbered_list"]
 
 _ITEM = re.compile(
     rf"{LEAD}(?:task[ \t]{{1,2}}\#?)?(?P<number>\d{{1,4}})[ \t]?[.):][*_]{{0,3}}(?=\s|\Z)",
@@ -34,7 +44,7 @@ class Listing:
     discards: tuple[Discard, ...] = ()
 
 
-def numbered(text: str, *, first: int, last: int, continued: bool, truncated: bool) -> Listing:
+def read_numbered_list(text: str, *, first: int, last: int, continued: bool, truncated: bool) -> Listing:
     """Read the items ``first`` to ``last`` of a numbered list.
 
     Args:
@@ -51,13 +61,13 @@ def numbered(text: str, *, first: int, last: int, continued: bool, truncated: bo
     """
     opening = _opening(text, first, continued)
     if opening is None:
-        return Listing((), discard(text, RejectReason.NO_LIST, 0, len(text)))
+        return Listing((), discard_span(text, RejectReason.NO_LIST, 0, len(text)))
     number, list_start, start, indent = opening
-    end = closing(text, start)
+    end = content_end(text, start)
     items: list[Item] = []
-    discards = list(discard(text, RejectReason.PREAMBLE, 0, list_start))
+    discards = list(discard_span(text, RejectReason.PREAMBLE, 0, list_start))
     stray: int | None = None
-    for mark in unfenced(_ITEM.finditer(text, start, end), fenced(text, start)):
+    for mark in outside_fences(_ITEM.finditer(text, start, end), fence_spans(text, start)):
         if mark["indent"] != indent:
             continue
         if int(mark["number"]) == number + 1:
@@ -66,7 +76,7 @@ def numbered(text: str, *, first: int, last: int, continued: bool, truncated: bo
             discards += item.discards
             number, start, stray = number + 1, mark.end(), None
             if number > last:
-                discards += discard(text, RejectReason.OVER_COUNT, mark.start(), end)
+                discards += discard_span(text, RejectReason.OVER_COUNT, mark.start(), end)
                 return Listing(tuple(items), tuple(discards))
         elif stray is None and 1 <= int(mark["number"]) <= last:
             stray = mark.start()
@@ -78,7 +88,7 @@ def _opening(text: str, first: int, continued: bool) -> tuple[int, int, int, str
     """Find the first item; return its number, the start of its marker and of its text, and the list's indentation."""
     mark = next((mark for mark in _ITEM.finditer(text) if int(mark["number"]) in (first, first + 1, 1)), None)
     head = text if mark is None else text[: mark.start()]
-    if mark is not None and int(mark["number"]) == first + 1 and not separated(text, mark.start()):
+    if mark is not None and int(mark["number"]) == first + 1 and not starts_paragraph(text, mark.start()):
         continued = True  # the chat model continued the item's text, as a raw completion does
     if head.strip() and continued:
         return first, 0, 0, ""
@@ -88,10 +98,10 @@ def _opening(text: str, first: int, continued: bool) -> tuple[int, int, int, str
 def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bool) -> Listing:
     """Read the item from ``start`` to ``end``; text after ``stray`` does not belong to it."""
     limit = end if stray is None else stray
-    begin = strip(text, start, limit)[0]
+    begin = strip_span(text, start, limit)[0]
     gap = _BLANK_LINE.search(text, begin, limit)
     stop = gap.start() if gap else limit
-    span = unwrap(text, *strip(text, begin, stop))
+    span = strip_emphasis(text, *strip_span(text, begin, stop))
     items: tuple[Item, ...] = ()
     discards: tuple[Discard, ...] = ()
     if span[0] == span[1]:
@@ -101,7 +111,7 @@ def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bo
     else:
         items = (Item(text[span[0] : span[1]], span),)
     if gap:
-        discards += discard(text, RejectReason.TRAILING, gap.end(), limit)
+        discards += discard_span(text, RejectReason.TRAILING, gap.end(), limit)
     if stray is not None:
-        discards += discard(text, RejectReason.OUT_OF_ORDER, stray, end)
+        discards += discard_span(text, RejectReason.OUT_OF_ORDER, stray, end)
     return Listing(items, discards)

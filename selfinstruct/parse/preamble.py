@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from selfinstruct.parse.text import strip
+from selfinstruct.parse.text import strip_span
 
-__all__ = ["behind_announcement"]
+__all__ = ["skip_preamble"]
 
 _SAID = r"(?:sure|certainly|of course|absolutely|okay|ok)\b[^\n:]{0,40}?\s{0,4}[*_]{0,3}"
 _HERE = r"here(?:['\u2019]s| is)\b(?! (?:my|our)\b)"  # "Here is my question:" belongs to the task
@@ -22,13 +22,13 @@ _ANNOUNCED = re.compile(
 )
 
 
-def behind_announcement(text: str, start: int, end: int) -> tuple[int, int]:
+def skip_preamble(text: str, start: int, end: int) -> tuple[int, int]:
     """Return the span without surrounding white space and without a preamble at its beginning.
 
     A preamble is a separate line, or the beginning of the task's line if it is unambiguous: after a word such as
     "Sure", with the persona named, or exactly "Here is a task:". The pattern is bounded in length, so that the
     search is fast in a long text.
     """
-    start, end = strip(text, start, end)
+    start, end = strip_span(text, start, end)
     preamble = _ANNOUNCED.match(text, start, end)
-    return strip(text, preamble.end(), end) if preamble else (start, end)
+    return strip_span(text, preamble.end(), end) if preamble else (start, end)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from selfinstruct.parse.text import FLAGS, fenced, strip, unfenced
+from selfinstruct.parse.text import FLAGS, fence_spans, outside_fences, strip_span
 
-__all__ = ["Reasoned", "reasoned", "spoken"]
+__all__ = ["ReasoningSplit", "answer_span", "split_reasoning"]
 
 Span = tuple[int, int]
 
@@ -23,14 +23,14 @@ _TITLE = re.compile(rf"{_SIGNS}(?:my )?(?:reasoning|thinking|thoughts?){_END}", 
 
 
 @dataclass(frozen=True, slots=True)
-class Reasoned:
+class ReasoningSplit:
     """The spans of the reasoning and the answer, without surrounding space and markup; empty if missing."""
 
     reasoning: Span
     answer: Span
 
 
-def reasoned(text: str) -> Reasoned:
+def split_reasoning(text: str) -> ReasoningSplit:
     """Split a completion into its reasoning and its answer.
 
     The first closing tag (``</think>``) ends the reasoning, with or without an opening tag: some chat templates write
@@ -39,40 +39,40 @@ def reasoned(text: str) -> Reasoned:
     """
     if closed := _CLOSE.search(text):
         opened = _OPEN.search(text, 0, closed.start())
-        return Reasoned(
-            strip(text, opened.end() if opened else 0, closed.start()), _answer(text, closed.end(), len(text))
+        return ReasoningSplit(
+            strip_span(text, opened.end() if opened else 0, closed.start()), _answer(text, closed.end(), len(text))
         )
     if opened := _OPEN.search(text):
-        return Reasoned(strip(text, opened.end(), len(text)), (len(text), len(text)))
-    for heading in unfenced(_LINE.finditer(text), fenced(text, 0)):
-        return Reasoned(_untitled(text, heading.start()), strip(text, heading.end(), len(text)))
-    return Reasoned(_untitled(text, len(text)), (len(text), len(text)))
+        return ReasoningSplit(strip_span(text, opened.end(), len(text)), (len(text), len(text)))
+    for heading in outside_fences(_LINE.finditer(text), fence_spans(text, 0)):
+        return ReasoningSplit(_untitled(text, heading.start()), strip_span(text, heading.end(), len(text)))
+    return ReasoningSplit(_untitled(text, len(text)), (len(text), len(text)))
 
 
-def spoken(text: str) -> Span:
+def answer_span(text: str) -> Span:
     """Return the span of a completion without reasoning in tags.
 
     An opening tag after the beginning of the text is part of the answer, which may be about such tags.
     """
-    start, end = strip(text, 0, len(text))
+    start, end = strip_span(text, 0, len(text))
     opened, closed = _OPEN.search(text, start, end), _CLOSE.search(text, start, end)
     first = min((tag for tag in (opened, closed) if tag is not None), key=re.Match.start, default=None)
     if first is None or (first is opened and first.start() != start):
         return start, end
-    return reasoned(text).answer
+    return split_reasoning(text).answer
 
 
 def _untitled(text: str, end: int) -> Span:
-    start, end = strip(text, 0, end)
+    start, end = strip_span(text, 0, end)
     title = _TITLE.match(text, start, end)
-    return strip(text, title.end(), end) if title else (start, end)
+    return strip_span(text, title.end(), end) if title else (start, end)
 
 
 def _answer(text: str, start: int, end: int) -> Span:
     """Return the span of the answer after the reasoning, without its tags or heading."""
-    start, end = strip(text, start, end)
+    start, end = strip_span(text, start, end)
     if tag := _ANSWER_OPEN.match(text, start, end):
         closed = _ANSWER_CLOSE.search(text, tag.end(), end)
-        return strip(text, tag.end(), closed.start() if closed else end)
+        return strip_span(text, tag.end(), closed.start() if closed else end)
     heading = _HEADING.match(text, start, end)
-    return strip(text, heading.end(), end) if heading else (start, end)
+    return strip_span(text, heading.end(), end) if heading else (start, end)

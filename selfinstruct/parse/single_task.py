@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from selfinstruct.parse.lists import Item, Listing
-from selfinstruct.parse.preamble import behind_announcement
-from selfinstruct.parse.text import BLANK_LINE, FLAGS, LEAD, closing, discard, strip, unwrap
+from selfinstruct.parse.preamble import skip_preamble
+from selfinstruct.parse.text import BLANK_LINE, FLAGS, LEAD, content_end, discard_span, strip_emphasis, strip_span
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Discard
 
-__all__ = ["one_task"]
+__all__ = ["read_task"]
 
 _LABEL = re.compile(
     rf"{LEAD}(?:(?P<task>task|problem|math problem|request|instruction|question|(?:user )?prompt)"
@@ -19,7 +19,7 @@ _LABEL = re.compile(
 )
 
 
-def one_task(text: str, *, continued: bool, truncated: bool) -> Listing:
+def read_task(text: str, *, continued: bool, truncated: bool) -> Listing:
     """Read the task of an answer.
 
     The task follows the label ``Task:`` (or ``Problem:``, ``Question:``, ...). Without a label it is the whole text
@@ -38,15 +38,15 @@ def one_task(text: str, *, continued: bool, truncated: bool) -> Listing:
     marks = list(_LABEL.finditer(text))
     opening = next((mark for mark in marks if mark["task"]), None)
     if opening is not None and not (continued and text[: opening.start()].strip()):
-        start, discards = opening.end(), discard(text, RejectReason.PREAMBLE, 0, opening.start())
+        start, discards = opening.end(), discard_span(text, RejectReason.PREAMBLE, 0, opening.start())
     else:
         start = 0 if continued else _after_preamble(text)
-        discards = discard(text, RejectReason.PREAMBLE, 0, start)
-    end = next((mark.start() for mark in marks if mark.start() >= start), closing(text, start))
-    if continued and (gap := BLANK_LINE.search(text, strip(text, start, end)[0], end)):
+        discards = discard_span(text, RejectReason.PREAMBLE, 0, start)
+    end = next((mark.start() for mark in marks if mark.start() >= start), content_end(text, start))
+    if continued and (gap := BLANK_LINE.search(text, strip_span(text, start, end)[0], end)):
         end = gap.start()
-    span = unwrap(text, *strip(text, start, end))
-    rest = discard(text, RejectReason.TRAILING, end, len(text))
+    span = strip_emphasis(text, *strip_span(text, start, end))
+    rest = discard_span(text, RejectReason.TRAILING, end, len(text))
     if span[0] == span[1]:
         return Listing((), (Discard(RejectReason.NO_INSTRUCTION, (0, len(text))),))
     if truncated and not rest:
@@ -56,8 +56,8 @@ def one_task(text: str, *, continued: bool, truncated: bool) -> Listing:
 
 def _after_preamble(text: str) -> int:
     """Return the start of the text after a preamble, or after a first paragraph that ends with a colon; else 0."""
-    span = strip(text, 0, len(text))
-    begin, _ = behind_announcement(text, *span)
+    span = strip_span(text, 0, len(text))
+    begin, _ = skip_preamble(text, *span)
     if begin > span[0]:
         return begin
     gap = BLANK_LINE.search(text, span[0])

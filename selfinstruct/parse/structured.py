@@ -11,7 +11,7 @@ from typing import Any
 from selfinstruct.common.codec import loads
 from selfinstruct.parse.blocks import Block, Blocks
 from selfinstruct.parse.lists import Item, Listing
-from selfinstruct.parse.text import closing, discard
+from selfinstruct.parse.text import content_end, discard_span
 from selfinstruct.reasons import RejectReason, missing_field
 from selfinstruct.records import Discard
 
@@ -124,18 +124,20 @@ def _read(text: str, key: str, item: str, most: int, truncated: bool) -> _Array 
         return None
     named = opening["named"] is not None
     values: list[tuple[Any, tuple[int, int]]] = []
-    discards = list(discard(text, RejectReason.PREAMBLE, 0, opening.start()))
+    discards = list(discard_span(text, RejectReason.PREAMBLE, 0, opening.start()))
     count, at = 0, _skip(text, opening.end())
     while at < len(text) and text[at] != "]":
         if text[at] == ",":
             at = _skip(text, at + 1)
             continue
         if count == most:
-            discards += discard(text, RejectReason.OVER_COUNT, at, len(text))
+            discards += discard_span(text, RejectReason.OVER_COUNT, at, len(text))
             return _Array(tuple(values), tuple(discards), named)
         end = _end(text, at)
         if end is None:
-            discards += discard(text, RejectReason.TRUNCATED if truncated else RejectReason.NOT_JSON, at, len(text))
+            discards += discard_span(
+                text, RejectReason.TRUNCATED if truncated else RejectReason.NOT_JSON, at, len(text)
+            )
             at = len(text)
             break
         count += 1
@@ -150,9 +152,9 @@ def _read(text: str, key: str, item: str, most: int, truncated: bool) -> _Array 
     if at < len(text):
         frame = _FRAME.match(text, at + 1) if named else None
         at = frame.end() if frame else at + 1
-        discards += discard(text, RejectReason.TRAILING, at, closing(text, opening.end()))
+        discards += discard_span(text, RejectReason.TRAILING, at, content_end(text, opening.end()))
     if not count and not discards:
-        discards += discard(text, RejectReason.NO_ROWS, opening.start(), at)
+        discards += discard_span(text, RejectReason.NO_ROWS, opening.start(), at)
     return _Array(tuple(values), tuple(discards), named)
 
 

@@ -13,16 +13,16 @@ __all__ = [
     "FLAGS",
     "LEAD",
     "blank_input",
-    "closing",
     "collapse",
-    "discard",
-    "fenced",
+    "content_end",
+    "content_span",
+    "discard_span",
+    "fence_spans",
     "first_word",
-    "separated",
-    "strip",
-    "stripped",
-    "unfenced",
-    "unwrap",
+    "outside_fences",
+    "starts_paragraph",
+    "strip_emphasis",
+    "strip_span",
 ]
 
 LEAD = r"^(?P<indent>[ \t]{0,3})(?:[#>-]{1,6}[ \t]{1,2}|\#{1,6})?[*_]{0,3}"
@@ -69,7 +69,7 @@ def first_word(text: str) -> str:
     return word.group().casefold() if word else ""
 
 
-def fenced(text: str, start: int) -> list[tuple[int, int]]:
+def fence_spans(text: str, start: int) -> list[tuple[int, int]]:
     """Return the spans of the closed code fences from ``start`` on; an unclosed fence has no effect."""
     spans: list[tuple[int, int]] = []
     opened: re.Match[str] | None = None
@@ -82,7 +82,7 @@ def fenced(text: str, start: int) -> list[tuple[int, int]]:
     return spans
 
 
-def unfenced(marks: Iterable[M], fences: Sequence[tuple[int, int]]) -> Iterator[M]:
+def outside_fences(marks: Iterable[M], fences: Sequence[tuple[int, int]]) -> Iterator[M]:
     """Yield the marks outside of all fences; both arguments must be in order."""
     at = 0
     for mark in marks:
@@ -92,7 +92,7 @@ def unfenced(marks: Iterable[M], fences: Sequence[tuple[int, int]]) -> Iterator[
             yield mark
 
 
-def strip(text: str, start: int, end: int) -> tuple[int, int]:
+def strip_span(text: str, start: int, end: int) -> tuple[int, int]:
     """Return the span without surrounding white space and without separator lines (``###``, ``---``) at its end."""
     while start < end and text[start].isspace():
         start += 1
@@ -106,12 +106,12 @@ def strip(text: str, start: int, end: int) -> tuple[int, int]:
             return start, end
 
 
-def stripped(text: str) -> tuple[int, int]:
+def content_span(text: str) -> tuple[int, int]:
     """Return the span of the text without surrounding white space and separator lines."""
-    return strip(text, 0, len(text))
+    return strip_span(text, 0, len(text))
 
 
-def unwrap(text: str, start: int, end: int) -> tuple[int, int]:
+def strip_emphasis(text: str, start: int, end: int) -> tuple[int, int]:
     """Return the span without emphasis or quotation marks that enclose all of it (``**text**``, ``"text"``)."""
     if text.endswith("**", start, end) and text.count("**", start, end) % 2:
         end -= 2  # the opening half precedes the marker
@@ -122,10 +122,10 @@ def unwrap(text: str, start: int, end: int) -> tuple[int, int]:
             if left not in inner and right not in inner:
                 start, end = inner_start, inner_end
             break
-    return strip(text, start, end)
+    return strip_span(text, start, end)
 
 
-def closing(text: str, start: int) -> int:
+def content_end(text: str, start: int) -> int:
     """Return the end of the content: before a fence on the last line if a fence was opened before ``start``."""
     end = len(text.rstrip())
     line = text.rfind("\n", 0, end) + 1
@@ -133,7 +133,7 @@ def closing(text: str, start: int) -> int:
     return line if wrapped and _FENCE.match(text, line, end) else len(text)
 
 
-def separated(text: str, start: int) -> bool:
+def starts_paragraph(text: str, start: int) -> bool:
     """Return whether the line at ``start`` is the first line, or follows a blank or separator line."""
     if start == 0:
         return True
@@ -141,7 +141,7 @@ def separated(text: str, start: int) -> bool:
     return not text[line : start - 1].strip() or _RULE.fullmatch(text, line, start - 1) is not None
 
 
-def discard(text: str, reason: str, start: int, end: int) -> tuple[Discard, ...]:
+def discard_span(text: str, reason: str, start: int, end: int) -> tuple[Discard, ...]:
     """Return a discard for the span, or nothing if the span is blank."""
-    span = strip(text, start, end)
+    span = strip_span(text, start, end)
     return (Discard(reason, span),) if span[0] < span[1] else ()

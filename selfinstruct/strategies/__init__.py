@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
-from selfinstruct.common.config import nearest
+from selfinstruct.common.config import suggest
 from selfinstruct.errors import UsageError
 from selfinstruct.plugins import Registry
 from selfinstruct.strategies.alpaca import Alpaca
@@ -66,5 +66,5 @@ def strategy_class(name: str) -> type[Strategy]:
         PluginError: It is a plugin's, and can't be used.
     """
     if name not in strategy_registry:
-        raise UsageError(f"unknown strategy {name!r}{nearest(name, strategy_names())}")
+        raise UsageError(f"unknown strategy {name!r}{suggest(name, strategy_names())}")
     return strategy_registry.get(name)

@@ -24,7 +24,14 @@ from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.rng import Rng
 from selfinstruct.filters import Copied
-from selfinstruct.parse import collapse, is_closing, is_of_assistant, message, numbered, read_dialogue
+from selfinstruct.parse import (
+    collapse,
+    is_closing,
+    read_dialogue,
+    read_message,
+    read_numbered_list,
+    sounds_like_assistant,
+)
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import (
     Candidate,
@@ -210,7 +217,7 @@ class Conversation(Strategy, BeginsWithTasks, ChoosesFormat, ChoosesTarget, Reco
     def _receive_openings(self, request: Request, completion: Completion) -> Received:
         """Read openings; each kept one begins a conversation."""
         context = read_context(OpeningContext, request)
-        listing = numbered(
+        listing = read_numbered_list(
             completion.text,
             first=context.first,
             last=self.options.list_length,
@@ -283,7 +290,7 @@ class Conversation(Strategy, BeginsWithTasks, ChoosesFormat, ChoosesTarget, Reco
         dialogue = read_context(DialogueContext, request)
         messages = _messages_before(request, dialogue)
         role: _Role = "user" if request.stage == "user" else "assistant"
-        span, fault = message(completion.text, role)
+        span, fault = read_message(completion.text, role)
         text = completion.text[slice(*span)]
         closed_by_assistant = fault == "closed"
         if (role == "user" and is_closing(text)) or (closed_by_assistant and not text):
@@ -402,7 +409,7 @@ def _message_fault(text: str, role: _Role, messages: _Messages) -> str:
     A user may not nearly repeat any earlier message. An assistant may not nearly repeat its own; a user's text that it
     was asked to correct may well come back.
     """
-    if role == "user" and is_of_assistant(text):
+    if role == "user" and sounds_like_assistant(text):
         return RejectReason.ROLE_CONFUSION
     before = [message.content for message in messages if role in ("user", message.role)]
     if any(collapse(text).casefold() == collapse(message.content).casefold() for message in messages):

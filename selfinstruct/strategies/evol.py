@@ -22,8 +22,8 @@ from typing import Any, ClassVar, NamedTuple
 from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.rng import Rng
-from selfinstruct.parse import behind_announcement, spoken, stripped
-from selfinstruct.parse.text import strip, unwrap
+from selfinstruct.parse import answer_span, content_span, skip_preamble
+from selfinstruct.parse.text import strip_emphasis, strip_span
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import (
     Candidate,
@@ -283,7 +283,7 @@ class EvolInstruct(Strategy, BeginsWithTasks, ChecksAnswers, RecoversFailures):
     def _receive_comparison(self, request: Request, completion: Completion) -> Received:
         epoch = read_context(CompareContext, request)
         unchanged = self._next_epoch(epoch, epoch.current, request.number)
-        start, end = spoken(completion.text)
+        start, end = answer_span(completion.text)
         verdict = rules.gain(completion.text[start:end])
         unjudged = verdict.reason == RejectReason.UNJUDGED
         decision = "unjudged" if unjudged else f"judge: {'gain' if verdict.kept else 'no gain'}"
@@ -317,7 +317,7 @@ class EvolInstruct(Strategy, BeginsWithTasks, ChecksAnswers, RecoversFailures):
 
     def _receive_answer(self, request: Request, completion: Completion) -> Received:
         epoch = read_context(EpochContext, request)
-        start, end = stripped(completion.text)
+        start, end = content_span(completion.text)
         output = completion.text[start:end]
         row = Candidate(
             epoch.evolved.text,
@@ -354,7 +354,7 @@ def _present(request: Request | None) -> tuple[Request, ...]:
 
 def _instruction_span(text: str) -> tuple[int, int]:
     """Return the span of the instruction, without a chat model's announcement and without enclosing marks."""
-    start, end = behind_announcement(text, 0, len(text))
+    start, end = skip_preamble(text, 0, len(text))
     if label := _LABEL.match(text, start, end):
         start = label.end()
-    return unwrap(text, *strip(text, start, end))
+    return strip_emphasis(text, *strip_span(text, start, end))

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from selfinstruct.common.chat_template import ChatTemplate
-from selfinstruct.common.config import nearest
+from selfinstruct.common.config import suggest
 from selfinstruct.common.rng import Rng
 from selfinstruct.errors import ConfigError
-from selfinstruct.parse import spoken, stripped
+from selfinstruct.parse import answer_span, content_span
 from selfinstruct.prompts import Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import (
@@ -89,7 +89,7 @@ class MagpieOptions:
         if self.turns < 1:
             raise ValueError("turns must be 1 or more")
         if self.template != OWN and self.template not in KNOWN:
-            raise ValueError(f"template must be {OWN!r} or a known one{nearest(self.template, KNOWN)}")
+            raise ValueError(f"template must be {OWN!r} or a known one{suggest(self.template, KNOWN)}")
         if (self.pre_query is None) != (self.post_query is None):
             raise ValueError("pre_query and post_query must be set together")
         if "" in (self.post_query, self.next_query, *(self.markers or ()), *self.stop):
@@ -185,7 +185,9 @@ class Magpie(Strategy, ChecksAnswers, ChoosesFormat, DiscoversOptions[MagpieOpti
     def receive(self, request: Request, completion: Completion, view: View) -> Received:  # noqa: ARG002
         """Read a user's message or an answer: the complete text, without the reasoning before an answer."""
         is_answer = request.stage == "answer"
-        start, end = spoken(completion.text) if is_answer and not completion.truncated else stripped(completion.text)
+        start, end = (
+            answer_span(completion.text) if is_answer and not completion.truncated else content_span(completion.text)
+        )
         if start == end:
             return Received(discards=(Discard(RejectReason.EMPTY, (0, len(completion.text))),))
         text = completion.text[start:end]
@@ -231,7 +233,7 @@ class Magpie(Strategy, ChecksAnswers, ChoosesFormat, DiscoversOptions[MagpieOpti
 
     def reject_reason(self, row: Candidate, text: str) -> str:  # noqa: ARG002  (the contract)
         """Return the reason code for an answer with reasoning or with special tokens."""
-        if spoken(text) != stripped(text):
+        if answer_span(text) != content_span(text):
             return RejectReason.REASONING
         return self._verdict(text, truncated=False).reason
 

@@ -27,7 +27,7 @@ from selfinstruct.common.resources import builtin_personas
 from selfinstruct.common.rng import Rng
 from selfinstruct.filters import Copied
 from selfinstruct.filters.text import count_words
-from selfinstruct.parse import collapse, numbered, one_task, stripped
+from selfinstruct.parse import collapse, content_span, read_numbered_list, read_task
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, CounterKey, CounterRow, Discard, Received, Request, Verdict
 from selfinstruct.strategies.abilities import ReadsDataFiles
@@ -271,7 +271,7 @@ class Personas(Strategy, ReadsDataFiles[PersonasOptions]):
     def _receive_people(self, request: Request, completion: Completion) -> Received:
         """Read new personas; each kept one is asked for a task."""
         context = read_context(PeopleContext, request)
-        listing = numbered(
+        listing = read_numbered_list(
             completion.text,
             first=context.first,
             last=self.options.list_length,
@@ -309,7 +309,7 @@ class Personas(Strategy, ReadsDataFiles[PersonasOptions]):
     def _receive_task(self, request: Request, completion: Completion) -> Received:
         """Read the task; the filters decide on it before it is sent to the model with its constraints."""
         context = read_context(TaskContext, request)
-        listing = one_task(completion.text, continued=request.is_raw, truncated=completion.truncated)
+        listing = read_task(completion.text, continued=request.is_raw, truncated=completion.truncated)
         if not listing.items:
             return Received(discards=listing.discards, counters=(context.counter.column("no task"),))
         item, task_id = listing.items[0], request.candidate_id(0)
@@ -350,7 +350,7 @@ def _copy_verdict(task: str, persona: str, examples: list[str]) -> Verdict:
 def _receive_answer(request: Request, completion: Completion) -> Received:
     """Take the complete answer as the output, and count which constraints it meets."""
     context = read_context(AnswerContext, request)
-    start, end = stripped(completion.text)
+    start, end = content_span(completion.text)
     if completion.truncated or start == end:
         reason = RejectReason.TRUNCATED if completion.truncated else RejectReason.NO_OUTPUT
         counter = context.counter.column("cut short" if completion.truncated else "no answer")

@@ -19,7 +19,7 @@ from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.common.rng import Rng
 from selfinstruct.errors import UsageError
 from selfinstruct.filters.instances import COLONS
-from selfinstruct.parse import collapse, reasoned, stripped
+from selfinstruct.parse import collapse, content_span, split_reasoning
 from selfinstruct.prompts import Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, PromptMessage, Received, Request, Sampling, Task, Verdict
@@ -174,11 +174,11 @@ class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTa
     def receive(self, request: Request, completion: Completion, view: View) -> Received:  # noqa: ARG002
         """Take the complete answer as one row; with ``reasoning``, the part after the reasoning."""
         text, context = completion.text, read_context(AnswerContext, request)
-        span, reason, columns = stripped(text), "", {}
+        span, reason, columns = content_span(text), "", {}
         if completion.truncated:
             reason = RejectReason.TRUNCATED
         elif self.options.reasoning:
-            parts = reasoned(text)
+            parts = split_reasoning(text)
             if parts.answer[0] == parts.answer[1]:
                 reason = RejectReason.NO_ANSWER
             elif parts.reasoning[0] == parts.reasoning[1]:

@@ -30,12 +30,12 @@ from selfinstruct.parse import (
     Listing,
     blank_input,
     collapse,
+    content_span,
     first_word,
-    numbered,
     read_blocks,
+    read_numbered_list,
     read_records,
     read_strings,
-    stripped,
 )
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.reasons import RejectReason
@@ -267,7 +267,7 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
             if strings is not None:
                 return strings
         continued = request.is_raw and not structured
-        return numbered(text, first=first, last=last, continued=continued, truncated=completion.truncated)
+        return read_numbered_list(text, first=first, last=last, continued=continued, truncated=completion.truncated)
 
     def _follow_up(self, parent: int, task: TaskContext, view: View) -> Request:
         """Return the first request about a kept task: its class, or its instances if no seed shows a classification."""
@@ -420,7 +420,7 @@ def _receive_answer(request: Request, completion: Completion) -> Received:
 
     The task itself counts as shown, because a small model sometimes repeats it instead of answering.
     """
-    start, end = stripped(completion.text)
+    start, end = content_span(completion.text)
     if completion.truncated or start == end:
         reason = RejectReason.TRUNCATED if completion.truncated else RejectReason.NO_OUTPUT
         return Received(discards=(Discard(reason, (start, end)),))

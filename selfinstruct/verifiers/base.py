@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selfinstruct.common.codec import Json, dumps
-from selfinstruct.parse.text import fenced
+from selfinstruct.parse.text import fence_spans
 
 __all__ = [
     "CodeBlock", "Finding", "Kind", "Spec", "check_any", "check_count", "check_flag", "check_number", "check_text",
@@ -115,9 +115,9 @@ def short(value: Any) -> str:
 
 def nearest_name(word: str, names: Iterable[str]) -> str:
     """Return the name most similar to `word` as a hint in brackets, or all names if none is similar."""
-    from selfinstruct.common.config import nearest  # loads pydantic, which only a mistake needs
+    from selfinstruct.common.config import suggest  # loads pydantic, which only a mistake needs
 
-    return nearest(word, names)
+    return suggest(word, names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class CodeBlock:
 def code_blocks(answer: str) -> list[CodeBlock]:
     """Return the closed code fences of an answer, in order."""
     blocks = []
-    for start, end in fenced(answer, 0):
+    for start, end in fence_spans(answer, 0):
         fence, _, rest = answer[start:end].partition("\n")
         info = fence.strip().lstrip("`~").split()
         blocks.append(CodeBlock(info[0].lower() if info else "", rest.rpartition("\n")[0]))

@@ -44,20 +44,20 @@ from selfinstruct.filters import (
 )
 from selfinstruct.filters.token_spans import token_spans
 from selfinstruct.parse import (
-    behind_announcement,
     blank_input,
     collapse,
+    content_span,
     first_word,
     is_closing,
-    is_of_assistant,
-    message,
-    numbered,
-    one_task,
     read_blocks,
     read_dialogue,
+    read_message,
+    read_numbered_list,
     read_records,
     read_strings,
-    stripped,
+    read_task,
+    skip_preamble,
+    sounds_like_assistant,
 )
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Instance
@@ -165,24 +165,24 @@ def _lists(text: str) -> None:
     for first in (1, 4):
         for continued in (False, True):
             for truncated in (False, True):
-                numbered(text, first=first, last=9999, continued=continued, truncated=truncated)
-                one_task(text, continued=continued, truncated=truncated)
+                read_numbered_list(text, first=first, last=9999, continued=continued, truncated=truncated)
+                read_task(text, continued=continued, truncated=truncated)
     for head in ("", "Sure! Here's a task", "Here is a task:", "sure here is task "):
         for whole in (f"{head}{text}", f"{head}{text}:", f"{text}{head}"):
-            behind_announcement(whole, 0, len(whole))
+            skip_preamble(whole, 0, len(whole))
 
 
 def _dialogue(text: str) -> None:
     for whole in (text, f"User: {text}", "User: a\nAI: b\n" * (len(text) // 14)):
         read_dialogue(whole, text, truncated=False)
-        message(whole, "user")
-        message(whole, "assistant")
+        read_message(whole, "user")
+        read_message(whole, "assistant")
     for sign in ("[END]", "[END] ", "\n[END]", "*[END]*\n", "[END].."):
-        message(sign * (len(text) // len(sign)) + "x", "assistant")
+        read_message(sign * (len(text) // len(sign)) + "x", "assistant")
         is_closing(sign * (len(text) // len(sign)) + "x")
     is_closing(text[:200])
     is_closing(text)
-    is_of_assistant(text)
+    sounds_like_assistant(text)
 
 
 def _json(text: str) -> None:
@@ -272,7 +272,7 @@ SUBJECTS: dict[str, Callable[[str], Any]] = {
     "parse blocks": _blocks,
     "parse dialogue": _dialogue,
     "parse json": _json,
-    "parse words": lambda text: (stripped(text), collapse(text), blank_input(text), first_word(text)),
+    "parse words": lambda text: (content_span(text), collapse(text), blank_input(text), first_word(text)),
     "prompts": lambda text: Prompts({"a": "<$x>"}, "chat").turns("a", x=text),
     "codec": _codec,
     "server": _server,

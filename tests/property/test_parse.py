@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinstruct.parse import behind_announcement, numbered, one_task, read_blocks, stripped
+from selfinstruct.parse import content_span, read_blocks, read_numbered_list, read_task, skip_preamble
 from selfinstruct.strategies.alpaca import FORM
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST
 
@@ -61,7 +61,7 @@ def check_spans(text, spans, texts):
 
 @given(MESSY, st.booleans(), st.booleans())
 def test_one_task_takes_any_text(text, continued, truncated):
-    found = one_task(text, continued=continued, truncated=truncated)
+    found = read_task(text, continued=continued, truncated=truncated)
     check_spans(text, [one.span for one in found.items + found.discards], found.items)
     assert all(text[slice(*one.span)] == one.text and one.text.strip() for one in found.items)
     assert (
@@ -74,8 +74,8 @@ def test_one_task_takes_any_text(text, continued, truncated):
 
 @given(LINE, st.booleans())
 def test_one_task_is_the_line_that_states_it(line, continued):
-    assert [one.text for one in one_task(f"Task: {line}", continued=continued, truncated=False).items] == [line]
-    assert [one.text for one in one_task(f" {line}\n\nAnswer: no", continued=continued, truncated=False).items] == [
+    assert [one.text for one in read_task(f"Task: {line}", continued=continued, truncated=False).items] == [line]
+    assert [one.text for one in read_task(f" {line}\n\nAnswer: no", continued=continued, truncated=False).items] == [
         line
     ]
 
@@ -93,27 +93,27 @@ ANNOUNCED = st.builds(
 @given(ANNOUNCED, LINE)
 def test_what_announces_a_task_is_no_part_of_it(head, line):
     text = f" {head}{line}\n"
-    start, end = behind_announcement(text, 0, len(text))
+    start, end = skip_preamble(text, 0, len(text))
     assert text[start:end] == line
-    assert [one.text for one in one_task(text, continued=False, truncated=False).items] == [line]
-    assert behind_announcement(line, 0, len(line)) == (0, len(line))
+    assert [one.text for one in read_task(text, continued=False, truncated=False).items] == [line]
+    assert skip_preamble(line, 0, len(line)) == (0, len(line))
 
 
 @given(MESSY)
 def test_what_announces_a_task_is_a_beginning_of_its_own(text):
-    start, end = behind_announcement(text, 0, len(text))
-    begin, ending = stripped(text)
+    start, end = skip_preamble(text, 0, len(text))
+    begin, ending = content_span(text)
     assert begin <= start <= end <= ending
     assert start in (begin, end) or text[begin:start].rstrip().rstrip("*_").endswith(":")
 
 
 @given(MESSY, st.booleans(), st.booleans(), st.integers(1, 20))
 def test_numbered_takes_any_text(text, continued, truncated, last):
-    found = numbered(text, first=9, last=last, continued=continued, truncated=truncated)
+    found = read_numbered_list(text, first=9, last=last, continued=continued, truncated=truncated)
     spans = [item.span for item in found.items] + [one.span for one in found.discards]
     check_spans(text, spans, found.items)
     assert all(text[slice(*item.span)] == item.text and item.text.strip() == item.text != "" for item in found.items)
-    if stripped(text)[0] < stripped(text)[1]:
+    if content_span(text)[0] < content_span(text)[1]:
         assert spans, "a text that isn't blank leaves a trace"
 
 
@@ -125,7 +125,7 @@ def test_blocks_take_any_text(text, form, continued, truncated, last):
     for block in found.blocks:
         assert all(block.fields[name] for name in form.required)
         assert all(value in text[slice(*block.span)] for value in block.fields.values())
-    if stripped(text)[0] < stripped(text)[1]:
+    if content_span(text)[0] < content_span(text)[1]:
         assert spans, "a text that isn't blank leaves a trace"
 
 
@@ -135,7 +135,7 @@ def test_a_well_formed_list_comes_back(lines, continued, begin):
         text = "".join(f"{'' if place == 0 else f'{9 + place}.'} {line}\n" for place, line in enumerate(lines))
     else:
         text = "".join(f"{begin + place}. {line}\n" for place, line in enumerate(lines))
-    found = numbered(text, first=9, last=15, continued=continued, truncated=False)
+    found = read_numbered_list(text, first=9, last=15, continued=continued, truncated=False)
     assert [item.text for item in found.items] == lines
     assert found.discards == ()
 
@@ -188,7 +188,7 @@ def test_markers_inside_an_output_forge_nothing(instruction, lines, last):
 def test_a_list_cut_anywhere_loses_its_last_item_at_most(lines, data):
     whole = "".join(f"{'' if place == 0 else f'{9 + place}.'} {line}\n" for place, line in enumerate(lines))
     cut = whole[: data.draw(st.integers(1, len(whole)))]
-    found = numbered(cut, first=9, last=15, continued=True, truncated=True)
+    found = read_numbered_list(cut, first=9, last=15, continued=True, truncated=True)
     complete = [line for place, line in enumerate(lines) if f"\n{10 + place}." in cut]
     assert [item.text for item in found.items] == complete
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfinstruct.common.codec import dumps, loads
-from selfinstruct.parse import read_records, read_strings, stripped
+from selfinstruct.parse import content_span, read_records, read_strings
 from selfinstruct.parse.blocks import Blocks
 
 FIELDS = ("instruction", "input", "output")
@@ -112,7 +112,7 @@ def test_any_text_is_taken(text: str, truncated: bool, most: int) -> None:
         assert kept == sorted(kept)
         assert all(0 <= start < end <= len(text) for start, end in spans)
         assert all(one[1] <= other[0] for one, other in pairwise(spans))
-        assert spans or stripped(text)[0] == stripped(text)[1], "a text that isn't blank leaves a trace"
+        assert spans or content_span(text)[0] == content_span(text)[1], "a text that isn't blank leaves a trace"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.common.config import assign, build, flatten, merge, nearest, read_yaml, to_plain, to_yaml
+from selfinstruct.common.config import assign, build, flatten, merge, read_yaml, suggest, to_plain, to_yaml
 from selfinstruct.errors import ConfigError
 
 
@@ -84,8 +84,8 @@ def test_top_level_errors_have_no_key_prefix() -> None:
 
 
 def test_nearest_accepts_names_of_any_type() -> None:
-    assert nearest("lagg", [1, None, "lag"]) == " (did you mean 'lag'?)"  # type: ignore[list-item]  # YAML gives such
-    assert nearest("zzz", [2, "a"]) == " (known: 2, a)"  # type: ignore[list-item]
+    assert suggest("lagg", [1, None, "lag"]) == " (did you mean 'lag'?)"  # type: ignore[list-item]  # YAML gives such
+    assert suggest("zzz", [2, "a"]) == " (known: 2, a)"  # type: ignore[list-item]
 
 
 def test_self_referential_yaml_and_invalid_dates(tmp_path: Path) -> None:

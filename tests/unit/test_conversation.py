@@ -16,7 +16,7 @@ from selfinstruct.common.rows import texts_of
 from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import ConfigError
 from selfinstruct.ledger.packing import pack, unpack
-from selfinstruct.parse import is_closing, is_of_assistant, message, read_dialogue
+from selfinstruct.parse import is_closing, read_dialogue, read_message, sounds_like_assistant
 from selfinstruct.pool import MethodProgress, Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Instance, Received, Request, Task, Usage
@@ -565,8 +565,8 @@ def test_any_text_is_accepted_and_speakers_always_alternate(which: int, text: st
                 conversation.messages[-1].content,
             )
     read_dialogue(text, OPENING, truncated=reason == "length")
-    message(text, "user")
-    is_of_assistant(text)
+    read_message(text, "user")
+    sounds_like_assistant(text)
 
 
 def test_a_message_is_data_and_never_a_template() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from selfinstruct.common.files import read_jsonl_lines, reason, write_atomic, write_folder
+from selfinstruct.common.files import describe_os_error, read_jsonl_lines, write_atomic, write_folder
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
 
@@ -28,8 +28,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(tmp_path: Path
 def test_a_full_disk_is_reported_with_a_remedy() -> None:
     for number in (errno.ENOSPC, errno.EDQUOT):
         words = os.strerror(number)
-        assert reason(OSError(number, words)) == f"{words} (free some space, then run the same command again)"
-    assert reason(OSError(errno.EACCES, "Permission denied")) == "Permission denied"
+        assert (
+            describe_os_error(OSError(number, words)) == f"{words} (free some space, then run the same command again)"
+        )
+    assert describe_os_error(OSError(errno.EACCES, "Permission denied")) == "Permission denied"
 
 
 def test_only_temporary_files_of_killed_writers_are_removed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune.data.rows import examples_of
-from selfinstruct.common.rows import ROLES, answer_field, layout_of, opening, parse_message, texts_of
+from selfinstruct.common.rows import ROLES, answer_field, first_exchange, layout_of, parse_message, texts_of
 
 
 @pytest.mark.parametrize("assistant", ["assistant", "gpt", "model", "bot", "chatgpt"])
@@ -20,7 +20,7 @@ def test_all_readers_agree_on_the_roles_of_a_conversation(
     row = {field: [{role: name, content: text} for name, text in turns]}
     texts = texts_of(row)
     assert (texts.asked, texts.answered, texts.whole) == ("Hi", "Bye", "Hi\nHello\nAnd?\nBye")
-    assert opening(field, row[field]) == ("Hi", "Hello")
+    assert first_exchange(field, row[field]) == ("Hi", "Hello")
     (example,) = examples_of(row, "a:1")
     assert [turn.role for turn in example.turns] == ["system", "user", "assistant", "user", "assistant"]
 

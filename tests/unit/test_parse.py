@@ -2,13 +2,13 @@
 
 import pytest
 
-from selfinstruct.parse import Form, blank_input, collapse, first_word, numbered, read_blocks, stripped
+from selfinstruct.parse import Form, blank_input, collapse, content_span, first_word, read_blocks, read_numbered_list
 from selfinstruct.strategies.alpaca import FORM
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST
 
 
 def listing(text, *, first=9, last=15, continued=True, truncated=False):
-    found = numbered(text, first=first, last=last, continued=continued, truncated=truncated)
+    found = read_numbered_list(text, first=first, last=last, continued=continued, truncated=truncated)
     for item in found.items:
         assert text[slice(*item.span)] == item.text
     return [item.text for item in found.items], [(one.reason, text[slice(*one.span)]) for one in found.discards]
@@ -290,7 +290,7 @@ class TestWords:
 
     def test_collapse_and_stripped(self):
         assert collapse(" a\n\n b\tc ") == "a b c"
-        assert stripped("\n a b\n---\n") == (2, 5)
+        assert content_span("\n a b\n---\n") == (2, 5)
 
 
 HUGE = 40_000
@@ -319,7 +319,7 @@ HUGE = 40_000
 def test_long_texts_take_linear_time(text):
     # No clock here: reading that is not linear would make this test the slowest by far.
     for continued in (True, False):
-        numbered(text, first=9, last=15, continued=continued, truncated=False)
+        read_numbered_list(text, first=9, last=15, continued=continued, truncated=False)
         for form in (FORM, INPUT_FIRST, OUTPUT_FIRST):
             read_blocks(text, form, first=4, last=20, continued=continued, truncated=True)
 

@@ -16,7 +16,7 @@ from selfinstruct.engine.methods import build_options
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import ConfigError
-from selfinstruct.parse import reasoned
+from selfinstruct.parse import split_reasoning
 from selfinstruct.pool import MethodProgress, Pool
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Candidate, Choice, Completion, Instance, Request, Task, Usage
@@ -191,7 +191,7 @@ REASONED = [
 
 @pytest.mark.parametrize(("text", "reasoning", "answer"), REASONED)
 def test_reasoning_is_separated_from_the_answer(text: str, reasoning: str, answer: str) -> None:
-    parts = reasoned(text)
+    parts = split_reasoning(text)
     assert (text[slice(*parts.reasoning)], text[slice(*parts.answer)]) == (reasoning, answer)
 
 
@@ -199,7 +199,7 @@ def test_reasoning_is_separated_from_the_answer(text: str, reasoning: str, answe
     st.text() | st.lists(st.sampled_from(["<think>", "</think>", "Answer:", "\n", "a", " ", "**", "```"])).map("".join)
 )
 def test_any_text_is_separated_in_order(text: str) -> None:
-    parts = reasoned(text)
+    parts = split_reasoning(text)
     assert 0 <= parts.reasoning[0] <= parts.reasoning[1] <= parts.answer[0] <= parts.answer[1] <= len(text)
     for options in ({}, {"reasoning": True}):
         made, request = asked(0, **options)

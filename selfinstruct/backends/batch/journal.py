@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from selfinstruct.common.codec import canonical, digest, loads
-from selfinstruct.common.files import reason, write_atomic
+from selfinstruct.common.files import describe_os_error, write_atomic
 from selfinstruct.errors import BackendError
 from selfinstruct.records import Request
 
@@ -97,7 +97,7 @@ class BatchJournal:
         except FileNotFoundError:
             return cls(path)
         except OSError as error:
-            problem = reason(error)
+            problem = describe_os_error(error)
         except (ValueError, KeyError, TypeError):
             problem = "it is damaged"
         raise BackendError(

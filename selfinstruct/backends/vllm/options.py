@@ -10,7 +10,7 @@ from typing import Any
 
 from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.codec import loads
-from selfinstruct.common.files import reason
+from selfinstruct.common.files import describe_os_error
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Api
 
@@ -137,7 +137,9 @@ def load_chat_template(options: VllmOptions) -> ChatTemplate | None:
         bos, eos = (_token_text(config.get(f"{name}_token")) for name in ("bos", "eos"))
         adds_bos = config.get("add_bos_token", True)
     except OSError as error:
-        raise ConfigError(f"{folder}: its chat template can't be read: {reason(error)}", key="vllm.model") from None
+        raise ConfigError(
+            f"{folder}: its chat template can't be read: {describe_os_error(error)}", key="vllm.model"
+        ) from None
     except (ValueError, AttributeError):
         raise ConfigError(f"{config_file}: not a JSON object; fetch it again", key="vllm.model") from None
     if isinstance(source, list):  # several templates, by name
@@ -242,7 +244,7 @@ def _adapter_rank(folder: Path) -> int:
         rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
         fits = 1 <= rank <= _RANKS[-1]
     except OSError as error:
-        raise ConfigError(f"{file}: {reason(error)}", key="vllm.lora") from None
+        raise ConfigError(f"{file}: {describe_os_error(error)}", key="vllm.lora") from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ConfigError(f"{file}: it does not say the adapter's rank (r)", key="vllm.lora") from None
     if not fits:

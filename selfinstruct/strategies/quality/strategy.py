@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.rng import Rng
-from selfinstruct.parse import read_labels, read_score, spoken, stripped
+from selfinstruct.parse import answer_span, content_span, read_labels, read_score
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import (
@@ -267,7 +267,7 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         discards: list[Discard] = []
         choices = completion.choices[: request.sampling.n]
         for index, choice in enumerate(choices):
-            start, end = stripped(choice.text)
+            start, end = content_span(choice.text)
             text = choice.text[start:end]
             if choice.finish_reason == "length":
                 reason: str = RejectReason.TRUNCATED
@@ -362,7 +362,7 @@ def _judge_step(state: Mapping[str, Any]) -> JudgeStep:
 
 def _spoken_text(completion: Completion) -> str:
     """Return a judge's answer without the reasoning before it."""
-    start, end = spoken(completion.text)
+    start, end = answer_span(completion.text)
     return completion.text[start:end]
 
 
@@ -375,5 +375,5 @@ def _span(output: str, completion: Completion | None) -> tuple[int, int]:
     """Return the span of the output in the first choice if it is the complete choice, otherwise (0, 0)."""
     if completion is None:
         return 0, 0
-    start, end = stripped(completion.text)
+    start, end = content_span(completion.text)
     return (start, end) if completion.text[start:end] == output else (0, 0)

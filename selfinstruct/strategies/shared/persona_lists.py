@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selfinstruct.common.files import read_jsonl_lines, reason
+from selfinstruct.common.files import describe_os_error, read_jsonl_lines
 from selfinstruct.errors import DataError, UsageError
 
 __all__ = ["read_personas"]
@@ -44,7 +44,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UsageError(f"can't read {path}: {reason(error)}") from None
+        raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}") from None
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.split()]
