@@ -152,7 +152,7 @@ def test_from_names_what_the_strategy_makes_of_it(tmp_path: Path) -> None:
         ([], "which tasks are to be answered? Name a file or a run: --from PATH"),
         (["--from", "{tmp}/nowhere.jsonl"], "there is no file {tmp}/nowhere.jsonl"),
         (["--from", "{tmp}/bad.jsonl"], "{tmp}/bad.jsonl:2: no task: none of instruction"),
-        (["--from", "{tmp}/bad.jsonl", "--seeds", "x"], "give one of them"),
+        (["--from", "{tmp}/bad.jsonl", "--seeds", "x"], "leave one of them out"),
         (["--from", "{tmp}/bad.jsonl", "--set", "respond.systems=nowhere"], "can't read nowhere"),
     ],
 )
