@@ -47,10 +47,10 @@ _CLOSE = 1e-6  # relative difference of numbers considered equal, if one of them
 
 def _verify_expression(spec: Spec, answer: str) -> Finding:
     expected = short(spec["value"])
-    reason = "no Python expression"
+    finding = "no Python expression"
     for source in _expressions(answer):
         if len(source) > _MAX_EXPRESSION:
-            reason = f"an expression of more than {_MAX_EXPRESSION:,} characters"
+            finding = f"an expression of more than {_MAX_EXPRESSION:,} characters"
             continue
         result = sandbox.run((_EVALUATE, _REPORT), seconds=_EXPRESSION_SECONDS, inputs={"_source": encodable(source)})
         if result.unsupported and result.error.startswith("SyntaxError"):
@@ -62,7 +62,7 @@ def _verify_expression(spec: Spec, answer: str) -> Finding:
         text, value = result.value
         shown = text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 3]}..."
         return Finding(is_equal(value, spec["value"], spec.get("tolerance")), expected, shown)
-    return Finding(False, expected, reason)
+    return Finding(False, expected, finding)
 
 
 def _expressions(answer: str) -> list[str]:
