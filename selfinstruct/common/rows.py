@@ -40,18 +40,18 @@ class RowTexts:
 
     Attributes:
         field: The field that identified the layout.
-        asked: The instruction without its input; in a conversation, the first user message.
+        question: The instruction without its input; in a conversation, the first user message.
         prompt: The instruction with its input; in a conversation, the first user message.
-        answered: The answer; in a conversation, the last one. In a row with only a ``text``, that text. "" if there is
+        answer: The answer; in a conversation, the last one. In a row with only a ``text``, that text. "" if there is
             no answer.
-        whole: All texts except system messages, which many rows share.
+        full_text: All texts except system messages, which many rows share.
     """
 
     field: str
-    asked: str
+    question: str
     prompt: str
-    answered: str
-    whole: str
+    answer: str
+    full_text: str
 
 
 def layout_of(row: Mapping[str, Any]) -> str | None:
@@ -82,8 +82,8 @@ def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: s
     if output_column is None:
         return texts
     answer = _string(row, output_column)
-    full_text = _join(texts.prompt, answer) if column is None else texts.whole
-    return RowTexts(texts.field, texts.asked, texts.prompt, answer, full_text)
+    full_text = _join(texts.prompt, answer) if column is None else texts.full_text
+    return RowTexts(texts.field, texts.question, texts.prompt, answer, full_text)
 
 
 def _detect_texts(row: Mapping[str, Any]) -> RowTexts:

@@ -156,16 +156,16 @@ def _texts_of(row: SourceRow) -> RowTexts:
 
 
 def _asked(row: SourceRow) -> str:
-    return _texts_of(row).asked
+    return _texts_of(row).question
 
 
 def _answered(row: SourceRow) -> str:
-    return _texts_of(row).answered
+    return _texts_of(row).answer
 
 
 def full_text(row: SourceRow) -> str:
     """Return all texts of a row except system messages."""
-    return _texts_of(row).whole
+    return _texts_of(row).full_text
 
 
 TEXTS: Mapping[Reads, Text] = {"row": full_text, "instruction": _asked, "output": _answered}

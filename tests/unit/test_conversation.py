@@ -358,8 +358,8 @@ def test_a_closing_sign_in_a_sentence_or_in_code_is_part_of_the_answer(api: str)
 def test_the_last_answer_of_a_dialogue_may_contain_speaker_labels() -> None:
     messages = [{"role": role, "content": text} for role, text in FOUR]
     result = texts_of({"messages": [{"role": "system", "content": "Be brief."}, *messages]})
-    assert (result.asked, result.prompt, result.answered) == (OPENING, OPENING, FLOW)
-    assert result.whole == "\n".join(text for _, text in FOUR)
+    assert (result.question, result.prompt, result.answer) == (OPENING, OPENING, FLOW)
+    assert result.full_text == "\n".join(text for _, text in FOUR)
 
 
 BROKEN = [

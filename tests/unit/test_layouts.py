@@ -19,7 +19,7 @@ def test_all_readers_agree_on_the_roles_of_a_conversation(
     turns = [("system", "Be kind."), (user, "Hi"), (assistant, "Hello"), (user, "And?"), (assistant, "Bye")]
     row = {field: [{role: name, content: text} for name, text in turns]}
     texts = texts_of(row)
-    assert (texts.asked, texts.answered, texts.whole) == ("Hi", "Bye", "Hi\nHello\nAnd?\nBye")
+    assert (texts.question, texts.answer, texts.full_text) == ("Hi", "Bye", "Hi\nHello\nAnd?\nBye")
     assert first_exchange(field, row[field]) == ("Hi", "Hello")
     (example,) = examples_of(row, "a:1")
     assert [turn.role for turn in example.turns] == ["system", "user", "assistant", "user", "assistant"]
@@ -40,7 +40,7 @@ def test_all_readers_agree_on_the_answer_of_a_row(row: dict[str, str | None], la
     assert layout_of(row) == layout
     assert answer_field(row, layout) == field
     texts = texts_of(row)
-    assert (texts.field, texts.asked, texts.answered) == (layout, "x", "y" if field else "")
+    assert (texts.field, texts.question, texts.answer) == (layout, "x", "y" if field else "")
     if field:
         assert [turn.content for turn in examples_of(row, "a:1")[0].turns] == ["x", "y"]
 
