@@ -305,7 +305,7 @@ def _entries(options: Any, prefix: str) -> list[str]:
     lines = []
     for options_, text in zip(parts[::2], parts[1::2], strict=True):
         listed = ", ".join(f"`{prefix}{name}`" for name in options_.split(", "))
-        lines.append(f"- {listed}: {' '.join(text.split())}")
+        lines.append(f"- {listed}: {' '.join(text.split()).replace('``', '`')}")
     for field in dataclasses.fields(options):
         if dataclasses.is_dataclass(value := getattr(options, field.name)):
             lines += _entries(value, f"{prefix}{field.name}.")
