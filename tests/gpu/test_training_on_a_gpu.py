@@ -18,9 +18,10 @@ from finetune.evaluation.held_out import evaluate
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import TrainingOptions
 from finetune.training.distributed import World
-from finetune.training.estimate import CostEstimate, RuntimeSetup, compile_layers, prepare
+from finetune.training.estimate import CostEstimate
 from finetune.training.loop import OutOfMemoryError, TrainingLoop
 from finetune.training.optimizer import FlatAdamW, join_float32
+from finetune.training.setup import RuntimeSetup, compile_layers, prepare
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -65,7 +66,7 @@ def batch(documents: Corpus, indices: list[int], pad_to: int | None = None) -> B
 
 
 def gradients(packed_lm: PackedCausalLM) -> torch.Tensor:
-    return torch.cat([one.grad.float().flatten() for one in packed_lm.parameters() if one.grad is not None])
+    return torch.cat([weight.grad.float().flatten() for weight in packed_lm.parameters() if weight.grad is not None])
 
 
 @pytest.mark.parametrize("make", [llama, qwen, mistral])
@@ -121,8 +122,8 @@ def test_all_settings_lead_to_the_same_losses(options: dict[str, Any]) -> None:
     plain, _ = train(TrainingOptions(**usual, attention="varlen", compile=False))
     other, _ = train(TrainingOptions(**{**usual, "compile": False, **options}))
     assert len(plain) == 9
-    for one, two in zip(plain, other, strict=True):
-        assert one["loss"] == pytest.approx(two["loss"], rel=1e-2), (one, two)
+    for line, expected in zip(other, plain, strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], rel=1e-2), (line, expected)
 
 
 def test_batches_of_many_lengths_compile_only_a_few_times() -> None:
@@ -145,7 +146,7 @@ def test_steps_do_not_synchronise_with_the_gpu() -> None:
     loop = TrainingLoop(packed_lm, optimizer, plan, WORLD)
     TrainingLoop(packed_lm, optimizer, EpochPlan.of(corpus(), replace(options, epochs=1), budget=1024), WORLD).run()
     kept: list[torch.Tensor] = []
-    batches = [one.to(WORLD.device) for one in loop._batches(0, plan.steps)]
+    batches = [batch.to(WORLD.device) for batch in loop._batches(0, plan.steps)]
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -184,11 +185,11 @@ def test_held_out_losses_on_the_gpu_equal_those_on_the_cpu() -> None:
     on_gpu, _ = prepared(llama())
     cpu = World(torch.device("cpu"))
     on_cpu = prepare(llama(), RuntimeSetup.of(TrainingOptions(), cpu.device), cpu, recompute=False)
-    one, two = (
+    losses, expected = (
         evaluate(on_gpu, documents, budget=1024, world=WORLD),
         evaluate(on_cpu, documents, budget=1024, world=cpu),
     )
-    assert one.mean == pytest.approx(two.mean, rel=5e-3)
+    assert losses.mean == pytest.approx(expected.mean, rel=5e-3)
 
 
 def test_an_out_of_memory_error_names_the_setting() -> None:
