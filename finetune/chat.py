@@ -222,4 +222,4 @@ def _recorded_format(folder: str | None) -> str:
     try:
         return str(loads(record.read_bytes())["format"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{record}: no record of a training run; remove it to chat without") from None
+        raise UsageError(f"{record}: not a record of a training run; remove it to chat without one") from None

@@ -33,7 +33,7 @@ def result_lines(result: TrainingResult) -> Iterator[str]:
     if not result.complete:
         yield f"{result.folder}: stopped after {plural(result.steps, 'step')}; repeat the command to resume"
         return
-    status = "was complete already" if result.already else "complete"
+    status = "was complete already" if result.was_complete else "complete"
     yield f"{result.folder}: {status}, {plural(result.steps, 'step')} in {_duration(result.seconds)}"
     if result.before and result.after:
         for name, before in result.before.losses.items():
@@ -43,7 +43,7 @@ def result_lines(result: TrainingResult) -> Iterator[str]:
             yield ""
             yield from _table(("prompt", "answer before", "answer after"), rows)
     if result.steps < FEW_STEPS:
-        yield f"only {plural(result.steps, 'step')}: too few to judge the training by"
+        yield f"only {plural(result.steps, 'step')}: too few to assess the training"
     yield f"model: {result.folder}   loss: {result.folder / 'loss.png'}   metrics: {result.folder / 'metrics.jsonl'}"
 
 

@@ -55,7 +55,7 @@ class TrainingResult:
         prompts: Prompts of the sample answers.
         seconds: Time spent on training steps.
         complete: False after an interruption; repeat the call to resume.
-        already: Whether the run was complete before this call.
+        was_complete: Whether the run was complete before this call.
     """
 
     folder: Path
@@ -65,15 +65,15 @@ class TrainingResult:
     prompts: list[str] = field(default_factory=list)
     seconds: float = 0.0
     complete: bool = True
-    already: bool = False
+    was_complete: bool = False
 
     @classmethod
     def of_complete(
-        cls, out: Path, record: dict[str, Any], prompts: list[str], *, already: bool = False
+        cls, out: Path, record: dict[str, Any], prompts: list[str], *, was_complete: bool = False
     ) -> TrainingResult:
         """Build the result of a complete run from its record."""
         before, after = Measurements.from_json(record["before"]), Measurements.from_json(record["after"])
-        return cls(out, record["steps"], before, after, prompts, record["seconds"], already=already)
+        return cls(out, record["steps"], before, after, prompts, record["seconds"], was_complete=was_complete)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class _Run:
         record = read_record(self.out, identity)
         if record.get("complete"):
             self._remove_checkpoints()  # in case the process was killed before it removed them
-            return TrainingResult.of_complete(self.out, record, training_data.prompts, already=True)
+            return TrainingResult.of_complete(self.out, record, training_data.prompts, was_complete=True)
         with lock_run(self.out) if self.world.main else nullcontext():
             return self._train_locked(renderer, training_data, plan, identity)
 

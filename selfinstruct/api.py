@@ -384,7 +384,7 @@ def _run(
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, engine.interrupt)
         try:
-            return await engine.run(), engine.left
+            return await engine.run(), engine.in_batches
         finally:
             await backend.close()
 

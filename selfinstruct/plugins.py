@@ -1,4 +1,4 @@
-"""What plugins add: strategies, backends, filters and verifiers of other distributions, found by entry point.
+"""Plugins: strategies, backends, filters and verifiers that other distributions offer, found by entry point.
 
 A distribution offers a plugin in its ``pyproject.toml``::
 
@@ -6,7 +6,7 @@ A distribution offers a plugin in its ``pyproject.toml``::
     echo = "my_package:Echo"
 
 A ``Registry`` holds the built-in entries of one group and finds plugin entries when a name is first looked up. A
-plugin is imported only when its own name is asked for, so a broken one disturbs nobody who does not use it.
+plugin is imported only when its own name is looked up, so a broken plugin affects only the users who select it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Plugin:
         name: Name by which settings refer to it.
         distribution: Name of the distribution that offers it.
         version: Version of that distribution.
-        target: What is imported, as ``module:attribute``.
+        target: The object to import, as ``module:attribute``.
     """
 
     kind: str
@@ -87,8 +87,8 @@ class Registry(Generic[T]):
     Args:
         kind: A key of ``GROUPS``.
         builtins: The built-in entries, in the order in which they are listed.
-        accepts: Whether what a plugin offers can be used as an entry.
-        expected: What ``accepts`` demands, for the message about a plugin that is something else.
+        accepts: Returns whether an object that a plugin offers can be used as an entry.
+        expected: Description of the objects that ``accepts`` accepts, for the message about any other object.
     """
 
     def __init__(

@@ -351,7 +351,7 @@ class CounterKey:
         return cls(table, row, column)
 
     def for_method(self, label: str) -> CounterKey:
-        """Return the same cell in the table of one method of a mixed run; "" leaves the table as is."""
+        """Return the same cell in the table of one method of a mixed run; "" leaves the table unchanged."""
         return replace(self, table=f"{label}: {self.table}") if label else self
 
 

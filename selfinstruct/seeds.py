@@ -146,9 +146,9 @@ def _tasks(row: Mapping[str, Any]) -> list[Task]:
     """Return the tasks of a row, with the row's id or "" as their id."""
     field = layout_of(row)
     if field is None:
-        known = ", ".join(LAYOUTS)
+        layouts = ", ".join(LAYOUTS)
         raise ValueError(
-            f"no task: none of {known}; it has {describe_fields(row)}; name the task's field 'instruction'"
+            f"no task: none of {layouts}; it has {describe_fields(row)}; name the task's field 'instruction'"
         )
     if isinstance(row[field], list):
         instruction, answer = first_exchange(field, row[field])
@@ -250,7 +250,7 @@ def seeds_to_json(tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 
 def seeds_from_json(values: Sequence[Mapping[str, Any]]) -> list[Task]:
-    """The inverse of ``seeds_to_json``."""
+    """Rebuild tasks from the JSON that ``seeds_to_json`` returned."""
     return [
         Task(
             value["id"],

@@ -7,7 +7,8 @@ The layout of a row follows from the first of these fields that it has:
 - ``messages`` (role and content) or ``conversations`` (ShareGPT: from and value);
 - ``prompt`` with ``completion``; ``question`` with ``answer``.
 
-Any row except a seed task may have a ``system`` prompt. If its messages begin with a system message, that one counts.
+Any row except a seed task may have a ``system`` prompt. If its messages begin with a system message, that message
+takes precedence.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def _varlen(
     packed: PackedSequences | None = None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attend within each document by flash attention; shapes as ``_sdpa``."""
-    # Only ``cu_seqlens`` is read of what differs between batches, so that one compiled layer serves them all.
+    # ``cu_seqlens`` is the only batch-dependent value that is read here, so that one compiled layer serves all batches.
     packed = _check(module, packed, attention_mask, kwargs)
     if dropout:
         raise UsageError(f"variable-length attention has no dropout; {_USE_SDPA}")

@@ -87,9 +87,9 @@ class ModelFootprint:
 
         The forward pass takes 2 operations per parameter, the gradients of the activations another 2, and the gradients
         of trained parameters another 2 (so 4 V s for a frozen head). Causal attention sees (t + 1) / 2 tokens on
-        average, twice: for scores and for values. Embedding lookups are no arithmetic. Recomputed activations are not
-        counted, as in MFU, unless ``recompute`` asks for the operations that the hardware executes: then
-        2 P_t + 2 P_f + 2 A (t + 1) more.
+        average, twice: for scores and for values. Embedding lookups involve no arithmetic. Recomputed activations are
+        not counted, as in MFU, unless ``recompute`` asks for the operations that the hardware executes, which adds
+        2 P_t + 2 P_f + 2 A (t + 1).
 
         Args:
             length: Document length averaged over tokens: sum(t^2) / sum(t) over documents.
@@ -277,7 +277,7 @@ def describe_memory(parts: dict[str, int], available: int | None = None, *, reco
     """Describe predicted memory by part, with remedies if it does not fit into ``available`` bytes.
 
     Args:
-        recompute: Whether activations are recomputed already, so that this is no remedy.
+        recompute: Whether activations are recomputed already; recomputation is then not suggested.
     """
     gib = {name: size / 2**30 for name, size in parts.items()}
     text = f"{sum(gib.values()):.2f} GiB ({', '.join(f'{name} {size:.2f}' for name, size in gib.items())})"

@@ -178,7 +178,7 @@ class TrainingLoop:
                 rows.append(self.plan.corpus.names[index])
         self.optimizer.zero_grad()
         listed = ", ".join(rows[:10]) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
-        cause = f"rows at fault: {listed}" if rows else "no row does it alone: try a lower learning_rate"
+        cause = f"rows at fault: {listed}" if rows else "no single row causes it: try a lower learning_rate"
         return DivergedError(
             f"step {step + 1}: loss {loss:g}, gradient norm {norm:g}; stopped before the weights changed. {cause}"
         )

@@ -92,7 +92,7 @@ class BatchBackend(Backend):
             received them.
 
         Raises:
-            BackendError: The server cannot be asked, or does not know a batch that it was given.
+            BackendError: The server cannot be asked, or does not know a batch that was submitted to it.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""``selfinstruct generate``, and what ``respond`` and ``fork`` share with it."""
+"""``selfinstruct generate``, and the functions that ``respond`` and ``fork`` share with it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def command(ctx: click.Context, /, run_dir: Path, **options: Any) -> None:
       selfinstruct generate runs/api --backend openai --model gpt-5-mini --max-requests 500
       selfinstruct generate runs/local --backend openai --base-url http://localhost:8000/v1 --model qwen
       selfinstruct generate runs/cheap --backend openai-batch --model gpt-5-mini -n 5000
-      selfinstruct generate runs/fleet --backend openai --model qwen --base-url http://a:8000/v1 --base-url http://b:8000/v1
+      selfinstruct generate runs/several --backend openai --model qwen --base-url http://a:8000/v1 --base-url http://b:8000/v1
       selfinstruct generate runs/answers --strategy respond --from my_tasks.jsonl
       selfinstruct generate runs/again --backend replay --from runs/demo -n 30
     """
@@ -105,7 +105,7 @@ def run_generate(
     Args:
         ctx: Context of the command.
         run_dir: The run directory.
-        settings, lines: What ``settings_of`` returned.
+        settings, lines: The values that ``settings_of`` returned.
         options: Values of ``generate_options``.
     """
     with located(options["config"], lines):

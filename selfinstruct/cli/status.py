@@ -17,8 +17,8 @@ from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.engine.stats import Stats
 from selfinstruct.runs.status import RunStatus
 
-_LEAST_WAIT_S = 2.0  # between two looks of --watch
-_WAIT_FACTOR = 4.0  # and at least this many times as long as the last look took, to leave a large run its CPU
+_LEAST_WAIT_S = 2.0  # between two readings of --watch
+_WAIT_FACTOR = 4.0  # at least this multiple of the last reading's duration, so that a large run keeps its CPU time
 
 
 @click.command("status")
@@ -56,7 +56,7 @@ def _show(current: RunStatus) -> None:
         state += ": every task was asked" if current.complete else ": the strategy has nothing more to ask"
     click.secho(f"{current.folder}: {current.rows} of {current.target} rows, {state}", bold=True)
     forecast = current.forecast.in_words() if current.forecast and not current.complete else "-"
-    requests = f"{stats.requests} judged, {current.undecided} stored for later, {current.open} without an outcome"
+    requests = f"{stats.requests} processed, {current.undecided} stored for later, {current.open} without an outcome"
     lines = [
         ("strategy", _strategy(current)),
         ("backend", settings.backend),

@@ -99,33 +99,33 @@ def _at(key: str, text: str) -> str:
     return f"{key}: {text}" if key else text
 
 
-def _check_values(value: Any, place: str, depth: int = 0) -> None:
+def _check_values(value: Any, path: str, depth: int = 0) -> None:
     """Refuse values that JSON can't represent (YAML has dates, infinities and keys of any type), naming their key."""
     if depth > MAX_DEPTH:  # a YAML anchor may contain itself
-        raise ConfigError(_at(place[:80], f"nested deeper than {MAX_DEPTH} levels"), key=place)
+        raise ConfigError(_at(path[:80], f"nested deeper than {MAX_DEPTH} levels"), key=path)
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                key_place = _dotted(place, str(key))
-                raise ConfigError(_at(place, f"the key {key!r} must be a string; write it in quotes"), key=key_place)
+                inner_key = _dotted(path, str(key))
+                raise ConfigError(_at(path, f"the key {key!r} must be a string; write it in quotes"), key=inner_key)
             if not _is_text(key):
-                key_place = _dotted(place, key)
-                raise ConfigError(_at(place, f"the key {key!r} holds a lone surrogate or NUL"), key=key_place)
-            _check_values(inner, _dotted(place, key), depth + 1)
+                inner_key = _dotted(path, key)
+                raise ConfigError(_at(path, f"the key {key!r} holds a lone surrogate or NUL"), key=inner_key)
+            _check_values(inner, _dotted(path, key), depth + 1)
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
-            _check_values(inner, _dotted(place, str(number)), depth + 1)
+            _check_values(inner, _dotted(path, str(number)), depth + 1)
     elif isinstance(value, str):
         if not _is_text(value):
             raise ConfigError(
-                _at(place, f"holds a lone surrogate or NUL, which text can't contain: {value[:80]!r}"), key=place
+                _at(path, f"holds a lone surrogate or NUL, which text can't contain: {value[:80]!r}"), key=path
             )
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise ConfigError(_at(place, f"must be a finite number, found {value!r}"), key=place)
+            raise ConfigError(_at(path, f"must be a finite number, found {value!r}"), key=path)
     elif value is not None and not isinstance(value, bool | int):
         kind = type(value).__name__
-        raise ConfigError(_at(place, f"{value!s} is a {kind}; for a string, write it in quotes"), key=place)
+        raise ConfigError(_at(path, f"{value!s} is a {kind}; for a string, write it in quotes"), key=path)
 
 
 def _is_text(text: str) -> bool:
@@ -137,8 +137,8 @@ def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
     fields = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
     for key, value in values.items():
         if key not in fields:
-            place = _dotted(where, str(key))
-            raise ConfigError(f"unknown key {place!r}{suggest(str(key), fields)}", key=place)
+            path = _dotted(where, str(key))
+            raise ConfigError(f"unknown key {path!r}{suggest(str(key), fields)}", key=path)
         inner = _dataclass_in(fields[key])
         if inner and isinstance(value, Mapping):
             _check_keys(inner, value, _dotted(where, key))

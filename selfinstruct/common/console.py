@@ -1,4 +1,4 @@
-"""What both command lines share: lazily loaded commands, error messages without a traceback, progress displays."""
+"""Shared parts of both command lines: lazily loaded commands, error messages without a traceback, progress displays."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def run(cli: click.Group, name: str, kept: str) -> None:
     Args:
         cli: The group of commands.
         name: Name of the program.
-        kept: What survives an unexpected error, for its message.
+        kept: The data that survive an unexpected error, for its message.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:

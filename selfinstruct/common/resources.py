@@ -32,10 +32,10 @@ def builtin_seeds() -> Path:
 
 
 def builtin_personas() -> Path:
-    """The JSONL file of the project's own personas."""
+    """Return the path of the built-in personas (JSONL)."""
     return _folder("seeds") / "personas.jsonl"
 
 
 def builtin_prompts() -> Path:
-    """The folder of the project's own prompt templates."""
+    """Return the path of the folder of the built-in prompt templates."""
     return _folder("prompts")

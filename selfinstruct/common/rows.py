@@ -89,7 +89,9 @@ def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: s
 def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
     layout = layout_of(row)
     if layout is None:
-        raise ValueError(f"no text to judge: none of {', '.join(LAYOUTS)}; it has {describe_fields(row)}; use --column")
+        raise ValueError(
+            f"no text to filter: none of {', '.join(LAYOUTS)}; it has {describe_fields(row)}; use --column"
+        )
     if isinstance(row[layout], list):
         return _conversation_texts(layout, row[layout])
     if layout in ("messages", "conversations"):

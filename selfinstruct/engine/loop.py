@@ -67,7 +67,7 @@ class Engine:
         progress: Updated while the loop runs.
 
     Attributes:
-        left: Number of requests that the server continues to process after the end.
+        in_batches: Number of requests that the server continues to process after the end.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Engine:
         self._backend = backend
         self._batch_backend = backend if isinstance(backend, BatchBackend) else None
         self._at_server: set[int] = set()  # sent by an earlier invocation and still processed by the server
-        self.left = 0
+        self.in_batches = 0
         self._budget = budget
         self._progress = progress
         self._recorded = set(state.recorded)
@@ -251,7 +251,7 @@ class Engine:
             return
         error = task.exception()
         if isinstance(error, StillPendingError):
-            self.left += 1
+            self.in_batches += 1
             return
         if error is None:
             if isinstance(task.result(), Completion):

@@ -187,8 +187,8 @@ def method_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
         names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
     else:
         names = [settings.get("strategy")]
-    known = [name for name in names if isinstance(name, str) and name in strategy_names()]
-    return merged_defaults([strategy_class(name).defaults for name in known])
+    registered = [name for name in names if isinstance(name, str) and name in strategy_names()]
+    return merged_defaults([strategy_class(name).defaults for name in registered])
 
 
 def discovered_options(values: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class RunPlan:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The identity of the run: that of its rows, and the backend without the options that may change."""
+        """The identity of the run: the identity of its rows, and the backend without the options that may change."""
         free = backend_spec(self.settings.backend).free_options
         section = {key: value for key, value in to_plain(self.backend_options).items() if key not in free}
         identity = {**self.row_identity, "backend": self.settings.backend, self.settings.backend: section}
@@ -256,11 +256,11 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     settings = build(Settings, {key: value for key, value in values.items() if key in general})
     settings.filters.build_plugins()  # checks names and settings before anything is written
     mixed = settings.strategies is not None
-    for kind, name, known in (("strategy", settings.strategy, strategies), ("backend", settings.backend, backends)):
+    for kind, name, names in (("strategy", settings.strategy, strategies), ("backend", settings.backend, backends)):
         if name == MIX and not mixed:
             raise ConfigError(f"{MIX} is a run of several methods; list them under strategies", key=kind)
-        if name not in known and name != MIX:
-            raise ConfigError(f"unknown {kind} {name!r}{suggest(name, known)}", key=kind)
+        if name not in names and name != MIX:
+            raise ConfigError(f"unknown {kind} {name!r}{suggest(name, names)}", key=kind)
     # Sections of unused strategies and backends are validated too, so that a typing error there is reported.
     options: dict[str, Any] = {
         name: _build_section(name, section(values, name))

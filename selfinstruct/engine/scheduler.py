@@ -171,7 +171,7 @@ class Scheduler:
         return filtered
 
     def _record_item(self, request: Request) -> None:
-        """Record which item of a worklist a proposal takes; follow-ups take none."""
+        """Record the seed task that a proposal starts work on; a follow-up starts none."""
         if request.item is not None and request.parent is None:
             self.pool.progress_by_method[request.method].take(request.item)
 

@@ -19,17 +19,17 @@ class FilterFileOptions:
     """The filters to apply, each off by default, and the fields that they read.
 
     Attributes:
-        rouge: Highest ROUGE-L F1 of an instruction with any kept row's instruction that is kept.
+        rouge: Drop a row whose instruction has a ROUGE-L F1 above this with the instruction of a kept row.
         minhash: Jaccard similarity of whole rows from which a row is a near-duplicate.
-        semantic: Highest cosine of an instruction's embedding with any kept row's that is kept.
+        semantic: Drop a row whose instruction's embedding has a cosine above this with the one of a kept row.
         embedder: Name or directory of the embedding model for ``semantic``; see ``SemanticIndex``.
         words: Fewest and most words of an instruction.
         keywords: Drop instructions that text cannot fulfil.
         repetition: Drop answers that repeat themselves.
         refusals: Drop answers that are refusals.
         boilerplate: Drop answers that open or end with a courtesy of assistants.
-        perplexity: Lowest and highest perplexity of an answer that is kept.
-        ifd: Lowest and highest instruction-following difficulty that is kept; see ``Ifd``.
+        perplexity: Lowest and highest perplexity of a kept answer.
+        ifd: Lowest and highest instruction-following difficulty of a kept row; see ``Ifd``.
         scorer: Name or directory of the causal language model for ``perplexity`` and ``ifd``.
         language: ISO 639-1 codes of the languages that are kept.
         pii: ``drop`` rows with personal data or secrets, ``redact`` them, or ``flag`` them in the report.

@@ -1,4 +1,4 @@
-"""What the three indexes share: ids, batches, verdicts, and how an index is saved and loaded."""
+"""The base class of the three indexes: ids, batches, verdicts, and how an index is saved and loaded."""
 
 from __future__ import annotations
 

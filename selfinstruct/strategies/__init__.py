@@ -62,7 +62,7 @@ def strategy_class(name: str) -> type[Strategy]:
     """Return the strategy that configurations call ``name``.
 
     Raises:
-        UsageError: There is none; the message suggests the nearest name.
+        UsageError: There is no such strategy; the message suggests the nearest name.
         PluginError: It is a plugin's, and can't be used.
     """
     if name not in strategy_registry:

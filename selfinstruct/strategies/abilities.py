@@ -154,7 +154,7 @@ class RecoversFailures(ABC):
 
     @abstractmethod
     def recover(self, request: Request, view: View) -> Received:
-        """Return what replaces the missing completion."""
+        """Return the candidates and requests that take the place of the missing completion."""
 
 
 def data_files(kind: type[Strategy], options: object) -> Mapping[str, Path]:
@@ -200,5 +200,5 @@ def reject_reason(strategy: Strategy, row: Candidate, text: str) -> str:
 
 
 def recover(strategy: Strategy, request: Request, view: View) -> Received:
-    """Return what a strategy does instead after a request has failed permanently."""
+    """Return the candidates and requests by which a strategy recovers from a permanently failed request."""
     return strategy.recover(request, view) if isinstance(strategy, RecoversFailures) else Received()

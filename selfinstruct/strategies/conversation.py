@@ -123,7 +123,7 @@ class DialogueContext:
     """Context of the stages ``user`` and ``assistant``.
 
     Attributes:
-        task: Id of the candidate or seed that the opening was.
+        task: Id of the candidate or seed with the opening.
         rounds: The drawn number of rounds.
         messages: Role and text of each message so far, for raw prompts; None in a chat, whose request holds them.
     """
@@ -271,7 +271,7 @@ class Conversation(Strategy, BeginsWithTasks, ChoosesFormat, ChoosesTarget, Reco
         """Return one prompt message for each message, so that the ledger stores each once and servers cache them.
 
         The next speaker is the assistant of the request. Chat templates expect a user's message first, and alternating
-        roles: for the user's part the first message asks for the opening, and the rest reads as if it was answered.
+        roles: for the user's part the first message asks for the opening, and the other messages read as replies to it.
         """
         if role == "user":
             head = self.prompts.turn("user", "conversation/user", {})
@@ -380,7 +380,7 @@ def _messages_before(request: Request, dialogue: DialogueContext) -> _Messages:
 
 
 def _seed_verifier(request: Request, view: View) -> _Verifier:
-    """Return the verifier of the seed that a request begins with; None if it begins with none.
+    """Return the verifier of the seed that a request begins with; None without a seed or a verifier.
 
     Only the first request of a conversation has an item: a seed's verifier applies to the first answer alone.
     """

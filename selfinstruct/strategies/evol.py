@@ -64,8 +64,8 @@ class EvolOptions:
 
     Attributes:
         epochs: Number of times that each seed is evolved.
-        similarity: ROUGE-L F1 to the un-evolved instruction from which nothing counts as gained, without a judge.
-        audit: Share of these cases that the judge decides on all the same, for the table of agreement in ``status``;
+        similarity: ROUGE-L F1 to the un-evolved instruction from which an evolution is rejected without a judge.
+        audit: Share of these cases that are shown to the judge nevertheless, for the table of agreement in ``status``;
             the result for the dataset does not change.
         sorry_words: A response with "sorry" and fewer words than this is rejected.
         prompt_phrases: Phrases of the prompts; an evolved instruction that contains one was copied from the prompt.

@@ -104,7 +104,7 @@ class DialogueContext:
 
     Attributes:
         texts: The messages so far, the user's first.
-        task: Id of the candidate that the user's first message was.
+        task: Id of the candidate with the user's first message.
     """
 
     texts: tuple[str, ...] = stored_as("said")

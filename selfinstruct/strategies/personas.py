@@ -168,7 +168,7 @@ class AnswerContext:
     """Context of the stage ``answer``.
 
     Attributes:
-        task: Id of the candidate that the task was.
+        task: Id of the candidate with the task.
         instruction: The task with its constraints.
     """
 
@@ -325,14 +325,14 @@ class Personas(Strategy, ReadsDataFiles[PersonasOptions]):
         )
         return Received((candidate,), discards=listing.discards, counters=(context.counter.column("task"),))
 
-    def _request_answer(self, asked: TaskContext, task: str, task_id: str, parent: int) -> Request:
-        ended = task if not asked.constraints or task.endswith(_SENTENCE_ENDS) else f"{task}."
-        instruction = " ".join((ended, *(constraint.text for constraint in asked.constraints)))
+    def _request_answer(self, source: TaskContext, task: str, task_id: str, parent: int) -> Request:
+        sentence = task if not source.constraints or task.endswith(_SENTENCE_ENDS) else f"{task}."
+        instruction = " ".join((sentence, *(constraint.text for constraint in source.constraints)))
         stage = self.options.answer
-        context = AnswerContext(asked.persona, asked.kind, task_id, instruction, asked.constraints)
+        context = AnswerContext(source.persona, source.kind, task_id, instruction, source.constraints)
         return Request(
             stage="answer",
-            turns=stage.turns(self.prompts, _ANSWERS.get(asked.kind, "personas/answer"), instruction=instruction),
+            turns=stage.turns(self.prompts, _ANSWERS.get(source.kind, "personas/answer"), instruction=instruction),
             sampling=stage.sampling(),
             context=context_json(context),
             parent=parent,

@@ -164,7 +164,7 @@ class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTa
         if stage.is_raw(self.prompts):
             variables = {"system": f"{system}\n\n" if system else "", "task": task}
             turn = self.prompts.turn("prompt", "respond/raw-reason" if reasoning else "respond/raw", variables)
-            # A base model that has answered continues with a task of its own.
+            # A base model continues after its answer by inventing another task.
             return (turn,), stage.sampling("\nQuestion:" if reasoning else "\n### Task")
         turn = self.prompts.turn("user", "respond/reason" if reasoning else "respond/answer", {"task": task})
         system = system or self.options.default_system

@@ -270,7 +270,7 @@ def _resolved(root: Any, reference: Any, position: str) -> Any:
 
 
 def _undeclared(schema: Any) -> Any:
-    """Return a schema without its ``$schema``, under which the library would change to a validator of its own."""
+    """Return a schema without its ``$schema``, which would make the library switch to another validator."""
     return {key: value for key, value in schema.items() if key != "$schema"} if isinstance(schema, Mapping) else schema
 
 

@@ -67,7 +67,7 @@ def test_a_single_document_is_shown_without_an_error() -> None:
 @pytest.mark.parametrize(("steps", "warned"), [(1, True), (9, True), (10, False)])
 def test_fewer_than_ten_steps_cause_a_warning(steps: int, warned: bool) -> None:
     lines = "\n".join(result_lines(result(shifted([1.0, 1.0, 1.0]), steps=steps)))
-    assert ("too few to judge the training by" in lines) == warned
+    assert ("too few to assess the training" in lines) == warned
     assert f"{steps} step{'' if steps == 1 else 's'} in 1 min 15 s" in lines
 
 
@@ -75,7 +75,7 @@ def test_the_report_of_a_stopped_run_says_how_to_resume() -> None:
     assert list(result_lines(TrainingResult(Path("out"), 3, complete=False))) == [
         "out: stopped after 3 steps; repeat the command to resume"
     ]
-    assert "was complete already" in next(iter(result_lines(TrainingResult(Path("out"), 30, already=True))))
+    assert "was complete already" in next(iter(result_lines(TrainingResult(Path("out"), 30, was_complete=True))))
 
 
 def test_answers_are_shown_side_by_side_as_plain_text() -> None:

@@ -125,7 +125,7 @@ def test_a_time_limit_ends_the_wait_for_batches_once_the_budget_is_spent(tmp_pat
             parts: Any = (plan, state, ledger, reader, EndlessBatches(), budget)
             engine = Engine(*parts, RunProgress(plan.settings.n, state.stats))
             async with asyncio.timeout(60):
-                return await engine.run(), engine.left
+                return await engine.run(), engine.in_batches
 
     assert asyncio.run(main()) == ("budget", 7)
 

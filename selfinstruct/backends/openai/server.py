@@ -113,7 +113,8 @@ class Server:
         """Send any call and return status, headers and body of the answer.
 
         Args:
-            take: Receives the pieces of a success's body as they arrive. The body is then neither limited nor returned.
+            take: Receives the pieces of a successful answer's body as they arrive. The body is then neither limited nor
+                returned.
             arguments: Passed to the client's method: ``body``, ``files``, ``options``.
 
         Raises:

@@ -150,10 +150,10 @@ class Retry:
     def _wait_s(self, failure: TransientError, attempt: int) -> float:
         options = self._options
         longest = min(options.cap_s, options.base_s * 2.0 ** min(attempt - 1, 60))
-        asked = max(0.0, failure.retry_after or 0.0)
+        requested = max(0.0, failure.retry_after or 0.0)
         if failure.throttled:  # it uses up no attempt: without a minimum only the total time would end it
-            return max(asked, max(_MIN_THROTTLE_S, longest) * (0.5 + 0.5 * random.random()))
-        return asked if failure.retry_after is not None else random.random() * longest
+            return max(requested, max(_MIN_THROTTLE_S, longest) * (0.5 + 0.5 * random.random()))
+        return requested if failure.retry_after is not None else random.random() * longest
 
     async def _pass_gate(self, deadline: float) -> float:
         """Wait until the gate is open; a further 429 may keep it closed for longer meanwhile.

@@ -94,12 +94,12 @@ class JudgeStep:
 
 @dataclass(frozen=True, slots=True)
 class TagsStep:
-    """Part of the context of the stage ``tags``: nothing."""
+    """Part of the context of the stage ``tags``, which needs no data."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What one completion of a chain adds to the result besides the answers.
+    """The data that one completion of a chain adds to the result, besides the answers.
 
     Attributes:
         completion: The completion, if the row's answer may be a part of it.

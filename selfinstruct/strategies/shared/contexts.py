@@ -108,7 +108,7 @@ def _decoder(hint: Any) -> _Decoder:
 
 
 def _tuple_decoder(hint: Any, arguments: tuple[Any, ...], make: Callable[[Iterator[Any]], Any]) -> _Decoder:
-    """Return a decoder for a tuple whose items have the types ``arguments``; (X, ...) stands for any number of X."""
+    """Return a decoder for a tuple whose items have the types ``arguments``; (X, ...) means any number of X."""
     decoders = [_decoder(part) for part in arguments if part is not Ellipsis]
     any_length = arguments[-1] is Ellipsis
 
