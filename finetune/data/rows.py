@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfinstruct.common.files import first_line
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.rows import LAYOUTS, answer_field, describe_fields, layout_of, parse_message
-from selfinstruct.common.sources import first_line, open_any
+from selfinstruct.common.sources import open_any
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
 __all__ = ["ChatTurn", "Example", "Examples", "examples_of", "read_examples"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from finetune.options import Lora
 from selfinstruct.common.codec import dumps, loads
-from selfinstruct.common.files import write_folder
+from selfinstruct.common.files import first_line, write_folder
 from selfinstruct.errors import MissingExtraError, UsageError
 
 __all__ = ["BASE", "add_adapters", "load_adapters", "nf4_config", "read_base_record", "save_adapters"]
@@ -81,7 +81,7 @@ def load_adapters(model: Any, folder: Path) -> Any:
     except ImportError:
         raise MissingExtraError("peft", "train") from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"{folder}: can't read the adapters: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{folder}: can't read the adapters: {first_line(error)}") from None
     return adapted.eval()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finetune.training.distributed import SINGLE_PROCESS, World
 from selfinstruct.common.codec import dumps, loads
-from selfinstruct.common.files import describe_os_error, write_atomic
+from selfinstruct.common.files import describe_os_error, fsync, write_atomic
 from selfinstruct.errors import SelfInstructError, UsageError
 
 __all__ = ["Checkpoint", "latest", "restore_rng_state", "rng_state", "save"]
@@ -84,7 +84,7 @@ def save(
         world.barrier()
         on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         save_file(on_cpu, part / _tensor_file(world))
-        _fsync(part / _tensor_file(world))
+        fsync(part / _tensor_file(world))
         world.barrier()
         if world.main:
             record = {"step": step, "ranks": world.world_size, **metadata}
@@ -92,7 +92,7 @@ def save(
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(part, folder)
-            _fsync(root)
+            fsync(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         detail = describe_os_error(error) if isinstance(error, OSError) else str(error)
@@ -150,11 +150,3 @@ def _tensor_file(world: World) -> str:
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("step-*") if path.is_dir()) if root.is_dir() else []
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,8 @@ from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
 __all__ = [
     "describe_os_error",
+    "first_line",
+    "fsync",
     "parse_jsonl",
     "read_jsonl_lines",
     "read_text",
@@ -34,6 +36,11 @@ def describe_os_error(error: OSError) -> str:
     """Return the text of an operating system error without its number, with a remedy if the disk is full."""
     text = error.strerror or type(error).__name__
     return f"{text} (free some space, then run the same command again)" if error.errno in _FULL else text
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of another library's error message, or the name of the error if it has no message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
@@ -66,7 +73,7 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
             temporary = ""
-        _fsync(path.parent)
+        fsync(path.parent)
     except OSError as error:
         raise SelfInstructError(
             f"can't write {path}: {describe_os_error(error)}; the old file, if any, is untouched"
@@ -137,10 +144,10 @@ def write_folder(folder: Path) -> Iterator[Path]:
         for path in sorted(part.rglob("*")):
             if path.is_file():
                 path.chmod(0o666 & ~_umask())  # some libraries create files that only the owner may read
-            _fsync(path)
-        _fsync(part)
+            fsync(path)
+        fsync(part)
         os.replace(part, folder)
-        _fsync(folder.parent)
+        fsync(folder.parent)
     except OSError as error:
         raise SelfInstructError(f"can't write {folder}: {describe_os_error(error)}") from error
     finally:
@@ -154,7 +161,8 @@ def _umask() -> int:
     return mask
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file or directory is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from selfinstruct.common.codec import loads
-from selfinstruct.common.files import describe_os_error, parse_jsonl
+from selfinstruct.common.files import describe_os_error, first_line, parse_jsonl
 from selfinstruct.common.rows import RowTexts
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
-__all__ = ["STDIO", "Source", "SourceRow", "first_line", "open_any", "open_lines", "open_source"]
+__all__ = ["STDIO", "Source", "SourceRow", "open_any", "open_lines", "open_source"]
 
 STDIO = "-"
 BATCH = 1024  # rows that are read from a columnar file at once
@@ -244,8 +244,3 @@ def _columnar(tables: Iterator[Any], name: str, schema: Any, total: int) -> Sour
                 yield SourceRow(number, value, origin=(table, index))
 
     return Source(rows(), lambda row: f"{name}: row {row}", schema, total, "rows", lambda: number)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of another library's error message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.codec import dumps, loads
-from selfinstruct.common.files import describe_os_error, write_atomic
+from selfinstruct.common.files import describe_os_error, first_line, write_atomic
 from selfinstruct.common.sources import STDIO, SourceRow
 from selfinstruct.errors import DataError, MissingExtraError, SelfInstructError, UsageError
 
@@ -150,8 +150,9 @@ def _spooled(rows: Iterator[SourceRow], spool: Any) -> Any:
                 field = pyarrow.schema([(name, column.type)])
                 schema = pyarrow.unify_schemas([schema, field], promote_options="permissive")
             except (pyarrow.ArrowException, OverflowError) as error:
-                message = str(error).splitlines()[0]
-                raise DataError(f"field {name!r} fits no column of one type ({message}); write JSONL instead") from None
+                raise DataError(
+                    f"field {name!r} fits no column of one type ({first_line(error)}); write JSONL instead"
+                ) from None
     return schema
 
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+from selfinstruct.common.files import first_line
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.reasons import RejectReason
@@ -187,7 +188,7 @@ def _load(model: str) -> Scorer:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         network: Any = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise UsageError(f"can't load the language model {model}: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"can't load the language model {model}: {first_line(error)}") from None
     network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return lambda pairs: _score(torch, tokenizer, network, pairs)
 

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from selfinstruct.common.files import first_line
 from selfinstruct.errors import MissingExtraError, UsageError
 from selfinstruct.filters.index_file import Array
 from selfinstruct.filters.text_index import Rows, TextIndex
@@ -194,5 +195,5 @@ def _load_model(model: str | Path) -> Embed:
                 raise MissingExtraError("model2vec", "semantic") from None
             encode = StaticModel.from_pretrained(str(model)).encode
     except (OSError, ValueError) as error:
-        raise UsageError(f"can't load the embedding model {model}: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"can't load the embedding model {model}: {first_line(error)}") from None
     return lambda texts: np.asarray(encode(texts))
