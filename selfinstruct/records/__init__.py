@@ -1,0 +1,51 @@
+"""The frozen records that the parts of a run exchange; import them from here."""
+
+from selfinstruct.records.candidates import (
+    Candidate,
+    CounterKey,
+    CounterRow,
+    Discard,
+    Instance,
+    Kind,
+    Message,
+    Pair,
+    Received,
+    Task,
+    Verdict,
+)
+from selfinstruct.records.requests import (
+    Choice,
+    Completion,
+    Failure,
+    Outcome,
+    PromptMessage,
+    Request,
+    Role,
+    Sampling,
+    Usage,
+    candidate_id,
+)
+
+__all__ = [
+    "Candidate",
+    "Choice",
+    "Completion",
+    "CounterKey",
+    "CounterRow",
+    "Discard",
+    "Failure",
+    "Instance",
+    "Kind",
+    "Message",
+    "Outcome",
+    "Pair",
+    "PromptMessage",
+    "Received",
+    "Request",
+    "Role",
+    "Sampling",
+    "Task",
+    "Usage",
+    "Verdict",
+    "candidate_id",
+]
