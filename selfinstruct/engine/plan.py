@@ -256,11 +256,14 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     settings = build(Settings, {key: value for key, value in values.items() if key in general})
     settings.filters.build_plugins()  # checks names and settings before anything is written
     mixed = settings.strategies is not None
-    for kind, name, names in (("strategy", settings.strategy, strategies), ("backend", settings.backend, backends)):
+    for kind, name, registered in (
+        ("strategy", settings.strategy, strategies),
+        ("backend", settings.backend, backends),
+    ):
         if name == MIX and not mixed:
             raise ConfigError(f"{MIX} is a run of several methods; list them under strategies", key=kind)
-        if name not in names and name != MIX:
-            raise ConfigError(f"unknown {kind} {name!r}{suggest(name, names)}", key=kind)
+        if name not in registered and name != MIX:
+            raise ConfigError(f"unknown {kind} {name!r}{suggest(name, registered)}", key=kind)
     # Sections of unused strategies and backends are validated too, so that a typing error there is reported.
     options: dict[str, Any] = {
         name: _build_section(name, section(values, name))
