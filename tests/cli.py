@@ -1,4 +1,4 @@
-"""Run the command line as a user does: in a process of its own.
+"""Run the command line as a user does: in a separate process.
 
 ``run_cli`` forks that process from one that has already imported the command line, which takes a tenth of the time of a
 new interpreter. ``command`` is the full command, for tests that need a new interpreter, signals or pipes.

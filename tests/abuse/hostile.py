@@ -1,4 +1,4 @@
-"""What hostile input is made of, and the command line called within this process, where an unknown error shows."""
+"""Parts of hostile input, and calls of the command line in this process, where an unknown error is visible."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ ODD = {
 
 @dataclass(frozen=True)
 class Said:
-    """What a command came to."""
+    """The result of a command."""
 
     code: int
     output: str

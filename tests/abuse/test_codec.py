@@ -1,4 +1,4 @@
-"""The JSON codec against an independent reading of the standard: both ways, and nothing in between."""
+"""The JSON codec compared with an independent implementation of the standard, for reading and for writing."""
 
 from __future__ import annotations
 

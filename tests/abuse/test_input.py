@@ -1,4 +1,4 @@
-"""Every file that a user hands in: one error that names file and line, or the text is kept to the byte."""
+"""Any file of a user leads to one error that names file and line, or its text is kept to the byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that are given are names: no path is made of them, and a file goes where its user says and nowhere else."""
+"""Names are never used as paths, and a file is written only where the user asks for it."""
 
 from __future__ import annotations
 

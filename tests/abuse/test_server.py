@@ -1,4 +1,4 @@
-"""Whatever a server answers is a completion or an error of ours, and text that any file can hold."""
+"""Any answer of a server becomes a completion or one of our errors, with text that any file can hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text is data: what seeds and completions say is shown, stored and exported as it stands, and decides nothing."""
+"""Text is data: the text of seeds and completions is shown, stored and exported verbatim, and decides nothing."""
 
 from __future__ import annotations
 

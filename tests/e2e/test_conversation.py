@@ -1,4 +1,4 @@
-"""Runs of conversations against a server: the same bytes however they were made, and every command that meets them."""
+"""Runs of conversations against a server: the same bytes at any concurrency, and every command supports them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_row_is_explained_with_every_message_on_its_way(made: Path) -> None:
+def test_a_row_is_explained_with_every_message_that_led_to_it(made: Path) -> None:
     rows = [json.loads(line)["messages"] for line in dataset(made, "messages").splitlines()]
     place = max(range(ROWS), key=lambda place: len(rows[place])) + 1
     found = explain(made, str(place))
@@ -129,7 +129,7 @@ def test_a_row_is_explained_with_every_message_on_its_way(made: Path) -> None:
     assert values["messages"] == [[one["role"], one["content"]] for one in row]
 
 
-def test_what_was_rejected_is_explained_with_its_reason(made: Path) -> None:
+def test_a_rejected_conversation_is_explained_with_its_reason(made: Path) -> None:
     export(made, "candidates")
     listed = [json.loads(line) for line in dataset(made, "candidates").splitlines()]
     bad = next(one for one in listed if one["reason"] == "too_few_rounds")
@@ -139,7 +139,7 @@ def test_what_was_rejected_is_explained_with_its_reason(made: Path) -> None:
     assert "As an AI" in run("explain", made, next(one["id"] for one in listed if one["reason"] == "role_confusion"))
 
 
-def test_every_command_that_meets_conversations_knows_them(made: Path, tmp_path: Path) -> None:
+def test_every_command_supports_conversations(made: Path, tmp_path: Path) -> None:
     lines = dataset(made, "messages").splitlines()
     (made / "dataset/messages.jsonl").unlink()
     with pytest.raises(UsageError) as caught:
@@ -180,7 +180,7 @@ def test_a_run_s_folder_is_read_by_the_trainer_and_by_datasets(made: Path, tmp_p
     assert [row["messages"] for row in loaded] == rows
 
 
-def test_a_layout_that_can_not_hold_what_came_later_goes(tmp_path: Path) -> None:
+def test_an_alpaca_file_is_removed_once_the_run_has_conversations(tmp_path: Path) -> None:
     path = tmp_path / "tasks.jsonl"
     path.write_text("".join(json.dumps({"instruction": f"Question {word}?"}) + "\n" for word in WORDS[:12]))
 
@@ -204,7 +204,7 @@ def test_a_layout_that_can_not_hold_what_came_later_goes(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("style", ["roles", "self-chat"])
-def test_a_wrong_first_answer_to_a_seed_with_a_verifier_is_told(tmp_path: Path, style: str) -> None:
+def test_a_wrong_first_answer_to_a_seed_with_a_verifier_ends_the_conversation(tmp_path: Path, style: str) -> None:
     """Every other sum is wrong, and the answers that follow would be wrong by the verifier as well."""
     seeds = tmp_path / "seeds.jsonl"
     sums = range(10, 18)
@@ -244,7 +244,7 @@ def test_a_wrong_first_answer_to_a_seed_with_a_verifier_is_told(tmp_path: Path, 
     assert "⟦It is 13" in page
 
 
-def test_conversations_that_say_the_same_are_one(tmp_path: Path) -> None:
+def test_equal_conversations_are_the_same_row(tmp_path: Path) -> None:
     """A second task whose conversation goes as the first one's is a duplicate of the whole, not of its end."""
     seeds = tmp_path / "seeds.jsonl"
     lines = [{"instruction": f"Tell me of {what}", "output": "x"} for what in ("ships", "ships and boats", "ships")]

@@ -74,7 +74,7 @@ def test_every_epoch_of_every_seed_is_counted_once(tmp_path: Path) -> None:
     assert status(tmp_path / "run", verify=True).stats.tables == tables
 
 
-def test_an_epoch_whose_judge_fails_for_good_is_counted_once_too(tmp_path: Path) -> None:
+def test_an_epoch_whose_judge_fails_permanently_is_counted_once(tmp_path: Path) -> None:
     def failing(_: int, body: dict[str, Any]) -> Fault | None:
         asked = body["messages"][-1]["content"].endswith("Equal or different:")
         return Fault(400) if asked and body["seed"] % 2 else None
@@ -108,7 +108,7 @@ def test_a_row_s_lineage_leads_from_its_seed_through_every_epoch(run: Path) -> N
     assert f"  candidate {found.steps[0].candidate.id}, a pending task: " in page
 
 
-def test_what_led_no_further_stands_in_the_lineage_with_its_reason(run: Path) -> None:
+def test_a_rejected_evolution_is_in_the_lineage_with_its_reason(run: Path) -> None:
     export(run, "candidates")
     lines = [json.loads(line) for line in dataset(run, "candidates").splitlines()]
     failed = {line["task"] for line in lines if not line["kept"]}

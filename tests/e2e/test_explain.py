@@ -51,7 +51,7 @@ def test_a_row_is_explained_with_its_span_in_the_completion(run: Path) -> None:
         assert parents == [None, *(step["request"] for step in explanation["steps"][:-1])]
 
 
-def test_verdicts_equal_those_of_the_candidates_export(run: Path) -> None:
+def test_verdicts_equal_the_candidates_export(run: Path) -> None:
     exported = candidates(run)
     rejected, kept = ([each for each in exported if each["kept"] is flag] for flag in (False, True))
     assert rejected

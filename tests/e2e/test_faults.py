@@ -204,7 +204,7 @@ def test_a_damaged_ledger_is_refused_and_untouched(tmp_path: Path, content: byte
     assert (tmp_path / "run.sqlite").read_bytes() == content
 
 
-def test_other_errors_at_the_start(tmp_path: Path) -> None:
+def test_a_start_that_cannot_succeed_is_refused_with_the_reason(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("n: 3\nstrategy: alpaca\nalpaca:\n  demonstratons: 2\n")
     output = run_cli("generate", tmp_path / "a", "--config", config, code=2)

@@ -100,7 +100,7 @@ def padded(plan: EpochPlan, step: int) -> dict[str, torch.Tensor]:
     }
 
 
-def test_gradients_equal_those_of_a_plain_loop_over_transformers(
+def test_gradients_equal_a_plain_loop_over_transformers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(finetune.model.loss, "CHUNK_BYTES", 7 * VOCAB * 4)  # seven rows of logits per chunk

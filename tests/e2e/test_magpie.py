@@ -86,7 +86,7 @@ def test_a_run_is_the_same_at_any_concurrency_and_after_a_stop(
     assert dataset(tmp_path / "d", layout) == dataset(tmp_path / "a", layout)
 
 
-def test_a_turn_that_was_rejected_is_explained(tmp_path: Path) -> None:
+def test_a_rejected_turn_is_explained(tmp_path: Path) -> None:
     with Loopback(answer) as server:
         generate(tmp_path / "a", settings(server.url, 2, "completion"))
     run_cli("export", tmp_path / "a", "--format", "candidates")

@@ -1,4 +1,4 @@
-"""What ``generate`` says and returns, where that once misled."""
+"""Messages and exit codes of ``generate`` that were misleading once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def config(run: Path) -> dict:
 
 
 @pytest.mark.parametrize("how", ["option", "set", "file", "run"])
-def test_the_options_of_a_backend_go_to_the_one_that_is_meant(tmp_path: Path, how: str) -> None:
+def test_backend_options_apply_to_the_selected_backend(tmp_path: Path, how: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("backend: openai\n")
     chosen = {"option": ["--backend", "openai"], "set": ["--set", "backend=openai"], "file": ["--config", path]}
@@ -34,7 +34,7 @@ def test_the_options_of_a_backend_go_to_the_one_that_is_meant(tmp_path: Path, ho
     assert config(tmp_path / "a")["models"] == {"scripted": config(tmp_path / "a")["requests"]}
 
 
-def test_an_option_goes_before_set_and_set_before_the_file(tmp_path: Path) -> None:
+def test_an_option_overrides_set_and_set_overrides_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("backend: openai\nn: 5\nopenai: {model: file, api: completion}\n")
     with Loopback(reply) as server:
@@ -64,13 +64,13 @@ def test_an_option_goes_before_set_and_set_before_the_file(tmp_path: Path) -> No
         (["--set", "budget.price_input=.inf"], "Error: budget.price_input: must be a finite number"),
     ],
 )  # fmt: skip
-def test_what_must_change_is_named_as_it_was_typed(tmp_path: Path, args: list[str], says: str) -> None:
+def test_errors_name_an_option_as_it_was_typed(tmp_path: Path, args: list[str], says: str) -> None:
     said = run_cli("generate", tmp_path / "a", *args, code=2)
     assert says in said
     assert not (tmp_path / "a").exists()
 
 
-def test_a_reader_that_goes_away_does_not_stop_the_run(tmp_path: Path) -> None:
+def test_a_closed_output_pipe_does_not_stop_the_run(tmp_path: Path) -> None:
     with Loopback(reply) as server:
         args = ("generate", tmp_path / "a", "--backend", "openai", "--model", "scripted", "--api", "completion")
         read, write = os.pipe()
@@ -86,7 +86,7 @@ def test_a_reader_that_goes_away_does_not_stop_the_run(tmp_path: Path) -> None:
     assert len(dataset(tmp_path / "a").splitlines()) == 12
 
 
-def test_a_smaller_n_says_that_the_ledger_has_more(tmp_path: Path) -> None:
+def test_a_smaller_n_reports_that_the_ledger_has_more_answers(tmp_path: Path) -> None:
     with Loopback(reply) as server:
         args = ("--backend", "openai", "--model", "scripted", "--api", "completion", "--base-url", server.url)
         run_cli("generate", tmp_path / "a", *args, "-n", 30)

@@ -1,4 +1,4 @@
-"""Runs of personas against a server: the same whatever happens to them, and whole when their files have gone."""
+"""Runs of personas against a server: the same bytes after any stop, and independent of their files once begun."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def server(loopback: Callable[..., Loopback]) -> Loopback:
 
 
 @pytest.mark.parametrize("people", [False, True])
-def test_a_run_is_the_same_at_any_concurrency_and_when_it_was_stopped(
-    tmp_path: Path, server: Loopback, people: bool
-) -> None:
+def test_a_run_is_the_same_at_any_concurrency_and_after_a_stop(tmp_path: Path, server: Loopback, people: bool) -> None:
     given = settings(server.url, personas={"generate": people, "constraints": 1})
     generate(tmp_path / "one", {**given, "concurrency": 1})
     generate(tmp_path / "eight", {**given, "concurrency": 8})
@@ -73,7 +71,7 @@ def test_a_run_is_the_same_at_any_concurrency_and_when_it_was_stopped(
     assert "Person: " in run_cli("explain", tmp_path / "one", 2)
 
 
-def test_a_file_of_personas_may_go_when_the_run_has_begun(tmp_path: Path, server: Loopback) -> None:
+def test_the_file_of_personas_may_be_deleted_once_the_run_has_begun(tmp_path: Path, server: Loopback) -> None:
     file = tmp_path / "people.txt"
     file.write_text("\n".join(PEOPLE))
     given = settings(server.url, personas={"file": str(file)})
@@ -93,7 +91,7 @@ def test_a_file_of_personas_may_go_when_the_run_has_begun(tmp_path: Path, server
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
-def test_what_the_file_says_belongs_to_the_run_and_where_it_lies_does_not(tmp_path: Path, server: Loopback) -> None:
+def test_the_content_of_the_file_belongs_to_the_run_and_its_path_does_not(tmp_path: Path, server: Loopback) -> None:
     file, other = tmp_path / "people.txt", tmp_path / "other.jsonl"
     file.write_text("\n".join(PEOPLE))
     given = settings(server.url, personas={"file": str(file)})
@@ -120,7 +118,7 @@ def mixed(url: str, *entries: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {**settings(url, **more), "strategy": "mix", "strategies": list(entries)}
 
 
-def test_two_entries_of_a_mixed_run_ask_the_people_of_their_own_files(tmp_path: Path, server: Loopback) -> None:
+def test_two_entries_of_a_mixed_run_read_different_files_of_personas(tmp_path: Path, server: Loopback) -> None:
     people = {"odd": PEOPLE[1::2], "even": PEOPLE[::2]}
     files = {label: tmp_path / f"{label}.txt" for label in people}
     for label, path in files.items():
@@ -147,7 +145,7 @@ def test_two_entries_of_a_mixed_run_ask_the_people_of_their_own_files(tmp_path: 
         generate(tmp_path / "run", {"n": 25})
 
 
-def test_people_are_no_tasks_to_anybody_else(tmp_path: Path, server: Loopback) -> None:
+def test_personas_are_not_tasks_for_other_methods(tmp_path: Path, server: Loopback) -> None:
     entries = [{"name": "personas", "generate": True}, {"name": "self-instruct"}]
     run, stopped = tmp_path / "run", tmp_path / "stopped"
     result = generate(run, mixed(server.url, *entries, n=80, lag=8))
@@ -179,7 +177,7 @@ def test_people_are_no_tasks_to_anybody_else(tmp_path: Path, server: Loopback) -
     assert status(stopped, verify=True).stats.instructions == result.stats.instructions
 
 
-def test_a_file_that_is_no_good_ends_the_command_before_anything_is_sent(tmp_path: Path, server: Loopback) -> None:
+def test_an_invalid_file_is_refused_before_anything_is_sent(tmp_path: Path, server: Loopback) -> None:
     file = tmp_path / "people.jsonl"
     file.write_text('{"name": "A nurse"}\n')
     base = ["--backend", "openai", "--model", "m", "--base-url", server.url, "--strategy", "personas"]

@@ -1,4 +1,4 @@
-"""Whole runs with quality against a real server: the same bytes however they went, explained, judged again."""
+"""Runs with quality against a real server: the same bytes after any stop, explained, and filtered again."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_same_bytes_at_any_concurrency_and_after_any_stop(server: Loopback, 
     assert len(server.arrived) == before, "without quality, the answers are there"
 
 
-def test_a_run_that_was_made_without_it_can_be_judged_in_a_fork(server: Loopback, tmp_path: Path) -> None:
+def test_a_fork_can_add_quality_to_a_run_without_it(server: Loopback, tmp_path: Path) -> None:
     generate(tmp_path / "plain", {**settings(server, "self-instruct"), "quality": None})
     before = len(server.arrived)
     run_cli("fork", tmp_path / "plain", "-o", tmp_path / "judged", "-q", "-n", 3,

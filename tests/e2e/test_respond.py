@@ -1,4 +1,4 @@
-"""A file of instructions is answered, by whole runs; and what ``--from`` means to which strategy."""
+"""Runs that answer a file of instructions, and the meaning of ``--from`` for each strategy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def respond(run: Path, server: Loopback, *more: object, code: int = 0) -> str:
     return run_cli("respond", run, "--backend", "openai", "--model", "m", "--base-url", server.url, *more, code=code)
 
 
-def test_order_and_stops_change_nothing_and_a_run_goes_on_without_its_file(tmp_path: Path) -> None:
+def test_order_and_stops_change_nothing_and_a_run_continues_without_its_file(tmp_path: Path) -> None:
     options = ["--set", "respond.systems=builtin", "--set", "respond.reasoning=true"]
     path = tasks(tmp_path / "tasks.jsonl")
     with Loopback(model) as server:
@@ -128,7 +128,7 @@ def test_tasks_of_a_mixed_run_are_named_by_from(tmp_path: Path) -> None:
     assert len(dataset(tmp_path / "a").splitlines()) == 4
 
 
-def test_from_names_what_the_strategy_makes_of_it(tmp_path: Path) -> None:
+def test_from_names_tasks_or_a_run_to_replay_as_the_strategy_requires(tmp_path: Path) -> None:
     path = tasks(tmp_path / "tasks.jsonl", 3)
     with Loopback(lambda body: "Fine.") as server:
         respond(tmp_path / "a", server, "--from", path)
@@ -156,7 +156,7 @@ def test_from_names_what_the_strategy_makes_of_it(tmp_path: Path) -> None:
         (["--from", "{tmp}/bad.jsonl", "--set", "respond.systems=nowhere"], "can't read nowhere"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_written(tmp_path: Path, args: list[str], says: str) -> None:
+def test_mistakes_are_reported_before_anything_is_written(tmp_path: Path, args: list[str], says: str) -> None:
     (tmp_path / "bad.jsonl").write_text('{"instruction": "x"}\n{"task": "y"}\n')
     filled = [one.replace("{tmp}", str(tmp_path)) for one in args]
     assert says.replace("{tmp}", str(tmp_path)) in run_cli("respond", tmp_path / "run", *filled, code=2)

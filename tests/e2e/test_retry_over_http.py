@@ -232,7 +232,7 @@ def test_a_429_to_one_request_pauses_all(promise: Promise) -> None:
     promise("retry: pause", "429 to 1 of 9: 0 sends before the server's hour was over, 9 after it")
 
 
-def test_a_pause_beyond_the_total_time_is_no_failure_of_a_request() -> None:
+def test_a_pause_beyond_the_total_time_does_not_fail_a_request() -> None:
     """The request that met it and one that was never sent both end as throttled, so that they stay open."""
 
     async def main(server: Loopback) -> list[Any]:

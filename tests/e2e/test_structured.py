@@ -50,7 +50,9 @@ def answer(body: dict[str, Any]) -> str | Reply:
 
 
 @pytest.mark.parametrize(("strategy", "api"), [("alpaca", "chat"), ("self-instruct", "completion")])
-def test_rows_come_as_they_were_written_and_a_resumed_run_is_the_same(tmp_path: Path, strategy: str, api: str) -> None:
+def test_rows_equal_the_json_of_the_model_and_a_resumed_run_is_the_same(
+    tmp_path: Path, strategy: str, api: str
+) -> None:
     section = {"model": "m", "api": api, "schema_field": "structured_outputs"}
     given = {"strategy": strategy, "backend": "openai", "n": 12, strategy: {"structured": True}}
     with Loopback(answer, {3: Fault(401)}) as server:
@@ -98,7 +100,7 @@ def test_rows_come_as_they_were_written_and_a_resumed_run_is_the_same(tmp_path: 
     assert sum(b"additionalProperties" in text for text in texts) == len({dumps(schema) for schema in wanted})
 
 
-def test_a_server_that_refuses_stops_the_run_and_it_goes_on_without(tmp_path: Path) -> None:
+def test_a_server_that_refuses_schemas_stops_the_run_which_continues_without_them(tmp_path: Path) -> None:
     message = {"error": {"message": "'response_format' of type 'json_schema' is not supported with this model"}}
 
     def refuses(number: int, body: Any) -> Fault | None:

@@ -72,7 +72,7 @@ def test_a_plugin_is_imported_only_when_it_is_asked_for(site: Path) -> None:
     assert "plugin_of_a_test" in sys.modules
 
 
-def test_a_plugin_that_fails_to_import_disturbs_only_who_asks_for_it(site: Path) -> None:
+def test_a_plugin_that_fails_to_import_affects_only_its_users(site: Path) -> None:
     install(site, "broken-filters", "0.3", long="broken_plugin_of_a_test:TEXT")
     assert registry().names() == ("short", "long")
     assert registry().get("short") == "built in"

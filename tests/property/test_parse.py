@@ -1,4 +1,4 @@
-"""Parsers over any text: never a crash, spans in order, whole lists come back, and markers in content forge nothing."""
+"""Parsers over any text: never a crash, spans in order, complete lists are read back, and markers in content forge nothing."""
 
 from itertools import pairwise
 
@@ -60,7 +60,7 @@ def check_spans(text, spans, texts):
 
 
 @given(MESSY, st.booleans(), st.booleans())
-def test_one_task_takes_any_text(text, continued, truncated):
+def test_any_text_is_accepted_as_a_task(text, continued, truncated):
     found = read_task(text, continued=continued, truncated=truncated)
     check_spans(text, [one.span for one in found.items + found.discards], found.items)
     assert all(text[slice(*one.span)] == one.text and one.text.strip() for one in found.items)
@@ -73,7 +73,7 @@ def test_one_task_takes_any_text(text, continued, truncated):
 
 
 @given(LINE, st.booleans())
-def test_one_task_is_the_line_that_states_it(line, continued):
+def test_the_task_is_the_line_that_states_it(line, continued):
     assert [one.text for one in read_task(f"Task: {line}", continued=continued, truncated=False).items] == [line]
     assert [one.text for one in read_task(f" {line}\n\nAnswer: no", continued=continued, truncated=False).items] == [
         line
@@ -91,7 +91,7 @@ ANNOUNCED = st.builds(
 
 
 @given(ANNOUNCED, LINE)
-def test_what_announces_a_task_is_no_part_of_it(head, line):
+def test_an_announcement_is_not_part_of_the_task(head, line):
     text = f" {head}{line}\n"
     start, end = skip_preamble(text, 0, len(text))
     assert text[start:end] == line
@@ -100,7 +100,7 @@ def test_what_announces_a_task_is_no_part_of_it(head, line):
 
 
 @given(MESSY)
-def test_what_announces_a_task_is_a_beginning_of_its_own(text):
+def test_an_announcement_is_a_separate_beginning(text):
     start, end = skip_preamble(text, 0, len(text))
     begin, ending = content_span(text)
     assert begin <= start <= end <= ending
@@ -108,7 +108,7 @@ def test_what_announces_a_task_is_a_beginning_of_its_own(text):
 
 
 @given(MESSY, st.booleans(), st.booleans(), st.integers(1, 20))
-def test_numbered_takes_any_text(text, continued, truncated, last):
+def test_any_text_is_accepted_as_a_list(text, continued, truncated, last):
     found = read_numbered_list(text, first=9, last=last, continued=continued, truncated=truncated)
     spans = [item.span for item in found.items] + [one.span for one in found.discards]
     check_spans(text, spans, found.items)
@@ -118,7 +118,7 @@ def test_numbered_takes_any_text(text, continued, truncated, last):
 
 
 @given(MESSY, st.sampled_from([FORM, INPUT_FIRST, OUTPUT_FIRST]), st.booleans(), st.booleans(), st.integers(1, 20))
-def test_blocks_take_any_text(text, form, continued, truncated, last):
+def test_any_text_is_accepted_as_blocks(text, form, continued, truncated, last):
     found = read_blocks(text, form, first=4, last=last, continued=continued, truncated=truncated)
     spans = [block.span for block in found.blocks] + [one.span for one in found.discards]
     check_spans(text, spans, found.blocks)
@@ -130,7 +130,7 @@ def test_blocks_take_any_text(text, form, continued, truncated, last):
 
 
 @given(st.lists(LINE, min_size=1, max_size=7), st.booleans(), st.sampled_from([9, 1]))
-def test_a_well_formed_list_comes_back(lines, continued, begin):
+def test_a_well_formed_list_is_read_back(lines, continued, begin):
     if continued:
         text = "".join(f"{'' if place == 0 else f'{9 + place}.'} {line}\n" for place, line in enumerate(lines))
     else:
@@ -141,7 +141,7 @@ def test_a_well_formed_list_comes_back(lines, continued, begin):
 
 
 @given(st.lists(st.tuples(LINE, LINE | st.just(""), LINE), min_size=1, max_size=6))
-def test_well_formed_blocks_come_back(tasks):
+def test_well_formed_blocks_are_read_back(tasks):
     text = "\n\n".join(
         f"### Task {place}\nInstruction: {instruction}\nInput: {given_input or '<noinput>'}\nOutput: {output}"
         for place, (instruction, given_input, output) in enumerate(tasks, 4)

@@ -46,7 +46,7 @@ def read(text: str, *, most: int = 99, truncated: bool = False) -> Blocks | None
 
 
 @given(ROWS, INDENT, st.booleans(), st.booleans(), AROUND)
-def test_rows_come_back_with_their_places(
+def test_rows_are_read_back_with_their_spans(
     rows: list[dict[str, str]], indent: int | None, ascii_only: bool, named: bool, around: tuple[str, str]
 ) -> None:
     whole = json.dumps({"tasks": rows} if named else rows, indent=indent, ensure_ascii=ascii_only)
@@ -76,7 +76,7 @@ def test_any_prefix_yields_a_prefix_of_the_rows(
 
 
 @given(st.lists(FILLED, min_size=1, max_size=6), INDENT, st.booleans(), st.data())
-def test_strings_come_back_and_so_does_any_prefix(
+def test_strings_and_every_prefix_of_them_are_read_back(
     texts: list[str], indent: int | None, ascii_only: bool, data: st.DataObject
 ) -> None:
     text = json.dumps({"instructions": texts}, indent=indent, ensure_ascii=ascii_only)
@@ -91,7 +91,7 @@ def test_strings_come_back_and_so_does_any_prefix(
 
 
 @given(ROWS, st.integers(1, 4))
-def test_no_more_than_were_asked_for(rows: list[dict[str, str]], most: int) -> None:
+def test_no_more_rows_than_requested_are_read(rows: list[dict[str, str]], most: int) -> None:
     found = read(dumps({"tasks": rows}), most=most)
     assert found is not None
     assert [block.fields for block in found.blocks] == rows[:most]
@@ -99,7 +99,7 @@ def test_no_more_than_were_asked_for(rows: list[dict[str, str]], most: int) -> N
 
 
 @given(MESSY, st.booleans(), st.integers(1, 9))
-def test_any_text_is_taken(text: str, truncated: bool, most: int) -> None:
+def test_any_text_is_accepted(text: str, truncated: bool, most: int) -> None:
     found: Any
     for found in (
         read(text, most=most, truncated=truncated),
@@ -133,7 +133,7 @@ def test_any_text_is_taken(text: str, truncated: bool, most: int) -> None:
         ('{"instruction": "a", "input": ""}', "no_output"),
     ],
 )
-def test_what_is_no_row_is_discarded_alone(item: str, reason: str) -> None:
+def test_an_item_that_is_not_a_row_is_discarded_alone(item: str, reason: str) -> None:
     good = {"instruction": "a", "input": "", "output": "b"}
     text = f'{{"tasks": [{dumps(good)}, {item}, {dumps(good)}]}}'
     found = read(text)
@@ -156,11 +156,11 @@ def test_nesting_that_never_ends_is_one_discard() -> None:
      "### Task 4\nInstruction: a\nInput: [{}]\nOutput: b",
      '### Task 4\nInstruction: a\nInput:\n[{"a": 1}]\nOutput: b', '{"tasks": "none"}'],
 )  # fmt: skip
-def test_what_is_not_in_this_form_is_left_to_the_text_parser(text: str) -> None:
+def test_text_in_another_form_is_left_to_the_text_parser(text: str) -> None:
     assert read(text) is None
 
 
-def test_an_empty_array_leaves_a_trace() -> None:
+def test_an_empty_array_is_discarded_with_a_reason() -> None:
     found = read('{"tasks": []}')
     assert found is not None
     assert [one.reason for one in found.discards] == ["no_rows"]

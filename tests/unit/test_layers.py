@@ -115,7 +115,7 @@ def test_all_lists_the_public_names_of_a_package_and_nothing_else(package: Modul
         package.nothing  # noqa: B018
 
 
-def test_the_trainer_stands_on_the_two_lowest_layers_of_the_toolkit() -> None:
+def test_the_trainer_imports_only_the_two_lowest_layers_of_the_toolkit() -> None:
     edges = {(a, b) for a, others in graph().items() if a.startswith("finetune") for b in others}
     used = {(a, b) for a, b in edges if b.startswith("selfinstruct")}
     assert used

@@ -53,7 +53,7 @@ class TestNumbered:
     def test_a_list_that_begins_again_at_one(self):
         assert listing("1. Name a bird.\n2. Name a tree.", continued=False)[0] == ["Name a bird.", "Name a tree."]
 
-    def test_a_chat_answer_that_goes_on_inside_the_first_item(self):
+    def test_a_chat_answer_that_continues_inside_the_first_item(self):
         assert listing("Name a bird.\n10. Name a tree.", continued=False)[0] == ["Name a bird.", "Name a tree."]
 
     def test_a_chat_answer_that_begins_with_the_number_after(self):
@@ -110,7 +110,7 @@ class TestNumbered:
         assert items == ["a b", "c d"]
         assert [reason for reason, _ in discards] == ["no_instruction"]
 
-    def test_prose_is_no_list(self):
+    def test_prose_is_not_a_list(self):
         assert listing("I can't do that. In 2020. no.", continued=False) == (
             [],
             [("no_list", "I can't do that. In 2020. no.")],
@@ -166,7 +166,7 @@ class TestBlocks:
         text = "Instruction: Name a bird.\nOutput: An owl.\n\nInstruction: Name a tree.\nInput: acorns\nOutput: An oak."
         assert [one["output"] for one in blocks(text, continued=False)[0]] == ["An owl.", "An oak."]
 
-    def test_a_chat_answer_that_goes_on_inside_the_first_field(self):
+    def test_a_chat_answer_that_continues_inside_the_first_field(self):
         text = "Name a bird.\nInput: <noinput>\nOutput: An owl.\n\n### Task 5\nInstruction: x y\nOutput: z"
         assert len(blocks(text, continued=False)[0]) == 2
 
@@ -236,7 +236,7 @@ class TestBlocks:
     def test_letters_that_only_look_like_a_label(self):
         assert blocks(" a b\n\u0131nput: c\nOutput: d")[0] == [{"instruction": "a b\n\u0131nput: c", "output": "d"}]
 
-    def test_prose_is_no_block(self):
+    def test_prose_is_not_a_block(self):
         assert blocks("I can't do that.", continued=False) == ([], [("no_block", "I can't do that.")])
         assert blocks("", continued=False) == ([], [])
 

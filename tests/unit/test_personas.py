@@ -376,7 +376,7 @@ def test_a_list_of_people_is_continued_and_each_new_one_gets_a_task():
     assert last.context["persona"] == "A nurse in Lima who"
 
 
-def test_a_persona_that_resembles_a_shown_one_is_rejected_and_no_persona_is_a_task():
+def test_a_persona_that_resembles_a_shown_one_is_rejected_and_personas_are_not_tasks():
     made, request = asked(generate=True, people=4, list_length=6, continued={"max_tokens": 66})
     assert request.sampling.max_tokens == 66
     received = made.receive(request, answer(" A baker in Lyon who pays little rent.\n6. A smith in Riga."), View())

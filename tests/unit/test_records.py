@@ -59,7 +59,7 @@ def test_counters_are_read_from_their_text() -> None:
     assert CounterRow.from_text("evol|epoch 1") == CounterRow("evol", "epoch 1")
 
 
-def test_methods_of_a_mixed_run_have_tables_of_their_own() -> None:
+def test_methods_of_a_mixed_run_have_separate_tables() -> None:
     assert str(CounterRow("evol", "epoch 1").for_method("hard")) == "hard: evol|epoch 1"
     assert str(CounterKey("quality", "clarity", "4").for_method("hard")) == "hard: quality|clarity|4"
     assert CounterKey("quality", "clarity", "4").for_method("") == CounterKey("quality", "clarity", "4")
