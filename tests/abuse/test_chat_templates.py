@@ -1,6 +1,7 @@
 """A chat template is a program from somebody else: it sees the conversation, and nothing else.
 
-It runs in the sandbox of transformers, in this process. A forbidden operation raises one error, and an endless one is stopped.
+It runs in the sandbox of transformers, in this process. A forbidden operation raises one error, and an
+endless one is stopped.
 """
 
 from __future__ import annotations

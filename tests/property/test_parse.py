@@ -1,4 +1,4 @@
-"""Parsers over any text: never a crash, spans in order, complete lists are read back, and markers in content forge nothing."""
+"""Parsers on any text: no crash, ordered spans, complete lists are read back, and markers in content forge nothing."""
 
 from itertools import pairwise
 
