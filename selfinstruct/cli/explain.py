@@ -51,7 +51,7 @@ def command(run_dir: Path, name: str, as_json: bool) -> None:
 
 def _page(explanation: Explanation) -> Iterator[str]:
     candidate = explanation.candidate.candidate
-    yield f"{_title(explanation)}: {_fate_of(explanation)}"
+    yield f"{_title(explanation)}: {_result(explanation)}"
     fields = [("instruction", candidate.instruction), ("input", candidate.input), ("output", candidate.output)]
     for label, text in [(message.role, message.content) for message in candidate.messages] or fields:
         if text:
@@ -70,7 +70,7 @@ def _title(explanation: Explanation) -> str:
     return f"{row}candidate {explanation.id}"
 
 
-def _fate_of(explanation: Explanation) -> str:
+def _result(explanation: Explanation) -> str:
     candidate = explanation.candidate
     if explanation.row:
         return "kept"
@@ -113,7 +113,7 @@ def _step(number: int, step: Step) -> Iterator[str]:
             yield f"    {_indented(_plain(other.text), 4)}"
     if step.candidate.id:
         kind = step.candidate.candidate.kind.replace("_", " ")
-        yield f"  candidate {step.candidate.id}, a {kind}: {_fate(step)}"
+        yield f"  candidate {step.candidate.id}, a {kind}: {_step_result(step)}"
     for verdict in step.candidate.verdicts:
         score = "" if verdict.score is None else f" {verdict.score:.4g}"
         yield f"  {verdict.filter}:{score} {'kept' if verdict.kept else f'rejected, {verdict.reason}'}"
@@ -123,7 +123,7 @@ def _step(number: int, step: Step) -> Iterator[str]:
             yield f"    nearest, {near.id}: {_indented(_marked(near.text, near.common), 4)}"
 
 
-def _fate(step: Step) -> str:
+def _step_result(step: Step) -> str:
     return "kept" if step.candidate.kept else f"rejected, {step.candidate.reason}"
 
 

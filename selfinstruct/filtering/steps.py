@@ -92,7 +92,7 @@ def _rules(options: FilterFileOptions) -> Iterator[Step]:
     for plugin in options.plugins:
         yield _step(plugin, plugin.name)
     if options.verify:
-        yield Step(_Verified(), "verify", _verifier_and_answer, reported=_answered)
+        yield Step(_Verified(), "verify", _verifier_and_answer, reported=_answer_of)
 
 
 def _models(options: FilterFileOptions) -> Iterator[Step]:
@@ -107,16 +107,16 @@ def _models(options: FilterFileOptions) -> Iterator[Step]:
     if options.ifd is not None:
         low, high = options.ifd
         difficulty = _RowIfd(Ifd(scorer, min=low, max=high))
-        yield Step(difficulty, f"ifd {_bounds(low, high)}", _prompt_and_answer, reported=_answered)
+        yield Step(difficulty, f"ifd {_bounds(low, high)}", _prompt_and_answer, reported=_answer_of)
 
 
 def _indexes(options: FilterFileOptions) -> Iterator[Step]:
     if options.rouge is not None:
-        yield Step(NoveltyIndex(options.rouge, options.tokenizer), f"rouge {options.rouge:g}", _asked)
+        yield Step(NoveltyIndex(options.rouge, options.tokenizer), f"rouge {options.rouge:g}", _instruction_of)
     if options.minhash is not None:
         yield Step(NearDuplicateIndex(options.minhash), f"minhash {options.minhash:g}", full_text)
     if options.semantic is not None:
-        yield Step(SemanticIndex(options.semantic, options.embedder), f"semantic {options.semantic:g}", _asked)
+        yield Step(SemanticIndex(options.semantic, options.embedder), f"semantic {options.semantic:g}", _instruction_of)
 
 
 def _step(member: Filter, label: str) -> Step:
@@ -155,11 +155,11 @@ def _texts_of(row: SourceRow) -> RowTexts:
     return row.texts
 
 
-def _asked(row: SourceRow) -> str:
+def _instruction_of(row: SourceRow) -> str:
     return _texts_of(row).question
 
 
-def _answered(row: SourceRow) -> str:
+def _answer_of(row: SourceRow) -> str:
     return _texts_of(row).answer
 
 
@@ -168,17 +168,17 @@ def full_text(row: SourceRow) -> str:
     return _texts_of(row).full_text
 
 
-TEXTS: Mapping[Reads, Text] = {"row": full_text, "instruction": _asked, "output": _answered}
+TEXTS: Mapping[Reads, Text] = {"row": full_text, "instruction": _instruction_of, "output": _answer_of}
 
 
 def _verifier_and_answer(row: SourceRow) -> str:
     """Return a row's verifier and answer as one JSON text, since a filter decides on texts."""
-    return dumps([without_nulls(row.value.get("verifier")), _answered(row)])
+    return dumps([without_nulls(row.value.get("verifier")), _answer_of(row)])
 
 
 def _prompt_and_answer(row: SourceRow) -> str:
     """Return a row's prompt and answer as one JSON text, since a filter decides on texts."""
-    return dumps([_texts_of(row).prompt, _answered(row)])
+    return dumps([_texts_of(row).prompt, _answer_of(row)])
 
 
 @dataclass(frozen=True)

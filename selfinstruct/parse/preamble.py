@@ -8,15 +8,15 @@ from selfinstruct.parse.text import strip_span
 
 __all__ = ["skip_preamble"]
 
-_SAID = r"(?:sure|certainly|of course|absolutely|okay|ok)\b[^\n:]{0,40}?\s{0,4}[*_]{0,3}"
+_ACKNOWLEDGEMENT = r"(?:sure|certainly|of course|absolutely|okay|ok)\b[^\n:]{0,40}?\s{0,4}[*_]{0,3}"
 _HERE = r"here(?:['\u2019]s| is)\b(?! (?:my|our)\b)"  # "Here is my question:" belongs to the task
 _WHAT = r"\b(?:task|problem|challenge|exercise|version|rewrite|prompt|instruction|question|request)\b"
 _PERSON = r"\b(?:persona|(?:this|the) person)\b"
 _COLON = r":[*_]{0,3}[ \t]*"
 
 _ANNOUNCED = re.compile(
-    rf"[*_]{{0,3}}(?:(?:{_SAID})?{_HERE}[^\n:]{{0,80}}{_WHAT}[^\n:]{{0,40}}{_COLON}(?:\n|\Z)"
-    rf"|(?:{_SAID}{_HERE}[^\n:]{{0,80}}{_WHAT}[^\n:]{{0,40}}"  # the task may follow on the same line
+    rf"[*_]{{0,3}}(?:(?:{_ACKNOWLEDGEMENT})?{_HERE}[^\n:]{{0,80}}{_WHAT}[^\n:]{{0,40}}{_COLON}(?:\n|\Z)"
+    rf"|(?:{_ACKNOWLEDGEMENT}{_HERE}[^\n:]{{0,80}}{_WHAT}[^\n:]{{0,40}}"  # the task may follow on the same line
     rf"|{_HERE}[^\n:]{{0,80}}{_WHAT}[^\n:]{{0,40}}{_PERSON}[^\n:]{{0,20}}|{_HERE} (?:a|one|the|your) task){_COLON})",
     re.IGNORECASE,
 )

@@ -1,4 +1,4 @@
-"""Comparison of two runs: the rows that both have, and the fate of the other rows."""
+"""Comparison of two runs: the rows that both have, and the reasons why other rows are missing."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ from selfinstruct.records import (
 from selfinstruct.strategies.abilities import BeginsWithTasks, ChoosesFormat, ChoosesTarget, RecoversFailures
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.contexts import context_json, read_context
-from selfinstruct.strategies.shared.demonstrations import is_alone, is_other, preferred, task_ids
+from selfinstruct.strategies.shared.demonstrations import is_other_task, needs_no_input, preferred, task_ids
 from selfinstruct.strategies.shared.stage import Stage
 from selfinstruct.verifiers import verify
 
@@ -197,7 +197,9 @@ class Conversation(Strategy, BeginsWithTasks, ChoosesFormat, ChoosesTarget, Reco
 
     def _request_openings(self, view: View, rng: Rng) -> Request | None:
         options, stage = self.options, self.options.opening
-        shown = rng.sample(preferred(view.seeds, is_alone, is_other, self._in_domains), options.demonstrations)
+        shown = rng.sample(
+            preferred(view.seeds, needs_no_input, is_other_task, self._in_domains), options.demonstrations
+        )
         if not shown:
             return None
         first = len(shown) + 1

@@ -49,10 +49,10 @@ from selfinstruct.strategies.shared.demonstrations import (
     has_instances,
     instruction_length,
     interleaved,
-    is_alone,
-    is_label,
-    is_other,
-    is_paired,
+    is_classification_task,
+    is_other_task,
+    needs_input,
+    needs_no_input,
     preferred,
     shortest,
     task_ids,
@@ -211,7 +211,7 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
         options = self.options
         machine = rng.sample(view.tasks, options.machine_demonstrations)
         human = preferred(
-            view.seeds, self._in_domains, lambda seed: bool(options.input_first_examples) or is_alone(seed)
+            view.seeds, self._in_domains, lambda seed: bool(options.input_first_examples) or needs_no_input(seed)
         )
         count = options.human_demonstrations + options.machine_demonstrations
         shown = rng.shuffled([*rng.sample(human, count - len(machine)), *machine])
@@ -297,8 +297,8 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
     def _classified_seeds(self, view: View) -> _Examples:
         """Choose seeds of both classes; none if no seed is a classification task."""
         options = self.options
-        yes = self._shortest_seeds(view, options.classify_yes, instruction_length, is_label)
-        no = self._shortest_seeds(view, options.classify_no, instruction_length, is_other) if yes else []
+        yes = self._shortest_seeds(view, options.classify_yes, instruction_length, is_classification_task)
+        no = self._shortest_seeds(view, options.classify_no, instruction_length, is_other_task) if yes else []
         seeds = interleaved(yes, no)
         text = "\n\n".join(
             f"Task: {collapse(seed.instruction)}\nClassification: {'yes' if seed.is_classification else 'no'}"
@@ -308,13 +308,13 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
 
     def _label_seeds(self, view: View) -> _Examples:
         count = self.options.output_first_examples
-        seeds = self._shortest_seeds(view, count, self._shown_size, is_label, has_instances)
+        seeds = self._shortest_seeds(view, count, self._shown_size, is_classification_task, has_instances)
         return _Examples(task_ids(seeds), "\n\n".join(self._example(seed, True) for seed in seeds))
 
     def _other_seeds(self, view: View) -> _Examples:
         count, size = self.options.input_first_examples, self._shown_size
-        alone = self._shortest_seeds(view, count // 2, size, is_other, has_instances, is_alone)
-        paired = self._shortest_seeds(view, count - len(alone), size, is_other, has_instances, is_paired)
+        alone = self._shortest_seeds(view, count // 2, size, is_other_task, has_instances, needs_no_input)
+        paired = self._shortest_seeds(view, count - len(alone), size, is_other_task, has_instances, needs_input)
         seeds = interleaved(paired, alone)
         return _Examples(task_ids(seeds), "\n\n".join(self._example(seed, False) for seed in seeds))
 

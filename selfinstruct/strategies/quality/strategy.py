@@ -285,14 +285,14 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
 
     def _receive_score(self, request: Request, answers: Answers, step: JudgeStep, completion: Completion) -> Received:
         continued = request.is_raw and request.sampling.schema is None
-        score = Score(*read_score(_spoken_text(completion), *step.scale, continued=continued))
+        score = Score(*read_score(_text_without_reasoning(completion), *step.scale, continued=continued))
         counter = _counter(request, step.rubric, "none" if score.value is None else f"{score.value:g}")
         answers = answers.with_score(step.answer, step.rubric, score)
         return self._continue(request, answers, _Reading(counters=(counter,)))
 
     def _receive_tags(self, request: Request, answers: Answers, completion: Completion) -> Received:
         continued = request.is_raw and request.sampling.schema is None
-        tags = read_labels(_spoken_text(completion), TAGS, continued=continued)
+        tags = read_labels(_text_without_reasoning(completion), TAGS, continued=continued)
         counters = tuple(_counter(request, name, word or "none") for name, word in tags.items())
         return self._finish(request, answers, _Reading(counters=counters), tags=tags)
 
@@ -360,7 +360,7 @@ def _judge_step(state: Mapping[str, Any]) -> JudgeStep:
     return from_json(JudgeStep, state["asked"])
 
 
-def _spoken_text(completion: Completion) -> str:
+def _text_without_reasoning(completion: Completion) -> str:
     """Return a judge's answer without the reasoning before it."""
     start, end = answer_span(completion.text)
     return completion.text[start:end]

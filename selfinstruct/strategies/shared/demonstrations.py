@@ -12,11 +12,11 @@ __all__ = [
     "has_instances",
     "instruction_length",
     "interleaved",
-    "is_alone",
-    "is_label",
-    "is_other",
-    "is_paired",
+    "is_classification_task",
+    "is_other_task",
     "longest_field",
+    "needs_input",
+    "needs_no_input",
     "preferred",
     "shortest",
     "task_ids",
@@ -28,24 +28,24 @@ def has_instances(task: Task) -> bool:
     return bool(task.instances)
 
 
-def is_alone(task: Task) -> bool:
+def needs_no_input(task: Task) -> bool:
     """Return True for a task that needs no input."""
     return not any(instance.input for instance in task.instances)
 
 
-def is_paired(task: Task) -> bool:
+def needs_input(task: Task) -> bool:
     """Return True for a task that needs an input."""
-    return not is_alone(task)
+    return not needs_no_input(task)
 
 
-def is_label(task: Task) -> bool:
+def is_classification_task(task: Task) -> bool:
     """Return True for a classification task."""
     return task.is_classification is True
 
 
-def is_other(task: Task) -> bool:
+def is_other_task(task: Task) -> bool:
     """Return True for a task that is not known to be a classification task."""
-    return not is_label(task)
+    return not is_classification_task(task)
 
 
 def instruction_length(task: Task) -> int:
