@@ -159,7 +159,7 @@ def read_record(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_valid(record: dict[str, Any]) -> bool:
-    """Whether a record has every key that is read later, with a value of the right type."""
+    """Return whether a record has every key that is read later, with a value of the right type."""
     try:
         for name in ("before", "after"):
             if name in record or record["complete"]:

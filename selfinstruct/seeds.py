@@ -287,6 +287,7 @@ class SeedReport:
 
     @property
     def ok(self) -> bool:
+        """Whether the file has tasks, and neither errors nor warnings."""
         return not self.errors and not self.warnings and self.tasks > 0
 
 

@@ -219,5 +219,5 @@ class Renderer:
 
 
 def _equivalent(first: str, second: str) -> bool:
-    """Whether two texts are equal up to NFKC, which some tokenizers apply."""
+    """Return whether two texts are equal up to NFKC, which some tokenizers apply."""
     return first == second or unicodedata.normalize("NFKC", first) == unicodedata.normalize("NFKC", second)

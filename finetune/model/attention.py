@@ -79,7 +79,7 @@ def use_packed_attention(model: Any, name: str) -> None:
 
 
 def is_packed(model: Any) -> bool:
-    """Whether a model was switched to attention over packed documents."""
+    """Return whether a model was switched to attention over packed documents."""
     return str(getattr(model.config, "_attn_implementation", "")).startswith(_PREFIX)
 
 

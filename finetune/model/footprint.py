@@ -269,7 +269,7 @@ def total_memory(device: torch.device) -> int | None:
 
 
 def fits_in_memory(parts: dict[str, int], available: int | None) -> bool:
-    """Whether predicted memory fits into ``available`` bytes, minus a margin; True if that is unknown."""
+    """Return whether predicted memory fits into ``available`` bytes, minus a margin; True if that is unknown."""
     return available is None or sum(parts.values()) <= _USABLE * available
 
 

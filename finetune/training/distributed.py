@@ -52,7 +52,7 @@ class World:
         return value
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether ``flag`` is set on any process. Only the hosts communicate, without synchronising the GPUs."""
+        """Return whether ``flag`` is set on any process. Only the hosts communicate, without synchronising the GPUs."""
         return flag if self.world_size == 1 else bool(self.all_reduce(torch.tensor(float(flag))))
 
     def barrier(self) -> None:
@@ -65,7 +65,7 @@ SINGLE_PROCESS = World(torch.device("cpu"))
 
 
 def is_main_process() -> bool:
-    """Whether this process has rank 0 under torchrun, or was not started by it."""
+    """Return whether this process has rank 0 under torchrun, or was not started by it."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

@@ -238,7 +238,7 @@ class _Monitor:
 
 @contextmanager
 def _prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Iterator[Batch]]:
-    """On a GPU, build and copy batches in a thread while the device computes; on a CPU, build them on demand."""
+    """Build and copy batches in a thread while a GPU computes; on a CPU, build them on demand."""
     if device.type != "cuda":
         yield batches
         return

@@ -303,7 +303,7 @@ class Engine:
     def _is_own_fault(
         self, number: int, flight: _InFlight, error: TransientError | RequestError, *, thorough: bool
     ) -> bool:
-        """Whether a request itself is at fault: the server answered others while it failed on this one.
+        """Return whether a request itself is at fault: the server answered others while it failed on this one.
 
         The evidence is a completion of a request that was sent after the first failure, since servers fail suddenly.
         A lost connection may mark the moment when the server went down, so there the completion must be of a request

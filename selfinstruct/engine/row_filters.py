@@ -134,6 +134,7 @@ class FilteredCandidate:
 
     @property
     def kept(self) -> bool:
+        """Whether no filter rejected the candidate."""
         return all(verdict.kept for verdict in self.verdicts)
 
     @property
@@ -257,7 +258,7 @@ class _Verdicts:
         self.verdicts: list[list[Verdict]] = [list(candidate.verdicts) for candidate in candidates]
 
     def kept(self, index: int) -> bool:
-        """Whether no filter has rejected the candidate so far."""
+        """Return whether no filter has rejected the candidate so far."""
         return all(verdict.kept for verdict in self.verdicts[index])
 
     def record(self, indices: Sequence[int], verdicts: Sequence[Verdict]) -> list[int]:

@@ -172,7 +172,7 @@ class RunState:
         )
 
     def equals(self, other: RunState) -> bool:
-        """Whether both states have the same scheduler state, pool and counts."""
+        """Return whether both states have the same scheduler state, pool and counts."""
         return self._comparable() == other._comparable()
 
     def _comparable(self) -> tuple[Any, ...]:

@@ -112,6 +112,7 @@ class Stats:
         return {label: MethodStats(*(self.methods[f"{figure}|{label}"] for figure in figures)) for label in labels}
 
     def to_json(self) -> dict[str, Json]:
+        """Return the counts as JSON."""
         return {
             name: {str(key): count for key, count in value.items()} if isinstance(value, Counter) else value
             for name, value in vars(self).items()
@@ -119,6 +120,7 @@ class Stats:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Stats:
+        """Rebuild the counts from the value of ``to_json``."""
         values: dict[str, Any] = {
             name: Counter(figure) if isinstance(figure, Mapping) else figure for name, figure in value.items()
         }

@@ -134,8 +134,8 @@ class Pipeline:
                 _Item(number, row, str(first_id + number) if id_column is None else text_of_row(row, id_column, number))
                 for number, row in enumerate(batch, start=start)
             ]
-            for member, of in members:
-                self._apply(member, of, [item for item in items if item.kept])
+            for member, member_column in members:
+                self._apply(member, member_column, [item for item in items if item.kept])
             start += len(batch)
             yield from items
 
@@ -156,8 +156,10 @@ class Pipeline:
 
     def _dataset_rows(self, dataset: Dataset, column: Column, id_column: Column | None) -> Iterator[Mapping[str, Any]]:
         """Yield the rows of a dataset, with only the columns that are read."""
-        columns = {of for of in (*(of for _, of in self._members(column)), id_column) if of is not None}
-        names = {of for of in columns if isinstance(of, str)}
+        columns = {member_column for _, member_column in self._members(column)}
+        if id_column is not None:
+            columns.add(id_column)
+        names = {name for name in columns if isinstance(name, str)}
         if missing := sorted(names - set(dataset.column_names)):
             raise UsageError(f"no column {missing[0]!r}; there are {', '.join(dataset.column_names)}")
         plain = dataset.with_format(None)

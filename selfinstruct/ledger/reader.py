@@ -217,7 +217,7 @@ class Reader:
         return (row[0] if row else 0) or 0
 
     def has_executions(self) -> bool:
-        """Whether the ledger has results of verifiers that ran code."""
+        """Return whether the ledger has results of verifiers that ran code."""
         return self._query_one("SELECT 1 FROM sqlite_master WHERE name = 'executions'") is not None
 
     def executions(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -240,7 +240,7 @@ class Reader:
         self._query_one("SELECT 1 FROM meta LIMIT 1")  # the first read determines which commits are visible
 
     def has_outcomes(self) -> bool:
-        """Whether any request has an outcome."""
+        """Return whether any request has an outcome."""
         return self._query_one("SELECT 1 FROM outcomes LIMIT 1") is not None
 
     def outcomes(self, start: int = 0) -> Iterator[RecordedOutcome]:
@@ -321,6 +321,7 @@ class Reader:
         return Spending(sends[0], *used, *lost)
 
     def close(self) -> None:
+        """Close the file."""
         self._connection.close()
 
     def __enter__(self) -> Reader:
@@ -360,7 +361,7 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def has_run(folder: Path) -> bool:
-    """Whether ``folder`` holds a run: its ledger exists and its first transaction is committed.
+    """Return whether ``folder`` holds a run: its ledger exists and its first transaction is committed.
 
     Raises:
         LedgerError: If the file is damaged, belongs to another program or has an unknown schema.

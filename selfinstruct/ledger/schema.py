@@ -93,7 +93,7 @@ def check_structure(connection: sqlite3.Connection, path: Path, *, quick: bool =
 
 
 def is_empty(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether nothing was ever committed to the database.
+    """Return whether nothing was ever committed to the database.
 
     Raises:
         LedgerError: If the file belongs to another program, has an unknown schema or is truncated.
@@ -135,7 +135,7 @@ def ledger_error(path: Path, error: sqlite3.Error) -> LedgerError:
 
 
 def _is_truncated(path: Path) -> bool:
-    """Whether the file ends within a page that no log holds. Must be called before SQLite opens the log."""
+    """Return whether the file ends within a page that no log holds. Must be called before SQLite opens the log."""
     log = path.with_name(path.name + "-wal")
     try:
         if log.exists() and log.stat().st_size:
@@ -150,7 +150,7 @@ def _is_truncated(path: Path) -> bool:
 
 
 def _is_full(folder: Path) -> bool:
-    """Whether the file system has no room for another block or another file."""
+    """Return whether the file system has no room for another block or another file."""
     try:
         stats = os.statvfs(folder)
     except OSError:

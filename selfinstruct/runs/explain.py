@@ -169,7 +169,7 @@ class _RequestChain:
             number = request.parent
 
     def contains(self, number: int) -> bool:
-        """Whether a request is in the chain; its verdicts then list the nearest texts even of accepted candidates."""
+        """Return whether a request is in the chain; its verdicts then list the nearest texts of all candidates."""
         return number in self._numbers
 
     def collect(self, filtered: FilterOutcome, outcome: Outcome) -> None:

@@ -151,7 +151,7 @@ def _write(state: RunState, name: str, path: Path, filtered: list[FilterOutcome]
 
 
 def _can_hold(name: str, state: RunState) -> bool:
-    """Whether a format can hold the rows. Preference data omits rows without a pair instead."""
+    """Return whether a format can hold the rows. Preference data omits rows without a pair instead."""
     return name not in FORMATS or name in CONVERSATIONS or not any(row.candidate.messages for row in state.rows)
 
 

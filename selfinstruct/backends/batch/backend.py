@@ -84,7 +84,7 @@ class OpenAIBatchBackend(BatchBackend):
 
     async def resume(self, requests: Iterable[Request]) -> set[int]:
         by_name = {custom_id(request, self._server.body(request)): request for request in requests}
-        journal, held = self._journal, set()
+        journal, at_server = self._journal, set[int]()
         journal.keep_only(by_name)
         ids = await self._api.find_batches([batch.mark for batch in journal.batches if batch.state == "asked"])
         for batch in journal.batches:
@@ -95,12 +95,12 @@ class OpenAIBatchBackend(BatchBackend):
         if journal.path.exists() or journal.batches:
             journal.write()
         for batch in journal.batches:
-            held |= {by_name[name].number for name in batch.requests}
+            at_server |= {by_name[name].number for name in batch.requests}
             if batch.state != "void":
                 for name in batch.requests:
                     self._pending[name] = _Pending(by_name[name], self._future(), submitted=True)
                 self._spawn(self._guarded(batch, self._follow(batch, list(batch.requests))))
-        return held
+        return at_server
 
     async def wait_for_batch(self, request: Request) -> None:  # noqa: ARG002  (all requests wait for the same event)
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -172,7 +172,7 @@ class OpenAIBatchBackend(BatchBackend):
             pending.answer.set_result(answer)
 
     def _submit_if_complete(self) -> None:
-        """Once no other request can join, release the requests held back; if none is, submit the queue."""
+        """Release the requests held back once no other can join; submit the queue if none is held back."""
         if self._waiting < self._active:
             return
         held_back, self._held_back = [ready for ready in self._held_back if not ready.done()], []

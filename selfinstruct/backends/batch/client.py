@@ -222,7 +222,7 @@ class BatchApi:
         self._on_status(self._server.hide(text))
 
     async def pause(self, seconds: float) -> None:
-        """Wait, until ``detached`` is set at most."""
+        """Wait for some seconds, or until ``detached`` is set."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.detached.wait()
