@@ -21,7 +21,7 @@ class FilterFileOptions:
     Attributes:
         rouge: Drop a row whose instruction has a ROUGE-L F1 above this with the instruction of a kept row.
         minhash: Jaccard similarity of whole rows from which a row is a near-duplicate.
-        semantic: Drop a row whose instruction's embedding has a cosine above this with the one of a kept row.
+        semantic: Drop a row if its instruction's embedding has a cosine above this with a kept row's embedding.
         embedder: Name or directory of the embedding model for ``semantic``; see ``SemanticIndex``.
         words: Fewest and most words of an instruction.
         keywords: Drop instructions that text cannot fulfil.
