@@ -26,10 +26,10 @@ from transformers import AttentionInterface
 from finetune.data.batch import PackedSequences
 from selfinstruct.errors import UsageError
 
-__all__ = ["is_packed", "original_attention", "resolve_attention", "use_packed_attention"]
+__all__ = ["NO_PACKING", "is_packed", "original_attention", "resolve_attention", "use_packed_attention"]
 
 _PREFIX = "finetune_"
-_NO_PACKING = "train it one document at a time: --set packing=false"
+NO_PACKING = "train it one document at a time: --set packing=false"
 _USE_SDPA = "use --set attention=sdpa"
 # Keyword arguments by which layers change the result of their attention, and which are not implemented here.
 _UNSUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
@@ -66,7 +66,7 @@ def use_packed_attention(model: Any, name: str) -> None:
     original = model.config._attn_implementation
     refusal = UsageError(
         f"packed documents can't be isolated in a model of type {model.config.model_type!r}: its attention does not "
-        f"go through the interface of transformers; {_NO_PACKING}"
+        f"go through the interface of transformers; {NO_PACKING}"
     )
     try:
         model.set_attn_implementation(_PREFIX + name)
@@ -182,19 +182,19 @@ def _check(module: Any, packed: PackedSequences | None, mask: Tensor | None, kwa
     if packed is None:
         raise UsageError(
             f"{layer} was called without document boundaries: generate within "
-            f"finetune.model.attention.original_attention; if this is training, {_NO_PACKING}"
+            f"finetune.model.attention.original_attention; if this is training, {NO_PACKING}"
         )
     unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
     unsupported += ["a custom mask"] if mask is not None else []
     if unsupported:
         raise UsageError(
-            f"the attention of {layer} has {', '.join(unsupported)}, which packing would ignore; {_NO_PACKING}"
+            f"the attention of {layer} has {', '.join(unsupported)}, which packing would ignore; {NO_PACKING}"
         )
     if not getattr(module, "is_causal", True) or kwargs.get("is_causal") is False:
         raise UsageError(f"{layer} is not causal; only causal language models are trained")
     chunk = getattr(getattr(module, "config", None), "attention_chunk_size", None)
     if chunk and packed.max_seqlen > chunk:
-        raise UsageError(f"{layer} attends in chunks of {chunk} tokens; {_NO_PACKING}, or --set max_length={chunk}")
+        raise UsageError(f"{layer} attends in chunks of {chunk} tokens; {NO_PACKING}, or --set max_length={chunk}")
     return packed
 
 

@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from finetune.data.batch import collate
 from finetune.data.corpus import Corpus, Document
+from finetune.model.attention import NO_PACKING
 from finetune.model.packed_lm import PackedCausalLM
 from selfinstruct.common.rng import Rng
 from selfinstruct.errors import UsageError
 
 __all__ = ["check_head", "check_isolation"]
 
-_NO_PACKING = "train it one document at a time: --set packing=false"
 _MAX_SEQLEN = 16
 # Tolerances for hidden states, relative to their norm, in float32 and in 16 bits. With another neighbour of the same
 # length, states are equal to the last bit, except with experts, whose matrix products change their shapes. A document
@@ -46,19 +46,19 @@ def check_isolation(packed_lm: PackedCausalLM, device: torch.device | str = "cpu
             (first_alone,), (second_alone,) = (_hidden_states(packed_lm, corpus, (i,), device) for i in (0, 1))
     except TypeError as error:
         raise UsageError(
-            f"a model of type {model_type!r} does not pass document boundaries to its layers ({error}); {_NO_PACKING}"
+            f"a model of type {model_type!r} does not pass document boundaries to its layers ({error}); {NO_PACKING}"
         ) from None
     deviation = max(_deviation(second, other_first), _deviation(first, other_second))
     if not deviation <= _NEIGHBOUR_TOLERANCE[not exact]:
         raise UsageError(
             f"packed documents see each other in a model of type {model_type!r} (states differ by {deviation:.1%}); "
-            f"{_NO_PACKING}"
+            f"{NO_PACKING}"
         )
     deviation = max(_deviation(first, first_alone), _deviation(second, second_alone))
     if not deviation <= _ALONE_TOLERANCE[not exact]:
         raise UsageError(
             f"in a model of type {model_type!r} a packed document differs from the same document alone (states differ "
-            f"by {deviation:.1%}); {_NO_PACKING}"
+            f"by {deviation:.1%}); {NO_PACKING}"
         )
 
 

@@ -12,7 +12,7 @@ from selfinstruct.parse.text import fence_spans
 
 __all__ = [
     "CodeBlock", "Finding", "Kind", "Spec", "check_any", "check_count", "check_flag", "check_number", "check_text",
-    "check_texts", "check_tolerance", "code_blocks", "nearest_name", "short",
+    "check_texts", "check_tolerance", "code_blocks", "nearest_name", "short", "shorten",
 ]  # fmt: skip
 
 Spec = Mapping[str, Any]
@@ -110,7 +110,12 @@ def short(value: Any) -> str:
         text = dumps(value if not isinstance(value, str) else value[: 2 * _SHOWN_CHARS])
     except (TypeError, ValueError, RecursionError):
         text = ascii(value)[: 2 * _SHOWN_CHARS]
-    return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 3]}..."
+    return shorten(text)
+
+
+def shorten(text: str, limit: int = _SHOWN_CHARS) -> str:
+    """Return `text`, cut to `limit` characters and with an ellipsis at its end if it is longer."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def nearest_name(word: str, names: Iterable[str]) -> str:

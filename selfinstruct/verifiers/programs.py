@@ -17,6 +17,7 @@ from selfinstruct.verifiers.base import (
     check_tolerance,
     code_blocks,
     short,
+    shorten,
 )
 from selfinstruct.verifiers.patterns import encodable
 
@@ -25,7 +26,6 @@ __all__ = ["PYTHON", "TESTS", "is_close", "is_equal"]
 _MAX_EXPRESSION = 10_000  # characters
 _MAX_PROGRAM = 100_000  # characters
 _MAX_VALUE = 100_000  # characters of a value's repr
-_SHOWN_CHARS = 100
 _EXPRESSION_SECONDS = 5.0
 _TEST_SECONDS = 5.0  # unless a specification says otherwise
 _CHECK_SECONDS = 1.0  # of tests alone, when a specification is checked
@@ -60,8 +60,7 @@ def _verify_expression(spec: Spec, answer: str) -> Finding:
         if result.value is None:
             return Finding(False, expected, f"a value of more than {_MAX_VALUE:,} characters")
         text, value = result.value
-        shown = text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 3]}..."
-        return Finding(is_equal(value, spec["value"], spec.get("tolerance")), expected, shown)
+        return Finding(is_equal(value, spec["value"], spec.get("tolerance")), expected, shorten(text))
     return Finding(False, expected, finding)
 
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from selfinstruct.errors import MissingExtraError, SelfInstructError
+from selfinstruct.verifiers.base import shorten
 
 if TYPE_CHECKING:
     from pydantic_monty import Monty, OSPolicy, ResourceLimits
@@ -139,9 +140,7 @@ def _failure(message: str, seconds: float, index: int, line: int) -> Result:
         error, unsupported = f"unsupported Python: {text.rpartition('yet support ')[2]}", True
     else:
         error = f"{kind}: {text}" if text else kind
-    if len(error) > _MAX_MESSAGE:
-        error = f"{error[: _MAX_MESSAGE - 3]}..."
-    return Result(error=error, source=index, line=line, unsupported=unsupported)
+    return Result(error=shorten(error, _MAX_MESSAGE), source=index, line=line, unsupported=unsupported)
 
 
 def _too_slow(seconds: float) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from selfinstruct.common.codec import canonical, loads
 from selfinstruct.errors import MissingExtraError
-from selfinstruct.verifiers.base import Finding, Kind, Spec, code_blocks, nearest_name, short
+from selfinstruct.verifiers.base import Finding, Kind, Spec, code_blocks, nearest_name, short, shorten
 from selfinstruct.verifiers.patterns import check_pattern, search, worst_case
 
 __all__ = ["JSON"]
@@ -300,8 +300,7 @@ def _inner(keyword: str, wanted: Any) -> list[tuple[str, Any]]:
 def _message(error: Any) -> str:
     """Return where the value is wrong (``$.tags[1]``) and why."""
     position = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-    text = f"${position}: {error.message}"
-    return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE - 3]}..."
+    return shorten(f"${position}: {error.message}", _MAX_MESSAGE)
 
 
 def _read(answer: str) -> Any:
