@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from finetune.session import Preview
 
-__all__ = ["plain_line", "show_preview", "show_progress"]
+__all__ = ["show_preview", "show_progress"]
 
 _PHASES = {
     "loading": "loading the model",
@@ -29,10 +29,10 @@ _PHASES = {
 
 def show_progress(progress: TrainingProgress) -> AbstractContextManager[None]:
     """Show ``progress`` on standard error while the context is open."""
-    return show(lambda: _render(progress), lambda: plain_line(progress), last=False)  # the report follows
+    return show(lambda: _render(progress), lambda: _plain_line(progress), last=False)  # the report follows
 
 
-def plain_line(progress: TrainingProgress) -> str:
+def _plain_line(progress: TrainingProgress) -> str:
     """Return the state of a run as one line."""
     parts = [_PHASES[progress.phase]]
     if progress.phase == "training":

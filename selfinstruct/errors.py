@@ -84,7 +84,6 @@ class MissingExtraError(UsageError):
     def __init__(self, need: str, extra: str, otherwise: str = "") -> None:
         other = f" ({otherwise})" if otherwise else ""
         super().__init__(f"{need} is not installed; run: pip install 'selfinstruct[{extra}]'{other}")
-        self.extra = extra
 
 
 class PluginError(UsageError):

@@ -30,7 +30,7 @@ from selfinstruct.filters.rouge.token_store import Vocabulary
 from selfinstruct.records import Instance, Task
 from selfinstruct.verifiers import check_verifier, without_nulls
 
-__all__ = ["SeedReport", "check_seeds", "load_seeds", "load_tasks", "read_seeds", "seeds_from_json", "seeds_to_json"]
+__all__ = ["SeedReport", "check_seeds", "load_seeds", "load_tasks", "seeds_from_json", "seeds_to_json"]
 
 _MAX_ERRORS = 20  # errors listed in one message
 
@@ -39,7 +39,7 @@ _CANDIDATE = re.compile(r"\d+\.\d+")  # the form of candidate ids
 _Pair: TypeAlias = tuple[float, int, int]  # ROUGE-L F1, line, and the earlier line
 
 
-def read_seeds(path: Path) -> tuple[list[Task], dict[str, int], list[str]]:
+def _read_seeds(path: Path) -> tuple[list[Task], dict[str, int], list[str]]:
     """Read all valid tasks of a seed file.
 
     Returns:
@@ -74,7 +74,7 @@ def load_seeds(path: Path) -> list[Task]:
         UsageError: The file can't be read.
         DataError: The file has invalid lines (one message lists all of them) or no tasks.
     """
-    tasks, _, errors = read_seeds(path)
+    tasks, _, errors = _read_seeds(path)
     if errors:
         raise DataError(_listed(errors))
     if not tasks:
@@ -297,7 +297,7 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
     Raises:
         UsageError: The file can't be read.
     """
-    tasks, lines, errors = read_seeds(path)
+    tasks, lines, errors = _read_seeds(path)
     if not tasks and not errors:
         raise UsageError(f"{path}: the file has no seed task; each line must be a JSON object with an instruction")
     warnings = [f"{path}:{lines[task.id]}: {warning}" for task in tasks for warning in _warnings(task)]

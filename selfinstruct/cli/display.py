@@ -11,17 +11,17 @@ from selfinstruct.engine.progress import RunProgress
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["plain_line", "show_progress"]
+__all__ = ["show_progress"]
 
 _PHASES = {"loading": "loading the model", "draining": "finishing what is under way"}
 
 
 def show_progress(progress: RunProgress) -> AbstractContextManager[None]:
     """Show ``progress`` on standard error while the context is open."""
-    return show(lambda: _render(progress), lambda: plain_line(progress))
+    return show(lambda: _render(progress), lambda: _plain_line(progress))
 
 
-def plain_line(progress: RunProgress) -> str:
+def _plain_line(progress: RunProgress) -> str:
     """Return the progress as one line."""
     stats = progress.stats
     parts = [f"{progress.rows}/{progress.target} rows"]

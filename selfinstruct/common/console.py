@@ -27,8 +27,6 @@ __all__ = [
     "plural",
     "run",
     "show",
-    "show_lines",
-    "show_panel",
     "strip_control_chars",
 ]
 
@@ -181,17 +179,17 @@ def echo(text: str, *, err: bool = False) -> None:
 
 @contextmanager
 def show(panel: Callable[[], RenderableType], line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
-    """Show progress on standard error: a panel on a terminal, otherwise lines (see ``show_lines``)."""
+    """Show progress on standard error: a panel on a terminal, otherwise lines (see ``_show_lines``)."""
     if sys.stderr and sys.stderr.isatty():
-        with show_panel(panel):
+        with _show_panel(panel):
             yield
     else:
-        with show_lines(line, last=last):
+        with _show_lines(line, last=last):
             yield
 
 
 @contextmanager
-def show_lines(line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
+def _show_lines(line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
     """Print ``line()`` every few seconds if it has changed; with ``last``, also once at the end."""
     stopped = threading.Event()
 
@@ -214,7 +212,7 @@ def show_lines(line: Callable[[], str], *, last: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def show_panel(render: Callable[[], RenderableType]) -> Iterator[None]:
+def _show_panel(render: Callable[[], RenderableType]) -> Iterator[None]:
     """Redraw ``render()`` on a terminal four times a second."""
     from rich.console import Console
     from rich.live import Live

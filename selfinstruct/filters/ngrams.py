@@ -8,7 +8,12 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Longs", "NgramIndex", "NgramQuery", "Words", "window_starts"]
+__all__ = [
+    "Longs",
+    "NgramIndex",
+    "NgramQuery",
+    "Words",
+]
 
 Longs = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -26,7 +31,7 @@ def _powers(base: int, count: int) -> Words:
     return np.multiply.accumulate(powers)
 
 
-def window_starts(sizes: Longs, n: int) -> Longs:
+def _window_starts(sizes: Longs, n: int) -> Longs:
     """Return the starts of all windows of n tokens that lie within one text, for consecutive texts of these sizes."""
     ends = np.repeat(np.cumsum(sizes), sizes)
     starts = np.arange(len(ends))
@@ -73,7 +78,7 @@ class NgramIndex:
 
     def index(self, n: int, starts: Longs | None = None) -> None:
         """Index windows of n tokens: the ones with these starts, or by default all within one sequence."""
-        starts = window_starts(self.sizes, n) if starts is None else starts
+        starts = _window_starts(self.sizes, n) if starts is None else starts
         hashes = self._hashes.of(n)[starts]
         order = np.argsort(hashes, kind="stable")
         self._index[n] = hashes[order], starts[order]

@@ -14,7 +14,7 @@ from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.plugins import Registry
 
-__all__ = ["build_filter", "filter_names", "filter_registry"]
+__all__ = ["build_filter", "filter_registry"]
 
 _BUILTINS: dict[str, type[Filter]] = {
     kind.name: kind
@@ -31,7 +31,7 @@ def _is_filter(entry: object) -> TypeGuard[type[Filter]]:
 filter_registry = Registry("filter", _BUILTINS, _is_filter, "a subclass of Filter")
 
 
-def filter_names() -> tuple[str, ...]:
+def _filter_names() -> tuple[str, ...]:
     """Return the names of all stateless filters: the built-in ones, then plugins."""
     return filter_registry.names()
 
@@ -53,7 +53,7 @@ def build_filter(settings: Mapping[str, Any], where: str = "") -> Filter:
     if not isinstance(name, str):
         raise ConfigError(f"{where}: a filter needs a 'name'".removeprefix(": "), key=where)
     if name not in filter_registry:
-        hint = suggest(name, filter_names())
+        hint = suggest(name, _filter_names())
         raise ConfigError(f"{where}: unknown filter {name!r}{hint}".removeprefix(": "), key=where)
     options = {key: value for key, value in settings.items() if key != "name"}
     return build(filter_registry.get(name), options, where or name)

@@ -20,7 +20,7 @@ from selfinstruct.strategies.personas import Personas
 from selfinstruct.strategies.quality.options import QualityOptions
 from selfinstruct.strategies.quality.strategy import QualityStrategy
 from selfinstruct.strategies.respond import Respond
-from selfinstruct.strategies.self_instruct import SelfInstruct
+from selfinstruct.strategies.self_instruct.strategy import SelfInstruct
 
 __all__ = [
     "STRATEGIES",

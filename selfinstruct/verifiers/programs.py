@@ -21,7 +21,11 @@ from selfinstruct.verifiers.base import (
 )
 from selfinstruct.verifiers.patterns import encodable
 
-__all__ = ["PYTHON", "TESTS", "is_close", "is_equal"]
+__all__ = [
+    "PYTHON",
+    "TESTS",
+    "is_close",
+]
 
 _MAX_EXPRESSION = 10_000  # characters
 _MAX_PROGRAM = 100_000  # characters
@@ -60,7 +64,7 @@ def _verify_expression(spec: Spec, answer: str) -> Finding:
         if result.value is None:
             return Finding(False, expected, f"a value of more than {_MAX_VALUE:,} characters")
         text, value = result.value
-        return Finding(is_equal(value, spec["value"], spec.get("tolerance")), expected, shorten(text))
+        return Finding(_is_equal(value, spec["value"], spec.get("tolerance")), expected, shorten(text))
     return Finding(False, expected, finding)
 
 
@@ -88,7 +92,7 @@ def is_close(computed: float, value: float, tolerance: float | None) -> bool:
         return False
 
 
-def is_equal(computed: Any, value: Any, tolerance: float | None) -> bool:  # noqa: PLR0911
+def _is_equal(computed: Any, value: Any, tolerance: float | None) -> bool:  # noqa: PLR0911
     """Return whether a Python value equals a JSON value. Tuples and lists are alike, and sets have no order."""
     if isinstance(value, bool) or value is None:
         return computed is value
@@ -103,13 +107,13 @@ def is_equal(computed: Any, value: Any, tolerance: float | None) -> bool:  # noq
     if isinstance(value, Mapping):
         if not isinstance(computed, dict) or computed.keys() != value.keys():
             return False
-        return all(is_equal(computed[key], item, tolerance) for key, item in value.items())
+        return all(_is_equal(computed[key], item, tolerance) for key, item in value.items())
     if isinstance(computed, (set, frozenset)):
         wanted = {(type(item) is bool, item) for item in value if type(item) in (str, int, float)}
         return len(wanted) == len(value) and {(type(item) is bool, item) for item in computed} == wanted
     if not isinstance(computed, (list, tuple)) or len(computed) != len(value):
         return False
-    return all(is_equal(item, other, tolerance) for item, other in zip(computed, value, strict=True))
+    return all(_is_equal(item, other, tolerance) for item, other in zip(computed, value, strict=True))
 
 
 PYTHON = Kind(

@@ -17,12 +17,11 @@ The stages ``classify`` and ``answer`` stay as text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from selfinstruct.common.codec import dumps
-from selfinstruct.common.config import ADDED
 from selfinstruct.common.rng import Rng
 from selfinstruct.parse import (
     Blocks,
@@ -39,29 +38,22 @@ from selfinstruct.parse import (
 )
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.reasons import RejectReason
-from selfinstruct.records import Candidate, Completion, Discard, Instance, Received, Request, Task
+from selfinstruct.records import Candidate, Completion, Discard, Received, Request
 from selfinstruct.strategies.abilities import ChoosesTemplates, UsesSchemas
 from selfinstruct.strategies.base import Strategy, View
+from selfinstruct.strategies.self_instruct.examples import SeedExamples
+from selfinstruct.strategies.self_instruct.options import SelfInstructOptions
 from selfinstruct.strategies.shared import schemas
 from selfinstruct.strategies.shared.contexts import context_json, read_context
 from selfinstruct.strategies.shared.demonstrations import (
     demonstrated,
-    has_instances,
-    instruction_length,
-    interleaved,
-    is_classification_task,
-    is_other_task,
-    needs_input,
     needs_no_input,
     preferred,
-    shortest,
     task_ids,
 )
-from selfinstruct.strategies.shared.stage import Stage
 
-__all__ = ["SelfInstruct", "SelfInstructOptions"]
+__all__ = ["INPUT_FIRST", "OUTPUT_FIRST", "SelfInstruct"]
 
-NO_INPUT = "<noinput>"
 INPUT_FIRST = Form(
     labels=(("input", ("Input", "Inputs")), ("output", ("Output", "Outputs", "Answer", "Response"))),
     required=("output",),
@@ -73,60 +65,6 @@ OUTPUT_FIRST = Form(
     opening=("output",),
     gap=False,
 )
-
-# The published sampling: bootstrap_instructions.py, identify_clf_or_not.py and generate_instances.py of self-instruct.
-_INSTRUCTIONS = Stage(max_tokens=1024, temperature=0.7, top_p=0.5, presence_penalty=2.0)
-_CLASSIFY = Stage(max_tokens=3, temperature=0.0)
-_INPUT_FIRST = Stage(max_tokens=350, temperature=0.0, presence_penalty=1.5)
-_OUTPUT_FIRST = Stage(max_tokens=300, temperature=0.0, presence_penalty=1.5)
-
-
-@dataclass(frozen=True)
-class SelfInstructOptions:
-    """Settings of this strategy. Defaults are the published ones, from the paper and its code.
-
-    Attributes:
-        human_demonstrations: Seed instructions in a prompt of ``instructions`` once there are machine ones.
-        machine_demonstrations: Maximum number of kept machine instructions shown; seeds fill the remaining places.
-        list_length: Number of the last item of the list, the demonstrations included.
-        domains: Only seeds of these domains are shown, where suitable ones exist; an empty list shows all.
-        classify_yes: Classification tasks shown in ``classify``.
-        classify_no: Other tasks shown there.
-        input_first_examples: Tasks shown before input-first instances; 0 uses the stage ``answer`` instead.
-        output_first_examples: Tasks shown before output-first instances.
-        example_instances: Maximum number of instances of each task shown.
-        instances: Maximum number of instances of a new task.
-        instructions, classify, input_first, output_first, answer: The stages.
-        structured: Request instructions and instances as JSON by schema, where the backend supports it
-            (docs/structured.md).
-    """
-
-    human_demonstrations: int = 6  # section 2.2: 6 of the 8 are human-written and 2 the model's own
-    machine_demonstrations: int = 2
-    list_length: int = 15  # bootstrap_instructions.py stops at "16."
-    domains: tuple[str, ...] = ()
-    classify_yes: int = 12  # section 2.2: 12 classification and 19 other instructions
-    classify_no: int = 19
-    input_first_examples: int = 11  # instance_gen_template.py: input_first_template_for_gen
-    output_first_examples: int = 16  # instance_gen_template.py: output_first_template_for_clf
-    example_instances: int = 3  # those two templates show 1 to 4 of a task
-    instances: int = 5  # generate_instances.py: max_instances_to_generate
-    instructions: Stage = _INSTRUCTIONS
-    classify: Stage = _CLASSIFY
-    input_first: Stage = _INPUT_FIRST
-    output_first: Stage = _OUTPUT_FIRST
-    answer: Stage = _INPUT_FIRST
-    structured: bool = field(default=False, metadata=ADDED)
-
-    def __post_init__(self) -> None:
-        for name in ("machine_demonstrations", "classify_yes", "classify_no", "input_first_examples"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more")
-        for name in ("human_demonstrations", "output_first_examples", "example_instances", "instances"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more")
-        if self.list_length <= self.human_demonstrations + self.machine_demonstrations:
-            raise ValueError("list_length must be above the number of demonstrations, which it includes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +97,6 @@ class InstancesContext(TaskContext):
     is_classification: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Examples:
-    """Seeds that a kind of prompt shows: their ids, and the text that shows them."""
-
-    ids: tuple[str, ...]
-    text: str
-
-
 class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas):
     """Pending tasks from a continued list, then rows from each kept task."""
 
@@ -188,8 +118,7 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
 
     def __init__(self, options: SelfInstructOptions, prompts: Prompts) -> None:
         super().__init__(options, prompts)
-        self._seeds: Sequence[Task] = ()
-        self._examples: dict[Callable[[View], _Examples], _Examples] = {}
+        self._examples = SeedExamples(options)
 
     @classmethod
     def templates_for(cls, options: SelfInstructOptions) -> Mapping[str, frozenset[str]]:
@@ -211,7 +140,9 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
         options = self.options
         machine = rng.sample(view.tasks, options.machine_demonstrations)
         human = preferred(
-            view.seeds, self._in_domains, lambda seed: bool(options.input_first_examples) or needs_no_input(seed)
+            view.seeds,
+            self._examples.in_domains,
+            lambda seed: bool(options.input_first_examples) or needs_no_input(seed),
         )
         count = options.human_demonstrations + options.machine_demonstrations
         shown = rng.shuffled([*rng.sample(human, count - len(machine)), *machine])
@@ -245,9 +176,6 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
             return _receive_answer(request, completion)
         return self._receive_instances(request, completion, view)
 
-    def _in_domains(self, seed: Task) -> bool:
-        return not self.options.domains or seed.domain in self.options.domains
-
     def _receive_instructions(self, request: Request, completion: Completion, view: View) -> Received:
         listing = self._parse_list(request, completion)
         tasks: list[Candidate] = []
@@ -271,7 +199,7 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
 
     def _follow_up(self, parent: int, task: TaskContext, view: View) -> Request:
         """Return the first request about a kept task: its class, or its instances if no seed shows a classification."""
-        examples = self._constant_examples(view, self._classified_seeds)
+        examples = self._examples.of_both_classes(view.seeds)
         if not examples.ids:
             return self._request_instances(parent, InstancesContext(task.instruction, task.task, False), view)
         stage = self.options.classify
@@ -285,45 +213,6 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
             parent=parent,
             demonstrations=examples.ids,
         )
-
-    def _constant_examples(self, view: View, choose: Callable[[View], _Examples]) -> _Examples:
-        """Return ``choose(view)``, computed once: it depends on the seeds alone."""
-        if self._seeds is not view.seeds:
-            self._seeds, self._examples = view.seeds, {}
-        if choose not in self._examples:
-            self._examples[choose] = choose(view)
-        return self._examples[choose]
-
-    def _classified_seeds(self, view: View) -> _Examples:
-        """Choose seeds of both classes; none if no seed is a classification task."""
-        options = self.options
-        yes = self._shortest_seeds(view, options.classify_yes, instruction_length, is_classification_task)
-        no = self._shortest_seeds(view, options.classify_no, instruction_length, is_other_task) if yes else []
-        seeds = interleaved(yes, no)
-        text = "\n\n".join(
-            f"Task: {collapse(seed.instruction)}\nClassification: {'yes' if seed.is_classification else 'no'}"
-            for seed in seeds
-        )
-        return _Examples(task_ids(seeds), text)
-
-    def _label_seeds(self, view: View) -> _Examples:
-        count = self.options.output_first_examples
-        seeds = self._shortest_seeds(view, count, self._shown_size, is_classification_task, has_instances)
-        return _Examples(task_ids(seeds), "\n\n".join(self._example(seed, True) for seed in seeds))
-
-    def _other_seeds(self, view: View) -> _Examples:
-        count, size = self.options.input_first_examples, self._shown_size
-        alone = self._shortest_seeds(view, count // 2, size, is_other_task, has_instances, needs_no_input)
-        paired = self._shortest_seeds(view, count - len(alone), size, is_other_task, has_instances, needs_input)
-        seeds = interleaved(paired, alone)
-        return _Examples(task_ids(seeds), "\n\n".join(self._example(seed, False) for seed in seeds))
-
-    def _shortest_seeds(
-        self, view: View, count: int, size: Callable[[Task], int], *conditions: Callable[[Task], bool]
-    ) -> list[Task]:
-        """Return the shortest seeds that meet every condition; if any are in the chosen domains, only these."""
-        suitable = [seed for seed in view.seeds if all(condition(seed) for condition in conditions)]
-        return shortest([seed for seed in suitable if self._in_domains(seed)] or suitable, count, size)
 
     def _receive_class(self, request: Request, completion: Completion, view: View) -> Received:
         answer = first_word(completion.text)
@@ -346,10 +235,10 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
                 demonstrations=(),
             )
         if task.is_classification:
-            name, stage, choose = "self-instruct/output-first", options.output_first, self._label_seeds
+            name, stage = "self-instruct/output-first", options.output_first
         else:
-            name, stage, choose = "self-instruct/input-first", options.input_first, self._other_seeds
-        examples = self._constant_examples(view, choose)
+            name, stage = "self-instruct/input-first", options.input_first
+        examples = self._examples.of_instances(view.seeds, is_classification=task.is_classification)
         sampling = stage.sampling("\n### Task", f"\nExample {options.instances + 1}\n")
         if options.structured:
             form = OUTPUT_FIRST if task.is_classification else INPUT_FIRST
@@ -364,34 +253,11 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
             demonstrations=examples.ids,
         )
 
-    def _shown_size(self, task: Task) -> int:
-        """Return the number of characters that the prompt shows of a task."""
-        return len(task.instruction) + sum(len(shown.input) + len(shown.output) for shown in self._shown(task))
-
-    def _shown(self, task: Task) -> tuple[Instance, ...]:
-        return task.instances[: self.options.example_instances]
-
-    def _example(self, task: Task, is_classification: bool) -> str:
-        """Return one seed with its instances in the form of the prompt."""
-        if self.options.structured:
-            order = ("output", "input") if is_classification else ("input", "output")
-            fields = [{"input": shown.input, "output": shown.output} for shown in self._shown(task)]
-            instances = [{name: values[name] for name in order} for values in fields]
-            return f"Task: {dumps(task.instruction)}\n{dumps({'instances': instances})}"
-        lines = [f"### Task: {collapse(task.instruction)}"]
-        for number, shown in enumerate(self._shown(task), 1):
-            output = f"{'Label' if is_classification else 'Output'}: {shown.output}"
-            if not shown.input:
-                lines.append(output)
-                break  # a task without an input has one answer
-            pair = (output, f"Input: {shown.input}") if is_classification else (f"Input: {shown.input}", output)
-            lines += (f"Example {number}", *pair)
-        return "\n".join(lines)
-
     def _receive_instances(self, request: Request, completion: Completion, view: View) -> Received:
         context = read_context(InstancesContext, request)
         parsed = self._parse_instances(request, completion, OUTPUT_FIRST if context.is_classification else INPUT_FIRST)
-        shown_outputs = tuple(shown.output for seed in demonstrated(view.seeds, request) for shown in self._shown(seed))
+        seeds = demonstrated(view.seeds, request)
+        shown_outputs = tuple(shown.output for seed in seeds for shown in self._examples.shown(seed))
         rows = tuple(
             Candidate(
                 instruction=context.instruction,
