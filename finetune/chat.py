@@ -23,7 +23,7 @@ from selfinstruct.errors import UsageError
 __all__ = ["run_chat"]
 
 _HELP = "/reset clears the conversation, /quit or Ctrl-D ends, Ctrl-C stops an answer"
-_PARTIAL = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
+_PARTIAL = "\N{REPLACEMENT CHARACTER}"  # the decoded form of an incomplete character
 
 Write = Callable[[str], None]
 

@@ -36,7 +36,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured before and after training.
+    """The measurements before and after training.
 
     Attributes:
         fraction: Fraction of the rows held out of training, drawn by ``seed``.
@@ -88,7 +88,7 @@ class TrainingOptions:
         recompute: Whether to recompute activations in the backward pass to save memory. Default: if the predicted
             memory does not fit.
         lora: Train adapters instead of the weights.
-        evaluation: What is measured before and after training.
+        evaluation: The measurements before and after training.
         checkpoint_every: Steps between checkpoints; 0 saves none.
         keep: Number of checkpoints to keep.
         log_every: Steps between two lines of ``metrics.jsonl``.

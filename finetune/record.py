@@ -116,7 +116,7 @@ def _require_vacant_or_begun(out: Path) -> None:
 
 
 def run_identity(model: str, options: TrainingOptions, data: TrainingData, prompt_format: str) -> dict[str, Any]:
-    """Return what must be the same whenever a run is resumed: model, settings, format and data."""
+    """Return the values that must be the same whenever a run is resumed: model, settings, format and data."""
     settings = {name: value for name, value in asdict(options).items() if name not in _NOT_IDENTITY}
     held_out = hashlib.sha256("".join(corpus.digest for corpus in data.held_out.values()).encode()).hexdigest()
     return {

@@ -78,7 +78,7 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a training run would do.
+    """The preview of a training run.
 
     Attributes:
         rendered: The documents, and the rows that were dropped.

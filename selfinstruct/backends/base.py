@@ -124,7 +124,7 @@ class BackendOptions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a backend can do under given options.
+    """The capabilities of a backend under given options.
 
     Attributes:
         concurrency: Default number of requests in flight.

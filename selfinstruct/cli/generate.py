@@ -31,7 +31,7 @@ _ENDINGS = {
     "time": "stopped at the time limit; repeat the command to continue",
     "interrupted": "stopped; every answer that arrived is stored, repeat the command to continue",
 }
-_COLLECTED_BY = {  # what fetches the answers of requests in batches; otherwise the same command does
+_COLLECTED_BY = {  # the option that also fetches the answers of batches; for other endings the same command does
     "complete": "more rows (-n)",
     "stalled": "a larger --set patience=",
     "saturated": "--set saturation.novelty=0",

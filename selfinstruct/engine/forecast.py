@@ -12,7 +12,7 @@ __all__ = ["Forecast"]
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run still needs, extrapolated from what its rows took so far.
+    """The requests, tokens and cost that a run still needs, extrapolated from its rows so far.
 
     Attributes:
         requests: Remaining requests.

@@ -51,7 +51,7 @@ class RunProgress:
 
     @property
     def forecast(self) -> Forecast | None:
-        """What the run still needs; None before the first row."""
+        """The forecast of what remains to be requested; None before the first row."""
         return Forecast.of(self.stats, self.target, self.budget)
 
     @property

@@ -133,7 +133,7 @@ class _Reader:
         self.blocks: list[Block] = []
         self.discards: list[Discard] = []
         self.number = first
-        self.bare = False  # the first block has no number, so the others need none
+        self.bare = False  # the first block has no number, so the others may lack one
         self.begin = 0  # start of the current block
         self.name: str | None = None  # current field; None after the start of a block that is out of order
         self.content = 0  # start of the current field's text

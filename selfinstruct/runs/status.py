@@ -77,7 +77,7 @@ class RunStatus:
 
     @property
     def forecast(self) -> Forecast | None:
-        """What the run still needs; None before its first row, and if the strategy has nothing more to propose."""
+        """The forecast of what remains to be requested; None before the first row and once the strategy is exhausted."""
         if self.exhausted:
             return None
         return Forecast.of(self.stats, self.target, self.plan.settings.budget)

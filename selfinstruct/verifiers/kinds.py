@@ -22,7 +22,7 @@ __all__ = ["check_verifier", "kind_names", "kind_of", "kind_registry", "kinds", 
 
 _MAX_NESTING = 5  # of ``all`` within ``all``
 _MAX_PARTS = 100  # verifiers in one
-_MAX_FOUND = 500  # characters of what ``all`` reports
+_MAX_FOUND = 500  # characters of the text that ``all`` reports
 
 
 def _verify_all(spec: Spec, answer: str) -> Finding:

@@ -57,7 +57,7 @@ class OpenAIBackend(Backend):
 
 
 def openai_capabilities(options: OpenAIOptions) -> Capabilities:
-    """Return what a server that speaks OpenAI's API can do."""
+    """Return the capabilities of a server that speaks OpenAI's API."""
     chat_only: frozenset[Api] = frozenset(("chat",))
     return Capabilities(
         concurrency=options.concurrency,
