@@ -77,7 +77,7 @@ class RunStatus:
 
     @property
     def forecast(self) -> Forecast | None:
-        """The forecast of what remains to be requested; None before the first row and once the strategy is exhausted."""
+        """The forecast of what remains to be requested; None before the first row, and for an exhausted strategy."""
         if self.exhausted:
             return None
         return Forecast.of(self.stats, self.target, self.plan.settings.budget)
