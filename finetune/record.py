@@ -145,7 +145,7 @@ def read_record(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path}: can't be read ({error}); remove {out} to begin again") from None
     if not _is_valid(record):
-        raise UsageError(f"{path}: no record of a training run; remove {out} to begin again")
+        raise UsageError(f"{path}: not a record of a training run; remove {out} to begin again")
     changed = [name for name in identity if record.get(name) != identity[name]]
     if "options" in changed:
         recorded = record["options"]

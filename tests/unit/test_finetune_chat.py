@@ -111,7 +111,7 @@ def test_the_recorded_format_is_used_and_alpaca_has_no_history(
 
 @pytest.mark.parametrize("record", [b"", b"[]", b"{}", b'{"form'])
 def test_a_damaged_record_is_reported(tmp_path: Path, tiny_model_folder: Path, record: bytes) -> None:  # noqa: F811
-    with pytest.raises(UsageError, match="no record of a training run"):
+    with pytest.raises(UsageError, match="not a record of a training run"):
         chat(with_record(tmp_path / "run", tiny_model_folder, record), [])
 
 
