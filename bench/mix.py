@@ -3,12 +3,12 @@
     python bench/mix.py [--seeds N] [--budget TOKENS] [--lag N] [--write]
 
 Gain: scripted methods, whose yields are known, share one run. The scheduler, the mixed strategy, the progress of each
-method and the novelty filter are the real ones; only the completions are made up. Each scenario runs once with `adapt` and once with
-equal fixed weights for every seed. Proposals stop when the token budget is spent, and all open requests are completed
-before rows are counted, so that a method whose rows come from follow-ups is not charged for requests whose rows are
-missing. `adapt` stays in the project only if it gains rows per token (the interval lies above 0) on at least two of the
-three scenarios. The scenarios were fixed before the first measurement; the way in which the end of a run is counted was
-changed after it (``bench/results/mix-2026-11-30.md`` has the figures of both).
+method and the novelty filter are the real ones; only the completions are made up. Each scenario runs once with `adapt`
+and once with equal fixed weights for every seed. Proposals stop when the token budget is spent, and all open requests
+are completed before rows are counted, so that a method whose rows come from follow-ups is not charged for requests
+whose rows are missing. `adapt` stays in the project only if it gains rows per token (the interval lies above 0) on at
+least two of the three scenarios. The scenarios were fixed before the first measurement; the way in which the end of a
+run is counted was changed after it (``bench/results/mix-2026-11-30.md`` has the figures of both).
 
 Cost: proposals per second of a mixed run whose methods have a full record of processed requests; every method is
 `alpaca` with its published options. The line "alone" has a single method and no mixture.
@@ -274,9 +274,9 @@ def cost_table(seconds: float) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=40, help="runs of each scenario with and without `adapt`")
-    parser.add_argument("--scenario", choices=list(SCENARIOS), action="append", help="run only this scenario; may be repeated")
+    parser.add_argument("--scenario", choices=list(SCENARIOS), action="append", help="one scenario; may be repeated")
     parser.add_argument("--budget", type=int, default=1_000_000, help="tokens after which proposals stop")
-    parser.add_argument("--lag", type=int, default=256, help="the setting `lag` of a run: most requests that are numbered and not processed yet")
+    parser.add_argument("--lag", type=int, default=256, help="the setting `lag` of the runs")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of each of three measurements of the cost")
     parser.add_argument("--write", action="store_true", help="also write the tables into bench/results/")
     options = parser.parse_args()
