@@ -92,7 +92,7 @@ JSON_KEYS = {
         "rejected",
     },
     "filter": {
-        "output": "output file", "filters": "what each filter judged, in order", "fields": "rows by judged field",
+        "output": "output file", "filters": "each filter with its setting, in order", "fields": "rows by filtered field",
         "read": "rows read", "kept": "rows kept", "dropped": "dropped rows by filter and reason",
         "marked": "rows with personal data, flagged or redacted", "malformed": "rows that could not be read",
         "notices": "remarks about the data",
