@@ -1,4 +1,4 @@
-"""Self-Instruct's 6 + 2: who stands in the prompts of a whole run."""
+"""The demonstrations in the prompts of a whole Self-Instruct run: 6 human and 2 machine tasks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from tests.property.test_scheduler import plan, reply
 
 def test_prompts_show_six_human_and_two_machine_tasks_once_there_are_machine_tasks() -> None:
     the_plan = plan("self-instruct", lag=256, n=300)
-    known: dict[int, int] = {}
+    available: dict[int, int] = {}
     state = RunState(the_plan, 300)
     shown: Counter[tuple[int, int]] = Counter()
     human = {seed.id for seed in the_plan.seeds}
     while not state.done:
         for number, request in state.scheduler.open.items():
-            if number not in known and request.stage == "instructions":
-                known[number] = len(state.scheduler.pool.tasks)
-                demonstrations = request.context["demonstrations"]
-                by_people = sum(name in human for name in demonstrations)
-                machine = len(demonstrations) - by_people
-                shown[by_people, machine] += 1
+            if number not in available and request.stage == "instructions":
+                available[number] = len(state.scheduler.pool.tasks)
+                demonstrations = request.demonstrations
+                from_seeds = sum(name in human for name in demonstrations)
+                machine = len(demonstrations) - from_seeds
+                shown[from_seeds, machine] += 1
                 assert len(set(demonstrations)) == 8
-                assert machine == min(2, known[number]), "as many machine tasks as there are, up to two"
+                assert machine == min(2, available[number]), "as many machine tasks as there are, up to two"
         number = state.scheduler.decided
         state.receive(number, reply(state.scheduler.open[number]))
     total = sum(shown.values())

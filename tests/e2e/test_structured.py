@@ -92,8 +92,8 @@ def test_rows_come_as_they_were_written_and_a_resumed_run_is_the_same(tmp_path: 
     assert "⟦{" in page
 
     with Reader(tmp_path / "a") as reader:
-        bodies = [bytes(body) for (body,) in reader._all("SELECT body FROM requests")]
-        texts = [bytes(body) for (body,) in reader._all("SELECT body FROM texts")]
+        bodies = [bytes(body) for (body,) in reader._query("SELECT body FROM requests")]
+        texts = [bytes(body) for (body,) in reader._query("SELECT body FROM texts")]
     assert not any(b"additionalProperties" in body for body in bodies)
     assert sum(b"additionalProperties" in text for text in texts) == len({dumps(schema) for schema in wanted})
 

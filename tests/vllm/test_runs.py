@@ -94,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, out
-    assert "stopped; every answer that arrived is kept" in out
+    assert "stopped; every answer that arrived is stored" in out
     assert "Traceback" not in out
     assert "EngineCore" not in out, "vLLM's own output stays off the terminal"
     assert members(group) == []
