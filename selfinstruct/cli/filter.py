@@ -186,7 +186,7 @@ def _lines(summary: FilterSummary, pii: str | None) -> Iterator[str]:
     progress = summary.progress
     several = len(progress.fields) > 1
     fields = [f"{name} ({count:,})" if several else name for name, count in progress.fields.most_common()]
-    yield f"judged: {', '.join(fields) or 'nothing'}, by {'; '.join(summary.judged) or 'pii'}"
+    yield f"filtered: {', '.join(fields) or 'nothing'}, by {'; '.join(summary.filters) or 'pii'}"
     rows = {"in": progress.read + progress.malformed, "kept": progress.kept, "dropped": progress.dropped.total()}
     for (name, reason), count in progress.dropped.most_common():
         rows[f"  {name}: {reason}"] = count
@@ -207,7 +207,7 @@ def _to_json(output: str, summary: FilterSummary) -> dict[str, object]:
                for (name, reason), count in progress.dropped.most_common()]  # fmt: skip
     return {
         "output": output,
-        "filters": list(summary.judged),
+        "filters": list(summary.filters),
         "fields": dict(progress.fields),
         "read": progress.read,
         "kept": progress.kept,

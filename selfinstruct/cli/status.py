@@ -56,7 +56,7 @@ def _show(current: RunStatus) -> None:
         state += ": every task was asked" if current.complete else ": the strategy has nothing more to ask"
     click.secho(f"{current.folder}: {current.rows} of {current.target} rows, {state}", bold=True)
     forecast = current.forecast.in_words() if current.forecast and not current.complete else "-"
-    requests = f"{stats.requests} judged, {current.undecided} stored for later, {current.open} without an outcome"
+    requests = f"{stats.requests} processed, {current.undecided} stored for later, {current.open} without an outcome"
     lines = [
         ("strategy", _strategy(current)),
         ("backend", settings.backend),

@@ -59,12 +59,12 @@ class FilterSummary:
 
     Attributes:
         progress: Its final counts.
-        judged: For each filter a label with its setting, such as ``rouge 0.7``, in order.
+        filters: For each filter a label with its setting, such as ``rouge 0.7``, in order.
         notices: Observations that the user should check.
     """
 
     progress: FilterProgress
-    judged: tuple[str, ...]
+    filters: tuple[str, ...]
     notices: tuple[str, ...]
 
 

@@ -51,7 +51,7 @@ def source(tmp_path: Path) -> Path:
 def test_the_default_filter_is_rouge_on_the_instruction(source: Path, tmp_path: Path) -> None:
     message = run_cli("filter", source, "-o", tmp_path / "out.jsonl", "--report", tmp_path / "why.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == lines([ROWS[place] for place in NEW])
-    assert "judged: instruction, by rouge 0.7" in message
+    assert "filtered: instruction, by rouge 0.7" in message
     table = [line.split() for line in message.splitlines()]
     assert table[-4:] == [["in", "5"], ["kept", "4"], ["dropped", "1"], ["rouge:", "similar", "1"]]
     assert read(tmp_path / "why.jsonl") == [
@@ -120,7 +120,7 @@ def test_layouts_are_detected(row: dict, field: str, refused: int, tmp_path: Pat
     asked = row[field] if isinstance(row[field], str) else "Sum up"
     (tmp_path / "in.jsonl").write_text(lines([row, row]))
     message = run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "a.jsonl", "--report", tmp_path / "why.jsonl")
-    assert f"judged: {field}, by rouge" in message
+    assert f"filtered: {field}, by rouge" in message
     assert [line["text"] for line in read(tmp_path / "why.jsonl")] == [asked]
     run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "b.jsonl", "--refusals")
     assert len(read(tmp_path / "b.jsonl")) == (0 if refused else 2)
@@ -130,7 +130,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     rows = [{"q": "Name a river of France", "a": "I cannot help."}, {"q": "Name a river of France!", "a": "Loire"}]
     (tmp_path / "in.jsonl").write_text(lines(rows))
     run = ("filter", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
-    assert "judged: q, by rouge 0.7" in run_cli(*run, "--column", "q")
+    assert "filtered: q, by rouge 0.7" in run_cli(*run, "--column", "q")
     assert read(tmp_path / "out.jsonl") == rows[:1]
     run_cli(*run, "--column", "q", "--output-column", "a", "--refusals", "--rouge")
     assert read(tmp_path / "out.jsonl") == rows[1:]
@@ -269,7 +269,7 @@ class TestKinds:
         message = run_cli("filter", tmp_path / "in", "-o", tmp_path / "out", code=2)
         assert f"holds several splits; give one: {tmp_path}/in/train" in message
         message = run_cli("filter", tmp_path / "in" / "train", "-o", tmp_path / "out")
-        assert "judged: text" in message
+        assert "filtered: text" in message
         out = datasets.load_from_disk(tmp_path / "out")
         assert out.features == features
         assert out.to_list() == [rows[place] for place in NEW]
@@ -358,7 +358,7 @@ def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     (tmp_path / "in.jsonl").write_text("")
     for name in ("out.jsonl", "out.jsonl.gz", "out.parquet", "out"):
-        assert "judged: nothing" in run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / name)
+        assert "filtered: nothing" in run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / name)
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 

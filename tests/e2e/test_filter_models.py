@@ -160,6 +160,6 @@ def test_filters_of_the_caller_read_the_text_that_they_name(source: Path, tmp_pa
     summary = filter_file(str(source), str(tmp_path / "out.jsonl"), FilterFileOptions(plugins=(Short(),)))
     assert read(tmp_path / "out.jsonl") == ROWS[3:]
     assert summary.progress.dropped == {("short", "long"): 3}
-    assert summary.judged == ("short",)
+    assert summary.filters == ("short",)
     with pytest.raises(UsageError, match="perplexity and ifd need"):
         filter_file(str(source), str(tmp_path / "out.jsonl"), FilterFileOptions(ifd=(0.0, 1.0)))
