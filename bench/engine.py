@@ -1,9 +1,9 @@
-"""How fast the engine is by itself: a model that answers at once, every filter on, a real ledger on disk.
+"""Measure the speed of the engine alone: a model that answers at once, all filters on, a real ledger on disk.
 
     python bench/engine.py [--strategy NAME,...] [--rows N] [--repeats N] [--concurrency N] [-o FILE.md]
 
-The answers are made beforehand, so that what is measured is ours: proposing, rendering, committing, parsing, judging.
-Each turn is a run of its own in a fresh folder; the time is that from the first request to the last row.
+The completions are made beforehand, so that only this project's work is measured: proposing, rendering, committing,
+parsing, filtering. Each repetition is a separate run in a new folder, timed from the first request to the last row.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from selfinstruct.runs.export import update_dataset
 
 RESULTS = Path(__file__).parent / "results"
 WORDS = 20_000
-LATER = 7  # tasks of an answer
-PROFILED = 4_000  # rows
-SHOWN = 25  # functions of a profile
+TASKS = 7  # tasks of one completion
+PROFILED_ROWS = 4_000
+PROFILED_FUNCTIONS = 25
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What one run came to."""
+class RunFigures:
+    """The figures of one run."""
 
     seconds: float
     rows: int
@@ -52,71 +52,75 @@ class Turn:
     megabytes: float
 
 
-class Null:
-    """A model of no size: its answers lie ready."""
+class InstantBackend:
+    """A backend that answers at once, with texts that were made beforehand."""
 
     def __init__(self, strategy: str, rows: int, concurrency: int) -> None:
         self.concurrency = concurrency
         self._random = np.random.default_rng(0)
-        self._words = ["".join(chr(97 + one) for one in word) for word in self._random.integers(0, 26, (WORDS, 6))]
-        self._lists = [self._list(strategy) for _ in range(rows // LATER * 3 // 2 + 300)]  # the line asks ahead
+        self._words = [
+            "".join(chr(97 + letter) for letter in word) for word in self._random.integers(0, 26, (WORDS, 6))
+        ]
+        # More lists than the rows need, since the scheduler requests ahead.
+        self._lists = [self._list(strategy) for _ in range(rows // TASKS * 3 // 2 + 300)]
         self._instances = [f"\nOutput: {self._text(25)}" for _ in range(rows * 2)]
-        self._asked = self._tasks = 0
+        self._lists_sent = self._instances_sent = 0
 
     async def start(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     async def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     async def complete(self, request: Request) -> Completion:
         if request.stage in ("instructions", "tasks"):
             first = int(str(request.context["first"]))
-            text = self._lists[self._asked % len(self._lists)].replace("@", str(first), 1)
-            self._asked += 1
-            for place in range(1, LATER):
-                text = text.replace("@", str(first + place), 1)
+            text = self._lists[self._lists_sent % len(self._lists)]
+            self._lists_sent += 1
+            for number in range(first, first + TASKS):
+                text = text.replace("@", str(number), 1)
         elif request.stage == "classify":
             text = " no"
         else:
-            text = self._instances[self._tasks % len(self._instances)]
-            self._tasks += 1
+            text = self._instances[self._instances_sent % len(self._instances)]
+            self._instances_sent += 1
         return Completion((Choice(text, "stop"),), Usage(700, len(text) // 4), "null")
 
     def _text(self, words: int) -> str:
-        return " ".join(self._words[one] for one in self._random.integers(0, WORDS, words))
+        return " ".join(self._words[index] for index in self._random.integers(0, WORDS, words))
 
     def _list(self, strategy: str) -> str:
+        """Return a list of tasks as the strategy requests it, with "@" for each number."""
         if strategy == "self-instruct":
-            return "\n".join(f"@. {self._text(14)}".removeprefix("@." if not place else "") for place in range(LATER))
+            return "\n".join(f"@. {self._text(14)}".removeprefix("@." if not index else "") for index in range(TASKS))
         blocks = [
-            f"{'' if not place else '### Task @' + chr(10) + 'Instruction:'} {self._text(14)}\n"
+            f"{'' if not index else '### Task @' + chr(10) + 'Instruction:'} {self._text(14)}\n"
             f"Input: <noinput>\nOutput: {self._text(25)}"
-            for place in range(LATER)
+            for index in range(TASKS)
         ]
         return "\n\n".join(blocks)
 
 
-def turn(strategy: str, rows: int, concurrency: int) -> Turn:
-    """One run."""
+def run(strategy: str, rows: int, concurrency: int) -> RunFigures:
+    """Run the engine once, in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="engine-"))
     try:
         settings = {"strategy": strategy, "backend": "openai", "openai": {"model": "null", "base_url": "http://[::1]/v1"},
                     "n": rows, "concurrency": concurrency}  # fmt: skip
         plan = make_plan(settings)
-        backend: Any = Null(strategy, rows, concurrency)
+        backend: Any = InstantBackend(strategy, rows, concurrency)
         with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
             state = RunState.from_ledger(plan, reader)
             budget = Budget(plan.settings.budget, reader.spending())
             progress = RunProgress(rows, state.stats, plan.settings.budget)
-            began = time.perf_counter()
+            start = time.perf_counter()
             ending = asyncio.run(Engine(plan, state, ledger, reader, backend, budget, progress).run())
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - start
             assert ending == "complete", (ending, state.stats)
             update_dataset(folder, plan, state)
         stats = state.stats
         size = (folder / LEDGER_FILE).stat().st_size / 2**20
-        return Turn(seconds, stats.rows, stats.rows + stats.tasks, stats.requests, size)
+        return RunFigures(seconds, stats.rows, stats.rows + stats.tasks, stats.requests, size)
     finally:
         shutil.rmtree(folder)
 
@@ -130,40 +134,40 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path)
     arguments = parser.parse_args()
     strategies = arguments.strategy.split(",")
-    turn(strategies[0], 200, arguments.concurrency)  # compiles the kernels
+    run(strategies[0], 200, arguments.concurrency)  # compiles the kernels
     lines = []
     for strategy in strategies:
-        turns = [turn(strategy, arguments.rows, arguments.concurrency) for _ in range(arguments.repeats)]
-        accepted = sorted(one.candidates / one.seconds for one in turns)
-        rows = statistics.median(one.rows / one.seconds for one in turns)
-        asked = statistics.median(one.requests / one.seconds for one in turns)
-        one = turns[-1]
+        runs = [run(strategy, arguments.rows, arguments.concurrency) for _ in range(arguments.repeats)]
+        accepted = sorted(figures.candidates / figures.seconds for figures in runs)
+        rows = statistics.median(figures.rows / figures.seconds for figures in runs)
+        requests = statistics.median(figures.requests / figures.seconds for figures in runs)
+        last = runs[-1]
         lines.append(
-            f"| {strategy} | {one.rows:,} | {one.requests:,} | {statistics.median(accepted):,.0f} "
-            f"({accepted[0]:,.0f} to {accepted[-1]:,.0f}) | {rows:,.0f} | {asked:,.0f} | {one.megabytes:.0f} MiB |"
+            f"| {strategy} | {last.rows:,} | {last.requests:,} | {statistics.median(accepted):,.0f} "
+            f"({accepted[0]:,.0f} to {accepted[-1]:,.0f}) | {rows:,.0f} | {requests:,.0f} | {last.megabytes:.0f} MiB |"
         )
         print(lines[-1], flush=True)
-    write(arguments, lines, [profiled(strategy, PROFILED, arguments.concurrency) for strategy in strategies])
+    write(arguments, lines, [profiled(strategy, PROFILED_ROWS, arguments.concurrency) for strategy in strategies])
 
 
 def profiled(strategy: str, rows: int, concurrency: int) -> str:
-    """Where the time of one run goes: the project's own functions, with what they call."""
+    """Return a profile of one run: the functions of this project, each including its calls."""
     profile = cProfile.Profile()
     profile.enable()
-    turn(strategy, rows, concurrency)
+    run(strategy, rows, concurrency)
     profile.disable()
     stats: Any = pstats.Stats(profile)
-    began = stats.stats[next(key for key in stats.stats if key[2] == "run" and key[0].endswith("engine/loop.py"))][3]
-    found = [
-        (cumulated, own, calls, f"{Path(file).parent.name}/{Path(file).name} {name}")
-        for (file, _, name), (_, calls, own, cumulated, _) in stats.stats.items()
-        if "/selfinstruct/" in file and "<" not in name and cumulated <= began
+    total = stats.stats[next(key for key in stats.stats if key[2] == "run" and key[0].endswith("engine/loop.py"))][3]
+    functions = [
+        (cumulated, itself, calls, f"{Path(file).parent.name}/{Path(file).name} {name}")
+        for (file, _, name), (_, calls, itself, cumulated, _) in stats.stats.items()
+        if "/selfinstruct/" in file and "<" not in name and cumulated <= total
     ]
     lines = [
-        f"{100 * cumulated / began:5.1f}%  {100 * own / began:5.1f}%  {calls:>8,}  {name}"
-        for cumulated, own, calls, name in sorted(found, reverse=True)[:SHOWN]
+        f"{100 * cumulated / total:5.1f}%  {100 * itself / total:5.1f}%  {calls:>8,}  {name}"
+        for cumulated, itself, calls, name in sorted(functions, reverse=True)[:PROFILED_FUNCTIONS]
     ]
-    return "\n".join((f"{strategy}, {rows:,} rows", "   all     own     calls  function", *lines))
+    return "\n".join((f"{strategy}, {rows:,} rows", "   all  itself     calls  function", *lines))
 
 
 def write(arguments: argparse.Namespace, lines: list[str], profiles: list[str]) -> None:
@@ -176,16 +180,16 @@ def write(arguments: argparse.Namespace, lines: list[str], profiles: list[str]) 
     command = f"python bench/engine.py --rows {arguments.rows} --repeats {arguments.repeats}"
     command += f" --concurrency {arguments.concurrency}"
     head = [
-        f"# The engine by itself, {today}", "",
+        f"# The engine alone, {today}", "",
         f"{len(names)} threads of {names[0] if names else platform.machine()}, Python {platform.python_version()}. "
         f"Printed by `{command}`.", "",
-        "A model that answers at once; all filters on; every send and every answer committed to a ledger on disk. "
-        "Accepted candidates are rows and the tasks that they came from (self-instruct judges both, each with requests "
-        f"of its own). Median of {arguments.repeats} runs. Peak memory of all of them: {peak:.1f} GiB.", "",
+        "A model that answers at once; all filters on; every send and every completion committed to a ledger on disk. "
+        "Accepted candidates are rows and the tasks that they came from (self-instruct requests and filters both "
+        f"separately). Median of {arguments.repeats} runs. Peak memory of the process: {peak:.1f} GiB.", "",
         "| strategy | rows | requests | accepted candidates/s, median (min to max) | rows/s | requests/s | ledger |",
         "|---|---|---|---|---|---|---|", *lines, "",
-        "Where the time goes, of one more run each, under the profiler (which makes it about twice as long): the share "
-        "of a function with all that it calls, and its own.", "",
+        "Profile of one further run of each strategy (the profiler doubles the time): the share of the time in a "
+        "function including its calls, and excluding them.", "",
         *(f"```text\n{profile}\n```\n" for profile in profiles),
     ]  # fmt: skip
     out.write_text("\n".join(head), encoding="utf-8")

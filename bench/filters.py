@@ -192,7 +192,7 @@ def scale(rows: int) -> None:
     index = NearDuplicateIndex()
     portion = 20_000  # rows generated at once, so that nothing but the index grows
     spent = 0.0
-    print("| rows | kept | rows/s | peak memory | bytes a row |\n|---|---|---|---|---|")
+    print("| rows | kept | rows/s | peak memory | bytes per row |\n|---|---|---|---|---|")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     printed = 0  # eighths of the rows
     for done in range(portion, rows + 1, portion):
@@ -234,7 +234,7 @@ def main() -> None:
     for title, columns, work in (
         ("ROUGE-L novelty at 0.7", ("", "time", "ratio", "note"), novelty),
         ("MinHash near-duplicates at 0.8", ("", "rows", "rate", "ratio"), near_duplicates),
-        ("Recall of planted edits, Jaccard of character 5-grams 0.8 to 1", ("", "found", "time", "of"), recall),
+        ("Recall of planted edits, Jaccard of character 5-grams 0.8 to 1", ("", "recall", "time", "of"), recall),
     ):
         parts.append(table(title, columns, work(texts)))
         print(parts[-1], flush=True)

@@ -1,10 +1,10 @@
-"""Fuzz the ROUGE-L filter against rouge_score: every decision, score and name, in every implementation.
+"""Fuzz the ROUGE-L filter against rouge_score: every decision, score and nearest text, in every implementation.
 
     python bench/fuzz_filters.py [--texts 20000]
 
-Corpora of 100 texts over tiny vocabularies, where ties at the threshold are frequent. For each, rouge_score fills the
-matrix of all pairs once; the papers' loop is run on it for eight thresholds, and compared with the index, one text at a
-time and in blocks.
+The corpora have 100 texts over tiny vocabularies, where ties at the threshold are frequent. rouge_score computes the
+scores of all pairs of a corpus once. For each of eight thresholds, the verdicts of the loop in the paper's code are
+compared with the verdicts of the index, one text at a time and in blocks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ SIZE = 100
 
 
 def corpus(rng: random.Random) -> list[str]:
+    """Return random texts, 40% of them edited copies of earlier ones."""
     vocabulary, longest = rng.choice([2, 3, 5, 8, 13, 40]), rng.choice([4, 8, 14, 24])
     texts: list[str] = []
     for _ in range(SIZE):
@@ -37,15 +38,15 @@ def corpus(rng: random.Random) -> list[str]:
 
 
 def expected(scores: list[list[float]], threshold: float) -> tuple[list[tuple], int]:
-    """Verdicts of the papers' loop, and how many texts tied with the threshold."""
+    """Return the verdicts of the loop in the paper's code, and the number of ties with the threshold."""
     pool: list[int] = []
     verdicts: list[tuple] = []
     ties = 0
-    for place, row in enumerate(scores):
+    for index, row in enumerate(scores):
         top = max((row[other] for other in pool), default=0.0)
         ties += abs(top - threshold) < 1e-9
         if top <= threshold:
-            pool.append(place)
+            pool.append(index)
             verdicts.append((True, None, None))
         else:
             verdicts.append((False, top, str(next(other for other in pool if row[other] == top))))
@@ -53,6 +54,7 @@ def expected(scores: list[list[float]], threshold: float) -> tuple[list[tuple], 
 
 
 def brief(verdicts) -> list[tuple]:
+    """Return the compared fields of each verdict."""
     return [(verdict.kept, verdict.score, verdict.nearest) for verdict in verdicts]
 
 
@@ -64,17 +66,17 @@ def main() -> None:
     start, decided, ties, mismatches = time.perf_counter(), 0, 0, 0
     for number in range(options.texts // SIZE):
         texts = corpus(random.Random(number))
-        scores = [[SCORER.score(a, b)["rougeL"].fmeasure for b in texts[:place]] for place, a in enumerate(texts)]
+        scores = [[SCORER.score(a, b)["rougeL"].fmeasure for b in texts[:index]] for index, a in enumerate(texts)]
         for threshold in THRESHOLDS:
-            right, tied = expected(scores, threshold)
+            reference, tied = expected(scores, threshold)
             ties += tied
             for engine in engines:
                 block = brief(NoveltyIndex(threshold, "rouge", engine=engine).offer_many(texts))
                 index = NoveltyIndex(threshold, "rouge", engine=engine)
                 single = brief(index.offer(text) for text in texts)
                 decided += 2 * len(texts)
-                mismatches += sum(a != b for a, b in zip(block, right, strict=True))
-                mismatches += sum(a != b for a, b in zip(single, right, strict=True))
+                mismatches += sum(a != b for a, b in zip(block, reference, strict=True))
+                mismatches += sum(a != b for a, b in zip(single, reference, strict=True))
     print(
         f"{options.texts:,} texts, thresholds {THRESHOLDS[0]} to {THRESHOLDS[-1]}, {' and '.join(engines)}, one by one "
         f"and in blocks: {decided:,} verdicts, {ties:,} ties with the threshold, {mismatches} mismatches, "

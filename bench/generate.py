@@ -1,21 +1,21 @@
-"""What a run leaves of its engine's speed: vLLM on a run's prompts, as many at a time, against the whole loop.
+"""Compare the speed of a complete run with the speed of vLLM alone on the same requests.
 
     python bench/generate.py --model DIR [--requests N] [--repeats N] [--concurrency N] [--set KEY=VALUE]
 
-A turn of the loop is a run in a fresh folder: every filter on, every send and every answer committed. A turn of the
-bare engine sends the requests of that very run, in its order and as many at a time; with ``--all-at-once`` there is a
-turn without that bound too, which no run can have, since its prompts are made of earlier answers. In-process, each turn
-has an engine of its own, so that nobody profits from what another one left in the prefix cache; its start is not timed.
-A ratio is that of two neighbouring turns.
+A turn of the loop is a run in a new folder, with all filters on and every send and every completion committed. A turn
+of the bare engine sends the requests of the same run in the same order, at the same concurrency. ``--all-at-once`` adds
+a turn without a limit of the concurrency, which no run can reach, since its prompts depend on earlier completions. In
+this process, each turn starts a separate engine, so that no turn uses the prefix cache of another; the start is not
+timed. A ratio compares two neighbouring turns.
 
-Beside a server, other packages can have turns as well, each in an environment of its own: their tokens and the requests
-under way are counted by the server itself.
+With a server, other packages can have turns, too, each in a separate environment. The server counts their tokens and
+requests in flight.
 
     vllm serve DIR --served-model-name NAME …
     python bench/generate.py --model NAME --base-url http://localhost:8000/v1 --peer 'other/bin/python theirs.py {rows}'
 
-A peer writes its rows to the file whose name stands where ``{rows}`` does: JSONL with ``instruction``, ``input`` and
-``output``. They are then judged by the very filters of the loop, so that rows kept a minute can be compared.
+A peer writes its rows to the file that replaces ``{rows}``: JSONL with ``instruction``, ``input`` and ``output``. They
+then pass through the filters of the loop, so that kept rows per minute can be compared.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ TOKENS, RUNNING = "vllm:generation_tokens_total", "vllm:num_requests_running"
 
 @dataclass
 class Turn:
-    """Tokens and seconds of one turn, and how many requests were under way when.
+    """The tokens, seconds and requests in flight of one turn.
 
     Attributes:
         rows: Rows that the filters kept.
-        flight: Moments at which the number changed, with the new one.
+        flight: Pairs of a time and the number of requests in flight from then on.
     """
 
     tokens: int = 0
@@ -76,7 +76,7 @@ class Turn:
     flight: list[tuple[float, int]] = field(default_factory=list)
 
     @property
-    def rows_a_minute(self) -> float:
+    def rows_per_minute(self) -> float:
         return 60 * self.rows / self.seconds
 
     @property
@@ -84,12 +84,12 @@ class Turn:
         return self.tokens / self.seconds
 
     def tenths(self) -> list[float]:
-        """Mean number under way in each tenth of the turn, from the first send to the last answer."""
+        """Return the mean number in flight in each tenth of the turn, from the first send to the last completion."""
         start, end = self.flight[0][0], self.flight[-1][0]
         step = (end - start) / 10 or 1.0
         means = []
-        for place in range(10):
-            low = start + place * step
+        for tenth in range(10):
+            low = start + tenth * step
             spans = (
                 count * max(0.0, min(until, low + step) - max(since, low))
                 for (since, count), (until, _) in pairwise(self.flight)
@@ -98,8 +98,10 @@ class Turn:
         return means
 
     def window(self, width: int) -> tuple[int, float, float]:
-        """Least and median number under way, and the share of time below ``width``: from when it was first reached (or
-        the most) to the last send."""
+        """Return the least and the median number in flight, and the share of the time below ``width``.
+
+        The time is counted from the moment when ``width`` (or the maximum, if lower) is reached first to the last send.
+        """
         reach = min(width, max(count for _, count in self.flight))
         first = next(at for at, (_, count) in enumerate(self.flight) if count >= reach)
         sends = [at for at in range(1, len(self.flight)) if self.flight[at][1] > self.flight[at - 1][1]]
@@ -107,21 +109,21 @@ class Turn:
             (self.flight[at + 1][0] - self.flight[at][0], self.flight[at][1])
             for at in range(first, max(sends, default=0))
         ]
-        whole = sum(span for span, _ in spans) or 1.0
-        below = sum(span for span, count in spans if count < width) / whole
+        total = sum(span for span, _ in spans) or 1.0
+        below = sum(span for span, count in spans if count < width) / total
         half, median = 0.0, reach
-        for span, count in sorted(spans, key=lambda one: one[1]):
+        for span, count in sorted(spans, key=lambda pair: pair[1]):
             half += span
-            if half >= whole / 2:
+            if half >= total / 2:
                 median = count
                 break
-        # An answer makes way for the next request at once: what lasts less than a millisecond is no gap.
+        # The next request follows a completion at once: a gap of less than a millisecond is not counted.
         least = min((count for span, count in spans if span > 1e-3), default=reach)
         return least, median, below
 
 
-class Counting:
-    """A started backend that counts what passes through it."""
+class CountingBackend:
+    """A wrapper of a started backend that counts requests and tokens."""
 
     def __init__(self, backend: Any) -> None:
         self.turn = Turn()
@@ -129,10 +131,10 @@ class Counting:
         self._now = 0
 
     async def start(self) -> None:
-        """It is started already."""
+        """Do nothing: the backend is started already."""
 
     async def close(self) -> None:
-        """Others close it."""
+        """Do nothing: ``run_turn`` closes the backend."""
 
     async def complete(self, request: Request) -> Completion:
         self._move(1)
@@ -152,15 +154,15 @@ class Counting:
         self.turn.flight.append((time.perf_counter(), self._now))
 
 
-async def engine(plan: RunPlan, go: Any) -> Turn:
-    """One turn with an engine that is started before and closed afterwards."""
+async def run_turn(plan: RunPlan, send: Any) -> Turn:
+    """Measure ``send`` with an engine that is started before and closed afterwards."""
     backend = open_backend(plan.settings.backend, plan.backend_options)
     await backend.start()
     try:
-        counting = Counting(backend)
-        began = time.perf_counter()
-        await go(counting)
-        counting.turn.seconds = time.perf_counter() - began
+        counting = CountingBackend(backend)
+        start = time.perf_counter()
+        await send(counting)
+        counting.turn.seconds = time.perf_counter() - start
         return counting.turn
     finally:
         await backend.close()
@@ -174,10 +176,10 @@ def loop_turn(plan: RunPlan) -> Turn:
             budget = Budget(plan.settings.budget, reader.spending())
             progress = RunProgress(plan.settings.n, state.stats, plan.settings.budget)
 
-            async def go(backend: Any) -> None:
+            async def send(backend: Any) -> None:
                 await Engine(plan, state, ledger, reader, backend, budget, progress).run()
 
-            turn = asyncio.run(engine(plan, go))
+            turn = asyncio.run(run_turn(plan, send))
             turn.rows = state.count
             return turn
     finally:
@@ -185,52 +187,53 @@ def loop_turn(plan: RunPlan) -> Turn:
 
 
 def bare_turn(plan: RunPlan, requests: list[Request], width: int) -> Turn:
-    async def go(backend: Any) -> None:
-        room = asyncio.Semaphore(width)
+    async def send(backend: Any) -> None:
+        slots = asyncio.Semaphore(width)
 
-        async def one(request: Request) -> None:
-            async with room:
+        async def complete(request: Request) -> None:
+            async with slots:
                 await backend.complete(request)
 
-        await asyncio.gather(*map(one, sorted(requests, key=lambda request: request.number)))
+        await asyncio.gather(*map(complete, sorted(requests, key=lambda request: request.number)))
 
-    return asyncio.run(engine(plan, go))
+    return asyncio.run(run_turn(plan, send))
 
 
 def peer_turn(command: str, server: str, plan: RunPlan) -> Turn:
-    """A command that uses the server; the server counts, and the loop's filters judge."""
+    """Measure a command that uses the server, which counts its tokens; the filters of the loop decide on its rows."""
     turn, before = Turn(), gauge(server, TOKENS)
-    over = threading.Event()
+    finished = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.2):
+        while not finished.wait(0.2):
             turn.flight.append((time.perf_counter(), int(gauge(server, RUNNING))))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    began = time.perf_counter()
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         subprocess.run(shlex.split(command.replace(ROWS, str(rows))), check=True)
-        turn.seconds = time.perf_counter() - began
-        over.set()
+        turn.seconds = time.perf_counter() - start
+        finished.set()
         watcher.join()
         turn.tokens = int(gauge(server, TOKENS) - before)
         if rows.exists():
-            turn.rows = kept(plan, [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()])
+            turn.rows = count_kept(plan, [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()])
     return turn
 
 
-def kept(plan: RunPlan, rows: list[dict[str, str]]) -> int:
-    """How many of these rows the run's filters keep."""
+def count_kept(plan: RunPlan, rows: list[dict[str, str]]) -> int:
+    """Return the number of rows that the run's filters keep."""
     pool = Pool(plan.seeds)
     candidates = tuple(Candidate(row["instruction"], row.get("input", ""), row["output"]) for row in rows)
-    nobody = Request("peer", (), Sampling(1), number=0)
-    RowFilters(plan.settings.filters, pool).apply(nobody, Received(candidates))
+    request = Request("peer", (), Sampling(1), number=0)
+    RowFilters(plan.settings.filters, pool).apply(request, Received(candidates))
     return len(pool.rows)
 
 
 def gauge(server: str, name: str) -> float:
+    """Return the sum of one metric of the server."""
     with urllib.request.urlopen(f"{server.removesuffix('/v1')}/metrics") as answer:
         text = answer.read().decode()
     return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
@@ -253,7 +256,7 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def script_of(command: str) -> str:
-    """A peer's name: its script, without the path of this machine's environment."""
+    """Return the name of a peer: its script, without the path of this machine's environment."""
     words = shlex.split(command)
     return f"`{Path(next((word for word in words if word.endswith('.py')), words[0])).name}`"
 
@@ -262,11 +265,11 @@ def line(name: str, turns: list[Turn], width: int) -> str:
     speeds = sorted(turn.speed for turn in turns)
     windows = [turn.window(width) for turn in turns]
     least, median, below = (statistics.median(column) for column in zip(*windows, strict=True))
-    asked = sum(turn.prompt_tokens for turn in turns)
-    cached = f"{sum(turn.cached_tokens for turn in turns) / asked:.0%}" if asked else ""
+    prompt_tokens = sum(turn.prompt_tokens for turn in turns)
+    cached = f"{sum(turn.cached_tokens for turn in turns) / prompt_tokens:.0%}" if prompt_tokens else ""
     tokens = statistics.median(turn.tokens for turn in turns)
-    made = statistics.median(turn.rows_a_minute for turn in turns)
-    rows = f"{made:.1f}" if made else ""
+    rate = statistics.median(turn.rows_per_minute for turn in turns)
+    rows = f"{rate:.1f}" if rate else ""
     return (
         f"| {name} | {statistics.median(speeds):,.1f} ({speeds[0]:,.1f} to {speeds[-1]:,.1f}) | {tokens:,.0f} | "
         f"{least:.0f} | {median:.0f} | {below:.1%} | {cached} | {rows} |"
@@ -287,12 +290,12 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=128)
-    parser.add_argument("--all-at-once", action="store_true", help="one more turn of the bare engine, with no window")
+    parser.add_argument("--all-at-once", action="store_true", help="a further turn of the bare engine, without a limit")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("-o", "--out", type=Path)
     arguments = parser.parse_args()
     if arguments.peer and not arguments.base_url:
-        parser.error("--peer needs --base-url: the server counts")
+        parser.error("--peer needs --base-url, because the server counts the tokens")
     settings, width = settings_of(arguments), arguments.concurrency
     loops, bares, unbound, peers = [], [], [], {command: [] for command in arguments.peer}
     for number in range(arguments.repeats):
@@ -313,10 +316,11 @@ def main() -> None:
         line("the loop", loops, width),
         *(line(script_of(command), turns, width) for command, turns in peers.items()),
         "",
-        f"The loop makes **{statistics.median(ratios):.1%}** of the tokens a second of the bare engine, {width} at a "
-        f"time ({ratios[0]:.1%} to {ratios[-1]:.1%}), with {statistics.median(turn.rows for turn in loops):.0f} rows.",
+        f"The loop reaches **{statistics.median(ratios):.1%}** of the tokens per second of the bare engine, {width} at "
+        f"a time ({ratios[0]:.1%} to {ratios[-1]:.1%}), with {statistics.median(turn.rows for turn in loops):.0f} "
+        "rows.",
         "",
-        "Requests under way, mean of each tenth of the first turn:",
+        "Requests in flight, mean of each tenth of the first turn:",
         "",
         tenths("the loop", loops[0]),
         *(tenths(script_of(command), turns[0]) for command, turns in peers.items()),
@@ -339,16 +343,16 @@ def write(arguments: argparse.Namespace, lines: list[str]) -> None:
     command = f"python bench/generate.py --model {Path(arguments.model).name} --requests {arguments.requests}"
     command += f" --repeats {arguments.repeats} --concurrency {arguments.concurrency} --strategy {arguments.strategy}"
     command += " --all-at-once" * arguments.all_at_once
-    command += "".join(f" --peer {script_of(one)[1:-1]}" for one in arguments.peer)
-    command += "".join(f" --set {one}" for one in arguments.set)
+    command += "".join(f" --peer {script_of(peer)[1:-1]}" for peer in arguments.peer)
+    command += "".join(f" --set {assignment}" for assignment in arguments.set)
     cached = CACHED if arguments.base_url else ""
     head = [
-        f"# The loop and its engine, {today}", "",
+        f"# The loop and the bare engine, {today}", "",
         f"{machine}, Python {platform.python_version()}, {installed()}. Printed by `{command}`.", "",
-        f"Medians of {arguments.repeats} turns. Under way: from when "
-        f"{arguments.concurrency} were first reached, or the most, to the last send.{cached}", "",
-        "| what | output tokens/s, median (min to max) | tokens | least under way | median | time below the window | "
-        "prompts cached | rows kept a minute |",
+        f"Medians of {arguments.repeats} turns. Requests in flight are counted from the moment when "
+        f"{arguments.concurrency}, or the maximum, are reached first, to the last send.{cached}", "",
+        "| turn | output tokens/s, median (min to max) | tokens | least in flight | median in flight | "
+        "time below the window | prompts cached | rows kept per minute |",
         "|---|---|---|---|---|---|---|---|", *lines, "",
     ]  # fmt: skip
     out.write_text("\n".join(head), encoding="utf-8")
@@ -361,7 +365,7 @@ def installed() -> str:
             return f"{wheel} {version(wheel)}"
         except PackageNotFoundError:
             pass
-    return "vLLM elsewhere"
+    return "vLLM in another environment"
 
 
 if __name__ == "__main__":

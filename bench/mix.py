@@ -2,15 +2,16 @@
 
     python bench/mix.py [--seeds N] [--budget TOKENS] [--lag N] [--write]
 
-Gain: scripted methods, whose yields are known, share one run. The scheduler, the mixed strategy, the accounts and the
-novelty filter are the real ones; only the completions are made up. Each scenario runs once with `adapt` and once with
-equal fixed weights for every seed. Proposals stop when the token budget is spent, and everything open is judged before
-rows are counted, so that a method whose rows come from follow-ups is not charged for requests whose rows are missing.
-`adapt` stays in the project only if it gains rows per token (the interval lies above 0) on at least two of the three
-scenarios, which were fixed before the first measurement.
+Gain: scripted methods, whose yields are known, share one run. The scheduler, the mixed strategy, the progress of each
+method and the novelty filter are the real ones; only the completions are made up. Each scenario runs once with `adapt`
+and once with equal fixed weights for every seed. Proposals stop when the token budget is spent, and all open requests
+are completed before rows are counted, so that a method whose rows come from follow-ups is not charged for requests
+whose rows are missing. `adapt` stays in the project only if it gains rows per token (the interval lies above 0) on at
+least two of the three scenarios. The scenarios were fixed before the first measurement; the way in which the end of a
+run is counted was changed after it (``bench/results/mix-2026-11-30.md`` has the figures of both).
 
-Cost: proposals a second of a mixed run with full accounts, in which every method is `alpaca` with its published
-options; the line "alone" has a single method and no mixture.
+Cost: proposals per second of a mixed run whose methods have a full record of processed requests; every method is
+`alpaca` with its published options. The line "alone" has a single method and no mixture.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from selfinstruct.strategies import Alpaca
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, MixtureStrategy, draw_largest_gamma
 
-JUDGED = 256  # requests of each method in its account, with 0 to 8 rows
+PROCESSED = 256  # requests in the progress of each method, with 0 to 8 rows each
 SEEDS = tuple(load_seeds(builtin_seeds()))
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 UNLIMITED = 10**9  # ideas of a method that does not run dry
@@ -57,9 +58,9 @@ class Script:
     Attributes:
         rows: Mean number of rows that one completion offers, before the novelty filter.
         ideas: Number of distinct instructions that the method can offer; each offer draws one of them at random, so
-            that repetitions grow more frequent as the pool fills.
-        tokens: Mean tokens of one request; single requests vary evenly by a fifth.
-        follow_ups: Requests that follow each proposal. If there are any, the proposal itself brings no rows.
+            repetitions become more frequent as the pool fills.
+        tokens: Mean tokens of one request; each request has between 80% and 120% of it, uniformly.
+        follow_ups: Requests that follow each proposal. If there are any, the proposal itself yields no rows.
     """
 
     rows: float
@@ -151,7 +152,7 @@ class ScriptedModel:
 
 @dataclass(frozen=True)
 class RunYield:
-    """The rows that one run brought for its tokens, and how many of them came from each method."""
+    """The rows and tokens of one run, and the number of rows from each method."""
 
     rows: int
     tokens: int
@@ -159,12 +160,12 @@ class RunYield:
 
     @property
     def rate(self) -> float:
-        """Rows for 1,000 tokens."""
+        """Rows per 1,000 tokens."""
         return 1_000 * self.rows / self.tokens
 
 
 def run(scripts: Mapping[str, Script], seed: int, budget: int, lag: int, *, adapt: bool) -> RunYield:
-    """Run the scheduler until the token budget is spent and all requests, follow-ups included, are judged."""
+    """Run the scheduler until the token budget is spent and all requests, follow-ups included, are processed."""
     model = ScriptedModel(scripts, seed, budget)
     parts = [MixtureMember(label, 1.0, Scripted(script, model)) for label, script in scripts.items()]
     scheduler = Scheduler(MixtureStrategy(MixtureOptions(), parts, adapt=adapt), SEEDS, FILTERS, seed=seed, lag=lag)
@@ -227,17 +228,17 @@ def interval(values: list[float]) -> tuple[float, float]:
     return means[250], means[9_749]
 
 
-def account_pool(labels: str) -> Pool:
-    """Return a pool in which every method has brought about the same number of rows."""
+def pool_with_progress(labels: str) -> Pool:
+    """Return a pool in which all methods have yielded about the same number of rows."""
     pool = Pool(SEEDS)
     for label in labels:
-        for number in range(JUDGED):
+        for number in range(PROCESSED):
             pool.progress_by_method[label].add(number % 9, 900 + number % 50)
     return pool
 
 
 def rate(call: Callable[[int], object], seconds: float) -> float:
-    """Return calls a second, the best of three measurements."""
+    """Return calls per second, the best of three measurements."""
     best, number = 0.0, 0
     for _ in range(3):
         start, before = time.perf_counter(), number
@@ -249,9 +250,9 @@ def rate(call: Callable[[int], object], seconds: float) -> float:
 
 
 def cost_table(seconds: float) -> list[str]:
-    """Measure proposals a second for growing numbers of methods."""
+    """Measure proposals per second for growing numbers of methods."""
     alpaca = Alpaca(Alpaca.Options(), Prompts.load(Alpaca.templates, "completion", builtin_prompts()))
-    pool = account_pool("")
+    pool = pool_with_progress("")
     alone = rate(lambda number: alpaca.propose(pool, Rng("propose", 0, number)), seconds)
     lines = [
         "| methods | proposals/s | choices/s, without the proposal |",
@@ -261,7 +262,7 @@ def cost_table(seconds: float) -> list[str]:
     for count in (2, 3, 5, 10):
         labels = "abcdefghij"[:count]
         mixed = MixtureStrategy(MixtureOptions(), [MixtureMember(label, 1.0, alpaca) for label in labels], adapt=True)
-        view = account_pool(labels)
+        view = pool_with_progress(labels)
         shapes, exposures = [65] * count, [1000.0] * count
         proposals = rate(lambda number, m=mixed, v=view: m.propose(v, Rng("propose", 0, number)), seconds)
         choices = rate(lambda number, s=shapes, e=exposures: draw_largest_gamma(s, e, Rng("race", number)), seconds)
@@ -273,9 +274,9 @@ def cost_table(seconds: float) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=40, help="runs of each scenario with and without `adapt`")
-    parser.add_argument("--scenario", choices=list(SCENARIOS), action="append", help="run this one only; repeatable")
+    parser.add_argument("--scenario", choices=list(SCENARIOS), action="append", help="one scenario; may be repeated")
     parser.add_argument("--budget", type=int, default=1_000_000, help="tokens after which proposals stop")
-    parser.add_argument("--lag", type=int, default=256, help="most requests that are not judged yet, as of a run")
+    parser.add_argument("--lag", type=int, default=256, help="the setting `lag` of the runs")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of each of three measurements of the cost")
     parser.add_argument("--write", action="store_true", help="also write the tables into bench/results/")
     options = parser.parse_args()

@@ -5,13 +5,12 @@
 For each index (ROUGE-L and MinHash), both engines do the same work in turns, so that other load on the machine slows
 both. Times are processor seconds (neither engine uses a second thread). The ratio of a turn is the time of numpy
 divided by the time of numba; the table shows the median over the turns. A turn fails if the engines disagree on any
-verdict. Numba stays for an index only if it is at least twice as fast in
-``offer_many`` against the full pool.
+verdict. Numba stays for an index only if it is at least twice as fast in ``offer_many`` against the full pool.
 
-The texts are the instructions of the data file, or generated ones without a file (``filters.load``). Where
-the pool needs more texts than the file has, each further text joins the beginning of one instruction to the end of
-another, both cut at random words, so that lengths and word frequencies stay those of the file. Offered texts are a
-third each: instructions that the pool lacks, recombined instructions, and texts of the pool with three random edits.
+The texts are the instructions of the data file, or generated texts without a file (``filters.load``). If the pool needs
+more texts than the file has, each further text joins the beginning of one instruction to the end of another, both cut
+at random words, which keeps the lengths and word frequencies of the file. Offered texts are a third each: instructions
+that the pool lacks, recombined instructions, and texts of the pool with three random edits.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ FILTERS = {"ROUGE-L": FilterFileOptions(rouge=0.7), "MinHash": FilterFileOptions
 SEED = 15
 BLOCK = 2_000  # texts offered at once by a bulk caller
 BLOCK_TURNS = 3
-ANSWER = 6  # texts offered at once by a generation run: the tasks of one completion of `alpaca`
-ANSWERS = 200  # completions in one turn
-ANSWER_TURNS = 3
+COMPLETION = 6  # texts offered at once by a generation run: the tasks of one completion of `alpaca`
+COMPLETIONS = 200  # completions in one turn
+COMPLETION_TURNS = 3
 BULK_TURNS = 3
 
 
@@ -120,14 +119,18 @@ def measure(name: str, pool: list[str], offers: list[str], bulk: list[str]) -> l
     )
     rest = offers[BLOCK_TURNS * BLOCK :]
 
-    def offer_answers(engine: str, turn: int) -> object:
-        start = turn * ANSWERS * ANSWER
-        return [
-            indexes[engine].offer_many(rest[at : at + ANSWER]) for at in range(start, start + ANSWERS * ANSWER, ANSWER)
-        ]
+    def offer_completions(engine: str, turn: int) -> object:
+        texts = rest[turn * COMPLETIONS * COMPLETION :][: COMPLETIONS * COMPLETION]
+        return [indexes[engine].offer_many(texts[i : i + COMPLETION]) for i in range(0, len(texts), COMPLETION)]
 
     measurements.append(
-        take_turns(name, f"offer_many, {ANSWER} texts, full pool", ANSWERS * ANSWER, ANSWER_TURNS, offer_answers)
+        take_turns(
+            name,
+            f"offer_many, {COMPLETION} texts, full pool",
+            COMPLETIONS * COMPLETION,
+            COMPLETION_TURNS,
+            offer_completions,
+        )
     )
     indexes.clear()
     measurements.append(
@@ -143,7 +146,7 @@ def measure(name: str, pool: list[str], offers: list[str], bulk: list[str]) -> l
 
 
 def measure_command(name: str, texts: list[str]) -> Measurement:
-    """Measure what `selfinstruct filter` does with a file of the texts, reading and writing included."""
+    """Measure `selfinstruct filter` on a file of the texts, including reading and writing."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "rows.jsonl"
         source.write_text("".join(json.dumps({"instruction": text}) + "\n" for text in texts), encoding="utf-8")
@@ -165,10 +168,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="JSON lines with a field `instruction`, gzipped")
     parser.add_argument("--pool", type=int, default=500_000, help="texts of the pool")
     parser.add_argument("--bulk", type=int, default=60_000, help="texts of the pool that are deduplicated in bulk")
-    parser.add_argument("--index", choices=list(INDEXES), action="append", help="measure this index only; repeatable")
+    parser.add_argument("--index", choices=list(INDEXES), action="append", help="measure one index; may be repeated")
     parser.add_argument("--write", action="store_true", help="also write the table into bench/results/")
     options = parser.parse_args()
-    needed = BLOCK_TURNS * BLOCK + ANSWER_TURNS * ANSWERS * ANSWER
+    needed = BLOCK_TURNS * BLOCK + COMPLETION_TURNS * COMPLETIONS * COMPLETION
     rng = random.Random(SEED)
     texts, source = load(options.data, options.pool)
     rng.shuffle(texts)

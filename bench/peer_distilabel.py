@@ -1,9 +1,9 @@
-"""distilabel's SelfInstruct, with an answer to each instruction: what ``bench/generate.py`` runs beside the loop.
+"""Run distilabel's SelfInstruct with an answer to each instruction, as a peer of ``bench/generate.py``.
 
     PYTHON bench/peer_distilabel.py --base-url URL --model NAME --seeds FILE --lists N -o ROWS.jsonl
 
-PYTHON is that of an environment with ``distilabel[openai]==1.5.3``, ``requests`` and ``openai<2``. Its own defaults
-hold: five instructions from each seed, its own prompts; its steps pass batches on to each other.
+PYTHON belongs to an environment with ``distilabel[openai]==1.5.3``, ``requests`` and ``openai<2``. The defaults of
+distilabel apply: five instructions for each seed, and its own prompts. Its steps pass batches to each other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--base-url", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--seeds", type=Path, required=True)
-    parser.add_argument("--lists", type=int, default=20, help="seeds to begin with, each for one list of instructions")
+    parser.add_argument("--lists", type=int, default=20, help="number of seeds; each yields one list of instructions")
     parser.add_argument("--list-tokens", type=int, default=220)
     parser.add_argument("--answer-tokens", type=int, default=200)
     parser.add_argument("-o", "--out", type=Path, required=True)
@@ -42,9 +42,9 @@ def main() -> None:
         each = ExpandColumns(columns={"instructions": "instruction"})
         answers = TextGeneration(llm=llm(arguments.answer_tokens, 0.3))
         load >> lists >> each >> answers
-    made = pipeline.run(use_cache=False)["default"]["train"]
+    rows = pipeline.run(use_cache=False)["default"]["train"]
     with arguments.out.open("w", encoding="utf-8") as file:
-        for row in made:
+        for row in rows:
             if row["instruction"] and row["generation"]:
                 file.write(json.dumps({"instruction": row["instruction"], "output": row["generation"]}) + "\n")
 

@@ -1,6 +1,6 @@
-"""Other packages' near-duplicate search, each through its own code with its own defaults.
+"""Near-duplicate search by other packages, each with its own code and defaults.
 
-Where a package leaves the shingles to its user, they are sets of character 5-grams made in Python.
+Packages that expect the user to make the shingles get sets of character 5-grams, made in Python.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ __all__ = ["FAST", "RECALL", "SLOW", "grams"]
 
 
 def grams(text: str) -> set[str]:
-    """Character 5-grams."""
+    """Return the character 5-grams of a text."""
     text = " ".join(text.casefold().split())
-    return {text[at : at + 5] for at in range(max(1, len(text) - 4))}
+    return {text[start : start + 5] for start in range(max(1, len(text) - 4))}
 
 
 def datasketch_loop(texts: list[str]) -> None:
-    """As the tutorial has it."""
+    """Run the loop of the package's tutorial."""
     from datasketch import MinHash, MinHashLSH
 
     lsh = MinHashLSH(threshold=0.8, num_perm=128)
@@ -43,15 +43,15 @@ def rensa_loop(texts: list[str]) -> None:
 def rensa_deduplicator(texts: list[str]) -> list[bool]:
     from rensa import RMinHashDeduplicator
 
-    found = RMinHashDeduplicator(threshold=0.8, num_perm=128, use_lsh=True)
-    return found.add_pairs((str(row), list(grams(text))) for row, text in enumerate(texts))
+    deduplicator = RMinHashDeduplicator(threshold=0.8, num_perm=128, use_lsh=True)
+    return deduplicator.add_pairs((str(row), list(grams(text))) for row, text in enumerate(texts))
 
 
 def rensa_c(texts: list[str]) -> list[bool]:
     from rensa import CMinHashDeduplicator
 
-    found = CMinHashDeduplicator(threshold=0.8, num_perm=128)
-    return found.add_pairs((str(row), list(grams(text))) for row, text in enumerate(texts))
+    deduplicator = CMinHashDeduplicator(threshold=0.8, num_perm=128)
+    return deduplicator.add_pairs((str(row), list(grams(text))) for row, text in enumerate(texts))
 
 
 def datasketch_recall(threshold: float):
@@ -59,21 +59,22 @@ def datasketch_recall(threshold: float):
         from datasketch import MinHash, MinHashLSH
 
         lsh = MinHashLSH(threshold=threshold, num_perm=128)
-        made = [
-            MinHash.bulk([[g.encode() for g in grams(t)] for t in part], num_perm=128) for part in (originals, others)
-        ]
-        for row, minhash in enumerate(made[0]):
+        indexed, queries = (
+            MinHash.bulk([[gram.encode() for gram in grams(text)] for text in texts], num_perm=128)
+            for texts in (originals, others)
+        )
+        for row, minhash in enumerate(indexed):
             lsh.insert(row, minhash)
-        return [row in lsh.query(minhash) for row, minhash in enumerate(made[1])]
+        return [row in lsh.query(minhash) for row, minhash in enumerate(queries)]
 
     return find
 
 
-def rensa_recall(name: str, **own: bool):
+def rensa_recall(name: str, **options: bool):
     def find(originals: list[str], others: list[str]) -> list[bool]:
         import rensa
 
-        index = getattr(rensa, name)(threshold=0.8, num_perm=128, **own)
+        index = getattr(rensa, name)(threshold=0.8, num_perm=128, **options)
         index.add_pairs((str(row), list(grams(text))) for row, text in enumerate(originals))
         return index.is_duplicate_pairs((f"edit of {row}", list(grams(text))) for row, text in enumerate(others))
 
@@ -85,39 +86,39 @@ def rensa_lsh_recall(originals: list[str], others: list[str]) -> list[bool]:
 
     lsh = RMinHashLSH(threshold=0.8, num_perm=128, num_bands=16)
 
-    def made(text: str):
+    def sketch(text: str):
         minhash = RMinHash(num_perm=128, seed=42)
         minhash.update(list(grams(text)))
         return minhash
 
     for row, text in enumerate(originals):
-        lsh.insert(row, made(text))
-    return [row in lsh.query(made(text)) for row, text in enumerate(others)]
+        lsh.insert(row, sketch(text))
+    return [row in lsh.query(sketch(text)) for row, text in enumerate(others)]
 
 
 def text_dedup_recall(originals: list[str], others: list[str]) -> list[bool]:
-    """``embed_func`` with what ``main`` gives it; two texts meet if any of its band keys agree."""
+    """Call ``embed_func`` with the arguments of ``main``; two texts are a pair if any of their band keys agree."""
     import numpy as np
     from text_dedup.minhash import RNG, embed_func
     from text_dedup.utils import optimal_param, sha1_hash
     from text_dedup.utils.args import MinHashArgs
 
-    own = MinHashArgs()
-    bands, width = optimal_param(own.threshold, own.num_perm, false_positive_weight=0.5, false_negative_weight=0.5)
+    args = MinHashArgs()
+    bands, width = optimal_param(args.threshold, args.num_perm, false_positive_weight=0.5, false_negative_weight=0.5)
     prime = np.uint64((1 << 61) - 1)
     permutations = (
-        RNG.randint(1, prime, size=(own.num_perm,), dtype=np.uint64),
-        RNG.randint(0, prime, size=(own.num_perm,), dtype=np.uint64),
+        RNG.randint(1, prime, size=(args.num_perm,), dtype=np.uint64),
+        RNG.randint(0, prime, size=(args.num_perm,), dtype=np.uint64),
     )
 
     def keys(text: str) -> list[bytes]:
         return embed_func(
             text,
             0,
-            num_perm=own.num_perm,
-            ngram_size=own.ngram,
-            min_length=own.min_length,
-            hashranges=[(at * width, (at + 1) * width) for at in range(bands)],
+            num_perm=args.num_perm,
+            ngram_size=args.ngram,
+            min_length=args.min_length,
+            hashranges=[(band * width, (band + 1) * width) for band in range(bands)],
             permutations=permutations,
             hash_func=lambda data: sha1_hash(data, d=32),
             dtype=np.uint64,
@@ -125,11 +126,11 @@ def text_dedup_recall(originals: list[str], others: list[str]) -> list[bool]:
             modulo_prime=prime,
         )["__signatures__"]
 
-    return _met(keys, originals, others)
+    return _share_a_key(keys, originals, others)
 
 
 def datatrove_recall(originals: list[str], others: list[str]) -> list[bool]:
-    """Its signatures; two texts meet if they fall into one of its buckets together."""
+    """Compute the signatures of datatrove; two texts are a pair if they share a bucket."""
     from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
 
     with tempfile.TemporaryDirectory() as folder:
@@ -139,13 +140,13 @@ def datatrove_recall(originals: list[str], others: list[str]) -> list[bool]:
             shingles = step.get_shingles(text)
             return [tuple(bucket) for bucket in step.get_signature(shingles)] if shingles.size else []
 
-        return _met(keys, originals, others)
+        return _share_a_key(keys, originals, others)
 
 
-def _met(keys, originals: list[str], others: list[str]) -> list[bool]:
+def _share_a_key(keys, originals: list[str], others: list[str]) -> list[bool]:
     return [
-        any(a == b for a, b in zip(keys(one), keys(two), strict=False))
-        for one, two in zip(originals, others, strict=True)
+        any(key == other_key for key, other_key in zip(keys(original), keys(other), strict=False))
+        for original, other in zip(originals, others, strict=True)
     ]
 
 

@@ -1,9 +1,9 @@
-"""What asking for JSON by schema does to the rows of the embedded model: accepted rows, tokens and time for them.
+"""Compare text with JSON by schema, for the embedded model: accepted rows, and tokens and seconds per row.
 
     python bench/structured.py [--requests N] [--seeds N] [--strategy NAME,...] [--api run|chat] [-o FILE.md]
 
-Each setting has the same seeds and sends the same number of requests, with the settings of the quickstart (what
-``make data`` runs) but for the one that is compared. Those with and without take turns.
+Both forms use the same seeds and the same number of requests, with the settings of the quickstart (``make data``)
+except for the one that is compared. Their runs alternate.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 from selfinstruct import generate
 
 RESULTS = Path(__file__).parent / "results"
-ASKED = {"alpaca": ("tasks",), "self-instruct": ("instructions", "output_first")}  # stages that have a JSON form
+STAGES = {"alpaca": ("tasks",), "self-instruct": ("instructions", "output_first")}  # stages that have a JSON form
 
 
 @dataclass
-class Sum:
-    """What the runs of one setting came to."""
+class Totals:
+    """The sums over the runs of one setting."""
 
     requests: int = 0
     instructions: int = 0
@@ -40,19 +40,19 @@ class Sum:
     discarded: Counter[str] = field(default_factory=Counter)
 
 
-def run(strategy: str, structured: bool, api: str, seed: int, requests: int, threads: int, into: Sum) -> None:
-    """One run, ended by its budget of requests."""
+def run(strategy: str, structured: bool, api: str, seed: int, requests: int, threads: int, into: Totals) -> None:
+    """Run until the budget of requests is spent, and add the figures to ``into``."""
     section: dict[str, Any] = {"structured": structured}
     if api != "run":
-        section |= {stage: {"api": api} for stage in ASKED[strategy]}
+        section |= {stage: {"api": api} for stage in STAGES[strategy]}
     settings = {
         "strategy": strategy, "seed": seed, "n": 1_000_000, "patience": 1_000_000, "saturation": {"novelty": 0.0},
         "budget": {"max_requests": requests}, "llamacpp": {"threads": threads}, strategy: section,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="structured-") as folder:
-        began = time.perf_counter()
+        start = time.perf_counter()
         result = generate(Path(folder) / "run", settings)
-        into.seconds += time.perf_counter() - began
+        into.seconds += time.perf_counter() - start
     assert result.ending == "budget", result.ending
     stats = result.stats
     assert not stats.failures, stats.failures
@@ -66,30 +66,30 @@ def run(strategy: str, structured: bool, api: str, seed: int, requests: int, thr
     into.discarded += stats.discarded
 
 
-def line(strategy: str, structured: bool, one: Sum) -> str:
-    """One row of the table."""
-    most = (one.rejected + one.discarded).most_common()
+def line(strategy: str, structured: bool, totals: Totals) -> str:
+    """Return one row of the table."""
+    rows, reasons = max(1, totals.rows), (totals.rejected + totals.discarded).most_common()
     return (
-        f"| {strategy} | {'JSON' if structured else 'text'} | {one.requests} | {one.instructions} | {one.rows} "
-        f"({', '.join(map(str, one.by_seed))}) | {one.rows / one.requests:.2f} | {one.tokens / max(1, one.rows):.0f} "
-        f"| {one.prompt_tokens / max(1, one.rows):.0f} | {one.seconds / max(1, one.rows):.1f} "
-        f"| {', '.join(f'{reason} {count}' for reason, count in most)} |"
+        f"| {strategy} | {'JSON' if structured else 'text'} | {totals.requests} | {totals.instructions} "
+        f"| {totals.rows} ({', '.join(map(str, totals.by_seed))}) | {totals.rows / totals.requests:.2f} "
+        f"| {totals.tokens / rows:.0f} | {totals.prompt_tokens / rows:.0f} | {totals.seconds / rows:.1f} "
+        f"| {', '.join(f'{reason} {count}' for reason, count in reasons)} |"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=80, help="of each run")
+    parser.add_argument("--requests", type=int, default=80, help="requests of each run")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--strategy", default="alpaca,self-instruct")
-    parser.add_argument("--api", choices=("run", "chat"), default="run", help="of the stages that are compared")
+    parser.add_argument("--api", choices=("run", "chat"), default="run", help="API of the compared stages")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--out", type=Path)
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     lines = []
     for strategy in arguments.strategy.split(","):
-        sums = {structured: Sum() for structured in (False, True)}
+        sums = {structured: Totals() for structured in (False, True)}
         for seed in range(arguments.seeds):
             for structured, into in sums.items():
                 run(strategy, structured, arguments.api, seed, arguments.requests, arguments.threads, into)
@@ -105,11 +105,11 @@ def main() -> None:
         f"# Structured output, {today}", "",
         f"{arguments.threads} threads of {len(processors)} of {processors[0] if processors else platform.machine()}, "
         f"Python {platform.python_version()}, load {load:.1f} at the start. Printed by `{command}`.", "",
-        "The embedded model with the quickstart's settings; rows are those that the filters kept, in brackets those "
-        "of each seed. Tokens are those that the model wrote, and those of prompts that no cache held. Seconds include "
-        "loading the model. Rejected are candidates by filter and pieces that never became one.", "",
-        "| strategy | asked for | requests | instructions | rows | rows a request | tokens written a row "
-        "| tokens read a row | seconds a row | rejected |",
+        "The embedded model with the quickstart's settings. Rows are counted after all filters, in brackets by seed. "
+        "Tokens read are prompt tokens that were not in the cache. Seconds include loading the model. The last column "
+        "counts rejected candidates and discarded pieces of text by reason.", "",
+        "| strategy | form | requests | instructions | rows | rows per request | tokens written per row "
+        "| tokens read per row | seconds per row | rejected or discarded |",
         "|---|---|---|---|---|---|---|---|---|---|", *lines, "",
     ])  # fmt: skip
     (arguments.out or RESULTS / f"structured-{today}.md").write_text(text, encoding="utf-8")

@@ -92,8 +92,9 @@ JSON_KEYS = {
         "rejected",
     },
     "filter": {
-        "output": "output file", "filters": "filters with their settings, in order", "fields": "rows by filtered field",
-        "read": "rows read", "kept": "rows kept", "dropped": "dropped rows by filter and reason",
+        "output": "output file", "filters": "each filter with its setting, in order",
+        "fields": "rows by filtered field", "read": "rows read", "kept": "rows kept",
+        "dropped": "dropped rows by filter and reason",
         "marked": "rows with personal data, flagged or redacted", "malformed": "rows that could not be read",
         "notices": "remarks about the data",
     },

@@ -1,9 +1,9 @@
 """Runs untrusted Python in Monty, a sandboxed interpreter of a subset of Python (https://github.com/pydantic/monty).
 
-Every program runs in a fresh session: no files, no network, no processes, no environment. The clock is frozen, the
-random generator has a fixed seed and limits are on memory and depth, so that a result depends on nothing but the code;
-only the time limit depends on the machine. The interpreter runs in worker processes that the library manages: a worker
-that a program crashes is replaced, and this process is unharmed.
+Every program runs in a fresh session: no files, no network, no processes, no environment. The clock does not advance,
+the random generator has a fixed seed, and memory and depth are limited, so that a result depends on nothing but the
+code; only the time limit depends on the machine. The interpreter runs in worker processes that the library manages: a
+worker that a program crashes is replaced, and this process is unharmed.
 """
 
 from __future__ import annotations
