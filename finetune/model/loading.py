@@ -150,11 +150,14 @@ def load_tokenizer(name: str | None) -> Any:
     """
     where, options = _source(name)
     with _quiet(), _explain_errors(name):
-        if not options:
-            return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        # AutoTokenizer gives the same result, after seconds of parsing the header on its own.
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
-    set_pre_tokenizer(tokenizer.backend_tokenizer, Path(where) / options["gguf_file"])
+        if options:
+            # AutoTokenizer gives the same result, after seconds of parsing the header on its own.
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    if options:
+        set_pre_tokenizer(tokenizer.backend_tokenizer, Path(where) / options["gguf_file"])
+    tokenizer.init_kwargs.pop("local_files_only", None)  # comes from HF_HUB_OFFLINE, and would be saved with the model
     return tokenizer
 
 

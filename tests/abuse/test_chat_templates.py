@@ -92,7 +92,7 @@ ENDLESS = (
 )
 SCRIPT = """
 import sys
-from finetune.data.rows import Turn
+from finetune.data.rows import ChatTurn
 from finetune.data.render import Renderer
 from selfinstruct.errors import UsageError
 from tests.finetune_fixtures import CHATML, make_tokenizer

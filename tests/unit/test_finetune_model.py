@@ -13,6 +13,10 @@ import torch
 
 from finetune.model.loading import load, load_tokenizer, save
 from selfinstruct.errors import UsageError
+from tests import finetune_fixtures
+
+tiny_tokenizer = finetune_fixtures.tiny_tokenizer
+tiny_model_folder = finetune_fixtures.tiny_model_folder
 
 TEXTS = (
     "In 2024, I paid $1,234.50; the 7th of 12 parts  cost 3x100.",
@@ -48,6 +52,15 @@ def test_the_embedded_model_is_saved_as_a_plain_checkpoint(embedded) -> None:
     tokenizer = load_tokenizer(str(folder))
     assert tokenizer.chat_template == loaded.tokenizer.chat_template
     assert [tokenizer(text).input_ids for text in TEXTS] == [loaded.tokenizer(text).input_ids for text in TEXTS]
+
+
+def test_a_saved_tokenizer_does_not_depend_on_offline_mode(tiny_model_folder, tmp_path, monkeypatch) -> None:
+    for offline in (False, True):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        load_tokenizer(str(tiny_model_folder)).save_pretrained(tmp_path / str(offline))
+    assert (tmp_path / "True/tokenizer_config.json").read_bytes() == (
+        tmp_path / "False/tokenizer_config.json"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["no/such-model", "./nothing", "nothing.gguf"])
