@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -108,15 +109,25 @@ def numbers(answer: str, start: int = 0, end: int | None = None) -> list[tuple[s
     ``50%`` may be 50 or 0.5. Numbers within words, ordinals, dates, times and versions are left out. A number that its
     context changes (``5k``, ``2π``, ``10^3``) or that can be read in several ways (``3,5``) has no value.
     """
-    result: list[tuple[str, _Readings]] = []
+    return [(match.group(), _readings(match)) for match in _matches(answer, start, len(answer) if end is None else end)]
+
+
+def _matches(answer: str, start: int, end: int) -> Iterator[regex.Match[str]]:
+    """Yield the matches of numbers; an answer may have hundreds of thousands, of which one is read."""
     for match in _TOKEN.finditer(answer, start, end):
-        if match["unclear"] or match["unread"] or match["continental"]:
-            result.append((match.group(), ()))
-        elif match["latex"] or (match["number"] and not _is_ordinal(match)):
-            values = _values(match)
-            percent = tuple(value / 100 for value in values) if match["percent"] else ()
-            result.append((match.group(), (*values, *percent)))
-    return result
+        if _has_no_value(match) or match["latex"] or (match["number"] and not _is_ordinal(match)):
+            yield match
+
+
+def _has_no_value(match: regex.Match[str]) -> bool:
+    return bool(match["unclear"] or match["unread"] or match["continental"])
+
+
+def _readings(match: regex.Match[str]) -> _Readings:
+    if _has_no_value(match):
+        return ()
+    values = _values(match)
+    return (*values, *(value / 100 for value in values)) if match["percent"] else values
 
 
 def _is_ordinal(match: regex.Match[str]) -> bool:
@@ -204,13 +215,18 @@ def _verify_number(spec: Spec, answer: str) -> Finding:
         start, end = match.end(), len(answer)
     else:
         start, end = _boxed(answer)
-    candidates = numbers(answer, start, end)
-    if not candidates:
+    number: regex.Match[str] | None = None
+    count = 0
+    for match in _matches(answer, start, end):
+        number, count = match, count + 1
+        if isinstance(where, dict):
+            break
+    if number is None:
         return Finding(False, expected, "no number")
-    if where == "only" and len(candidates) > 1:
-        return Finding(False, f"{expected} and no other number", f"{len(candidates)} numbers")
-    text, values = candidates[0] if isinstance(where, dict) else candidates[-1]
-    return Finding(any(_is_right(value, spec) for value in values), expected, short(text.strip()))
+    if where == "only" and count > 1:
+        return Finding(False, f"{expected} and no other number", f"{count} numbers")
+    is_right = any(_is_right(value, spec) for value in _readings(number))
+    return Finding(is_right, expected, short(number.group().strip()))
 
 
 def _is_right(number: Fraction, spec: Spec) -> bool:
