@@ -69,7 +69,7 @@ def run_chat(
     if system and renderer.format == "completion":
         raise UsageError(f"the format {renderer.format} has no system prompt; leave --system out")
     torch.manual_seed(seed)
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
+    config = GenerationConfig(
         do_sample=temperature > 0,
         temperature=temperature or None,
         top_p=top_p if temperature > 0 else None,
@@ -174,7 +174,7 @@ class _Conversation:
             )
 
 
-class _AnswerStream(BaseStreamer):
+class _AnswerStream(BaseStreamer):  # type: ignore[misc] # the types of transformers are not read
     """Streamer that writes an answer in whole characters.
 
     Attributes:

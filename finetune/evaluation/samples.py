@@ -76,7 +76,7 @@ def _generate_batch(
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     context = getattr(model.config, "max_position_embeddings", None) or width + max_tokens
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
+    config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max(1, min(max_tokens, context - width)),
         eos_token_id=sorted(stop_ids),

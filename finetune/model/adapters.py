@@ -48,7 +48,7 @@ def add_adapters(model: Any, lora: Lora) -> Any:
             )
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type] # peft divides it, and takes any number
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",
@@ -118,7 +118,7 @@ def nf4_config(dtype: torch.dtype) -> dict[str, Any]:
             importlib.import_module("bitsandbytes")
     except ImportError:
         raise MissingExtraError("bitsandbytes", "qlora") from None
-    quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+    quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     return {"quantization_config": quantization}

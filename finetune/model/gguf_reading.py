@@ -39,7 +39,8 @@ def _known_to_transformers() -> Mapping[str, str]:
         from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
     except ImportError:  # transformers before 5.20
         return {}
-    return GGUF_PRE_TOKENIZER_SPLITS
+    splits: Mapping[str, str] = GGUF_PRE_TOKENIZER_SPLITS
+    return splits
 
 
 def config_overrides(path: Path) -> dict[str, Any]:
