@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,20 +20,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
-# Unit tests of these modules train or load models: `make check` leaves them out.
-SLOW = {f"test_finetune_{name}.py" for name in ("adapters", "chat", "core", "estimate", "evaluate", "gguf")}
+# These modules of unit tests import torch, and most of them train or load models: `make check` leaves them out.
+SLOW = {
+    f"test_finetune_{name}.py"
+    for name in ("adapters", "chat", "core", "estimate", "evaluate", "gguf", "model", "optim", "report", "sample")
+}
 
 Promise = Callable[[str, str], None]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Configure markers and hypothesis, and let processes that tests start receive Ctrl-C."""
-    config.addinivalue_line("markers", "slow: a unit test that takes seconds; make check leaves it out")
+    config.addinivalue_line("markers", "slow: a unit test that takes seconds or needs torch; make check leaves it out")
     settings.register_profile("suite", deadline=None)  # a slow machine is no failure
     settings.load_profile("suite")
     # A suite that runs in the background ignores SIGINT, and child processes would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import modules of slow tests only to deselect their tests: torch and transformers take seconds to load."""
+    return True if collection_path.name in SLOW and "not slow" in config.option.markexpr else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,6 +50,7 @@ def test_char_shingles_are_the_set_of_five_grams():
         assert np.array_equal(found, alone)  # neighbours in a batch make no difference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shingles", ["char5", "char2", "word3", "char20"])
 def test_sketches_of_both_engines_are_equal(shingles):
     pytest.importorskip("numba")
@@ -206,6 +207,7 @@ def test_shingles_may_be_words_or_any_number_of_characters(engine):
         assert verdict.score == len(a & b) / len(a | b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
 def test_thousands_of_similar_texts_are_compared_in_small_blocks(engine, monkeypatch):
     if engine == "numba":

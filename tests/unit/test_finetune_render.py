@@ -637,6 +637,7 @@ def test_a_template_can_not_reach_out_of_its_sandbox() -> None:
 # The embedded model's tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["alpaca", "chat", "completion"])
 def test_every_seed_task_renders_for_the_embedded_model(form: str, smollm2_tokenizer: Any) -> None:
     examples = read_examples(builtin_seeds()).examples
@@ -652,6 +653,7 @@ def test_every_seed_task_renders_for_the_embedded_model(form: str, smollm2_token
         assert document.ids[: len(prompt)].tolist() == prompt
 
 
+@pytest.mark.slow
 def test_every_answer_of_a_runs_conversation_is_supervised_and_nothing_else(
     tmp_path: Path, smollm2_tokenizer: Any
 ) -> None:
@@ -677,6 +679,7 @@ def test_every_answer_of_a_runs_conversation_is_supervised_and_nothing_else(
     assert len(ends) == 3, "each answer has its stop token, and the user's text has none"
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_not_changed(smollm2_tokenizer: Any) -> None:
     before = smollm2_tokenizer.backend_tokenizer.to_str()
     Renderer(smollm2_tokenizer, "chat", max_length=64).document(chat(*CHAT[:2]))

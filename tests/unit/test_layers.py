@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -45,33 +46,39 @@ HEAVY = {
 }  # fmt: skip
 
 
+@cache
 def modules() -> dict[str, Path]:
-    found = {}
+    paths = {}
     for package in PACKAGES:
         for path in package.rglob("*.py"):
             parts = path.relative_to(package.parent).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
-def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
-    """Modules of ours that a module imports anywhere in its text."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+def imports(name: str, path: Path) -> set[str]:
+    """Modules of this project that a module imports anywhere in its text."""
+    names = set()
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: imports are absolute"
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                found.add(whole if whole in known else str(node.module))
-    return {one for one in found if one in known and one != name}
+                full_name = f"{node.module}.{alias.name}"
+                names.add(full_name if full_name in modules() else str(node.module))
+    return names & modules().keys() - {name}
 
 
 def entry(name: str) -> str:
     """The name in ``LAYERS`` that covers a module: the longest one."""
     part = name.removeprefix("selfinstruct.")
-    matches = [known for known in set().union(*LAYERS) if part == known or part.startswith(f"{known}.")]
+    matches = [listed for listed in set().union(*LAYERS) if part == listed or part.startswith(f"{listed}.")]
     assert matches, f"{name} is in no layer"
     return max(matches, key=len)
 
@@ -80,9 +87,9 @@ def layer(name: str) -> int:
     return next(level for level, names in enumerate(LAYERS) if entry(name) in names)
 
 
+@cache
 def graph() -> dict[str, set[str]]:
-    known = modules()
-    return {name: imports(name, path, known) for name, path in known.items()}
+    return {name: imports(name, path) for name, path in modules().items()}
 
 
 def test_layers_name_every_module_and_nothing_else() -> None:
@@ -142,7 +149,7 @@ def test_pydantic_stays_in_config_and_pickle_nowhere() -> None:
     for name, path in modules().items():
         words = {
             (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in nodes(path)
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
@@ -153,7 +160,7 @@ def test_pydantic_stays_in_config_and_pickle_nowhere() -> None:
 
 def test_nothing_is_unpickled_and_no_code_of_a_model_is_run() -> None:
     for name, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Call):
                 assert ast.unparse(node.func) not in {"torch.load", "torch.save", "joblib.load", "np.save"}, name
                 allowed = [ast.unparse(word.value) for word in node.keywords if word.arg == "trust_remote_code"]
@@ -188,11 +195,11 @@ def test_no_group_is_repeated_possessively() -> None:
     ``regex``: a module that has need of such groups uses that alone.
     """
     possessive = re.compile(r"\)(?:[*+?]|\{\d*,?\d*\})\+")
-    found = [
+    repeated = [
         (name, node.value)
         for name, path in modules().items()
-        if re.search(r"^import re$", text := path.read_text(), re.MULTILINE)
-        for node in ast.walk(ast.parse(text))
+        if re.search(r"^import re$", path.read_text(), re.MULTILINE)
+        for node in nodes(path)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and possessive.search(node.value)
     ]
-    assert found == []
+    assert repeated == []

@@ -296,6 +296,7 @@ class TestWords:
 HUGE = 40_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
