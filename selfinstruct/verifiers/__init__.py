@@ -22,26 +22,8 @@ Kinds that check form (IFEval, Zhou et al. 2023, arXiv:2311.07911): ``words`` an
 """
 
 from selfinstruct.verifiers.journal import Journal, use_journal
-from selfinstruct.verifiers.kinds import (
-    check_verifier,
-    kind_names,
-    kind_of,
-    kind_registry,
-    kinds,
-    kinds_in,
-    verify,
-    without_nulls,
-)
+from selfinstruct.verifiers.kinds import check_verifier, kind_of, kind_registry, kinds_in, verify, without_nulls
 
 __all__ = [
-    "Journal",
-    "check_verifier",
-    "kind_names",
-    "kind_of",
-    "kind_registry",
-    "kinds",
-    "kinds_in",
-    "use_journal",
-    "verify",
-    "without_nulls",
-]
+    "Journal", "check_verifier", "kind_of", "kind_registry", "kinds_in", "use_journal", "verify", "without_nulls",
+]  # fmt: skip

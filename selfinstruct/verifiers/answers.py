@@ -75,10 +75,10 @@ _TOKEN = regex.compile(
         | (?<=\)\s?)(?:{_POWER}|{_RAISED}++) | (?:(?<=\s)/\s|(?<!\s)/){_SIGN}?\d++(?:[.,]\d++)*+)
     | {_POWER} | _{_BRACES}
     | \\?[^\W\d_](?:\w|[-'\u2019](?=[^\W_])|(?<=\d)\.(?=\d)|(?<=_){_BRACES})*+
-    | (?P<continental>\d{{1,3}}(?:\.\d{{3}}){{2,}}+(?!\.?\d){_TAIL} | \d++\.\d++,\d++)
+    | (?P<unread>\d{{1,3}}(?:\.\d{{3}}){{2,}}+(?!\.?\d){_TAIL} | \d++\.\d++,\d++)
     | (?P<other>\d{{4}}-\d{{1,2}}-\d{{1,2}}\b | \d{{1,2}}-\d{{1,2}}-\d{{4}}\b
         | \d++(?:/\d++){{2,}}+ | \d++(?:\.\d++){{2,}}+ | \d++(?::\d++)++ (?:\.\d++)?+ )
-    | (?P<unclear>(?![1-9]\d{{0,2}}(?:,\d{{3}})+(?!,?\d))\d++(?:,\d++)++)
+    | (?P<unread>(?![1-9]\d{{0,2}}(?:,\d{{3}})+(?!,?\d))\d++(?:,\d++)++)
     | (?P<sign>{_OPENED}{_SIGN}\ (?=[\d.$\\])|(?<![\w)\]}}]){_SIGN})?+
       (?P<money>\\?{_MONEY}(?P<second>{_SIGN}(?=\.?\d))?+)?+
       (?P<number>{_NUMERAL}|(?<!\w){_FRACTION})
@@ -98,12 +98,15 @@ _MINUS = "-\u2212\u2013\ufe63\uff0d"
 _MAX_DIGITS = 400
 _NOT_UNITS = regex.compile(r"(?:[kKMBTxyznijeEk]|bn|mn|tn|\w*\d\w*)$")  # thousands and variables change the number
 _ORDINAL = regex.compile(r"(?:st|nd|rd|th)$", regex.IGNORECASE)
-_FLAT = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b", "0123456789+-")
+_RAISED_TO_FLAT = str.maketrans(
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b", "0123456789+-"
+)
+_TO_PYTHON = str.maketrans(
+    {**dict.fromkeys(_MINUS, "-"), **dict.fromkeys(",\uff0c\u00a0\u202f\u2009{}\\!", None), "\uff0e": "."}
+)
 
-_Readings = tuple[Fraction, ...]
 
-
-def numbers(answer: str, start: int = 0, end: int | None = None) -> list[tuple[str, _Readings]]:
+def numbers(answer: str, start: int = 0, end: int | None = None) -> list[tuple[str, tuple[Fraction, ...]]]:
     """Return the numbers of a text, or of a part of it, in order: each as written, with the values it may have.
 
     ``50%`` may be 50 or 0.5. Numbers within words, ordinals, dates, times and versions are left out. A number that its
@@ -115,77 +118,63 @@ def numbers(answer: str, start: int = 0, end: int | None = None) -> list[tuple[s
 def _matches(answer: str, start: int, end: int) -> Iterator[regex.Match[str]]:
     """Yield the matches of numbers; an answer may have hundreds of thousands, of which one is read."""
     for match in _TOKEN.finditer(answer, start, end):
-        if _has_no_value(match) or match["latex"] or (match["number"] and not _is_ordinal(match)):
+        is_ordinal = match["nth"] or (match["unit"] and _ORDINAL.match(match["unit"]))
+        if match["unread"] or match["latex"] or (match["number"] and not is_ordinal):
             yield match
 
 
-def _has_no_value(match: regex.Match[str]) -> bool:
-    return bool(match["unclear"] or match["unread"] or match["continental"])
-
-
-def _readings(match: regex.Match[str]) -> _Readings:
-    if _has_no_value(match):
+def _readings(match: regex.Match[str]) -> tuple[Fraction, ...]:
+    if match["unread"] or match["more"] or (match["unit"] and _NOT_UNITS.match(match["unit"])):
         return ()
-    values = _values(match)
-    return (*values, *(value / 100 for value in values)) if match["percent"] else values
-
-
-def _is_ordinal(match: regex.Match[str]) -> bool:
-    return bool(match["nth"] or (match["unit"] and _ORDINAL.match(match["unit"])))
-
-
-def _values(match: regex.Match[str]) -> _Readings:
-    if match["more"] or (match["unit"] and _NOT_UNITS.match(match["unit"])):
+    value = _latex_fraction(match) if match["latex"] else _plain_number(match)
+    if value is None:
         return ()
-    return _latex_fraction(match) if match["latex"] else _plain_number(match)
+    return (value, value / 100) if match["percent"] else (value,)
 
 
-def _latex_fraction(match: regex.Match[str]) -> _Readings:
+def _latex_fraction(match: regex.Match[str]) -> Fraction | None:
     fraction = _divided(_read(match["over"]), _read(match["under"]))
-    whole = _read(match["whole"].strip()) if match["whole"] else (Fraction(0),)
-    if not fraction or not whole or (match["whole"] and fraction[0] < 0):
-        return ()
-    value = whole[0] + fraction[0]
-    return (-value if match["before"] and match["before"][0] in _MINUS else value,)
+    integer = _read(match["whole"].strip()) if match["whole"] else Fraction(0)
+    if fraction is None or integer is None or (match["whole"] and fraction < 0):
+        return None
+    value = integer + fraction
+    return -value if match["before"] and match["before"][0] in _MINUS else value
 
 
-def _plain_number(match: regex.Match[str]) -> _Readings:
-    power = match["raised"].translate(_FLAT) if match["raised"] else match["power"]
+def _plain_number(match: regex.Match[str]) -> Fraction | None:
+    power = match["raised"].translate(_RAISED_TO_FLAT) if match["raised"] else match["power"]
     value = _read(match["number"] + (match["exponent"] if match["exponent"] and power is None else ""))
-    if power is not None:
+    if value is not None and power is not None:
         exponent = _integer(power)
-        if not value or exponent is None or abs(exponent) > _MAX_DIGITS:
-            return ()
-        value = (value[0] * Fraction(10) ** exponent,)
-    if match["divisor"] is not None:
-        over = value if match["mixed"] is None else _read(match["mixed"].strip())
-        fraction = _divided(over, _read(match["divisor"]))
-        value = fraction if match["mixed"] is None or not fraction or not value else (value[0] + fraction[0],)
-    signs = [sign for sign in (match["sign"], match["second"]) if sign]
-    return tuple(-number for number in value) if any(sign[0] in _MINUS for sign in signs) else value
+        value = None if exponent is None or abs(exponent) > _MAX_DIGITS else value * Fraction(10) ** exponent
+    if value is not None and match["divisor"] is not None:
+        mixed = match["mixed"]
+        fraction = _divided(value if mixed is None else _read(mixed.strip()), _read(match["divisor"]))
+        value = fraction if mixed is None or fraction is None else value + fraction
+    is_negative = any(sign and sign[0] in _MINUS for sign in (match["sign"], match["second"]))
+    return -value if is_negative and value is not None else value
 
 
-def _read(numeral: str) -> _Readings:
-    """Return the value of a numeral; nothing if it is too long."""
-    plain = regex.sub(r"[,\uff0c\u00a0\u202f\u2009{}\\!]", "", numeral).replace("\uff0e", ".")
-    for minus in _MINUS:
-        plain = plain.replace(minus, "-")
+def _read(numeral: str) -> Fraction | None:
+    """Return the value of a numeral; None if it is too long."""
+    plain = numeral.translate(_TO_PYTHON)
     mantissa, _, exponent = plain.lower().partition("e")
     if len(mantissa) > _MAX_DIGITS or len(exponent) > 4 or (exponent and abs(int(exponent)) > _MAX_DIGITS):
-        return ()
-    return (Fraction(plain),)
+        return None
+    return Fraction(plain)
 
 
 def _integer(numeral: str) -> int | None:
-    """Return the value of an exponent; None if it is not an integer."""
+    """Return the value of an exponent; None if it is too long or has nothing but signs."""
     try:
-        return int(_read(numeral)[0])
-    except (IndexError, ValueError):  # too long; nothing but signs
+        value = _read(numeral)
+    except ValueError:
         return None
+    return None if value is None else int(value)
 
 
-def _divided(over: _Readings, under: _Readings) -> _Readings:
-    return (over[0] / under[0],) if over and under and under[0] else ()
+def _divided(over: Fraction | None, under: Fraction | None) -> Fraction | None:
+    return over / under if over is not None and under else None
 
 
 def _boxed(answer: str) -> tuple[int, int]:

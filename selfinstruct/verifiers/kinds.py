@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from selfinstruct.common.codec import Json, canonical
@@ -18,7 +17,7 @@ from selfinstruct.verifiers.patterns import REGEX
 from selfinstruct.verifiers.programs import PYTHON, TESTS
 from selfinstruct.verifiers.schema import JSON
 
-__all__ = ["check_verifier", "kind_names", "kind_of", "kind_registry", "kinds", "kinds_in", "verify", "without_nulls"]
+__all__ = ["check_verifier", "kind_of", "kind_registry", "kinds_in", "verify", "without_nulls"]
 
 _MAX_NESTING = 5  # of ``all`` within ``all``
 _MAX_PARTS = 100  # verifiers in one
@@ -57,16 +56,6 @@ def _is_kind(entry: object) -> TypeGuard[Kind]:
 kind_registry = Registry("verifier", _KINDS, _is_kind, "a Kind")
 
 
-def kinds() -> Mapping[str, Kind]:
-    """Return the built-in kinds of verifiers, by name."""
-    return MappingProxyType(_KINDS)
-
-
-def kind_names() -> tuple[str, ...]:
-    """Return the names of all kinds of verifiers, including plugins."""
-    return kind_registry.names()
-
-
 def kind_of(name: str) -> Kind:
     """Return the kind of that name.
 
@@ -75,7 +64,7 @@ def kind_of(name: str) -> Kind:
         PluginError: It is a plugin's, and can't be used.
     """
     if name not in kind_registry:
-        raise ValueError(f"unknown kind {short(name)}{nearest_name(name, kind_names())}")
+        raise ValueError(f"unknown kind {short(name)}{nearest_name(name, kind_registry.names())}")
     return kind_registry.get(name)
 
 
@@ -115,7 +104,7 @@ def check_verifier(verifier: object) -> Mapping[str, Json]:
 def _checked(spec: object, position: str) -> Mapping[str, Any]:
     """Return a specification whose own fields are valid; the parts of ``all`` are checked by the caller."""
     if not isinstance(spec, Mapping) or not isinstance(spec.get("kind"), str):
-        raise ValueError(f"{position} must be an object with a 'kind' of {', '.join(kind_names())}")
+        raise ValueError(f"{position} must be an object with a 'kind' of {', '.join(kind_registry.names())}")
     name = spec["kind"]
     try:
         kind = kind_of(name)

@@ -21,11 +21,7 @@ from selfinstruct.verifiers.base import (
 )
 from selfinstruct.verifiers.patterns import encodable
 
-__all__ = [
-    "PYTHON",
-    "TESTS",
-    "is_close",
-]
+__all__ = ["PYTHON", "TESTS", "is_close"]
 
 _MAX_EXPRESSION = 10_000  # characters
 _MAX_PROGRAM = 100_000  # characters

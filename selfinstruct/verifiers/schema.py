@@ -309,10 +309,10 @@ def _read(answer: str) -> Any:
     Raises:
         ValueError: The answer holds no JSON; the message says why.
     """
-    blocks = code_blocks(answer)
     try:
         return loads(answer.strip())
     except ValueError:
+        blocks = code_blocks(answer)
         if len(blocks) != 1:
             raise
     return loads(blocks[0].code.strip())

@@ -12,7 +12,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from selfinstruct.common.codec import dumps
-from selfinstruct.verifiers import check_verifier, kinds, verify, without_nulls
+from selfinstruct.verifiers import check_verifier, kind_registry, verify, without_nulls
 from selfinstruct.verifiers.answers import numbers
 from selfinstruct.verifiers.patterns import search
 from selfinstruct.verifiers.programs import is_close
@@ -211,7 +211,7 @@ def test_a_number_with_separators_of_thousands_has_its_value_or_none(
 
 @given(st.sampled_from(SPECS))
 def test_the_nulls_that_a_column_adds_are_removed(spec: dict[str, Any]) -> None:
-    fields = {field for kind in kinds().values() for field in kind.fields}
+    fields = {field for kind in kind_registry.builtins.values() for field in kind.fields}
 
     def column(verifier: Any) -> Any:
         parts = {"of": [column(part) for part in verifier["of"]]} if "of" in verifier else {}

@@ -13,7 +13,7 @@ import pytest
 from selfinstruct.common.codec import Json
 from selfinstruct.errors import DataError, MissingExtraError
 from selfinstruct.seeds import load_seeds
-from selfinstruct.verifiers import check_verifier, kind_of, kinds, use_journal, verify
+from selfinstruct.verifiers import check_verifier, kind_of, kind_registry, use_journal, verify
 from selfinstruct.verifiers.answers import numbers
 from selfinstruct.verifiers.constraints import sentences
 from tests.cli import run_cli
@@ -143,6 +143,12 @@ def test_a_number_with_an_unclear_value_equals_none_of_its_parts(answer: str, wr
         assert not right(answer, "number", value=value, where="only"), value
         begins_with_another = answer.startswith(("(2", "Of 3", "I ate"))
         assert right(f"Answer: {answer}", "number", value=value, where={"after": "Answer:"}) <= begins_with_another
+
+
+def test_a_mixed_number_too_long_to_read_does_not_equal_its_fraction() -> None:
+    assert right("Answer: 3 1/2", "number", value=3.5)
+    for too_long in ("9" * 401, "5e99999"):
+        assert not right(f"Answer: {too_long} 1/2", "number", value=0.5)
 
 
 @pytest.mark.parametrize("answer", ["Answer: 5M", "Answer: 5k", "$5B. Answer: $5B", "ANSWER: 5K", "Answer: 5M for you"])
@@ -715,10 +721,10 @@ def test_every_kind_is_documented() -> None:
     import selfinstruct.verifiers
 
     documentation = (selfinstruct.verifiers.__doc__ or "") + Path("docs/verifiers.md").read_text()
-    assert all(f"``{kind}``" in documentation and f"`{kind}`" in documentation for kind in kinds())
+    assert all(f"``{kind}``" in documentation and f"`{kind}`" in documentation for kind in kind_registry.builtins)
 
 
 def test_an_unknown_kind_is_an_error() -> None:
-    assert kind_of("number") is kinds()["number"]
+    assert kind_of("number") is kind_registry.builtins["number"]
     with pytest.raises(ValueError, match="unknown kind"):
         kind_of("numbr")
