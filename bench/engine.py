@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
-import datetime
 import platform
 import pstats
 import resource
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reporting import RESULTS, hardware, today
 
 from selfinstruct.engine.dispatch.budget import Budget
 from selfinstruct.engine.loop import Engine
@@ -34,7 +34,6 @@ from selfinstruct.ledger import LEDGER_FILE, Ledger, Reader
 from selfinstruct.records import Choice, Completion, Request, Usage
 from selfinstruct.runs.export import update_dataset
 
-RESULTS = Path(__file__).parent / "results"
 WORDS = 20_000
 TASKS = 7  # tasks of one completion
 PROFILED_ROWS = 4_000
@@ -171,17 +170,13 @@ def profiled(strategy: str, rows: int, concurrency: int) -> str:
 
 
 def write(arguments: argparse.Namespace, lines: list[str], profiles: list[str]) -> None:
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    out = arguments.out or RESULTS / f"engine-{today}.md"
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
+    out = arguments.out or RESULTS / f"engine-{today()}.md"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     command = f"python bench/engine.py --rows {arguments.rows} --repeats {arguments.repeats}"
     command += f" --concurrency {arguments.concurrency}"
     head = [
-        f"# The engine alone, {today}", "",
-        f"{len(names)} threads of {names[0] if names else platform.machine()}, Python {platform.python_version()}. "
+        f"# The engine alone, {today()}", "",
+        f"{hardware()}, Python {platform.python_version()}. "
         f"Printed by `{command}`.", "",
         "A model that answers at once; all filters on; every send and every completion committed to a ledger on disk. "
         "Accepted candidates are rows and the tasks that they came from (self-instruct requests and filters both "

@@ -11,7 +11,6 @@ run, in which other load on the machine affects both sides.
 from __future__ import annotations
 
 import argparse
-import datetime
 import gzip
 import importlib.util
 import itertools
@@ -26,11 +25,12 @@ import tracemalloc
 from pathlib import Path
 
 import peers
+from reporting import RESULTS, hardware, today
 
 from selfinstruct.filters import NearDuplicateIndex, NoveltyIndex
 
+ENGINES = ["numpy"] + (["numba"] if importlib.util.find_spec("numba") else [])
 NEW = ("some", "other", "word", "that", "was", "new")
-RESULTS = Path(__file__).parent / "results"
 
 
 def load(path: Path | None, rows: int) -> tuple[list[str], str]:
@@ -74,9 +74,8 @@ def novelty(texts: list[str]) -> list[tuple]:
     """Measure the ROUGE-L filter; estimate the time of rouge_score for all pairs that the papers' loop compares."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    engines = ["numpy"] + (["numba"] if importlib.util.find_spec("numba") else [])
     taken, verdicts = {}, {}
-    for engine in engines:
+    for engine in ENGINES:
         NoveltyIndex(tokenizer="rouge", engine=engine).offer_many(texts[:100])  # compiles
         taken[engine], verdicts[engine] = seconds(
             lambda engine=engine: NoveltyIndex(tokenizer="rouge", engine=engine).offer_many(texts)
@@ -89,12 +88,12 @@ def novelty(texts: list[str]) -> list[tuple]:
     sample_time, _ = seconds(lambda: [scorer.score(a, b)["rougeL"].fmeasure for a, b in sample])
     original = sample_time / len(sample) * pairs
     rows = [("rouge_score, every pair (extrapolated)", f"{original:,.0f} s", "1x", f"{pairs:,} pairs")]
-    for engine in engines:
+    for engine in ENGINES:
         same = "same verdicts" if verdicts[engine] == verdicts["numpy"] else "DIFFERENT VERDICTS"
         rows.append((f"NoveltyIndex, {engine}", f"{taken[engine]:.2f} s", f"{original / taken[engine]:,.0f}x", same))
     dense, exact = seconds(lambda: dense_check(texts, verdicts["numpy"], rng), 1)
     rows.append(("50 verdicts against rouge_score itself", f"{dense:.1f} s", "", exact))
-    for engine in engines:
+    for engine in ENGINES:
         index = NoveltyIndex(tokenizer="rouge", engine=engine).fit(texts)
         probes = [edited(text, rng, 3) for text in rng.sample(texts, 500)]
         index.query(probes[0])
@@ -126,13 +125,12 @@ def dense_check(texts: list[str], verdicts, rng: random.Random) -> str:
 
 def near_duplicates(texts: list[str]) -> list[tuple]:
     """Measure MinHash end to end, next to the tutorial loop of datasketch and rensa with shingles made in Python."""
-    engines = ["numpy"] + (["numba"] if importlib.util.find_spec("numba") else [])
     some = texts[:2000]
-    works = {engine: lambda engine=engine: NearDuplicateIndex(engine=engine).offer_many(texts) for engine in engines}
+    works = {engine: lambda engine=engine: NearDuplicateIndex(engine=engine).offer_many(texts) for engine in ENGINES}
     works |= {name: lambda loop=loop: loop(some) for name, loop in peers.SLOW.items()}
     works |= {name: lambda loop=loop: loop(texts) for name, loop in peers.FAST.items()}
     sizes = {name: len(some) if name in peers.SLOW else len(texts) for name in works}
-    for engine in engines:
+    for engine in ENGINES:
         NearDuplicateIndex(engine=engine).offer_many(texts[:6000])  # compiles
     taken: dict[str, list[float]] = {name: [] for name in works}
     missing = {}
@@ -145,15 +143,15 @@ def near_duplicates(texts: list[str]) -> list[tuple]:
                 missing[name] = f"not run: {error}"
                 continue
             taken[name].append(time.perf_counter() - start)
-    best = statistics.median(taken[engines[-1]]) / len(texts)
+    best = statistics.median(taken[ENGINES[-1]]) / len(texts)
     rows = []
     for name, times in taken.items():
         if name in missing:
             rows.append((name, "", "", missing[name]))
             continue
         each = statistics.median(times) / sizes[name]
-        title = f"NearDuplicateIndex, {name}, every pair verified" if name in engines else name
-        ratio = f"{each / best:.1f}x the time of {engines[-1]}"
+        title = f"NearDuplicateIndex, {name}, every pair verified" if name in ENGINES else name
+        ratio = f"{each / best:.1f}x the time of {ENGINES[-1]}"
         rows.append((title, f"{sizes[name]:,}", f"{1 / each:,.0f} rows/s", ratio))
     return rows
 
@@ -225,11 +223,8 @@ def main() -> None:
         scale(options.scale)
         return
     texts, source = load(options.data, options.rows)
-    today = datetime.date.today().isoformat()
-    head = (
-        f"# Filters, {today}\n\n{len(texts):,} rows ({source}), {hardware()}, Python {platform.python_version()}, load "
-    )
-    parts = [head + f"{os.getloadavg()[0]:.1f} at the start. Printed by `python bench/filters.py`.\n"]
+    head = f"# Filters, {today()}\n\n{len(texts):,} rows ({source}), {hardware()}, Python {platform.python_version()}, "
+    parts = [head + f"load {os.getloadavg()[0]:.1f} at the start. Printed by `python bench/filters.py`.\n"]
     print(parts[0])
     for title, columns, work in (
         ("ROUGE-L novelty at 0.7", ("", "time", "ratio", "note"), novelty),
@@ -240,15 +235,7 @@ def main() -> None:
         print(parts[-1], flush=True)
     if options.write:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"filters-{today}.md").write_text("\n".join(parts), encoding="utf-8")
-
-
-def hardware() -> str:
-    """Return the processor as "N threads of MODEL"."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(models)} threads of {models[0]}" if models else platform.platform()
+        (RESULTS / f"filters-{today()}.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

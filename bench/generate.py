@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import json
 import platform
 import re
@@ -40,6 +39,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from reporting import RESULTS, hardware, today
+
 from selfinstruct.backends import open_backend
 from selfinstruct.common.config import assign, merge
 from selfinstruct.engine.dispatch.budget import Budget
@@ -52,7 +53,6 @@ from selfinstruct.ledger import Ledger, Reader
 from selfinstruct.pool import Pool
 from selfinstruct.records import Candidate, Completion, Received, Request, Sampling
 
-RESULTS = Path(__file__).parent / "results"
 ROWS = "{rows}"
 CACHED = " The bare engine's turn follows the loop's and finds its prompts in the server's cache."
 TOKENS, RUNNING = "vllm:generation_tokens_total", "vllm:num_requests_running"
@@ -329,12 +329,8 @@ def main() -> None:
 
 
 def write(arguments: argparse.Namespace, lines: list[str]) -> None:
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    out = arguments.out or RESULTS / f"generate-{today}.md"
-    names = [
-        text.split(":")[1].strip() for text in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in text
-    ]
-    machine = f"{len(names)} threads of {names[0] if names else platform.machine()}"
+    out = arguments.out or RESULTS / f"generate-{today()}.md"
+    machine = hardware()
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         machine += ", " + ", ".join(
@@ -347,7 +343,7 @@ def write(arguments: argparse.Namespace, lines: list[str]) -> None:
     command += "".join(f" --set {assignment}" for assignment in arguments.set)
     cached = CACHED if arguments.base_url else ""
     head = [
-        f"# The loop and the bare engine, {today}", "",
+        f"# The loop and the bare engine, {today()}", "",
         f"{machine}, Python {platform.python_version()}, {installed()}. Printed by `{command}`.", "",
         f"Medians of {arguments.repeats} turns. Requests in flight are counted from the moment when "
         f"{arguments.concurrency}, or the maximum, are reached first, to the last send.{cached}", "",

@@ -17,7 +17,6 @@ Cost: proposals per second of a mixed run whose methods have a full record of pr
 from __future__ import annotations
 
 import argparse
-import datetime
 import platform
 import random
 import statistics
@@ -27,7 +26,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from filters import RESULTS, hardware
+from reporting import RESULTS, hardware, today
 
 from selfinstruct.common.resources import builtin_prompts, builtin_seeds
 from selfinstruct.common.rng import Rng
@@ -280,16 +279,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="length of each of three measurements of the cost")
     parser.add_argument("--write", action="store_true", help="also write the tables into bench/results/")
     options = parser.parse_args()
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     gain = gain_table(options.scenario or list(SCENARIOS), range(options.seeds), options.budget, options.lag)
     cost = cost_table(options.seconds)
     if options.write:
-        head = f"# Choosing methods by their yield, {today}\n\n{hardware()}, Python {platform.python_version()}. "
+        head = f"# Choosing methods by their yield, {today()}\n\n{hardware()}, Python {platform.python_version()}. "
         head += (
             f"Printed by `python bench/mix.py --seeds {options.seeds} --budget {options.budget} --lag {options.lag}`."
         )
         text = "\n".join([head, "", "## Gain over equal fixed weights", "", *gain, "", "## Cost", "", *cost, ""])
-        (RESULTS / f"mix-{today}.md").write_text(text, encoding="utf-8")
+        (RESULTS / f"mix-{today()}.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

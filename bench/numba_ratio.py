@@ -16,7 +16,6 @@ that the pool lacks, recombined instructions, and texts of the pool with three r
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
 import json
 import os
@@ -30,7 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from filters import RESULTS, edited, hardware, load
+from filters import edited, load
+from reporting import RESULTS, hardware, today
 
 from selfinstruct.filtering import FilterFileOptions, filter_file
 from selfinstruct.filters import NearDuplicateIndex, NoveltyIndex
@@ -181,9 +181,8 @@ def main() -> None:
     offers += [edited(rng.choice(pool), rng, 3) for _ in range(needed - len(offers))]
     rng.shuffle(offers)
     bulk = pool[: options.bulk]
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     head = [
-        f"# Numba against numpy, {today}",
+        f"# Numba against numpy, {today()}",
         "",
         f"{len(pool):,} texts: {min(len(texts), len(pool)):,} instructions ({source}) and "
         f"{max(len(pool) - len(texts), 0):,} recombined from them (seed {SEED}), {hardware()}, "
@@ -197,7 +196,7 @@ def main() -> None:
     measurements = [line for name in options.index or INDEXES for line in measure(name, pool, offers, bulk)]
     if options.write:
         lines = [*head, *(measurement.line() for measurement in measurements), ""]
-        (RESULTS / f"numba-{today}.md").write_text("\n".join(lines), encoding="utf-8")
+        (RESULTS / f"numba-{today()}.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,29 +29,32 @@ def datasketch_loop(texts: list[str]) -> None:
             lsh.insert(str(row), minhash)
 
 
+def rensa_sketch(text: str):
+    from rensa import RMinHash
+
+    minhash = RMinHash(num_perm=128, seed=42)
+    minhash.update(list(grams(text)))
+    return minhash
+
+
 def rensa_loop(texts: list[str]) -> None:
-    from rensa import RMinHash, RMinHashLSH
+    from rensa import RMinHashLSH
 
     lsh = RMinHashLSH(threshold=0.8, num_perm=128, num_bands=16)
     for row, text in enumerate(texts):
-        minhash = RMinHash(num_perm=128, seed=42)
-        minhash.update(list(grams(text)))
+        minhash = rensa_sketch(text)
         if not lsh.query(minhash):
             lsh.insert(row, minhash)
 
 
-def rensa_deduplicator(texts: list[str]) -> list[bool]:
-    from rensa import RMinHashDeduplicator
+def rensa_deduplicator(name: str, **options: bool):
+    def deduplicate(texts: list[str]) -> list[bool]:
+        import rensa
 
-    deduplicator = RMinHashDeduplicator(threshold=0.8, num_perm=128, use_lsh=True)
-    return deduplicator.add_pairs((str(row), list(grams(text))) for row, text in enumerate(texts))
+        deduplicator = getattr(rensa, name)(threshold=0.8, num_perm=128, **options)
+        return deduplicator.add_pairs((str(row), list(grams(text))) for row, text in enumerate(texts))
 
-
-def rensa_c(texts: list[str]) -> list[bool]:
-    from rensa import CMinHashDeduplicator
-
-    deduplicator = CMinHashDeduplicator(threshold=0.8, num_perm=128)
-    return deduplicator.add_pairs((str(row), list(grams(text))) for row, text in enumerate(texts))
+    return deduplicate
 
 
 def datasketch_recall(threshold: float):
@@ -82,18 +85,12 @@ def rensa_recall(name: str, **options: bool):
 
 
 def rensa_lsh_recall(originals: list[str], others: list[str]) -> list[bool]:
-    from rensa import RMinHash, RMinHashLSH
+    from rensa import RMinHashLSH
 
     lsh = RMinHashLSH(threshold=0.8, num_perm=128, num_bands=16)
-
-    def sketch(text: str):
-        minhash = RMinHash(num_perm=128, seed=42)
-        minhash.update(list(grams(text)))
-        return minhash
-
     for row, text in enumerate(originals):
-        lsh.insert(row, sketch(text))
-    return [row in lsh.query(sketch(text)) for row, text in enumerate(others)]
+        lsh.insert(row, rensa_sketch(text))
+    return [row in lsh.query(rensa_sketch(text)) for row, text in enumerate(others)]
 
 
 def text_dedup_recall(originals: list[str], others: list[str]) -> list[bool]:
@@ -153,8 +150,8 @@ def _share_a_key(keys, originals: list[str], others: list[str]) -> list[bool]:
 SLOW = {"datasketch, the tutorial's loop, nothing verified": datasketch_loop}
 FAST = {
     "rensa, a loop with RMinHashLSH, nothing verified": rensa_loop,
-    "rensa, RMinHashDeduplicator, by estimate": rensa_deduplicator,
-    "rensa, CMinHashDeduplicator, by estimate": rensa_c,
+    "rensa, RMinHashDeduplicator, by estimate": rensa_deduplicator("RMinHashDeduplicator", use_lsh=True),
+    "rensa, CMinHashDeduplicator, by estimate": rensa_deduplicator("CMinHashDeduplicator"),
 }
 RECALL = {
     "datasketch, MinHashLSH at 0.8": datasketch_recall(0.8),

@@ -9,7 +9,6 @@ except for the one that is compared. Their runs alternate.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import platform
 import tempfile
@@ -19,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reporting import RESULTS, processors, today
+
 from selfinstruct import generate
 
-RESULTS = Path(__file__).parent / "results"
 STAGES = {"alpaca": ("tasks",), "self-instruct": ("instructions", "output_first")}  # stages that have a JSON form
 
 
@@ -95,15 +95,12 @@ def main() -> None:
                 run(strategy, structured, arguments.api, seed, arguments.requests, arguments.threads, into)
         lines += [line(strategy, structured, into) for structured, into in sums.items()]
         print("\n".join(lines[-2:]), flush=True)
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    processors = [
-        row.split(":")[1].strip() for row in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in row
-    ]
+    count, model = processors()
     command = f"python bench/structured.py --requests {arguments.requests} --seeds {arguments.seeds}"
     command += f" --strategy {arguments.strategy} --api {arguments.api} --threads {arguments.threads}"
     text = "\n".join([
-        f"# Structured output, {today}", "",
-        f"{arguments.threads} threads of {len(processors)} of {processors[0] if processors else platform.machine()}, "
+        f"# Structured output, {today()}", "",
+        f"{arguments.threads} threads of {count} of {model}, "
         f"Python {platform.python_version()}, load {load:.1f} at the start. Printed by `{command}`.", "",
         "The embedded model with the quickstart's settings. Rows are counted after all filters, in brackets by seed. "
         "Tokens read are prompt tokens that were not in the cache. Seconds include loading the model. The last column "
@@ -112,7 +109,7 @@ def main() -> None:
         "| tokens read per row | seconds per row | rejected or discarded |",
         "|---|---|---|---|---|---|---|---|---|---|", *lines, "",
     ])  # fmt: skip
-    (arguments.out or RESULTS / f"structured-{today}.md").write_text(text, encoding="utf-8")
+    (arguments.out or RESULTS / f"structured-{today()}.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -11,7 +11,6 @@ another. The table is rewritten after each cell.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.metadata
 import importlib.util
 import json
@@ -23,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reporting import RESULTS, processors, today
 from training.shapes import SHAPES, Cell
 from training.turns import Ended, FailedError, Turns, Worker
 
-RESULTS = Path(__file__).parent / "results"
 CPU = ("smollm2-135m",)
 GPU = ("smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "llama-3.1-8b", "llama-3.1-8b-lora")
 
@@ -116,10 +115,9 @@ def main() -> None:
     chosen = cells(arguments.device, models, arguments.batch, arguments.documents, arguments.repeats + 1)
     words = [word for word in arguments.only.split(",") if word]
     chosen = [cell for cell in chosen if not words or any(word in f"{cell.trainer} {cell.setting}" for word in words)]
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    out = arguments.out or RESULTS / f"train-{arguments.device}-{today}.md"
+    out = arguments.out or RESULTS / f"train-{arguments.device}-{today()}.md"
     out.parent.mkdir(parents=True, exist_ok=True)
-    bench = Bench(out, today, arguments, [CellResult(cell) for cell in chosen])
+    bench = Bench(out, arguments, [CellResult(cell) for cell in chosen])
     (bench.run_interleaved if arguments.device == "cpu" else bench.run_sequentially)()
     print(out.read_text(encoding="utf-8"))
 
@@ -145,20 +143,15 @@ def work(cell: Cell) -> None:
         pass
     gpu = cell.device == "cuda"
     memory = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads of {processor()}"
+    name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads of {processors()[1]}"
     turns.answer({"memory": memory, "device": name, "flops": flops(cell, documents(cell)), "peak": peak(name)})
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 class Bench:
     """Runs all cells and writes the table."""
 
-    def __init__(self, out: Path, today: str, arguments: argparse.Namespace, results: list[CellResult]) -> None:
-        self.out, self.today, self.arguments, self.results = out, today, arguments, results
+    def __init__(self, out: Path, arguments: argparse.Namespace, results: list[CellResult]) -> None:
+        self.out, self.arguments, self.results = out, arguments, results
         self.deadline = time.monotonic() + arguments.limit
         self.load = os.getloadavg()[0]
 
@@ -234,7 +227,7 @@ class Bench:
         gpu = self.arguments.device == "cuda"
         device = next((result.facts["device"] for result in self.results if result.facts), self.arguments.device)
         lines = [
-            f"# Training, {self.today}", "", f"{device}, {versions()}, load {self.load:.1f} at the start. Printed by",
+            f"# Training, {today()}", "", f"{device}, {versions()}, load {self.load:.1f} at the start. Printed by",
             f"`{self._command()}`.", "", _description(gpu, self.arguments), "",
             "| model | trainer | setting | tokens/s, median (min to max) | MFU | peak memory | note |",
             "|---|---|---|---|---|---|---|",
