@@ -217,26 +217,26 @@ def _output(rng: Rng) -> str:
 
 def _list(rng: Rng, first: int) -> str:
     items = [_instruction(rng) for _ in range(4 + rng.below(4))]
-    return "".join(f" {item}\n{first + place + 1}." for place, item in enumerate(items)).rsplit("\n", 1)[0]
+    return "".join(f" {item}\n{first + index + 1}." for index, item in enumerate(items)).rsplit("\n", 1)[0]
 
 
 def _blocks(rng: Rng, first: int) -> str:
     blocks = []
-    for place in range(2 + rng.below(3)):
+    for index in range(2 + rng.below(3)):
         given = "<noinput>" if rng.random() < 0.6 else " ".join(rng.choice(WORDS) for _ in range(4))
-        head = "" if place == 0 else f"### Task {first + place}\nInstruction:"
+        head = "" if index == 0 else f"### Task {first + index}\nInstruction:"
         blocks.append(f"{head} {_instruction(rng)}\nInput: {given}\nOutput: {_output(rng)}")
     return "\n\n".join(blocks)
 
 
 def _instances(rng: Rng, *, label_first: bool) -> str:
     lines = []
-    for place in range(1 + rng.below(3)):
+    for index in range(1 + rng.below(3)):
         given = " ".join(rng.choice(WORDS) for _ in range(5))
         pair = [f"Input: {given}", f"Output: {_output(rng)}"]
         if label_first:
             pair = [f"Label: {rng.choice(WORDS)}", f"Input: {given}"]
-        lines += [f"Example {place + 1}", *pair]
+        lines += [f"Example {index + 1}", *pair]
     return "\n" + "\n".join(lines)
 
 

@@ -19,17 +19,17 @@ def grams(text):
 
 def brute_force(texts, groups, threshold):
     pool, verdicts = [], []
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         best, nearest = 0.0, None
         for other in pool:
-            if groups[place] is None or groups[place] != groups[other]:
+            if groups[index] is None or groups[index] != groups[other]:
                 a, b = grams(text), grams(texts[other])
                 score = len(a & b) / len(a | b)
                 if score >= threshold and score > best:
                     best, nearest = score, str(other)
         verdicts.append((nearest is None, best or None, nearest))
         if nearest is None:
-            pool.append(place)
+            pool.append(index)
     return verdicts
 
 

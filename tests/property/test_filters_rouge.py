@@ -24,13 +24,13 @@ def sequential(texts: list[str], threshold: float) -> list[tuple[bool, float, st
     """The filter as the papers run it: for each text kept?, the highest F and the earliest place of it."""
     pool: list[int] = []
     verdicts = []
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         scores = [reference(text, texts[other]) for other in pool]
         top = max(scores, default=0.0)
         kept = top <= threshold
         verdicts.append((kept, top, str(pool[scores.index(top)]) if top > 0 else None))
         if kept:
-            pool.append(place)
+            pool.append(index)
     return verdicts
 
 

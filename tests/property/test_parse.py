@@ -63,10 +63,10 @@ def check_spans(text, spans, texts):
 def test_any_text_is_accepted_as_a_task(text, continued, truncated):
     found = read_task(text, continued=continued, truncated=truncated)
     check_spans(text, [one.span for one in found.items + found.discards], found.items)
-    assert all(text[slice(*one.span)] == one.text and one.text.strip() for one in found.items)
+    assert all(text[slice(*item.span)] == item.text and item.text.strip() for item in found.items)
     assert (
         len(found.items)
-        + ("truncated" in (reasons := [one.reason for one in found.discards]))
+        + ("truncated" in (reasons := [discard.reason for discard in found.discards]))
         + ("no_instruction" in reasons)
         == 1
     )
@@ -74,8 +74,8 @@ def test_any_text_is_accepted_as_a_task(text, continued, truncated):
 
 @given(LINE, st.booleans())
 def test_the_task_is_the_line_that_states_it(line, continued):
-    assert [one.text for one in read_task(f"Task: {line}", continued=continued, truncated=False).items] == [line]
-    assert [one.text for one in read_task(f" {line}\n\nAnswer: no", continued=continued, truncated=False).items] == [
+    assert [item.text for item in read_task(f"Task: {line}", continued=continued, truncated=False).items] == [line]
+    assert [item.text for item in read_task(f" {line}\n\nAnswer: no", continued=continued, truncated=False).items] == [
         line
     ]
 
@@ -95,7 +95,7 @@ def test_an_announcement_is_not_part_of_the_task(head, line):
     text = f" {head}{line}\n"
     start, end = skip_preamble(text, 0, len(text))
     assert text[start:end] == line
-    assert [one.text for one in read_task(text, continued=False, truncated=False).items] == [line]
+    assert [item.text for item in read_task(text, continued=False, truncated=False).items] == [line]
     assert skip_preamble(line, 0, len(line)) == (0, len(line))
 
 
@@ -110,7 +110,7 @@ def test_an_announcement_is_a_separate_beginning(text):
 @given(MESSY, st.booleans(), st.booleans(), st.integers(1, 20))
 def test_any_text_is_accepted_as_a_list(text, continued, truncated, last):
     found = read_numbered_list(text, first=9, last=last, continued=continued, truncated=truncated)
-    spans = [item.span for item in found.items] + [one.span for one in found.discards]
+    spans = [item.span for item in found.items] + [discard.span for discard in found.discards]
     check_spans(text, spans, found.items)
     assert all(text[slice(*item.span)] == item.text and item.text.strip() == item.text != "" for item in found.items)
     if content_span(text)[0] < content_span(text)[1]:
@@ -120,7 +120,7 @@ def test_any_text_is_accepted_as_a_list(text, continued, truncated, last):
 @given(MESSY, st.sampled_from([FORM, INPUT_FIRST, OUTPUT_FIRST]), st.booleans(), st.booleans(), st.integers(1, 20))
 def test_any_text_is_accepted_as_blocks(text, form, continued, truncated, last):
     found = read_blocks(text, form, first=4, last=last, continued=continued, truncated=truncated)
-    spans = [block.span for block in found.blocks] + [one.span for one in found.discards]
+    spans = [block.span for block in found.blocks] + [discard.span for discard in found.discards]
     check_spans(text, spans, found.blocks)
     for block in found.blocks:
         assert all(block.fields[name] for name in form.required)
@@ -132,9 +132,9 @@ def test_any_text_is_accepted_as_blocks(text, form, continued, truncated, last):
 @given(st.lists(LINE, min_size=1, max_size=7), st.booleans(), st.sampled_from([9, 1]))
 def test_a_well_formed_list_is_read_back(lines, continued, begin):
     if continued:
-        text = "".join(f"{'' if place == 0 else f'{9 + place}.'} {line}\n" for place, line in enumerate(lines))
+        text = "".join(f"{'' if index == 0 else f'{9 + index}.'} {line}\n" for index, line in enumerate(lines))
     else:
-        text = "".join(f"{begin + place}. {line}\n" for place, line in enumerate(lines))
+        text = "".join(f"{begin + index}. {line}\n" for index, line in enumerate(lines))
     found = read_numbered_list(text, first=9, last=15, continued=continued, truncated=False)
     assert [item.text for item in found.items] == lines
     assert found.discards == ()
@@ -143,8 +143,8 @@ def test_a_well_formed_list_is_read_back(lines, continued, begin):
 @given(st.lists(st.tuples(LINE, LINE | st.just(""), LINE), min_size=1, max_size=6))
 def test_well_formed_blocks_are_read_back(tasks):
     text = "\n\n".join(
-        f"### Task {place}\nInstruction: {instruction}\nInput: {given_input or '<noinput>'}\nOutput: {output}"
-        for place, (instruction, given_input, output) in enumerate(tasks, 4)
+        f"### Task {index}\nInstruction: {instruction}\nInput: {given_input or '<noinput>'}\nOutput: {output}"
+        for index, (instruction, given_input, output) in enumerate(tasks, 4)
     ).removeprefix("### Task 4\nInstruction:")
     found = read_blocks(text, FORM, first=4, last=20, continued=True, truncated=False)
     assert [tuple(block.fields.values()) for block in found.blocks] == [
@@ -186,20 +186,20 @@ def test_markers_inside_an_output_forge_nothing(instruction, lines, last):
 
 @given(st.lists(LINE, min_size=2, max_size=6), st.data())
 def test_a_list_cut_anywhere_loses_its_last_item_at_most(lines, data):
-    whole = "".join(f"{'' if place == 0 else f'{9 + place}.'} {line}\n" for place, line in enumerate(lines))
+    whole = "".join(f"{'' if index == 0 else f'{9 + index}.'} {line}\n" for index, line in enumerate(lines))
     cut = whole[: data.draw(st.integers(1, len(whole)))]
     found = read_numbered_list(cut, first=9, last=15, continued=True, truncated=True)
-    complete = [line for place, line in enumerate(lines) if f"\n{10 + place}." in cut]
+    complete = [line for index, line in enumerate(lines) if f"\n{10 + index}." in cut]
     assert [item.text for item in found.items] == complete
 
 
 @given(st.lists(st.tuples(LINE, LINE), min_size=2, max_size=5), st.data())
 def test_blocks_cut_anywhere_lose_their_last_block_at_most(tasks, data):
     whole = "\n\n".join(
-        f"### Task {place}\nInstruction: {instruction}\nOutput: {output}"
-        for place, (instruction, output) in enumerate(tasks, 4)
+        f"### Task {index}\nInstruction: {instruction}\nOutput: {output}"
+        for index, (instruction, output) in enumerate(tasks, 4)
     )
     cut = whole[: data.draw(st.integers(0, len(whole)))]
     found = read_blocks(cut, FORM, first=4, last=20, continued=False, truncated=True)
-    complete = [output for place, (_, output) in enumerate(tasks, 5) if f"### Task {place}" in cut]
+    complete = [output for index, (_, output) in enumerate(tasks, 5) if f"### Task {index}" in cut]
     assert [block.fields["output"] for block in found.blocks] == complete

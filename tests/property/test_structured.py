@@ -57,7 +57,7 @@ def test_rows_are_read_back_with_their_spans(
     assert found is not None
     assert [block.fields for block in found.blocks] == rows
     assert [loads(text[slice(*block.span)]) for block in found.blocks] == rows
-    assert {one.reason for one in found.discards} <= {"preamble", "trailing"}
+    assert {discard.reason for discard in found.discards} <= {"preamble", "trailing"}
 
 
 @given(ROWS, INDENT, st.booleans(), st.booleans(), st.data())
@@ -72,7 +72,7 @@ def test_any_prefix_yields_a_prefix_of_the_rows(
     complete = [block for block in whole.blocks if block.span[1] <= cut]
     assert (list(found.blocks) if found else []) == complete
     if found and cut < len(text) - 2 - 2 * (indent is not None):
-        assert {one.reason for one in found.discards} <= {"truncated" if truncated else "not_json", "no_rows"}
+        assert {discard.reason for discard in found.discards} <= {"truncated" if truncated else "not_json", "no_rows"}
 
 
 @given(st.lists(FILLED, min_size=1, max_size=6), INDENT, st.booleans(), st.data())
@@ -95,7 +95,7 @@ def test_no_more_rows_than_requested_are_read(rows: list[dict[str, str]], most: 
     found = read(dumps({"tasks": rows}), most=most)
     assert found is not None
     assert [block.fields for block in found.blocks] == rows[:most]
-    assert [one.reason for one in found.discards] == ["over_count"] * (len(rows) > most)
+    assert [discard.reason for discard in found.discards] == ["over_count"] * (len(rows) > most)
 
 
 @given(MESSY, st.booleans(), st.integers(1, 9))
@@ -108,7 +108,7 @@ def test_any_text_is_accepted(text: str, truncated: bool, most: int) -> None:
         if found is None:
             continue
         kept = [one.span for one in (found.blocks if isinstance(found, Blocks) else found.items)]
-        spans = sorted([*kept, *(one.span for one in found.discards)])
+        spans = sorted([*kept, *(discard.span for discard in found.discards)])
         assert kept == sorted(kept)
         assert all(0 <= start < end <= len(text) for start, end in spans)
         assert all(one[1] <= other[0] for one, other in pairwise(spans))
@@ -147,7 +147,7 @@ def test_nesting_that_never_ends_is_one_discard() -> None:
     for inside in ("[" * 100_000, '{"a":' * 100_000, '"' + '\\"' * 100_000):
         found = read('{"tasks": [' + inside, truncated=True)
         assert found is not None
-        assert [one.reason for one in found.discards] == ["truncated"]
+        assert [discard.reason for discard in found.discards] == ["truncated"]
 
 
 @pytest.mark.parametrize(
@@ -163,4 +163,4 @@ def test_text_in_another_form_is_left_to_the_text_parser(text: str) -> None:
 def test_an_empty_array_is_discarded_with_a_reason() -> None:
     found = read('{"tasks": []}')
     assert found is not None
-    assert [one.reason for one in found.discards] == ["no_rows"]
+    assert [discard.reason for discard in found.discards] == ["no_rows"]

@@ -186,11 +186,11 @@ def test_most_pairs_above_the_threshold_are_found():
         tokens[rng.randint(40)] = "changed"
         edited.append(" ".join(tokens))
     index = NearDuplicateIndex().fit(texts)
-    true = [place for place in range(200) if similarity(texts[place], edited[place]) >= 0.8]
+    true = [index for index in range(200) if similarity(texts[index], edited[index]) >= 0.8]
     found = [verdict.nearest for verdict in map(index.query, edited)]
     assert len(true) > 150
     assert sum(found[place] == str(place) for place in true) >= 0.97 * len(true)
-    assert all(found[place] is None for place in range(200) if place not in true)
+    assert all(found[index] is None for index in range(200) if index not in true)
 
 
 @pytest.mark.parametrize("engine", ["numpy", "numba"])
@@ -217,7 +217,7 @@ def test_thousands_of_similar_texts_are_compared_in_small_blocks(engine, monkeyp
     monkeypatch.setattr(
         minhash, "pairs_of", lambda found: written.append(sum(one.count for one in found)) or all_of(found)
     )
-    texts = [f"{STORY} {place // 50}" if place % 3 else f"{place} is the number of this row" for place in range(900)]
+    texts = [f"{STORY} {index // 50}" if index % 3 else f"{index} is the number of this row" for index in range(900)]
     small = NearDuplicateIndex(engine=engine)
     verdicts = small.offer_many(texts)
     assert max(written) <= 5000

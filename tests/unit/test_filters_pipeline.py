@@ -92,7 +92,7 @@ def test_the_size_of_batches_makes_no_difference(size, monkeypatch):
     rows = texts(300)
     result = Pipeline([WordCount(), NoveltyIndex(0.7), NearDuplicateIndex(0.6)]).run(rows)
     novelty, near = NoveltyIndex(0.7), NearDuplicateIndex(0.6)
-    long = [(place, text) for place, text in enumerate(rows) if WordCount().verdict(text).kept]
+    long = [(index, text) for index, text in enumerate(rows) if WordCount().verdict(text).kept]
     new = [(place, text) for place, text in long if novelty.offer(text, str(place)).kept]
     kept = [(place, text) for place, text in new if near.offer(text, str(place)).kept]
     assert result.positions == tuple(place for place, _ in kept)
@@ -111,10 +111,10 @@ def test_streaming_reads_a_batch_at_a_time():
 
     stream = Pipeline([WordCount(), NoveltyIndex(1.0)]).stream(endless())
     assert taken == 0
-    for place, (row, verdicts) in zip(range(BATCH + 1), stream, strict=False):
-        assert row["instruction"] == f"Say the number {place + 1} in words"
+    for index, (row, verdicts) in zip(range(BATCH + 1), stream, strict=False):
+        assert row["instruction"] == f"Say the number {index + 1} in words"
         assert [verdict.filter for verdict in verdicts] == ["words", "rouge"]
-        assert taken == (1 + place // BATCH) * BATCH
+        assert taken == (1 + index // BATCH) * BATCH
 
 
 def test_streaming_yields_every_row_with_its_verdicts():

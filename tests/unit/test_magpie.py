@@ -288,7 +288,7 @@ def test_several_rounds_make_one_row(api: str):
         )
     [row] = answered(made, request, "The air.", number=6).candidates
     assert (row.kind, row.task, row.instruction, row.output) == ("row", "3.0", "Why is it blue?", "The air.")
-    assert [(one.role, one.content) for one in row.messages] == [
+    assert [(message.role, message.content) for message in row.messages] == [
         ("user", "Why is it blue?"),
         ("assistant", "It scatters."),
         ("user", "What does?"),

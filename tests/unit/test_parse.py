@@ -11,12 +11,16 @@ def listing(text, *, first=9, last=15, continued=True, truncated=False):
     found = read_numbered_list(text, first=first, last=last, continued=continued, truncated=truncated)
     for item in found.items:
         assert text[slice(*item.span)] == item.text
-    return [item.text for item in found.items], [(one.reason, text[slice(*one.span)]) for one in found.discards]
+    return [item.text for item in found.items], [
+        (discard.reason, text[slice(*discard.span)]) for discard in found.discards
+    ]
 
 
 def blocks(text, form=FORM, *, first=4, last=20, continued=True, truncated=False):
     found = read_blocks(text, form, first=first, last=last, continued=continued, truncated=truncated)
-    return [dict(one.fields) for one in found.blocks], [(one.reason, text[slice(*one.span)]) for one in found.discards]
+    return [dict(block.fields) for block in found.blocks], [
+        (discard.reason, text[slice(*discard.span)]) for discard in found.discards
+    ]
 
 
 class TestNumbered:
@@ -147,7 +151,7 @@ class TestBlocks:
             "4. Instruction: Name a bird.\n4. Input:\n<noinput>\n4. Output:\nAn owl.\n###\n"
             "5. Instruction: Name the tree.\n5. Input:\nIt has acorns.\n5. Output:\nAn oak.\n###"
         )
-        assert [one["output"] for one in blocks(text, continued=False)[0]] == ["An owl.", "An oak."]
+        assert [block["output"] for block in blocks(text, continued=False)[0]] == ["An owl.", "An oak."]
 
     def test_a_chat_answer(self):
         text = (
@@ -164,7 +168,7 @@ class TestBlocks:
 
     def test_a_chat_answer_without_numbers(self):
         text = "Instruction: Name a bird.\nOutput: An owl.\n\nInstruction: Name a tree.\nInput: acorns\nOutput: An oak."
-        assert [one["output"] for one in blocks(text, continued=False)[0]] == ["An owl.", "An oak."]
+        assert [block["output"] for block in blocks(text, continued=False)[0]] == ["An owl.", "An oak."]
 
     def test_a_chat_answer_that_continues_inside_the_first_field(self):
         text = "Name a bird.\nInput: <noinput>\nOutput: An owl.\n\n### Task 5\nInstruction: x y\nOutput: z"
@@ -172,7 +176,7 @@ class TestBlocks:
 
     def test_a_title_on_the_header_is_the_instruction(self):
         text = "### Task 4: Name a bird.\nOutput: An owl.\n### Task 5: Name a tree.\nOutput: An oak."
-        assert [one["instruction"] for one in blocks(text, continued=False)[0]] == ["Name a bird.", "Name a tree."]
+        assert [block["instruction"] for block in blocks(text, continued=False)[0]] == ["Name a bird.", "Name a tree."]
 
     def test_labels_inside_an_output_are_text(self):
         text = (

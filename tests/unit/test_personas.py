@@ -177,7 +177,7 @@ def test_a_task_that_the_prompt_shows_or_that_only_repeats_the_person_is_rejecte
     for text, reason in ((shown, "copied_demonstration"), (f"{person} is {person}.", "copied_input")):
         received = made.receive(request, answer(f" {text}"), View())
         filtered = RowFilters(FilterOptions(), Pool(())).apply(request, received)
-        assert [one.reason for one in filtered.candidates] == [reason]
+        assert [candidate.reason for candidate in filtered.candidates] == [reason]
 
 
 @given(st.integers(), st.integers(1, 12))
@@ -363,14 +363,14 @@ def test_a_list_of_people_is_continued_and_each_new_one_gets_a_task():
     ]
     filtered = RowFilters(FilterOptions(), Pool(())).apply(request, received)
     copied = "copied_demonstration"
-    assert [one.reason for one in filtered.candidates] == ["", copied, copied, ""]
+    assert [candidate.reason for candidate in filtered.candidates] == ["", copied, copied, ""]
     first, last = received.candidates[0].on_accept, received.candidates[3].on_accept
     assert (first.stage, first.parent, first.context["persona"]) == ("task", 7, "A smith in Riga.")
     assert made.receive(request, answer(text), View()) == received
     ways = {
-        (one.on_accept.context["kind"], str(one.on_accept.context["shown"]))
+        (candidate.on_accept.context["kind"], str(candidate.on_accept.context["shown"]))
         for name in range(9)
-        for one in made.receive(asked(generate=True, name=name)[1], answer(text), View()).candidates
+        for candidate in made.receive(asked(generate=True, name=name)[1], answer(text), View()).candidates
     }
     assert len(ways) > 9, "each has a draw of its own"
     assert last.context["persona"] == "A nurse in Lima who"
@@ -386,7 +386,7 @@ def test_a_persona_that_resembles_a_shown_one_is_rejected_and_personas_are_not_t
     assert [one.reason for one in filtered] == ["copied_demonstration", ""]
     assert [one.candidate.is_task for one in filtered] == [False, False]
     assert pool.tasks == []
-    assert [one.instruction for one in pool.others] == ["A smith in Riga."]
+    assert [other.instruction for other in pool.others] == ["A smith in Riga."]
     again = judge.apply(request.numbered(8, 1), made.receive(request, answer(" A smith in old Riga."), View()))
     assert [candidate.reason for candidate in again.candidates] == ["similar"]
 

@@ -37,7 +37,11 @@ def literals(path: Path) -> list[str]:
             continue
         for reason in reasons:
             branches = [reason.body, reason.orelse] if isinstance(reason, ast.IfExp) else [reason]
-            found += [one.value for one in branches if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            found += [
+                branch.value
+                for branch in branches
+                if isinstance(branch, ast.Constant) and isinstance(branch.value, str)
+            ]
     return [reason for reason in found if reason]
 
 

@@ -128,7 +128,7 @@ def test_verifiers_of_many_kinds_in_a_column(tmp_path: Path) -> None:
 
     five, short = {"kind": "number", "value": 5}, {"kind": "words", "max": 3}
     verifiers = [five, short, {"kind": "all", "of": [{"kind": "all", "of": [short]}, five]}, None]
-    rows = [{"instruction": f"Say five, {number}", "verifier": one} for number, one in enumerate(verifiers)]
+    rows = [{"instruction": f"Say five, {number}", "verifier": verifier} for number, verifier in enumerate(verifiers)]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
     assert [task.verifier for task in load_tasks(tmp_path / "in.parquet")] == verifiers
     (tmp_path / "in.jsonl").write_text('{"instruction": "Say five", "verifier": {"kind": null, "value": 5}}\n')

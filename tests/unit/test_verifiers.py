@@ -181,8 +181,8 @@ def test_an_integer_beyond_every_float(kind: str, tmp_path: Path) -> None:
     assert not right("5", kind, value=0.5, tolerance=0), "exactly"
     seeds = [{"instruction": f"Add {name}", "output": "5", "verifier": {"kind": kind, "value": 4, **more}}
              for name, more in (("one", {"value": HUGE}), ("a lot", {"tolerance": HUGE}))]  # fmt: skip
-    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(one) + "\n" for one in seeds))
-    assert [task.verifier for task in load_seeds(tmp_path / "seeds.jsonl")] == [one["verifier"] for one in seeds]
+    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(seed) + "\n" for seed in seeds))
+    assert [task.verifier for task in load_seeds(tmp_path / "seeds.jsonl")] == [seed["verifier"] for seed in seeds]
     assert "OverflowError" not in run_cli("seeds", "check", tmp_path / "seeds.jsonl", code=0)
 
 
@@ -707,7 +707,7 @@ def test_filtering_a_file_by_its_own_verifiers(tmp_path: Path) -> None:
         {"instruction": "Say hello", "output": "Hello"},
         {"instruction": "Add 4 and 1", "output": "5", "verifier": {"kind": "nmber"}},
     ]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = run_cli("filter", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl", "--verify",
                    "--report", tmp_path / "why.jsonl", code=1)  # fmt: skip
     assert "in.jsonl:4: 'verifier': unknown kind" in said
