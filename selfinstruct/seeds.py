@@ -1,17 +1,17 @@
 """Seed tasks: reading seed files, and checking their quality.
 
-``load_seeds`` reads demonstrations in two layouts, which may be mixed: the public one of 175 tasks (``id``, ``name``,
+``load_seeds`` reads demonstrations: tasks with answers, of which the public layout of 175 tasks (``id``, ``name``,
 ``instruction``, ``instances``, ``is_classification``; Wang et al. 2023, arXiv:2212.10560) and plain ``instruction``,
-``input``, ``output``. ``load_tasks`` reads the tasks of any dataset or finished run. A task may have a ``verifier``, by
-which code checks its answers (``verifiers/``).
+``input``, ``output`` are the usual ones. ``load_tasks`` reads the tasks of any dataset or finished run. Both read every
+layout of ``common.rows``. A task may have a ``verifier``, by which code checks its answers (``verifiers/``).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,17 +20,17 @@ from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
 from selfinstruct.common.codec import Json, dumps
-from selfinstruct.common.files import read_jsonl_lines
-from selfinstruct.common.rows import LAYOUTS, answer_field, describe_fields, first_exchange, layout_of
-from selfinstruct.common.sources import open_any, open_lines
+from selfinstruct.common.messages import Turn
+from selfinstruct.common.rows import Exchange, ParsedRow, parse_row
+from selfinstruct.common.sources import open_rows
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filters import tokenize
 from selfinstruct.filters.rouge.lcs import f1_array, strings
 from selfinstruct.filters.rouge.token_store import Vocabulary
-from selfinstruct.records import Instance, Task
+from selfinstruct.records import Instance, Message, Task
 from selfinstruct.verifiers import check_verifier, without_nulls
 
-__all__ = ["SeedReport", "check_seeds", "load_seeds", "load_tasks", "seeds_from_json", "seeds_to_json"]
+__all__ = ["LoadedTasks", "SeedReport", "check_seeds", "load_demonstrations", "load_seeds", "load_tasks", "seeds_from_json", "seeds_to_json"]
 
 _MAX_ERRORS = 20  # errors listed in one message
 
@@ -39,32 +39,54 @@ _CANDIDATE = re.compile(r"\d+\.\d+")  # the form of candidate ids
 _Pair: TypeAlias = tuple[float, int, int]  # ROUGE-L F1, line, and the earlier line
 
 
-def _read_seeds(path: Path) -> tuple[list[Task], dict[str, int], list[str]]:
-    """Read all valid tasks of a seed file.
+@dataclass(frozen=True)
+class LoadedTasks:
+    """The tasks of a file.
 
-    Returns:
-        The valid tasks, the line number by task id, and one ``file:line: error`` for each invalid line.
+    Attributes:
+        tasks: The tasks, in the order of the file.
+        notices: What was left out or joined, one sentence for each kind, with the number of rows.
+    """
+
+    tasks: list[Task]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass
+class _SeedFile:
+    """A seed file as read: valid tasks, with their row number by id, and an error for each invalid row."""
+
+    where: Callable[[int], str]
+    tasks: list[Task] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    empty_inputs: list[tuple[int, str]] = field(default_factory=list)
+
+
+def _read_seeds(path: Path) -> _SeedFile:
+    """Read all valid tasks of a seed file.
 
     Raises:
         UsageError: The file can't be read.
     """
-    tasks: list[Task] = []
-    lines: dict[str, int] = {}
-    errors: list[str] = []
-    for number, value in read_jsonl_lines(path):
-        if isinstance(value, DataError):
-            errors.append(str(value))
+    source = open_rows(path)
+    seeds = _SeedFile(source.where)
+    for row in source.rows:
+        if isinstance(row, DataError):
+            seeds.errors.append(str(row))
             continue
         try:
-            task = _task(value, number)
-            if task.id in lines:
-                raise ValueError(f"id {task.id[:80]!r} is already used on line {lines[task.id]}")
+            parsed = parse_row(row.value)
+            task = _demonstration(row.value, parsed, row.number)
+            if task.id in seeds.numbers:
+                raise ValueError(f"id {task.id[:80]!r} is already used on line {seeds.numbers[task.id]}")
         except ValueError as error:
-            errors.append(f"{path}:{number}: {error}")
+            seeds.errors.append(f"{source.where(row.number)}: {_with_remedy(str(error))}")
             continue
-        lines[task.id] = number
-        tasks.append(task)
-    return tasks, lines, errors
+        seeds.numbers[task.id] = row.number
+        seeds.tasks.append(task)
+        seeds.empty_inputs += [(row.number, text) for text in parsed.empty_inputs]
+    return seeds
 
 
 def load_seeds(path: Path) -> list[Task]:
@@ -74,12 +96,29 @@ def load_seeds(path: Path) -> list[Task]:
         UsageError: The file can't be read.
         DataError: The file has invalid lines (one message lists all of them) or no tasks.
     """
-    tasks, _, errors = _read_seeds(path)
-    if errors:
-        raise DataError(_listed(errors))
-    if not tasks:
-        raise DataError(f"{path}: the file has no seed task; each line must be a JSON object with an instruction")
-    return tasks
+    return load_demonstrations(path).tasks
+
+
+def load_demonstrations(path: Path, *, skip_malformed: bool = False) -> LoadedTasks:
+    """Load the tasks of a seed file, each with its answers.
+
+    Args:
+        path: A file of rows in any layout, see ``open_rows``.
+        skip_malformed: Leave invalid rows out and count them in a notice.
+
+    Raises:
+        UsageError: The file can't be read.
+        DataError: The file has invalid rows (one message lists all of them) or no tasks.
+    """
+    seeds = _read_seeds(path)
+    if seeds.errors and not (skip_malformed and seeds.tasks):
+        raise DataError(_listed(seeds.errors))
+    if not seeds.tasks:
+        raise DataError(f"{path}: {_NO_SEED}")
+    return LoadedTasks(seeds.tasks, _skipped(seeds.errors))
+
+
+_NO_SEED = "the file has no seed task; each row must be an object with an instruction and an output"
 
 
 def _listed(errors: Sequence[str]) -> str:
@@ -87,49 +126,87 @@ def _listed(errors: Sequence[str]) -> str:
     return "\n".join(errors[:_MAX_ERRORS]) + more
 
 
-def load_tasks(path: Path) -> list[Task]:
+def _skipped(errors: Sequence[str]) -> tuple[str, ...]:
+    return (f"{_rows(len(errors))} skipped as malformed, the first: {errors[0]}",) if errors else ()
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def load_tasks(path: Path, *, skip_malformed: bool = False, without_context: str = "") -> LoadedTasks:
     """Load tasks from any dataset whose rows contain instructions, prompts or questions.
 
     Args:
-        path: A run directory (its dataset is read), JSON lines (optionally gzipped), a JSON array, Parquet, a directory
-            saved by ``datasets``, or a text file (``.txt``, ``.txt.gz``) with one task per line. Rows may be seed
-            tasks, Alpaca rows, conversations, prompts, questions or have a ``text``, with or without an answer.
+        path: A run, or a file of rows in any layout, with or without answers; see ``open_rows``. A text file has one
+            task per line.
+        skip_malformed: Leave invalid rows out and count them in a notice.
+        without_context: Name of a strategy that can send neither system prompts nor earlier rounds: rows that have them
+            are invalid then.
 
     Returns:
-        One task per row: for a row with several inputs (``instances``) one per input, for a conversation its first
-        message. The output of an instance is "" if the row has no answer; a row without input and answer has no
-        instance. A task keeps its row's id if the id is usable and unique; otherwise its id is ``row_12``, say.
+        One task per row: for a row with several inputs (``instances``) one per input. A conversation that ends with a
+        question gives that question, after the earlier rounds; any other gives its first question. The output of an
+        instance is "" if the row has no answer; a row without input and answer has no instance. A task keeps its row's
+        id if the id is usable and unique; otherwise its id is ``row_12``, say.
 
     Raises:
         UsageError: The file can't be read.
         DataError: The file has invalid rows (one message lists all of them) or no rows.
         MissingExtraError: The format needs the extra ``data``.
     """
-    is_text = path.name.removesuffix(".gz").endswith(".txt")
-    source = open_lines(path) if is_text and not path.is_dir() else open_any(path)
+    source = open_rows(path)
     tasks: list[Task] = []
     errors: list[str] = []
     taken: set[str] = set()
+    notices: Counter[str] = Counter()
     for row in source.rows:
         if isinstance(row, DataError):
             errors.append(str(row))
             continue
         try:
-            row_tasks = _tasks({key: value for key, value in row.value.items() if value is not None})
+            parsed = parse_row(row.value)
+            row_tasks = _tasks(row.value, parsed)
+            if without_context and (row_tasks[0].system or row_tasks[0].history):
+                part = "a system prompt" if row_tasks[0].system else "earlier rounds"
+                raise ValueError(f"the row has {part}, which the strategy {without_context} can't send; remove that "
+                                 "field, or answer the rows by respond")  # fmt: skip
         except ValueError as error:
-            errors.append(f"{source.where(row.number)}: {error}")
+            errors.append(f"{source.where(row.number)}: {_with_remedy(str(error))}")
             continue
+        notices.update(_reading(parsed))
         for task in row_tasks:
             name = _unused(task.id, f"row_{row.number}", taken)
             taken.add(name)
             tasks.append(replace(task, id=name))
-    if errors:
-        raise DataError(f"{_listed(errors)}\nFix or remove these rows, then run the same command again.")
+    if errors and not (skip_malformed and tasks):
+        raise DataError(
+            f"{_listed(errors)}\nFix or remove these rows, then run the same command again; --skip-malformed leaves "
+            "them out."
+        )
     if not tasks:
         raise DataError(
             f"{path}: the file has no task; each row must be an object with an instruction, a prompt or messages"
         )
-    return tasks
+    readings = [f"{_rows(count)} {text}" for text, count in notices.items()]
+    return LoadedTasks(tasks, (*_skipped(errors), *readings))
+
+
+def _with_remedy(error: str) -> str:
+    return f"no task: {error}; name the task's field 'instruction'" if error.startswith("none of") else error
+
+
+def _reading(parsed: ParsedRow) -> Iterator[str]:
+    """Yield what a task takes of a row, where that isn't all of it."""
+    if parsed.empty_inputs:
+        yield f"with an input spelled as nothing ({parsed.empty_inputs[0].strip()}), which is read as no input"
+    if not parsed.is_conversation:
+        return
+    start, end = parsed.question_span()
+    if end - start > 1:
+        yield "with several user messages in a row, which are taken as one"
+    if any(turn.role == "user" for turn in parsed.turns[end:]):
+        yield "with several rounds, of which the first question is taken and the later rounds are not"
 
 
 def _unused(task_id: str, fallback: str, taken: Collection[str]) -> str:
@@ -142,47 +219,56 @@ def _unused(task_id: str, fallback: str, taken: Collection[str]) -> str:
     return name
 
 
-def _tasks(row: Mapping[str, Any]) -> list[Task]:
-    """Return the tasks of a row, with the row's id or "" as their id."""
-    field = layout_of(row)
-    if field is None:
-        layouts = ", ".join(LAYOUTS)
-        raise ValueError(
-            f"no task: none of {layouts}; it has {describe_fields(row)}; name the task's field 'instruction'"
-        )
-    if isinstance(row[field], list):
-        instruction, answer = first_exchange(field, row[field])
-        if not (instruction := instruction.strip()):
-            raise ValueError(f"the first message of {field!r} is empty")
-        exchanges = [("", answer.strip())]
+def _tasks(row: Mapping[str, Any], parsed: ParsedRow) -> list[Task]:
+    """Return the tasks of a row, with the row's id or "" as their id.
+
+    Raises:
+        ValueError: The row has no task, or a part of it can't be sent to a model.
+    """
+    if parsed.tools:
+        raise ValueError("the row has tools, which can't be sent; remove that field to answer the task without them")
+    if parsed.is_conversation:
+        start, end = parsed.question_span()
+        instruction = parsed.question((start, end)).strip()
+        if not instruction:
+            raise ValueError(f"the {'first message' if start == 0 else f'message {start + 1}'} of {parsed.layout!r} is "
+                             "empty")  # fmt: skip
+        following = parsed.turns[end : end + 1]
+        answer = following[0].content.strip() if following and following[0].role == "assistant" else ""
+        exchanges, history = {parsed.context.strip(): answer}, parsed.turns[:start]
     else:
-        instruction = _text(row, field, required=True)
-        exchanges = _exchanges(row, field)
-    row_id = row.get("id")
+        instruction, history = parsed.instruction.strip(), parsed.turns
+        if not instruction:
+            raise ValueError(f"{parsed.layout!r} is missing or empty")
+        exchanges = {}
+        for exchange in parsed.exchanges:
+            exchanges.setdefault(exchange.input.strip(), exchange.outputs[0].strip() if exchange.outputs else "")
     task = Task(
-        str(row_id).strip() if isinstance(row_id, str | int) and not isinstance(row_id, bool) else "",
+        _row_id(row),
         instruction,
         is_classification=is_it if isinstance(is_it := row.get("is_classification"), bool) else None,
         name=name if isinstance(name := row.get("name"), str) else "",
         domain=domain if isinstance(domain := row.get("domain"), str) else "",
         verifier=_row_verifier(row),
+        system=parsed.system.strip(),
+        history=tuple(_earlier(parsed.layout, turn) for turn in history),
     )
-    return [replace(task, instances=(Instance(*exchange),) if any(exchange) else ()) for exchange in exchanges]
+    return [
+        replace(task, instances=(Instance(*exchange),) if any(exchange) else ()) for exchange in exchanges.items()
+    ]
 
 
-def _exchanges(row: Mapping[str, Any], field: str) -> list[tuple[str, str]]:
-    """Return the distinct inputs of a row, each with its first answer."""
-    if field == "instruction" and "instances" in row:
-        instances = row["instances"]
-        if not isinstance(instances, list) or not all(isinstance(instance, dict) for instance in instances):
-            raise ValueError("'instances' must be a list of objects with 'input' and 'output'")
-        answers: dict[str, str] = {}
-        for instance in instances:
-            fields = {key: value for key, value in instance.items() if value is not None}
-            answers.setdefault(_text(fields, "input"), _text(fields, "output"))
-        return list(answers.items()) or [("", "")]
-    answer = answer_field(row, field)
-    return [(_text(row, "input") if field == "instruction" else "", "" if answer is None else _text(row, answer))]
+def _earlier(layout: str, turn: Turn) -> Message:
+    """Return a message that precedes the question of a task."""
+    if turn.role not in ("user", "assistant") or turn.calls or turn.other_parts:
+        kind = "tool calls" if turn.calls else "more than text" if turn.other_parts else f"the role {turn.role!r}"
+        raise ValueError(f"a message before the question (in {layout!r}) has {kind}, which can't be sent")
+    return Message("user" if turn.role == "user" else "assistant", turn.content)
+
+
+def _row_id(row: Mapping[str, Any]) -> str:
+    value = row.get("id")
+    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def _row_verifier(row: Mapping[str, Any]) -> Mapping[str, Json] | None:
@@ -194,43 +280,42 @@ def _row_verifier(row: Mapping[str, Any]) -> Mapping[str, Json] | None:
     return None if verifier is None else check_verifier(verifier)
 
 
-def _task(value: Mapping[str, Any], number: int) -> Task:
-    instruction = _text(value, "instruction", required=True)
-    if "instances" in value:
-        instances = _instances(value["instances"])
-    elif "output" in value:
-        instances = (Instance(_text(value, "input"), _text(value, "output", required=True)),)
+def _demonstration(row: Mapping[str, Any], parsed: ParsedRow, number: int) -> Task:
+    """Return a row as a seed task: an instruction with at least one answer, and nothing that a prompt can't show.
+
+    Raises:
+        ValueError: The row is no seed task.
+    """
+    if parsed.layout.casefold() == "text" and not parsed.is_conversation:
+        raise ValueError("'instruction' is missing or empty: a seed task needs an instruction and an output")
+    (task, *_) = _tasks(row, parsed)
+    if task.system or task.history:
+        part = "a system prompt" if task.system else "earlier rounds"
+        raise ValueError(f"the row has {part}, which a demonstration can't show; remove that field")
+    if parsed.is_conversation:
+        if any(turn.role == "user" for turn in parsed.turns[parsed.question_span()[1] :]):
+            raise ValueError("the row has several rounds; a seed task is one question with its answer")
+        instances = task.instances
+        if not instances or not instances[0].output:
+            raise ValueError(f"{parsed.layout!r} holds no answer to its first question")
     else:
-        raise ValueError("'instances' or 'output' is required")
-    is_classification = value.get("is_classification")
+        instances = tuple(_instance(exchange) for exchange in parsed.exchanges)
+    is_classification = row.get("is_classification")
     if not isinstance(is_classification, bool | None):  # 1 equals True, but is a number
         raise ValueError(f"'is_classification' must be true or false, found {repr(is_classification)[:80]}")
-    name = _text(value, "id") or f"seed_{number}"
+    name = task.id or f"seed_{number}"
     if _CANDIDATE.fullmatch(name):
         raise ValueError(f"id {name[:80]!r} has the form of a candidate id; use another one, for example s{name[:80]}")
-    verifier = None if value.get("verifier") is None else check_verifier(value["verifier"])
-    return Task(name, instruction, instances, is_classification, _text(value, "name"), _text(value, "domain"), verifier)
+    return replace(task, id=name, instances=instances)
 
 
-def _instances(value: Any) -> tuple[Instance, ...]:
-    if not isinstance(value, list) or not value:
-        raise ValueError("'instances' must be a list of at least one {input, output}")
-    instances = []
-    for number, item in enumerate(value, start=1):
-        if not isinstance(item, dict):
-            raise ValueError(f"instance {number} is not an object with 'input' and 'output'")
-        instances.append(Instance(_text(item, "input"), _text(item, "output", required=True)))
-    return tuple(instances)
-
-
-def _text(value: Mapping[str, Any], key: str, *, required: bool = False) -> str:
-    text = value.get(key, "")
-    if not isinstance(text, str):
-        raise ValueError(f"{key!r} must be a string, found {type(text).__name__}")
-    text = text.strip()
-    if required and not text:
-        raise ValueError(f"{key!r} is missing or empty")
-    return text
+def _instance(exchange: Exchange) -> Instance:
+    output = exchange.output().strip()
+    if not exchange.field:
+        raise ValueError("'instances' or 'output' is required")
+    if not output:
+        raise ValueError(f"{exchange.field!r} is missing or empty")
+    return Instance(exchange.input.strip(), output)
 
 
 def seeds_to_json(tasks: Sequence[Task]) -> list[dict[str, Any]]:
@@ -244,6 +329,8 @@ def seeds_to_json(tasks: Sequence[Task]) -> list[dict[str, Any]]:
             "instances": [[instance.input, instance.output] for instance in task.instances],
             "is_classification": task.is_classification,
             **({} if task.verifier is None else {"verifier": dict(task.verifier)}),
+            **({"system": task.system} if task.system else {}),
+            **({"history": [[turn.role, turn.content] for turn in task.history]} if task.history else {}),
         }
         for task in tasks
     ]
@@ -260,6 +347,8 @@ def seeds_from_json(values: Sequence[Mapping[str, Any]]) -> list[Task]:
             value["name"],
             value["domain"],
             value.get("verifier"),
+            value.get("system", ""),
+            tuple(Message(*message) for message in value.get("history", ())),
         )
         for value in values
     ]
@@ -297,13 +386,19 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
     Raises:
         UsageError: The file can't be read.
     """
-    tasks, lines, errors = _read_seeds(path)
-    if not tasks and not errors:
-        raise UsageError(f"{path}: the file has no seed task; each line must be a JSON object with an instruction")
-    warnings = [f"{path}:{lines[task.id]}: {warning}" for task in tasks for warning in _warnings(task)]
-    closest, similar = _compare([task.instruction for task in tasks], [lines[task.id] for task in tasks], threshold)
+    seeds = _read_seeds(path)
+    tasks, where = seeds.tasks, seeds.where
+    if not tasks and not seeds.errors:
+        raise UsageError(f"{path}: {_NO_SEED}")
+    numbers = [seeds.numbers[task.id] for task in tasks]
+    warnings = [f"{where(seeds.numbers[task.id])}: {warning}" for task in tasks for warning in _warnings(task)]
+    warnings += [
+        f"{where(number)}: the input is spelled {text.strip()!r}, which is read as no input; leave it empty"
+        for number, text in seeds.empty_inputs
+    ]
+    closest, similar = _compare([task.instruction for task in tasks], numbers, threshold)
     for score, line, other in similar:
-        warnings.append(f"{path}:{line}: the instruction resembles the one on line {other} (ROUGE-L {score:.2f})")
+        warnings.append(f"{where(line)}: the instruction resembles the one on line {other} (ROUGE-L {score:.2f})")
     words = sorted(len(task.instruction.split()) for task in tasks)
     return SeedReport(
         tasks=len(tasks),
@@ -313,7 +408,7 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
         domains=dict(Counter(task.domain for task in tasks if task.domain).most_common()),
         median_words=words[len(words) // 2] if words else 0,
         closest=closest,
-        errors=tuple(errors),
+        errors=tuple(seeds.errors),
         warnings=tuple(warnings),
     )
 

@@ -1,181 +1,451 @@
-"""Parsing of rows in the common layouts of instruction data, shared by filters, strategies and the trainer."""
+"""Parsing of rows in the common layouts of instruction data, shared by filters, strategies and the trainer.
+
+``parse_row`` recognises a layout by the names of its fields, in any case and with any separator, and returns one typed
+row. A field that can't be read is an error that names it, never an empty text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from selfinstruct.common.formats import user_text
+from selfinstruct.common.codec import dumps
+from selfinstruct.common.messages import (
+    Turn,
+    is_absent,
+    parse_nested,
+    plain_fields,
+    read_messages,
+    read_transcript,
+)
 
-__all__ = [
-    "LAYOUTS",
-    "ROLES",
-    "RowTexts",
-    "answer_field",
-    "describe_fields",
-    "first_exchange",
-    "layout_of",
-    "parse_message",
-    "texts_of",
-]  # fmt: skip
+__all__ = ["LAYOUTS", "Exchange", "ParsedRow", "describe_fields", "paragraphs", "parse_row"]
 
-LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question", "text")
-"""Fields that identify the layout of a row, in order of precedence."""
+_CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
+_MESSAGE_LISTS = (*_CONVERSATIONS, "data")  # UltraChat's list of strings
+LAYOUTS = (
+    "instruction", *_CONVERSATIONS, "prompt", "question", "query", "problem", "definition", "data", "text", "chosen",
+)  # fmt: skip
+"""Plain names of the fields that identify the layout of a row, in order of precedence."""
 
-ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
-"""Role names of published collections, with the names that chat templates use for them."""
-
+_SYSTEM = ("system", "systemprompt", "systemmessage", "systeminstruction", "sysprompt")
+_HISTORY = ("history", "chathistory", "conversationhistory", "dialoguehistory", "dialoghistory")
+_INPUT = (
+    "input", "inputs", "inputtext", "context", "contexts", "passage", "passages", "questioncontext", "background",
+    "document", "documents", "article", "paragraph", "evidence", "dialogue", "dialog",
+)  # fmt: skip
+_TASK_INPUT = ("input", "inputs", "inputtext")  # may hold the task itself where the instruction is blank
+_TOOLS = ("tools", "functions", "availabletools")
+_REASONING = ("reasoning", "reasoningcontent", "thinking", "thought", "rationale")
 _ANSWERS = {
-    "instruction": ("output", "response", "completion"),
-    "prompt": ("completion", "response", "output"),
-    "question": ("answer", "response", "output"),
+    "prompt": ("completion", "response"),
+    "question": ("answer", "response"),
+    "query": ("answer", "response"),
+    "problem": ("solution", "answer"),
 }
-"""Fields that may hold the answer, by layout, in order of precedence."""
+"""Fields that are tried first for the answer, by layout."""
+_ANY_ANSWER = ("output", "response", "completion", "answer", "solution", "target", "reply", "chosen", "outputs",
+               "answers", "responses", "completions")  # fmt: skip
+_ANSWER_TEXTS = ("response", "output", "text", "content", "value", "completion", "answer")
+
+_EMPTY_INPUT = re.compile(r"[\[(<{\"'\s]*(?:nan|null|none|n[/.]?a\.?|no[ _-]?input)[\])>}\"'\s.]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class RowTexts:
-    """The texts of a row.
+class Exchange:
+    """An input of a task with its answers.
 
     Attributes:
-        field: The field that identified the layout.
-        question: The instruction without its input; in a conversation, the first user message.
-        prompt: The instruction with its input; in a conversation, the first user message.
-        answer: The answer; in a conversation, the last one. In a row with only a ``text``, that text. "" if there is
-            no answer.
-        full_text: All texts except system messages, which many rows share.
+        input: The input; "" for none.
+        outputs: The answers; usually one.
+        field: Name of the field with the answers; "" if there is none.
+        problem: Why the answers can't be read; "" if they can.
+        loose_text: The answers as text, also where they are not strings (numbers, objects).
     """
 
-    field: str
-    question: str
-    prompt: str
-    answer: str
-    full_text: str
+    input: str = ""
+    outputs: tuple[str, ...] = ()
+    field: str = ""
+    problem: str = ""
+    loose_text: str = ""
+
+    def output(self) -> str:
+        """Return the answer; "" if there is none.
+
+        Raises:
+            ValueError: The answer is not a string, or there are several.
+        """
+        if self.problem:
+            raise ValueError(self.problem)
+        if len(self.outputs) > 1:
+            raise ValueError(f"{self.field!r} holds {len(self.outputs)} answers; keep one of them in 'output'")
+        return self.outputs[0] if self.outputs else ""
 
 
-def layout_of(row: Mapping[str, Any]) -> str | None:
-    """Return the first field of ``LAYOUTS`` that the row has a value for; None if it has none of them."""
-    return next((field for field in LAYOUTS if row.get(field) is not None), None)
+@dataclass(frozen=True, slots=True)
+class ParsedRow:
+    """A row in any layout.
+
+    Attributes:
+        layout: Name of the field that identified the layout, as the row spells it.
+        instruction: The instruction; "" in a conversation.
+        exchanges: The inputs with their answers: one, or one for each instance of a seed task; () in a conversation.
+        turns: The messages of a conversation without its system prompt; otherwise the earlier rounds (``history``).
+        system: The system prompt of the row or the first message; "" for none.
+        system_role: Role of the system prompt: ``system`` or ``developer``.
+        context: An input next to a conversation that none of its messages contains; "" for none.
+        context_field: Name of the field with the context.
+        tools: Descriptions of tools as JSON; "" for none.
+        reasoning: The reasoning of the answer, where a field of its own holds it.
+        rejected: Answers that the row marks as the worse ones.
+        empty_inputs: Inputs that are spelled as nothing (``nan``, ``<noinput>``) and were read as "".
+    """
+
+    layout: str
+    instruction: str = ""
+    exchanges: tuple[Exchange, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    system: str = ""
+    system_role: str = "system"
+    context: str = ""
+    context_field: str = ""
+    tools: str = ""
+    reasoning: str = ""
+    rejected: tuple[str, ...] = ()
+    empty_inputs: tuple[str, ...] = ()
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether the row is a list of messages."""
+        return not self.exchanges
+
+    def question_span(self, *, of_first_round: bool = False) -> tuple[int, int]:
+        """Return start and end of the user messages that are answered: consecutive turns count as one question.
+
+        Args:
+            of_first_round: Take the first question even if the conversation ends with an unanswered one.
+
+        Raises:
+            ValueError: No message is from a user.
+        """
+        roles = [turn.role for turn in self.turns]
+        if "user" not in roles:
+            raise ValueError(f"{self.layout!r} has no user message")
+        if roles[-1] == "user" and not of_first_round:
+            start = next((i + 1 for i in reversed(range(len(roles))) if roles[i] != "user"), 0)
+            return start, len(roles)
+        start = roles.index("user")
+        return start, next((i for i in range(start, len(roles)) if roles[i] != "user"), len(roles))
+
+    def question(self, span: tuple[int, int]) -> str:
+        """Return the user messages of a span as one text.
+
+        Raises:
+            ValueError: They hold no text, or something besides text.
+        """
+        turns = self.turns[slice(*span)]
+        if parts := [part for turn in turns for part in turn.other_parts]:
+            raise ValueError(f"message {span[0] + 1} of {self.layout!r} holds more than text: {', '.join(parts)}")
+        return paragraphs(turn.content for turn in turns)
 
 
-def answer_field(row: Mapping[str, Any], layout: str) -> str | None:
-    """Return the field that holds the answer in a row of this layout; None if the row has no answer."""
-    return next((field for field in _ANSWERS.get(layout, ()) if row.get(field) is not None), None)
-
-
-def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: str | None = None) -> RowTexts:
-    """Extract the texts of a row.
-
-    Args:
-        column: The field to filter; None detects the layout.
-        output_column: The field with the answer; None detects it.
+def parse_row(row: Mapping[str, Any]) -> ParsedRow:
+    """Parse a row.
 
     Raises:
-        ValueError: The row has no such field, or the field is not a string; the message does not name the row.
+        ValueError: The row has no field of ``LAYOUTS``, or a field can't be read; the message does not name the row.
     """
-    if column is None:
-        texts = _detect_texts(row)
-    else:
-        text = _string(row, column)
-        texts = RowTexts(column, text, text, text, text)
-    if output_column is None:
-        return texts
-    answer = _string(row, output_column)
-    full_text = _join(texts.prompt, answer) if column is None else texts.full_text
-    return RowTexts(texts.field, texts.question, texts.prompt, answer, full_text)
+    fields = plain_fields(row)
+    layout = _layout(row, fields)
+    name, value = fields[layout]
+    conversation = _conversation(layout, name, value)
+    parsed = _parse_conversation(layout, fields, conversation) if conversation else _parse_flat(layout, fields)
+    system = _string(fields, _SYSTEM)
+    if not parsed.system and not _spells_nothing(system):
+        parsed = replace(parsed, system=system)
+    reasoning = next((fields[key][1] for key in _REASONING if key in fields), "")
+    return replace(parsed, tools=_tools(fields), reasoning=reasoning if isinstance(reasoning, str) else "")
 
 
-def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
-    layout = layout_of(row)
-    if layout is None:
-        raise ValueError(
-            f"no text to filter: none of {', '.join(LAYOUTS)}; it has {describe_fields(row)}; use --column"
-        )
-    if isinstance(row[layout], list):
-        return _conversation_texts(layout, row[layout])
-    if layout in ("messages", "conversations"):
-        raise ValueError(f"{layout!r} is not a list of messages")
-    question = _string(row, layout)
+def _layout(row: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]]) -> str:
+    """Return the plain name of the field that identifies the layout: the first that isn't blank.
+
+    A blank instruction identifies it if the row has an input, which is the task then.
+    """
+    names = [name for name in LAYOUTS if name in fields]
+    if "instances" not in fields and "definition" in names:
+        names.remove("definition")
+    if "data" in names and not isinstance(fields["data"][1], list | tuple):
+        names.remove("data")
+    if not names or names == ["text"]:
+        role = next((fields[key] for key in ("role", "from", "speaker") if key in fields), None)
+        if role is not None and ("text" in fields or "content" in fields or "value" in fields):
+            raise ValueError(
+                f"the row is a single message ({role[0]} {str(role[1])[:40]!r}); join the messages of a conversation "
+                "into one row with 'messages'"
+            )
+    if not names:
+        raise ValueError(f"none of {', '.join(LAYOUTS)}; it has {describe_fields(row)}")
+    if "instruction" in names and _string(fields, _TASK_INPUT).strip():
+        return "instruction"
+    return next((name for name in names if not _is_blank(fields[name][1])), names[0])
+
+
+def _is_blank(value: object) -> bool:
+    return not value.strip() if isinstance(value, str) else value in ([], {})
+
+
+def _conversation(layout: str, name: str, value: object) -> tuple[Turn, ...]:
+    """Return the messages of a conversation; () if the field holds a plain text.
+
+    Raises:
+        ValueError: The field must hold messages and doesn't, or a message can't be read.
+    """
+    if isinstance(value, Mapping) and "replies" in value:
+        raise ValueError(f"{name!r} is a tree of messages; choose one reply to each and write them as 'messages'")
+    if layout in _MESSAGE_LISTS:
+        if _is_blank(value):
+            raise ValueError(f"{name!r} is not a list with at least one message")
+        return read_messages(name, value)
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+        return read_messages(name, value)
+    if isinstance(value, Mapping) and {"role", "from"} & {*value}:
+        return read_messages(name, value)
+    if isinstance(value, str):
+        nested = parse_nested(value)
+        if isinstance(nested, list) and nested and all(_is_message(item) for item in nested):
+            return read_messages(name, nested)
+        if layout in ("text", "prompt", "chosen"):
+            return read_transcript(value)
+    return ()
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, Mapping) and bool({"role", "from"} & {*value})
+
+
+def _parse_conversation(layout: str, fields: Mapping[str, tuple[str, Any]], turns: tuple[Turn, ...]) -> ParsedRow:
+    name = fields[layout][0]
+    system, role = "", "system"
+    if turns[0].role in ("system", "developer"):
+        system, role, turns = turns[0].content, turns[0].role, turns[1:]
+    rejected = _rejected(fields)
+    answers = _answer_turns(layout, fields, is_open=True)
+    if turns and turns[-1].role == "user" and answers:
+        if any(turn.role == "user" for turn in answers):  # the chosen conversation repeats the prompt
+            turns = tuple(turn for turn in answers if turn.role not in ("system", "developer"))
+        elif _is_wrong(fields):
+            rejected += tuple(turn.content for turn in answers)
+        else:
+            turns = (*turns, *answers)
+    for key in _HISTORY:
+        if key in fields and not _is_blank(fields[key][1]):
+            turns = (*read_messages(*fields[key]), *turns)
+    context, empty = _input(fields, skip=(layout, *_TASK_INPUT))
+    if any(context in turn.content for turn in turns):
+        context = ""
+    context_field = next((fields[key][0] for key in _INPUT if key in fields), "") if context else ""
+    return ParsedRow(name, "", (), turns, system, role, context, context_field, rejected=rejected, empty_inputs=empty)
+
+
+def _parse_flat(layout: str, fields: Mapping[str, tuple[str, Any]]) -> ParsedRow:
+    name, value = fields[layout]
+    if layout == "definition" and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
+        value = paragraphs(value)  # Natural Instructions
+    if not isinstance(value, str):
+        raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
     if layout == "text":
-        return RowTexts(layout, question, question, question, question)
-    input_text = _string(row, "input") if layout == "instruction" and row.get("input") is not None else ""
-    prompt = user_text(question, input_text)
-    answer = next((row[field] for field in _ANSWERS[layout] if isinstance(row.get(field), str)), "")
-    return RowTexts(layout, question, prompt, answer, _join(question, input_text, answer))
+        return ParsedRow(name, value, (Exchange(),))
+    history: tuple[Turn, ...] = ()
+    for key in _HISTORY:
+        if key in fields and not _is_blank(fields[key][1]):
+            history += read_messages(*fields[key])
+    rejected = _rejected(fields)
+    if "instances" in fields and layout in ("instruction", "definition"):
+        exchanges, empty = _instances(fields["instances"][1])
+        return ParsedRow(name, value, exchanges, history, rejected=rejected, empty_inputs=empty)
+    input_text, empty = _input(fields)
+    if layout == "instruction" and not value.strip() and _string(fields, _TASK_INPUT).strip():
+        value, input_text = input_text, ""
+    answers = _answer_turns(layout, fields)
+    if any(turn.role == "user" for turn in answers):  # the chosen conversation repeats the prompt
+        system = next((turn.content for turn in answers if turn.role == "system"), "")
+        turns = tuple(turn for turn in answers if turn.role not in ("system", "developer"))
+        return ParsedRow(name, turns=(*history, *turns), system=system, rejected=rejected, empty_inputs=empty)
+    exchange = replace(_exchange(layout, fields), input=input_text)
+    if _is_wrong(fields):
+        rejected += exchange.outputs
+        wrong = f"'label' is false: {exchange.field!r} holds a rejected answer"
+        exchange = replace(exchange, outputs=(), problem=wrong, loose_text="")
+    return ParsedRow(name, value, (exchange,), history, rejected=rejected, empty_inputs=empty)
 
 
-def _conversation_texts(layout: str, messages: Sequence[Any]) -> RowTexts:
-    turns = [parse_message(layout, message) for message in messages]
-    first = _first_user_message(layout, turns)
-    answer = next((text for role, text in reversed(turns) if role == "assistant"), "")
-    full_text = _join(*(text for role, text in turns if role != "system"))
-    return RowTexts(layout, turns[first][1], turns[first][1], answer, full_text)
+def _is_wrong(fields: Mapping[str, tuple[str, Any]]) -> bool:
+    """Return whether the row marks its answer as a rejected one (KTO)."""
+    return "label" in fields and fields["label"][1] is False
 
 
-def first_exchange(layout: str, messages: Sequence[Any]) -> tuple[str, str]:
-    """Return the first user message of a conversation, and the answer to it ("" if there is none).
-
-    Raises:
-        ValueError: A message is invalid, or none is from a user.
-    """
-    turns = [parse_message(layout, message) for message in messages]
-    first = _first_user_message(layout, turns)
-    role, text = turns[first + 1] if first + 1 < len(turns) else ("", "")
-    return turns[first][1], text if role == "assistant" else ""
+def _answer_field(layout: str, fields: Mapping[str, tuple[str, Any]]) -> str | None:
+    names = (*_ANSWERS.get(layout, ()), *_ANY_ANSWER)
+    return next((key for key in names if key in fields and key != layout), None)
 
 
-def _first_user_message(layout: str, turns: Sequence[tuple[str, str]]) -> int:
-    index = next((index for index, (role, _) in enumerate(turns) if role == "user"), None)
-    if index is None:
-        raise ValueError(f"{layout!r} has no user message")
-    return index
-
-
-def parse_message(layout: str, message: Any, *, text_only: bool = False) -> tuple[str, str]:
-    """Return role and text of a message, with keys as in the OpenAI API (role, content) or ShareGPT (from, value).
+def _answer_turns(
+    layout: str, fields: Mapping[str, tuple[str, Any]], *, is_open: bool = False
+) -> tuple[Turn, ...]:
+    """Return the answer of a row as messages; () if it is none or no message.
 
     Args:
-        layout: The field that holds the conversation, for error messages.
-        text_only: Reject content that is not text, missing content and tool calls, instead of ignoring them.
+        is_open: Whether the answer follows messages. Only then, and in preference rows, may its text hold messages.
+    """
+    key = _answer_field(layout, fields)
+    if key is None:
+        return ()
+    name, value = fields[key]
+    if isinstance(value, str):
+        nested = parse_nested(value) if is_open or key == "chosen" else None
+        if isinstance(nested, list) and nested and all(_is_message(item) for item in nested):
+            return read_messages(name, nested)
+        if key == "chosen" and (turns := read_transcript(value)) and _repeats(turns, fields[layout][1]):
+            return turns
+        return (Turn("assistant", value),) if is_open else ()
+    items = value if isinstance(value, list | tuple) else [value]
+    return read_messages(name, value) if items and all(_is_message(item) for item in items) else ()
+
+
+def _repeats(turns: Sequence[Turn], prompt: object) -> bool:
+    """Return whether a transcript begins with the prompt, so that it is no answer that is written as a dialogue."""
+    question = next(turn.content for turn in turns if turn.role == "user")
+    return not isinstance(prompt, str) or question in prompt
+
+
+def _exchange(layout: str, fields: Mapping[str, tuple[str, Any]]) -> Exchange:
+    """Return the answers of a row without messages."""
+    key = _answer_field(layout, fields)
+    if key is None:
+        return Exchange()
+    if layout in fields and (turns := _answer_turns(layout, fields)):
+        return Exchange("", (turns[-1].content,), fields[key][0], "", turns[-1].content)
+    return _outputs(*fields[key])
+
+
+def _outputs(name: str, value: Any) -> Exchange:
+    """Return the answers that a field holds: a string, a list of strings, or objects that hold one each."""
+    if isinstance(value, str):
+        return Exchange("", (value,), name, "", value)
+    texts = _answer_texts(value)
+    loose = "\n".join(texts) if texts is not None else value if isinstance(value, str) else _as_text(value)
+    if texts is None:
+        return Exchange("", (), name, f"{name!r} is a {type(value).__name__}, not a string", loose)
+    return Exchange("", texts, name, "", loose)
+
+
+def _answer_texts(value: Any) -> tuple[str, ...] | None:
+    """Return the answers in a list or an object; None if it holds anything else."""
+    if isinstance(value, Mapping):
+        fields = plain_fields(value)
+        texts = next((fields[key][1] for key in _ANSWER_TEXTS if key in fields), None)
+        return (texts,) if isinstance(texts, str) else _answer_texts(texts) if isinstance(texts, list) else None
+    if not isinstance(value, list | tuple):
+        return None
+    answers = [(item,) if isinstance(item, str) else _answer_texts(item) for item in value]
+    if not answers or any(texts is None for texts in answers):
+        return None
+    return tuple(dict.fromkeys(text for texts in answers if texts is not None for text in texts))
+
+
+def _as_text(value: Any) -> str:
+    try:
+        return dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def _rejected(fields: Mapping[str, tuple[str, Any]]) -> tuple[str, ...]:
+    """Return the rejected answers of a preference row, as far as they can be read."""
+    if "rejected" not in fields:
+        return ()
+    name, value = fields["rejected"]
+    if isinstance(value, str):
+        turns = read_transcript(value)
+        return (turns[-1].content if turns else value,)
+    items = value if isinstance(value, list | tuple) else [value]
+    if items and all(_is_message(item) for item in items):
+        return (read_messages(name, value)[-1].content,)
+    return _answer_texts(value) or (_as_text(value),)
+
+
+def _instances(value: Any) -> tuple[tuple[Exchange, ...], tuple[str, ...]]:
+    """Return the instances of a seed task, and the inputs that are spelled as nothing."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("'instances' is not a list of objects with 'input' and 'output'")
+    exchanges, empty = [], []
+    for number, instance in enumerate(value, start=1):
+        if not isinstance(instance, Mapping):
+            raise ValueError(f"instance {number} is not an object with 'input' and 'output': 'instances' is not a "
+                             "list of objects")  # fmt: skip
+        fields = plain_fields(instance)
+        text, words = _input(fields)
+        exchanges.append(replace(_exchange("instruction", fields), input=text))
+        empty += words
+    return tuple(exchanges) or (Exchange(problem="'instances' is not a list with at least one instance"),), tuple(empty)
+
+
+def _input(
+    fields: Mapping[str, tuple[str, Any]], skip: Sequence[str] = ()
+) -> tuple[str, tuple[str, ...]]:
+    """Return the input of a row, and the texts in it that are spelled as nothing.
+
+    Contexts that are lists or objects are written as JSON.
 
     Raises:
-        ValueError: The message is not an object with a role and content.
+        ValueError: An input is not a string.
     """
-    if not isinstance(message, Mapping):
-        raise ValueError(f"{layout!r} is not a list of messages")
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
-    if isinstance(content, list):
-        if text_only:
-            _require_text_parts(layout, content)
-        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
-        content = "\n".join(text for text in texts if isinstance(text, str))
-    elif content is None and not text_only:
-        content = ""
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise ValueError(f"a message of {layout!r} lacks a role or content")
-    if text_only and message.get("tool_calls"):
-        raise ValueError(f"a message of {layout!r} holds tool calls, which can't be trained on")
-    return ROLES.get(role, role), content
+    texts, empty = [], []
+    for key in _INPUT:
+        if key not in fields or key in skip:
+            continue
+        name, value = fields[key]
+        if key not in _TASK_INPUT and isinstance(value, list | tuple | Mapping):
+            is_texts = not isinstance(value, Mapping) and all(isinstance(text, str) for text in value)
+            value = paragraphs(value) if is_texts else _as_text(value)
+        if not isinstance(value, str):
+            raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
+        if not _spells_nothing(value):
+            texts.append(value)
+        elif value:
+            empty.append(value)
+    return (texts[0] if len(texts) == 1 else paragraphs(texts)), tuple(empty)
 
 
-def _require_text_parts(layout: str, parts: Sequence[Any]) -> None:
-    """Reject content parts (as in the OpenAI API) that are not of type text."""
-    types = {part.get("type") if isinstance(part, Mapping) else type(part).__name__ for part in parts}
-    if types - {"text"}:
-        raise ValueError(f"a message of {layout!r} holds more than text: {', '.join(sorted(map(str, types)))}")
-    if not all(isinstance(part.get("text"), str) for part in parts):
-        raise ValueError(f"a message of {layout!r} holds a part of type text whose 'text' is not a string")
+def _spells_nothing(text: str) -> bool:
+    return not text or (len(text) < 40 and _EMPTY_INPUT.fullmatch(text) is not None)
 
 
-def _string(row: Mapping[str, Any], field: str) -> str:
-    if field not in row:
-        raise ValueError(f"no field {field!r}; it has {describe_fields(row)}")
-    text = row[field]
-    if not isinstance(text, str):
-        raise ValueError(f"{field!r} is a {type(text).__name__}, not a string")
-    return text
+def _string(fields: Mapping[str, tuple[str, Any]], names: Sequence[str]) -> str:
+    """Return the first of some fields that the row has; "" if it has none.
+
+    Raises:
+        ValueError: It is not a string.
+    """
+    key = next((key for key in names if key in fields), None)
+    if key is None:
+        return ""
+    name, value = fields[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
+    return value
+
+
+def _tools(fields: Mapping[str, tuple[str, Any]]) -> str:
+    value = next((fields[key][1] for key in _TOOLS if key in fields), None)
+    if value is None or _is_blank(value) or (isinstance(value, str) and parse_nested(value) in ([], {})):
+        return ""
+    if isinstance(value, str):
+        return "" if _spells_nothing(value) else value
+    return _as_text(value)
 
 
 def describe_fields(row: Mapping[str, Any]) -> str:
@@ -184,5 +454,6 @@ def describe_fields(row: Mapping[str, Any]) -> str:
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no field"
 
 
-def _join(*texts: str) -> str:
-    return "\n".join(filter(None, texts))
+def paragraphs(texts: Iterable[str]) -> str:
+    """Return the texts that aren't blank, with an empty line between them."""
+    return "\n\n".join(text for text in texts if text.strip())

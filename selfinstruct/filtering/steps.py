@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from selfinstruct.common.codec import dumps
-from selfinstruct.common.rows import RowTexts, texts_of
-from selfinstruct.common.sources import STDIO, SourceRow, open_lines, open_source
+from selfinstruct.common.messages import parse_nested
+from selfinstruct.common.row_texts import RowTexts, texts_of
+from selfinstruct.common.sources import STDIO, SourceRow, open_rows
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filtering.options import FilterFileOptions
 from selfinstruct.filters import (
@@ -34,9 +34,10 @@ from selfinstruct.filters import (
 )
 from selfinstruct.filters.base import Reads
 from selfinstruct.filters.perplexity import load_scorer
+from selfinstruct.reasons import RejectReason
 from selfinstruct.verifiers import verify, without_nulls
 
-__all__ = ["Step", "full_text", "steps_of"]
+__all__ = ["Step", "all_texts", "full_text", "steps_of"]
 
 Text = Callable[[SourceRow], str]
 
@@ -47,15 +48,22 @@ class Step:
 
     Attributes:
         filter: The filter.
-        label: Name and setting, for the summary.
+        label: Name and setting, for the summary; "" for a step that belongs to the next one.
         text: Returns the text that the filter decides on.
         reported: Returns the text for the report; None for the text that the filter decides on.
+        compares: Whether the filter compares rows, so that a rejection names a row.
     """
 
     filter: Filter | TextIndex
     label: str
     text: Text
     reported: Text | None = None
+    compares: bool = False
+
+    @property
+    def reads_answer(self) -> bool:
+        """Whether the filter decides on the answer, which must be readable then."""
+        return self.text in (_answer_of, _verifier_and_answer, _prompt_and_answer)
 
 
 def steps_of(options: FilterFileOptions) -> list[Step]:
@@ -85,10 +93,10 @@ def _rules(options: FilterFileOptions) -> Iterator[Step]:
         languages.verdict("")  # fails before any row is read if lingua is missing or a code is unknown
         yield _step(languages, f"language {', '.join(options.language)}")
     if options.pii == "drop":
-        yield _step(Pii(), "pii")
+        yield Step(Pii(), "pii", all_texts)
     if options.decontaminate:
-        ids, items = _items(options.decontaminate)
-        yield _step(Decontaminator(items, ids), f"decontamination from {len(items):,} items")
+        ids, items = _items(options.decontaminate, skip_malformed=options.skip_malformed)
+        yield Step(Decontaminator(items, ids), f"decontamination from {len(items):,} items", _scope_and_text)
     for plugin in options.plugins:
         yield _step(plugin, plugin.name)
     if options.verify:
@@ -112,11 +120,17 @@ def _models(options: FilterFileOptions) -> Iterator[Step]:
 
 def _indexes(options: FilterFileOptions) -> Iterator[Step]:
     if options.rouge is not None:
-        yield Step(NoveltyIndex(options.rouge, options.tokenizer), f"rouge {options.rouge:g}", _instruction_of)
+        novelty = NoveltyIndex(options.rouge, options.tokenizer)
+        yield Step(_HasText(novelty.name), "", _instruction_of)
+        yield Step(novelty, f"rouge {options.rouge:g}", _instruction_of, compares=True)
     if options.minhash is not None:
-        yield Step(NearDuplicateIndex(options.minhash), f"minhash {options.minhash:g}", full_text)
+        yield Step(_HasText(NearDuplicateIndex.name), "", full_text)
+        duplicates = _ScopedDuplicates(options.minhash)
+        yield Step(duplicates, f"minhash {options.minhash:g}", _scoped_text, reported=full_text, compares=True)
     if options.semantic is not None:
-        yield Step(SemanticIndex(options.semantic, options.embedder), f"semantic {options.semantic:g}", _instruction_of)
+        meaning = SemanticIndex(options.semantic, options.embedder)
+        yield Step(_HasText(meaning.name), "", _instruction_of)
+        yield Step(meaning, f"semantic {options.semantic:g}", _instruction_of, compares=True)
 
 
 def _step(member: Filter, label: str) -> Step:
@@ -127,21 +141,29 @@ def _bounds(low: float, high: float) -> str:
     return f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more"
 
 
-def _items(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return ids and texts of benchmark items; a text file holds one item per line."""
+def _items(names: Iterable[str], *, skip_malformed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return ids and texts of benchmark items; a text file holds one item per line.
+
+    Raises:
+        DataError: An item can't be read, and ``skip_malformed`` is off.
+        UsageError: A file can't be read, or there is no item.
+    """
     ids: list[str] = []
     items: list[str] = []
     for name in names:
         if name == STDIO:
             raise UsageError("benchmark items are read from files, not from standard input")
-        opened = open_source(name) if Path(name).suffix != ".txt" else open_lines(Path(name))
+        opened = open_rows(name)
         for row in opened.rows:
-            if isinstance(row, DataError):
-                raise row
             try:
+                if isinstance(row, DataError):
+                    raise row
                 item = texts_of(row.value).prompt
-            except ValueError as error:
-                raise DataError(f"{opened.where(row.number)}: {error}") from None
+            except (DataError, ValueError) as error:
+                if skip_malformed:
+                    continue
+                message = error if isinstance(row, DataError) else f"{opened.where(row.number)}: {error}"
+                raise DataError(str(message)) from None
             if item.strip():
                 ids.append(opened.where(row.number))
                 items.append(item)
@@ -164,8 +186,38 @@ def _answer_of(row: SourceRow) -> str:
 
 
 def full_text(row: SourceRow) -> str:
-    """Return all texts of a row except system messages."""
+    """Return all texts of a row except its system prompt and its tools."""
     return _texts_of(row).full_text
+
+
+def _scope_and_text(row: SourceRow) -> str:
+    texts = _texts_of(row)
+    return "\n".join(filter(None, (texts.scope, texts.full_text)))
+
+
+def _scoped_text(row: SourceRow) -> str:
+    """Return a row's number, scope and text as one JSON text, since a filter decides on texts."""
+    texts = _texts_of(row)
+    return dumps([str(row.number), texts.scope, texts.full_text])
+
+
+def all_texts(row: SourceRow) -> str:
+    """Return every string in a row, at any depth and in any field, one per line."""
+    return "\n".join(_strings(row.value))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        nested = parse_nested(value)
+        yield value
+        if nested is not None:  # its strings without the escapes of JSON
+            yield from _strings(nested)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
 
 
 TEXTS: Mapping[Reads, Text] = {"row": full_text, "instruction": _instruction_of, "output": _answer_of}
@@ -204,3 +256,63 @@ class _RowIfd(Filter):
         """Decide on each text."""
         pairs = [json.loads(text) for text in texts]
         return self.difficulty.decide([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+
+
+@dataclass(frozen=True)
+class _HasText(Filter):
+    """Rejects a blank text, which an index would take for a duplicate of every other blank text.
+
+    Attributes:
+        index: Name of the index that follows, as whose verdict the rejection is reported.
+    """
+
+    name: ClassVar[str] = "has_text"
+    index: str
+
+    def verdict(self, text: str) -> Verdict:
+        """Decide on one text."""
+        kept = bool(text.strip())
+        return Verdict(self.index, kept, "" if kept else RejectReason.NOTHING_TO_JUDGE)
+
+
+@dataclass(frozen=True)
+class _ScopedDuplicates(Filter):
+    """Near-duplicates among rows whose scopes (system prompt and tools) are near-duplicates too.
+
+    A scope is often longer than the row's own text and shared by many rows. It is therefore compared by itself: in one
+    text with the row it would make different rows alike, and without it the same question under two system prompts
+    would count as one row.
+
+    Attributes:
+        threshold: Jaccard similarity from which texts are near-duplicates.
+    """
+
+    name: ClassVar[str] = NearDuplicateIndex.name
+    threshold: float
+    _scopes: NearDuplicateIndex = field(init=False, repr=False, compare=False)
+    _group_of: dict[str, str] = field(default_factory=lambda: {"": ""}, init=False, repr=False, compare=False)
+    _indexes: dict[str, NearDuplicateIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_scopes", NearDuplicateIndex(self.threshold))
+
+    def decide(self, texts: Sequence[str]) -> list[Verdict]:
+        """Decide on texts that ``_scoped_text`` made."""
+        rows = [json.loads(text) for text in texts]
+        self._group([scope for _, scope, _ in rows])
+        members: dict[str, list[int]] = {}
+        for position, (_, scope, _) in enumerate(rows):
+            members.setdefault(self._group_of[scope], []).append(position)
+        verdicts: dict[int, Verdict] = {}
+        for group, positions in members.items():
+            index = self._indexes.setdefault(group, NearDuplicateIndex(self.threshold))
+            batch = [rows[position][2] for position in positions], [rows[position][0] for position in positions]
+            verdicts.update(zip(positions, index.offer_many(*batch), strict=True))
+        return [verdicts[position] for position in range(len(rows))]
+
+    def _group(self, scopes: Sequence[str]) -> None:
+        """Assign new scopes to the group of the nearest earlier scope, or to groups of their own."""
+        new = [scope for scope in dict.fromkeys(scopes) if scope not in self._group_of]
+        names = [str(len(self._group_of) + number) for number in range(len(new))]
+        for scope, name, verdict in zip(new, names, self._scopes.offer_many(new, names), strict=True):
+            self._group_of[scope] = name if verdict.kept else str(verdict.nearest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.prompts import Api
@@ -26,6 +26,7 @@ __all__ = [
     "ReadsDataFiles",
     "RecoversFailures",
     "ResolvesOptions",
+    "SendsContext",
     "UsesSchemas",
     "data_files",
     "default_target",
@@ -47,6 +48,16 @@ class BeginsWithTasks:
     The tasks need no answer then, and any dataset or finished run can take the place of the seed file (``--from``).
     Each request that starts work on a task sets ``Request.item`` to its index.
     """
+
+
+class SendsContext:
+    """Marks a strategy that sends a task's system prompt and its earlier rounds, and keeps them in the row.
+
+    Attributes:
+        context_templates: Further templates, with their variables, of runs in which a task has earlier rounds.
+    """
+
+    context_templates: ClassVar[Mapping[str, frozenset[str]]]
 
 
 class NeedsRawPrompts:

@@ -17,7 +17,7 @@ from typing import Any
 from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
 from selfinstruct.backends.openai.keys import redacted, without_key
 from selfinstruct.common.codec import loads
-from selfinstruct.common.rows import texts_of
+from selfinstruct.common.row_texts import texts_of
 from selfinstruct.filters import (
     Balance,
     Boilerplate,
