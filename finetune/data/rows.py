@@ -148,6 +148,8 @@ def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:
 def _conversation(parsed: ParsedRow, name: str, turns: tuple[ChatTurn, ...]) -> Example:
     if parsed.context:
         raise ValueError(f"{parsed.context_field!r} is no part of the messages; put its text into one of them")
+    if any(turn.role == "user" and not turn.content.strip() for turn in turns):
+        raise ValueError(f"{parsed.layout!r} has an empty user message")
     answers = [turn for turn in turns if turn.role == "assistant"]
     if not answers:
         raise ValueError(f"{parsed.layout!r} has no assistant message")

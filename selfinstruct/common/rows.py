@@ -177,7 +177,7 @@ def _layout(row: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]]) -> st
     names = [name for name in LAYOUTS if name in fields]
     if "instances" not in fields and "definition" in names:
         names.remove("definition")
-    if "data" in names and not isinstance(fields["data"][1], list | tuple):
+    if "data" in names and not _is_dialogue(fields["data"][1]):
         names.remove("data")
     if not names or names == ["text"]:
         role = next((fields[key] for key in ("role", "from", "speaker") if key in fields), None)
@@ -187,10 +187,20 @@ def _layout(row: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]]) -> st
                 "into one row with 'messages'"
             )
     if not names:
-        raise ValueError(f"none of {', '.join(LAYOUTS)}; it has {describe_fields(row)}")
+        rows = next((name for name, value in fields.values() if isinstance(value, list) and value
+                     and all(isinstance(item, Mapping) for item in value)), "")  # fmt: skip
+        hint = f"; if {rows!r} holds the rows, write one a line, as by: jq -c '.{rows}[]'" if rows else ""
+        raise ValueError(f"none of {', '.join(LAYOUTS)}; it has {describe_fields(row)}{hint}")
     if "instruction" in names and _string(fields, _TASK_INPUT).strip():
         return "instruction"
     return next((name for name in names if not _is_blank(fields[name][1])), names[0])
+
+
+def _is_dialogue(value: object) -> bool:
+    """Return whether a list holds messages, or the strings of alternating speakers."""
+    return isinstance(value, list | tuple) and (
+        all(isinstance(item, str) for item in value) or all(_is_message(item) for item in value)
+    )
 
 
 def _is_blank(value: object) -> bool:

@@ -194,12 +194,10 @@ def _stream(file: io.BufferedReader, name: str, size: int | None) -> Source:
             for row in text_rows:
                 number = row.number if isinstance(row, SourceRow) else number
                 yield row
-        except DAMAGES:
-            raise _damaged(name, number, compression) from None
-        except OSError as error:
+        except (*DAMAGES, OSError) as error:
             if compression:
                 raise _damaged(name, number, compression) from None
-            raise UsageError(f"can't read {name}: {describe_os_error(error)}") from None
+            raise UsageError(f"can't read {name}: {first_line(error)}") from None
         finally:
             if size is not None:
                 file.close()
@@ -208,7 +206,9 @@ def _stream(file: io.BufferedReader, name: str, size: int | None) -> Source:
         stream, compression = decompress(file, name)
         _refuse_unreadable(stream.peek(16)[:16], name, compression)
         text_rows, by_line = _text_rows(stream, name)
-    except DAMAGES:
+    except (*DAMAGES, OSError):
+        if not compression:
+            raise
         raise _damaged(name, 0, compression) from None
     return Source(
         rows(),

@@ -21,7 +21,7 @@ from selfinstruct import generate
 from selfinstruct.common.codec import canonical, loads
 from selfinstruct.common.formats import FORMATS, user_text
 from selfinstruct.common.rng import Rng, derive
-from selfinstruct.common.sources import open_source
+from selfinstruct.common.sources import open_rows
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Instance
 from selfinstruct.runs.export import export
@@ -401,7 +401,7 @@ def test_filter_and_trainer_read_any_row_text_exactly(texts: list[tuple[str, str
     with tempfile.TemporaryDirectory() as folder:
         path = _written(folder, rows, escaped=escaped)
         examples = read_examples(path).examples
-        lines = list(open_source(str(path)).rows)
+        lines = list(open_rows(str(path)).rows)
         whole = path.read_bytes()
     assert [(one.instruction, one.input, one.output) for one in examples] == texts
     assert [one.turns[0].content for one in examples] == [user_text(one, given) for one, given, _ in texts]
