@@ -206,8 +206,10 @@ def _stream(file: io.BufferedReader, name: str, size: int | None) -> Source:
         stream, compression = decompress(file, name)
         _refuse_unreadable(stream.peek(16)[:16], name, compression)
         text_rows, by_line = _text_rows(stream, name)
-    except (*DAMAGES, OSError):
-        if not compression:
+    except (*DAMAGES, OSError, UsageError) as error:
+        if size is not None:
+            file.close()
+        if not compression or isinstance(error, UsageError):
             raise
         raise _damaged(name, 0, compression) from None
     return Source(

@@ -77,12 +77,14 @@ def _encoding(head: bytes) -> str | None:
 
 
 def _transcoded(file: IO[bytes], encoding: str, name: str) -> Iterator[bytes]:
-    number = 0
+    number, text = 0, io.TextIOWrapper(file, encoding=encoding, newline="\n")
     try:
-        for number, line in enumerate(io.TextIOWrapper(file, encoding=encoding, newline="\n"), start=1):
+        for number, line in enumerate(text, start=1):
             yield line.encode()
     except UnicodeError as error:
         raise UsageError(f"{name}: not {encoding.upper()} after line {number} ({error})") from None
+    finally:
+        text.detach()  # the file belongs to the caller
 
 
 def parse_elements(text: str, where: Callable[[int], str]) -> Iterator[tuple[int, bytes | None, Any]]:

@@ -335,7 +335,7 @@ class TestKinds:
         (["{source}", "-o", "{out}", "--report", "/dev/null"], "/dev/null is not a regular file"),
         (["{source}", "-o", "{out}", "--words", "9:4"], "not a range of words"),
         (["{source}", "-o", "{out}", "--rouge", "1.5"], "1.5 is not in the range"),
-        (["{array}", "-o", "{out}"], "row 1: not JSON: Expecting value"),
+        (["{array}", "-o", "{out}"], "row 1 (line 1): not JSON"),
         (["{source}", "-o", "{out}", "--decontaminate", "{none}"], "can't read {none}"),
         (["{source}", "-o", "{out}", "--decontaminate", "{empty}"], "contains no benchmark item"),
         (["{source}", "-o", "{out}", "--language", "xx"], "unknown language 'xx'"),
