@@ -145,7 +145,8 @@ def _json_output() -> str:
         "## JSON output\n",
         "Every command that prints figures has `--json`: one object on standard output, with these keys. Keys may be "
         "added; none changes its meaning. Messages and progress go to standard error. `respond` and `fork` print the "
-        "object of `generate`; with `--dry-run` it is `requests` (their number), `first` (the first prompts) and `notices`.\n",
+        "object of `generate`; with `--dry-run` it is `requests` (their number), `first` (the first prompts) and "
+        "`notices`.\n",
     ]
     for name, keys in JSON_KEYS.items():
         entries = (f"`{key}`" + (f" ({meaning})" if meaning else "") for key, meaning in keys.items())

@@ -70,7 +70,7 @@ LAYOUTS = [
     plain("alpaca", {"instruction": Q, "input": "", "output": A}, "instruction"),
     *(
         plain(f"alpaca, input {word!r}", {"instruction": Q, "input": word, "output": A}, "instruction")
-        for word in (None, "nan", "None", "N/A", "n/a", "null", "NULL", "<noinput>", "<NoInput>", " <noinput> ", "[none]")
+        for word in (None, "nan", "None", "N/A", "n/a", "null", "NULL", "<noinput>", "<NoInput>", " <noinput> ")
     ),
     plain("alpaca, task in the input", {"instruction": "", "input": Q, "output": A}, "instruction"),
     plain("upper case", {"Instruction": Q, "Output": A}, "Instruction"),
@@ -96,10 +96,11 @@ LAYOUTS = [
           input="A map."),
     plain("chosen and rejected", {"prompt": Q, "chosen": A, "rejected": "The Red."}, "prompt"),
     plain("chosen messages", {"prompt": Q, "chosen": MESSAGES, "rejected": MESSAGES[:1]}, "prompt"),
-    plain("transcripts", {"chosen": f"\n\nHuman: {Q}\n\nAssistant: {A}", "rejected": f"\n\nHuman: {Q}\n\nAssistant: No"},
-          "chosen"),
+    plain("transcripts", {name: f"\n\nHuman: {Q}\n\nAssistant: {text}"
+                          for name, text in (("chosen", A), ("rejected", "No"))}, "chosen"),
     plain("text with headings", {"text": f"### Human: {Q}### Assistant: {A}"}, "text"),
-    plain("text with ChatML", {"text": f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{A}<|im_end|>\n"}, "text"),
+    plain("text with ChatML", {"text": f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{A}<|im_end|>\n"},
+          "text"),
     conversation("messages", "messages", MESSAGES),
     conversation("messages next to a prompt", "messages", MESSAGES, prompt=Q),
     conversation("sharegpt", "conversations", SHAREGPT),
@@ -136,8 +137,8 @@ LAYOUTS = [
     Layout("history of pairs", {"instruction": "And south?", "output": "Czechia.", "history": [[Q, A]]}, "instruction",
            Refused("earlier rounds"), [*BOTH, ("user", "And south?")],
            [*BOTH, ("user", "And south?"), ("assistant", "Czechia.")]),
-    Layout("history of messages", {"question": "And south?", "answer": "Czechia.", "chat_history": MESSAGES}, "question",
-           Refused("earlier rounds"), [*BOTH, ("user", "And south?")],
+    Layout("history of messages", {"question": "And south?", "answer": "Czechia.", "chat_history": MESSAGES},
+           "question", Refused("earlier rounds"), [*BOTH, ("user", "And south?")],
            [*BOTH, ("user", "And south?"), ("assistant", "Czechia.")]),
     Layout("open conversation", {"messages": [*MESSAGES, {"role": "user", "content": "And south?"}],
                                  "response": "Czechia."}, "messages", NO_ROUNDS, USER,
@@ -155,8 +156,8 @@ LAYOUTS = [
            Refused("'output' is a int")),
     Layout("task alone", {"idx": 1, "Skill": "Maps", "Instruction": Q}, "Instruction", NO_OUTPUT, USER, NO_ANSWER),
     Layout("tools", {"tools": [TOOL], "messages": [MESSAGES[0], {"role": "assistant", "content": None,
-                                                                 "tool_calls": [CALL]}]}, "messages", NO_TOOLS, NO_TOOLS,
-           TOOLS),
+                                                                 "tool_calls": [CALL]}]}, "messages", NO_TOOLS,
+           NO_TOOLS, TOOLS),
     Layout("tools in a string", {"tools": json.dumps([TOOL]), "query": Q, "answers": json.dumps([TOOL])}, "query",
            NO_TOOLS, NO_TOOLS, TOOLS),
     Layout("function calls", {"conversations": [SHAREGPT[0], {"from": "function_call", "value": "{}"},
@@ -169,7 +170,7 @@ LAYOUTS = [
            Refused("'instruction' is missing or empty"), Refused("'instruction' is missing or empty"),
            [("user", ""), ("assistant", A)]),
     Layout("a text", {"text": Q}, "text", Refused("'instruction' is missing"), USER, Refused("unknown layout")),
-    refused("pictures", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, MESSAGES[1]]},
+    refused("pictures", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
             "holds no text, only image_url"),
     refused("a part that can't be read", {"messages": [{"role": "user", "content": [{"type": "text", "body": Q}]}]},
             "message 1 of 'messages': a part of type text"),
@@ -178,7 +179,7 @@ LAYOUTS = [
     refused("unknown role", {"messages": [{"role": "narrator", "content": Q}]}, "unknown role 'narrator'"),
     refused("no content", {"messages": [{"role": "user", "content": None}]}, "message 1 of 'messages' lacks"),
     refused("no conversation in the string", {"messages": "Hello there"}, "'messages' is not a list of messages"),
-    refused("no user", {"messages": [{"role": "assistant", "content": A}, {"role": "user"}]}, "message 2 of 'messages'"),
+    refused("no text", {"messages": [{"role": "assistant", "content": A}, {"role": "user"}]}, "message 2 of"),
     refused("number as the task", {"instruction": 5, "output": A}, "'instruction' is a int"),
     refused("unknown fields", {"sentence": Q, "label": 1}, "it has 'sentence', 'label'"),
 ]  # fmt: skip

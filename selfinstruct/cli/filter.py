@@ -117,10 +117,10 @@ class _Share(click.ParamType[tuple[str, float]]):
 def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **options: Any) -> None:
     """Filter the rows of IN into OUT.
 
-    IN is JSON lines, a JSON array, CSV, TSV, text, Parquet or Arrow, also compressed (gz, bz2, xz, zst), a folder of such
-    files, a datasets directory, a run, or - for standard input. OUT is .jsonl, .jsonl.gz, .parquet, a datasets directory
-    (no ending, or a slash), or -. JSON lines are read one at a time, so IN may be larger than memory; OUT appears once it
-    is complete. The default filter is --rouge 0.7.
+    IN is JSON lines, a JSON array, CSV, TSV, text, Parquet or Arrow, also compressed (gz, bz2, xz, zst), a folder of
+    such files, a datasets directory, a run, or - for standard input. OUT is .jsonl, .jsonl.gz, .parquet, a datasets
+    directory (no ending, or a slash), or -. JSON lines are read one at a time, so IN may be larger than memory; OUT
+    appears once it is complete. The default filter is --rouge 0.7.
 
     Layouts (docs/layouts.md): instruction with input and output; messages; prompt; question; text; and others, by the
     names of the fields. Filters run in this order: words, keywords, repetition, refusals, boilerplate, language, pii,

@@ -8,7 +8,7 @@ strings, and transcripts (``Human: ...``, ``### Human: ...``, ChatML).
 from __future__ import annotations
 
 import ast
-import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +86,7 @@ def plain_name(name: str) -> str:
 
 def is_absent(value: object) -> bool:
     """Return whether a value stands for a missing one: null, or the NaN that columns hold in its place."""
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def plain_fields(row: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
@@ -180,7 +180,9 @@ def _message(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) ->
         raise ValueError(f"{where} lacks a role or content: its role is a {type(role).__name__}")
     known = ROLES.get(plain_name(role))
     if known is None:
-        raise ValueError(f"{where} has the unknown role {role[:40]!r}; known: {', '.join(dict.fromkeys(ROLES.values()))}")
+        raise ValueError(
+            f"{where} has the unknown role {role[:40]!r}; known: {', '.join(dict.fromkeys(ROLES.values()))}"
+        )
     content = _Content(where)
     calls = [fields[key][1] for key in _CALL_FIELDS if key in fields and fields[key][1] not in ("", [], {}, "[]")]
     for key in _REASONING_FIELDS:

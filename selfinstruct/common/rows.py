@@ -14,7 +14,6 @@ from typing import Any
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.messages import (
     Turn,
-    is_absent,
     parse_nested,
     plain_fields,
     read_messages,
@@ -302,9 +301,7 @@ def _answer_field(layout: str, fields: Mapping[str, tuple[str, Any]]) -> str | N
     return next((key for key in names if key in fields and key != layout), None)
 
 
-def _answer_turns(
-    layout: str, fields: Mapping[str, tuple[str, Any]], *, is_open: bool = False
-) -> tuple[Turn, ...]:
+def _answer_turns(layout: str, fields: Mapping[str, tuple[str, Any]], *, is_open: bool = False) -> tuple[Turn, ...]:
     """Return the answer of a row as messages; () if it is none or no message.
 
     Args:
@@ -403,9 +400,7 @@ def _instances(value: Any) -> tuple[tuple[Exchange, ...], tuple[str, ...]]:
     return tuple(exchanges) or (Exchange(problem="'instances' is not a list with at least one instance"),), tuple(empty)
 
 
-def _input(
-    fields: Mapping[str, tuple[str, Any]], skip: Sequence[str] = ()
-) -> tuple[str, tuple[str, ...]]:
+def _input(fields: Mapping[str, tuple[str, Any]], skip: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
     """Return the input of a row, and the texts in it that are spelled as nothing.
 
     Contexts that are lists or objects are written as JSON.

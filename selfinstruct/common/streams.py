@@ -77,12 +77,12 @@ def _encoding(head: bytes) -> str | None:
 
 
 def _transcoded(file: IO[bytes], encoding: str, name: str) -> Iterator[bytes]:
-    number, text = 0, io.TextIOWrapper(file, encoding=encoding, newline="\n")
+    text = io.TextIOWrapper(file, encoding=encoding, newline="\n")
     try:
-        for number, line in enumerate(text, start=1):
+        for line in text:
             yield line.encode()
     except UnicodeError as error:
-        raise UsageError(f"{name}: not {encoding.upper()} after line {number} ({error})") from None
+        raise UsageError(f"{name}: not {encoding.upper()}: {error}") from None
     finally:
         text.detach()  # the file belongs to the caller
 

@@ -28,7 +28,7 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
 from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_names
-from selfinstruct.strategies.abilities import SendsContext, default_target, schema_apis
+from selfinstruct.strategies.abilities import context_templates, default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
 from selfinstruct.version import SEMANTICS, __version__
@@ -285,9 +285,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     loaded = load_run_seeds(settings, methods, base, recorded="seeds" in recorded)
     seeds = tuple(loaded.tasks)
     names = {name: used for method in methods for name, used in method.templates.items()}
-    if any(task.history for task in seeds):
-        for method in methods:
-            names |= method.kind.context_templates if issubclass(method.kind, SendsContext) else {}
+    for method in methods:
+        names |= context_templates(method.kind, seeds)
     if quality is not None:
         check_reasoning(quality, methods)
         check_rubrics(quality, folder, () if base is None else base.templates())

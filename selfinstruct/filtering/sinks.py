@@ -120,23 +120,20 @@ class _JsonLines:
         return [f"{name!r}: {count:,} values ({kind})" for (name, kind), count in self.converted.items()]
 
     def _plain(self, name: str, value: Any) -> Any:
-        if value is None or isinstance(value, str | bool | int):
+        if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
             return value
-        if isinstance(value, float):
-            return value if math.isfinite(value) else self._convert(name, "NaN or infinite, written as null", None)
         if isinstance(value, dict):
             return {str(key): self._plain(name, item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._plain(name, item) for item in value]
+        if isinstance(value, float):
+            self.converted[name, "NaN or infinite, written as null"] += 1
+            return None
         if isinstance(value, bytes):
-            return self._convert(name, "bytes, written as base64", base64.b64encode(value).decode())
-        if isinstance(value, datetime.date | datetime.time):
-            return value.isoformat()
-        return str(value)  # decimals, durations and UUIDs
-
-    def _convert(self, name: str, kind: str, value: str | None) -> str | None:
-        self.converted[name, kind] += 1
-        return value
+            self.converted[name, "bytes, written as base64"] += 1
+            return base64.b64encode(value).decode()
+        is_time = isinstance(value, datetime.date | datetime.time)
+        return value.isoformat() if is_time else str(value)  # decimals, durations and UUIDs
 
 
 def _zipped(lines: Iterable[bytes]) -> Iterator[bytes]:

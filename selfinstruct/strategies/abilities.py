@@ -28,6 +28,7 @@ __all__ = [
     "ResolvesOptions",
     "SendsContext",
     "UsesSchemas",
+    "context_templates",
     "data_files",
     "default_target",
     "discover_options",
@@ -188,6 +189,11 @@ def resolve_options(kind: type[Strategy], options: object) -> object:
 def templates_for(kind: type[Strategy], options: object) -> Mapping[str, frozenset[str]]:
     """Return the templates that a strategy needs under these options."""
     return kind.templates_for(options) if issubclass(kind, ChoosesTemplates) else kind.templates
+
+
+def context_templates(kind: type[Strategy], seeds: Sequence[Task]) -> Mapping[str, frozenset[str]]:
+    """Return the further templates that a strategy needs for tasks with earlier rounds."""
+    return kind.context_templates if issubclass(kind, SendsContext) and any(task.history for task in seeds) else {}
 
 
 def schema_apis(strategy: Strategy, api: Api) -> frozenset[Api]:

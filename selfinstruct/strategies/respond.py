@@ -174,9 +174,7 @@ class Respond(Strategy, BeginsWithTasks, SendsContext, ChecksAnswers, ChoosesFor
         context = context_json(AnswerContext(instruction, task_input, system, task.verifier, history))
         return Request("answer", turns, sampling, context, item=item, demonstrations=(task.id,))
 
-    def _prompt(
-        self, task: str, system: str, history: Sequence[Message]
-    ) -> tuple[tuple[PromptMessage, ...], Sampling]:
+    def _prompt(self, task: str, system: str, history: Sequence[Message]) -> tuple[tuple[PromptMessage, ...], Sampling]:
         reasoning = self.options.reasoning
         stage = self.options.reason if reasoning else self.options.answer
         if stage.is_raw(self.prompts):

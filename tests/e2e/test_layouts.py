@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests import finetune_fixtures
-from tests.cli import run_cli, run_program
 from finetune.data.rows import read_examples
 from selfinstruct.errors import UsageError
+from tests import finetune_fixtures
+from tests.cli import run_cli, run_program
 from tests.layouts import LAYOUTS, Refused
 from tests.loopback import Loopback
 

@@ -20,6 +20,11 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
 BYTES = LINES.encode()
 
 
+def table(template: str) -> str:
+    header = template.format(instruction="instruction", output="output")
+    return "".join(f"{line}\n" for line in [header, *(template.format(**row) for row in ROWS)])
+
+
 def read(path: Path) -> list[SourceRow | DataError]:
     return list(open_rows(path).rows)
 
@@ -51,9 +56,9 @@ def arrow(codec: str) -> Callable[[bytes], bytes]:
         ("rows.json", codecs.BOM_UTF8 + json.dumps(ROWS).encode()),
         ("rows.json", "\n".join(json.dumps(row, indent=1) for row in ROWS).encode()),
         ("rows.json", "".join(map(json.dumps, ROWS)).encode()),
-        ("rows.CSV", b"instruction,output\n" + b"".join(f'"{r["instruction"]}","{r["output"]}"\n'.encode() for r in ROWS)),
-        ("rows.csv", b"instruction;output\n" + b"".join(f'{r["instruction"]};{r["output"]}\n'.encode() for r in ROWS)),
-        ("rows.tsv", b"instruction\toutput\n" + b"".join(f'{r["instruction"]}\t{r["output"]}\n'.encode() for r in ROWS)),
+        ("rows.CSV", table('"{instruction}","{output}"').encode()),
+        ("rows.csv", table("{instruction};{output}").encode()),
+        ("rows.tsv", table("{instruction}\t{output}").encode("utf-16")),
     ],
 )
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress, arrow("zstd"), arrow("lz4")])
@@ -149,7 +154,8 @@ def test_wrong_records_of_a_csv_file_are_located(tmp_path: Path) -> None:
         f"{path}:4: 3 fields, and the header names 2",
         f"{path}:6: not CSV: unexpected end of data",
     ]
-    assert [(row.number, row.value["text"]) for row in rows if isinstance(row, SourceRow)] == [(2, "two\nlines"), (5, "y")]
+    texts = {row.number: row.value["text"] for row in rows if isinstance(row, SourceRow)}
+    assert texts == {2: "two\nlines", 5: "y"}
     path.write_text("a,a\n1,2\n")
     with pytest.raises(UsageError, match="the header must name each column once"):
         read(path)
