@@ -20,7 +20,7 @@ from selfinstruct.common.rows import Exchange, ParsedRow, describe_fields, parse
 from selfinstruct.common.sources import open_rows
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
-__all__ = ["ChatTurn", "Example", "Examples", "examples_of", "read_examples"]
+__all__ = ["ChatTurn", "Example", "Examples", "examples_of", "read_examples", "require_readable"]
 
 _MAX_LISTED = 5  # unusable rows that an error message quotes
 _KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -109,8 +109,9 @@ def read_examples(path_or_name: str | Path) -> Examples:
             result.skipped.append(str(row))
             continue
         try:
-            result.examples.extend(examples_of(row, where))
-            unused.update(_unused_parts(row))
+            parsed = _parse(row)
+            result.examples.extend(_examples(parsed, where))
+            unused.update(_unused_parts(parsed))
         except ValueError as error:
             result.skipped.append(f"{where}: {error}")
     if not result.examples:
@@ -120,6 +121,17 @@ def read_examples(path_or_name: str | Path) -> Examples:
     return result
 
 
+def require_readable(path_or_name: str | Path) -> None:
+    """Refuse a dataset with rows that can't be used.
+
+    Raises:
+        UsageError: There are some; the message lists the first ones. Or as ``read_examples``.
+    """
+    if skipped := read_examples(path_or_name).skipped:
+        listed = "".join(f"\n  {message}" for message in skipped[:_MAX_LISTED])
+        raise UsageError(f"{path_or_name} holds {len(skipped):,} rows that can't be read:{listed}")
+
+
 def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:
     """Return the examples of a row: one, or one per instance of a seed task.
 
@@ -127,19 +139,26 @@ def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:
         ValueError: The layout is unknown, a field can't be read, or the row holds something that can't be trained on;
             the message does not name the row.
     """
+    return _examples(_parse(row), name)
+
+
+def _parse(row: Mapping[str, Any]) -> ParsedRow:
     try:
         parsed = parse_row(row)
     except ValueError as error:
         raise ValueError(f"unknown layout: {error}" if str(error).startswith("none of") else str(error)) from None
+    if not parsed.is_conversation and plain_name(parsed.layout) == "text":
+        raise ValueError(f"unknown layout: a text without an answer; it has {describe_fields(row)}")
+    return parsed
+
+
+def _examples(parsed: ParsedRow, name: str) -> list[Example]:
     if parsed.tools or any(turn.calls for turn in parsed.turns):
         raise ValueError(f"{parsed.layout!r} holds tools or tool calls, which can't be trained on")
     opening = (ChatTurn(parsed.system_role, parsed.system),) if parsed.system else ()
     earlier = tuple(_chat_turn(parsed.layout, turn) for turn in parsed.turns)
     if parsed.is_conversation:
         return [_conversation(parsed, name, (*opening, *earlier))]
-    if parsed.layout.casefold() == "text":
-        raise ValueError(f"unknown layout: {parsed.layout!r} alone has no answer to train on; it has "
-                         f"{describe_fields(row)}")  # fmt: skip
     names = [name] if len(parsed.exchanges) == 1 else [f"{name}#{n}" for n, _ in enumerate(parsed.exchanges, start=1)]
     turns = (*opening, *earlier)
     return [_flat(parsed, each, turns, exchange) for each, exchange in zip(names, parsed.exchanges, strict=True)]
@@ -179,11 +198,12 @@ def _chat_turn(layout: str, turn: Turn) -> ChatTurn:
     return ChatTurn(turn.role, turn.content, trained=turn.weight == 1)
 
 
-def _unused_parts(row: Mapping[str, Any]) -> Iterator[str]:
+def _unused_parts(parsed: ParsedRow) -> Iterator[str]:
     """Yield what training leaves out of a row that it uses."""
-    parsed = parse_row(row)
+    if parsed.unused_system:
+        yield "with a system prompt in a field and another one in the messages, which takes precedence"
     if parsed.reasoning or any(turn.reasoning for turn in parsed.turns):
-        yield "with reasoning in a field of its own, which is not trained on"
+        yield "with reasoning in a separate field, which is not trained on"
     if parsed.rejected:
         yield "with rejected answers, which are not trained on"
 

@@ -146,11 +146,11 @@ def read_messages(name: str, value: object) -> tuple[Turn, ...]:
         raise ValueError(f"{name!r} is not a list of messages: it is a {type(value).__name__}")
     if len(value) > 1 and all(isinstance(item, str) for item in value):
         return tuple(Turn(role, text) for role, text in zip(cycle(("user", "assistant")), value, strict=False))
-    turns = [turn for number, message in enumerate(value, start=1) for turn in _turns(name, number, message)]
+    turns = tuple(turn for number, message in enumerate(value, start=1) for turn in _turns(name, number, message))
     for number, turn in enumerate(turns, start=1):
         if turn.other_parts and not turn.content.strip() and not turn.calls:
             raise ValueError(f"message {number} of {name!r} holds no text, only {', '.join(turn.other_parts)}")
-    return tuple(turns)
+    return turns
 
 
 def _turns(name: str, number: int, message: object) -> Iterator[Turn]:
@@ -178,8 +178,8 @@ def _turns(name: str, number: int, message: object) -> Iterator[Turn]:
 def _message(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) -> Turn:
     if not isinstance(role, str):
         raise ValueError(f"{where} lacks a role or content: its role is a {type(role).__name__}")
-    known = ROLES.get(plain_name(role))
-    if known is None:
+    speaker = ROLES.get(plain_name(role))
+    if speaker is None:
         raise ValueError(
             f"{where} has the unknown role {role[:40]!r}; known: {', '.join(dict.fromkeys(ROLES.values()))}"
         )
@@ -195,13 +195,15 @@ def _message(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) ->
         content.add(*values[0])
     calls += content.calls
     text = "\n".join(content.texts)
-    if known == "tool calls":
-        known, text, calls = "assistant", "", [*calls, text]
+    if speaker == "tool calls":
+        speaker, text, calls = "assistant", "", [*calls, text]
     weight = next((fields[key] for key in _WEIGHT_FIELDS if key in fields), ("", 1))
+    if weight[0] == "loss" and not isinstance(weight[1], bool):  # a measurement, not a choice
+        weight = ("", 1)
     if not isinstance(weight[1], bool | int | float):
         raise ValueError(f"{where}: {weight[0]!r} is a {type(weight[1]).__name__}, not a number or true or false")
     as_json = [call if isinstance(call, str) else dumps(call) for call in calls]
-    return Turn(known, text, "\n".join(content.reasoning), "\n".join(as_json), tuple(content.other), float(weight[1]))
+    return Turn(speaker, text, "\n".join(content.reasoning), "\n".join(as_json), tuple(content.other), float(weight[1]))
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from selfinstruct.common.formats import user_text
@@ -33,7 +33,7 @@ class RowTexts:
     answer: str
     full_text: str
     scope: str = ""
-    answer_problem: str = field(default="", compare=False)
+    answer_problem: str = ""
 
 
 def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: str | None = None) -> RowTexts:

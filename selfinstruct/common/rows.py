@@ -49,7 +49,9 @@ _ANY_ANSWER = ("output", "response", "completion", "answer", "solution", "target
                "answers", "responses", "completions")  # fmt: skip
 _ANSWER_TEXTS = ("response", "output", "text", "content", "value", "completion", "answer")
 
-_EMPTY_INPUT = re.compile(r"[\[(<{\"'\s]*(?:nan|null|none|n[/.]?a\.?|no[ _-]?input)[\])>}\"'\s.]*", re.IGNORECASE)
+_EMPTY_INPUT = re.compile(
+    r"[\[(<{\"'\s#]*(?:(?i:nan|null|none|n/a|n\.a|no[ _-]?input)|NA)[\])>}\"'\s.]*"  # "Na" may be sodium
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,11 @@ class ParsedRow:
         turns: The messages of a conversation without its system prompt; otherwise the earlier rounds (``history``).
         system: The system prompt of the row or the first message; "" for none.
         system_role: Role of the system prompt: ``system`` or ``developer``.
+        unused_system: Whether a field holds another system prompt than the messages, which take precedence.
         context: An input next to a conversation that none of its messages contains; "" for none.
         context_field: Name of the field with the context.
         tools: Descriptions of tools as JSON; "" for none.
-        reasoning: The reasoning of the answer, where a field of its own holds it.
+        reasoning: The reasoning of the answer, where a separate field holds it.
         rejected: Answers that the row marks as the worse ones.
         empty_inputs: Inputs that are spelled as nothing (``nan``, ``<noinput>``) and were read as "".
     """
@@ -108,6 +111,7 @@ class ParsedRow:
     turns: tuple[Turn, ...] = ()
     system: str = ""
     system_role: str = "system"
+    unused_system: bool = False
     context: str = ""
     context_field: str = ""
     tools: str = ""
@@ -161,8 +165,10 @@ def parse_row(row: Mapping[str, Any]) -> ParsedRow:
     name, value = fields[layout]
     conversation = _conversation(layout, name, value)
     parsed = _parse_conversation(layout, fields, conversation) if conversation else _parse_flat(layout, fields)
-    system = _string(fields, _SYSTEM)
-    if not parsed.system and not _spells_nothing(system):
+    system = paragraphs(dict.fromkeys(_strings(fields, _SYSTEM)))
+    if parsed.system:
+        parsed = replace(parsed, unused_system=bool(system) and system != parsed.system)
+    else:
         parsed = replace(parsed, system=system)
     reasoning = next((fields[key][1] for key in _REASONING if key in fields), "")
     return replace(parsed, tools=_tools(fields), reasoning=reasoning if isinstance(reasoning, str) else "")
@@ -190,7 +196,7 @@ def _layout(row: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]]) -> st
                      and all(isinstance(item, Mapping) for item in value)), "")  # fmt: skip
         hint = f"; if {rows!r} holds the rows, write one a line, as by: jq -c '.{rows}[]'" if rows else ""
         raise ValueError(f"none of {', '.join(LAYOUTS)}; it has {describe_fields(row)}{hint}")
-    if "instruction" in names and _string(fields, _TASK_INPUT).strip():
+    if "instruction" in names and any(_strings(fields, _TASK_INPUT)):
         return "instruction"
     return next((name for name in names if not _is_blank(fields[name][1])), names[0])
 
@@ -237,9 +243,9 @@ def _is_message(value: object) -> bool:
 
 def _parse_conversation(layout: str, fields: Mapping[str, tuple[str, Any]], turns: tuple[Turn, ...]) -> ParsedRow:
     name = fields[layout][0]
-    system, role = "", "system"
-    if turns[0].role in ("system", "developer"):
-        system, role, turns = turns[0].content, turns[0].role, turns[1:]
+    count = next((i for i, turn in enumerate(turns) if turn.role not in ("system", "developer")), len(turns))
+    system, role = paragraphs(turn.content for turn in turns[:count]), turns[0].role if count else "system"
+    turns = turns[count:]
     rejected = _rejected(fields)
     answers = _answer_turns(layout, fields, is_open=True)
     if turns and turns[-1].role == "user" and answers:
@@ -249,14 +255,13 @@ def _parse_conversation(layout: str, fields: Mapping[str, tuple[str, Any]], turn
             rejected += tuple(turn.content for turn in answers)
         else:
             turns = (*turns, *answers)
-    for key in _HISTORY:
-        if key in fields and not _is_blank(fields[key][1]):
-            turns = (*read_messages(*fields[key]), *turns)
+    turns = (*_history(fields), *turns)
     context, empty = _input(fields, skip=(layout, *_TASK_INPUT))
     if any(context in turn.content for turn in turns):
         context = ""
     context_field = next((fields[key][0] for key in _INPUT if key in fields), "") if context else ""
-    return ParsedRow(name, "", (), turns, system, role, context, context_field, rejected=rejected, empty_inputs=empty)
+    return ParsedRow(name, turns=turns, system=system, system_role=role, context=context, context_field=context_field,
+                     rejected=rejected, empty_inputs=empty)  # fmt: skip
 
 
 def _parse_flat(layout: str, fields: Mapping[str, tuple[str, Any]]) -> ParsedRow:
@@ -267,16 +272,13 @@ def _parse_flat(layout: str, fields: Mapping[str, tuple[str, Any]]) -> ParsedRow
         raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
     if layout == "text":
         return ParsedRow(name, value, (Exchange(),))
-    history: tuple[Turn, ...] = ()
-    for key in _HISTORY:
-        if key in fields and not _is_blank(fields[key][1]):
-            history += read_messages(*fields[key])
+    history = _history(fields)
     rejected = _rejected(fields)
     if "instances" in fields and layout in ("instruction", "definition"):
         exchanges, empty = _instances(fields["instances"][1])
         return ParsedRow(name, value, exchanges, history, rejected=rejected, empty_inputs=empty)
     input_text, empty = _input(fields)
-    if layout == "instruction" and not value.strip() and _string(fields, _TASK_INPUT).strip():
+    if layout == "instruction" and not value.strip() and any(_strings(fields, _TASK_INPUT)):
         value, input_text = input_text, ""
     answers = _answer_turns(layout, fields)
     if any(turn.role == "user" for turn in answers):  # the chosen conversation repeats the prompt
@@ -291,14 +293,24 @@ def _parse_flat(layout: str, fields: Mapping[str, tuple[str, Any]]) -> ParsedRow
     return ParsedRow(name, value, (exchange,), history, rejected=rejected, empty_inputs=empty)
 
 
+def _history(fields: Mapping[str, tuple[str, Any]]) -> tuple[Turn, ...]:
+    """Return the earlier rounds that a separate field holds."""
+    return tuple(
+        turn
+        for name, value in (fields[key] for key in _HISTORY if key in fields)
+        if not _is_blank(value) and not (isinstance(value, str) and _spells_nothing(value))
+        for turn in read_messages(name, value)
+    )
+
+
 def _is_wrong(fields: Mapping[str, tuple[str, Any]]) -> bool:
     """Return whether the row marks its answer as a rejected one (KTO)."""
     return "label" in fields and fields["label"][1] is False
 
 
 def _answer_field(layout: str, fields: Mapping[str, tuple[str, Any]]) -> str | None:
-    names = (*_ANSWERS.get(layout, ()), *_ANY_ANSWER)
-    return next((key for key in names if key in fields and key != layout), None)
+    names = [key for key in (*_ANSWERS.get(layout, ()), *_ANY_ANSWER) if key in fields and key != layout]
+    return next((key for key in names if not _is_blank(fields[key][1])), names[0] if names else None)
 
 
 def _answer_turns(layout: str, fields: Mapping[str, tuple[str, Any]], *, is_open: bool = False) -> tuple[Turn, ...]:
@@ -388,7 +400,8 @@ def _instances(value: Any) -> tuple[tuple[Exchange, ...], tuple[str, ...]]:
     """Return the instances of a seed task, and the inputs that are spelled as nothing."""
     if not isinstance(value, list | tuple):
         raise ValueError("'instances' is not a list of objects with 'input' and 'output'")
-    exchanges, empty = [], []
+    exchanges: list[Exchange] = []
+    empty: list[str] = []
     for number, instance in enumerate(value, start=1):
         if not isinstance(instance, Mapping):
             raise ValueError(f"instance {number} is not an object with 'input' and 'output': 'instances' is not a "
@@ -429,19 +442,19 @@ def _spells_nothing(text: str) -> bool:
     return not text or (len(text) < 40 and _EMPTY_INPUT.fullmatch(text) is not None)
 
 
-def _string(fields: Mapping[str, tuple[str, Any]], names: Sequence[str]) -> str:
-    """Return the first of some fields that the row has; "" if it has none.
+def _strings(fields: Mapping[str, tuple[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return the texts of some fields, without the blank ones and the ones that are spelled as nothing.
 
     Raises:
-        ValueError: It is not a string.
+        ValueError: A field is not a string.
     """
-    key = next((key for key in names if key in fields), None)
-    if key is None:
-        return ""
-    name, value = fields[key]
-    if not isinstance(value, str):
-        raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
-    return value
+    texts = []
+    for name, value in (fields[key] for key in names if key in fields):
+        if not isinstance(value, str):
+            raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
+        if value.strip() and not _spells_nothing(value):
+            texts.append(value)
+    return texts
 
 
 def _tools(fields: Mapping[str, tuple[str, Any]]) -> str:

@@ -93,7 +93,7 @@ def open_rows(name: str | Path) -> Source:
         MissingExtraError: The format needs the extra ``data``.
     """
     if str(name) == STDIO:
-        return _stream(sys.stdin.buffer, "stdin", None)
+        return _stream(io.BufferedReader(sys.stdin.buffer), "stdin", None)
     path = Path(name)
     try:
         if path.is_dir():
@@ -226,8 +226,8 @@ def _damaged(name: str, number: int, compression: str) -> UsageError:
 
 def _refuse_unreadable(head: bytes, name: str, compression: str) -> None:
     kind = next((kind for magic, kind in _UNREADABLE.items() if head.startswith(magic)), "")
-    if compression and head.startswith((b"PAR1", b"ARROW1")):
-        kind = "a compressed columnar file; decompress it"
+    if head.startswith((b"PAR1", b"ARROW1")):  # read from an uncompressed file only
+        kind = f"a {compression or 'piped'} stream of columns; write it to an uncompressed file"
     ending = _ending(Path(name))
     if not kind and ending in _UNREADABLE_ENDINGS:
         kind = f"{_UNREADABLE_ENDINGS[ending]}; write its rows as JSON lines"

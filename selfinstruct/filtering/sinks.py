@@ -42,7 +42,7 @@ def check_sink(name: str) -> str:
         return "stdout"
     path = Path(name)
     endings = {".jsonl": "jsonl", ".json": "jsonl", ".gz": "gzip", ".parquet": "parquet", "": "datasets"}
-    kind = "datasets" if name.endswith("/") else endings.get(path.suffix)
+    kind = "datasets" if name.endswith("/") else endings.get(path.suffix.lower())
     if kind is None:
         raise UsageError(
             f"{name}: the ending implies no format; use .jsonl, .jsonl.gz or .parquet, or / for a datasets directory"

@@ -201,6 +201,8 @@ def _reading(parsed: ParsedRow) -> Iterator[str]:
     """Yield what a task takes of a row, where that isn't all of it."""
     if parsed.empty_inputs:
         yield f"with an input spelled as nothing ({parsed.empty_inputs[0].strip()}), which is read as no input"
+    if parsed.unused_system:
+        yield "with a system prompt in a field and another one in the messages, which takes precedence"
     if not parsed.is_conversation:
         return
     start, end = parsed.question_span()

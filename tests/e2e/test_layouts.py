@@ -148,4 +148,4 @@ def test_finetune_counts_what_it_skips_and_what_it_leaves_out(rows: Path, tiny_m
     assert f"not read: {refused} rows" in output
     assert sum(line.startswith(f"  {rows}:") for line in output.splitlines()) == min(refused, 20)
     assert "rows with rejected answers, which are not trained on" in output
-    assert "rows with reasoning in a field of its own, which is not trained on" in output
+    assert "rows with reasoning in a separate field, which is not trained on" in output
