@@ -18,7 +18,7 @@ from typing import Any
 
 from selfinstruct.common.codec import dumps, loads
 
-__all__ = ["ROLES", "Turn", "is_absent", "parse_nested", "plain_fields", "plain_name", "read_messages",
+__all__ = ["ROLES", "Turn", "is_absent", "is_message", "parse_nested", "plain_fields", "plain_name", "read_messages",
            "read_transcript"]  # fmt: skip
 
 ROLES = {
@@ -97,6 +97,14 @@ def plain_fields(row: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         if not is_absent(value) and (plain not in fields or name == plain):
             fields[plain] = (str(name), value)
     return fields
+
+
+def is_message(value: object) -> bool:
+    """Return whether a value is an object with a role, and with a content or tool calls."""
+    if not isinstance(value, Mapping):
+        return False
+    names = {plain_name(str(name)) for name in value}
+    return not names.isdisjoint(_ROLE_FIELDS) and not names.isdisjoint((*_CONTENT_FIELDS, *_CALL_FIELDS))
 
 
 def parse_nested(text: str) -> Any:

@@ -93,7 +93,7 @@ def open_rows(name: str | Path) -> Source:
         MissingExtraError: The format needs the extra ``data``.
     """
     if str(name) == STDIO:
-        return _stream(io.BufferedReader(sys.stdin.buffer), "stdin", None)
+        return _stream(open(sys.stdin.fileno(), "rb", closefd=False), "stdin", None)
     path = Path(name)
     try:
         if path.is_dir():
