@@ -165,6 +165,8 @@ def _examples(parsed: ParsedRow, name: str) -> list[Example]:
 
 
 def _conversation(parsed: ParsedRow, name: str, turns: tuple[ChatTurn, ...]) -> Example:
+    if parsed.answer_problem:
+        raise ValueError(parsed.answer_problem)
     if parsed.context:
         raise ValueError(f"{parsed.context_field!r} is no part of the messages; put its text into one of them")
     if any(turn.role == "user" and not turn.content.strip() for turn in turns):

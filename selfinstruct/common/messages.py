@@ -107,6 +107,14 @@ def is_message(value: object) -> bool:
     return not names.isdisjoint(_ROLE_FIELDS) and not names.isdisjoint((*_CONTENT_FIELDS, *_CALL_FIELDS))
 
 
+def as_text(value: Any) -> str:
+    """Return a value as JSON; values that JSON can't hold, as Python writes them."""
+    try:
+        return dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
 def parse_nested(text: str) -> Any:
     """Return the list or object that a string holds as JSON or as Python literals; None if it holds neither."""
     stripped = text.strip()
@@ -178,6 +186,8 @@ def _turns(name: str, number: int, message: object) -> Iterator[Turn]:
         speakers = [(speaker, text) for speaker, text in speakers if isinstance(text, str)]
         if len(speakers) < 2:
             raise ValueError(f"{where} lacks a role or content")
+        order = ("system", "user", "assistant")
+        speakers.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))
         yield from (Turn(speaker, text) for speaker, text in speakers if text or speaker != "system")
         return
     yield _message(where, role, fields)
@@ -210,7 +220,7 @@ def _message(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) ->
         weight = ("", 1)
     if not isinstance(weight[1], bool | int | float):
         raise ValueError(f"{where}: {weight[0]!r} is a {type(weight[1]).__name__}, not a number or true or false")
-    as_json = [call if isinstance(call, str) else dumps(call) for call in calls]
+    as_json = [call if isinstance(call, str) else as_text(call) for call in calls]
     return Turn(speaker, text, "\n".join(content.reasoning), "\n".join(as_json), tuple(content.other), float(weight[1]))
 
 

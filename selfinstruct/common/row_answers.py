@@ -6,8 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfinstruct.common.messages import Turn, is_message, parse_nested, plain_fields, read_messages, read_transcript
-from selfinstruct.common.row_fields import Fields, as_text, is_blank, read_input
+from selfinstruct.common.messages import (
+    Turn,
+    as_text,
+    is_message,
+    parse_nested,
+    plain_fields,
+    read_messages,
+    read_transcript,
+)
+from selfinstruct.common.row_fields import Fields, is_blank, read_input
 
 __all__ = ["Exchange", "answer_turns", "is_wrong", "read_exchange", "read_instances", "read_rejected"]
 
@@ -54,15 +62,17 @@ class Exchange:
         return self.outputs[0] if self.outputs else ""
 
 
-def is_wrong(fields: Fields) -> bool:
-    """Return whether the row marks its answer as a rejected one (KTO)."""
-    return "label" in fields and fields["label"][1] is False
+def is_wrong(layout: str, fields: Fields) -> bool:
+    """Return whether the row marks its answer as a rejected one (KTO); elsewhere a label has another meaning."""
+    labelled = layout == "prompt" or isinstance(fields[layout][1], list | tuple)
+    return labelled and any(key in fields and fields[key][1] is False for key in ("label", "ktotag"))
 
 
 def _answer_field(layout: str, fields: Fields) -> str | None:
     """Return the plain name of the field with the answer: the first that isn't blank, otherwise the first."""
+    names: tuple[str, ...] = (*_ANSWERS.get(layout, ()), *_ANY_ANSWER)
     blank = None
-    for key in (*_ANSWERS.get(layout, ()), *_ANY_ANSWER):
+    for key in names:
         if key in fields and key != layout:
             if not is_blank(fields[key][1]):
                 return key

@@ -6,14 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from selfinstruct.common.codec import dumps
-from selfinstruct.common.messages import Turn, parse_nested, read_messages
+from selfinstruct.common.messages import Turn, as_text, parse_nested, read_messages
 
 __all__ = [
     "INPUT",
     "TASK_INPUT",
     "Fields",
-    "as_text",
     "describe_fields",
     "is_blank",
     "paragraphs",
@@ -121,14 +119,6 @@ def spells_nothing(text: str) -> bool:
 def is_blank(value: object) -> bool:
     """Return whether a value is a blank text, an empty list or an empty object."""
     return not value.strip() if isinstance(value, str) else value in ([], {})
-
-
-def as_text(value: Any) -> str:
-    """Return a value as JSON; values that JSON can't hold, as Python writes them."""
-    try:
-        return dumps(value)
-    except (TypeError, ValueError):
-        return str(value)
 
 
 def describe_fields(row: Mapping[str, Any]) -> str:

@@ -57,6 +57,7 @@ class ParsedRow:
         system: The system prompt of the row or the first message; "" for none.
         system_role: Role of the system prompt: ``system`` or ``developer``.
         unused_system: Whether a field holds another system prompt than the messages, which take precedence.
+        answer_problem: Why the last answer of a conversation can't be used; "" if it can.
         context: An input next to a conversation that none of its messages contains; "" for none.
         context_field: Name of the field with the context.
         tools: Descriptions of tools as JSON; "" for none.
@@ -72,6 +73,7 @@ class ParsedRow:
     system: str = ""
     system_role: str = "system"
     unused_system: bool = False
+    answer_problem: str = ""
     context: str = ""
     context_field: str = ""
     tools: str = ""
@@ -194,10 +196,11 @@ def _parse_conversation(layout: str, fields: Fields, turns: tuple[Turn, ...]) ->
     if turns and turns[-1].role == "user" and answers:
         if any(turn.role == "user" for turn in answers):  # the chosen conversation repeats the prompt
             turns = tuple(turn for turn in answers if turn.role not in _SYSTEM_ROLES)
-        elif is_wrong(fields):
-            rejected += tuple(turn.content for turn in answers)
         else:
             turns = (*turns, *answers)
+    is_rejected = is_wrong(layout, fields) and turns[-1:] != () and turns[-1].role == "assistant"
+    if is_rejected:
+        rejected, turns = (*rejected, turns[-1].content), turns[:-1]
     turns = (*read_history(fields), *turns)
     context, empty = read_input(fields, skip=(layout, *TASK_INPUT))
     if any(context in turn.content for turn in turns):
@@ -208,6 +211,7 @@ def _parse_conversation(layout: str, fields: Fields, turns: tuple[Turn, ...]) ->
         system=system or read_system(fields),
         system_role=role,
         unused_system=bool(system) and read_system(fields) not in ("", system),
+        answer_problem="the label of the row is false: its last answer is a rejected one" if is_rejected else "",
         context=context,
         context_field=next((fields[key][0] for key in INPUT if key in fields), "") if context else "",
         tools=read_tools(fields),
@@ -223,6 +227,8 @@ def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
         value = paragraphs(value)  # Natural Instructions
     if not isinstance(value, str):
         raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
+    if layout == "chosen":
+        raise ValueError(f"{name!r} holds an answer but no question, and the row has no prompt")
     answers = answer_turns(layout, fields)
     if any(turn.role == "user" for turn in answers):
         return _parse_conversation(layout, fields, answers)  # the chosen conversation repeats the prompt
@@ -236,9 +242,9 @@ def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
         if layout == "instruction" and not value.strip() and any(strings_of(fields, TASK_INPUT)):
             value, input_text = input_text, ""
         exchange = Exchange(input_text) if layout == "text" else read_exchange(layout, fields, input_text)
-        if is_wrong(fields):
+        if exchange.field and is_wrong(layout, fields):
             rejected += exchange.outputs
-            wrong = f"'label' is false: {exchange.field!r} holds a rejected answer"
+            wrong = f"the label of the row is false: {exchange.field!r} holds a rejected answer"
             exchange = Exchange(input_text, (), exchange.field, wrong)
         exchanges = (exchange,)
     return ParsedRow(

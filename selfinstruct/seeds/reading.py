@@ -296,6 +296,8 @@ def _demonstration(row: Mapping[str, Any], parsed: ParsedRow, number: int) -> Ta
     if parsed.is_conversation:
         if any(turn.role == "user" for turn in parsed.turns[parsed.question_span()[1] :]):
             raise ValueError("the row has several rounds; a seed task is one question with its answer")
+        if parsed.answer_problem:
+            raise ValueError(parsed.answer_problem)
         instances = task.instances
         if not instances or not instances[0].output:
             raise ValueError(f"{parsed.layout!r} holds no answer to its first question")
