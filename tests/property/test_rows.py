@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import example, given
@@ -35,6 +36,15 @@ def as_stored(row: dict[str, Any]) -> dict[str, Any]:
     return {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
 
 
+def error_of(read: Callable[[dict[str, Any]], object], row: dict[str, Any]) -> str | None:
+    """The message with which a row is refused; None if it is read."""
+    try:
+        read(row)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 @given(ROWS)
 @example({"messages": [{"role": "user", "content": None}]})
 @example({"chosen": [], "rejected": []})
@@ -44,10 +54,8 @@ def as_stored(row: dict[str, Any]) -> dict[str, Any]:
 def test_every_object_is_read_or_refused_with_a_reason(row: dict[str, Any]) -> None:
     for each in (row, as_stored(row)):
         for read in (parse_row, texts_of, lambda value: examples_of(value, "f:1")):
-            try:
-                read(each)
-            except ValueError as error:
-                assert str(error).strip()
+            message = error_of(read, each)
+            assert message is None or message.strip()
 
 
 @given(
@@ -58,13 +66,14 @@ def test_every_object_is_read_or_refused_with_a_reason(row: dict[str, Any]) -> N
 def test_a_part_that_cannot_be_read_never_becomes_an_empty_text(
     parts: list[tuple[str, str, str]], role: str, stored: bool
 ) -> None:
-    message = {"role": role, "content": [{"type": kind, key: text} for kind, key, text in parts]}
-    row = {"messages": [message, {"role": "assistant", "content": "Yes."}]}
-    try:
-        question = texts_of(as_stored(row) if stored else row).question
-    except ValueError as error:
-        assert "message 1 of 'messages'" in str(error)
+    first = {"role": role, "content": [{"type": kind, key: text} for kind, key, text in parts]}
+    row = {"messages": [first, {"role": "assistant", "content": "Yes."}]}
+    row = as_stored(row) if stored else row
+    message = error_of(texts_of, row)
+    if message is not None:
+        assert "message 1 of 'messages'" in message
         return
+    question = texts_of(row).question
     texts = [text for kind, _, text in parts if kind.endswith("text")]
     assert question == "\n".join(texts)
     assert texts or all(kind == "thinking" for kind, _, _ in parts)
@@ -72,10 +81,10 @@ def test_a_part_that_cannot_be_read_never_becomes_an_empty_text(
 
 @given(st.sampled_from(LAYOUTS), VALUES)
 def test_a_task_is_blank_only_if_it_is_blank_in_the_row(field: str, value: Any) -> None:
-    try:
-        texts = texts_of({field: value, "output": ""})
-    except ValueError:
+    row = {field: value, "output": ""}
+    if error_of(texts_of, row) is not None:
         return
+    texts = texts_of(row)
     if isinstance(value, str):
         assert texts.question.strip() or not value.strip() or texts.full_text.strip()
     else:
