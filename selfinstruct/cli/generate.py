@@ -115,8 +115,12 @@ def run_generate(
             _print_preview(requests, make_plan(settings, run_dir).notices, as_json=options["as_json"])
             return
         show = None if options["quiet"] else show_progress
-        result = generate(run_dir, settings, show=show, verify=options["verify"])
+        result = generate(run_dir, settings, show=show, verify=options["verify"], on_notice=_print_notice)
     finish(ctx, result, as_json=options["as_json"])
+
+
+def _print_notice(notice: str) -> None:
+    echo(f"note: {notice}", err=True)
 
 
 def finish(ctx: click.Context, result: GenerateResult, *, as_json: bool) -> None:
@@ -138,7 +142,7 @@ def _print_preview(requests: list[Request], notices: Sequence[str], *, as_json: 
         echo(dumps({"requests": len(requests), "first": first, "notices": list(notices)}))
         return
     for notice in notices:
-        echo(f"note: {notice}", err=True)
+        _print_notice(notice)
     for request in requests[:_PREVIEWED]:
         sampling = request.sampling
         click.secho(f"--- request {request.number}: {request.stage}, up to {sampling.max_tokens} tokens, "
@@ -158,7 +162,6 @@ def _request_to_json(request: Request) -> dict[str, object]:
 
 def _lines(result: GenerateResult) -> Iterator[str]:
     stats, target = result.stats, result.plan.settings.n
-    yield from (f"note: {notice}" for notice in result.plan.notices)
     if result.was_complete:
         # After a smaller -n the dataset is shorter than before, but the ledger still holds all completions.
         shorter = stats.requests < result.completions

@@ -22,8 +22,9 @@ class RowTexts:
         prompt: The instruction with its input; in a conversation, the first user message.
         answer: The answer; in a conversation, the last one. In a row with only a ``text``, that text. "" if there is
             no answer.
-        full_text: All texts of the task and its answers, with context and earlier rounds. It excludes ``scope``.
-        scope: System prompt and descriptions of tools, which many rows share.
+        full_text: All texts of the row except its system prompt and tools, which many rows share.
+        scope: What the question is asked in: system prompt, tools, context, and earlier rounds of ``history``.
+        body: The texts of the row outside ``scope``.
         answer_problem: Why the answer can't be read; "" if it can.
     """
 
@@ -32,7 +33,8 @@ class RowTexts:
     prompt: str
     answer: str
     full_text: str
-    scope: str = ""
+    scope: str
+    body: str
     answer_problem: str = ""
 
 
@@ -50,12 +52,14 @@ def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: s
     if output_column is None:
         return texts
     answer = _column(row, output_column)
-    full_text = _join(texts.prompt, answer) if column is None else texts.full_text
-    return replace(texts, answer=answer, full_text=full_text, answer_problem="")
+    if column is not None:
+        return replace(texts, answer=answer)
+    full_text, body = _join(texts.prompt, answer), _join(texts.question, answer)
+    return replace(texts, answer=answer, full_text=full_text, body=body, answer_problem="")
 
 
 def _column_texts(column: str, text: str) -> RowTexts:
-    return RowTexts(column, text, text, text, text)
+    return RowTexts(column, text, text, text, text, "", text)
 
 
 def _column(row: Mapping[str, Any], column: str) -> str:
@@ -72,23 +76,22 @@ def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
     except ValueError as error:
         hint = "no text to filter: " if str(error).startswith("none of") else ""
         raise ValueError(f"{hint}{error}{'; use --column' if hint else ''}") from None
-    scope = _join(parsed.system, parsed.tools)
+    messages = [text for turn in parsed.turns for text in (turn.content, turn.calls)]
     if parsed.is_conversation:
         start, end = parsed.question_span(of_first_round=True)
         question = paragraphs(turn.content for turn in parsed.turns[start:end])
         answer = next((turn.content for turn in reversed(parsed.turns) if turn.role == "assistant"), "")
-        contents = [text for turn in parsed.turns for text in (turn.content, turn.calls)]
-        full_text = _join(parsed.context, *contents, *parsed.rejected)
-        return RowTexts(parsed.layout, question, user_text(question, parsed.context), answer, full_text, scope)
-    first = parsed.exchanges[0]
-    earlier = [text for turn in parsed.turns for text in (turn.content, turn.calls)]
-    texts = [text for exchange in parsed.exchanges for text in (exchange.input, exchange.loose_text)]
-    answer = "\n".join(first.outputs)
-    if parsed.layout.casefold() == "text":
-        answer = parsed.instruction
-    prompt = user_text(parsed.instruction, first.input)
-    full_text = _join(*earlier, parsed.instruction, *texts, *parsed.rejected)
-    return RowTexts(parsed.layout, parsed.instruction, prompt, answer, full_text, scope, first.problem)
+        prompt, context = user_text(question, parsed.context), (parsed.context,)
+        body, problem = _join(*messages, *parsed.rejected), parsed.answer_problem
+    else:
+        first, question = parsed.exchanges[0], parsed.instruction
+        answer = question if parsed.layout.casefold() == "text" else "\n".join(first.outputs)
+        prompt, problem = user_text(question, first.input), first.problem
+        context = (*messages, first.input if parsed.context_field else "")
+        texts = [text for exchange in parsed.exchanges for text in (exchange.input, exchange.loose_text)]
+        body = _join(question, *(texts[1:] if parsed.context_field else texts), *parsed.rejected)
+    scope = _join(parsed.system, parsed.tools, *context)
+    return RowTexts(parsed.layout, question, prompt, answer, _join(*context, body), scope, body, problem)
 
 
 def _join(*texts: str) -> str:

@@ -59,7 +59,7 @@ class ParsedRow:
         unused_system: Whether a field holds another system prompt than the messages, which take precedence.
         answer_problem: Why the last answer of a conversation can't be used; "" if it can.
         context: An input next to a conversation that none of its messages contains; "" for none.
-        context_field: Name of the field with the context.
+        context_field: Name of the field with the context, or with an input that is one (a passage, say).
         tools: Descriptions of tools as JSON; "" for none.
         reasoning: The reasoning of the answer, where a separate field holds it.
         rejected: Answers that the row marks as the worse ones.
@@ -234,11 +234,12 @@ def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
         return _parse_conversation(layout, fields, answers)  # the chosen conversation repeats the prompt
     if any(turn.calls for turn in answers):
         return _parse_conversation(layout, fields, (Turn("user", value), *answers))
-    rejected = read_rejected(fields)
+    rejected, context_field = read_rejected(fields), ""
     if "instances" in fields and layout in ("instruction", "definition"):
         exchanges, empty = read_instances(fields["instances"][1])
     else:
         input_text, empty = read_input(fields, skip=(layout,))
+        context_field = next((fields[key][0] for key in INPUT if key in fields and key not in TASK_INPUT), "")
         if layout == "instruction" and not value.strip() and any(strings_of(fields, TASK_INPUT)):
             value, input_text = input_text, ""
         exchange = Exchange(input_text) if layout == "text" else read_exchange(layout, fields, input_text)
@@ -253,6 +254,7 @@ def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
         exchanges,
         turns=read_history(fields),
         system=read_system(fields),
+        context_field=context_field if exchanges and exchanges[0].input else "",
         tools=read_tools(fields),
         reasoning=read_reasoning(fields),
         rejected=rejected,

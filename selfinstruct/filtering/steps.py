@@ -96,7 +96,7 @@ def _rules(options: FilterFileOptions) -> Iterator[Step]:
         yield Step(Pii(), "pii", all_texts)
     if options.decontaminate:
         ids, items = _items(options.decontaminate, skip_malformed=options.skip_malformed)
-        yield Step(Decontaminator(items, ids), f"decontamination from {len(items):,} items", _scope_and_text)
+        yield Step(Decontaminator(items, ids), f"decontamination from {len(items):,} items", _scope_and_body)
     for plugin in options.plugins:
         yield _step(plugin, plugin.name)
     if options.verify:
@@ -120,17 +120,22 @@ def _models(options: FilterFileOptions) -> Iterator[Step]:
 
 def _indexes(options: FilterFileOptions) -> Iterator[Step]:
     if options.rouge is not None:
-        novelty = NoveltyIndex(options.rouge, options.tokenizer)
-        yield Step(_HasText(novelty.name), "", _instruction_of)
-        yield Step(novelty, f"rouge {options.rouge:g}", _instruction_of, compares=True)
+        yield from _compared(NoveltyIndex(options.rouge, options.tokenizer), options.rouge, _instruction_of)
     if options.minhash is not None:
-        yield Step(_HasText(NearDuplicateIndex.name), "", full_text)
-        duplicates = _ScopedDuplicates(options.minhash)
-        yield Step(duplicates, f"minhash {options.minhash:g}", _scoped_text, reported=full_text, compares=True)
+        yield from _compared(NearDuplicateIndex(options.minhash), options.minhash, _body_of)
     if options.semantic is not None:
-        meaning = SemanticIndex(options.semantic, options.embedder)
-        yield Step(_HasText(meaning.name), "", _instruction_of)
-        yield Step(meaning, f"semantic {options.semantic:g}", _instruction_of, compares=True)
+        yield from _compared(SemanticIndex(options.semantic, options.embedder), options.semantic, _instruction_of)
+
+
+def _compared(index: TextIndex, threshold: float, text: Text) -> Iterator[Step]:
+    """Yield the step that rejects blank texts, and the one that compares the others in their scope."""
+
+    def scoped_text(row: SourceRow) -> str:
+        return dumps([str(row.number), _texts_of(row).scope, text(row)])
+
+    reported = full_text if text is _body_of else text
+    yield Step(_HasText(index.name), "", text, reported)
+    yield Step(_Scoped(index.name, index), f"{index.name} {threshold:g}", scoped_text, reported, compares=True)
 
 
 def _step(member: Filter, label: str) -> Step:
@@ -190,15 +195,13 @@ def full_text(row: SourceRow) -> str:
     return _texts_of(row).full_text
 
 
-def _scope_and_text(row: SourceRow) -> str:
-    texts = _texts_of(row)
-    return "\n".join(filter(None, (texts.scope, texts.full_text)))
+def _body_of(row: SourceRow) -> str:
+    return _texts_of(row).body
 
 
-def _scoped_text(row: SourceRow) -> str:
-    """Return a row's number, scope and text as one JSON text, since a filter decides on texts."""
+def _scope_and_body(row: SourceRow) -> str:
     texts = _texts_of(row)
-    return dumps([str(row.number), texts.scope, texts.full_text])
+    return "\n".join(filter(None, (texts.scope, texts.body)))
 
 
 def all_texts(row: SourceRow) -> str:
@@ -276,28 +279,28 @@ class _HasText(Filter):
 
 
 @dataclass(frozen=True)
-class _ScopedDuplicates(Filter):
-    """Near-duplicates among rows whose scopes (system prompt and tools) are near-duplicates too.
+class _Scoped(Filter):
+    """An index that compares a row with the rows whose scopes are near-duplicates of its own.
 
-    A scope is often longer than the row's own text and shared by many rows. It is therefore compared by itself: in one
-    text with the row it would make different rows alike, and without it the same question under two system prompts
-    would count as one row.
+    A scope (``RowTexts.scope``) is often longer than the row's own text and shared by many rows. It is therefore
+    compared by itself: in one text with the row it would make different rows alike, and without it the same question
+    about two passages, or under two system prompts, would count as one row.
 
     Attributes:
-        threshold: Jaccard similarity from which texts are near-duplicates.
+        index_name: Name of the index, as whose verdict a rejection is reported.
+        index: The index of the rows without a scope; the others have its settings.
     """
 
-    name: ClassVar[str] = NearDuplicateIndex.name
-    threshold: float
-    _scopes: NearDuplicateIndex = field(init=False, repr=False, compare=False)
+    name: ClassVar[str] = "scoped"
+    index_name: str
+    index: TextIndex = field(repr=False, compare=False)
+    _scopes: NearDuplicateIndex = field(default_factory=NearDuplicateIndex, init=False, repr=False, compare=False)
     _group_of: dict[str, str] = field(default_factory=lambda: {"": ""}, init=False, repr=False, compare=False)
-    _indexes: dict[str, NearDuplicateIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_scopes", NearDuplicateIndex(self.threshold))
+    _indexes: dict[str, TextIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _single: dict[str, tuple[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def decide(self, texts: Sequence[str]) -> list[Verdict]:
-        """Decide on texts that ``_scoped_text`` made."""
+        """Decide on JSON texts of a row's number, its scope and the text to compare."""
         rows = [json.loads(text) for text in texts]
         self._group([scope for _, scope, _ in rows])
         members: dict[str, list[int]] = {}
@@ -305,9 +308,8 @@ class _ScopedDuplicates(Filter):
             members.setdefault(self._group_of[scope], []).append(position)
         verdicts: dict[int, Verdict] = {}
         for group, positions in members.items():
-            index = self._indexes.setdefault(group, NearDuplicateIndex(self.threshold))
-            batch = [rows[position][2] for position in positions], [rows[position][0] for position in positions]
-            verdicts.update(zip(positions, index.offer_many(*batch), strict=True))
+            batch = [(rows[position][0], rows[position][2]) for position in positions]
+            verdicts.update(zip(positions, self._offer(group, batch), strict=True))
         return [verdicts[position] for position in range(len(rows))]
 
     def _group(self, scopes: Sequence[str]) -> None:
@@ -316,3 +318,16 @@ class _ScopedDuplicates(Filter):
         names = [str(len(self._group_of) + number) for number in range(len(new))]
         for scope, name, verdict in zip(new, names, self._scopes.offer_many(new, names), strict=True):
             self._group_of[scope] = name if verdict.kept else str(verdict.nearest)
+
+    def _offer(self, group: str, rows: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """Offer numbers and texts to the index of a group, which is made for the second row: most groups have one."""
+        index = self.index if group == "" else self._indexes.get(group)
+        if index is None:
+            if len(rows) == 1 and group not in self._single:
+                self._single[group] = rows[0]
+                return [Verdict(self.index_name, True)]
+            index = self._indexes[group] = self.index.empty(self.index.threshold)
+            if group in self._single:
+                number, text = self._single.pop(group)
+                index.add(text, number)
+        return index.offer_many([text for _, text in rows], [number for number, _ in rows])

@@ -71,7 +71,16 @@ def test_near_duplicates_include_context_system_prompt_and_earlier_rounds(tmp_pa
         {"question": "What does a new card cost?", "answer": "Five euros.", "system": LONG},
         {"question": "What does a new card cost?", "answer": "Five euros!", "system": LONG + "Be kind."},
     ]
-    assert kept(write(tmp_path / "rows.jsonl", *rows), "--minhash")[0] == [0, 1, 3, 4, 6, 7, 8, 9]
+    path = write(tmp_path / "rows.jsonl", *rows)
+    assert kept(path, "--minhash")[0] == kept(path)[0] == [0, 1, 3, 4, 6, 7, 8, 9]
+
+
+def test_questions_about_one_long_passage_are_no_near_duplicates(tmp_path: Path) -> None:
+    asked = ["Who built the mill?", "When did the bridge open?", "Why was the tower sold?"]
+    rows = [{"question": text, "answer": f"See line {number}.", "context": LONG} for number, text in enumerate(asked)]
+    rows.append({"question": "How high is the mast?", "answer": "Ten metres.", "history": [[LONG, "I see."]]})
+    rows.append({"question": "What is it made of?", "answer": "Oak.", "history": [[LONG, "I see."]]})
+    assert kept(write(tmp_path / "rows.jsonl", *rows), "--minhash")[0] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("option", ["--rouge", "--minhash"])
