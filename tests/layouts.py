@@ -72,6 +72,13 @@ LAYOUTS = [
         plain(f"alpaca, input {word!r}", {"instruction": Q, "input": word, "output": A}, "instruction")
         for word in (None, "nan", "None", "N/A", "n/a", "null", "NULL", "<noinput>", "<NoInput>", " <noinput> ")
     ),
+    plain("alpaca, null instruction", {"instruction": None, "input": Q, "output": A}, "input"),
+    plain("instruction and question", {"instruction": "Answer by the map.", "question": Q, "answer": A}, "instruction",
+          question="Answer by the map.", input=Q),
+    plain("flan", {"inputs": Q, "targets": [A]}, "inputs"),
+    plain("user and assistant", {"user": Q, "assistant": A}, "user"),
+    plain("a user's name", {"user": "ann", "question": Q, "answer": A}, "question"),
+    plain("user prompt", {"user_prompt": Q, "response": A}, "user_prompt"),
     plain("alpaca, task in the input", {"instruction": "", "input": Q, "output": A}, "instruction"),
     plain("upper case", {"Instruction": Q, "Output": A}, "Instruction"),
     plain("dolly", {"instruction": Q, "context": "A map.", "response": A, "category": "qa"}, "instruction",

@@ -23,7 +23,7 @@ __all__ = ["ROLES", "Turn", "is_absent", "is_message", "parse_nested", "plain_fi
 
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "client"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai", "agent", "llm"), "assistant"),
     "system": "system",
     "developer": "developer",
     **dict.fromkeys(("tool", "observation", "toolresponse", "toolresult", "ipython"), "tool"),

@@ -27,7 +27,7 @@ _ANSWERS = {
 }
 """Fields that are tried first for the answer, by layout."""
 _ANY_ANSWER = ("output", "response", "completion", "answer", "solution", "target", "reply", "chosen", "outputs",
-               "answers", "responses", "completions")  # fmt: skip
+               "answers", "responses", "completions", "targets", "assistant", "gpt", "bot")  # fmt: skip
 _ANSWER_TEXTS = ("response", "output", "text", "content", "value", "completion", "answer")
 
 

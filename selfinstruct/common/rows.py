@@ -39,9 +39,12 @@ __all__ = ["LAYOUTS", "Exchange", "ParsedRow", "describe_fields", "paragraphs", 
 _CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
 _MESSAGE_LISTS = (*_CONVERSATIONS, "data")  # UltraChat's list of strings
 LAYOUTS = (
-    "instruction", *_CONVERSATIONS, "prompt", "question", "query", "problem", "definition", "data", "text", "chosen",
+    "instruction", *_CONVERSATIONS, "prompt", "userprompt", "question", "query", "problem", "definition", "data",
+    "text", "user", "human", "input", "inputs", "chosen",
 )  # fmt: skip
 """Plain names of the fields that identify the layout of a row, in order of precedence."""
+_QUESTIONS = ("question", "query", "problem")
+_SPEAKERS = ("assistant", "gpt", "bot", "response", "output")  # with which ``user`` is a message and not a name
 _SYSTEM_ROLES = ("system", "developer")
 
 
@@ -136,9 +139,11 @@ def _layout(row: Mapping[str, Any], fields: Fields) -> str:
     names = [name for name in LAYOUTS if name in fields]
     if "instances" not in fields and "definition" in names:
         names.remove("definition")
+    if not any(key in fields for key in _SPEAKERS):
+        names = [name for name in names if name not in ("user", "human")]
     if "data" in names and not _is_dialogue(fields["data"][1]):
         names.remove("data")
-    if not names or names == ["text"]:
+    if not set(names) - {"text", "user"}:
         role = next((fields[key] for key in ("role", "from", "speaker") if key in fields), None)
         if role is not None and ("text" in fields or "content" in fields or "value" in fields):
             raise ValueError(
@@ -239,6 +244,9 @@ def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
         exchanges, empty = read_instances(fields["instances"][1])
     else:
         input_text, empty = read_input(fields, skip=(layout,))
+        if layout == "instruction":  # a general instruction, and the question that it is about
+            asked = [text for text in strings_of(fields, _QUESTIONS) if text not in value and value not in text]
+            input_text = paragraphs([input_text, *asked]) if asked else input_text
         context_field = next((fields[key][0] for key in INPUT if key in fields and key not in TASK_INPUT), "")
         if layout == "instruction" and not value.strip() and any(strings_of(fields, TASK_INPUT)):
             value, input_text = input_text, ""
