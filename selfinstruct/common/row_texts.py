@@ -81,13 +81,13 @@ def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
         start, end = parsed.question_span(of_first_round=True)
         question = paragraphs(turn.content for turn in parsed.turns[start:end])
         answer = next((turn.content for turn in reversed(parsed.turns) if turn.role == "assistant"), "")
-        prompt, context = user_text(question, parsed.context), (parsed.context,)
+        prompt, context = user_text(question, parsed.context), [parsed.context]
         body, problem = _join(*messages, *parsed.rejected), parsed.answer_problem
     else:
         first, question = parsed.exchanges[0], parsed.instruction
         answer = question if parsed.layout.casefold() == "text" else "\n".join(first.outputs)
         prompt, problem = user_text(question, first.input), first.problem
-        context = (*messages, first.input if parsed.context_field else "")
+        context = [*messages, first.input if parsed.context_field else ""]
         texts = [text for exchange in parsed.exchanges for text in (exchange.input, exchange.loose_text)]
         body = _join(question, *(texts[1:] if parsed.context_field else texts), *parsed.rejected)
     scope = _join(parsed.system, parsed.tools, *context)
