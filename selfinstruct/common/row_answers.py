@@ -81,7 +81,7 @@ def _answer_field(layout: str, fields: Fields) -> str | None:
 
 
 def answer_turns(layout: str, fields: Fields, *, is_open: bool = False) -> tuple[Turn, ...]:
-    """Return the answer of a row as messages; () if it is none or no message.
+    """Return the answer of a row as messages; () for plain text, and for a row without an answer.
 
     Args:
         is_open: Whether the answer follows messages. Only then, and in preference rows, may its text hold messages.
