@@ -55,6 +55,7 @@ JSON_KEYS = {
         "requests": "processed requests", "instructions": "parsed instructions", "rejected": "candidates by reason",
         "discarded": "pieces of text by reason", "failures": "failed requests by code",
         "prompt_tokens": "", "completion_tokens": "", "in_batches": "requests that the server still processes",
+        "notices": "what was left out of the seed file",
         "dataset": "dataset file", "lines": "its lines", "sha256": "its digest",
     },
     "status": {
@@ -144,7 +145,8 @@ def _json_output() -> str:
         "## JSON output\n",
         "Every command that prints figures has `--json`: one object on standard output, with these keys. Keys may be "
         "added; none changes its meaning. Messages and progress go to standard error. `respond` and `fork` print the "
-        "object of `generate`; with `--dry-run` it is `requests` (their number) and `first` (the first prompts).\n",
+        "object of `generate`; with `--dry-run` it is `requests` (their number), `first` (the first prompts) and "
+        "`notices`.\n",
     ]
     for name, keys in JSON_KEYS.items():
         entries = (f"`{key}`" + (f" ({meaning})" if meaning else "") for key, meaning in keys.items())

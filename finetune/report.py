@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["coloured", "preview_lines", "result_lines"]
 
 _DOCUMENTS = 3  # documents shown by a dry run
+_MAX_LISTED = 20  # rows that could not be read, listed one by one
 _MAX_TEXT = 300  # characters of a text in the table of answers
 _WIDTH = 100  # characters of a line of that table
 _OPEN, _CLOSE = "⟦", "⟧"  # around supervised text
@@ -101,6 +102,8 @@ def preview_lines(preview: Preview) -> Iterator[str]:
         yield f"dropped, {reason}: {count:,}"
     if preview.skipped:
         yield f"not read: {plural(len(preview.skipped), 'row')}"
+        yield from (f"  {message}" for message in preview.skipped[:_MAX_LISTED])
+    yield from (f"note: {notice}" for notice in preview.notices)
     if preview.rendered.truncated:
         yield f"cut to the maximum length: {preview.rendered.truncated:,}"
     yield (

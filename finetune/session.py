@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +86,7 @@ class Preview:
         plan: The steps.
         skipped: A message for each row that could not be read.
         estimate: The predicted cost.
+        notices: What is left out of the rows that are used.
     """
 
     rendered: RenderResult
@@ -93,6 +94,7 @@ class Preview:
     plan: EpochPlan
     skipped: list[str]
     estimate: CostEstimate
+    notices: Sequence[str] = ()
 
 
 def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
@@ -111,7 +113,8 @@ def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
         setup = RuntimeSetup.of(options, world.device)
         plan = EpochPlan.of(training_data.train, options, budget=setup.budget, world_size=world.world_size)
         estimate = CostEstimate.of(load_config(model), plan, setup)
-        return Preview(training_data.rendered, renderer, plan, training_data.skipped, estimate)
+        rendered, skipped = training_data.rendered, training_data.skipped
+        return Preview(rendered, renderer, plan, skipped, estimate, training_data.notices)
 
 
 def train(

@@ -116,6 +116,7 @@ def generate(
     *,
     show: ShowProgress | None = None,
     verify: bool = False,
+    on_notice: Callable[[str], None] = lambda _: None,
 ) -> GenerateResult:
     """Start a run or resume it, until it has N rows or something else ends it.
 
@@ -125,6 +126,7 @@ def generate(
             keeps its own settings where they are left out.
         show: Displays the progress; by default nothing is displayed.
         verify: Recompute all verdicts instead of resuming from the stored ones.
+        on_notice: Called, before anything is sent, with each notice about what was left out of the seed file.
 
     Raises:
         UsageError: A setting, seed file or template is wrong; nothing was sent.
@@ -133,6 +135,8 @@ def generate(
     """
     folder = Path(folder)
     plan = make_plan(settings or {}, folder)
+    for notice in plan.notices:
+        on_notice(notice)
     with Ledger(folder, plan.meta(), plan.texts()) as ledger, Reader(folder) as reader:
         if not reader.has_outcomes() and any(
             canonical(reader.meta(key)) != canonical(value) for key, value in plan.meta().items()

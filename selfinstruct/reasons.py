@@ -66,6 +66,7 @@ class RejectReason(StrEnum):
     WRONG_ANSWER = "wrong_answer", "The output fails the verifier of its task."
 
     # Filters of files.
+    NOTHING_TO_JUDGE = "nothing_to_judge", "The text that an index compares is blank, so it can't be a duplicate."
     LANGUAGE = "language", "The text is in another language than the ones that are kept."
     UNDECIDED = "undecided", "The language of the text could not be determined."
     REFUSAL = "refusal", "The output refuses the task."

@@ -27,16 +27,19 @@ _PATH = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_PATH, metavar="OUT", help="Directory of the run and its model. Not needed "
               "with --dry-run.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show documents, steps and predicted memory; train and write nothing.")
+@click.option("--skip-malformed/--no-skip-malformed", default=True, show_default=True,
+              help="Leave out rows that can't be read, and count them; or refuse the data.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.pass_context
 def command(
     ctx: click.Context, /, model: str | None, data: str, recipe: str, config: Path | None,
-    assignments: tuple[str, ...], output: Path | None, dry_run: bool, quiet: bool,
+    assignments: tuple[str, ...], output: Path | None, dry_run: bool, skip_malformed: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Fine-tune a model on the rows of a dataset, or resume the run in OUT.
 
-    Rows may have any common layout: instruction, input and output; messages; conversations; prompt and completion. Only
-    the answers are supervised. Ctrl-C stops after the current step and saves a checkpoint; the same command resumes.
+    Rows may have any common layout (docs/layouts.md): instruction, input and output; messages; prompt and completion.
+    Only the answers are supervised. Ctrl-C stops after the current step and saves a checkpoint; the same command
+    resumes.
 
     Several GPUs share the work and the memory when torchrun starts a process for each (FSDP2).
 
@@ -55,11 +58,14 @@ def command(
     options = load_options(recipe, config, assignments)
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output'.", ctx)
+    from finetune.data.rows import require_readable
     from finetune.display import show_preview, show_progress
     from finetune.report import result_lines
     from finetune.session import preview, train
     from finetune.training.distributed import is_main_process
 
+    if not skip_malformed:
+        require_readable(data)
     if output is None or dry_run:
         show_preview(preview(model, data, options))
         return

@@ -127,7 +127,10 @@ class Renderer:
         bos = self._missing_bos(encoded.ids)
         ids = np.array(bos + encoded.ids, np.int32)
         supervised = np.zeros(len(ids), np.bool_)
+        untrained = {index for index, turn in enumerate(example.turns, start=1) if not turn.trained}
         for response in rendered.responses:
+            if response.turn in untrained:
+                continue
             first, stop = self._token_span(rendered, encoded, response)
             supervised[len(bos) + first : len(bos) + stop + 1] = True
         supervised[:1] = False  # no token precedes it from which it could be predicted

@@ -1,18 +1,13 @@
 """Reading of rows as training examples.
 
-The layout of a row follows from the first of these fields that it has:
-
-- ``instruction`` with ``output`` and optionally ``input`` (Alpaca), or with ``instances`` (seed tasks: each instance is
-  a separate example);
-- ``messages`` (role and content) or ``conversations`` (ShareGPT: from and value);
-- ``prompt`` with ``completion``; ``question`` with ``answer``.
-
-Any row except a seed task may have a ``system`` prompt. If its messages begin with a system message, that message
-takes precedence.
+Every layout of ``selfinstruct.common.rows`` with an answer is read: instruction with output and optionally input, seed
+tasks (each instance is a separate example), messages, prompt with completion, question with answer, preference pairs
+(the chosen answer). If the messages of a row begin with a system message, it takes precedence over a ``system`` field.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +15,12 @@ from typing import Any
 
 from selfinstruct.common.files import first_line
 from selfinstruct.common.formats import user_text
-from selfinstruct.common.rows import LAYOUTS, answer_field, describe_fields, layout_of, parse_message
-from selfinstruct.common.sources import open_any
+from selfinstruct.common.messages import Turn, plain_name
+from selfinstruct.common.rows import Exchange, ParsedRow, describe_fields, parse_row
+from selfinstruct.common.sources import open_rows
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
-__all__ = ["ChatTurn", "Example", "Examples", "examples_of", "read_examples"]
+__all__ = ["ChatTurn", "Example", "Examples", "examples_of", "read_examples", "require_readable"]
 
 _MAX_LISTED = 5  # unusable rows that an error message quotes
 _KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -35,6 +31,11 @@ _REQUIRED_ANSWER = {"instruction": "output", "prompt": "completion", "question":
 class ChatTurn:
     """One message of a conversation.
 
+    Attributes:
+        role: One of the roles that chat templates know.
+        content: Its text.
+        trained: Whether an assistant's message is supervised.
+
     Raises:
         ValueError: The role is unknown to chat templates. Templates write roles verbatim, some of them inside a special
             token, so that an arbitrary role would let a row write special tokens.
@@ -42,6 +43,7 @@ class ChatTurn:
 
     role: str
     content: str
+    trained: bool = True
 
     def __post_init__(self) -> None:
         if self.role not in _KNOWN_ROLES:
@@ -81,18 +83,19 @@ class Examples:
     Attributes:
         examples: In the order of the rows.
         skipped: A message for each row that can't be used, beginning with its origin.
+        notices: What is left out of the rows that are used, one sentence for each kind.
     """
 
     examples: list[Example] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
 
 def read_examples(path_or_name: str | Path) -> Examples:
     """Read the rows of a dataset.
 
     Args:
-        path_or_name: A file (``.jsonl``, optionally gzipped, ``.json`` with an array, ``.parquet``), a run directory or
-            its ``dataset`` (``alpaca.jsonl``), a directory saved by ``datasets``, or the name of a dataset on the hub.
+        path_or_name: A file, a run or a folder that ``open_rows`` opens, or the name of a dataset on the hub.
 
     Raises:
         UsageError: There is no such dataset, it can't be read, or none of its rows can be used.
@@ -100,92 +103,111 @@ def read_examples(path_or_name: str | Path) -> Examples:
     """
     name = str(path_or_name)
     result = Examples()
+    unused: Counter[str] = Counter()
     for where, row in _rows(name):
         if isinstance(row, DataError):
             result.skipped.append(str(row))
             continue
         try:
-            result.examples.extend(examples_of(row, where))
+            parsed = _parse(row)
+            result.examples.extend(_examples(parsed, where))
+            unused.update(_unused_parts(parsed))
         except ValueError as error:
             result.skipped.append(f"{where}: {error}")
     if not result.examples:
         listed = "".join(f"\n  {message}" for message in result.skipped[:_MAX_LISTED])
         raise UsageError(f"{name} holds no row to train on{':' if listed else ' (it is empty)'}{listed}")
+    result.notices.extend(f"{count:,} rows {text}" for text, count in unused.items())
     return result
+
+
+def require_readable(path_or_name: str | Path) -> None:
+    """Refuse a dataset with rows that can't be used.
+
+    Raises:
+        UsageError: There are some; the message lists the first ones. Or as ``read_examples``.
+    """
+    if skipped := read_examples(path_or_name).skipped:
+        listed = "".join(f"\n  {message}" for message in skipped[:_MAX_LISTED])
+        raise UsageError(f"{path_or_name} holds {len(skipped):,} rows that can't be read:{listed}")
 
 
 def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:
     """Return the examples of a row: one, or one per instance of a seed task.
 
     Raises:
-        ValueError: The layout is unknown, or a field is missing or not a string; the message does not name the row.
+        ValueError: The layout is unknown, a field can't be read, or the row holds something that can't be trained on;
+            the message does not name the row.
     """
-    layout = layout_of(row)
-    if layout is None or layout == "text":
-        layouts = ", ".join(LAYOUTS[:-1])
-        raise ValueError(f"unknown layout: none of {layouts}; it has {describe_fields(row)}")
-    if layout in ("messages", "conversations"):
-        return [Example(name, _with_system(_optional(row, "system"), _conversation(layout, row[layout])))]
-    question = _text(row, layout)
-    if layout == "instruction" and row.get("instances") is not None:
-        return _seed_task(question, row["instances"], name)
-    answer = _text(row, answer_field(row, layout) or _REQUIRED_ANSWER[layout])
-    system = _optional(row, "system")
-    if layout == "instruction":
-        return [_alpaca(name, question, _optional(row, "input"), answer, system)]
-    return [Example(name, _exchange(question, answer, system), prompt=question, completion=answer)]
+    return _examples(_parse(row), name)
 
 
-def _alpaca(name: str, instruction: str, input_text: str, output: str, system: str = "") -> Example:
-    turns = _exchange(user_text(instruction, input_text), output, system)
-    return Example(name, turns, instruction=instruction, input=input_text, output=output)
+def _parse(row: Mapping[str, Any]) -> ParsedRow:
+    try:
+        parsed = parse_row(row)
+    except ValueError as error:
+        raise ValueError(f"unknown layout: {error}" if str(error).startswith("none of") else str(error)) from None
+    if not parsed.is_conversation and plain_name(parsed.layout) == "text":
+        raise ValueError(f"unknown layout: a text without an answer; it has {describe_fields(row)}")
+    return parsed
 
 
-def _exchange(question: str, answer: str, system: str = "") -> tuple[ChatTurn, ...]:
-    return _with_system(system, (ChatTurn("user", question), ChatTurn("assistant", answer)))
+def _examples(parsed: ParsedRow, name: str) -> list[Example]:
+    if parsed.tools or any(turn.calls for turn in parsed.turns):
+        raise ValueError(f"{parsed.layout!r} holds tools or tool calls, which can't be trained on")
+    opening = (ChatTurn(parsed.system_role, parsed.system),) if parsed.system else ()
+    earlier = tuple(_chat_turn(parsed.layout, turn) for turn in parsed.turns)
+    if parsed.is_conversation:
+        return [_conversation(parsed, name, (*opening, *earlier))]
+    names = [name] if len(parsed.exchanges) == 1 else [f"{name}#{n}" for n, _ in enumerate(parsed.exchanges, start=1)]
+    turns = (*opening, *earlier)
+    return [_flat(parsed, each, turns, exchange) for each, exchange in zip(names, parsed.exchanges, strict=True)]
 
 
-def _with_system(system: str, turns: tuple[ChatTurn, ...]) -> tuple[ChatTurn, ...]:
-    """Prepend the system prompt of a row, unless the conversation begins with one."""
-    return (ChatTurn("system", system), *turns) if system and turns[0].role not in ("system", "developer") else turns
+def _conversation(parsed: ParsedRow, name: str, turns: tuple[ChatTurn, ...]) -> Example:
+    if parsed.answer_problem:
+        raise ValueError(parsed.answer_problem)
+    if parsed.context:
+        raise ValueError(f"{parsed.context_field!r} is no part of the messages; put its text into one of them")
+    if any(turn.role == "user" and not turn.content.strip() for turn in turns):
+        raise ValueError(f"{parsed.layout!r} has an empty user message")
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    if not answers:
+        raise ValueError(f"{parsed.layout!r} has no assistant message")
+    if not any(turn.trained for turn in answers):
+        raise ValueError(f"{parsed.layout!r} has the weight 0 for every assistant message")
+    return Example(name, turns)
 
 
-def _seed_task(instruction: str, instances: Any, name: str) -> list[Example]:
-    if not isinstance(instances, list) or not instances:
-        raise ValueError("'instances' is not a list with at least one instance")
-    if not all(isinstance(instance, Mapping) for instance in instances):
-        raise ValueError("'instances' is not a list of objects")
-    return [
-        _alpaca(
-            name if len(instances) == 1 else f"{name}#{number}",
-            instruction,
-            _optional(instance, "input"),
-            _text(instance, "output"),
-        )
-        for number, instance in enumerate(instances, start=1)
-    ]
+def _flat(parsed: ParsedRow, name: str, opening: tuple[ChatTurn, ...], exchange: Exchange) -> Example:
+    answer = exchange.output()
+    if not exchange.field:
+        required = _REQUIRED_ANSWER.get(plain_name(parsed.layout), "output")
+        raise ValueError(f"no field {required!r} with an answer")
+    question = user_text(parsed.instruction, exchange.input)
+    turns = (*opening, ChatTurn("user", question), ChatTurn("assistant", answer))
+    if plain_name(parsed.layout) not in ("instruction", "definition"):
+        return Example(name, turns, prompt=question, completion=answer)
+    return Example(name, turns, instruction=parsed.instruction, input=exchange.input, output=answer)
 
 
-def _conversation(layout: str, messages: Any) -> tuple[ChatTurn, ...]:
-    if not isinstance(messages, list) or not messages:
-        raise ValueError(f"{layout!r} is not a list with at least one message")
-    turns = tuple(ChatTurn(*parse_message(layout, message, text_only=True)) for message in messages)
-    if not any(turn.role == "assistant" for turn in turns):
-        raise ValueError(f"{layout!r} has no assistant message")
-    return turns
+def _chat_turn(layout: str, turn: Turn) -> ChatTurn:
+    """Return a message of a row as a turn, which must be text with a weight of 0 or 1."""
+    if turn.other_parts:
+        raise ValueError(f"a message of {layout!r} holds more than text: {', '.join(sorted(set(turn.other_parts)))}")
+    if turn.weight not in (0, 1):
+        raise ValueError(f"a message of {layout!r} has the weight {turn.weight:g}; only 0 and 1 are supported")
+    return ChatTurn(turn.role, turn.content, trained=turn.weight == 1)
 
 
-def _text(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    if value is None:
-        raise ValueError(f"no field {key!r}")
-    if not isinstance(value, str):
-        raise ValueError(f"{key!r} is a {type(value).__name__}, not a string")
-    return value
-
-
-def _optional(row: Mapping[str, Any], key: str) -> str:
-    return "" if row.get(key) is None else _text(row, key)
+def _unused_parts(parsed: ParsedRow) -> Iterator[str]:
+    """Yield what training leaves out of a row that it uses."""
+    if parsed.unused_system:
+        yield "with a system prompt in a field and another one in the messages, which takes precedence"
+    if parsed.reasoning or any(turn.reasoning for turn in parsed.turns):
+        yield "with reasoning in a separate field, which is not trained on"
+    if parsed.rejected:
+        yield "with rejected answers, which are not trained on"
 
 
 Rows = Iterator[tuple[str, "dict[str, Any] | DataError"]]
@@ -200,7 +222,7 @@ def _rows(name: str) -> Rows:
         if in_existing_folder or path.suffix or len(path.parts) > 2 or name.startswith((".", "~")):
             raise UsageError(f"there is no file {name}")
         return _hub_rows(name)
-    source = open_any(path)
+    source = open_rows(path)
     return (("", row) if isinstance(row, DataError) else (source.where(row.number), row.value) for row in source.rows)
 
 

@@ -23,6 +23,7 @@ class TrainingData:
     Attributes:
         rendered: All documents, and the rows that were dropped.
         skipped: A message for each row that could not be read.
+        notices: What is left out of the rows that are used.
         train: The training documents.
         held_out: The held-out sets by name, on which the loss is measured before and after training.
         samples: Examples whose prompts the model answers before and after training.
@@ -30,6 +31,7 @@ class TrainingData:
 
     rendered: RenderResult
     skipped: list[str]
+    notices: list[str]
     train: Corpus
     held_out: dict[str, Corpus]
     samples: list[Example]
@@ -40,13 +42,14 @@ class TrainingData:
         return [example.prompt_text for example in self.samples]
 
     def warnings(self) -> list[str]:
-        """Return a line for each row that is left out (up to a limit), and one for the truncated documents."""
+        """Return a line for each row that is left out (up to a limit), and one for each kind of part left out."""
         dropped = self.rendered.dropped
         lines = [f"skipped {message}" for message in self.skipped[:_MAX_LISTED]]
         lines += [f"dropped {name}: {reason} ({detail})" for name, reason, detail in dropped[:_MAX_LISTED]]
         remaining = len(self.skipped) + len(dropped) - len(lines)
         if remaining > 0:
             lines.append(f"and {remaining:,} more rows")
+        lines += self.notices
         if self.rendered.truncated:
             lines.append(f"{self.rendered.truncated:,} documents are longer than max_length and were cut")
         return lines
@@ -71,4 +74,4 @@ def read_training_data(data: str, renderer: Renderer, options: TrainingOptions) 
         if len(tasks := render_all(chosen, renderer).corpus):
             held_out["seed tasks"] = tasks
         samples += chosen
-    return TrainingData(rendered, rows.skipped, train, held_out, samples[: evaluation.samples])
+    return TrainingData(rendered, rows.skipped, rows.notices, train, held_out, samples[: evaluation.samples])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfinstruct.cli.options import json_option
+from selfinstruct.cli.options import json_option, skip_malformed_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.config import assign
 from selfinstruct.common.console import echo, show
@@ -110,22 +110,23 @@ class _Share(click.ParamType[tuple[str, float]]):
 @click.option("--tokenizer", type=click.Choice(["auto", "rouge"]), default="auto", show_default=True,
               help="Tokenizer of ROUGE-L: 'auto' supports every script, 'rouge' is rouge_score's.")  # fmt: skip
 @click.option("--report", metavar="FILE", help="JSONL of the dropped rows: filter, reason, score, nearest row.")
-@click.option("--skip-malformed", is_flag=True, help="Exit with 0 even if rows could not be read.")
+@skip_malformed_option
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress and no summary.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **options: Any) -> None:
     """Filter the rows of IN into OUT.
 
-    Both are JSONL (.jsonl, .jsonl.gz), Parquet, a datasets directory (no ending, or a slash), or - for the standard
-    streams. Rows are read one at a time, so IN may be larger than memory; OUT appears once it is complete. The default
-    filter is --rouge 0.7.
+    IN is JSON lines, a JSON array, CSV, TSV, text, Parquet or Arrow, also compressed (gz, bz2, xz, zst), a folder of
+    such files, a datasets directory, a run, or - for standard input. OUT is .jsonl, .jsonl.gz, .parquet, a datasets
+    directory (no ending, or a slash), or -. JSON lines are read one at a time, so IN may be larger than memory; OUT
+    appears once it is complete. The default filter is --rouge 0.7.
 
-    Layouts: instruction with input and output; messages; conversations; prompt, question; text. Filters run in this
-    order: words, keywords, repetition, refusals, boilerplate, language, pii, decontaminate, use, verify, perplexity,
-    ifd, rouge, minhash, semantic, balance.
+    Layouts (docs/layouts.md): instruction with input and output; messages; prompt; question; text; and others, by the
+    names of the fields. Filters run in this order: words, keywords, repetition, refusals, boilerplate, language, pii,
+    decontaminate, use, verify, perplexity, ifd, rouge, minhash, semantic, balance.
 
-    Malformed rows are reported and left out, and the exit code is then 1.
+    Malformed rows are reported and left out; the exit code is then 1, or 0 with --skip-malformed.
 
     \b
     Examples:
@@ -140,7 +141,7 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
       selfinstruct filter rows.jsonl -o hard.jsonl --perplexity 5:500 --ifd 0.3:1 --scorer ./small-model
       selfinstruct filter - -o - --column question --language en --quiet
     """
-    report, quiet, skip = options.pop("report"), options.pop("quiet"), options.pop("skip_malformed")
+    report, quiet, skip = options.pop("report"), options.pop("quiet"), options["skip_malformed"]
     if as_json and output == STDIO:
         raise UsageError("--json prints to standard output, and so would -o -; name a file for one of them")
     options["plugins"] = tuple(_named_filter(text) for text in options["plugins"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from selfinstruct.cli.options import json_option
 from selfinstruct.cli.settings import located, run_options, settings_of
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
+from selfinstruct.engine.plan import make_plan
 from selfinstruct.records import Request
 from selfinstruct.strategies import STRATEGIES
 
@@ -110,11 +111,16 @@ def run_generate(
     """
     with located(options["config"], lines):
         if options["dry_run"]:
-            _print_preview(preview(run_dir, settings), as_json=options["as_json"])
+            requests = preview(run_dir, settings)
+            _print_preview(requests, make_plan(settings, run_dir).notices, as_json=options["as_json"])
             return
         show = None if options["quiet"] else show_progress
-        result = generate(run_dir, settings, show=show, verify=options["verify"])
+        result = generate(run_dir, settings, show=show, verify=options["verify"], on_notice=_print_notice)
     finish(ctx, result, as_json=options["as_json"])
+
+
+def _print_notice(notice: str) -> None:
+    echo(f"note: {notice}", err=True)
 
 
 def finish(ctx: click.Context, result: GenerateResult, *, as_json: bool) -> None:
@@ -130,11 +136,13 @@ def finish(ctx: click.Context, result: GenerateResult, *, as_json: bool) -> None
         ctx.exit(1)
 
 
-def _print_preview(requests: list[Request], *, as_json: bool) -> None:
+def _print_preview(requests: list[Request], notices: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         first = [_request_to_json(request) for request in requests[:_PREVIEWED]]
-        echo(dumps({"requests": len(requests), "first": first}))
+        echo(dumps({"requests": len(requests), "first": first, "notices": list(notices)}))
         return
+    for notice in notices:
+        _print_notice(notice)
     for request in requests[:_PREVIEWED]:
         sampling = request.sampling
         click.secho(f"--- request {request.number}: {request.stage}, up to {sampling.max_tokens} tokens, "
@@ -205,5 +213,6 @@ def _to_json(result: GenerateResult) -> dict[str, object]:
         "prompt_tokens": stats.prompt_tokens,
         "completion_tokens": stats.completion_tokens,
         "in_batches": result.in_batches,
+        "notices": list(result.plan.notices),
         **dataset_to_json(result.exported),
     }

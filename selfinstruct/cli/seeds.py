@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.cli.options import json_option
+from selfinstruct.cli.options import json_option, skip_malformed_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo
 from selfinstruct.seeds import SeedReport, check_seeds
@@ -23,13 +23,15 @@ def command() -> None:
 @click.option(
     "--threshold", type=float, default=0.7, show_default=True, help="ROUGE-L from which two instructions are too alike."
 )
+@skip_malformed_option
 @json_option
 @click.pass_context
-def check(ctx: click.Context, file: Path, threshold: float, as_json: bool) -> None:
+def check(ctx: click.Context, file: Path, threshold: float, skip_malformed: bool, as_json: bool) -> None:
     """Report on a file of seed tasks, with the line of everything that is wrong.
 
-    Reads the public layout (id, name, instruction, instances, is_classification) and plain instruction/input/output,
-    each with or without a verifier (docs/verifiers.md). Exits with 1 if there are errors or warnings.
+    Reads the public layout (id, name, instruction, instances, is_classification), plain instruction/input/output, each
+    with or without a verifier (docs/verifiers.md), and other layouts of one question with its answer (docs/layouts.md).
+    Exits with 1 if there are errors or warnings; with --skip-malformed, errors are counted and don't matter.
 
     \b
     Examples:
@@ -43,7 +45,7 @@ def check(ctx: click.Context, file: Path, threshold: float, as_json: bool) -> No
         echo(dumps({"file": str(file), "ok": report.ok, **dataclasses.asdict(report), "closest": closest}))
     else:
         _print_report(report)
-    if not report.ok:
+    if report.warnings or not report.tasks or (report.errors and not skip_malformed):
         ctx.exit(1)
 
 

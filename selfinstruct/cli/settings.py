@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from selfinstruct.backends import backend_names, backend_spec, builtin_backends
+from selfinstruct.cli.options import skip_malformed_option
 from selfinstruct.common.config import assign, merge, read_yaml
 from selfinstruct.engine.plan import Settings
 from selfinstruct.errors import ConfigError, UsageError
@@ -43,6 +44,7 @@ _OPTIONS = (
     click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),
     click.option("--api", type=click.Choice(["completion", "chat"]), help="Kind of endpoint to use."),
     click.option("--seeds", metavar="FILE", help="Seed tasks, JSONL.  [default: the built-in ones]"),
+    skip_malformed_option,
     click.option("--prompts", metavar="DIR", help="Folder of templates that replace built-in ones of the same name."),
     click.option("-n", "rows", type=int, help="Rows to make.  [default: 100; respond: one for each task]"),
     click.option("--seed", type=int, help="Seed of every random choice.  [default: 0]"),
@@ -101,6 +103,8 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
                       ("rows", "n"), ("seed", "seed"), ("concurrency", "concurrency")):  # fmt: skip
         if options.get(key) is not None:
             settings[name] = options[key]
+    if options.get("skip_malformed"):
+        settings["skip_malformed"] = True
     source = options.get("source")
     if source and _begins_with_tasks(run_dir, settings):
         if options["seeds"]:

@@ -1,188 +1,270 @@
-"""Parsing of rows in the common layouts of instruction data, shared by filters, strategies and the trainer."""
+"""Parsing of rows in the common layouts of instruction data, shared by filters, strategies and the trainer.
+
+``parse_row`` recognises a layout by the names of its fields, in any case and with any separator, and returns one typed
+row. A field that can't be read is an error that names it, never an empty text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfinstruct.common.formats import user_text
+from selfinstruct.common.messages import Turn, is_message, parse_nested, plain_fields, read_messages, read_transcript
+from selfinstruct.common.row_answers import (
+    Exchange,
+    answer_turns,
+    is_wrong,
+    read_exchange,
+    read_instances,
+    read_rejected,
+)
+from selfinstruct.common.row_fields import (
+    INPUT,
+    TASK_INPUT,
+    Fields,
+    describe_fields,
+    is_blank,
+    paragraphs,
+    read_history,
+    read_input,
+    read_reasoning,
+    read_system,
+    read_tools,
+    strings_of,
+)
 
-__all__ = [
-    "LAYOUTS",
-    "ROLES",
-    "RowTexts",
-    "answer_field",
-    "describe_fields",
-    "first_exchange",
-    "layout_of",
-    "parse_message",
-    "texts_of",
-]  # fmt: skip
+__all__ = ["LAYOUTS", "Exchange", "ParsedRow", "describe_fields", "paragraphs", "parse_row"]
 
-LAYOUTS = ("instruction", "messages", "conversations", "prompt", "question", "text")
-"""Fields that identify the layout of a row, in order of precedence."""
-
-ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
-"""Role names of published collections, with the names that chat templates use for them."""
-
-_ANSWERS = {
-    "instruction": ("output", "response", "completion"),
-    "prompt": ("completion", "response", "output"),
-    "question": ("answer", "response", "output"),
-}
-"""Fields that may hold the answer, by layout, in order of precedence."""
+_CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
+_MESSAGE_LISTS = (*_CONVERSATIONS, "data")  # UltraChat's list of strings
+LAYOUTS = (
+    "instruction", *_CONVERSATIONS, "prompt", "userprompt", "question", "query", "problem", "definition", "data",
+    "text", "user", "human", "input", "inputs", "chosen",
+)  # fmt: skip
+"""Plain names of the fields that identify the layout of a row, in order of precedence."""
+_QUESTIONS = ("question", "query", "problem")
+_SPEAKERS = ("assistant", "gpt", "bot", "response", "output")  # with which ``user`` is a message and not a name
+_SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True)
-class RowTexts:
-    """The texts of a row.
+class ParsedRow:
+    """A row in any layout.
 
     Attributes:
-        field: The field that identified the layout.
-        question: The instruction without its input; in a conversation, the first user message.
-        prompt: The instruction with its input; in a conversation, the first user message.
-        answer: The answer; in a conversation, the last one. In a row with only a ``text``, that text. "" if there is
-            no answer.
-        full_text: All texts except system messages, which many rows share.
+        layout: Name of the field that identified the layout, as the row spells it.
+        instruction: The instruction; "" in a conversation.
+        exchanges: The inputs with their answers: one, or one for each instance of a seed task; () in a conversation.
+        turns: The messages of a conversation without its system prompt; otherwise the earlier rounds (``history``).
+        system: The system prompt of the row or the first message; "" for none.
+        system_role: Role of the system prompt: ``system`` or ``developer``.
+        unused_system: Whether a field holds another system prompt than the messages, which take precedence.
+        answer_problem: Why the last answer of a conversation can't be used; "" if it can.
+        context: An input next to a conversation that none of its messages contains; "" for none.
+        context_field: Name of the field with the context, or with an input that is one (a passage, say).
+        tools: Descriptions of tools as JSON; "" for none.
+        reasoning: The reasoning of the answer, where a separate field holds it.
+        rejected: Answers that the row marks as the worse ones.
+        empty_inputs: Inputs that are spelled as nothing (``nan``, ``<noinput>``) and were read as "".
     """
 
-    field: str
-    question: str
-    prompt: str
-    answer: str
-    full_text: str
+    layout: str
+    instruction: str = ""
+    exchanges: tuple[Exchange, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    system: str = ""
+    system_role: str = "system"
+    unused_system: bool = False
+    answer_problem: str = ""
+    context: str = ""
+    context_field: str = ""
+    tools: str = ""
+    reasoning: str = ""
+    rejected: tuple[str, ...] = ()
+    empty_inputs: tuple[str, ...] = ()
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether the row is a list of messages."""
+        return not self.exchanges
+
+    def question_span(self, *, of_first_round: bool = False) -> tuple[int, int]:
+        """Return start and end of the user messages that are answered: consecutive turns count as one question.
+
+        Args:
+            of_first_round: Take the first question even if the conversation ends with an unanswered one.
+
+        Raises:
+            ValueError: No message is from a user.
+        """
+        roles = [turn.role for turn in self.turns]
+        if "user" not in roles:
+            raise ValueError(f"{self.layout!r} has no user message")
+        if roles[-1] == "user" and not of_first_round:
+            start = next((i + 1 for i in reversed(range(len(roles))) if roles[i] != "user"), 0)
+            return start, len(roles)
+        start = roles.index("user")
+        return start, next((i for i in range(start, len(roles)) if roles[i] != "user"), len(roles))
+
+    def question(self, span: tuple[int, int]) -> str:
+        """Return the user messages of a span as one text.
+
+        Raises:
+            ValueError: They hold no text, or something besides text.
+        """
+        turns = self.turns[slice(*span)]
+        if parts := [part for turn in turns for part in turn.other_parts]:
+            raise ValueError(f"message {span[0] + 1} of {self.layout!r} holds more than text: {', '.join(parts)}")
+        return paragraphs(turn.content for turn in turns)
 
 
-def layout_of(row: Mapping[str, Any]) -> str | None:
-    """Return the first field of ``LAYOUTS`` that the row has a value for; None if it has none of them."""
-    return next((field for field in LAYOUTS if row.get(field) is not None), None)
-
-
-def answer_field(row: Mapping[str, Any], layout: str) -> str | None:
-    """Return the field that holds the answer in a row of this layout; None if the row has no answer."""
-    return next((field for field in _ANSWERS.get(layout, ()) if row.get(field) is not None), None)
-
-
-def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: str | None = None) -> RowTexts:
-    """Extract the texts of a row.
-
-    Args:
-        column: The field to filter; None detects the layout.
-        output_column: The field with the answer; None detects it.
+def parse_row(row: Mapping[str, Any]) -> ParsedRow:
+    """Parse a row.
 
     Raises:
-        ValueError: The row has no such field, or the field is not a string; the message does not name the row.
+        ValueError: The row has no field of ``LAYOUTS``, or a field can't be read; the message does not name the row.
     """
-    if column is None:
-        texts = _detect_texts(row)
+    fields = plain_fields(row)
+    layout = _layout(row, fields)
+    turns = _conversation(layout, *fields[layout])
+    return _parse_conversation(layout, fields, turns) if turns else _parse_flat(layout, fields)
+
+
+def _layout(row: Mapping[str, Any], fields: Fields) -> str:
+    """Return the plain name of the field that identifies the layout: the first that isn't blank.
+
+    A blank instruction identifies it if the row has an input, which is the task then.
+    """
+    names = [name for name in LAYOUTS if name in fields]
+    if "instances" not in fields and "definition" in names:
+        names.remove("definition")
+    if not any(key in fields for key in _SPEAKERS):
+        names = [name for name in names if name not in ("user", "human")]
+    if "data" in names and not _is_dialogue(fields["data"][1]):
+        names.remove("data")
+    if not set(names) - {"text", "user"}:
+        role = next((fields[key] for key in ("role", "from", "speaker") if key in fields), None)
+        if role is not None and ("text" in fields or "content" in fields or "value" in fields):
+            raise ValueError(
+                f"the row is a single message ({role[0]} {str(role[1])[:40]!r}); join the messages of a conversation "
+                "into one row with 'messages'"
+            )
+    if not names:
+        rows = next((name for name, value in fields.values() if isinstance(value, list) and value
+                     and all(isinstance(item, Mapping) for item in value)), "")  # fmt: skip
+        hint = f"; if {rows!r} holds the rows, write one a line, as by: jq -c '.{rows}[]'" if rows else ""
+        raise ValueError(f"none of {', '.join(LAYOUTS)}; it has {describe_fields(row)}{hint}")
+    if "instruction" in names and any(strings_of(fields, TASK_INPUT)):
+        return "instruction"
+    return next((name for name in names if not is_blank(fields[name][1])), names[0])
+
+
+def _is_dialogue(value: object) -> bool:
+    """Return whether a list holds messages, or the strings of alternating speakers."""
+    return isinstance(value, list | tuple) and (
+        all(isinstance(item, str) for item in value) or all(is_message(item) for item in value)
+    )
+
+
+def _conversation(layout: str, name: str, value: object) -> tuple[Turn, ...]:
+    """Return the messages of a conversation; () if the field holds a plain text.
+
+    Raises:
+        ValueError: The field must hold messages and doesn't, or a message can't be read.
+    """
+    if isinstance(value, Mapping) and "replies" in value:
+        raise ValueError(f"{name!r} is a tree of messages; choose one reply to each and write them as 'messages'")
+    if layout in _MESSAGE_LISTS:
+        if is_blank(value):
+            raise ValueError(f"{name!r} is not a list with at least one message")
+        return read_messages(name, value)
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+        return read_messages(name, value)
+    if is_message(value):
+        return read_messages(name, value)
+    if isinstance(value, str):
+        nested = parse_nested(value)
+        if isinstance(nested, list) and nested and all(is_message(item) for item in nested):
+            return read_messages(name, nested)
+        if layout in ("text", "prompt", "chosen"):
+            return read_transcript(value)
+    return ()
+
+
+def _parse_conversation(layout: str, fields: Fields, turns: tuple[Turn, ...]) -> ParsedRow:
+    count = next((i for i, turn in enumerate(turns) if turn.role not in _SYSTEM_ROLES), len(turns))
+    system, role = paragraphs(turn.content for turn in turns[:count]), turns[0].role if count else "system"
+    turns = turns[count:]
+    rejected = read_rejected(fields)
+    answers = answer_turns(layout, fields, is_open=True)
+    if turns and turns[-1].role == "user" and answers:
+        if any(turn.role == "user" for turn in answers):  # the chosen conversation repeats the prompt
+            turns = tuple(turn for turn in answers if turn.role not in _SYSTEM_ROLES)
+        else:
+            turns = (*turns, *answers)
+    is_rejected = is_wrong(layout, fields) and turns[-1:] != () and turns[-1].role == "assistant"
+    if is_rejected:
+        rejected, turns = (*rejected, turns[-1].content), turns[:-1]
+    turns = (*read_history(fields), *turns)
+    context, empty = read_input(fields, skip=(layout, *TASK_INPUT))
+    if any(context in turn.content for turn in turns):
+        context = ""
+    return ParsedRow(
+        fields[layout][0],
+        turns=turns,
+        system=system or read_system(fields),
+        system_role=role,
+        unused_system=bool(system) and read_system(fields) not in ("", system),
+        answer_problem="the label of the row is false: its last answer is a rejected one" if is_rejected else "",
+        context=context,
+        context_field=next((fields[key][0] for key in INPUT if key in fields), "") if context else "",
+        tools=read_tools(fields),
+        reasoning=read_reasoning(fields),
+        rejected=rejected,
+        empty_inputs=empty,
+    )
+
+
+def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
+    name, value = fields[layout]
+    if layout == "definition" and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
+        value = paragraphs(value)  # Natural Instructions
+    if not isinstance(value, str):
+        raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
+    if layout == "chosen":
+        raise ValueError(f"{name!r} holds an answer but no question, and the row has no prompt")
+    answers = answer_turns(layout, fields)
+    if any(turn.role == "user" for turn in answers):
+        return _parse_conversation(layout, fields, answers)  # the chosen conversation repeats the prompt
+    if any(turn.calls for turn in answers):
+        return _parse_conversation(layout, fields, (Turn("user", value), *answers))
+    rejected, context_field = read_rejected(fields), ""
+    if "instances" in fields and layout in ("instruction", "definition"):
+        exchanges, empty = read_instances(fields["instances"][1])
     else:
-        text = _string(row, column)
-        texts = RowTexts(column, text, text, text, text)
-    if output_column is None:
-        return texts
-    answer = _string(row, output_column)
-    full_text = _join(texts.prompt, answer) if column is None else texts.full_text
-    return RowTexts(texts.field, texts.question, texts.prompt, answer, full_text)
-
-
-def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
-    layout = layout_of(row)
-    if layout is None:
-        raise ValueError(
-            f"no text to filter: none of {', '.join(LAYOUTS)}; it has {describe_fields(row)}; use --column"
-        )
-    if isinstance(row[layout], list):
-        return _conversation_texts(layout, row[layout])
-    if layout in ("messages", "conversations"):
-        raise ValueError(f"{layout!r} is not a list of messages")
-    question = _string(row, layout)
-    if layout == "text":
-        return RowTexts(layout, question, question, question, question)
-    input_text = _string(row, "input") if layout == "instruction" and row.get("input") is not None else ""
-    prompt = user_text(question, input_text)
-    answer = next((row[field] for field in _ANSWERS[layout] if isinstance(row.get(field), str)), "")
-    return RowTexts(layout, question, prompt, answer, _join(question, input_text, answer))
-
-
-def _conversation_texts(layout: str, messages: Sequence[Any]) -> RowTexts:
-    turns = [parse_message(layout, message) for message in messages]
-    first = _first_user_message(layout, turns)
-    answer = next((text for role, text in reversed(turns) if role == "assistant"), "")
-    full_text = _join(*(text for role, text in turns if role != "system"))
-    return RowTexts(layout, turns[first][1], turns[first][1], answer, full_text)
-
-
-def first_exchange(layout: str, messages: Sequence[Any]) -> tuple[str, str]:
-    """Return the first user message of a conversation, and the answer to it ("" if there is none).
-
-    Raises:
-        ValueError: A message is invalid, or none is from a user.
-    """
-    turns = [parse_message(layout, message) for message in messages]
-    first = _first_user_message(layout, turns)
-    role, text = turns[first + 1] if first + 1 < len(turns) else ("", "")
-    return turns[first][1], text if role == "assistant" else ""
-
-
-def _first_user_message(layout: str, turns: Sequence[tuple[str, str]]) -> int:
-    index = next((index for index, (role, _) in enumerate(turns) if role == "user"), None)
-    if index is None:
-        raise ValueError(f"{layout!r} has no user message")
-    return index
-
-
-def parse_message(layout: str, message: Any, *, text_only: bool = False) -> tuple[str, str]:
-    """Return role and text of a message, with keys as in the OpenAI API (role, content) or ShareGPT (from, value).
-
-    Args:
-        layout: The field that holds the conversation, for error messages.
-        text_only: Reject content that is not text, missing content and tool calls, instead of ignoring them.
-
-    Raises:
-        ValueError: The message is not an object with a role and content.
-    """
-    if not isinstance(message, Mapping):
-        raise ValueError(f"{layout!r} is not a list of messages")
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
-    if isinstance(content, list):
-        if text_only:
-            _require_text_parts(layout, content)
-        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
-        content = "\n".join(text for text in texts if isinstance(text, str))
-    elif content is None and not text_only:
-        content = ""
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise ValueError(f"a message of {layout!r} lacks a role or content")
-    if text_only and message.get("tool_calls"):
-        raise ValueError(f"a message of {layout!r} holds tool calls, which can't be trained on")
-    return ROLES.get(role, role), content
-
-
-def _require_text_parts(layout: str, parts: Sequence[Any]) -> None:
-    """Reject content parts (as in the OpenAI API) that are not of type text."""
-    types = {part.get("type") if isinstance(part, Mapping) else type(part).__name__ for part in parts}
-    if types - {"text"}:
-        raise ValueError(f"a message of {layout!r} holds more than text: {', '.join(sorted(map(str, types)))}")
-    if not all(isinstance(part.get("text"), str) for part in parts):
-        raise ValueError(f"a message of {layout!r} holds a part of type text whose 'text' is not a string")
-
-
-def _string(row: Mapping[str, Any], field: str) -> str:
-    if field not in row:
-        raise ValueError(f"no field {field!r}; it has {describe_fields(row)}")
-    text = row[field]
-    if not isinstance(text, str):
-        raise ValueError(f"{field!r} is a {type(text).__name__}, not a string")
-    return text
-
-
-def describe_fields(row: Mapping[str, Any]) -> str:
-    """Return the field names of a row as a list for an error message."""
-    names = [repr(name)[:80] for name in row]
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no field"
-
-
-def _join(*texts: str) -> str:
-    return "\n".join(filter(None, texts))
+        input_text, empty = read_input(fields, skip=(layout,))
+        if layout == "instruction":  # a general instruction, and the question that it is about
+            asked = [text for text in strings_of(fields, _QUESTIONS) if text not in value and value not in text]
+            input_text = paragraphs([input_text, *asked]) if asked else input_text
+        context_field = next((fields[key][0] for key in INPUT if key in fields and key not in TASK_INPUT), "")
+        if layout == "instruction" and not value.strip() and any(strings_of(fields, TASK_INPUT)):
+            value, input_text = input_text, ""
+        exchange = Exchange(input_text) if layout == "text" else read_exchange(layout, fields, input_text)
+        if exchange.field and is_wrong(layout, fields):
+            rejected += exchange.outputs
+            wrong = f"the label of the row is false: {exchange.field!r} holds a rejected answer"
+            exchange = Exchange(input_text, (), exchange.field, wrong)
+        exchanges = (exchange,)
+    return ParsedRow(
+        name,
+        value,
+        exchanges,
+        turns=read_history(fields),
+        system=read_system(fields),
+        context_field=context_field if exchanges and exchanges[0].input else "",
+        tools=read_tools(fields),
+        reasoning=read_reasoning(fields),
+        rejected=rejected,
+        empty_inputs=empty,
+    )

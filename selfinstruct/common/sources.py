@@ -1,28 +1,50 @@
-"""Readers of row files: JSONL (optionally gzipped), Parquet, ``datasets`` directories and standard input.
+"""The reader of row files, for every command: text or columns, compressed or not, one file, a folder, or a run.
 
-``open_any`` also reads a run's dataset and a JSON array, ``open_lines`` plain text.
+The content decides about the format, and the ending only where the content can't: JSON lines, a JSON array, JSON
+objects one after the other, CSV, plain text, Parquet, Arrow, a ``datasets`` directory, and standard input.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import sys
-import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from selfinstruct.common.codec import loads
 from selfinstruct.common.files import describe_os_error, first_line, parse_jsonl
-from selfinstruct.common.rows import RowTexts
+from selfinstruct.common.row_texts import RowTexts
+from selfinstruct.common.streams import DAMAGES, decompress, parse_csv, parse_elements, utf8_lines
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
-__all__ = ["STDIO", "Source", "SourceRow", "open_any", "open_lines", "open_source"]
+__all__ = ["STDIO", "Source", "SourceRow", "open_rows"]
 
 STDIO = "-"
 BATCH = 1024  # rows that are read from a columnar file at once
+
+_COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+_DATA_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+_SPLITS = ("train", "test", "validation", "valid", "dev")
+_UNREADABLE = {
+    b"SQLite format 3": "an SQLite database; export its rows as CSV or JSON lines",
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook; unpack it, or save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save the sheet as CSV",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"%PDF": "a PDF document; extract its text",
+    b"ORC": "an ORC file; convert it to Parquet",
+    b"Obj\x01": "an Avro file; convert it to Parquet",
+    b"\x89HDF": "an HDF5 file; convert it to Parquet",
+    b"\x93NUMPY": "a NumPy array; write its rows as JSON lines",
+    b"\x80\x03": "a pickle, which is never loaded; write its rows as JSON lines",
+    b"\x80\x04": "a pickle, which is never loaded; write its rows as JSON lines",
+    b"\x80\x05": "a pickle, which is never loaded; write its rows as JSON lines",
+}
+"""First bytes of files that hold no rows for this reader, with the kind and the remedy."""
+_UNREADABLE_ENDINGS = {".yaml": "YAML", ".yml": "YAML", ".xml": "XML", ".html": "HTML", ".toml": "TOML"}
 
 
 @dataclass(slots=True)
@@ -31,7 +53,7 @@ class SourceRow:
 
     Attributes:
         number: Line number or row number, from 1.
-        raw: The bytes of its line, if the row came from a line and is unchanged.
+        raw: The bytes of its line, if the row came from a line of JSON and is unchanged.
         origin: The Arrow table that holds the row and its index there, if the row is unchanged.
     """
 
@@ -49,7 +71,7 @@ class Source:
     Attributes:
         rows: Iterator over the rows, with a ``DataError`` in place of each invalid line.
         where: Returns the location of a row for messages, given its number.
-        schema: The Arrow schema of columnar data; None for JSON.
+        schema: The Arrow schema of columnar data; None for text.
         total: Size in ``unit``, if known.
         done: Returns how much was read so far, in ``unit``.
     """
@@ -62,44 +84,58 @@ class Source:
     done: Callable[[], int] = lambda: 0
 
 
-def open_source(name: str) -> Source:
-    """Open a ``datasets`` directory, a ``.parquet`` file, or JSON lines.
+def open_rows(name: str | Path) -> Source:
+    """Open a file of rows, a folder of such files, a ``datasets`` directory, a run or its ``dataset`` folder, or ``-``.
 
     Raises:
-        UsageError: The file does not exist, or has another format.
+        UsageError: There is no such file, it holds no rows, or a run has no dataset; the message has the remedy.
+        DataError: A JSON array is invalid.
         MissingExtraError: The format needs the extra ``data``.
     """
-    if name == STDIO:
-        return _lines(sys.stdin.buffer, "stdin", None)
+    if str(name) == STDIO:
+        return _stream(open(sys.stdin.fileno(), "rb", closefd=False), "stdin", None)
     path = Path(name)
     try:
         if path.is_dir():
-            return _dataset(path)
-        if path.suffix == ".parquet":
-            return _parquet(path)
-        return _lines(path.open("rb"), name, path.stat().st_size)
+            return _directory(path)
+        if path.suffix.lower() in _COLUMNAR:
+            return _COLUMNAR[path.suffix.lower()](path)
+        file = path.open("rb")
+        for magic, open_columns in ((b"PAR1", _parquet), (b"ARROW1", _arrow)):
+            if file.peek(8).startswith(magic):
+                file.close()
+                return open_columns(path)
+        return _stream(file, str(path), path.stat().st_size)
     except OSError as error:
         raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
 
 
-def open_any(path: Path) -> Source:
-    """Open what ``open_source`` opens, a run directory or its ``dataset`` folder, or a JSON array in a ``.json`` file.
+def _directory(path: Path) -> Source:
+    if (dataset := _of_run(path)) is not None:
+        return open_rows(dataset)
+    if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
+        return _dataset(path)
+    files = sorted(file for file in path.iterdir() if file.is_file() and _ending(file) in _DATA_ENDINGS)
+    if any(_ending(file) != ".json" for file in files):  # a .json file among others describes them
+        files = [file for file in files if _ending(file) != ".json"]
+    kinds = {_ending(file) for file in files}
+    splits = {split for split in _SPLITS for file in files if file.name.lower().startswith(split)}
+    if not files:
+        raise UsageError(
+            f"{path} is neither a run of selfinstruct nor a datasets directory, and it holds no file of rows "
+            f"({', '.join(_DATA_ENDINGS)}); give a file in it"
+        )
+    if len(kinds) > 1 or len(splits) > 1:
+        raise UsageError(f"{path} holds {' and '.join(sorted(kinds if len(kinds) > 1 else splits))} files; give one")
+    return _chained([open_rows(file) for file in files])
 
-    Raises:
-        UsageError: The file does not exist, has another format, or the run has no dataset.
-        DataError: The JSON array is invalid.
-        MissingExtraError: The format needs the extra ``data``.
-    """
-    if path.is_dir():
-        if (dataset := _of_run(path)) is not None:
-            return open_source(str(dataset))
-        if not any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
-            raise UsageError(f"{path} is neither a run of selfinstruct nor a datasets directory; give a file in it")
-    if not path.exists():
-        raise UsageError(f"there is no file {path}")
-    if path.suffix == ".json" and (source := _array(path)) is not None:
-        return source
-    return open_source(str(path))
+
+def _ending(path: Path) -> str:
+    """Return the ending of a file's name in lower case, without the ending of a compression."""
+    name = path.name.lower()
+    for ending in _COMPRESSED_ENDINGS:
+        name = name.removesuffix(ending)
+    return Path(name).suffix
 
 
 def _of_run(path: Path) -> Path | None:
@@ -115,84 +151,154 @@ def _of_run(path: Path) -> Path | None:
     return None
 
 
-def open_lines(path: Path) -> Source:
-    """Open a text file (optionally gzipped) as one row with a ``text`` for each line that isn't blank.
+@dataclass(slots=True)
+class _Chain:
+    """Several sources as one, whose rows are numbered throughout."""
 
-    Raises:
-        UsageError: The file can't be read.
-    """
+    sources: list[Source]
+    offsets: list[int] = field(default_factory=list)
 
-    def parse(lines: Iterable[bytes], name: object) -> Iterator[tuple[int, bytes, Any]]:
-        for number, raw in enumerate(lines, start=1):
-            try:
-                text = (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode("utf-8").strip()
-            except UnicodeDecodeError as error:
-                yield number, raw, DataError(f"{name}:{number}: not UTF-8 at byte {error.start}")
-                continue
-            if text:
-                yield number, raw, {"text": text}
+    def rows(self) -> Iterator[SourceRow | DataError]:
+        last = 0
+        for source in self.sources:
+            offset = last
+            self.offsets.append(offset)
+            for row in source.rows:
+                if isinstance(row, SourceRow):
+                    row.number = last = offset + row.number
+                yield row
 
-    try:
-        return _lines(path.open("rb"), str(path), path.stat().st_size, parse)
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
-
-
-_Parse = Callable[[Iterable[bytes], object], Iterator[tuple[int, bytes, Any]]]
+    def where(self, number: int) -> str:
+        index = bisect_right(self.offsets, number - 1) - 1
+        return self.sources[index].where(number - self.offsets[index])
 
 
-def _lines(file: Any, name: str, size: int | None, parse: _Parse = parse_jsonl) -> Source:
-    head = file.peek(2)
-    if parse is parse_jsonl and head.lstrip()[:1] == b"[":
-        raise UsageError(f"{name} is a JSON array; give one object a line, as by: jq -c '.[]' {name}")
-    compressed = head[:2] == b"\x1f\x8b"
+def _chained(sources: list[Source]) -> Source:
+    if len(sources) == 1:
+        return sources[0]
+    schemas = [source.schema for source in sources]
+    schema = schemas[0] if all(each is not None and each.equals(schemas[0]) for each in schemas) else None
+    chained = _Chain(sources)
+    total = None if any(each.total is None for each in sources) else sum(each.total or 0 for each in sources)
+    return Source(chained.rows(), chained.where, schema, total, sources[0].unit,
+                  lambda: sum(source.done() for source in sources))  # fmt: skip
+
+
+def _stream(file: io.BufferedReader, name: str, size: int | None) -> Source:
+    """Open a text file or standard input."""
+    number, compression = 0, ""
 
     def rows() -> Iterator[SourceRow | DataError]:
-        number = 0
-        lines: IO[bytes] = io.BufferedReader(gzip.GzipFile(fileobj=file)) if compressed else file
+        nonlocal number
         try:
-            for number, raw, value in parse(lines, name):
-                yield value if isinstance(value, DataError) else SourceRow(number, value, raw.rstrip(b"\r\n"))
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            raise UsageError(f"{name} is damaged after line {number}: its gzip stream is cut or wrong") from None
-        except OSError as error:
-            raise UsageError(f"can't read {name}: {describe_os_error(error)}") from None
+            for row in text_rows:
+                number = row.number if isinstance(row, SourceRow) else number
+                yield row
+        except (*DAMAGES, OSError) as error:
+            if compression:
+                raise _damaged(name, number, compression) from None
+            raise UsageError(f"can't read {name}: {first_line(error)}") from None
         finally:
             if size is not None:
                 file.close()
 
-    def done() -> int:
-        return 0 if size is None or file.closed else file.tell()
-
-    return Source(rows(), lambda number: f"{name}:{number}", total=size, done=done)
-
-
-def _array(path: Path) -> Source | None:
-    """Open a JSON array of rows; return None if the file holds JSON lines."""
     try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
-    if content.lstrip()[:1] != b"[":
-        return None
+        stream, compression = decompress(file, name)
+        _refuse_unreadable(stream.peek(16)[:16], name, compression)
+        text_rows, by_line = _text_rows(stream, name)
+    except (*DAMAGES, OSError, UsageError) as error:
+        if size is not None:
+            file.close()
+        if not compression or isinstance(error, UsageError):
+            raise
+        raise _damaged(name, 0, compression) from None
+    return Source(
+        rows(),
+        lambda number: f"{name}:{number}" if by_line else f"{name}: row {number}",
+        total=size,
+        done=lambda: 0 if size is None or file.closed else file.tell(),
+    )
+
+
+def _damaged(name: str, number: int, compression: str) -> UsageError:
+    return UsageError(f"{name} is damaged after line {number}: its {compression} stream is cut or wrong")
+
+
+def _refuse_unreadable(head: bytes, name: str, compression: str) -> None:
+    kind = next((kind for magic, kind in _UNREADABLE.items() if head.startswith(magic)), "")
+    if head.startswith((b"PAR1", b"ARROW1")):  # read from an uncompressed file only
+        kind = f"a {compression or 'piped'} stream of columns; write it to an uncompressed file"
+    ending = _ending(Path(name))
+    if not kind and ending in _UNREADABLE_ENDINGS:
+        kind = f"{_UNREADABLE_ENDINGS[ending]}; write its rows as JSON lines"
+    if kind:
+        raise UsageError(f"{name} can't be read: it is {kind}")
+
+
+def _text_rows(stream: io.BufferedReader, name: str) -> tuple[Iterator[SourceRow | DataError], bool]:
+    """Return the rows of a text file, and whether their numbers are lines."""
+    lines = iter(utf8_lines(stream, name))
+    ending = _ending(Path(name))
+    if ending in (".csv", ".tsv"):
+        records = parse_csv(lines, name, "\t" if ending == ".tsv" else None)
+        return (value if isinstance(value, DataError) else SourceRow(line, value) for line, value in records), True
+    head: list[bytes] = []  # up to the second line that isn't blank, which shows how objects are separated
+    for line in lines:
+        head.append(line)
+        if sum(bool(each.strip()) for each in head) == 2:
+            break
+    lines = chain(head, lines)
+    start = [text for line in head if (text := line.removeprefix(b"\xef\xbb\xbf").strip())]
+    if ending == ".txt" and not (start and _is_object(start[0])):
+        return _plain_lines(lines, name), True
+    if start and (start[0][:1] == b"[" or _is_concatenated(start)):
+        return _elements(lines, name), False
+    return (
+        value if isinstance(value, DataError) else SourceRow(number, value, raw.rstrip(b"\r\n"))
+        for number, raw, value in parse_jsonl(lines, name)
+    ), True
+
+
+def _is_object(line: bytes) -> bool:
     try:
-        values = loads(content)
+        return isinstance(loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _is_concatenated(start: list[bytes]) -> bool:
+    """Return whether JSON objects span lines or share them, judging by the first two lines that aren't blank."""
+    if start[0][:1] != b"{" or _is_object(start[0]):
+        return False
+    if len(start) > 1 and start[1][:1] in (b'"', b"}"):
+        return True
+    try:
+        loads(start[0])
     except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
+        return "Extra data" in str(error) and b"}" in start[0][:-1]
+    return False
 
-    def where(number: int) -> str:
-        return f"{path}: row {number}"
 
-    def rows() -> Iterator[SourceRow | DataError]:
-        for number, value in enumerate(values, start=1):
-            is_row = isinstance(value, dict)
-            yield (
-                SourceRow(number, value)
-                if is_row
-                else DataError(f"{where(number)}: a JSON object is expected, found {type(value).__name__}")
-            )
+def _elements(lines: Iterable[bytes], name: str) -> Iterator[SourceRow | DataError]:
+    """Yield the objects of a JSON array, or JSON objects that span lines or share them."""
+    try:
+        text = b"".join(lines).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: not UTF-8 at byte {error.start}") from None
+    for number, raw, value in parse_elements(text, lambda number: f"{name}: row {number}"):
+        yield value if isinstance(value, DataError) else SourceRow(number, value, raw)
 
-    return Source(rows(), where, total=len(values), unit="rows")
+
+def _plain_lines(lines: Iterable[bytes], name: str) -> Iterator[SourceRow | DataError]:
+    """Yield one row with a ``text`` for each line that isn't blank."""
+    for number, raw in enumerate(lines, start=1):
+        try:
+            text = (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            yield DataError(f"{name}:{number}: not UTF-8 at byte {error.start}")
+            continue
+        if text:
+            yield SourceRow(number, {"text": text})
 
 
 def _parquet(path: Path) -> Source:
@@ -214,6 +320,23 @@ def _parquet(path: Path) -> Source:
             raise UsageError(f"can't read {path}: {first_line(error)}") from None
 
     return _columnar(tables(), str(path), file.schema_arrow, file.metadata.num_rows)
+
+
+def _arrow(path: Path) -> Source:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError:
+        raise MissingExtraError("pyarrow", "data") from None
+    try:
+        is_file = path.read_bytes()[:6] == b"ARROW1"
+        source = pyarrow.memory_map(str(path))
+        table = (pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UsageError(f"can't read {path}: it is not an Arrow file ({first_line(error)})") from None
+    return _columnar(
+        (table.slice(start, BATCH) for start in range(0, len(table), BATCH)), str(path), table.schema, len(table)
+    )
 
 
 def _dataset(path: Path) -> Source:
@@ -239,8 +362,27 @@ def _columnar(tables: Iterator[Any], name: str, schema: Any, total: int) -> Sour
     def rows() -> Iterator[SourceRow | DataError]:
         nonlocal number
         for table in tables:
-            for index, value in enumerate(table.to_pylist()):
+            for index, value in enumerate(_values(table)):
                 number += 1
-                yield SourceRow(number, value, origin=(table, index))
+                if isinstance(value, DataError):
+                    yield DataError(f"{name}: row {number}: {value}")
+                else:
+                    yield SourceRow(number, value, origin=(table, index))
 
     return Source(rows(), lambda row: f"{name}: row {row}", schema, total, "rows", lambda: number)
+
+
+def _values(table: Any) -> Iterator[dict[str, Any] | DataError]:
+    """Yield the rows of a table as Python values, an error in place of a row that has none (a date after 9999, say)."""
+    try:
+        yield from table.to_pylist()
+    except (ValueError, OverflowError):  # no row was yielded yet
+        for index in range(len(table)):
+            try:
+                (value,) = table.slice(index, 1).to_pylist()
+            except (ValueError, OverflowError) as error:
+                value = DataError(first_line(error))
+            yield value
+
+
+_COLUMNAR: dict[str, Callable[[Path], Source]] = {".parquet": _parquet, ".arrow": _arrow}

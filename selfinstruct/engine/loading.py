@@ -17,13 +17,15 @@ from selfinstruct.errors import UsageError
 from selfinstruct.ledger import Reader
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
-from selfinstruct.seeds import load_seeds, load_tasks, seeds_from_json
-from selfinstruct.strategies.abilities import BeginsWithTasks, ReadsDataFiles
+from selfinstruct.seeds import LoadedTasks, load_demonstrations, load_tasks, seeds_from_json
+from selfinstruct.strategies.abilities import BeginsWithTasks, ReadsDataFiles, SendsContext
 
 __all__ = ["add_data_files", "load_run_prompts", "load_run_seeds", "recorded_seeds"]
 
 
-def load_run_seeds(settings: Settings, methods: Sequence[Method], base: Reader | None, *, recorded: bool) -> list[Task]:
+def load_run_seeds(
+    settings: Settings, methods: Sequence[Method], base: Reader | None, *, recorded: bool
+) -> LoadedTasks:
     """Return the seed tasks.
 
     If a method works on its seeds one by one, they need no answer and may come from any dataset or run.
@@ -40,9 +42,12 @@ def load_run_seeds(settings: Settings, methods: Sequence[Method], base: Reader |
     path = builtin_seeds() if settings.seeds == "builtin" else Path(settings.seeds)
     missing = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
     if base is not None and (recorded or missing):
-        return recorded_seeds(base)
-    tasks_suffice = any(issubclass(method.kind, BeginsWithTasks) for method in methods)
-    return load_tasks(path) if tasks_suffice else load_seeds(path)
+        return LoadedTasks(recorded_seeds(base))
+    skip = settings.skip_malformed
+    if not any(issubclass(method.kind, BeginsWithTasks) for method in methods):
+        return load_demonstrations(path, skip_malformed=skip)
+    without_context = next((method.name for method in methods if not issubclass(method.kind, SendsContext)), "")
+    return load_tasks(path, skip_malformed=skip, without_context=without_context)
 
 
 def load_run_prompts(

@@ -28,7 +28,7 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
 from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_names
-from selfinstruct.strategies.abilities import default_target, schema_apis
+from selfinstruct.strategies.abilities import context_templates, default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
 from selfinstruct.version import SEMANTICS, __version__
@@ -51,6 +51,7 @@ class RunPlan:
         history: Provenance of a fork as stored in its ledger: ``until``, its first own request number; ``digest`` of
             the inherited outcomes; ``eras``, see ``Reader.eras``. None for other runs.
         methods: The methods of a mixed run; () for a run of one strategy.
+        notices: What was left out of the seed file, for the user.
     """
 
     settings: Settings
@@ -62,6 +63,7 @@ class RunPlan:
     user_settings: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Any] | None = None
     methods: tuple[Method, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @property
     def one_row_per_task(self) -> bool:
@@ -280,8 +282,11 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     capabilities = backend_spec(settings.backend).capabilities(backend_options)
     check_raw(settings.backend, capabilities, methods)
     quality, folder = settings.quality, Path(settings.prompts) if settings.prompts else None
-    seeds = load_run_seeds(settings, methods, base, recorded="seeds" in recorded)
+    loaded = load_run_seeds(settings, methods, base, recorded="seeds" in recorded)
+    seeds = tuple(loaded.tasks)
     names = {name: used for method in methods for name, used in method.templates.items()}
+    for method in methods:
+        names |= context_templates(method.kind, seeds)
     if quality is not None:
         check_reasoning(quality, methods)
         check_rubrics(quality, folder, () if base is None else base.templates())
@@ -296,7 +301,14 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     if "n" not in values and (rows := default_target(strategy, seeds)):
         settings = replace(settings, n=rows)
     return RunPlan(
-        settings, strategy_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
+        settings,
+        strategy_options,
+        backend_options,
+        seeds,
+        prompts,
+        strategy,
+        methods=methods if mixed else (),
+        notices=loaded.notices,
     )
 
 

@@ -27,6 +27,7 @@ class Settings:
         adapt: Whether the weights of a mixed run adapt to the yield of each method.
         backend: Name of the backend.
         seeds: Path of a seed file, or ``builtin``. A strategy that works on its seeds also accepts a dataset or a run.
+        skip_malformed: Leave rows of ``seeds`` that can't be read out, instead of refusing the file.
         prompts: Folder with templates that override built-in ones.
         seed: Seed of every random choice of the run.
         lag: Maximum number of requests between the last processed and the last numbered one. The default is 256, for
@@ -46,6 +47,7 @@ class Settings:
     adapt: bool = False
     backend: str = "llamacpp"
     seeds: str = "builtin"
+    skip_malformed: bool = False
     prompts: str | None = None
     seed: int = 0
     lag: int = 256

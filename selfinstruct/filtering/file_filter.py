@@ -12,13 +12,14 @@ from typing import IO, Any, Literal
 
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.files import write_atomic
-from selfinstruct.common.rows import RowTexts, texts_of
-from selfinstruct.common.sources import Source, SourceRow, open_source
+from selfinstruct.common.messages import parse_nested
+from selfinstruct.common.row_texts import RowTexts, texts_of
+from selfinstruct.common.sources import Source, SourceRow, open_rows
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filtering.options import FilterFileOptions
 from selfinstruct.filtering.sinks import check_sink, write_rows
-from selfinstruct.filtering.steps import Step, full_text, steps_of
-from selfinstruct.filters import Balance, DecidedRow, On, Pii, Pipeline, TextIndex, Verdict
+from selfinstruct.filtering.steps import Step, all_texts, full_text, steps_of
+from selfinstruct.filters import Balance, DecidedRow, On, Pii, Pipeline, Verdict
 from selfinstruct.filters.result import TEMPLATE_ROWS, TEMPLATE_SHARE
 from selfinstruct.verifiers import check_verifier, without_nulls
 
@@ -87,7 +88,7 @@ def filter_file(
     balance. A row that one filter drops is not offered to the next.
 
     Args:
-        source, output: Paths; ``-`` for the standard streams.
+        source, output: Paths; ``-`` for the standard streams. ``source`` may be anything that ``open_rows`` opens.
         options: The filters.
         report: Path of a JSONL file for the dropped (and flagged, and redacted) rows.
         on_malformed: Called with a message for each malformed row, which is skipped.
@@ -104,18 +105,18 @@ def filter_file(
     if report is not None and Path(report).exists() and not Path(report).is_file():
         raise UsageError(f"{report} is not a regular file")
     steps = steps_of(options)
-    opened = open_source(source)
+    opened = open_rows(source)
     with tempfile.TemporaryFile() as spool:
         file_pass = _FilePass(opened, options, steps, None if report is None else spool, on_malformed)
         with nullcontext() if show is None else show(file_pass.progress):
-            write_rows(output, file_pass.rows(), opened.schema)
+            converted = write_rows(output, file_pass.rows(), opened.schema)
         if report is not None:
             spool.seek(0)
             write_atomic(Path(report), iter(lambda: spool.read(CHUNK), b""))
-    labels = [step.label for step in steps]
+    labels = [step.label for step in steps if step.label]
     if options.balance is not None:
         labels.append(f"balance {options.balance[0]} {options.balance[1]:g}")
-    return FilterSummary(file_pass.progress, tuple(labels), tuple(file_pass.notices()))
+    return FilterSummary(file_pass.progress, tuple(labels), (*file_pass.notices(), *converted))
 
 
 class _FilePass:
@@ -133,6 +134,7 @@ class _FilePass:
         self._source = source
         self._options = options
         self._steps = steps
+        self._reads_answer = any(step.reads_answer for step in steps)
         self._spool = spool
         self._on_malformed = on_malformed
         self._pii = Pii() if options.pii in ("flag", "redact") else None
@@ -204,6 +206,8 @@ class _FilePass:
         """
         options = self._options
         texts = texts_of(value, options.column, options.output_column)
+        if self._reads_answer and texts.answer_problem:
+            raise ValueError(texts.answer_problem)
         if options.verify and (verifier := without_nulls(value.get("verifier"))) is not None:
             check_verifier(verifier)
         if options.balance is not None:
@@ -221,7 +225,7 @@ class _FilePass:
 
     def _drop(self, row: SourceRow, step: Step, verdict: Verdict) -> None:
         self.progress.dropped[verdict.filter, verdict.reason] += 1
-        if verdict.nearest is not None and isinstance(step.filter, TextIndex):
+        if verdict.nearest is not None and step.compares:
             self._groups[verdict.filter, verdict.nearest] += 1
         text = (step.reported or step.text)(row)
         if isinstance(step.filter, Pii):  # secrets must not appear in the report
@@ -251,13 +255,19 @@ class _FilePass:
         if not kinds:
             return row
         self.progress.marked += 1
-        self._report(row, Verdict(pii.name, True, detail={"kinds": dict(kinds)}), pii.redact(full_text(row))[0])
+        self._report(row, Verdict(pii.name, True, detail={"kinds": dict(kinds)}), pii.redact(all_texts(row))[0])
         return row if self._options.pii == "flag" else SourceRow(row.number, value)
 
 
 def _redacted(value: Any, pii: Pii, kinds: Counter[str]) -> Any:
     """Return a JSON value with every string in it redacted, and count the kinds of matches in ``kinds``."""
     if isinstance(value, str):
+        inner: Counter[str] = Counter()
+        if (nested := parse_nested(value)) is not None:  # JSON in a string, whose escapes may hide a match
+            redacted = _redacted(nested, pii, inner)
+            if inner:
+                kinds.update(inner)
+                return dumps(redacted)
         text, spans = pii.redact(value)
         kinds.update(span.kind for span in spans)
         return text

@@ -41,6 +41,7 @@ class FilterFileOptions:
         output_column: The field with the answer; None detects it.
         tokenizer: Tokenizer of ``rouge``; see ``NoveltyIndex``.
         verify: Drop rows whose answer fails their own ``verifier``.
+        skip_malformed: Skip benchmark items that can't be read, instead of refusing their file.
     """
 
     rouge: float | None = None
@@ -64,6 +65,7 @@ class FilterFileOptions:
     output_column: str | None = None
     tokenizer: Tokenizer = "auto"
     verify: bool = False
+    skip_malformed: bool = False
 
     @property
     def any_filter(self) -> bool:

@@ -5,15 +5,18 @@ A file appears only once it is complete. Unchanged rows keep their bytes (JSON t
 
 from __future__ import annotations
 
+import base64
 import datetime
-import decimal
 import io
+import math
 import shutil
 import sys
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,7 @@ def check_sink(name: str) -> str:
         return "stdout"
     path = Path(name)
     endings = {".jsonl": "jsonl", ".json": "jsonl", ".gz": "gzip", ".parquet": "parquet", "": "datasets"}
-    kind = "datasets" if name.endswith("/") else endings.get(path.suffix)
+    kind = "datasets" if name.endswith("/") else endings.get(path.suffix.lower())
     if kind is None:
         raise UsageError(
             f"{name}: the ending implies no format; use .jsonl, .jsonl.gz or .parquet, or / for a datasets directory"
@@ -59,51 +62,78 @@ def check_sink(name: str) -> str:
     return kind
 
 
-def write_rows(name: str, rows: Iterator[SourceRow], schema: Any = None) -> None:
+def write_rows(name: str, rows: Iterator[SourceRow], schema: Any = None) -> list[str]:
     """Write rows as they arrive.
+
+    JSON has neither bytes nor NaN nor dates: bytes are written as base64, NaN and infinities as null, and dates,
+    decimals and durations as text.
 
     Args:
         name: Path of the output, or ``-``; see ``check_sink``.
         rows: The rows.
         schema: The Arrow schema of the source, if it has one.
 
+    Returns:
+        A notice for each field whose values were converted for JSON.
+
     Raises:
         DataError: A row cannot be written in this format.
         SelfInstructError: The file cannot be written; an existing one is left unchanged.
     """
-    kind, path = check_sink(name), Path(name)
+    kind, path, encoder = check_sink(name), Path(name), _JsonLines()
     if kind == "stdout":
         for row in rows:
-            sys.stdout.buffer.write(_line(row))
+            sys.stdout.buffer.write(encoder.line(row))
         sys.stdout.buffer.flush()
     elif kind == "jsonl":
-        write_atomic(path, map(_line, rows))
+        write_atomic(path, map(encoder.line, rows))
     elif kind == "gzip":
-        write_atomic(path, _zipped(map(_line, rows)))
+        write_atomic(path, _zipped(map(encoder.line, rows)))
     elif kind == "parquet":
-        write_atomic(path, _parquet(rows, schema))
+        write_atomic(path, _parquet(rows, schema, encoder))
     else:
-        _write_dataset(path, rows, schema)
+        _write_dataset(path, rows, schema, encoder)
+    return encoder.notices()
 
 
-def _line(row: SourceRow) -> bytes:
-    if row.raw is not None:
-        return row.raw + b"\n"
-    try:
-        return dumps(_plain(row.value)).encode() + b"\n"
-    except (TypeError, ValueError) as error:
-        raise DataError(f"row {row.number} can't be written as JSON: {error}; write Parquet instead") from None
+@dataclass(slots=True)
+class _JsonLines:
+    """Writes rows as lines of JSON, and counts the values that JSON can't hold by field and kind."""
 
+    converted: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-def _plain(value: Any) -> Any:
-    """Convert Arrow's values to JSON values."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    return str(value) if isinstance(value, decimal.Decimal) else value
+    def line(self, row: SourceRow) -> bytes:
+        """Return a row as a line.
+
+        Raises:
+            DataError: A text holds a lone surrogate, which UTF-8 can't encode.
+        """
+        if row.raw is not None:
+            return row.raw + b"\n"
+        try:
+            return dumps({name: self._plain(name, value) for name, value in row.value.items()}).encode() + b"\n"
+        except (TypeError, ValueError) as error:
+            raise DataError(f"row {row.number} can't be written as JSON: {error}; write Parquet instead") from None
+
+    def notices(self) -> list[str]:
+        """Return one line for each field and kind of conversion."""
+        return [f"{name!r}: {count:,} values ({kind})" for (name, kind), count in self.converted.items()]
+
+    def _plain(self, name: str, value: Any) -> Any:
+        if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+            return value
+        if isinstance(value, dict):
+            return {str(key): self._plain(name, item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._plain(name, item) for item in value]
+        if isinstance(value, float):
+            self.converted[name, "NaN or infinite, written as null"] += 1
+            return None
+        if isinstance(value, bytes):
+            self.converted[name, "bytes, written as base64"] += 1
+            return base64.b64encode(value).decode()
+        is_time = isinstance(value, datetime.date | datetime.time)
+        return value.isoformat() if is_time else str(value)  # decimals, durations and UUIDs
 
 
 def _zipped(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -113,13 +143,13 @@ def _zipped(lines: Iterable[bytes]) -> Iterator[bytes]:
     yield compressor.flush()
 
 
-def _tables(rows: Iterator[SourceRow], schema: Any) -> Iterator[Any]:
+def _tables(rows: Iterator[SourceRow], schema: Any, encoder: _JsonLines) -> Iterator[Any]:
     """Yield the schema, then the rows as Arrow tables with this schema."""
     import pyarrow
 
     if schema is None:
         with tempfile.TemporaryFile() as spool:
-            schema = _spooled(rows, spool)
+            schema = _spooled(rows, spool, encoder)
             yield schema
             spool.seek(0)
             while lines := list(islice(spool, GROUP)):
@@ -136,13 +166,13 @@ def _tables(rows: Iterator[SourceRow], schema: Any) -> Iterator[Any]:
         yield pyarrow.concat_tables(parts)
 
 
-def _spooled(rows: Iterator[SourceRow], spool: Any) -> Any:
+def _spooled(rows: Iterator[SourceRow], spool: Any, encoder: _JsonLines) -> Any:
     """Write JSON rows to a temporary file and return the schema that fits all of them, up to the last row."""
     import pyarrow
 
     schema = pyarrow.schema([])
     while group := list(islice(rows, GROUP)):
-        spool.writelines(map(_line, group))
+        spool.writelines(map(encoder.line, group))
         names = dict.fromkeys(name for row in group for name in row.value)
         for name in names:
             try:
@@ -180,10 +210,10 @@ class _Buffer(io.RawIOBase):
         return b"".join(pieces)
 
 
-def _parquet(rows: Iterator[SourceRow], schema: Any) -> Iterator[bytes]:
+def _parquet(rows: Iterator[SourceRow], schema: Any, encoder: _JsonLines) -> Iterator[bytes]:
     import pyarrow.parquet
 
-    tables, buffer = _tables(rows, schema), _Buffer()
+    tables, buffer = _tables(rows, schema, encoder), _Buffer()
     with pyarrow.parquet.ParquetWriter(buffer, next(tables)) as writer:
         for table in tables:
             writer.write_table(table)
@@ -191,7 +221,7 @@ def _parquet(rows: Iterator[SourceRow], schema: Any) -> Iterator[bytes]:
     yield buffer.take()
 
 
-def _write_dataset(path: Path, rows: Iterator[SourceRow], schema: Any) -> None:
+def _write_dataset(path: Path, rows: Iterator[SourceRow], schema: Any, encoder: _JsonLines) -> None:
     import datasets
     import pyarrow
 
@@ -200,7 +230,7 @@ def _write_dataset(path: Path, rows: Iterator[SourceRow], schema: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        tables, rough, fine = _tables(rows, schema), f"{folder}/rows.arrow", f"{folder}/dataset"
+        tables, rough, fine = _tables(rows, schema, encoder), f"{folder}/rows.arrow", f"{folder}/dataset"
         schema = next(tables)
         with pyarrow.OSFile(rough, "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
             for table in tables:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from selfinstruct.common.codec import dumps
-from selfinstruct.common.rows import RowTexts, texts_of
-from selfinstruct.common.sources import STDIO, SourceRow, open_lines, open_source
+from selfinstruct.common.messages import parse_nested
+from selfinstruct.common.row_texts import RowTexts, texts_of
+from selfinstruct.common.sources import STDIO, SourceRow, open_rows
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filtering.options import FilterFileOptions
 from selfinstruct.filters import (
@@ -34,9 +34,10 @@ from selfinstruct.filters import (
 )
 from selfinstruct.filters.base import Reads
 from selfinstruct.filters.perplexity import load_scorer
+from selfinstruct.reasons import RejectReason
 from selfinstruct.verifiers import verify, without_nulls
 
-__all__ = ["Step", "full_text", "steps_of"]
+__all__ = ["Step", "all_texts", "full_text", "steps_of"]
 
 Text = Callable[[SourceRow], str]
 
@@ -47,15 +48,22 @@ class Step:
 
     Attributes:
         filter: The filter.
-        label: Name and setting, for the summary.
+        label: Name and setting, for the summary; "" for a step that belongs to the next one.
         text: Returns the text that the filter decides on.
         reported: Returns the text for the report; None for the text that the filter decides on.
+        compares: Whether the filter compares rows, so that a rejection names a row.
     """
 
     filter: Filter | TextIndex
     label: str
     text: Text
     reported: Text | None = None
+    compares: bool = False
+
+    @property
+    def reads_answer(self) -> bool:
+        """Whether the filter decides on the answer, which must be readable then."""
+        return self.text in (_answer_of, _verifier_and_answer, _prompt_and_answer)
 
 
 def steps_of(options: FilterFileOptions) -> list[Step]:
@@ -85,10 +93,10 @@ def _rules(options: FilterFileOptions) -> Iterator[Step]:
         languages.verdict("")  # fails before any row is read if lingua is missing or a code is unknown
         yield _step(languages, f"language {', '.join(options.language)}")
     if options.pii == "drop":
-        yield _step(Pii(), "pii")
+        yield Step(Pii(), "pii", all_texts)
     if options.decontaminate:
-        ids, items = _items(options.decontaminate)
-        yield _step(Decontaminator(items, ids), f"decontamination from {len(items):,} items")
+        ids, items = _items(options.decontaminate, skip_malformed=options.skip_malformed)
+        yield Step(Decontaminator(items, ids), f"decontamination from {len(items):,} items", _scope_and_body)
     for plugin in options.plugins:
         yield _step(plugin, plugin.name)
     if options.verify:
@@ -112,11 +120,22 @@ def _models(options: FilterFileOptions) -> Iterator[Step]:
 
 def _indexes(options: FilterFileOptions) -> Iterator[Step]:
     if options.rouge is not None:
-        yield Step(NoveltyIndex(options.rouge, options.tokenizer), f"rouge {options.rouge:g}", _instruction_of)
+        yield from _compared(NoveltyIndex(options.rouge, options.tokenizer), options.rouge, _instruction_of)
     if options.minhash is not None:
-        yield Step(NearDuplicateIndex(options.minhash), f"minhash {options.minhash:g}", full_text)
+        yield from _compared(NearDuplicateIndex(options.minhash), options.minhash, _body_of)
     if options.semantic is not None:
-        yield Step(SemanticIndex(options.semantic, options.embedder), f"semantic {options.semantic:g}", _instruction_of)
+        yield from _compared(SemanticIndex(options.semantic, options.embedder), options.semantic, _instruction_of)
+
+
+def _compared(index: TextIndex, threshold: float, text: Text) -> Iterator[Step]:
+    """Yield the step that rejects blank texts, and the one that compares the others in their scope."""
+
+    def scoped_text(row: SourceRow) -> str:
+        return dumps([str(row.number), _texts_of(row).scope, text(row)])
+
+    reported = full_text if text is _body_of else text
+    yield Step(_HasText(index.name), "", text, reported)
+    yield Step(_Scoped(index.name, index), f"{index.name} {threshold:g}", scoped_text, reported, compares=True)
 
 
 def _step(member: Filter, label: str) -> Step:
@@ -127,21 +146,29 @@ def _bounds(low: float, high: float) -> str:
     return f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more"
 
 
-def _items(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return ids and texts of benchmark items; a text file holds one item per line."""
+def _items(names: Iterable[str], *, skip_malformed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return ids and texts of benchmark items; a text file holds one item per line.
+
+    Raises:
+        DataError: An item can't be read, and ``skip_malformed`` is off.
+        UsageError: A file can't be read, or there is no item.
+    """
     ids: list[str] = []
     items: list[str] = []
     for name in names:
         if name == STDIO:
             raise UsageError("benchmark items are read from files, not from standard input")
-        opened = open_source(name) if Path(name).suffix != ".txt" else open_lines(Path(name))
+        opened = open_rows(name)
         for row in opened.rows:
-            if isinstance(row, DataError):
-                raise row
             try:
+                if isinstance(row, DataError):
+                    raise row
                 item = texts_of(row.value).prompt
-            except ValueError as error:
-                raise DataError(f"{opened.where(row.number)}: {error}") from None
+            except (DataError, ValueError) as error:
+                if skip_malformed:
+                    continue
+                message = error if isinstance(row, DataError) else f"{opened.where(row.number)}: {error}"
+                raise DataError(str(message)) from None
             if item.strip():
                 ids.append(opened.where(row.number))
                 items.append(item)
@@ -164,8 +191,36 @@ def _answer_of(row: SourceRow) -> str:
 
 
 def full_text(row: SourceRow) -> str:
-    """Return all texts of a row except system messages."""
+    """Return all texts of a row except its system prompt and its tools."""
     return _texts_of(row).full_text
+
+
+def _body_of(row: SourceRow) -> str:
+    return _texts_of(row).body
+
+
+def _scope_and_body(row: SourceRow) -> str:
+    texts = _texts_of(row)
+    return "\n".join(filter(None, (texts.scope, texts.body)))
+
+
+def all_texts(row: SourceRow) -> str:
+    """Return every string in a row, at any depth and in any field, one per line."""
+    return "\n".join(_strings(row.value))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        nested = parse_nested(value)
+        yield value
+        if nested is not None:  # its strings without the escapes of JSON
+            yield from _strings(nested)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
 
 
 TEXTS: Mapping[Reads, Text] = {"row": full_text, "instruction": _instruction_of, "output": _answer_of}
@@ -204,3 +259,75 @@ class _RowIfd(Filter):
         """Decide on each text."""
         pairs = [json.loads(text) for text in texts]
         return self.difficulty.decide([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+
+
+@dataclass(frozen=True)
+class _HasText(Filter):
+    """Rejects a blank text, which an index would take for a duplicate of every other blank text.
+
+    Attributes:
+        index: Name of the index that follows, as whose verdict the rejection is reported.
+    """
+
+    name: ClassVar[str] = "has_text"
+    index: str
+
+    def verdict(self, text: str) -> Verdict:
+        """Decide on one text."""
+        kept = bool(text.strip())
+        return Verdict(self.index, kept, "" if kept else RejectReason.NOTHING_TO_JUDGE)
+
+
+@dataclass(frozen=True)
+class _Scoped(Filter):
+    """An index that compares a row with the rows whose scopes are near-duplicates of its own.
+
+    A scope (``RowTexts.scope``) is often longer than the row's own text and shared by many rows. It is therefore
+    compared by itself: in one text with the row it would make different rows alike, and without it the same question
+    about two passages, or under two system prompts, would count as one row.
+
+    Attributes:
+        index_name: Name of the index, as whose verdict a rejection is reported.
+        index: The index of the rows without a scope; the others have its settings.
+    """
+
+    name: ClassVar[str] = "scoped"
+    index_name: str
+    index: TextIndex = field(repr=False, compare=False)
+    _scopes: NearDuplicateIndex = field(default_factory=NearDuplicateIndex, init=False, repr=False, compare=False)
+    _group_of: dict[str, str] = field(default_factory=lambda: {"": ""}, init=False, repr=False, compare=False)
+    _indexes: dict[str, TextIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _single: dict[str, tuple[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def decide(self, texts: Sequence[str]) -> list[Verdict]:
+        """Decide on JSON texts of a row's number, its scope and the text to compare."""
+        rows = [json.loads(text) for text in texts]
+        self._group([scope for _, scope, _ in rows])
+        members: dict[str, list[int]] = {}
+        for position, (_, scope, _) in enumerate(rows):
+            members.setdefault(self._group_of[scope], []).append(position)
+        verdicts: dict[int, Verdict] = {}
+        for group, positions in members.items():
+            batch = [(rows[position][0], rows[position][2]) for position in positions]
+            verdicts.update(zip(positions, self._offer(group, batch), strict=True))
+        return [verdicts[position] for position in range(len(rows))]
+
+    def _group(self, scopes: Sequence[str]) -> None:
+        """Assign new scopes to the group of the nearest earlier scope, or to groups of their own."""
+        new = [scope for scope in dict.fromkeys(scopes) if scope not in self._group_of]
+        names = [str(len(self._group_of) + number) for number in range(len(new))]
+        for scope, name, verdict in zip(new, names, self._scopes.offer_many(new, names), strict=True):
+            self._group_of[scope] = name if verdict.kept else str(verdict.nearest)
+
+    def _offer(self, group: str, rows: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """Offer numbers and texts to the index of a group, which is made for the second row: most groups have one."""
+        index = self.index if group == "" else self._indexes.get(group)
+        if index is None:
+            if len(rows) == 1 and group not in self._single:
+                self._single[group] = rows[0]
+                return [Verdict(self.index_name, True)]
+            index = self._indexes[group] = self.index.empty(self.index.threshold)
+            if group in self._single:
+                number, text = self._single.pop(group)
+                index.add(text, number)
+        return index.offer_many([text for _, text in rows], [number for number, _ in rows])

@@ -136,7 +136,8 @@ class Candidate:
         on_accept: Request that is queued if the candidate is kept.
         on_reject: Request that is queued if the candidate is rejected.
         system: System prompt of the row; "" for none.
-        messages: All messages of a conversation of more than one round; the first one is the instruction.
+        messages: All messages of a conversation of more than one round; the first one is the instruction, or the last
+            question is, if the earlier rounds came with the task.
         columns: Further fields of the exported row, by name, apart from the fields of training formats.
         pair: The rejected answer, for preference data.
         verifier: Verifier specification; rows whose output fails it are rejected.
@@ -249,6 +250,8 @@ class Task:
         id: The seed's own id, or the candidate's (``"17.2"``).
         is_classification: None where it is unknown.
         verifier: Verifier specification for answers (``verifiers``).
+        system: System prompt under which the task is answered; "" for none.
+        history: Earlier messages of the conversation in which the task is asked.
     """
 
     id: str
@@ -258,3 +261,5 @@ class Task:
     name: str = ""
     domain: str = ""
     verifier: Mapping[str, Json] | None = None
+    system: str = ""
+    history: tuple[Message, ...] = ()

@@ -86,7 +86,7 @@ def export(folder: Path, name: str | None = None, path: Path | None = None) -> E
             )
         else:
             state = RunState.from_ledger(plan, reader, checkpoint=VerdictCache(folder, plan).load(reader))
-    name = name or row_format(plan.strategy)
+    name = name or _default_format(plan)
     return _write(state, name, path or folder / DATASET / f"{name}.jsonl", filtered)
 
 
@@ -120,7 +120,7 @@ def update_dataset(folder: Path, plan: RunPlan, state: RunState, name: str | Non
         The file in the format ``name``.
     """
     dataset = folder / DATASET
-    name = name or row_format(plan.strategy)
+    name = name or _default_format(plan)
     written = {}
     for each in sorted([*FORMATS, PREFERENCE]):
         path = dataset / f"{each}.jsonl"
@@ -130,6 +130,11 @@ def update_dataset(folder: Path, plan: RunPlan, state: RunState, name: str | Non
             written[each] = _write(state, each, path)
     write_atomic(dataset / "manifest.json", [_manifest(plan, state, list(written.values()))])
     return written[name]
+
+
+def _default_format(plan: RunPlan) -> str:
+    """Return the format of a run's dataset: messages where tasks have earlier rounds, which Alpaca rows can't hold."""
+    return "messages" if any(task.history for task in plan.seeds) else row_format(plan.strategy)
 
 
 def _write(state: RunState, name: str, path: Path, filtered: list[FilterOutcome] | None = None) -> ExportResult:

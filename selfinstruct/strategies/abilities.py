@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.prompts import Api
@@ -26,7 +26,9 @@ __all__ = [
     "ReadsDataFiles",
     "RecoversFailures",
     "ResolvesOptions",
+    "SendsContext",
     "UsesSchemas",
+    "context_templates",
     "data_files",
     "default_target",
     "discover_options",
@@ -47,6 +49,16 @@ class BeginsWithTasks:
     The tasks need no answer then, and any dataset or finished run can take the place of the seed file (``--from``).
     Each request that starts work on a task sets ``Request.item`` to its index.
     """
+
+
+class SendsContext:
+    """Marks a strategy that sends a task's system prompt and its earlier rounds, and keeps them in the row.
+
+    Attributes:
+        context_templates: Further templates, with their variables, of runs in which a task has earlier rounds.
+    """
+
+    context_templates: ClassVar[Mapping[str, frozenset[str]]]
 
 
 class NeedsRawPrompts:
@@ -177,6 +189,11 @@ def resolve_options(kind: type[Strategy], options: object) -> object:
 def templates_for(kind: type[Strategy], options: object) -> Mapping[str, frozenset[str]]:
     """Return the templates that a strategy needs under these options."""
     return kind.templates_for(options) if issubclass(kind, ChoosesTemplates) else kind.templates
+
+
+def context_templates(kind: type[Strategy], seeds: Sequence[Task]) -> Mapping[str, frozenset[str]]:
+    """Return the further templates that a strategy needs for tasks with earlier rounds."""
+    return kind.context_templates if issubclass(kind, SendsContext) and any(task.history for task in seeds) else {}
 
 
 def schema_apis(strategy: Strategy, api: Api) -> frozenset[Api]:

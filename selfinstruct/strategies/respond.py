@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from selfinstruct.common.codec import Json
 from selfinstruct.common.files import read_text
@@ -22,13 +22,24 @@ from selfinstruct.filters.instances import COLONS
 from selfinstruct.parse import collapse, content_span, split_reasoning
 from selfinstruct.prompts import Prompts
 from selfinstruct.reasons import RejectReason
-from selfinstruct.records import Candidate, Completion, PromptMessage, Received, Request, Sampling, Task, Verdict
+from selfinstruct.records import (
+    Candidate,
+    Completion,
+    Message,
+    PromptMessage,
+    Received,
+    Request,
+    Sampling,
+    Task,
+    Verdict,
+)
 from selfinstruct.strategies.abilities import (
     BeginsWithTasks,
     ChecksAnswers,
     ChoosesFormat,
     ChoosesTarget,
     ResolvesOptions,
+    SendsContext,
 )
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.contexts import context_json, read_context
@@ -89,17 +100,19 @@ class AnswerContext:
     """Context of the stage ``answer``: everything of the row except its output.
 
     Attributes:
-        system: The drawn system prompt; "" for none.
+        system: The task's own system prompt, or the drawn one; "" for none.
         verifier: The task's verifier specification.
+        history: Role and content of each message before the task; None for none.
     """
 
     instruction: str
     input: str
     system: str
     verifier: Mapping[str, Json] | None = None
+    history: tuple[tuple[Literal["user", "assistant"], str], ...] | None = None
 
 
-class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTarget, ResolvesOptions):
+class Respond(Strategy, BeginsWithTasks, SendsContext, ChecksAnswers, ChoosesFormat, ChoosesTarget, ResolvesOptions):
     """Rows from the tasks of a file, in order: each task with the model's answer."""
 
     name: ClassVar[str] = "respond"
@@ -110,6 +123,7 @@ class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTa
         "respond/raw": frozenset({"system", "task"}),
         "respond/raw-reason": frozenset({"system", "task"}),
     }
+    context_templates: ClassVar[Mapping[str, frozenset[str]]] = {"respond/earlier": frozenset({"text"})}
     # Every task is to be answered, regardless of its form and of similar tasks: a correction may well be close to its
     # input. `selfinstruct filter` removes duplicates afterwards.
     defaults: ClassVar[Mapping[str, Any]] = {
@@ -154,22 +168,30 @@ class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTa
         task = view.seeds[item]
         instruction, task_input = _fields(task)
         system = rng.choice(self._systems) if self._systems else ""
-        turns, sampling = self._prompt(user_text(instruction, task_input), system)
-        context = context_json(AnswerContext(instruction, task_input, system, task.verifier))
+        system = task.system or system
+        turns, sampling = self._prompt(user_text(instruction, task_input), system, task.history)
+        history = tuple((message.role, message.content) for message in task.history) or None
+        context = context_json(AnswerContext(instruction, task_input, system, task.verifier, history))
         return Request("answer", turns, sampling, context, item=item, demonstrations=(task.id,))
 
-    def _prompt(self, task: str, system: str) -> tuple[tuple[PromptMessage, ...], Sampling]:
+    def _prompt(self, task: str, system: str, history: Sequence[Message]) -> tuple[tuple[PromptMessage, ...], Sampling]:
         reasoning = self.options.reasoning
         stage = self.options.reason if reasoning else self.options.answer
         if stage.is_raw(self.prompts):
-            variables = {"system": f"{system}\n\n" if system else "", "task": task}
+            names = {"user": "Question", "assistant": "Answer"} if reasoning else {"user": "### Task", "assistant":
+                     "### Answer"}  # fmt: skip
+            separator = ": " if reasoning else "\n"
+            rounds = [f"{names[message.role]}{separator}{message.content}\n\n" for message in history]
+            opening_text = "".join([f"{system}\n\n" if system else "", *rounds])
+            variables = {"system": opening_text, "task": task}
             turn = self.prompts.turn("prompt", "respond/raw-reason" if reasoning else "respond/raw", variables)
             # A base model continues after its answer by inventing another task.
             return (turn,), stage.sampling("\nQuestion:" if reasoning else "\n### Task")
         turn = self.prompts.turn("user", "respond/reason" if reasoning else "respond/answer", {"task": task})
         system = system or self.options.default_system
         opening = (self.prompts.turn("system", "respond/system", {"system": system}),) if system else ()
-        return (*opening, turn), stage.sampling()
+        earlier = [self.prompts.turn(message.role, "respond/earlier", {"text": message.content}) for message in history]
+        return (*opening, *earlier, turn), stage.sampling()
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:  # noqa: ARG002
         """Take the complete answer as one row; with ``reasoning``, the part after the reasoning."""
@@ -194,6 +216,7 @@ class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTa
             output=output,
             span=span,
             system=context.system,
+            messages=_messages(context, output),
             columns=columns,
             verifier=context.verifier,
             verdicts=(Verdict("answer", not reason, reason),),
@@ -203,6 +226,15 @@ class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTa
     def reject_reason(self, row: Candidate, text: str) -> str:
         """Return the reason code for an answer that repeats the task."""
         return RejectReason.TASK_REPEATED if _is_same(text, user_text(row.instruction, row.input)) else ""
+
+
+def _messages(context: AnswerContext, output: str) -> tuple[Message, ...]:
+    """Return all messages of a row whose task has earlier rounds; () for a row of one round."""
+    if context.history is None:
+        return ()
+    earlier = (Message(role, content) for role, content in context.history)
+    question = user_text(context.instruction, context.input)
+    return (*earlier, Message("user", question), Message("assistant", output))
 
 
 def _fields(task: Task) -> tuple[str, str]:

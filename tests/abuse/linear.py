@@ -6,6 +6,7 @@ it. The kernel kills the process if a case takes more than SECONDS of CPU time; 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
 from selfinstruct.backends.openai.keys import redacted, without_key
 from selfinstruct.common.codec import loads
-from selfinstruct.common.rows import texts_of
+from selfinstruct.common.row_texts import texts_of
 from selfinstruct.filters import (
     Balance,
     Boilerplate,
@@ -201,6 +202,9 @@ def _codec(text: str) -> None:
             continue
     texts_of({"instruction": text, "output": text})
     texts_of({"messages": [{"role": "user", "content": text}]})
+    for row in ({"text": text}, {"instruction": "Go.", "input": text, "context": text}, {"conversations": text}):
+        with contextlib.suppress(ValueError):
+            texts_of(row)
 
 
 def _server(text: str) -> None:

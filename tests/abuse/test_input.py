@@ -21,7 +21,7 @@ from selfinstruct import generate
 from selfinstruct.common.codec import canonical, loads
 from selfinstruct.common.formats import FORMATS, user_text
 from selfinstruct.common.rng import Rng, derive
-from selfinstruct.common.sources import open_source
+from selfinstruct.common.sources import open_rows
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Instance
 from selfinstruct.runs.export import export
@@ -138,6 +138,8 @@ def test_a_bad_line_is_reported_with_file_and_line_and_the_others_are_kept(
     found = read_examples(path)
     assert [example.name for example in found.examples] == [f"{path}:1", f"{path}:4"]
     told_once(Said(0, "\n".join(found.skipped)), where)
+    if kind == "two values":  # alone, the line is two objects one after the other
+        return
     path.write_bytes(line_with(BAD[kind]) + b"\n")
     said = finetune("train", "--model", tiny_model_folder, "--data", path, "--dry-run")
     assert said.code == 2
@@ -148,7 +150,7 @@ def test_a_bad_line_is_reported_with_file_and_line_and_the_others_are_kept(
     array = tmp_path / "rows.json"
     array.write_bytes(b"[" + GOOD[0] + b",\n" + line_with(BAD[kind]) + b"]")
     said = finetune("train", "--model", tiny_model_folder, "--data", array, "--dry-run")
-    assert said.code == 2
+    assert said.code == 2 or f"  {array}: row 2: " in said.output
     assert str(array) in said.output
     assert len(said.output) < 1000
 
@@ -186,9 +188,9 @@ def test_every_bad_line_from_a_pipe_is_reported(tmp_path: Path, promise: Promise
         (b"\xef\xbb\xbf" + GOOD[0] + b"\r\n\r\n" + GOOD[1] + b"\r\n", 2),
         (b"\n\n" + GOOD[0] + b"\n\n" + GOOD[1], 2),
         (b"\x00" * 1000, -1),
-        (GOOD[0].decode().encode("utf-16"), -1),
-        (GOOD[0].decode().encode("utf-32"), -1),
-        (b"[" + GOOD[0] + b"]", -1),
+        (GOOD[0].decode().encode("utf-16"), 1),
+        (GOOD[0].decode().encode("utf-32"), 1),
+        (b"[" + GOOD[0] + b"]", 1),
         (b'"a string"\n', -1),
         (b"instruction,output\na,b\n", -1),
         (b"\x1f\x8b not gzip", -1),
@@ -401,10 +403,13 @@ def test_filter_and_trainer_read_any_row_text_exactly(texts: list[tuple[str, str
     with tempfile.TemporaryDirectory() as folder:
         path = _written(folder, rows, escaped=escaped)
         examples = read_examples(path).examples
-        lines = list(open_source(str(path)).rows)
+        lines = list(open_rows(str(path)).rows)
         whole = path.read_bytes()
-    assert [(one.instruction, one.input, one.output) for one in examples] == texts
-    assert [one.turns[0].content for one in examples] == [user_text(one, given) for one, given, _ in texts]
+    # A blank instruction means that the input is the task.
+    read = [(one, given) if one.strip() or not given.strip() else (given, "") for one, given, _ in texts]
+    assert [(one.instruction, one.input) for one in examples] == read
+    assert [one.output for one in examples] == [output for _, _, output in texts]
+    assert [one.turns[0].content for one in examples] == [user_text(*pair) for pair in read]
     assert [one.value for one in lines] == rows
     assert b"".join(one.raw + b"\n" for one in lines) == whole
 

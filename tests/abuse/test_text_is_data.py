@@ -472,7 +472,8 @@ def test_the_trainer_reads_hostile_rows_verbatim(tmp_path: Path) -> None:
     rows = [{"instruction": trick, "input": trick, "output": trick} for trick in TRICKS]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [(one.instruction, one.input, one.output) for one in read_examples(path).examples] == [
-        (trick, trick, trick) for trick in TRICKS
+        (trick, "" if trick == "<noinput>" else trick, trick)
+        for trick in TRICKS  # which spells "no input"
     ]
 
 

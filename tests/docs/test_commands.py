@@ -97,7 +97,7 @@ def test_every_command_has_the_option_json() -> None:
 def test_a_dry_run_prints_json_too(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["generate", str(tmp_path / "run"), "--dry-run", "--json"])
     preview = json.loads(done.stdout)
-    assert list(preview) == ["requests", "first"]
+    assert list(preview) == ["requests", "first", "notices"]
     assert preview["first"][0]["request"] == 0
     assert not (tmp_path / "run").exists()
 

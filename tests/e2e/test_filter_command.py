@@ -238,11 +238,9 @@ class TestKinds:
         parquet.write_table(table, tmp_path / "in.parquet")
         run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.parquet")
         assert parquet.read_table(tmp_path / "out.parquet").equals(table.take([0, 2]))
-        message = run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl", code=2)
-        assert "row 1 can't be written as JSON" in message
-        assert "write Parquet instead" in message
-        parquet.write_table(table.drop_columns("raw"), tmp_path / "in.parquet")
-        run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl")
+        message = run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl")
+        assert "note: 'raw': 1 values (bytes, written as base64)" in message
+        assert read(tmp_path / "out.jsonl")[0]["raw"] == "/w=="
         assert read(tmp_path / "out.jsonl")[1]["when"] == "1970-01-01T00:00:00.000003+00:00"
         parquet.write_table(pa.table({"text": ["a", None]}), tmp_path / "in.parquet")
         message = run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl", code=1)
@@ -278,7 +276,10 @@ class TestKinds:
         run_cli("filter", source, "-o", f"{tmp_path}/new.v1/")
         assert datasets.load_from_disk(tmp_path / "new.v1").to_list() == [ROWS[place] for place in NEW]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "in.jsonl", "new.v1", "out"]
-        assert "is not a datasets directory" in run_cli("filter", tmp_path, "-o", tmp_path / "x.jsonl", code=2)
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / "state.json").write_text("{}")
+        message = run_cli("filter", tmp_path / "broken", "-o", tmp_path / "x.jsonl", code=2)
+        assert "is not a datasets directory" in message
 
     def test_verifiers_of_many_kinds_in_columns(self, tmp_path: Path) -> None:
         """Arrow gives every verifier the fields of all verifiers, with nulls."""
@@ -311,12 +312,14 @@ class TestKinds:
         for name in ("pyarrow", "datasets", "lingua"):
             (tmp_path / "hide" / name).mkdir(parents=True)
             (tmp_path / "hide" / name / "__init__.py").write_text("raise ImportError")
+        (tmp_path / "saved").mkdir()
+        (tmp_path / "saved" / "dataset_info.json").write_text("{}")
         path = f"{tmp_path / 'hide'}{os.pathsep}{environment()['PYTHONPATH']}"
         for args, extra in (
             ((source, "-o", tmp_path / "out.parquet"), "data"),
             ((source, "-o", tmp_path / "out"), "data"),
             ((tmp_path / "x.parquet", "-o", tmp_path / "out.jsonl"), "data"),
-            ((tmp_path, "-o", tmp_path / "out.jsonl"), "data"),
+            ((tmp_path / "saved", "-o", tmp_path / "out.jsonl"), "data"),
             ((source, "-o", tmp_path / "out.jsonl", "--language", "en"), "language"),
         ):
             message = run_cli("filter", *args, code=2, env={"PYTHONPATH": path})
@@ -332,7 +335,7 @@ class TestKinds:
         (["{source}", "-o", "{out}", "--report", "/dev/null"], "/dev/null is not a regular file"),
         (["{source}", "-o", "{out}", "--words", "9:4"], "not a range of words"),
         (["{source}", "-o", "{out}", "--rouge", "1.5"], "1.5 is not in the range"),
-        (["{array}", "-o", "{out}"], "is a JSON array; give one object a line, as by: jq"),
+        (["{array}", "-o", "{out}"], "row 1 (line 1): not JSON"),
         (["{source}", "-o", "{out}", "--decontaminate", "{none}"], "can't read {none}"),
         (["{source}", "-o", "{out}", "--decontaminate", "{empty}"], "contains no benchmark item"),
         (["{source}", "-o", "{out}", "--language", "xx"], "unknown language 'xx'"),
@@ -347,7 +350,7 @@ def test_mistakes_are_explained(args: list[str], message: str, source: Path, tmp
         "array": tmp_path / "array.json",
         "empty": tmp_path / "empty.txt",
     }
-    names["array"].write_text(json.dumps(ROWS))
+    names["array"].write_text("[{]")
     names["empty"].write_text("\n")
     output = run_cli("filter", *(arg.format(**names) for arg in args), code=2)
     assert message.format(**names) in output

@@ -150,7 +150,7 @@ def test_from_names_tasks_or_a_run_to_replay_as_the_strategy_requires(tmp_path: 
     ("args", "says"),
     [
         ([], "which tasks are to be answered? Name a file or a run: --from PATH"),
-        (["--from", "{tmp}/nowhere.jsonl"], "there is no file {tmp}/nowhere.jsonl"),
+        (["--from", "{tmp}/nowhere.jsonl"], "can't read {tmp}/nowhere.jsonl: No such file"),
         (["--from", "{tmp}/bad.jsonl"], "{tmp}/bad.jsonl:2: no task: none of instruction"),
         (["--from", "{tmp}/bad.jsonl", "--seeds", "x"], "leave one of them out"),
         (["--from", "{tmp}/bad.jsonl", "--set", "respond.systems=nowhere"], "can't read nowhere"),

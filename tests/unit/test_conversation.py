@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from selfinstruct.common.config import build
 from selfinstruct.common.rng import Rng
-from selfinstruct.common.rows import texts_of
+from selfinstruct.common.row_texts import texts_of
 from selfinstruct.engine.row_filters import FilterOptions, RowFilters
 from selfinstruct.errors import ConfigError
 from selfinstruct.ledger.packing import pack, unpack

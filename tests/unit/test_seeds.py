@@ -61,7 +61,7 @@ def test_every_bad_line_is_listed_in_one_error(tmp_path: Path) -> None:
     errors = str(caught.value).splitlines()
     assert [error.split(":")[1] for error in errors] == ["2", "3", "4", "5", "6", "7", "8", "9", "10", "11"]
     for error, says in zip(errors, ("'instruction' is missing", "'instances' or 'output'", "at least one",
-                                    "instance 1", "found int",
+                                    "instance 1", "is a int",
                                     "true or false", "found 1", "found 0.0",
                                     "already used on line 1", "not JSON"), strict=True):  # fmt: skip
         assert says in error
@@ -130,7 +130,7 @@ def test_verifiers_of_many_kinds_in_a_column(tmp_path: Path) -> None:
     verifiers = [five, short, {"kind": "all", "of": [{"kind": "all", "of": [short]}, five]}, None]
     rows = [{"instruction": f"Say five, {number}", "verifier": verifier} for number, verifier in enumerate(verifiers)]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
-    assert [task.verifier for task in load_tasks(tmp_path / "in.parquet")] == verifiers
+    assert [task.verifier for task in load_tasks(tmp_path / "in.parquet").tasks] == verifiers
     (tmp_path / "in.jsonl").write_text('{"instruction": "Say five", "verifier": {"kind": null, "value": 5}}\n')
     with pytest.raises(DataError, match=r"in\.jsonl:1: 'verifier' must be an object with a 'kind'"):
         load_tasks(tmp_path / "in.jsonl")

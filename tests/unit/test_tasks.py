@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 
 from selfinstruct.errors import DataError, UsageError
-from selfinstruct.records import Instance, Task
-from selfinstruct.seeds import load_tasks, seeds_from_json, seeds_to_json
+from selfinstruct.records import Instance, Message, Task
+from selfinstruct.seeds import load_tasks as read_tasks
+from selfinstruct.seeds import seeds_from_json, seeds_to_json
 
 NUMBER = {"kind": "number", "value": 4}
+
+
+def load_tasks(path: Path) -> list[Task]:
+    return read_tasks(path).tasks
 
 
 def lines(path: Path, *rows: Any) -> Path:
@@ -37,12 +42,16 @@ LAYOUTS: list[tuple[dict[str, Any], Task]] = [
     ),
     ({"prompt": "Hello"}, Task("row_1", "Hello")),
     ({"prompt": "Hello", "completion": "Hi"}, Task("row_1", "Hello", (Instance("", "Hi"),))),
-    ({"prompt": said(("system", "Be."), ("user", "Hello"))}, Task("row_1", "Hello")),
+    ({"prompt": said(("system", "Be."), ("user", "Hello"))}, Task("row_1", "Hello", system="Be.")),
     ({"question": "Why?", "answer": "So."}, Task("row_1", "Why?", (Instance("", "So."),))),
     ({"text": "Write a poem."}, Task("row_1", "Write a poem.")),
     (
         {"messages": said(("system", "S"), ("user", "A"), ("assistant", "B"), ("user", "C"), ("assistant", "D"))},
-        Task("row_1", "A", (Instance("", "B"),)),
+        Task("row_1", "A", (Instance("", "B"),), system="S"),
+    ),
+    (
+        {"messages": said(("user", "A"), ("assistant", "B"), ("user", "C"))},
+        Task("row_1", "C", history=(Message("user", "A"), Message("assistant", "B"))),
     ),
     ({"conversations": [{"from": "human", "value": "A"}]}, Task("row_1", "A")),
     ({"id": 12, "instruction": "I", "instances": []}, Task("12", "I")),
@@ -131,9 +140,9 @@ def test_one_message_lists_every_invalid_row_and_the_remedy(tmp_path: Path) -> N
         load_tasks(path)
     *errors, remedy = str(caught.value).splitlines()
     assert [error.removeprefix(str(path)).split(":")[1] for error in errors] == [str(n) for n in range(2, 12)]
-    for error, says in zip(errors, ("missing or empty", "found int", "it has 'task', 'answer'; name the task's field",
+    for error, says in zip(errors, ("missing or empty", "is a int", "it has 'task', 'answer'; name the task's field",
                                     "no user message", "not a list of messages", "first message", "list of objects",
-                                    "unknown kind", "found list", "not JSON"), strict=True):  # fmt: skip
+                                    "unknown kind", "'input' is a list", "not JSON"), strict=True):  # fmt: skip
         assert says in error
     assert "remove these rows" in remedy
 
@@ -144,5 +153,6 @@ def test_a_file_without_tasks_is_an_error(tmp_path: Path) -> None:
     for name in ("nowhere.jsonl", "nowhere.txt", "nowhere"):
         with pytest.raises(UsageError, match="nowhere"):
             load_tasks(tmp_path / name)
+    (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match="neither a run"):
-        load_tasks(tmp_path)
+        load_tasks(tmp_path / "folder")
