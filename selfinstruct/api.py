@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.backends import BatchBackend, open_backend
-from selfinstruct.common.codec import canonical
+from selfinstruct.backends import AdaptiveBackend, BackendObserver, BatchBackend, open_backend
+from selfinstruct.common.codec import Json, canonical
 from selfinstruct.common.config import to_yaml
 from selfinstruct.common.files import write_atomic
 from selfinstruct.engine.dispatch.budget import Budget
@@ -86,6 +86,8 @@ class GenerateResult:
         exported: The dataset file.
         completions: Completions in the ledger, including those that no row of this dataset needs.
         in_batches: Requests in batches that the server is still processing.
+        remarks: What this invocation found out about the servers: parameters that they refuse, usage that they do not
+            report.
     """
 
     folder: Path
@@ -98,6 +100,7 @@ class GenerateResult:
     exported: ExportResult
     completions: int
     in_batches: int = 0
+    remarks: tuple[str, ...] = ()
 
     @property
     def every_task_was_asked(self) -> bool:
@@ -146,11 +149,13 @@ def generate(
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
         was_complete, ending, in_batches = state.done, "complete", 0
+        remarks: tuple[str, ...] = ()
         try:
             if not was_complete and state.scheduler.exhausted:  # known without starting a model
                 ending = "exhausted"
             elif not was_complete:
-                ending, in_batches = _run(folder, plan, state, ledger, reader, show or (lambda _: nullcontext()))
+                show = show or (lambda _: nullcontext())
+                ending, in_batches, remarks = _run(folder, plan, state, ledger, reader, show)
         except SelfInstructError:
             with contextlib.suppress(SelfInstructError):  # on a full disk, report the first error
                 update_dataset(folder, plan, state)
@@ -160,7 +165,17 @@ def generate(
         verdicts.save(state)
         completions = reader.answers()
     return GenerateResult(
-        folder, ending, was_complete, plan, state.rows, state.stats, state.saturation, exported, completions, in_batches
+        folder,
+        ending,
+        was_complete,
+        plan,
+        state.rows,
+        state.stats,
+        state.saturation,
+        exported,
+        completions,
+        in_batches,
+        remarks,
     )
 
 
@@ -360,10 +375,37 @@ def open_run(folder: str | Path) -> Run:
         return Run(Path(folder))
 
 
+@dataclass
+class _RunObserver(BackendObserver):
+    """Keeps with a run what its backend finds out, and shows it."""
+
+    folder: Path
+    plan: RunPlan
+    ledger: Ledger
+    progress: RunProgress
+
+    def options_changed(self, options: Mapping[str, Json], remark: str) -> None:
+        self.progress.remark(remark)
+        values = self.plan.values()
+        backend = self.plan.settings.backend
+        values[backend] = {**values[backend], **options}
+        self.ledger.set_meta("config", values)
+        write_atomic(self.folder / "config.yaml", [to_yaml(values)])
+
+    def usage_missing(self, server: str) -> None:
+        budget = self.plan.settings.budget
+        limits = {"--max-tokens": budget.max_tokens, "--max-cost": budget.max_cost}
+        if names := " and ".join(name for name, limit in limits.items() if limit is not None):
+            self.progress.remark(
+                f"{server} does not report how many tokens it counts: {names} counts each of its answers at the worst "
+                "case, the bytes of the prompt and the full limit of the answer"
+            )
+
+
 def _run(
     folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: ShowProgress
-) -> tuple[str, int]:
-    """Run the loop to its end; return the ending and the number of requests still in batches."""
+) -> tuple[str, int, tuple[str, ...]]:
+    """Run the loop to its end; return the ending, the number of requests still in batches, and remarks."""
     budget = Budget(plan.settings.budget, reader.spending())
     progress = RunProgress(
         plan.settings.n, state.stats, plan.settings.budget, rows=state.count, rows_before=state.count
@@ -375,16 +417,18 @@ def _run(
     backend = open_backend(plan.settings.backend, plan.backend_options, show_servers)
     if isinstance(backend, BatchBackend):
         backend.open_journal(folder, progress.notify)
+    if isinstance(backend, AdaptiveBackend):
+        backend.observe(_RunObserver(folder, plan, ledger, progress))
     engine = Engine(plan, state, ledger, reader, backend, budget, progress)
 
-    async def main() -> tuple[str, int]:
+    async def main() -> tuple[str, int, tuple[str, ...]]:
         loop = asyncio.get_running_loop()
         # Signal handlers can be set in the main thread only, and not in a notebook's worker or a test's thread.
         with contextlib.suppress(ValueError, RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, engine.interrupt)
         try:
-            return await engine.run(), engine.in_batches
+            return await engine.run(), engine.in_batches, tuple(progress.remarks)
         finally:
             await backend.close()
 

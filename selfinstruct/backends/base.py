@@ -10,18 +10,21 @@ the two under a name.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from selfinstruct.common.chat_template import ChatTemplate
+from selfinstruct.common.codec import Json
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
 
 __all__ = [
     "ALL_APIS",
+    "AdaptiveBackend",
     "Backend",
+    "BackendObserver",
     "BackendOptions",
     "BackendSpec",
     "BatchBackend",
@@ -62,6 +65,29 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Release every resource. Called once; must not raise."""
+
+
+class BackendObserver(Protocol):
+    """Receives what a backend finds out about its servers while it works."""
+
+    def options_changed(self, options: Mapping[str, Json], remark: str) -> None:
+        """Keep options with the run, so that its next invocation asks in the same way.
+
+        Args:
+            options: New values of options that ``BackendSpec.discovered_options`` lists.
+            remark: A sentence for the user.
+        """
+
+    def usage_missing(self, server: str) -> None:
+        """Take note that a server does not report how many tokens it counted. Called once for each server."""
+
+
+class AdaptiveBackend(Backend):
+    """A backend that finds out from the refusals of its servers how they want to be asked."""
+
+    @abstractmethod
+    def observe(self, observer: BackendObserver) -> None:
+        """Report to ``observer`` from now on. Called before ``start``."""
 
 
 class BatchBackend(Backend):
@@ -162,6 +188,8 @@ class BackendSpec(Generic[OptionsT]):
         default_lag: Lag of a run that does not set one; None for the default of all runs.
         free_options: Options that may change during the life of a run: they decide where and how fast a request is
             answered, not what is asked.
+        discovered_options: Free options that an ``AdaptiveBackend`` fills in while it works. They hold for the other
+            options that they were found out under, so a fork that changes one of those begins without them.
         load_chat_template: Read the model's own chat template; None if it is not known. May read files, and raises a
             UsageError if the model is unusable.
     """
@@ -172,4 +200,5 @@ class BackendSpec(Generic[OptionsT]):
     capabilities: Callable[[OptionsT], Capabilities]
     default_lag: int | None = None
     free_options: frozenset[str] = frozenset()
+    discovered_options: frozenset[str] = frozenset()
     load_chat_template: Callable[[OptionsT], ChatTemplate | None] = _no_chat_template

@@ -164,6 +164,7 @@ def _lines(result: GenerateResult) -> Iterator[str]:
         rate = f", {stats.acceptance:.0%} of {stats.instructions} instructions" if stats.acceptance is not None else ""
         yield (f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(stats.requests, 'request')}, "
                f"{stats.completion_tokens:,} tokens generated")  # fmt: skip
+    yield from result.remarks
     yield f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})"
 
 
@@ -205,5 +206,6 @@ def _to_json(result: GenerateResult) -> dict[str, object]:
         "prompt_tokens": stats.prompt_tokens,
         "completion_tokens": stats.completion_tokens,
         "in_batches": result.in_batches,
+        "remarks": list(result.remarks),
         **dataset_to_json(result.exported),
     }

@@ -306,7 +306,7 @@ def test_filtered_text_that_has_content_is_kept() -> None:
         (Fault(418), "I'm a Teapot"),
         (Fault(429, body={"error": {"message": "You exceeded", "code": "insufficient_quota"}}), "quota left"),
         (Fault(400, body={"error": {"message": "hard limit", "code": "billing_hard_limit_reached"}}), "quota left"),
-        (Fault(400, body={"error": {"message": "temperature", "code": "unsupported_value"}}), "`omit`"),
+        (Fault(400, body={"error": {"message": "the role", "code": "unsupported_value"}}), "`omit`"),
         (Fault(400, body=[{"error": {"message": "API key not valid", "code": 400}}]), "Name the environment variable"),
         (Fault(200, body={"error": {"code": 401, "message": "who?"}}), "who?"),
     ],

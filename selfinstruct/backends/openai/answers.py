@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from selfinstruct.backends.openai.refusals import ServerInfo, decoded, excerpt, read_refusal
+from selfinstruct.backends.openai.refusals import ServerInfo, decoded, excerpt, read_error_answer
 from selfinstruct.errors import RequestError, TransientError
 from selfinstruct.records import Choice, Completion, Usage
 
@@ -37,9 +37,7 @@ def read_answer(server: ServerInfo, body: bytes, *, chat: bool, now: datetime | 
         raise TransientError(f"{server.url} answered with JSON that is not an object: {excerpt(server, body)}")
     listed = value.get("choices")
     if not listed and value.get("error"):
-        code = value["error"].get("code") if isinstance(value["error"], Mapping) else None
-        status = code if isinstance(code, int) and 400 <= code < 600 else 500
-        raise read_refusal(server, status, {}, body, now)
+        raise read_error_answer(server, body, now=now)
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
         raise TransientError(f"{server.url} answered without any choice: {excerpt(server, body)}")
     choices = tuple(_choice(server, item, chat, body) for item in listed)

@@ -6,23 +6,24 @@ a fault of the server or the account stops the run, and a fault that may pass is
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
+from selfinstruct.backends.openai.addresses import is_azure
+from selfinstruct.backends.openai.dialect import LIMITS, refused_field
+from selfinstruct.backends.openai.error_body import ErrorBody, ServerInfo, decoded, excerpt, read_error
+from selfinstruct.backends.openai.quota import find_shortage, requested_wait_s
 from selfinstruct.errors import BackendError, RequestError, SelfInstructError, TransientError
 
-__all__ = ["ServerInfo", "decoded", "excerpt", "read_refusal", "retry_after_s"]
+__all__ = ["ServerInfo", "decoded", "excerpt", "read_error_answer", "read_refusal", "retry_after_s"]
 
-_EXCERPT = 300  # characters of a server's message that an error repeats
-_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"})
 _SETTING = frozenset({"unsupported_parameter", "unsupported_value", "model_not_found", "invalid_api_key"})
+_SCHEMA_FIELDS = frozenset({"response_format", "structured_outputs", "guided_json", "json_schema"})
 _CONTEXT_LENGTH = re.compile(
     r"context[ _](?:length|size|window)|maximum context|exceed_context|too many (?:input )?tokens"
     r"|prompt is too long|reduce the length|must (?:be|have) less than \d+ tokens|`?inputs`? tokens",
@@ -32,25 +33,20 @@ _SCHEMA = re.compile(
     r"response_?format|json_?schema|structured[_ ]outputs?|guided_json|\bschema\b|\bgrammar\b", re.IGNORECASE
 )
 _FILTER = re.compile(r"content[_ ](?:filter|policy|management)|ResponsibleAIPolicy|moderation", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """A server as error messages describe it. Holds no credential.
-
-    Attributes:
-        url: Base URL without user and password.
-        model: Name of the requested model.
-        key_env: Environment variable that holds the key; "" if the server needs none.
-        has_key: Whether that variable was set.
-        hide: Removes secrets from a server's text before any of it is repeated.
-    """
-
-    url: str
-    model: str
-    key_env: str
-    has_key: bool
-    hide: Callable[[str], str] = field(default=str, repr=False, compare=False)
+_FLAGGED = re.compile(
+    r"\b(?:input|prompt|message|content|request|text)s? (?:\w+ ){0,3}(?:flagged|blocked|filtered|rejected by)"
+    r"|inappropriate content|data_?inspection|sensitive (?:content|words?)|unsafe|harmful|exists risk|safety",
+    re.IGNORECASE,
+)
+_ACCOUNT = re.compile(
+    r"\b(?:account|organi[sz]ation|project|subscription|api key|country|region|territory|location)\b", re.IGNORECASE
+)
+_NO_ENDPOINT = re.compile(
+    r"unexpected endpoint|(?:unknown|invalid|unsupported|no such|no) (?:request )?(?:endpoint|path|route|url)"
+    r"|(?:endpoint|path|route|url|page|resource) (?:\w+ )?(?:was )?not found|could not route|cannot post|\b404\b",
+    re.IGNORECASE,
+)
+_BASE_URL = "Check the base URL (it usually ends in /v1)"
 
 
 def read_refusal(
@@ -61,6 +57,7 @@ def read_refusal(
     now: datetime | None = None,
     *,
     schema: bool = False,
+    sent: Mapping[str, Any] | None = None,
 ) -> SelfInstructError:
     """Return the error for a status other than 200: a RequestError, a TransientError or a BackendError.
 
@@ -68,85 +65,118 @@ def read_refusal(
         headers: Response headers with lower-case names.
         now: For tests; see ``retry_after_s``.
         schema: Whether the request carried a JSON schema.
+        sent: The body of the request, so that the error can name the setting of a refused field.
     """
-    codes, message = _error_details(server, body)
-    what = f"{server.url} answered {status}{_phrase(status)}" + (f": {message}" if message else "")
+    error = read_error(server, body)
+    what = f"{server.url} answered {status}{_phrase(status)}" + (f": {error.message}" if error.message else "")
     wait = retry_after_s(headers, now)
-    if codes & _QUOTA or status == 402:
-        return BackendError(f"{what}. The account has no credit or quota left: raise it, then resume")
-    if status == 429:
-        return TransientError(what, retry_after=wait, throttled=True)
-    if schema and status in (400, 404, 415, 422, 501) and _SCHEMA.search(f"{' '.join(sorted(codes))} {message}"):
+    if wait is None and status in (429, 503):
+        wait = requested_wait_s(error)
+    if shortage := find_shortage(status, error, wait):
+        return BackendError(f"{what}. {shortage.value}")
+    shown = f"{' '.join(sorted(error.codes))} {error.message}"
+    if schema and status in (400, 404, 415, 422, 501) and _SCHEMA.search(shown):
         return BackendError(
             f"{what}. The request carried a JSON schema: set structured to false in the strategy's section "
             "(--set alpaca.structured=false), or choose a model that supports schemas"
         )
-    if status in (408, 409) or status >= 500:
-        return TransientError(what, retry_after=wait)
-    if code := _request_fault(status, codes, message):
+    if status in (408, 409, 429) or status >= 500:
+        return TransientError(what, retry_after=wait, throttled=status == 429)
+    return _final_refusal(server, status, error, what, sent or {})
+
+
+def _final_refusal(
+    server: ServerInfo, status: int, error: ErrorBody, what: str, sent: Mapping[str, Any]
+) -> SelfInstructError:
+    """Return the error for a refusal that another attempt would not change."""
+    code = _request_fault(status, error)
+    if status in (400, 422) and code in ("", "bad_request") and (name := refused_field(error, sent)):
+        return BackendError(f"{what}. {_field_remedy(name, sent[name])}")
+    if code:
         return RequestError(code, what)
-    if status == 400 and "api key" in message.lower():  # Google's gateway answers a wrong key with 400
+    if status == 400 and "api key" in error.message.lower():  # Google's gateway answers a wrong key with 400
         status = 401
-    return BackendError(f"{what}. {_remedy(server, status)}")
+    return BackendError(f"{what}. {_remedy(server, status, error)}")
 
 
-def _request_fault(status: int, codes: set[str], message: str) -> str:
+def read_error_answer(server: ServerInfo, body: bytes, *, now: datetime | None = None) -> SelfInstructError:
+    """Return the error for a body with status 200 that holds no completion but an error.
+
+    Some gateways send all errors with status 200. The error's own code counts as the status, if it has one. An error
+    without a code may pass, unless it says that there is no such endpoint.
+    """
+    error = read_error(server, body)
+    statuses = [int(code) for code in error.codes if code.isdecimal() and 400 <= int(code) < 600 and len(code) == 3]
+    if not statuses and _NO_ENDPOINT.search(error.text):
+        return BackendError(f"{server.url} answered with an error: {error.message}. {_BASE_URL}")
+    failure = read_refusal(server, min(statuses, default=500), {}, body, now)
+    if statuses or not isinstance(failure, TransientError):
+        return failure
+    return failure.reworded(f"{server.url} answered with an error and no choice: {error.message}. {_BASE_URL}")
+
+
+def _request_fault(status: int, error: ErrorBody) -> str:
     """Return the code of a fault of the request itself; "" if something else is at fault.
 
     A 400 about a parameter or the key would hit every request, so a setting is at fault.
     """
-    words = " ".join(sorted(codes))
-    if _FILTER.search(words) or (status == 400 and _FILTER.search(message)):
+    words = " ".join(sorted(error.codes))
+    if _FILTER.search(words) or (status == 400 and _FILTER.search(error.message)):
         return "content_filter"
-    if status not in (400, 413, 422) or codes & _SETTING or "api key" in message.lower():
+    if status in (403, 451) and not _ACCOUNT.search(error.message):
+        return "content_filter" if _FILTER.search(error.text) or _FLAGGED.search(error.text) else ""
+    if status not in (400, 413, 422) or error.codes & _SETTING or "api key" in error.message.lower():
         return ""
-    return "context_length" if _CONTEXT_LENGTH.search(f"{words} {message}") else "bad_request"
+    return "context_length" if _CONTEXT_LENGTH.search(f"{words} {error.message}") else "bad_request"
 
 
-def _remedy(server: ServerInfo, status: int) -> str:
+def _field_remedy(name: str, value: object) -> str:
+    """Return which setting to change if a server refuses a field of the request."""
+    if name in LIMITS:
+        return (
+            f"It refuses {name} = {value}: lower max_tokens of the stage that asks for so many, or set max_tokens_name "
+            f"to {LIMITS[name]} if it has that name for the limit"
+        )
+    if name == "n":
+        return f"It refuses n = {value}, the number of choices of one request: lower quality.best_of"
+    if name in _SCHEMA_FIELDS:
+        return f"It refuses {name}: set structured to false in the strategy's section"
+    if name in ("temperature", "top_p", "frequency_penalty", "presence_penalty", "stop", "seed"):
+        shown = "" if name == "stop" else f" = {value}"
+        return f"It refuses {name}{shown}: change {name} of the stage, or leave it out (omit: [{name}])"
+    return f"It refuses {name}: change it in extra_body, or remove it there"
+
+
+def _remedy(server: ServerInfo, status: int, error: ErrorBody) -> str:
     if status == 401:
-        if not server.has_key:
-            advice = f"Set {server.key_env} to a valid key, or name" if server.key_env else "Name"
-            return f"{advice} the environment variable that holds its key (--api-key-env)"
-        return f"The key in {server.key_env} was refused: set it to a valid one"
+        return _key_remedy(server)
     if status == 403:
         key = f"The key in {server.key_env}" if server.key_env else "A request without a key"
         advice = "check the account's permissions" if server.key_env else "name a key's variable with --api-key-env"
         return f"{key} may not use {server.model!r} here: {advice}"
+    if re.search(r"api[ -]?version", error.text, re.IGNORECASE):
+        return "Write the version of the API at the end of the base URL: …?api-version=2024-10-21"
     if status in (404, 405):
-        return f"Check the model's name ({server.model!r}) and the base URL (it usually ends in /v1)"
+        return _address_remedy(server)
     if status in (400, 422):
         return f"This server refuses the settings for {server.model!r}: change them (see `omit` and `extra_body`)"
     return "Check the base URL and the account"
 
 
-def _error_details(server: ServerInfo, body: bytes) -> tuple[set[str], str]:
-    """Return the codes and the message of an error body, in any of the shapes that servers use."""
-    value = decoded(body)
-    if value is None:
-        return set(), excerpt(server, body)
-    envelope = value[0] if isinstance(value, list) and value else value  # Google's gateway sends a list of one
-    error = envelope.get("error", envelope) if isinstance(envelope, Mapping) else envelope
-    if not isinstance(error, Mapping):
-        return set(), excerpt(server, str(error).encode("utf-8", "replace"))
-    inner = error.get("innererror")
-    objects = [error, inner if isinstance(inner, Mapping) else {}]
-    codes = {code for fields in objects for key in ("code", "type") if isinstance(code := fields.get(key), str)}
-    message = error.get("message") or error.get("detail") or ""
-    text = message if isinstance(message, str) else json.dumps(message)
-    return codes, excerpt(server, text.encode("utf-8", "replace"))
+def _key_remedy(server: ServerInfo) -> str:
+    if server.has_key:
+        return f"The key in {server.key_env} was refused: set it to a valid one"
+    advice = f"Set {server.key_env} to a valid key, or name" if server.key_env else "Name"
+    return f"{advice} the environment variable that holds its key (--api-key-env)"
 
 
-def decoded(body: bytes) -> Any:
-    """Return the JSON value, or None if the body is not JSON.
-
-    Python's parser is lenient, so that a NaN among a server's timings does not lose a text. The parser's error is
-    dropped because it would carry the body into every traceback.
-    """
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+def _address_remedy(server: ServerInfo) -> str:
+    if not is_azure(server.url):
+        return f"Check the model's name ({server.model!r}) and the base URL (it usually ends in /v1)"
+    return (
+        f"Check the name of the deployment ({server.model!r}) and the base URL: https://RESOURCE.openai.azure.com/"
+        "openai/v1, or …/openai/deployments/NAME?api-version=2024-10-21"
+    )
 
 
 def _phrase(status: int) -> str:
@@ -154,18 +184,6 @@ def _phrase(status: int) -> str:
         return f" ({HTTPStatus(status).phrase})"
     except ValueError:
         return ""
-
-
-def excerpt(server: ServerInfo, body: bytes) -> str:
-    """Return the beginning of a body as one printable line.
-
-    Secrets are hidden before the text is cut: half a key would not be recognised.
-    """
-    text = server.hide(body.decode("utf-8", "replace"))[: 4 * _EXCERPT]
-    if text.lstrip().startswith("<"):
-        text = re.sub(r"<[^>]*>?", " ", text)
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
