@@ -9,7 +9,8 @@ __all__ = ["check_address", "endpoint_root", "is_azure", "key_headers", "query_o
 
 _ENDPOINT = re.compile(r"(?:/chat)?/completions/?$")
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|\bsig|\bauth|\bcode$", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"(?=.*\d)[A-Za-z0-9_+/=~]{20,}")  # no version, date or name of a deployment looks like that
+_WORD = r"(?:[A-Za-z]{1,20}|\d{1,8}|\w{1,3})"
+_PLAIN_VALUE = re.compile(rf"(?:{_WORD}(?:[-._]{_WORD})*)?")  # versions, dates, names of deployments; no key looks so
 _AZURE_HOSTS = (
     ".openai.azure.com", ".openai.azure.us", ".openai.azure.cn", ".cognitiveservices.azure.com",
     ".services.ai.azure.com", ".azure-api.net",
@@ -27,8 +28,11 @@ def check_address(url: str) -> None:
         raise ValueError("base_url can't hold a user and password; name a key's variable with api_key_env")
     if fragment or url.endswith("#"):
         raise ValueError("base_url can't hold a fragment: remove # and what follows it")
+    query = head.partition("?")[2]
+    if any("=" not in item for item in query.split("&") if item):
+        raise ValueError("the query of base_url must be like ?name=value; a key belongs in the variable of api_key_env")
     for name, value in query_of(url).items():
-        if _SECRET_NAME.search(name) or _SECRET_VALUE.fullmatch(value):
+        if _SECRET_NAME.search(name) or not _PLAIN_VALUE.fullmatch(value):
             raise ValueError(
                 f"the query of base_url seems to hold a key in {name[:40]!r}, and a run keeps its settings on disk: "
                 "remove it, and name the key's environment variable with api_key_env"

@@ -6,10 +6,9 @@ Pure functions of the body, without network or client library. ``refusals`` read
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
-from selfinstruct.backends.openai.refusals import ServerInfo, decoded, excerpt, read_error_answer
+from selfinstruct.backends.openai.refusals import ServerInfo, decoded, excerpt, is_error, read_error_answer
 from selfinstruct.errors import RequestError, TransientError
 from selfinstruct.records import Choice, Completion, Usage
 
@@ -18,12 +17,11 @@ __all__ = ["read_answer"]
 _MAX_COUNT = 2**31  # no request takes this many tokens; a larger count is invalid
 
 
-def read_answer(server: ServerInfo, body: bytes, *, chat: bool, now: datetime | None = None) -> Completion:
+def read_answer(server: ServerInfo, body: bytes, *, chat: bool) -> Completion:
     """Return the completion in the body of a response with status 200.
 
     Args:
         chat: True for the chat endpoint, False for the plain one.
-        now: For tests; see ``retry_after_s``.
 
     Raises:
         TransientError: The body is not JSON or lacks a required field.
@@ -36,10 +34,11 @@ def read_answer(server: ServerInfo, body: bytes, *, chat: bool, now: datetime | 
     if not isinstance(value, Mapping):
         raise TransientError(f"{server.url} answered with JSON that is not an object: {excerpt(server, body)}")
     listed = value.get("choices")
-    if not listed and value.get("error"):
-        raise read_error_answer(server, body, now=now)
+    if not listed and is_error(value):
+        raise read_error_answer(server, body)
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
-        raise TransientError(f"{server.url} answered without any choice: {excerpt(server, body)}")
+        what = f"{server.url} answered without any choice (is the base URL right? it usually ends in /v1)"
+        raise TransientError(f"{what}: {excerpt(server, body)}")
     choices = tuple(_choice(server, item, chat, body) for item in listed)
     if all(choice.finish_reason == "content_filter" and not choice.text for choice in choices):
         raise RequestError("content_filter", f"{server.url} withheld the text: its content filter stopped the request")

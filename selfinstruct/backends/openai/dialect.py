@@ -43,6 +43,7 @@ _UNSUPPORTED = _any(
     r"n't (?:supported|allowed|permitted|available)|unsupported|\bunknown\b|unrecogni[sz]ed|unexpected|extraneous",
     r"\binvalid\b|extra[ _-](?:inputs?|fields?|parameters?|keys?|forbidden)|no such|forbidden|deprecated|removed",
     r"incompatible|disallowed|additional propert|\bonly\b|\binstead\b|cannot|must be (?:unset|omitted|null|absent)",
+    r"(?:must|should) be (?:exactly |equal to |set to )?\d(?![\d.]*(?: to| and| ?-| ?\.\.))",
     "不支持|无效|未知|不允许|只能",
 )
 _RANGE = _any(

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ErrorBody", "ServerInfo", "decoded", "excerpt", "read_error"]
+__all__ = ["ErrorBody", "ServerInfo", "decoded", "excerpt", "is_error", "read_error"]
 
 _EXCERPT = 300  # characters of a server's message that an error repeats
 _MAX_TEXT = 4000  # characters of all texts of a body that are searched for words
 _MAX_DEPTH = 12
+_ENVELOPES = ("error", "base_resp", "errors")
+_MESSAGES = ("message", "detail", "msg", "status_msg", "error_msg", "error_message")
 _ECHOES = frozenset({"input", "ctx", "url", "messages", "prompt", "request", "headers", "flagged_input"})
 """Fields of an error that repeat the request or link to a manual: they do not name a cause."""
 
@@ -71,20 +73,32 @@ def read_error(server: ServerInfo, body: bytes) -> ErrorBody:
             message=excerpt(server, body), text=body[: 4 * _MAX_TEXT].decode("utf-8", "replace")[:_MAX_TEXT]
         )
     envelope = value[0] if isinstance(value, list) and value else value  # Google's gateway sends a list of one
-    error = envelope.get("error", envelope) if isinstance(envelope, Mapping) else envelope
+    error = _error_in(envelope) if isinstance(envelope, Mapping) else envelope
     text = " | ".join(_texts(value, _MAX_DEPTH))[:_MAX_TEXT]
     details = tuple(_details(value, _MAX_DEPTH))
+    if isinstance(error, list) and error and isinstance(error[0], Mapping):
+        error = error[0]
     if not isinstance(error, Mapping):
         codes = _codes(envelope) if isinstance(envelope, Mapping) else set()
         return ErrorBody(frozenset(codes), _line(server, str(error)), text, "", details)
     inner, metadata = error.get("innererror"), error.get("metadata")
     codes = _codes(error) | (_codes(inner) if isinstance(inner, Mapping) else set())
-    message = error.get("message") or error.get("detail") or error.get("msg") or error.get("status_msg") or ""
+    message = next((error[name] for name in _MESSAGES if error.get(name)), "")
     shown = message if isinstance(message, str) else json.dumps(message)
     if isinstance(metadata, Mapping) and isinstance(raw := metadata.get("raw"), str):
         shown = f"{shown}: {raw}"  # a gateway repeats the error of the provider
     param = error.get("param")
     return ErrorBody(frozenset(codes), _line(server, shown), text, param if isinstance(param, str) else "", details)
+
+
+def is_error(value: Mapping[str, Any]) -> bool:
+    """Return whether a JSON object without choices is an error, in an envelope or without one."""
+    return _error_in(value) is not value or any(isinstance(value.get(name), str) for name in _MESSAGES)
+
+
+def _error_in(value: Mapping[str, Any]) -> Any:
+    """Return the error in an envelope; the value itself if it has no envelope."""
+    return next((inner for name in _ENVELOPES if (inner := value.get(name))), value)
 
 
 def _codes(error: Mapping[str, Any]) -> set[str]:

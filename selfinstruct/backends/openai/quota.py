@@ -12,7 +12,7 @@ from enum import Enum
 
 from selfinstruct.backends.openai.error_body import ErrorBody
 
-__all__ = ["Shortage", "find_shortage", "requested_wait_s"]
+__all__ = ["Shortage", "find_shortage", "is_rate_limit", "requested_wait_s"]
 
 
 class Shortage(Enum):
@@ -89,6 +89,11 @@ def find_shortage(status: int, error: ErrorBody, wait: float | None) -> Shortage
     if status not in (400, 403, 429) or _RATE.search(text):
         return None
     return Shortage.CREDIT if _QUOTA.search(text) else None
+
+
+def is_rate_limit(error: ErrorBody) -> bool:
+    """Return whether an error speaks of too many requests."""
+    return _RATE.search(error.words) is not None
 
 
 def requested_wait_s(error: ErrorBody) -> float | None:

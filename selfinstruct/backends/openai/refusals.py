@@ -16,11 +16,11 @@ from typing import Any
 
 from selfinstruct.backends.openai.addresses import is_azure
 from selfinstruct.backends.openai.dialect import LIMITS, refused_field
-from selfinstruct.backends.openai.error_body import ErrorBody, ServerInfo, decoded, excerpt, read_error
-from selfinstruct.backends.openai.quota import find_shortage, requested_wait_s
+from selfinstruct.backends.openai.error_body import ErrorBody, ServerInfo, decoded, excerpt, is_error, read_error
+from selfinstruct.backends.openai.quota import find_shortage, is_rate_limit, requested_wait_s
 from selfinstruct.errors import BackendError, RequestError, SelfInstructError, TransientError
 
-__all__ = ["ServerInfo", "decoded", "excerpt", "read_error_answer", "read_refusal", "retry_after_s"]
+__all__ = ["ServerInfo", "decoded", "excerpt", "is_error", "read_error_answer", "read_refusal", "retry_after_s"]
 
 _SETTING = frozenset({"unsupported_parameter", "unsupported_value", "model_not_found", "invalid_api_key"})
 _SCHEMA_FIELDS = frozenset({"response_format", "structured_outputs", "guided_json", "json_schema"})
@@ -46,6 +46,7 @@ _NO_ENDPOINT = re.compile(
     r"|(?:endpoint|path|route|url|page|resource) (?:\w+ )?(?:was )?not found|could not route|cannot post|\b404\b",
     re.IGNORECASE,
 )
+_STATUS = re.compile(r"[45]\d\d")
 _BASE_URL = "Check the base URL (it usually ends in /v1)"
 
 
@@ -70,6 +71,38 @@ def read_refusal(
     error = read_error(server, body)
     what = f"{server.url} answered {status}{_phrase(status)}" + (f": {error.message}" if error.message else "")
     wait = retry_after_s(headers, now)
+    return _refusal(server, status, error, what, wait, schema=schema, sent=sent or {})
+
+
+def read_error_answer(server: ServerInfo, body: bytes) -> SelfInstructError:
+    """Return the error for a body with status 200 that holds no completion but an error.
+
+    Some gateways send all errors with status 200. The error's own code counts as the status, if it has one. An error
+    without a code may pass, unless it says that there is no such endpoint.
+    """
+    error = read_error(server, body)
+    what = f"{server.url} answered with an error and no choice: {error.message}"
+    status = next((int(code) for code in sorted(error.codes) if _STATUS.fullmatch(code)), 0)
+    if status:
+        return _refusal(server, status, error, f"{what} (code {status})", None, schema=False, sent={})
+    if _NO_ENDPOINT.search(error.text):
+        return BackendError(f"{what}. {_BASE_URL}")
+    failure = _refusal(server, 429 if is_rate_limit(error) else 500, error, what, None, schema=False, sent={})
+    if isinstance(failure, TransientError) and not failure.throttled:
+        return failure.reworded(f"{what}. {_BASE_URL}")
+    return failure
+
+
+def _refusal(
+    server: ServerInfo,
+    status: int,
+    error: ErrorBody,
+    what: str,
+    wait: float | None,
+    *,
+    schema: bool,
+    sent: Mapping[str, Any],
+) -> SelfInstructError:
     if wait is None and status in (429, 503):
         wait = requested_wait_s(error)
     if shortage := find_shortage(status, error, wait):
@@ -82,7 +115,7 @@ def read_refusal(
         )
     if status in (408, 409, 429) or status >= 500:
         return TransientError(what, retry_after=wait, throttled=status == 429)
-    return _final_refusal(server, status, error, what, sent or {})
+    return _final_refusal(server, status, error, what, sent)
 
 
 def _final_refusal(
@@ -97,22 +130,6 @@ def _final_refusal(
     if status == 400 and "api key" in error.message.lower():  # Google's gateway answers a wrong key with 400
         status = 401
     return BackendError(f"{what}. {_remedy(server, status, error)}")
-
-
-def read_error_answer(server: ServerInfo, body: bytes, *, now: datetime | None = None) -> SelfInstructError:
-    """Return the error for a body with status 200 that holds no completion but an error.
-
-    Some gateways send all errors with status 200. The error's own code counts as the status, if it has one. An error
-    without a code may pass, unless it says that there is no such endpoint.
-    """
-    error = read_error(server, body)
-    statuses = [int(code) for code in error.codes if code.isdecimal() and 400 <= int(code) < 600 and len(code) == 3]
-    if not statuses and _NO_ENDPOINT.search(error.text):
-        return BackendError(f"{server.url} answered with an error: {error.message}. {_BASE_URL}")
-    failure = read_refusal(server, min(statuses, default=500), {}, body, now)
-    if statuses or not isinstance(failure, TransientError):
-        return failure
-    return failure.reworded(f"{server.url} answered with an error and no choice: {error.message}. {_BASE_URL}")
 
 
 def _request_fault(status: int, error: ErrorBody) -> str:

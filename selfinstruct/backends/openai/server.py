@@ -18,7 +18,7 @@ from selfinstruct.backends.openai.addresses import endpoint_root, key_headers, q
 from selfinstruct.backends.openai.answers import read_answer
 from selfinstruct.backends.openai.dialect import LIMITS, Dialect
 from selfinstruct.backends.openai.discovery import Discovery, Refusal
-from selfinstruct.backends.openai.error_body import ServerInfo, decoded, read_error
+from selfinstruct.backends.openai.error_body import ServerInfo, decoded, is_error, read_error
 from selfinstruct.backends.openai.keys import completion_without_key, is_openai, read_key, redacted, without_key
 from selfinstruct.backends.openai.options import OpenAIOptions
 from selfinstruct.backends.openai.refusals import read_refusal
@@ -114,7 +114,7 @@ class Server:
             failure = self.refusal(status, headers, body, schema=request.sampling.schema is not None, sent=sent)
         except SelfInstructError as error:
             failure = self._without_key(error)
-        if status != 200 or _is_error(body):
+        if status != 200 or _holds_error(body):
             error_body, fixed = read_error(self._info, body), self._options.fixed_fields
             demand = self.discovery.dialect.demand(status, error_body, sent, fixed=fixed)
             if demand is not None:
@@ -276,10 +276,10 @@ def _known_dialect(options: OpenAIOptions) -> Dialect:
     return Dialect(refused - LIMITS.keys() if LIMITS.keys() <= refused else refused, bool(options.stream))
 
 
-def _is_error(body: bytes) -> bool:
+def _holds_error(body: bytes) -> bool:
     """Return whether the body of a success holds an error and no completion."""
     value = decoded(body)
-    return isinstance(value, Mapping) and not value.get("choices") and bool(value.get("error"))
+    return isinstance(value, Mapping) and not value.get("choices") and is_error(value)
 
 
 def _check_url(url: str) -> str:
@@ -304,18 +304,17 @@ def _is_loopback(host: str) -> bool:
 def _open_client(url: str, host: str, key: str, timeout_s: float) -> AsyncOpenAI:
     import openai
 
-    no_authorization: dict[str, Any] = {"Authorization": openai.Omit()}
     client = openai.AsyncOpenAI(
         base_url=endpoint_root(url),
         default_query=query_of(url),
         api_key=key,
         admin_api_key="",  # else it is read from the environment
         # The key too, else OPENAI_CUSTOM_HEADERS could replace it.
-        default_headers={**no_authorization, **key_headers(url, key), "Accept-Encoding": "gzip"},
+        default_headers={"Authorization": f"Bearer {key}", "Accept-Encoding": "gzip"},
         max_retries=0,
         timeout=openai.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
         # A proxy named by the environment can't reach this machine's loopback.
-        http_client=_bounded_client(trust_env=not _is_loopback(host)),
+        http_client=_bounded_client(key_headers(url, key), trust_env=not _is_loopback(host)),
     )
     if not is_openai(host):
         client.organization = client.project = None  # they name an OpenAI account, which no other server may see
@@ -326,22 +325,30 @@ class _TooLongError(Exception):
     """An answer longer than ``_MAX_BYTES``."""
 
 
-def _bounded_client(*, trust_env: bool) -> httpx2.AsyncClient:
+def _bounded_client(key: Mapping[str, str], *, trust_env: bool) -> httpx2.AsyncClient:
     """Return a client that reads at most ``_MAX_BYTES`` of a body, also of errors and redirects.
 
     Bytes are counted after decompression, piece by piece: a few kilobytes may expand to gigabytes.
+
+    Args:
+        key: The header that carries the key. It replaces the one of the client library, and stays at its host.
     """
     import httpx2
     import openai
 
     class Bounded(openai.DefaultAsyncHttpxClient):
         async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+            request.headers.pop("Authorization", None)
+            request.headers.update(key)
             response = await super().send(request, **options, stream=True, follow_redirects=False)
             for _ in range(_MAX_REDIRECTS):
-                if response.next_request is None:
+                if (following := response.next_request) is None:
                     break
                 await response.aclose()
-                response = await super().send(response.next_request, **options, stream=True, follow_redirects=False)
+                if following.url.netloc != request.url.netloc:
+                    for name in key:
+                        following.headers.pop(name, None)
+                response = await super().send(following, **options, stream=True, follow_redirects=False)
             if stream and response.is_success:
                 return response  # the caller limits the body
             try:
