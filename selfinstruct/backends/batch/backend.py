@@ -28,7 +28,7 @@ from selfinstruct.backends.batch.journal import BatchJournal, BatchRecord, custo
 from selfinstruct.backends.batch.options import OpenAIBatchOptions
 from selfinstruct.backends.openai.backend import OPENAI, openai_capabilities
 from selfinstruct.backends.openai.dialect import Dialect
-from selfinstruct.backends.openai.discovery import Refusal
+from selfinstruct.backends.openai.discovery import MAX_ROUNDS, Refusal
 from selfinstruct.backends.openai.findings import Findings
 from selfinstruct.backends.openai.server import Server
 from selfinstruct.errors import BackendError, RequestError, SelfInstructError, TransientError
@@ -143,7 +143,7 @@ class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
         """
         body = self._server.body(request)
         name = custom_id(request, body)
-        while True:
+        for _ in range(MAX_ROUNDS):
             answer = await self._answer(request, name, body)
             if isinstance(answer, StillPendingError):
                 raise answer
@@ -154,6 +154,8 @@ class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
                 return answer
             if self._api.detached.is_set():  # the next invocation reads the refusal again
                 raise StillPendingError
+            failure = answer.error
+        raise failure
 
     async def _answer(self, request: Request, name: str, body: Mapping[str, Any]) -> _Answer:
         """Queue a request unless the server has it, and wait for its answer."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from selfinstruct.backends.openai.error_body import ErrorBody
 
-__all__ = ["LIMITS", "REFUSABLE", "Demand", "Dialect", "refused_field"]
+__all__ = ["LIMITS", "REFUSABLE", "Demand", "Dialect", "read_demand", "refused_field"]
 
 LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 """The two names of the limit of tokens in chat requests, each with the other one."""
@@ -111,43 +111,46 @@ class Dialect:
         return adapted
 
     def adapted(self, demand: Demand) -> Dialect:
-        """Return the dialect that meets a demand too."""
-        return Dialect(self.refused | demand.refused, self.stream or demand.stream)
+        """Return the dialect that meets a demand too. Of the two names of the token limit, the last one is refused."""
+        outdated = {LIMITS[name] for name in demand.refused & LIMITS.keys()}
+        return Dialect((self.refused - outdated) | demand.refused, self.stream or demand.stream)
 
-    def demand(
-        self, status: int, error: ErrorBody, sent: Mapping[str, Any], *, fixed: Collection[str] = ()
-    ) -> Demand | None:
-        """Return what a refusal asks to change; None if no change of the dialect helps.
 
-        Args:
-            status: The status of the answer; 200 for an error in the body of a success.
-            error: The error in its body.
-            sent: The body of the request, in this dialect.
-            fixed: Fields that the user set for this server, so that they are neither left out nor renamed.
-        """
-        if status in _ELSEWHERE:
-            return None
-        refused = self._refused(error, sent, fixed)
-        may_stream = not sent.get("stream") and "stream" not in fixed
-        stream = not refused and may_stream and _ONLY_STREAM.search(error.text) is not None
-        return Demand(refused, stream) if refused or stream else None
+def read_demand(
+    status: int, error: ErrorBody, sent: Mapping[str, Any], *, fixed: Collection[str] = ()
+) -> Demand | None:
+    """Return what a refusal asks to change; None if no change of the dialect helps.
 
-    def _refused(self, error: ErrorBody, sent: Mapping[str, Any], fixed: Collection[str]) -> frozenset[str]:
-        names = {name for name in _OPTIONAL if name in sent}
-        if "messages" in sent:
-            names |= {name for name, other in LIMITS.items() if name in sent and other not in self.refused}
-        names -= set(fixed)
-        if error.details and (listed := _extra_fields(error) & names):
-            return frozenset(listed)
-        text = _searchable(error)
-        named = {name for name in names if _is_named(name, error, text)}
-        if _RANGE.search(text):
-            return frozenset(name for name in named if _is_neutral(name, sent[name]))
-        if not named or not _UNSUPPORTED.search(error.words):
-            return frozenset()
-        if len(named) > 1 and _EXCLUSIVE.search(text):
-            return frozenset({name for name in named if _is_neutral(name, sent[name])} or named - {"temperature"})
-        return frozenset(named)
+    Args:
+        status: The status of the answer; 200 for an error in the body of a success.
+        error: The error in its body.
+        sent: The body of the request.
+        fixed: Fields that the user set for this server, so that they are neither left out nor renamed.
+    """
+    if status in _ELSEWHERE:
+        return None
+    refused = _refused(error, sent, fixed)
+    may_stream = not sent.get("stream") and "stream" not in fixed
+    stream = not refused and may_stream and _ONLY_STREAM.search(error.text) is not None
+    return Demand(refused, stream) if refused or stream else None
+
+
+def _refused(error: ErrorBody, sent: Mapping[str, Any], fixed: Collection[str]) -> frozenset[str]:
+    names = {name for name in _OPTIONAL if name in sent}
+    if "messages" in sent:
+        names |= LIMITS.keys() & sent.keys()
+    names -= set(fixed)
+    if error.details and (listed := _extra_fields(error) & names):
+        return frozenset(listed)
+    text = _searchable(error)
+    named = {name for name in names if _is_named(name, error, text)}
+    if _RANGE.search(text):
+        return frozenset(name for name in named if _is_neutral(name, sent[name]))
+    if not named or not _UNSUPPORTED.search(error.words):
+        return frozenset()
+    if len(named) > 1 and _EXCLUSIVE.search(text):
+        return frozenset({name for name in named if _is_neutral(name, sent[name])} or named - {"temperature"})
+    return frozenset(named)
 
 
 def refused_field(error: ErrorBody, sent: Mapping[str, Any]) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from selfinstruct.backends.openai.dialect import Demand, Dialect
+from selfinstruct.backends.openai.dialect import REFUSABLE, Demand, Dialect
 from selfinstruct.errors import SelfInstructError, TransientError
 from selfinstruct.records import Completion
 
-__all__ = ["Discovery", "Listener", "Refusal"]
+__all__ = ["MAX_ROUNDS", "Discovery", "Listener", "Refusal"]
+
+MAX_ROUNDS = len(REFUSABLE) + 1  # refusals of one request that are answered by a change of the dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +103,30 @@ class Discovery:
         async with self._lock:
             if self.dialect == dialect:
                 self.adapt(answer.demand)
-            return await self._discover(ask)
+            return await self._discover(ask, answer.error)
 
-    async def _discover(self, ask: Ask) -> Completion:
+    async def _discover(self, ask: Ask, failure: SelfInstructError) -> Completion:
         """Ask until the server answers.
 
-        Each refusal names a field that was sent, so the number of requests is limited by the number of fields. If an
-        attempt fails in a way that may pass, the next one continues here.
+        Each refusal names a field that was sent, so few attempts suffice; only a server that refuses both names of the
+        token limit would never answer. If an attempt fails in a way that may pass, the next one continues here.
+
+        Args:
+            failure: The error of the last refusal.
         """
-        while True:
+        for _ in range(MAX_ROUNDS):
             dialect = self.dialect
             try:
                 answer = await ask(dialect)
             except TransientError:
                 raise
-            except SelfInstructError:
-                self.dialect = self._confirmed
-                raise
+            except SelfInstructError as error:
+                failure = error
+                break
             if isinstance(answer, Completion):
                 self.answered(answer, dialect)
                 return answer
+            failure = answer.error
             self.adapt(answer.demand)
+        self.dialect = self._confirmed
+        raise failure

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from selfinstruct.backends.openai.addresses import endpoint_root, key_headers, query_of
 from selfinstruct.backends.openai.answers import read_answer
-from selfinstruct.backends.openai.dialect import LIMITS, Dialect
+from selfinstruct.backends.openai.dialect import LIMITS, Dialect, read_demand
 from selfinstruct.backends.openai.discovery import Discovery, Refusal
 from selfinstruct.backends.openai.error_body import ServerInfo, decoded, is_error, read_error
 from selfinstruct.backends.openai.keys import completion_without_key, is_openai, read_key, redacted, without_key
@@ -116,7 +116,7 @@ class Server:
             failure = self._without_key(error)
         if status != 200 or _holds_error(body):
             error_body, fixed = read_error(self._info, body), self._options.fixed_fields
-            demand = self.discovery.dialect.demand(status, error_body, sent, fixed=fixed)
+            demand = read_demand(status, error_body, sent, fixed=fixed)
             if demand is not None:
                 return Refusal(demand, failure)
         raise failure
