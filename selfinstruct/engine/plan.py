@@ -247,9 +247,7 @@ def _replay_source(settings: Mapping[str, Any]) -> Path:
     return Path(source)
 
 
-def _plan(
-    values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str], *, forked: bool = False
-) -> RunPlan:
+def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str], *, forked: bool = False) -> RunPlan:
     """Build a plan.
 
     Args:

@@ -35,6 +35,7 @@ from selfinstruct.strategies.base import Strategy
 __all__ = ["Scheduler", "SchedulerState"]
 
 _SLOW_START = 8  # requests that may be open before the first is processed
+_CURRENT_RULES = AnswerReader()
 _BYTES_PER_TOKEN = 4  # a rough average for English text
 
 
@@ -88,7 +89,7 @@ class Scheduler:
         lag: int,
         full_comparison: FullComparison = no_request,
         inherited: InheritedRequests = NOTHING_INHERITED,
-        reader: AnswerReader = AnswerReader(),
+        reader: AnswerReader = _CURRENT_RULES,
     ) -> None:
         self.pool = Pool(seeds)
         self.open: dict[int, Request] = {}

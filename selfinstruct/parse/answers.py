@@ -107,9 +107,9 @@ class AnswerReader:
         if name in self.accepted:
             name = COMPLETE
         thought = "\n\n".join(part for part in reasoning if part)
-        if parts.unfinished or (not answer.strip() and is_cut(name) and (thought or usage.completion_tokens)):
-            name = IN_REASONING
-        elif not answer.strip() and thought and name == COMPLETE:
+        ended = name == COMPLETE or is_cut(name)
+        shows_reasoning = thought or (is_cut(name) and usage.completion_tokens)  # some servers hide the reasoning
+        if parts.unfinished or (ended and shows_reasoning and not answer.strip()):
             name = IN_REASONING
         return Choice(answer, name, thought), parts.answer
 

@@ -35,10 +35,13 @@ _WRAPPERS = r"(?:answer|output|response|solution|final|final_answer)"
 _WRAPPER_OPEN = re.compile(rf"<{_WRAPPERS}>|<\|(?:begin_of_solution|start_response)\|>", re.IGNORECASE)
 _WRAPPER_CLOSE = re.compile(rf"</{_WRAPPERS}>|<\|(?:end_of_solution|end_response)\|>", re.IGNORECASE)
 _HEADING = re.compile(
-    r"(?:#{1,6}[ \t]{0,2})?[*_]{0,3}(?:the )?(?:final )?answer[*_]{0,3}(?::[*_]{0,3}|[ \t]*$)", re.IGNORECASE | re.MULTILINE
+    r"(?:#{1,6}[ \t]{0,2})?[*_]{0,3}(?:the )?(?:final )?answer[*_]{0,3}(?::[*_]{0,3}|[ \t]*$)",
+    re.IGNORECASE | re.MULTILINE,
 )
 
-_CHANNEL = re.compile(r"(?:<\|start\|>\w{0,20})?<\|channel\|>\s?(?P<name>\w{1,20})[^<\n]{0,80}(?:<\|constrain\|>\w{0,20})?<\|message\|>")
+_CHANNEL = re.compile(
+    r"(?:<\|start\|>\w{0,20})?<\|channel\|>\s?(?P<name>\w{1,20})[^<\n]{0,80}(?:<\|constrain\|>\w{0,20})?<\|message\|>"
+)
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
 _BARE_ANALYSIS = re.compile(r"\s*analysis(?=[A-Z0-9\"'(*\[])")
 _BARE_FINAL = "assistantfinal"
@@ -84,7 +87,7 @@ class Thoughts:
 def find_answer(text: str) -> Thoughts:
     """Separate the answer in a text from thoughts and special tokens, in time linear in its length."""
     if _MARKS.search(text) is None:
-        return Thoughts(((0, len(text)),))
+        return Thoughts(((0, len(text)),) if text else ())
     if (channels := _read_channels(text)) is not None:
         return channels
     head = _HEAD.match(text)
