@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["RejectReason", "ended", "missing_field"]
+__all__ = ["RejectReason", "ended", "is_unfinished", "missing_field"]
+
+
+_ENDED = "ended_"
 
 
 class RejectReason(StrEnum):
@@ -141,4 +144,9 @@ def missing_field(name: str) -> str:
 
 def ended(ending: str) -> str:
     """Return the reason code for an answer with an ending that marks no complete one (``ended_content_filter``)."""
-    return f"ended_{ending}"
+    return f"{_ENDED}{ending}"
+
+
+def is_unfinished(reason: str) -> bool:
+    """Return whether a reason code is for an answer that is not complete."""
+    return reason == RejectReason.TRUNCATED or reason.startswith(_ENDED)

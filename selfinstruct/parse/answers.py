@@ -18,7 +18,7 @@ from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Choice, Completion, CounterKey, Discard, Received, Usage, Verdict
 from selfinstruct.records.endings import COMPLETE, IN_REASONING, LENGTH, ending, is_cut
 
-__all__ = ["AnswerReader", "ReadCompletion", "spent_on_reasoning"]
+__all__ = ["AnswerReader", "ReadCompletion", "holds_answer", "shows_reasoning", "spent_on_reasoning"]
 
 _FIRST_SEMANTICS = 1  # rules of runs whose completions were read unaltered
 
@@ -108,30 +108,35 @@ class AnswerReader:
             name = COMPLETE
         thought = "\n\n".join(part for part in reasoning if part)
         ended = name == COMPLETE or is_cut(name)
-        shows_reasoning = thought or (is_cut(name) and usage.completion_tokens)  # some servers hide the reasoning
-        if parts.unfinished or (ended and shows_reasoning and not answer.strip()):
+        reasoned = thought or (is_cut(name) and usage.completion_tokens)  # some servers hide the reasoning
+        if parts.unfinished or (ended and reasoned and not answer.strip()):
             name = IN_REASONING
         return Choice(answer, name, thought), parts.answer
 
 
-def spent_on_reasoning(completion: Completion) -> bool:
-    """Return whether the limit of tokens was spent on reasoning, so that the answer is missing or cut.
+def holds_answer(completion: Completion) -> bool:
+    """Return whether any choice holds a character of an answer."""
+    return any(
+        choice.text[start:end].strip() for choice in completion.choices for start, end in find_answer(choice.text).answer
+    )
 
-    The server's count of reasoning tokens shows it, or reasoning in the completion; a text without any character shows
-    it too, since a model that does not reason writes from its first token on.
+
+def shows_reasoning(completion: Completion) -> bool:
+    """Return whether the model reasoned: by its own text, by the server's fields or by the server's count.
+
+    An answer without a character that took all its tokens shows it too: the server keeps the reasoning to itself.
     """
-    for choice in completion.choices:
-        parts = find_answer(choice.text)
-        answered = any(choice.text[start:end].strip() for start, end in parts.answer)
-        if parts.unfinished or not is_cut(choice.finish_reason):
-            if parts.unfinished:
-                return True
-            continue
-        if not answered and (choice.reasoning or parts.reasoning or completion.usage.completion_tokens):
-            return True
-        if choice.reasoning or parts.reasoning or completion.usage.reasoning_tokens:
-            return True
-    return False
+    return bool(completion.usage.reasoning_tokens) or any(
+        choice.reasoning
+        or find_answer(choice.text).reasoning
+        or (not choice.text and is_cut(choice.finish_reason) and completion.usage.completion_tokens)
+        for choice in completion.choices
+    )
+
+
+def spent_on_reasoning(completion: Completion) -> bool:
+    """Return whether the model reasoned and a choice was cut, so that its limit went into reasoning in part or whole."""
+    return shows_reasoning(completion) and any(is_cut(choice.finish_reason) for choice in completion.choices)
 
 
 def _first_ending(finish_reason: str) -> str:

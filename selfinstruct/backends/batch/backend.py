@@ -67,6 +67,11 @@ class OpenAIBatchBackend(BatchBackend):
         self._waiting = 0  # calls that wait in wait_for_batch or complete
         self._active = 1 << 30  # requests that are waiting or about to wait; unknown at first
         self._tasks: set[asyncio.Task[None]] = set()
+        self._enlarged: Callable[[Request], Request] = lambda request: request
+        self._observe: Callable[[Request, Completion], None] = lambda *_: None
+
+    def use_room(self, enlarged: Callable[[Request], Request], observe: Callable[[Request, Completion], None]) -> None:
+        self._enlarged, self._observe = enlarged, observe
 
     def open_journal(self, folder: Path, on_status: StatusCallback) -> None:
         self._journal = BatchJournal.read(folder)
@@ -128,7 +133,8 @@ class OpenAIBatchBackend(BatchBackend):
         pending = self._pending.get(name)
         if pending is None:
             endpoint = "/completions" if request.is_raw else "/chat/completions"
-            pending = _Pending(request, self._future(), line=input_line(name, endpoint, body), endpoint=endpoint)
+            line = input_line(name, endpoint, self._server.body(self._enlarged(request)))
+            pending = _Pending(request, self._future(), line=line, endpoint=endpoint)
             self._pending[name] = pending
             self._queue.append(name)
         elif pending.submitted and self._api.detached.is_set():
@@ -148,6 +154,7 @@ class OpenAIBatchBackend(BatchBackend):
         self._pending.pop(name, None)
         if isinstance(answer, Exception):
             raise answer
+        self._observe(request, answer)
         return answer
 
     def detach(self) -> None:
@@ -340,5 +347,6 @@ OPENAI_BATCH = BackendSpec(
     open=lambda options, _: OpenAIBatchBackend(options),
     capabilities=openai_capabilities,
     default_lag=2048,  # the concurrency: no more requests than the lag can be in batches at once
-    free_options=OPENAI.free_options | {"batch_size", "poll_s"},
+    # A submitted request is found again by the body that it was sent with.
+    free_options=OPENAI.free_options - {"thinking", "reasoning_effort"} | {"batch_size", "poll_s"},
 )
