@@ -17,7 +17,7 @@ from selfinstruct.errors import BackendError, RequestError, SelfInstructError, T
 from selfinstruct.parse.answers import holds_answer, shows_reasoning, spent_on_reasoning
 from selfinstruct.records import Completion, Request
 
-__all__ = ["CODE", "FIRST_ROOM", "RoomForReasoning", "RoomyBackend"]
+__all__ = ["CODE", "FIRST_ROOM", "NO_ROOM", "RoomForReasoning", "RoomyBackend"]
 
 CODE = "reasoning_limit"
 """Code of the failure of a request whose answer is empty because the model's reasoning took all its tokens."""
@@ -43,6 +43,7 @@ class RoomForReasoning:
         self._fixed = setting is not None
         self._chat = (setting or 0) if self._fixed else FIRST_ROOM * reasons
         self._raw = 0
+        self._held: dict[int, int] = {}  # tokens of room in the latest send of each request that has any
         self.most = max(_STEPS[-1], setting or 0)  # less once requests exceed the context of the model
 
     def tokens(self, request: Request) -> int:
@@ -55,6 +56,15 @@ class RoomForReasoning:
         if not room:
             return request
         return replace(request, sampling=replace(request.sampling, max_tokens=request.sampling.max_tokens + room))
+
+    def hold(self, request: Request) -> None:
+        """Remember the room of a request that is sent now, since there may be more when it is answered."""
+        if (tokens := self.tokens(request)) or request.number in self._held:
+            self._held[request.number] = tokens
+
+    def held(self, request: Request) -> Request:
+        """Return a copy of a request with the limit of its latest send."""
+        return self.enlarged(request, self._held.get(request.number, 0))
 
     def grow(self, request: Request, beyond: int) -> bool:
         """Add room for requests of this kind if it is at most ``beyond``; return whether there is more now."""
@@ -75,6 +85,10 @@ class RoomForReasoning:
         """Add the first room once a completion shows that the model reasons, where no request can be asked again."""
         if shows_reasoning(completion) and not _asks_for_reasoning(request):
             self.grow(request, 0)
+
+
+NO_ROOM = RoomForReasoning(0)
+"""For backends whose limits leave out reasoning."""
 
 
 class RoomyBackend(Backend):
