@@ -378,7 +378,7 @@ def _run(
     backend = open_backend(plan.settings.backend, plan.backend_options, show_servers)
     if isinstance(backend, BatchBackend):
         backend.open_journal(folder, progress.notify)
-        backend.use_room(room.enlarged, room.observe)
+        backend.use_room(room.held, room.observe)
     elif plan.capabilities.limits_reasoning:
         option = plan.capabilities.reasoning_option
         remedy = f"--set {plan.settings.backend}.{option}=false" if option else ""

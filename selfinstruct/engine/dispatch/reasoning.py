@@ -62,9 +62,13 @@ class RoomForReasoning:
         if (tokens := self.tokens(request)) or request.number in self._held:
             self._held[request.number] = tokens
 
+    def held_tokens(self, request: Request) -> int:
+        """Return the tokens of room in the latest send of a request."""
+        return self._held.get(request.number, 0)
+
     def held(self, request: Request) -> Request:
-        """Return a copy of a request with the limit of its latest send."""
-        return self.enlarged(request, self._held.get(request.number, 0))
+        """Return a copy of a request with the limit of its latest send, which the budget has reserved."""
+        return self.enlarged(request, self.held_tokens(request))
 
     def grow(self, request: Request, beyond: int) -> bool:
         """Add room for requests of this kind if it is at most ``beyond``; return whether there is more now."""
@@ -152,7 +156,7 @@ class RoomyBackend(Backend):
 
     async def _complete(self, request: Request) -> tuple[Completion, int]:
         """Return the completion, and the room that the request had: less if more would not fit into the context."""
-        wanted = room = self._room.tokens(request)
+        wanted = room = self._room.held_tokens(request)
         while True:
             try:
                 completion = await self._inner.complete(self._room.enlarged(request, room))
