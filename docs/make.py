@@ -54,7 +54,8 @@ JSON_KEYS = {
         "rows": "rows of the dataset", "target": "rows asked for", "acceptance": "rows / parsed instructions",
         "requests": "processed requests", "instructions": "parsed instructions", "rejected": "candidates by reason",
         "discarded": "pieces of text by reason", "failures": "failed requests by code",
-        "prompt_tokens": "", "completion_tokens": "", "in_batches": "requests that the server still processes",
+        "prompt_tokens": "", "completion_tokens": "", "reasoning_tokens": "part of completion_tokens",
+        "advice": "sentences on settings that bring more rows", "in_batches": "requests that the server still processes",
         "dataset": "dataset file", "lines": "its lines", "sha256": "its digest",
     },
     "status": {
@@ -69,6 +70,7 @@ JSON_KEYS = {
         "failures": "failed requests by code", "methods": "figures of each method of a mixed run",
         "proposals": "proposals of each method over time", "tables": "counters of the strategy",
         "models": "completions by model", "prompt_tokens": "", "cached_tokens": "", "completion_tokens": "",
+        "reasoning_tokens": "part of completion_tokens", "advice": "sentences on settings that bring more rows",
         "sends": "requests sent, repeats included", "lost_tokens": "worst case of requests without an outcome",
     },
     "explain": {

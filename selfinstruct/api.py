@@ -21,6 +21,7 @@ from selfinstruct.common.codec import Json, canonical
 from selfinstruct.common.config import to_yaml
 from selfinstruct.common.files import write_atomic
 from selfinstruct.engine.dispatch.budget import Budget
+from selfinstruct.engine.dispatch.reasoning import RoomForReasoning, RoomyBackend
 from selfinstruct.engine.identity import require_same_identity
 from selfinstruct.engine.loop import Engine
 from selfinstruct.engine.plan import RunPlan, make_plan, recorded_plan
@@ -406,7 +407,9 @@ def _run(
     folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: ShowProgress
 ) -> tuple[str, int, tuple[str, ...]]:
     """Run the loop to its end; return the ending, the number of requests still in batches, and remarks."""
-    budget = Budget(plan.settings.budget, reader.spending())
+    setting = plan.settings.reasoning_tokens if plan.capabilities.limits_reasoning else 0
+    room = RoomForReasoning(setting, reasons=state.stats.reasoning_tokens > 0)
+    budget = Budget(plan.settings.budget, reader.spending(), room)
     progress = RunProgress(
         plan.settings.n, state.stats, plan.settings.budget, rows=state.count, rows_before=state.count
     )
@@ -415,10 +418,15 @@ def _run(
         progress.servers = servers
 
     backend = open_backend(plan.settings.backend, plan.backend_options, show_servers)
-    if isinstance(backend, BatchBackend):
-        backend.open_journal(folder, progress.notify)
     if isinstance(backend, AdaptiveBackend):
         backend.observe(_RunObserver(folder, plan, ledger, progress))
+    if isinstance(backend, BatchBackend):
+        backend.open_journal(folder, progress.notify)
+        backend.use_room(room.held, room.observe)
+    elif plan.capabilities.limits_reasoning:
+        option = plan.capabilities.reasoning_option
+        remedy = f"--set {plan.settings.backend}.{option}=false" if option else ""
+        backend = RoomyBackend(backend, room, remedy)
     engine = Engine(plan, state, ledger, reader, backend, budget, progress)
 
     async def main() -> tuple[str, int, tuple[str, ...]]:

@@ -107,6 +107,16 @@ class BatchBackend(Backend):
         """
 
     @abstractmethod
+    def use_room(self, enlarged: Callable[[Request], Request], observe: Callable[[Request, Completion], None]) -> None:
+        """Give requests room for reasoning. Called before ``start``.
+
+        Args:
+            enlarged: Returns a request with the limit of tokens to submit it with. The limit may grow during a run, so
+                it must not be part of the name by which a submitted request is found again.
+            observe: Receives each completion, since the limit grows once a model is seen to reason.
+        """
+
+    @abstractmethod
     async def resume(self, requests: Iterable[Request]) -> set[int]:
         """Find requests that were sent by an earlier invocation. Called once, after ``start``.
 
@@ -159,6 +169,8 @@ class Capabilities:
         schema_option: Option that lets raw prompts carry a schema where ``schema_apis`` lacks them; "" for none.
         max_choices: Most choices (``n``) of one request; None for no limit.
         max_choices_option: Option that sets ``max_choices``; "" for none.
+        limits_reasoning: Whether a model's reasoning counts against the limit of tokens of a request.
+        reasoning_option: Option that switches reasoning off if it is false; "" for none.
     """
 
     concurrency: int = 16
@@ -167,6 +179,8 @@ class Capabilities:
     schema_option: str = ""
     max_choices: int | None = None
     max_choices_option: str = ""
+    limits_reasoning: bool = True
+    reasoning_option: str = ""
 
 
 OptionsT = TypeVar("OptionsT", bound=BackendOptions)

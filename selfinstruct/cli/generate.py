@@ -15,6 +15,8 @@ from selfinstruct.cli.options import json_option
 from selfinstruct.cli.settings import located, run_options, settings_of
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
+from selfinstruct.engine.advice import advice
+from selfinstruct.engine.stats import Stats
 from selfinstruct.records import Request
 from selfinstruct.strategies import STRATEGIES
 
@@ -163,9 +165,14 @@ def _lines(result: GenerateResult) -> Iterator[str]:
         yield from _ending(result)
         rate = f", {stats.acceptance:.0%} of {stats.instructions} instructions" if stats.acceptance is not None else ""
         yield (f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(stats.requests, 'request')}, "
-               f"{stats.completion_tokens:,} tokens generated")  # fmt: skip
+               f"{stats.completion_tokens:,} tokens generated{_reasoning(stats)}")  # fmt: skip
+        yield from advice(result.plan, stats)
     yield from result.remarks
     yield f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})"
+
+
+def _reasoning(stats: Stats) -> str:
+    return f", {stats.reasoning_tokens:,} of them for reasoning" if stats.reasoning_tokens else ""
 
 
 def _ending(result: GenerateResult) -> Iterator[str]:
@@ -205,6 +212,8 @@ def _to_json(result: GenerateResult) -> dict[str, object]:
         "failures": dict(stats.failures),
         "prompt_tokens": stats.prompt_tokens,
         "completion_tokens": stats.completion_tokens,
+        "reasoning_tokens": stats.reasoning_tokens,
+        "advice": list(advice(result.plan, stats)),
         "in_batches": result.in_batches,
         "remarks": list(result.remarks),
         **dataset_to_json(result.exported),

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 
 from selfinstruct.backends.base import Backend, BatchBackend, StillPendingError
-from selfinstruct.engine.dispatch.budget import Budget, worst_case
+from selfinstruct.engine.dispatch.budget import Budget
 from selfinstruct.engine.dispatch.concurrency import ConcurrencyLimiter
 from selfinstruct.engine.dispatch.retry import Retry
 from selfinstruct.engine.plan import RunPlan
@@ -350,7 +350,7 @@ class Engine:
                     raise _AttemptRefusedError("no further attempt now")
                 self._budget.reserve(request)
             self._recorded.add(request.number)
-            flight.latest, committed = self._ledger.record_send(request, worst_case(request), first=new)
+            flight.latest, committed = self._ledger.record_send(request, self._budget.reserved(request), first=new)
             flight.first = flight.first or flight.latest
             self._newest_send = flight.latest
             await acknowledged(committed)

@@ -24,6 +24,7 @@ from selfinstruct.engine.presets import defaults_for, overlay_settings
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.ledger import InheritedOutcomes, Reader, has_run
+from selfinstruct.parse.answers import AnswerReader
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
@@ -31,7 +32,7 @@ from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_na
 from selfinstruct.strategies.abilities import default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
-from selfinstruct.version import SEMANTICS, __version__
+from selfinstruct.version import READABLE, SEMANTICS, __version__
 
 __all__ = ["RunPlan", "Settings", "forked_plan", "make_plan", "recorded_plan"]
 
@@ -69,6 +70,11 @@ class RunPlan:
         return default_target(self.strategy, self.seeds) == self.settings.n
 
     @property
+    def reader(self) -> AnswerReader:
+        """The rules by which the completions of the run are read."""
+        return AnswerReader(frozenset(self.settings.accept_endings), self.prompts.semantics)
+
+    @property
     def capabilities(self) -> Capabilities:
         """The capabilities of the backend under its options."""
         return backend_spec(self.settings.backend).capabilities(self.backend_options)
@@ -100,7 +106,8 @@ class RunPlan:
             "api": self.prompts.api,
             "seeds": digest(seeds_to_json(self.seeds)),
             "prompts": self.prompts.digests(),
-            "semantics": SEMANTICS,
+            "semantics": self.prompts.semantics,
+            **({"accept_endings": list(accepted)} if (accepted := self.settings.accept_endings) else {}),
             **({"history": self.history["digest"]} if self.history else {}),
             **({"plugins": plugins} if (plugins := self._row_plugins) else {}),
         }
@@ -216,7 +223,7 @@ def forked_plan(settings: Mapping[str, Any], reader: Reader, inherited: Inherite
         RunChangedError: If this version of selfinstruct reads ledgers differently.
     """
     values = overlay_settings(reader.meta("config"), settings)
-    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - settings.keys()))
+    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - settings.keys()), forked=True)
     identity = reader.meta("identity")
     previous = identity["strategy"]
     if plan.settings.strategy != previous:
@@ -240,15 +247,22 @@ def _replay_source(settings: Mapping[str, Any]) -> Path:
     return Path(source)
 
 
-def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> RunPlan:
-    """Build the plan; ``recorded`` names the texts to take from the ledger of ``base`` instead of from files."""
+def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str], *, forked: bool = False) -> RunPlan:
+    """Build a plan.
+
+    Args:
+        base: The ledger of the run, or of its source.
+        recorded: Names of the texts to take from ``base`` instead of from files.
+        forked: Whether the plan is of a fork, which reads the completions of its source by the current semantics.
+    """
     general = {field.name for field in dataclasses.fields(Settings)}
     strategies, backends = strategy_names(), backend_names()
     keys = {*general, *strategies, MIX, *backends}
     for key in values:
         if key not in keys:
             raise ConfigError(f"unknown key {key!r}{suggest(str(key), keys)}", key=str(key))
-    if base is not None and (semantics := base.meta("identity")["semantics"]) != SEMANTICS:
+    semantics = SEMANTICS if base is None else int(base.meta("identity")["semantics"])
+    if base is not None and semantics not in READABLE:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
@@ -289,6 +303,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         names |= QualityStrategy.templates_of(quality)
     prompts = load_run_prompts(settings, names, backend_options.api, base, methods, recorded="prompts" in recorded)
     prompts = add_data_files(prompts, methods, base, recorded="prompts" in recorded)
+    prompts = prompts.with_semantics(SEMANTICS if forked else semantics)
     strategy = build_strategy(methods, strategy_options if mixed else None, prompts, adapt=settings.adapt)
     if quality is not None:
         strategy = QualityStrategy(strategy, quality, prompts)

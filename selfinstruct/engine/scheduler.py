@@ -26,6 +26,7 @@ from selfinstruct.common.codec import Json
 from selfinstruct.common.rng import Rng, derive
 from selfinstruct.engine.inherited import NOTHING_INHERITED, InheritedRequests
 from selfinstruct.engine.row_filters import FilterOptions, FilterOutcome, FullComparison, RowFilters, no_request
+from selfinstruct.parse.answers import AnswerReader
 from selfinstruct.pool import AcceptedRow, MethodProgress, Pool
 from selfinstruct.records import Completion, Failure, Outcome, Request, Task, Usage
 from selfinstruct.strategies.abilities import recover
@@ -34,6 +35,7 @@ from selfinstruct.strategies.base import Strategy
 __all__ = ["Scheduler", "SchedulerState"]
 
 _SLOW_START = 8  # requests that may be open before the first is processed
+_CURRENT_RULES = AnswerReader()
 _BYTES_PER_TOKEN = 4  # a rough average for English text
 
 
@@ -70,6 +72,7 @@ class Scheduler:
             identity.
         full_comparison: See ``RowFilters``.
         inherited: The requests that a fork starts with.
+        reader: The rules by which completions are read.
 
     Attributes:
         pool: Everything accepted so far.
@@ -86,10 +89,12 @@ class Scheduler:
         lag: int,
         full_comparison: FullComparison = no_request,
         inherited: InheritedRequests = NOTHING_INHERITED,
+        reader: AnswerReader = _CURRENT_RULES,
     ) -> None:
         self.pool = Pool(seeds)
         self.open: dict[int, Request] = {}
         self._strategy = strategy
+        self._reader = reader
         self._filters = RowFilters(filters, self.pool, full_comparison=full_comparison)
         self._seed = seed
         self._lag = lag
@@ -154,7 +159,8 @@ class Scheduler:
         if isinstance(outcome, Failure):
             received = recover(self._strategy, request, self.pool)
         else:
-            received = self._strategy.receive(request, outcome, self.pool)
+            read = self._reader.read(outcome)
+            received = read.restore(self._strategy.receive(request, read.completion, self.pool))
         rows = len(self.pool.rows)
         filtered = self._filters.apply(request, received)
         for follow_up in received.follow_ups:

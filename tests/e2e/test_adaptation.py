@@ -143,7 +143,7 @@ def test_a_setting_of_the_user_is_neither_dropped_nor_renamed(tmp_path: Path) ->
         body = {"error": {"message": "Unknown parameter: 'reasoning_effort'", "param": "reasoning_effort"}}
         server._fault = lambda *_: Fault(400, body=body)
         options = settings(server.url, strategy="alpaca", section={"extra_body": {"reasoning_effort": "low"}})
-        with pytest.raises(BackendError, match="refuses reasoning_effort: change it in extra_body"):
+        with pytest.raises(BackendError, match="refuses reasoning_effort: leave out thinking or reasoning_effort"):
             generate(tmp_path / "b", options)
 
 

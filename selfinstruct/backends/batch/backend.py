@@ -79,6 +79,11 @@ class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
         self._waiting = 0  # calls that wait in wait_for_batch or complete
         self._active = 1 << 30  # requests that are waiting or about to wait; unknown at first
         self._tasks: set[asyncio.Task[None]] = set()
+        self._enlarged: Callable[[Request], Request] = lambda request: request
+        self._observe: Callable[[Request, Completion], None] = lambda *_: None
+
+    def use_room(self, enlarged: Callable[[Request], Request], observe: Callable[[Request, Completion], None]) -> None:
+        self._enlarged, self._observe = enlarged, observe
 
     def observe(self, observer: BackendObserver) -> None:
         Findings([self._server.discovery], self._options.model or "", observer)
@@ -141,29 +146,29 @@ class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
         Raises:
             StillPendingError: After ``detach``, once the server has the request.
         """
-        body = self._server.body(request)
-        name = custom_id(request, body)
+        name = custom_id(request, self._server.body(request))
         for _ in range(MAX_ROUNDS):
-            answer = await self._answer(request, name, body)
+            answer = await self._answer(request, name)
             if isinstance(answer, StillPendingError):
                 raise answer
             self._pending.pop(name, None)
             if isinstance(answer, Exception):
                 raise answer
             if isinstance(answer, Completion):
+                self._observe(request, answer)
                 return answer
             if self._api.detached.is_set():  # the next invocation reads the refusal again
                 raise StillPendingError
             failure = answer.error
         raise failure
 
-    async def _answer(self, request: Request, name: str, body: Mapping[str, Any]) -> _Answer:
+    async def _answer(self, request: Request, name: str) -> _Answer:
         """Queue a request unless the server has it, and wait for its answer."""
         pending = self._pending.get(name)
         if pending is None:
             endpoint = "/completions" if request.is_raw else "/chat/completions"
             dialect = self._server.discovery.dialect
-            line = input_line(name, endpoint, dialect.apply(body))
+            line = input_line(name, endpoint, dialect.apply(self._server.body(self._enlarged(request))))
             pending = _Pending(request, self._future(), dialect=dialect, line=line, endpoint=endpoint)
             self._pending[name] = pending
             self._queue.append(name)
@@ -377,6 +382,7 @@ OPENAI_BATCH = BackendSpec(
     open=lambda options, _: OpenAIBatchBackend(options),
     capabilities=openai_capabilities,
     default_lag=2048,  # the concurrency: no more requests than the lag can be in batches at once
-    free_options=OPENAI.free_options | {"batch_size", "poll_s"},
+    # A submitted request is found again by the body that it was sent with.
+    free_options=OPENAI.free_options - {"thinking", "reasoning_effort"} | {"batch_size", "poll_s"},
     discovered_options=frozenset({"refused"}),
 )

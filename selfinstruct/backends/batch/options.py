@@ -16,7 +16,8 @@ class OpenAIBatchOptions(OpenAIOptions):
     """Which server and model to ask, and how to form batches.
 
     Attributes:
-        base_url, model, api, api_key_env, max_tokens_name, omit, extra_body, schema_field, refused: As for ``openai``.
+        base_url, model, api, api_key_env, max_tokens_name, omit, extra_body, schema_field, thinking,
+        reasoning_effort, refused: As for ``openai``.
         timeout_s: Time limit of one call in seconds (an upload, a download, a status query), not of a batch.
         concurrency: Requests at the server at once, in all batches together. An account has a limit of enqueued tokens.
         batch_size: Most requests of one batch; more requests are divided into several batches.

@@ -5,15 +5,28 @@ Pure functions of the body, without network or client library. ``refusals`` read
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfinstruct.backends.openai.refusals import ServerInfo, decoded, excerpt, is_error, read_error_answer
+from selfinstruct.backends.openai.messages import finish_reason, message_text, reasoning_text
+from selfinstruct.backends.openai.refusals import (
+    ServerInfo,
+    decoded,
+    excerpt,
+    is_error,
+    read_error_answer,
+    read_refusal,
+)
 from selfinstruct.errors import RequestError, TransientError
 from selfinstruct.records import Choice, Completion, Usage
+from selfinstruct.records.endings import ending
 
 __all__ = ["read_answer"]
 
+_LOST = frozenset(
+    {"abort", "aborted", "insufficient_system_resource"}
+)  # the server gave up: another attempt may succeed
 _MAX_COUNT = 2**31  # no request takes this many tokens; a larger count is invalid
 
 
@@ -26,7 +39,8 @@ def read_answer(server: ServerInfo, body: bytes, *, chat: bool) -> Completion:
     Raises:
         TransientError: The body is not JSON or lacks a required field.
         RequestError: The server's content filter withheld the text.
-        BackendError: The body is an error (some gateways send errors with status 200), and the server is at fault.
+        BackendError: The body or one of its choices is an error (some gateways send errors with status 200), and the
+            server is at fault. Errors that may pass, or are the request's own, have the types above.
     """
     value = decoded(body)
     if value is None:
@@ -34,7 +48,7 @@ def read_answer(server: ServerInfo, body: bytes, *, chat: bool) -> Completion:
     if not isinstance(value, Mapping):
         raise TransientError(f"{server.url} answered with JSON that is not an object: {excerpt(server, body)}")
     listed = value.get("choices")
-    if not listed and is_error(value):
+    if value.get("error") or (not listed and is_error(value)):
         raise read_error_answer(server, body)
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
         what = f"{server.url} answered without any choice (is the base URL right? it usually ends in /v1)"
@@ -49,32 +63,60 @@ def read_answer(server: ServerInfo, body: bytes, *, chat: bool) -> Completion:
 def _choice(server: ServerInfo, item: Any, chat: bool, body: bytes) -> Choice:
     if not isinstance(item, Mapping):
         raise TransientError(f"{server.url} answered with a choice that is not an object: {excerpt(server, body)}")
-    reason = item.get("finish_reason")
-    text: Any = item.get("text")
-    if chat:
-        message = item.get("message")
-        if not isinstance(message, Mapping):
-            raise TransientError(f"{server.url} answered with a choice without a message: {excerpt(server, body)}")
-        # Content is null or absent if the model refused or spent all its tokens on reasoning: an empty answer.
-        text = message.get("content")
-        if text is None:
-            text = message.get("refusal") or ""
-        elif isinstance(text, Sequence) and not isinstance(text, str):
-            text = "".join(str(part.get("text", "")) for part in text if isinstance(part, Mapping))
-    elif text is None and reason == "content_filter":
+    message = item.get("message") if chat else item
+    if error := item.get("error") or (isinstance(message, Mapping) and message.get("error")):  # lost midway
+        raise read_refusal(server, _status(error), {}, json.dumps({"error": error}).encode())
+    if not isinstance(message, Mapping):
+        raise TransientError(f"{server.url} answered with a choice without a message: {excerpt(server, body)}")
+    reason, reasoning = finish_reason(item, message), reasoning_text(message)
+    if ending(reason) in _LOST:
+        raise TransientError(f"{server.url} gave up an answer (finish_reason {reason})")
+    # Chat content is null or absent if the model refused or spent all its tokens on reasoning: an empty answer.
+    text = message_text(message.get("content")) if chat else message.get("text")
+    if text == "" and reason == "refusal":
+        text = message_text(message.get("refusal"))
+    if text is None and (reason == "content_filter" or reasoning):
         text = ""
     if not isinstance(text, str):
         raise TransientError(f"{server.url} answered with a choice without text: {excerpt(server, body)}")
-    return Choice(_clean(text), _clean(reason) if isinstance(reason, str) else "unknown")
+    return Choice(_clean(text), _clean(reason), _clean(reasoning))
+
+
+def _status(error: object) -> int:
+    """Return the HTTP status that an error object stands for: its code, or 500 without one."""
+    fields = error if isinstance(error, Mapping) else {}
+    for name in ("code", "status", "status_code"):
+        code = fields.get(name)
+        if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) == 3:
+            code = int(code)
+        if isinstance(code, int) and 400 <= code < 600:
+            return code
+    words = " ".join(str(fields.get(name)) for name in ("code", "type"))
+    if "rate_limit" in words:
+        return 429
+    return 400 if "content" in words or "moderation" in words else 500
 
 
 def _usage(value: Any) -> Usage:
-    """Return the token counts; zero if the server does not report them."""
+    """Return the token counts; zero if the server does not report them.
+
+    Some servers (xAI, Gemini) leave reasoning out of the completion's tokens and count it in the total alone.
+    """
     if not isinstance(value, Mapping):
         return Usage()
-    details = value.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
-    return Usage(_count(value.get("prompt_tokens")), _count(value.get("completion_tokens")), _count(cached))
+    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
+    reasoning = _detail(value, ("completion_tokens_details", "output_tokens_details"), "reasoning_tokens")
+    reasoning = reasoning or _count(value.get("reasoning_tokens"))
+    uncounted = _count(value.get("total_tokens")) - prompt - completion
+    if prompt and uncounted > 0:
+        completion, reasoning = completion + uncounted, reasoning or uncounted
+    cached = _detail(value, ("prompt_tokens_details",), "cached_tokens")
+    return Usage(prompt, completion, cached, min(reasoning, completion))
+
+
+def _detail(value: Mapping[str, Any], groups: Sequence[str], name: str) -> int:
+    counts = (_count(details.get(name)) for group in groups if isinstance(details := value.get(group), Mapping))
+    return next((count for count in counts if count), 0)
 
 
 def _count(value: Any) -> int:

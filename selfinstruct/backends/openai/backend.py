@@ -79,6 +79,7 @@ def openai_capabilities(options: OpenAIOptions) -> Capabilities:
         raw_prompts=options.api == "completion",
         schema_apis=ALL_APIS if options.schema_field else chat_only,  # raw prompts have no standard field for a schema
         schema_option="schema_field",
+        reasoning_option="thinking",
     )
 
 
@@ -88,7 +89,17 @@ OPENAI = BackendSpec(
     open=OpenAIBackend,
     capabilities=openai_capabilities,
     free_options=frozenset(
-        {"base_url", "api_key_env", "timeout_s", "concurrency", "schema_field", "stream", "refused"}
+        {
+            "base_url",
+            "api_key_env",
+            "timeout_s",
+            "concurrency",
+            "schema_field",
+            "thinking",
+            "reasoning_effort",
+            "stream",
+            "refused",
+        }
     ),
     discovered_options=frozenset({"stream", "refused"}),
 )

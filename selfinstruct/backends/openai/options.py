@@ -46,6 +46,11 @@ class OpenAIOptions:
         extra_body: Further fields of each request's body, any JSON; they override the computed ones. Neither
             ``extra_body`` nor ``omit`` may name a field that decides what a request costs (``max_tokens``, ``n``,
             ``model`` and the like).
+        thinking: false asks a model that reasons to answer at once, with the fields of the server's family: the chat
+            template's variables for most servers, ``reasoning_effort`` or a field of their own for others. null and
+            true send nothing.
+        reasoning_effort: How much a model reasons (``none``, ``minimal``, ``low``, ``medium``, ``high``), where a
+            server has the field; null sends nothing.
         schema_field: The server's name for a JSON schema in raw completions: ``structured_outputs`` (vLLM 0.12 and
             later), ``guided_json`` (older vLLM), ``json_schema`` (llama-server); null if it accepts none. Chat requests
             use ``response_format`` on every server.
@@ -65,6 +70,8 @@ class OpenAIOptions:
     omit: tuple[str, ...] = ()
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     schema_field: Literal["structured_outputs", "guided_json", "json_schema"] | None = None
+    thinking: bool | None = None
+    reasoning_effort: str | None = None
     stream: bool | None = None
     refused: tuple[str, ...] = ()
 

@@ -24,6 +24,7 @@ __all__ = ["ServerInfo", "decoded", "excerpt", "is_error", "read_error_answer", 
 
 _SETTING = frozenset({"unsupported_parameter", "unsupported_value", "model_not_found", "invalid_api_key"})
 _SCHEMA_FIELDS = frozenset({"response_format", "structured_outputs", "guided_json", "json_schema"})
+_REASONING_FIELDS = frozenset({"reasoning_effort", "reasoning", "thinking", "enable_thinking", "chat_template_kwargs"})
 _CONTEXT_LENGTH = re.compile(
     r"context[ _](?:length|size|window)|maximum context|exceed_context|too many (?:input )?tokens"
     r"|prompt is too long|reduce the length|must (?:be|have) less than \d+ tokens|`?inputs`? tokens",
@@ -87,7 +88,9 @@ def read_error_answer(server: ServerInfo, body: bytes) -> SelfInstructError:
         return _refusal(server, status, error, f"{what} (code {status})", None, schema=False, sent={})
     if _NO_ENDPOINT.search(error.text):
         return BackendError(f"{what}. {_BASE_URL}")
-    failure = _refusal(server, 429 if is_rate_limit(error) else 500, error, what, None, schema=False, sent={})
+    is_prompt = _FILTER.search(error.words) is not None
+    status = 429 if is_rate_limit(error) else 400 if is_prompt else 500
+    failure = _refusal(server, status, error, what, None, schema=False, sent={})
     if isinstance(failure, TransientError) and not failure.throttled:
         return failure.reworded(f"{what}. {_BASE_URL}")
     return failure
@@ -161,6 +164,8 @@ def _field_remedy(name: str, value: object) -> str:
     if name in ("temperature", "top_p", "frequency_penalty", "presence_penalty", "stop", "seed"):
         shown = "" if name == "stop" else f" = {value}"
         return f"It refuses {name}{shown}: change {name} of the stage, or leave it out (omit: [{name}])"
+    if name in _REASONING_FIELDS:
+        return f"It refuses {name}: leave out thinking or reasoning_effort (or the field in extra_body), which set it"
     return f"It refuses {name}: change it in extra_body, or remove it there"
 
 

@@ -21,6 +21,7 @@ from selfinstruct.backends.openai.discovery import Discovery, Refusal
 from selfinstruct.backends.openai.error_body import ServerInfo, decoded, is_error, read_error
 from selfinstruct.backends.openai.keys import completion_without_key, is_openai, read_key, redacted, without_key
 from selfinstruct.backends.openai.options import OpenAIOptions
+from selfinstruct.backends.openai.reasoning import reasoning_fields
 from selfinstruct.backends.openai.refusals import read_refusal
 from selfinstruct.backends.openai.stream import EventStream, StreamCutError, StreamError
 from selfinstruct.errors import BackendError, ConfigError, SelfInstructError, TransientError, UnreachableError
@@ -239,6 +240,8 @@ class Server:
             body["seed"] = sampling.seed
         if sampling.schema is not None:
             body |= self._schema_fields(sampling.schema, raw=request.is_raw)
+        if not request.is_raw:
+            body |= reasoning_fields(options, urlsplit(self._url).hostname or "")
         return {name: value for name, value in body.items() if name not in options.omit} | dict(options.extra_body)
 
     def _schema_fields(self, schema: Mapping[str, Any], *, raw: bool) -> dict[str, Any]:
