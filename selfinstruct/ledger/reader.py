@@ -211,10 +211,18 @@ class Reader:
         )
         return {number: (count, first, latest) for number, count, first, latest in rows}
 
-    def newest_answered(self) -> int:
-        """Return the highest id of a send that led to a completion; 0 before the first."""
-        row = self._query_one("SELECT MAX(send) FROM outcomes WHERE kind = 'completion'")
-        return (row[0] if row else 0) or 0
+    def latest_answered(self, stage: str | None = None) -> Request | None:
+        """Return the request whose completion was sent for last, in a stage or in any; None if there is none.
+
+        The requests that a fork inherits come after all of its own.
+        """
+        row = self._query_one(
+            "SELECT k FROM outcomes JOIN requests USING (k) WHERE kind = 'completion'"
+            " AND (?1 IS NULL OR json_extract(CAST(requests.body AS TEXT), '$.stage') = ?1)"
+            " ORDER BY send DESC, k DESC LIMIT 1",
+            stage,
+        )
+        return None if row is None else self.request(row[0])
 
     def has_executions(self) -> bool:
         """Return whether the ledger has results of verifiers that ran code."""
@@ -353,7 +361,8 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
         # commits of a live run are in the log.
         if not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
             address += "&immutable=1"
-        connection = sqlite3.connect(address, uri=True)
+        # The engine may read in another thread than the one that opened the file, which waits for it.
+        connection = sqlite3.connect(address, uri=True, check_same_thread=False)
         connection.execute("PRAGMA busy_timeout = 5000")
     except sqlite3.Error as error:
         raise ledger_error(path, error) from error

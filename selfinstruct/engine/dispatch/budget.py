@@ -23,7 +23,7 @@ _TURN_TOKENS = 16
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """Limits of a run over its whole life; null is no limit. The same command with a higher limit continues the run.
+    """Limits of a run; null is no limit. The same command with a higher limit continues the run.
 
     Attributes:
         max_requests: Most sends, further attempts included.
@@ -31,7 +31,9 @@ class BudgetOptions:
         max_cost: Most spending, in the currency of the prices, which must be set.
         price_input: Price of a million prompt tokens.
         price_output: Price of a million completion tokens.
-        time_limit_s: Most seconds of one invocation.
+        time_limit_s: Most seconds of one invocation. Then nothing more is sent.
+        grace_s: Seconds after the time limit for the requests under way. The ones that are not answered by then are
+            cancelled: they stay open, and count at their worst case.
     """
 
     max_requests: int | None = None
@@ -40,6 +42,7 @@ class BudgetOptions:
     price_input: float | None = None
     price_output: float | None = None
     time_limit_s: float | None = None
+    grace_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
