@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from selfinstruct.backends import backend_names, backend_spec, open_backend
-from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
+from selfinstruct.backends.openai.answers import read_answer
 from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
 from selfinstruct.backends.openai.keys import redacted, without_key
+from selfinstruct.backends.openai.refusals import ServerInfo, read_refusal, retry_after_s
 from selfinstruct.backends.openai.server import Server
 from selfinstruct.common.codec import canonical
 from selfinstruct.common.config import build, to_plain

@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal
+from selfinstruct.backends.openai.answers import read_answer
 from selfinstruct.backends.openai.keys import completion_without_key, is_openai, read_key, redacted, without_key
 from selfinstruct.backends.openai.options import OpenAIOptions
+from selfinstruct.backends.openai.refusals import ServerInfo, read_refusal
 from selfinstruct.errors import BackendError, ConfigError, SelfInstructError, TransientError, UnreachableError
 from selfinstruct.records import Completion, Request
 
