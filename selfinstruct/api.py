@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from selfinstruct.backends import BatchBackend, open_backend
 from selfinstruct.common.codec import canonical
 from selfinstruct.common.config import to_yaml
 from selfinstruct.common.files import write_atomic
-from selfinstruct.engine.dispatch.budget import Budget
+from selfinstruct.engine.dispatch.budget import Budget, worst_case
 from selfinstruct.engine.identity import require_same_identity
 from selfinstruct.engine.loop import Engine
 from selfinstruct.engine.plan import RunPlan, make_plan, recorded_plan
@@ -44,6 +44,8 @@ from selfinstruct.runs.fork import fork as create_fork
 from selfinstruct.runs.fork import refilter as create_refiltered
 from selfinstruct.runs.listing import RunListing
 from selfinstruct.runs.listing import list_runs as list_runs_below
+from selfinstruct.runs.retry import RetryResult
+from selfinstruct.runs.retry import retry as reopen_failures
 from selfinstruct.runs.status import RunStatus
 from selfinstruct.runs.status import status as compute_status
 from selfinstruct.runs.tune import TuneResult
@@ -62,6 +64,7 @@ __all__ = [
     "open_run",
     "preview",
     "refilter",
+    "retry",
     "status",
     "tune",
 ]
@@ -86,6 +89,8 @@ class GenerateResult:
         exported: The dataset file.
         completions: Completions in the ledger, including those that no row of this dataset needs.
         in_batches: Requests in batches that the server is still processing.
+        cancelled: Requests that were cancelled while they were under way; they stay open.
+        cancelled_tokens: Worst case of the tokens that the cancelled requests may have cost.
     """
 
     folder: Path
@@ -98,6 +103,8 @@ class GenerateResult:
     exported: ExportResult
     completions: int
     in_batches: int = 0
+    cancelled: int = 0
+    cancelled_tokens: int = 0
 
     @property
     def every_task_was_asked(self) -> bool:
@@ -145,12 +152,12 @@ def generate(
         if canonical(reader.meta("config")) != canonical(plan.values()):  # only now is the ledger known to be sound
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
-        was_complete, ending, in_batches = state.done, "complete", 0
+        was_complete, ended = state.done, _Ended("complete")
         try:
             if not was_complete and state.scheduler.exhausted:  # known without starting a model
-                ending = "exhausted"
+                ended = _Ended("exhausted")
             elif not was_complete:
-                ending, in_batches = _run(folder, plan, state, ledger, reader, show or (lambda _: nullcontext()))
+                ended = _run(folder, plan, state, ledger, reader, show or (lambda _: nullcontext()))
         except SelfInstructError:
             with contextlib.suppress(SelfInstructError):  # on a full disk, report the first error
                 update_dataset(folder, plan, state)
@@ -160,7 +167,18 @@ def generate(
         verdicts.save(state)
         completions = reader.answers()
     return GenerateResult(
-        folder, ending, was_complete, plan, state.rows, state.stats, state.saturation, exported, completions, in_batches
+        folder=folder,
+        ending=ended.ending,
+        was_complete=was_complete,
+        plan=plan,
+        rows=state.rows,
+        stats=state.stats,
+        saturation=state.saturation,
+        exported=exported,
+        completions=completions,
+        in_batches=ended.in_batches,
+        cancelled=len(ended.cancelled),
+        cancelled_tokens=sum(sum(worst_case(request)) for request in ended.cancelled),
     )
 
 
@@ -229,6 +247,21 @@ def refilter(folder: str | Path, new_folder: str | Path, settings: Mapping[str, 
         LedgerError: A run can't be read or written.
     """
     return create_refiltered(Path(folder), Path(new_folder), settings or {})
+
+
+def retry(folder: str | Path, failed: Collection[str] = (), *, dry_run: bool = False) -> RetryResult:
+    """Reopen the recorded failures of a run; ``generate(folder)`` asks for them again.
+
+    Args:
+        folder: The run directory.
+        failed: Codes of the failures to reopen, as ``status`` counts them; empty for all.
+        dry_run: Change nothing.
+
+    Raises:
+        UsageError: Batches at the server have not been collected.
+        LedgerError: There is no readable run, or it is in use.
+    """
+    return reopen_failures(Path(folder), failed, dry_run=dry_run)
 
 
 def tune(folder: str | Path, grid: Mapping[str, Sequence[Any]]) -> Iterator[TuneResult]:
@@ -360,10 +393,19 @@ def open_run(folder: str | Path) -> Run:
         return Run(Path(folder))
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """How a loop ended; see ``Engine``."""
+
+    ending: str
+    in_batches: int = 0
+    cancelled: Sequence[Request] = ()
+
+
 def _run(
     folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: ShowProgress
-) -> tuple[str, int]:
-    """Run the loop to its end; return the ending and the number of requests still in batches."""
+) -> _Ended:
+    """Run the loop to its end."""
     budget = Budget(plan.settings.budget, reader.spending())
     progress = RunProgress(
         plan.settings.n, state.stats, plan.settings.budget, rows=state.count, rows_before=state.count
@@ -377,14 +419,14 @@ def _run(
         backend.open_journal(folder, progress.notify)
     engine = Engine(plan, state, ledger, reader, backend, budget, progress)
 
-    async def main() -> tuple[str, int]:
+    async def main() -> _Ended:
         loop = asyncio.get_running_loop()
         # Signal handlers can be set in the main thread only, and not in a notebook's worker or a test's thread.
         with contextlib.suppress(ValueError, RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, engine.interrupt)
         try:
-            return await engine.run(), engine.in_batches
+            return _Ended(await engine.run(), engine.in_batches, engine.cancelled)
         finally:
             await backend.close()
 

@@ -88,7 +88,8 @@ class Engine:
         self.cancelled: list[Request] = []
         self._budget = budget
         self._progress = progress
-        self._recorded = set(state.recorded)
+        reopened = (number for number in state.scheduler.open if number < plan.inherited_until)
+        self._recorded = {*state.recorded, *reopened}
         self._window = min(plan.settings.concurrency or plan.capabilities.concurrency, plan.settings.lag)
         self._limiter = ConcurrencyLimiter(self._window)
         self._retry = Retry(plan.settings.retry, self._limiter, on_wait=self._on_wait)
@@ -365,7 +366,7 @@ class Engine:
         started = time.monotonic()
 
         async def before_attempt(request: Request, attempt: int) -> None:
-            new = request.number not in self._recorded
+            new = not flight.tests and request.number not in self._recorded
             if attempt == 1 and request.number in self._at_server:
                 self._at_server.remove(request.number)
                 flight.idle = False

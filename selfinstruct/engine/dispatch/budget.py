@@ -23,7 +23,7 @@ _TURN_TOKENS = 16
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """Limits of a run; null is no limit. The same command with a higher limit continues the run.
+    """Limits of a run over its whole life; null is no limit. The same command with a higher limit continues the run.
 
     Attributes:
         max_requests: Most sends, further attempts included.

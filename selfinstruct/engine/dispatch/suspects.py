@@ -111,8 +111,8 @@ class Suspects:
         return taken
 
     def _testable(self) -> list[Suspect]:
-        evidence = self._newest_evidence
-        return [suspect for suspect in self._suspects.values() if evidence.get(suspect.request.stage, 0) > suspect.since]
+        suspects, evidence = self._suspects.values(), self._newest_evidence
+        return [suspect for suspect in suspects if evidence.get(suspect.request.stage, 0) > suspect.since]
 
     def _take(self, suspects: list[Suspect]) -> list[Suspect]:
         for suspect in suspects:
