@@ -336,7 +336,7 @@ class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
         try:
             answer = self._server.read(pending.request, sent, code, {}, body)
         except RequestError as failure:
-            return failure
+            return TransientError(str(failure)) if again and not failure.certain else failure
         except BackendError as failure:
             # A wait that the server asked for has passed since. The copy also drops ``throttled``: one line of a
             # batch must not slow the others down.

@@ -39,9 +39,6 @@ _FLAGGED = re.compile(
     r"|inappropriate content|data_?inspection|sensitive (?:content|words?)|unsafe|harmful|exists risk|safety",
     re.IGNORECASE,
 )
-_ACCOUNT = re.compile(
-    r"\b(?:account|organi[sz]ation|project|subscription|api key|country|region|territory|location)\b", re.IGNORECASE
-)
 _NO_ENDPOINT = re.compile(
     r"unexpected endpoint|(?:unknown|invalid|unsupported|no such|no) (?:request )?(?:endpoint|path|route|url)"
     r"|(?:endpoint|path|route|url|page|resource) (?:\w+ )?(?:was )?not found|could not route|cannot post|\b404\b",
@@ -129,7 +126,7 @@ def _final_refusal(
     if status in (400, 422) and code in ("", "bad_request") and (name := refused_field(error, sent)):
         return BackendError(f"{what}. {_field_remedy(name, sent[name])}")
     if code:
-        return RequestError(code, what)
+        return RequestError(code, f"{what}. {_forbidden(server)}" if code == "forbidden" else what)
     if status == 400 and "api key" in error.message.lower():  # Google's gateway answers a wrong key with 400
         status = 401
     return BackendError(f"{what}. {_remedy(server, status, error)}")
@@ -141,10 +138,10 @@ def _request_fault(status: int, error: ErrorBody) -> str:
     A 400 about a parameter or the key would hit every request, so a setting is at fault.
     """
     words = " ".join(sorted(error.codes))
-    if _FILTER.search(words) or (status == 400 and _FILTER.search(error.message)):
+    if _FILTER.search(words) or (status in (400, 403, 451) and _FILTER.search(error.message)):
         return "content_filter"
-    if status in (403, 451) and not _ACCOUNT.search(error.message):
-        return "content_filter" if _FILTER.search(error.text) or _FLAGGED.search(error.text) else ""
+    if status in (403, 451):  # of this prompt or of the account: how other requests fare decides
+        return "content_filter" if _FLAGGED.search(error.text) else "forbidden"
     if status not in (400, 413, 422) or error.codes & _SETTING or "api key" in error.message.lower():
         return ""
     return "context_length" if _CONTEXT_LENGTH.search(f"{words} {error.message}") else "bad_request"
@@ -173,9 +170,7 @@ def _remedy(server: ServerInfo, status: int, error: ErrorBody) -> str:
     if status == 401:
         return _key_remedy(server)
     if status == 403:
-        key = f"The key in {server.key_env}" if server.key_env else "A request without a key"
-        advice = "check the account's permissions" if server.key_env else "name a key's variable with --api-key-env"
-        return f"{key} may not use {server.model!r} here: {advice}"
+        return _forbidden(server)
     if re.search(r"api[ -]?version", error.text, re.IGNORECASE):
         return "Write the version of the API at the end of the base URL: …?api-version=2024-10-21"
     if status in (404, 405):
@@ -190,6 +185,15 @@ def _key_remedy(server: ServerInfo) -> str:
         return f"The key in {server.key_env} was refused: set it to a valid one"
     advice = f"Set {server.key_env} to a valid key, or name" if server.key_env else "Name"
     return f"{advice} the environment variable that holds its key (--api-key-env)"
+
+
+def _forbidden(server: ServerInfo) -> str:
+    key, advice = "A request without a key", "name a key's variable with --api-key-env"
+    if server.has_key:
+        key, advice = "The key", "check the account's permissions"
+    if server.key_env:
+        key, advice = (f"{key} in {server.key_env}", advice) if server.has_key else (key, f"set {server.key_env}")
+    return f"{key} may not use {server.model!r} here: {advice}"
 
 
 def _address_remedy(server: ServerInfo) -> str:
