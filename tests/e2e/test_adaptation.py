@@ -320,7 +320,7 @@ def uncounted(body: Body) -> dict[str, Any]:
 def test_an_account_without_money_stops_at_once(tmp_path: Path) -> None:
     body = {"error": {"message": "余额不足或无可用资源包,请充值。", "code": "1113"}}
     with Loopback(reply, faults=lambda *_: Fault(429, {"retry-after": "1"}, body)) as server:
-        with pytest.raises(BackendError, match="no credit or quota left: raise it, then resume"):
+        with pytest.raises(BackendError, match=r"no credit or quota left\. Nothing is recorded as failed: raise it"):
             generate(tmp_path, settings(server.url, strategy="alpaca"))
         assert len(server.arrived) <= 8, "nothing waits for money"
     with Loopback(reply) as server:

@@ -18,9 +18,10 @@ __all__ = ["Shortage", "find_shortage", "is_rate_limit", "requested_wait_s"]
 class Shortage(Enum):
     """What an account lacks, which no wait of a few minutes brings back. The value is the advice to the user."""
 
-    CREDIT = "The account has no credit or quota left: raise it, then resume"
+    CREDIT = "The account has no credit or quota left. Nothing is recorded as failed: raise it, then repeat the command"
     PERIOD = (
-        "The account's quota for this period is used up: run the same command again once it is renewed, or raise it"
+        "The account's quota for this period is used up. Nothing is recorded as failed: raise it or wait until it is "
+        "renewed, then repeat the command"
     )
 
 

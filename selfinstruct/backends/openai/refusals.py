@@ -41,9 +41,10 @@ _FLAGGED = re.compile(
 )
 _NO_ENDPOINT = re.compile(
     r"unexpected endpoint|(?:unknown|invalid|unsupported|no such|no) (?:request )?(?:endpoint|path|route|url)"
-    r"|(?:endpoint|path|route|url|page|resource) (?:\w+ )?(?:was )?not found|could not route|cannot post|\b404\b",
+    r"|(?:endpoint|path|route|url|page|resource) (?:\w+ )?(?:was )?not found|could not route|cannot post|\b404\b|^not found\W*$",
     re.IGNORECASE,
 )
+_API_VERSION = re.compile(r"api[ -]?version", re.IGNORECASE)
 _STATUS = re.compile(r"[45]\d\d")
 _BASE_URL = "Check the base URL (it usually ends in /v1)"
 
@@ -83,7 +84,7 @@ def read_error_answer(server: ServerInfo, body: bytes) -> SelfInstructError:
     status = next((int(code) for code in sorted(error.codes) if _STATUS.fullmatch(code)), 0)
     if status:
         return _refusal(server, status, error, f"{what} (code {status})", None, schema=False, sent={})
-    if _NO_ENDPOINT.search(error.text):
+    if _NO_ENDPOINT.search(error.message):
         return BackendError(f"{what}. {_BASE_URL}")
     is_prompt = _FILTER.search(error.words) is not None
     status = 429 if is_rate_limit(error) else 400 if is_prompt else 500
@@ -142,7 +143,8 @@ def _request_fault(status: int, error: ErrorBody) -> str:
         return "content_filter"
     if status in (403, 451):  # of this prompt or of the account: how other requests fare decides
         return "content_filter" if _FLAGGED.search(error.text) else "forbidden"
-    if status not in (400, 413, 422) or error.codes & _SETTING or "api key" in error.message.lower():
+    is_setting = error.codes & _SETTING or _API_VERSION.search(error.message) or "api key" in error.message.lower()
+    if status not in (400, 413, 422) or is_setting:
         return ""
     return "context_length" if _CONTEXT_LENGTH.search(f"{words} {error.message}") else "bad_request"
 
@@ -171,7 +173,7 @@ def _remedy(server: ServerInfo, status: int, error: ErrorBody) -> str:
         return _key_remedy(server)
     if status == 403:
         return _forbidden(server)
-    if re.search(r"api[ -]?version", error.text, re.IGNORECASE):
+    if _API_VERSION.search(error.text):
         return "Write the version of the API at the end of the base URL: …?api-version=2024-10-21"
     if status in (404, 405):
         return _address_remedy(server)
