@@ -41,7 +41,8 @@ _FLAGGED = re.compile(
 )
 _NO_ENDPOINT = re.compile(
     r"unexpected endpoint|(?:unknown|invalid|unsupported|no such|no) (?:request )?(?:endpoint|path|route|url)"
-    r"|(?:endpoint|path|route|url|page|resource) (?:\w+ )?(?:was )?not found|could not route|cannot post|\b404\b|^not found\W*$",
+    r"|(?:endpoint|path|route|url|page|resource) (?:\w+ )?(?:was )?not found|could not route|cannot post|\b404\b"
+    r"|^not found\W*$",
     re.IGNORECASE,
 )
 _API_VERSION = re.compile(r"api[ -]?version", re.IGNORECASE)
