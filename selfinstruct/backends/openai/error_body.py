@@ -15,6 +15,7 @@ __all__ = ["ErrorBody", "ServerInfo", "decoded", "excerpt", "is_error", "read_er
 
 _EXCERPT = 300  # characters of a server's message that an error repeats
 _MAX_TEXT = 4000  # characters of all texts of a body that are searched for words
+_MAX_CODE = 100  # characters of a code, a field or a kind of error
 _MAX_DEPTH = 12
 _ENVELOPES = ("error", "base_resp", "errors")
 _MESSAGES = ("message", "detail", "msg", "status_msg", "error_msg", "error_message")
@@ -88,7 +89,9 @@ def read_error(server: ServerInfo, body: bytes) -> ErrorBody:
     if isinstance(metadata, Mapping) and isinstance(raw := metadata.get("raw"), str):
         shown = f"{shown}: {raw}"  # a gateway repeats the error of the provider
     param = error.get("param")
-    return ErrorBody(frozenset(codes), _line(server, shown), text, param if isinstance(param, str) else "", details)
+    return ErrorBody(
+        frozenset(codes), _line(server, shown), text, param[:_MAX_CODE] if isinstance(param, str) else "", details
+    )
 
 
 def is_error(value: Mapping[str, Any]) -> bool:
@@ -103,7 +106,7 @@ def _error_in(value: Mapping[str, Any]) -> Any:
 
 def _codes(error: Mapping[str, Any]) -> set[str]:
     values = (error.get(key) for key in ("code", "type", "status", "status_code"))
-    return {str(value) for value in values if isinstance(value, str | int) and not isinstance(value, bool)}
+    return {str(value)[:_MAX_CODE] for value in values if isinstance(value, str | int) and not isinstance(value, bool)}
 
 
 def _line(server: ServerInfo, text: str) -> str:
@@ -138,8 +141,8 @@ def _details(value: Any, depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     elif isinstance(value, Mapping):
         location = value.get("loc")
         if isinstance(location, list):
-            kind = " ".join(str(value.get(key, "")) for key in ("type", "msg"))
-            yield kind, tuple(str(part) for part in location)
+            kind = " ".join(str(value.get(key, ""))[:_MAX_CODE] for key in ("type", "msg"))
+            yield kind, tuple(str(part)[:_MAX_CODE] for part in location[:_MAX_DEPTH])
         for part in value.values():
             yield from _details(part, depth - 1)
     elif isinstance(value, list):

@@ -66,7 +66,7 @@ _PERIOD = _any(
     r"\b(?:daily|weekly|monthly) (?:\w+ ){0,2}(?:limit|quota|allowance|cap|requests|usage|credits)",
 )
 _PERIOD_QUOTA = re.compile(r"(?:requests|tokens|quota\w*?)PerDay", re.IGNORECASE)  # a name of Google's
-_WRAPPERS = _any(r"litellm\.\w+", r"\w*RateLimitError\b", "throttling_error", r"\brate_limit_error\b")
+_WRAPPERS = _any(r"litellm\.\w{1,60}", r"\w{0,40}RateLimitError\b", "throttling_error", r"\brate_limit_error\b")
 _UNIT = "(?:ms|milliseconds?|h(?:ours?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)(?![a-z])"
 _WAIT = _any(rf"(?:again|retry|wait|retrydelay|reset)[^\d]{{0,24}}?((?:\d+(?:\.\d+)? ?{_UNIT} ?)+)")
 _PART = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]+)", re.IGNORECASE)
