@@ -39,6 +39,7 @@ PYTHON_TWINS = {
     "explain": "explain",
     "diff": "diff",
     "runs": "list_runs",
+    "retry": "retry",
     "refilter": "refilter",
     "tune": "tune",
     "filter": "filter_file",
@@ -54,8 +55,12 @@ JSON_KEYS = {
         "rows": "rows of the dataset", "target": "rows asked for", "acceptance": "rows / parsed instructions",
         "requests": "processed requests", "instructions": "parsed instructions", "rejected": "candidates by reason",
         "discarded": "pieces of text by reason", "failures": "failed requests by code",
-        "prompt_tokens": "", "completion_tokens": "", "in_batches": "requests that the server still processes",
         "notices": "what was left out of the seed file",
+        "prompt_tokens": "", "completion_tokens": "", "reasoning_tokens": "part of completion_tokens",
+        "advice": "sentences on settings that bring more rows",
+        "in_batches": "requests that the server still processes",
+        "cancelled": "requests cancelled while under way", "cancelled_tokens": "their worst case",
+        "remarks": "sentences on what the servers refuse or do not report",
         "dataset": "dataset file", "lines": "its lines", "sha256": "its digest",
     },
     "status": {
@@ -70,6 +75,7 @@ JSON_KEYS = {
         "failures": "failed requests by code", "methods": "figures of each method of a mixed run",
         "proposals": "proposals of each method over time", "tables": "counters of the strategy",
         "models": "completions by model", "prompt_tokens": "", "cached_tokens": "", "completion_tokens": "",
+        "reasoning_tokens": "part of completion_tokens", "advice": "sentences on settings that bring more rows",
         "sends": "requests sent, repeats included", "lost_tokens": "worst case of requests without an outcome",
     },
     "explain": {
@@ -80,6 +86,9 @@ JSON_KEYS = {
     },
     "diff": {"common": "rows in both", "lost": "rows of RUN_A alone", "gained": "rows of RUN_B alone"},
     "runs": {"runs": "one object per run, with the most important keys of `status`, or an `error`"},
+    "retry": {
+        "run": "run directory", "reopened": "reopened failures by code", "remaining": "other recorded failures by code",
+    },
     "refilter": {
         "run": "new run directory", "rows": "rows of the dataset", "target": "rows asked for",
         "requests": "completions filtered", "common": "rows in both runs", "lost": "lost rows by reason",

@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.backends import BatchBackend, open_backend
-from selfinstruct.common.codec import canonical
+from selfinstruct.backends import AdaptiveBackend, BackendObserver, BatchBackend, open_backend
+from selfinstruct.common.codec import Json, canonical
 from selfinstruct.common.config import to_yaml
 from selfinstruct.common.files import write_atomic
-from selfinstruct.engine.dispatch.budget import Budget
+from selfinstruct.engine.dispatch.budget import Budget, worst_case
+from selfinstruct.engine.dispatch.reasoning import RoomForReasoning, RoomyBackend
 from selfinstruct.engine.identity import require_same_identity
 from selfinstruct.engine.loop import Engine
 from selfinstruct.engine.plan import RunPlan, make_plan, recorded_plan
@@ -44,6 +45,8 @@ from selfinstruct.runs.fork import fork as create_fork
 from selfinstruct.runs.fork import refilter as create_refiltered
 from selfinstruct.runs.listing import RunListing
 from selfinstruct.runs.listing import list_runs as list_runs_below
+from selfinstruct.runs.retry import RetryResult
+from selfinstruct.runs.retry import retry as reopen_failures
 from selfinstruct.runs.status import RunStatus
 from selfinstruct.runs.status import status as compute_status
 from selfinstruct.runs.tune import TuneResult
@@ -62,6 +65,7 @@ __all__ = [
     "open_run",
     "preview",
     "refilter",
+    "retry",
     "status",
     "tune",
 ]
@@ -86,6 +90,10 @@ class GenerateResult:
         exported: The dataset file.
         completions: Completions in the ledger, including those that no row of this dataset needs.
         in_batches: Requests in batches that the server is still processing.
+        remarks: What this invocation found out about the servers: parameters that they refuse, usage that they do not
+            report.
+        cancelled: Requests that were cancelled while they were under way; they stay open.
+        cancelled_tokens: Worst case of the tokens that the cancelled requests may have cost.
     """
 
     folder: Path
@@ -98,6 +106,9 @@ class GenerateResult:
     exported: ExportResult
     completions: int
     in_batches: int = 0
+    remarks: tuple[str, ...] = ()
+    cancelled: int = 0
+    cancelled_tokens: int = 0
 
     @property
     def every_task_was_asked(self) -> bool:
@@ -149,12 +160,12 @@ def generate(
         if canonical(reader.meta("config")) != canonical(plan.values()):  # only now is the ledger known to be sound
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
-        was_complete, ending, in_batches = state.done, "complete", 0
+        was_complete, ended = state.done, _Ended("complete")
         try:
             if not was_complete and state.scheduler.exhausted:  # known without starting a model
-                ending = "exhausted"
+                ended = _Ended("exhausted")
             elif not was_complete:
-                ending, in_batches = _run(folder, plan, state, ledger, reader, show or (lambda _: nullcontext()))
+                ended = _run(folder, plan, state, ledger, reader, show or (lambda _: nullcontext()))
         except SelfInstructError:
             with contextlib.suppress(SelfInstructError):  # on a full disk, report the first error
                 update_dataset(folder, plan, state)
@@ -164,7 +175,19 @@ def generate(
         verdicts.save(state)
         completions = reader.answers()
     return GenerateResult(
-        folder, ending, was_complete, plan, state.rows, state.stats, state.saturation, exported, completions, in_batches
+        folder=folder,
+        ending=ended.ending,
+        was_complete=was_complete,
+        plan=plan,
+        rows=state.rows,
+        stats=state.stats,
+        saturation=state.saturation,
+        exported=exported,
+        completions=completions,
+        in_batches=ended.in_batches,
+        cancelled=len(ended.cancelled),
+        cancelled_tokens=sum(sum(worst_case(request)) for request in ended.cancelled),
+        remarks=tuple(ended.remarks),
     )
 
 
@@ -233,6 +256,21 @@ def refilter(folder: str | Path, new_folder: str | Path, settings: Mapping[str, 
         LedgerError: A run can't be read or written.
     """
     return create_refiltered(Path(folder), Path(new_folder), settings or {})
+
+
+def retry(folder: str | Path, failed: Collection[str] = (), *, dry_run: bool = False) -> RetryResult:
+    """Reopen the recorded failures of a run; ``generate(folder)`` asks for them again.
+
+    Args:
+        folder: The run directory.
+        failed: Codes of the failures to reopen, as ``status`` counts them; empty for all.
+        dry_run: Change nothing.
+
+    Raises:
+        UsageError: Batches at the server have not been collected.
+        LedgerError: There is no readable run, or it is in use.
+    """
+    return reopen_failures(Path(folder), failed, dry_run=dry_run)
 
 
 def tune(folder: str | Path, grid: Mapping[str, Sequence[Any]]) -> Iterator[TuneResult]:
@@ -364,11 +402,48 @@ def open_run(folder: str | Path) -> Run:
         return Run(Path(folder))
 
 
-def _run(
-    folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: ShowProgress
-) -> tuple[str, int]:
-    """Run the loop to its end; return the ending and the number of requests still in batches."""
-    budget = Budget(plan.settings.budget, reader.spending())
+@dataclass(frozen=True)
+class _Ended:
+    """How a loop ended; see ``Engine``."""
+
+    ending: str
+    in_batches: int = 0
+    cancelled: Sequence[Request] = ()
+    remarks: Sequence[str] = ()
+
+
+@dataclass
+class _RunObserver(BackendObserver):
+    """Keeps with a run what its backend finds out, and shows it."""
+
+    folder: Path
+    plan: RunPlan
+    ledger: Ledger
+    progress: RunProgress
+
+    def options_changed(self, options: Mapping[str, Json], remark: str) -> None:
+        self.progress.remark(remark)
+        values = self.plan.values()
+        backend = self.plan.settings.backend
+        values[backend] = {**values[backend], **options}
+        self.ledger.set_meta("config", values)
+        write_atomic(self.folder / "config.yaml", [to_yaml(values)])
+
+    def usage_missing(self, server: str) -> None:
+        budget = self.plan.settings.budget
+        limits = {"--max-tokens": budget.max_tokens, "--max-cost": budget.max_cost}
+        if names := " and ".join(name for name, limit in limits.items() if limit is not None):
+            self.progress.remark(
+                f"{server} does not report how many tokens it counts: {names} counts each of its answers at the worst "
+                "case, the bytes of the prompt and the full limit of the answer"
+            )
+
+
+def _run(folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: ShowProgress) -> _Ended:
+    """Run the loop to its end."""
+    setting = plan.settings.reasoning_tokens if plan.capabilities.limits_reasoning else 0
+    room = RoomForReasoning(setting, reasons=state.stats.reasoning_tokens > 0)
+    budget = Budget(plan.settings.budget, reader.spending(), room)
     progress = RunProgress(
         plan.settings.n, state.stats, plan.settings.budget, rows=state.count, rows_before=state.count
     )
@@ -377,18 +452,25 @@ def _run(
         progress.servers = servers
 
     backend = open_backend(plan.settings.backend, plan.backend_options, show_servers)
+    if isinstance(backend, AdaptiveBackend):
+        backend.observe(_RunObserver(folder, plan, ledger, progress))
     if isinstance(backend, BatchBackend):
         backend.open_journal(folder, progress.notify)
+        backend.use_room(room.held, room.observe)
+    elif plan.capabilities.limits_reasoning:
+        option = plan.capabilities.reasoning_option
+        remedy = f"--set {plan.settings.backend}.{option}=false" if option else ""
+        backend = RoomyBackend(backend, room, remedy)
     engine = Engine(plan, state, ledger, reader, backend, budget, progress)
 
-    async def main() -> tuple[str, int]:
+    async def main() -> _Ended:
         loop = asyncio.get_running_loop()
         # Signal handlers can be set in the main thread only, and not in a notebook's worker or a test's thread.
         with contextlib.suppress(ValueError, RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, engine.interrupt)
         try:
-            return await engine.run(), engine.in_batches
+            return _Ended(await engine.run(), engine.in_batches, engine.cancelled, progress.remarks)
         finally:
             await backend.close()
 

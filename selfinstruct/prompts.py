@@ -13,6 +13,7 @@ from typing import Literal
 from selfinstruct.common.codec import digest
 from selfinstruct.errors import TemplateError
 from selfinstruct.records import PromptMessage, Role
+from selfinstruct.version import SEMANTICS
 
 __all__ = ["Api", "Prompts"]
 
@@ -26,11 +27,20 @@ class Prompts:
         texts: Template texts by name, without the final newline of their files.
         api: ``completion`` renders a raw prompt, ``chat`` one user message.
         origins: The file of each text, for error messages.
+        semantics: Version of the rules by which strategies read completions (``version``).
     """
 
-    def __init__(self, texts: Mapping[str, str], api: Api, origins: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        texts: Mapping[str, str],
+        api: Api,
+        origins: Mapping[str, str] | None = None,
+        *,
+        semantics: int = SEMANTICS,
+    ) -> None:
         self.texts = dict(sorted(texts.items()))
         self.api = api
+        self.semantics = semantics
         self._origins = dict(origins or {})
         self._templates = {name: Template(text) for name, text in self.texts.items()}
 
@@ -74,6 +84,10 @@ class Prompts:
             raise TemplateError(
                 f"{where}: missing {_names(missing)}; this template must use {_names(sorted(declared))}"
             )
+
+    def with_semantics(self, semantics: int) -> Prompts:
+        """Return a copy for a run of other semantics."""
+        return Prompts(self.texts, self.api, self._origins, semantics=semantics)
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each template, by name."""

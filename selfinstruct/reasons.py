@@ -2,15 +2,19 @@
 
 Every built-in filter, verifier, strategy and parser takes its codes from ``RejectReason``. A member is a plain string,
 so reports and ledgers hold the code itself. A plugin may use further codes, since ``Verdict.reason`` is a string.
-Two kinds of code are open-ended and therefore no members: ``no_<field>`` of a parser (``missing_field``) and
-``<top or duplicate>_<n>_gram`` of the filter ``Repetition``, one for each length of n-gram.
+Three kinds of code are open-ended and therefore no members: ``no_<field>`` of a parser (``missing_field``),
+``ended_<finish reason>`` of an answer that is not complete (``ended``), and ``<top or duplicate>_<n>_gram`` of the
+filter ``Repetition``, one for each length of n-gram.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["RejectReason", "missing_field"]
+__all__ = ["RejectReason", "ended", "is_unfinished", "missing_field"]
+
+
+_ENDED = "ended_"
 
 
 class RejectReason(StrEnum):
@@ -137,3 +141,13 @@ class RejectReason(StrEnum):
 def missing_field(name: str) -> str:
     """Return the reason code for a block or record without the field ``name`` (``no_output``)."""
     return f"no_{name}"
+
+
+def ended(ending: str) -> str:
+    """Return the reason code for an answer with an ending that marks no complete one (``ended_content_filter``)."""
+    return f"{_ENDED}{ending}"
+
+
+def is_unfinished(reason: str) -> bool:
+    """Return whether a reason code is for an answer that is not complete."""
+    return reason == RejectReason.TRUNCATED or reason.startswith(_ENDED)

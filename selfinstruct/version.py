@@ -1,8 +1,15 @@
 """The version of the program, and the version of its interpretation of ledgers."""
 
-__all__ = ["SEMANTICS", "__version__"]
+__all__ = ["READABLE", "SEMANTICS", "__version__"]
 
 __version__ = "0.1.0"
 
-SEMANTICS = 1
-"""Increased whenever the same ledger, config and seeds would give other bytes; older runs are then refused."""
+SEMANTICS = 2
+"""Increased whenever the same ledger, config and seeds would give other bytes.
+
+1 read completions unaltered: every finish reason except ``length`` marked a complete answer. 2 reads the answer alone,
+and names the finish reasons of complete answers.
+"""
+
+READABLE = frozenset({1, SEMANTICS})
+"""The semantics by which this version can read; a run keeps its own, and a fork gets the current ones."""

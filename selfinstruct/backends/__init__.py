@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-from selfinstruct.backends.base import Backend, BackendOptions, BackendSpec, BatchBackend, Capabilities, StatusCallback
+from selfinstruct.backends.base import (
+    AdaptiveBackend,
+    Backend,
+    BackendObserver,
+    BackendOptions,
+    BackendSpec,
+    BatchBackend,
+    Capabilities,
+    StatusCallback,
+)
 from selfinstruct.backends.batch.backend import OPENAI_BATCH
 from selfinstruct.backends.llamacpp import LLAMACPP
 from selfinstruct.backends.openai.backend import OPENAI
@@ -18,7 +27,9 @@ from selfinstruct.errors import ConfigError
 from selfinstruct.plugins import Registry
 
 __all__ = [
+    "AdaptiveBackend",
     "Backend",
+    "BackendObserver",
     "BackendOptions",
     "BackendSpec",
     "BatchBackend",

@@ -10,18 +10,21 @@ the two under a name.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from selfinstruct.common.chat_template import ChatTemplate
+from selfinstruct.common.codec import Json
 from selfinstruct.prompts import Api
 from selfinstruct.records import Completion, Request
 
 __all__ = [
     "ALL_APIS",
+    "AdaptiveBackend",
     "Backend",
+    "BackendObserver",
     "BackendOptions",
     "BackendSpec",
     "BatchBackend",
@@ -64,6 +67,29 @@ class Backend(Protocol):
         """Release every resource. Called once; must not raise."""
 
 
+class BackendObserver(Protocol):
+    """Receives what a backend finds out about its servers while it works."""
+
+    def options_changed(self, options: Mapping[str, Json], remark: str) -> None:
+        """Keep options with the run, so that its next invocation asks in the same way.
+
+        Args:
+            options: New values of options that ``BackendSpec.discovered_options`` lists.
+            remark: A sentence for the user.
+        """
+
+    def usage_missing(self, server: str) -> None:
+        """Take note that a server does not report how many tokens it counted. Called once for each server."""
+
+
+class AdaptiveBackend(Backend):
+    """A backend that finds out from the refusals of its servers how they want to be asked."""
+
+    @abstractmethod
+    def observe(self, observer: BackendObserver) -> None:
+        """Report to ``observer`` from now on. Called before ``start``."""
+
+
 class BatchBackend(Backend):
     """A backend whose server keeps working on submitted requests after this process has ended.
 
@@ -78,6 +104,16 @@ class BatchBackend(Backend):
         Args:
             folder: The run directory.
             on_status: Receives progress and retries, one line each.
+        """
+
+    @abstractmethod
+    def use_room(self, enlarged: Callable[[Request], Request], observe: Callable[[Request, Completion], None]) -> None:
+        """Give requests room for reasoning. Called before ``start``.
+
+        Args:
+            enlarged: Returns a request with the limit of tokens to submit it with. The limit may grow during a run, so
+                it must not be part of the name by which a submitted request is found again.
+            observe: Receives each completion, since the limit grows once a model is seen to reason.
         """
 
     @abstractmethod
@@ -133,6 +169,8 @@ class Capabilities:
         schema_option: Option that lets raw prompts carry a schema where ``schema_apis`` lacks them; "" for none.
         max_choices: Most choices (``n``) of one request; None for no limit.
         max_choices_option: Option that sets ``max_choices``; "" for none.
+        limits_reasoning: Whether a model's reasoning counts against the limit of tokens of a request.
+        reasoning_option: Option that switches reasoning off if it is false; "" for none.
     """
 
     concurrency: int = 16
@@ -141,6 +179,8 @@ class Capabilities:
     schema_option: str = ""
     max_choices: int | None = None
     max_choices_option: str = ""
+    limits_reasoning: bool = True
+    reasoning_option: str = ""
 
 
 OptionsT = TypeVar("OptionsT", bound=BackendOptions)
@@ -162,6 +202,8 @@ class BackendSpec(Generic[OptionsT]):
         default_lag: Lag of a run that does not set one; None for the default of all runs.
         free_options: Options that may change during the life of a run: they decide where and how fast a request is
             answered, not what is asked.
+        discovered_options: Free options that an ``AdaptiveBackend`` fills in while it works. They hold for the other
+            options that they were found out under, so a fork that changes one of those begins without them.
         load_chat_template: Read the model's own chat template; None if it is not known. May read files, and raises a
             UsageError if the model is unusable.
     """
@@ -172,4 +214,5 @@ class BackendSpec(Generic[OptionsT]):
     capabilities: Callable[[OptionsT], Capabilities]
     default_lag: int | None = None
     free_options: frozenset[str] = frozenset()
+    discovered_options: frozenset[str] = frozenset()
     load_chat_template: Callable[[OptionsT], ChatTemplate | None] = _no_chat_template

@@ -50,6 +50,7 @@ class LlamaCppOptions:
             made explicit.
         timeout_s: Time limit of one request in seconds.
         extra_body: Further fields of each request's body, as llama.cpp's server defines them.
+        thinking: false asks a model that reasons to answer at once, by the variables of its chat template.
     """
 
     model: str | None = None
@@ -63,6 +64,7 @@ class LlamaCppOptions:
     min_p: float = 0.05
     timeout_s: float = 600.0
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    thinking: bool | None = None
 
     def __post_init__(self) -> None:
         if min(self.context, self.slots) < 1 or (self.threads is not None and self.threads < 1):
@@ -136,6 +138,7 @@ class LlamaCppBackend(Backend):
             timeout_s=options.timeout_s,
             concurrency=options.slots,
             extra_body=fields,
+            thinking=options.thinking,
             schema_field="json_schema",  # llama.cpp's /completions ignores response_format without an error
         )
         self._client = _LlamaServer(client_options, f"{self._server.listening_address}/v1", key=key)
@@ -260,7 +263,8 @@ LLAMACPP = BackendSpec(
         schema_apis=ALL_APIS,
         max_choices=options.slots,
         max_choices_option="slots",
+        reasoning_option="thinking",
     ),
-    free_options=frozenset({"slots", "threads", "gpu_layers", "cache_prompt", "timeout_s"}),
+    free_options=frozenset({"slots", "threads", "gpu_layers", "cache_prompt", "timeout_s", "thinking"}),
     load_chat_template=load_chat_template,
 )

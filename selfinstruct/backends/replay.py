@@ -93,6 +93,8 @@ REPLAY = BackendSpec(
     name="replay",
     options=ReplayOptions,
     open=lambda options, _: ReplayBackend(options),
-    capabilities=lambda _: Capabilities(raw_prompts=True, schema_apis=ALL_APIS),  # answers any recorded request
+    capabilities=lambda _: Capabilities(  # answers any recorded request
+        raw_prompts=True, schema_apis=ALL_APIS, limits_reasoning=False
+    ),
     free_options=frozenset({"source", "pace"}),
 )

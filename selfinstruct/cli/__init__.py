@@ -17,6 +17,7 @@ _COMMANDS = {
     "explain": "Show how a row came to be, or why a candidate was rejected.",
     "diff": "Compare the datasets of two runs.",
     "runs": "List the runs below a directory.",
+    "retry": "Reopen the failed requests of a run, so that they are asked again.",
     "refilter": "Filter a run's completions again under other settings; send nothing.",
     "tune": "Show how many rows other filter settings would keep.",
     "filter": "Filter the rows of a file (JSONL, Parquet) into another file.",
@@ -27,7 +28,7 @@ _COMMANDS = {
 _SECTIONS = {
     "Make": ("generate", "respond", "fork"),
     "Look": ("status", "explain", "diff", "runs"),
-    "Refine": ("refilter", "tune", "filter"),
+    "Refine": ("retry", "refilter", "tune", "filter"),
     "Use": ("export",),
     "Check": ("seeds", "doctor"),
 }

@@ -34,6 +34,8 @@ def _plain_line(progress: RunProgress) -> str:
     else:
         parts.append(f"{progress.received} answers, {progress.in_flight} in flight")
         parts.append(f"{progress.tokens_per_second:.0f} tokens/s")
+        if stats.reasoning_tokens:
+            parts.append(f"{stats.reasoning_tokens / stats.completion_tokens:.0%} of tokens for reasoning")
         if stats.cached is not None:
             parts.append(f"{stats.cached:.0%} of prompts cached")
         remaining = format_duration(progress.seconds_left)
@@ -63,6 +65,8 @@ def _render(progress: RunProgress) -> RenderableType:
     figures.add_row("rejected", progress.rejected(6) or "-")
     speed = "-" if progress.phase == "loading" else f"{progress.tokens_per_second:.0f} tokens/s"
     figures.add_row("speed", f"{speed}, {progress.in_flight} in flight, {progress.received} answers")
+    if stats.reasoning_tokens:
+        figures.add_row("reasoning", f"{stats.reasoning_tokens:,} of {stats.completion_tokens:,} tokens")
     if stats.cached is not None:
         figures.add_row("cache", f"{stats.cached:.0%} of the prompts' tokens")
     figures.add_row("time left", format_duration(progress.seconds_left))

@@ -16,6 +16,8 @@ from selfinstruct.cli.settings import located, run_options, settings_of
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
 from selfinstruct.engine.plan import make_plan
+from selfinstruct.engine.advice import advice
+from selfinstruct.engine.stats import Stats
 from selfinstruct.records import Request
 from selfinstruct.strategies import STRATEGIES
 
@@ -171,8 +173,14 @@ def _lines(result: GenerateResult) -> Iterator[str]:
         yield from _ending(result)
         rate = f", {stats.acceptance:.0%} of {stats.instructions} instructions" if stats.acceptance is not None else ""
         yield (f"{len(result.rows)} of {plural(target, 'row')}{rate}, {plural(stats.requests, 'request')}, "
-               f"{stats.completion_tokens:,} tokens generated")  # fmt: skip
+               f"{stats.completion_tokens:,} tokens generated{_reasoning(stats)}")  # fmt: skip
+        yield from advice(result.plan, stats)
+    yield from result.remarks
     yield f"dataset: {result.exported.path} (sha256 {result.exported.sha256[:12]})"
+
+
+def _reasoning(stats: Stats) -> str:
+    return f", {stats.reasoning_tokens:,} of them for reasoning" if stats.reasoning_tokens else ""
 
 
 def _ending(result: GenerateResult) -> Iterator[str]:
@@ -190,6 +198,9 @@ def _ending(result: GenerateResult) -> Iterator[str]:
         collected_by = _COLLECTED_BY.get(result.ending, "the same command")
         yield (f"{plural(result.in_batches, 'request')} under way in batches: the server continues with them, "
                f"{collected_by} will collect their answers")  # fmt: skip
+    if result.cancelled:
+        yield (f"{plural(result.cancelled, 'request')} under way cancelled, to be sent again when the run continues; "
+               f"the worst case of {result.cancelled_tokens:,} tokens is counted")  # fmt: skip
     if result.ending == "saturated":
         for text in result.saturation.samples:
             yield f"  such as: {strip_control_chars(' '.join(text.split())[:100])}"
@@ -212,7 +223,12 @@ def _to_json(result: GenerateResult) -> dict[str, object]:
         "failures": dict(stats.failures),
         "prompt_tokens": stats.prompt_tokens,
         "completion_tokens": stats.completion_tokens,
+        "reasoning_tokens": stats.reasoning_tokens,
+        "advice": list(advice(result.plan, stats)),
         "in_batches": result.in_batches,
         "notices": list(result.plan.notices),
+        "cancelled": result.cancelled,
+        "cancelled_tokens": result.cancelled_tokens,
+        "remarks": list(result.remarks),
         **dataset_to_json(result.exported),
     }

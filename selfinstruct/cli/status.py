@@ -14,6 +14,7 @@ from selfinstruct.api import status
 from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
+from selfinstruct.engine.advice import advice
 from selfinstruct.engine.stats import Stats
 from selfinstruct.runs.status import RunStatus
 
@@ -68,7 +69,10 @@ def _show(current: RunStatus) -> None:
         ("rejected", _counts(stats.rejected)),
         ("discarded text", _counts(stats.discarded)),
         ("failed requests", _counts(stats.failures)),
-        ("tokens", f"{stats.prompt_tokens:,} in ({_cached(stats)}), {stats.completion_tokens:,} out"),
+        (
+            "tokens",
+            f"{stats.prompt_tokens:,} in ({_cached(stats)}), {stats.completion_tokens:,} out{_reasoning(stats)}",
+        ),
         ("novelty", "-" if current.novelty is None else f"{current.novelty:.0%} of the last instructions were new"),
         ("to go", forecast),
         ("sends", f"{current.spending.sends}, worst case of the unanswered: {_lost_tokens(current):,} tokens"),
@@ -77,7 +81,7 @@ def _show(current: RunStatus) -> None:
         lines.append(("batches", f"{current.batches} at the server, with {plural(current.batched, 'request')}"))
     for name, value in lines:
         echo(f"  {name:<16} {strip_control_chars(value)}")
-    for line in _methods(current):
+    for line in (*advice(current.plan, stats), *_methods(current)):
         echo(f"  {strip_control_chars(line)}")
     for table, rows in stats.tables.items():
         echo(f"  {strip_control_chars(table)}")
@@ -112,6 +116,10 @@ def _methods(current: RunStatus) -> Iterator[str]:
         total = sum(piece.proposals.values())
         parts = "  ".join(f"{piece.proposals[label] / total:>{max(4, len(label))}.0%}" for label in shares)
         yield f"  {f'requests {piece.first}-{piece.last}':<{width}}  {parts}"
+
+
+def _reasoning(stats: Stats) -> str:
+    return f", {stats.reasoning_tokens:,} of them for reasoning" if stats.reasoning_tokens else ""
 
 
 def _cached(stats: Stats) -> str:
@@ -159,6 +167,8 @@ def _to_json(current: RunStatus) -> dict[str, object]:
         "prompt_tokens": stats.prompt_tokens,
         "cached_tokens": stats.cached_tokens,
         "completion_tokens": stats.completion_tokens,
+        "reasoning_tokens": stats.reasoning_tokens,
+        "advice": list(advice(current.plan, stats)),
         "sends": current.spending.sends,
         "lost_tokens": _lost_tokens(current),
     }  # fmt: skip

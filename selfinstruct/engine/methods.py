@@ -104,7 +104,7 @@ class Method:
     def strategy(self, prompts: Prompts) -> Strategy:
         """Create the strategy, which knows its data files by their plain names."""
         data = {name: prompts.texts[self._data_name(name)] for name in data_files(self.kind, self.options)}
-        texts = Prompts({**prompts.texts, **data}, prompts.api) if data else prompts
+        texts = Prompts({**prompts.texts, **data}, prompts.api, semantics=prompts.semantics) if data else prompts
         strategy: Strategy = self.kind(self.options, texts)
         return strategy
 

@@ -24,6 +24,7 @@ from selfinstruct.engine.presets import defaults_for, overlay_settings
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.ledger import InheritedOutcomes, Reader, has_run
+from selfinstruct.parse.answers import AnswerReader
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
@@ -31,7 +32,7 @@ from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_na
 from selfinstruct.strategies.abilities import context_templates, default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
-from selfinstruct.version import SEMANTICS, __version__
+from selfinstruct.version import READABLE, SEMANTICS, __version__
 
 __all__ = ["RunPlan", "Settings", "forked_plan", "make_plan", "recorded_plan"]
 
@@ -52,6 +53,8 @@ class RunPlan:
             the inherited outcomes; ``eras``, see ``Reader.eras``. None for other runs.
         methods: The methods of a mixed run; () for a run of one strategy.
         notices: What was left out of the seed file, for the user.
+        reopened_until: Requests below this number were sent before failures in between were reopened by ``retry``, so
+            that the answers in their place may change what would be requested now. 0 without any.
     """
 
     settings: Settings
@@ -64,11 +67,17 @@ class RunPlan:
     history: Mapping[str, Any] | None = None
     methods: tuple[Method, ...] = ()
     notices: tuple[str, ...] = ()
+    reopened_until: int = 0
 
     @property
     def one_row_per_task(self) -> bool:
         """Whether the target is one row per task, so that the run is complete once every task was processed."""
         return default_target(self.strategy, self.seeds) == self.settings.n
+
+    @property
+    def reader(self) -> AnswerReader:
+        """The rules by which the completions of the run are read."""
+        return AnswerReader(frozenset(self.settings.accept_endings), self.prompts.semantics)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -77,8 +86,8 @@ class RunPlan:
 
     @property
     def inherited_until(self) -> int:
-        """The first own request number of a fork; lower numbers are inherited. 0 for other runs."""
-        return int(self.history["until"]) if self.history else 0
+        """The first number whose request is rebuilt; lower ones are processed as they were sent. 0 for most runs."""
+        return max(int(self.history["until"]) if self.history else 0, self.reopened_until)
 
     def values(self) -> dict[str, Any]:
         """Return the complete resolved configuration, in the form of a configuration file."""
@@ -102,7 +111,8 @@ class RunPlan:
             "api": self.prompts.api,
             "seeds": digest(seeds_to_json(self.seeds)),
             "prompts": self.prompts.digests(),
-            "semantics": SEMANTICS,
+            "semantics": self.prompts.semantics,
+            **({"accept_endings": list(accepted)} if (accepted := self.settings.accept_endings) else {}),
             **({"history": self.history["digest"]} if self.history else {}),
             **({"plugins": plugins} if (plugins := self._row_plugins) else {}),
         }
@@ -189,7 +199,9 @@ def make_plan(settings: Mapping[str, Any], run: Path | None = None) -> RunPlan:
                 f"{base.path.parent} is a fork and can't be replayed, as its first requests belong to another run; "
                 "use selfinstruct fork"
             )
-        return replace(_plan(values, base, recorded), user_settings=dict(settings), history=history)
+        reopened = _reopened_until(base) if base is not None and base.path.parent == run else 0
+        plan = _plan(values, base, recorded)
+        return replace(plan, user_settings=dict(settings), history=history, reopened_until=reopened)
     finally:
         if base is not None:
             base.close()
@@ -202,7 +214,11 @@ def recorded_plan(reader: Reader) -> RunPlan:
         RunChangedError: If this version of selfinstruct reads ledgers differently.
     """
     plan = _plan(reader.meta("config"), reader, frozenset({"seeds", "prompts"}))
-    return replace(plan, history=reader.meta("history", None))
+    return replace(plan, history=reader.meta("history", None), reopened_until=_reopened_until(reader))
+
+
+def _reopened_until(reader: Reader) -> int:
+    return int(reader.meta("reopened", {"until": 0})["until"])
 
 
 def forked_plan(settings: Mapping[str, Any], reader: Reader, inherited: InheritedOutcomes) -> RunPlan:
@@ -218,7 +234,7 @@ def forked_plan(settings: Mapping[str, Any], reader: Reader, inherited: Inherite
         RunChangedError: If this version of selfinstruct reads ledgers differently.
     """
     values = overlay_settings(reader.meta("config"), settings)
-    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - settings.keys()))
+    plan = _plan(values, reader, frozenset({"seeds", "prompts"} - settings.keys()), forked=True)
     identity = reader.meta("identity")
     previous = identity["strategy"]
     if plan.settings.strategy != previous:
@@ -242,15 +258,22 @@ def _replay_source(settings: Mapping[str, Any]) -> Path:
     return Path(source)
 
 
-def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str]) -> RunPlan:
-    """Build the plan; ``recorded`` names the texts to take from the ledger of ``base`` instead of from files."""
+def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[str], *, forked: bool = False) -> RunPlan:
+    """Build a plan.
+
+    Args:
+        base: The ledger of the run, or of its source.
+        recorded: Names of the texts to take from ``base`` instead of from files.
+        forked: Whether the plan is of a fork, which reads the completions of its source by the current semantics.
+    """
     general = {field.name for field in dataclasses.fields(Settings)}
     strategies, backends = strategy_names(), backend_names()
     keys = {*general, *strategies, MIX, *backends}
     for key in values:
         if key not in keys:
             raise ConfigError(f"unknown key {key!r}{suggest(str(key), keys)}", key=str(key))
-    if base is not None and (semantics := base.meta("identity")["semantics"]) != SEMANTICS:
+    semantics = SEMANTICS if base is None else int(base.meta("identity")["semantics"])
+    if base is not None and semantics not in READABLE:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
@@ -294,6 +317,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         names |= QualityStrategy.templates_of(quality)
     prompts = load_run_prompts(settings, names, backend_options.api, base, methods, recorded="prompts" in recorded)
     prompts = add_data_files(prompts, methods, base, recorded="prompts" in recorded)
+    prompts = prompts.with_semantics(SEMANTICS if forked else semantics)
     strategy = build_strategy(methods, strategy_options if mixed else None, prompts, adapt=settings.adapt)
     if quality is not None:
         strategy = QualityStrategy(strategy, quality, prompts)

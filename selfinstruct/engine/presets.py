@@ -38,10 +38,22 @@ def overlay_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> di
 
     When quality is enabled for the embedded model, its preset is merged in as well.
     """
+    base = _without_discoveries(base, settings)
     merged = merge(base, settings)
     if settings.get("quality") and not base.get("quality") and _is_embedded(merged):
         base = {**base, **_preset("embedded-quality")}
     return overlay(base, settings, lambda: defaults_for(merged), _template(merged))
+
+
+def _without_discoveries(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return recorded settings without what a run found out about another model than the one in ``settings``."""
+    backend = _backend(base)
+    if backend not in backend_names() or backend not in settings or backend not in base:
+        return base
+    spec, before, after = backend_spec(backend), section(base, backend), section(settings, backend)
+    if all(name in spec.free_options or before.get(name) == value for name, value in after.items()):
+        return base
+    return {**base, backend: {key: value for key, value in before.items() if key not in spec.discovered_options}}
 
 
 def _preset(name: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class RunProgress:
         generated: Completion tokens received by this invocation.
         notice: The latest message for the user (a retry, a pause), or "".
         servers: The excluded servers and the reasons; "" without any.
+        remarks: What the user should know about the servers after the run too.
         started: When requests began to go out, as ``time.monotonic`` seconds.
     """
 
@@ -43,11 +44,17 @@ class RunProgress:
     generated: int = 0
     notice: str = ""
     servers: str = ""
+    remarks: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     def notify(self, notice: str) -> None:
         """Show a message to the user."""
         self.notice = notice
+
+    def remark(self, remark: str) -> None:
+        """Show a message now, and again at the end of the run."""
+        self.remarks.append(remark)
+        self.notify(remark)
 
     @property
     def forecast(self) -> Forecast | None:

@@ -108,6 +108,7 @@ class RunState:
             lag=settings.lag,
             full_comparison=full_comparison,
             inherited=inherited,
+            reader=plan.reader,
         )
         self._check_digests()
 

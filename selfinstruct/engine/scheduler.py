@@ -26,6 +26,7 @@ from selfinstruct.common.codec import Json
 from selfinstruct.common.rng import Rng, derive
 from selfinstruct.engine.inherited import NOTHING_INHERITED, InheritedRequests
 from selfinstruct.engine.row_filters import FilterOptions, FilterOutcome, FullComparison, RowFilters, no_request
+from selfinstruct.parse.answers import AnswerReader
 from selfinstruct.pool import AcceptedRow, MethodProgress, Pool
 from selfinstruct.records import Completion, Failure, Outcome, Request, Task, Usage
 from selfinstruct.strategies.abilities import recover
@@ -34,6 +35,7 @@ from selfinstruct.strategies.base import Strategy
 __all__ = ["Scheduler", "SchedulerState"]
 
 _SLOW_START = 8  # requests that may be open before the first is processed
+_CURRENT_RULES = AnswerReader()
 _BYTES_PER_TOKEN = 4  # a rough average for English text
 
 
@@ -70,10 +72,12 @@ class Scheduler:
             identity.
         full_comparison: See ``RowFilters``.
         inherited: The requests that a fork starts with.
+        reader: The rules by which completions are read.
 
     Attributes:
         pool: Everything accepted so far.
-        open: Requests that are numbered and not processed, by number and in order, without the inherited ones.
+        open: Requests that are numbered and not processed, by number and in order. Of the inherited requests, only
+            those without an outcome.
     """
 
     def __init__(
@@ -86,10 +90,12 @@ class Scheduler:
         lag: int,
         full_comparison: FullComparison = no_request,
         inherited: InheritedRequests = NOTHING_INHERITED,
+        reader: AnswerReader = _CURRENT_RULES,
     ) -> None:
         self.pool = Pool(seeds)
-        self.open: dict[int, Request] = {}
+        self.open = inherited.unanswered()
         self._strategy = strategy
+        self._reader = reader
         self._filters = RowFilters(filters, self.pool, full_comparison=full_comparison)
         self._seed = seed
         self._lag = lag
@@ -123,8 +129,9 @@ class Scheduler:
     def state(self) -> SchedulerState:
         """Return the current state."""
         progress = {method: value.to_json() for method, value in sorted(self.pool.progress_by_method.items())}
+        open_ = {number: request for number, request in self.open.items() if number >= self._inherited.until}
         return SchedulerState(
-            self._decided, self._next, dict(self.open), tuple(self._follow_ups), frozenset(self._claimed), progress
+            self._decided, self._next, open_, tuple(self._follow_ups), frozenset(self._claimed), progress
         )
 
     def restore(
@@ -137,7 +144,8 @@ class Scheduler:
         for method, progress in state.progress_by_method.items():
             self.pool.progress_by_method[method] = MethodProgress.from_json(progress)
         self._filters.index_pool()
-        self.open = dict(state.open)
+        reopened = {number: request for number, request in self.open.items() if number >= state.decided}
+        self.open = {**reopened, **state.open}
         self._follow_ups = deque(state.follow_ups)
         self._claimed = set(state.claimed)
         self._decided, self._next = state.decided, state.numbered
@@ -148,13 +156,14 @@ class Scheduler:
         if number >= self._inherited.until:
             request = self.open.pop(number)
         else:
-            request = self._inherited.request(number)
+            request = self.open.pop(number, None) or self._inherited.request(number)
             self._record_item(request)
         self._claimed.discard(number)
         if isinstance(outcome, Failure):
             received = recover(self._strategy, request, self.pool)
         else:
-            received = self._strategy.receive(request, outcome, self.pool)
+            read = self._reader.read(outcome)
+            received = read.restore(self._strategy.receive(request, read.completion, self.pool))
         rows = len(self.pool.rows)
         filtered = self._filters.apply(request, received)
         for follow_up in received.follow_ups:
@@ -167,6 +176,8 @@ class Scheduler:
         self._decided += 1
         if self._decided < self._inherited.until:
             self._decided = self._inherited.next(self._decided, self._claimed)
+            for skipped in range(number + 1, self._decided):
+                self.open.pop(skipped, None)
         self._top_up()
         return filtered
 

@@ -11,9 +11,12 @@ from selfinstruct.engine.dispatch.retry import RetryOptions
 from selfinstruct.engine.methods import DEFAULT
 from selfinstruct.engine.row_filters import FilterOptions
 from selfinstruct.engine.saturation import SaturationOptions
+from selfinstruct.records.endings import ending
 from selfinstruct.strategies import QualityOptions
 
 __all__ = ["Settings"]
+
+_MOST_REASONING = 1_000_000  # tokens, more than any model's context
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Settings:
         seed: Seed of every random choice of the run.
         lag: Maximum number of requests between the last processed and the last numbered one. The default is 256, for
             vllm 1024, and for openai-batch 2048.
+        accept_endings: Further finish reasons of a server that mark a complete answer; ``unknown`` is for a server that
+            names none.
+        reasoning_tokens: Tokens for a model's reasoning on top of the limit of each answer in a chat. null finds out
+            whether the model reasons, and then adds 8,192, or 32,768 if these are too few; 0 adds none.
         n: Number of rows to generate.
         concurrency: Maximum number of requests in flight; null for the default of the backend.
         patience: Number of consecutive requests without a row, a task or a follow-up after which the run stops.
@@ -51,6 +58,8 @@ class Settings:
     prompts: str | None = None
     seed: int = 0
     lag: int = 256
+    accept_endings: tuple[str, ...] = ()
+    reasoning_tokens: int | None = None
     n: int = 100
     concurrency: int | None = None
     patience: int = 200
@@ -65,5 +74,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.reasoning_tokens is not None and not 0 <= self.reasoning_tokens <= _MOST_REASONING:
+            raise ValueError(f"reasoning_tokens must be from 0 to {_MOST_REASONING:,}")
+        if wrong := [name for name in self.accept_endings if ending(name) != name]:
+            raise ValueError(f"accept_endings: write {wrong[0]!r} as {ending(wrong[0])!r}")
         if self.adapt and self.strategies is None:
             raise ValueError("adapt needs several methods; list them under strategies")

@@ -9,9 +9,10 @@ from typing import Any
 
 from selfinstruct.common.codec import Json
 from selfinstruct.engine.row_filters import FilterOutcome
+from selfinstruct.reasons import is_unfinished
 from selfinstruct.records import Completion, CounterKey, Outcome, Usage
 
-__all__ = ["MethodStats", "Stats"]
+__all__ = ["MethodStats", "Stats", "UnfinishedKey"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,30 @@ class MethodStats:
         return 1000 * self.rows / self.tokens if self.tokens else None
 
 
+@dataclass(frozen=True, slots=True)
+class UnfinishedKey:
+    """A kind of answer that is not complete.
+
+    Attributes:
+        stage: Stage of the request.
+        limit: Its limit of tokens.
+        reason: Reason code of the ending.
+    """
+
+    stage: str
+    limit: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}|{self.limit}|{self.reason}"
+
+    @classmethod
+    def from_text(cls, text: str) -> UnfinishedKey:
+        """Read the form that ``str`` writes."""
+        stage, limit, reason = text.rsplit("|", 2)
+        return cls(stage, int(limit), reason)
+
+
 @dataclass
 class Stats:
     """Running counts.
@@ -51,6 +76,8 @@ class Stats:
         stages: Processed requests by stage.
         models: Completions by the model name that the server reported.
         counters: Counters of strategies, see ``Received.counters`` and ``Candidate.counter``.
+        unfinished: Rejected candidates and discarded parts of answers that are not complete.
+        reasoning_tokens: The part of ``completion_tokens`` that models spent on reasoning.
         methods: The figures of each ``MethodStats`` of a mixed run, keyed ``figure|label``.
     """
 
@@ -61,12 +88,14 @@ class Stats:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     discarded: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     counters: Counter[CounterKey] = field(default_factory=Counter)
+    unfinished: Counter[UnfinishedKey] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
 
     def add(self, filtered: FilterOutcome, outcome: Outcome) -> None:
@@ -77,6 +106,7 @@ class Stats:
             self.prompt_tokens += outcome.usage.prompt_tokens
             self.completion_tokens += outcome.usage.completion_tokens
             self.cached_tokens += outcome.usage.cached_tokens
+            self.reasoning_tokens += outcome.usage.reasoning_tokens
             self.models[outcome.model] += 1
         else:
             self.failures[outcome.code] += 1
@@ -84,6 +114,13 @@ class Stats:
             self._add_to_method(label, filtered, outcome)
         self.counters.update(filtered.received.counters)
         self.discarded.update(discard.reason for discard in filtered.received.discards)
+        lost = [discard.reason for discard in filtered.received.discards]
+        lost += [decided.reason for decided in filtered.candidates if not decided.kept]
+        self.unfinished.update(
+            UnfinishedKey(filtered.request.stage, filtered.request.sampling.max_tokens, str(reason))
+            for reason in lost
+            if is_unfinished(reason)
+        )
         for decided in filtered.candidates:
             is_instruction = decided.candidate.is_task and decided.candidate.task is None
             self.instructions += is_instruction
@@ -125,7 +162,8 @@ class Stats:
             name: Counter(figure) if isinstance(figure, Mapping) else figure for name, figure in value.items()
         }
         counters = {CounterKey.from_text(text): count for text, count in values.pop("counters", {}).items()}
-        return cls(**values, counters=Counter(counters))
+        unfinished = {UnfinishedKey.from_text(text): count for text, count in values.pop("unfinished", {}).items()}
+        return cls(**values, counters=Counter(counters), unfinished=Counter(unfinished))
 
     @property
     def tables(self) -> dict[str, dict[str, Counter[str]]]:

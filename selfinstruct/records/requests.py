@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from selfinstruct.common.codec import Json, digest, dumps, loads
+from selfinstruct.records.endings import COMPLETE, LENGTH, cut_reason
 
 __all__ = [
     "Choice",
@@ -197,19 +198,32 @@ class Choice:
 
     Attributes:
         finish_reason: Why the text ended: ``stop``, ``length``, or the server's own term.
+        reasoning: Reasoning that the server returned apart from the text.
     """
 
     text: str
     finish_reason: str
+    reasoning: str = ""
+
+    @property
+    def cut_reason(self) -> str:
+        """Reason code for a text that is not complete; "" for a complete one."""
+        return cut_reason(self.finish_reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of the server; ``cached_tokens`` is the part of the prompt that its cache served."""
+    """Token counts of the server.
+
+    Attributes:
+        cached_tokens: The part of the prompt that its cache served.
+        reasoning_tokens: The part of the completion that the model spent on reasoning.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def counted(self) -> bool:
@@ -219,7 +233,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A model's answer to one request, unaltered."""
+    """A model's answer to one request, unaltered.
+
+    Strategies read a copy in which every text is the answer alone, and ``finish_reason`` is ``stop`` for each complete
+    one (``parse.answers``).
+    """
 
     choices: tuple[Choice, ...]
     usage: Usage
@@ -232,21 +250,31 @@ class Completion:
 
     @property
     def truncated(self) -> bool:
-        """True if the first choice ended at the token limit."""
-        return self.choices[0].finish_reason == "length"
+        """True if the first choice is not complete: its last piece is missing or cut."""
+        return self.choices[0].finish_reason != COMPLETE
+
+    @property
+    def failed(self) -> bool:
+        """True if the first choice ended neither by itself nor at the token limit, so that nothing follows from it."""
+        return self.choices[0].finish_reason not in (COMPLETE, LENGTH)
 
     def to_json(self) -> dict[str, Json]:
-        """Return the completion as JSON."""
+        """Return the completion as JSON, without empty optional fields."""
+        usage = self.usage
+        reasoning = [usage.reasoning_tokens] if usage.reasoning_tokens else []
         return {
-            "choices": [[choice.text, choice.finish_reason] for choice in self.choices],
-            "usage": [self.usage.prompt_tokens, self.usage.completion_tokens, self.usage.cached_tokens],
+            "choices": [
+                [choice.text, choice.finish_reason, *([choice.reasoning] if choice.reasoning else [])]
+                for choice in self.choices
+            ],
+            "usage": [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, *reasoning],
             "model": self.model,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Completion:
         """Rebuild a completion from ``to_json``."""
-        choices = tuple(Choice(text, reason) for text, reason in value["choices"])
+        choices = tuple(Choice(*fields) for fields in value["choices"])
         return cls(choices, Usage(*value["usage"]), value["model"])
 
 

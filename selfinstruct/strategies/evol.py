@@ -283,7 +283,7 @@ class EvolInstruct(Strategy, BeginsWithTasks, ChecksAnswers, RecoversFailures):
     def _receive_comparison(self, request: Request, completion: Completion) -> Received:
         epoch = read_context(CompareContext, request)
         unchanged = self._next_epoch(epoch, epoch.current, request.number)
-        start, end = answer_span(completion.text)
+        start, end = (0, 0) if completion.failed else answer_span(completion.text)
         verdict = rules.gain(completion.text[start:end])
         unjudged = verdict.reason == RejectReason.UNJUDGED
         decision = "unjudged" if unjudged else f"judge: {'gain' if verdict.kept else 'no gain'}"

@@ -199,6 +199,9 @@ class Respond(Strategy, BeginsWithTasks, SendsContext, ChecksAnswers, ChoosesFor
         span, reason, columns = content_span(text), "", {}
         if completion.truncated:
             reason = RejectReason.TRUNCATED
+        elif self.options.reasoning and completion.choices[0].reasoning:
+            columns = {"reasoning": completion.choices[0].reasoning}
+            reason = "" if span[0] < span[1] else RejectReason.NO_ANSWER
         elif self.options.reasoning:
             parts = split_reasoning(text)
             if parts.answer[0] == parts.answer[1]:

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
+from selfinstruct.backends.openai.answers import read_answer
 from selfinstruct.backends.openai.keys import redacted, without_key
+from selfinstruct.backends.openai.refusals import ServerInfo, read_refusal, retry_after_s
 from selfinstruct.common.codec import loads
 from selfinstruct.common.row_texts import texts_of
 from selfinstruct.filters import (

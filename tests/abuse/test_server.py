@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
+from selfinstruct.backends.openai.answers import read_answer
+from selfinstruct.backends.openai.refusals import ServerInfo, read_refusal, retry_after_s
 from selfinstruct.common.codec import canonical, loads
 from selfinstruct.errors import SelfInstructError
 from selfinstruct.records import Completion

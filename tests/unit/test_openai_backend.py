@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from selfinstruct.backends import backend_names, backend_spec, open_backend
-from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal, retry_after_s
+from selfinstruct.backends.openai.answers import read_answer
 from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
 from selfinstruct.backends.openai.keys import redacted, without_key
+from selfinstruct.backends.openai.refusals import ServerInfo, read_refusal, retry_after_s
 from selfinstruct.backends.openai.server import Server
 from selfinstruct.common.codec import canonical
 from selfinstruct.common.config import build, to_plain
@@ -275,6 +276,9 @@ AZURE = {"error": {"message": "no", "code": "x", "innererror": {"code": "Respons
         ),
         (Fault(400, body=POLICY), "content_filter"),
         (Fault(403, body=POLICY), "content_filter"),
+        (Fault(403, body={"error": {"message": "flagged by moderation"}}), "content_filter"),
+        (Fault(403), "forbidden"),
+        (Fault(451, body={"error": {"message": "unavailable"}}), "forbidden"),
         (Fault(400, body=AZURE), "content_filter"),
         (Fault(200, body={"choices": [{"text": "", "finish_reason": "content_filter"}]}), "content_filter"),
         (Fault(200, body={"choices": [{"text": None, "finish_reason": "content_filter"}]}), "content_filter"),
@@ -297,7 +301,6 @@ def test_filtered_text_that_has_content_is_kept() -> None:
     ("fault", "says"),
     [
         (Fault(401), "Name the environment variable that holds its key"),
-        (Fault(403), "may not use 'm'"),
         (Fault(404), "Check the model's name ('m') and the base URL (it usually ends in /v1)"),
         (Fault(404, body="<html><title>nginx</title>"), "nginx"),
         (Fault(405), "base URL"),
@@ -305,7 +308,7 @@ def test_filtered_text_that_has_content_is_kept() -> None:
         (Fault(418), "I'm a Teapot"),
         (Fault(429, body={"error": {"message": "You exceeded", "code": "insufficient_quota"}}), "quota left"),
         (Fault(400, body={"error": {"message": "hard limit", "code": "billing_hard_limit_reached"}}), "quota left"),
-        (Fault(400, body={"error": {"message": "temperature", "code": "unsupported_value"}}), "`omit`"),
+        (Fault(400, body={"error": {"message": "the role", "code": "unsupported_value"}}), "`omit`"),
         (Fault(400, body=[{"error": {"message": "API key not valid", "code": 400}}]), "Name the environment variable"),
         (Fault(200, body={"error": {"code": 401, "message": "who?"}}), "who?"),
     ],
@@ -321,6 +324,9 @@ def test_a_refused_key_is_identified_by_its_variable(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MY_KEY", CANARY)
     assert "The key in MY_KEY was refused" in str(failure(Fault(401), api_key_env="MY_KEY"))
     assert "The key in MY_KEY may not use 'm'" in str(failure(Fault(403), api_key_env="MY_KEY"))
+    monkeypatch.delenv("MY_KEY")
+    expected = "A request without a key may not use 'm' here: set MY_KEY"
+    assert expected in str(failure(Fault(403), api_key_env="MY_KEY"))
 
 
 def test_a_403_without_a_key_names_no_variable() -> None:
@@ -510,10 +516,12 @@ def test_a_key_instead_of_a_variables_name_is_refused_and_not_repeated(start: st
     assert OpenAIOptions(api_key_env="_My_KEY2").key_variable("http://h/v1") == "_My_KEY2"
 
 
-@pytest.mark.parametrize("mark", ["?api-key=", "#", "/?"])
-def test_an_address_with_a_query_is_refused_and_not_repeated(mark: str) -> None:
+@pytest.mark.parametrize(
+    "mark", ["?api-key=", "#", "/?", "?x=", "?api-version=2024-10-21&sig=", "?token=", "?a=b&", "?api-version="]
+)
+def test_an_address_that_may_hold_a_key_is_refused_and_not_repeated(mark: str) -> None:
     secret = "hunter" + "2"
-    with pytest.raises(ConfigError, match="can't hold a query or fragment") as caught:
+    with pytest.raises(ConfigError, match="can't hold a fragment|seems to hold a key|must be like") as caught:
         build(OpenAIOptions, {"base_url": f"http://h/v1{mark}{secret}"}, "openai")
     assert secret not in chain(caught.value)
 

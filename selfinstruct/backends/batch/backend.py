@@ -11,22 +11,32 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfinstruct.backends.base import BackendSpec, BatchBackend, StatusCallback, StillPendingError
+from selfinstruct.backends.base import (
+    AdaptiveBackend,
+    BackendObserver,
+    BackendSpec,
+    BatchBackend,
+    StatusCallback,
+    StillPendingError,
+)
 from selfinstruct.backends.batch.client import BatchApi, RefusedError
 from selfinstruct.backends.batch.journal import BatchJournal, BatchRecord, custom_id, input_line, is_valid_id
 from selfinstruct.backends.batch.options import OpenAIBatchOptions
 from selfinstruct.backends.openai.backend import OPENAI, openai_capabilities
+from selfinstruct.backends.openai.dialect import Dialect
+from selfinstruct.backends.openai.discovery import MAX_ROUNDS, Refusal
+from selfinstruct.backends.openai.findings import Findings
 from selfinstruct.backends.openai.server import Server
 from selfinstruct.errors import BackendError, RequestError, SelfInstructError, TransientError
 from selfinstruct.records import Completion, Request
 
 __all__ = ["OPENAI_BATCH", "OpenAIBatchBackend", "OpenAIBatchOptions"]
 
-_Answer = Completion | Exception
+_Answer = Completion | Exception | Refusal
 
 _ENDED = frozenset({"completed", "expired", "cancelled"})
 _MAX_INPUT = 190_000_000  # bytes of a batch's input file; OpenAI's limit is 200 MB
@@ -39,6 +49,7 @@ class _Pending:
     Attributes:
         awaited: Whether a call of ``complete`` waits for it now.
         submitted: Whether the server holds it.
+        dialect: The dialect in which it is asked.
         line, endpoint: Its line in the input file, and the endpoint it is for.
     """
 
@@ -46,11 +57,12 @@ class _Pending:
     answer: asyncio.Future[_Answer]
     awaited: bool = False
     submitted: bool = False
+    dialect: Dialect = field(default_factory=Dialect)
     line: bytes = b""
     endpoint: str = ""
 
 
-class OpenAIBatchBackend(BatchBackend):
+class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
     """The openai-batch backend.
 
     A request passes two steps before it is submitted: ``wait_for_batch`` holds it back until no other request can join,
@@ -67,6 +79,14 @@ class OpenAIBatchBackend(BatchBackend):
         self._waiting = 0  # calls that wait in wait_for_batch or complete
         self._active = 1 << 30  # requests that are waiting or about to wait; unknown at first
         self._tasks: set[asyncio.Task[None]] = set()
+        self._enlarged: Callable[[Request], Request] = lambda request: request
+        self._observe: Callable[[Request, Completion], None] = lambda *_: None
+
+    def use_room(self, enlarged: Callable[[Request], Request], observe: Callable[[Request, Completion], None]) -> None:
+        self._enlarged, self._observe = enlarged, observe
+
+    def observe(self, observer: BackendObserver) -> None:
+        Findings([self._server.discovery], self._options.model or "", observer)
 
     def open_journal(self, folder: Path, on_status: StatusCallback) -> None:
         self._journal = BatchJournal.read(folder)
@@ -98,7 +118,8 @@ class OpenAIBatchBackend(BatchBackend):
             at_server |= {by_name[name].number for name in batch.requests}
             if batch.state != "void":
                 for name in batch.requests:
-                    self._pending[name] = _Pending(by_name[name], self._future(), submitted=True)
+                    dialect = self._server.discovery.dialect
+                    self._pending[name] = _Pending(by_name[name], self._future(), submitted=True, dialect=dialect)
                 self._spawn(self._guarded(batch, self._follow(batch, list(batch.requests))))
         return at_server
 
@@ -120,15 +141,35 @@ class OpenAIBatchBackend(BatchBackend):
     async def complete(self, request: Request) -> Completion:
         """Wait for a request's answer, which may take a day; see ``Backend.complete`` for the errors.
 
+        A request that the server refuses because of a parameter becomes part of another batch, without that parameter.
+
         Raises:
             StillPendingError: After ``detach``, once the server has the request.
         """
-        body = self._server.body(request)
-        name = custom_id(request, body)
+        name = custom_id(request, self._server.body(request))
+        for _ in range(MAX_ROUNDS):
+            answer = await self._answer(request, name)
+            if isinstance(answer, StillPendingError):
+                raise answer
+            self._pending.pop(name, None)
+            if isinstance(answer, Exception):
+                raise answer
+            if isinstance(answer, Completion):
+                self._observe(request, answer)
+                return answer
+            if self._api.detached.is_set():  # the next invocation reads the refusal again
+                raise StillPendingError
+            failure = answer.error
+        raise failure
+
+    async def _answer(self, request: Request, name: str) -> _Answer:
+        """Queue a request unless the server has it, and wait for its answer."""
         pending = self._pending.get(name)
         if pending is None:
             endpoint = "/completions" if request.is_raw else "/chat/completions"
-            pending = _Pending(request, self._future(), line=input_line(name, endpoint, body), endpoint=endpoint)
+            dialect = self._server.discovery.dialect
+            line = input_line(name, endpoint, dialect.apply(self._server.body(self._enlarged(request))))
+            pending = _Pending(request, self._future(), dialect=dialect, line=line, endpoint=endpoint)
             self._pending[name] = pending
             self._queue.append(name)
         elif pending.submitted and self._api.detached.is_set():
@@ -138,17 +179,11 @@ class OpenAIBatchBackend(BatchBackend):
             self._waiting += 1
             self._submit_if_complete()
         try:
-            answer = await asyncio.shield(pending.answer)
+            return await asyncio.shield(pending.answer)
         finally:
             if not pending.answer.done():
                 pending.awaited = False
                 self._waiting -= 1
-        if isinstance(answer, StillPendingError):
-            raise answer
-        self._pending.pop(name, None)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
     def detach(self) -> None:
         self._api.detached.set()
@@ -278,7 +313,7 @@ class OpenAIBatchBackend(BatchBackend):
         answers = {name: self._read(name, lines.get(name), label, again=again) for name in names}
         self._journal.set_state(batch, "collected")
         # Completions come first: they prove to the engine that the server works.
-        for name in sorted(names, key=lambda name: isinstance(answers[name], Exception)):
+        for name in sorted(names, key=lambda name: not isinstance(answers[name], Completion)):
             self._settle(self._pending[name], answers[name])
 
     def _read(self, name: str, line: Mapping[str, Any] | None, label: str, *, again: bool) -> _Answer:
@@ -296,14 +331,21 @@ class OpenAIBatchBackend(BatchBackend):
             message = _error_text(error, self._server.hide) if isinstance(error, Mapping) else "no answer"
             return TransientError(self._server.hide(f"{label}: {message}"))
         body = json.dumps(response.get("body")).encode()
+        pending, discovery = self._pending[name], self._server.discovery
+        sent = pending.dialect.apply(self._server.body(pending.request))
         try:
-            return self._server.read(self._pending[name].request, code, {}, body)
+            answer = self._server.read(pending.request, sent, code, {}, body)
         except RequestError as failure:
-            return failure
+            return TransientError(str(failure)) if again and not failure.certain else failure
         except BackendError as failure:
             # A wait that the server asked for has passed since. The copy also drops ``throttled``: one line of a
             # batch must not slow the others down.
             return TransientError(str(failure)) if again or isinstance(failure, TransientError) else failure
+        if isinstance(answer, Refusal):
+            discovery.adapt(answer.demand)
+        else:
+            discovery.answered(answer, pending.dialect)
+        return answer
 
     def _refusal_message(self, batch: BatchRecord, state: Mapping[str, Any]) -> str:
         errors = state.get("errors")
@@ -340,5 +382,7 @@ OPENAI_BATCH = BackendSpec(
     open=lambda options, _: OpenAIBatchBackend(options),
     capabilities=openai_capabilities,
     default_lag=2048,  # the concurrency: no more requests than the lag can be in batches at once
-    free_options=OPENAI.free_options | {"batch_size", "poll_s"},
+    # A submitted request is found again by the body that it was sent with.
+    free_options=OPENAI.free_options - {"thinking", "reasoning_effort"} | {"batch_size", "poll_s"},
+    discovered_options=frozenset({"refused"}),
 )

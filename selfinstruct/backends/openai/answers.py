@@ -1,120 +1,123 @@
-"""Read the answer of an OpenAI-compatible server: a completion, or an error that names the party at fault.
+"""Read the answer of an OpenAI-compatible server: the completion in a body with status 200.
 
-Pure functions of status, headers and body, without network or client library. A fault of the request ends that request,
-a fault of the server or the account stops the run, and a fault that may pass is retried.
+Pure functions of the body, without network or client library. ``refusals`` reads the bodies of other statuses.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfinstruct.errors import BackendError, RequestError, SelfInstructError, TransientError
+from selfinstruct.backends.openai.messages import finish_reason, message_text, reasoning_text
+from selfinstruct.backends.openai.refusals import (
+    ServerInfo,
+    decoded,
+    excerpt,
+    is_error,
+    read_error_answer,
+    read_refusal,
+)
+from selfinstruct.errors import RequestError, TransientError
 from selfinstruct.records import Choice, Completion, Usage
+from selfinstruct.records.endings import ending
 
-__all__ = ["ServerInfo", "read_answer", "read_refusal", "retry_after_s"]
+__all__ = ["read_answer"]
 
-_EXCERPT = 300  # characters of a server's message that an error repeats
+_LOST = frozenset(
+    {"abort", "aborted", "insufficient_system_resource"}
+)  # the server gave up: another attempt may succeed
 _MAX_COUNT = 2**31  # no request takes this many tokens; a larger count is invalid
-_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"})
-_SETTING = frozenset({"unsupported_parameter", "unsupported_value", "model_not_found", "invalid_api_key"})
-_CONTEXT_LENGTH = re.compile(
-    r"context[ _](?:length|size|window)|maximum context|exceed_context|too many (?:input )?tokens"
-    r"|prompt is too long|reduce the length|must (?:be|have) less than \d+ tokens|`?inputs`? tokens",
-    re.IGNORECASE,
-)
-_SCHEMA = re.compile(
-    r"response_?format|json_?schema|structured[_ ]outputs?|guided_json|\bschema\b|\bgrammar\b", re.IGNORECASE
-)
-_FILTER = re.compile(r"content[_ ](?:filter|policy|management)|ResponsibleAIPolicy|moderation", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """A server as error messages describe it. Holds no credential.
-
-    Attributes:
-        url: Base URL without user and password.
-        model: Name of the requested model.
-        key_env: Environment variable that holds the key; "" if the server needs none.
-        has_key: Whether that variable was set.
-        hide: Removes secrets from a server's text before any of it is repeated.
-    """
-
-    url: str
-    model: str
-    key_env: str
-    has_key: bool
-    hide: Callable[[str], str] = field(default=str, repr=False, compare=False)
-
-
-def read_answer(server: ServerInfo, body: bytes, *, chat: bool, now: datetime | None = None) -> Completion:
+def read_answer(server: ServerInfo, body: bytes, *, chat: bool) -> Completion:
     """Return the completion in the body of a response with status 200.
 
     Args:
         chat: True for the chat endpoint, False for the plain one.
-        now: For tests; see ``retry_after_s``.
 
     Raises:
         TransientError: The body is not JSON or lacks a required field.
         RequestError: The server's content filter withheld the text.
-        BackendError: The body is an error (some gateways send errors with status 200), and the server is at fault.
+        BackendError: The body or one of its choices is an error (some gateways send errors with status 200), and the
+            server is at fault. Errors that may pass, or are the request's own, have the types above.
     """
-    value = _decoded(body)
+    value = decoded(body)
     if value is None:
         raise TransientError(_not_json(server, body))
     if not isinstance(value, Mapping):
-        raise TransientError(f"{server.url} answered with JSON that is not an object: {_excerpt(server, body)}")
+        raise TransientError(f"{server.url} answered with JSON that is not an object: {excerpt(server, body)}")
     listed = value.get("choices")
-    if not listed and value.get("error"):
-        code = value["error"].get("code") if isinstance(value["error"], Mapping) else None
-        status = code if isinstance(code, int) and 400 <= code < 600 else 500
-        raise read_refusal(server, status, {}, body, now)
+    if value.get("error") or (not listed and is_error(value)):
+        raise read_error_answer(server, body)
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
-        raise TransientError(f"{server.url} answered without any choice: {_excerpt(server, body)}")
+        what = f"{server.url} answered without any choice (is the base URL right? it usually ends in /v1)"
+        raise TransientError(f"{what}: {excerpt(server, body)}")
     choices = tuple(_choice(server, item, chat, body) for item in listed)
     if all(choice.finish_reason == "content_filter" and not choice.text for choice in choices):
-        raise RequestError("content_filter", f"{server.url} withheld the text: its content filter stopped the request")
+        what = f"{server.url} withheld the text: its content filter stopped the request"
+        raise RequestError("content_filter", what, certain=True)
     model = value.get("model")
     return Completion(choices, _usage(value.get("usage")), _clean(model) if isinstance(model, str) else server.model)
 
 
 def _choice(server: ServerInfo, item: Any, chat: bool, body: bytes) -> Choice:
     if not isinstance(item, Mapping):
-        raise TransientError(f"{server.url} answered with a choice that is not an object: {_excerpt(server, body)}")
-    reason = item.get("finish_reason")
-    text: Any = item.get("text")
-    if chat:
-        message = item.get("message")
-        if not isinstance(message, Mapping):
-            raise TransientError(f"{server.url} answered with a choice without a message: {_excerpt(server, body)}")
-        # Content is null or absent if the model refused or spent all its tokens on reasoning: an empty answer.
-        text = message.get("content")
-        if text is None:
-            text = message.get("refusal") or ""
-        elif isinstance(text, Sequence) and not isinstance(text, str):
-            text = "".join(str(part.get("text", "")) for part in text if isinstance(part, Mapping))
-    elif text is None and reason == "content_filter":
+        raise TransientError(f"{server.url} answered with a choice that is not an object: {excerpt(server, body)}")
+    message = item.get("message") if chat else item
+    if error := item.get("error") or (isinstance(message, Mapping) and message.get("error")):  # lost midway
+        raise read_refusal(server, _status(error), {}, json.dumps({"error": error}).encode())
+    if not isinstance(message, Mapping):
+        raise TransientError(f"{server.url} answered with a choice without a message: {excerpt(server, body)}")
+    reason, reasoning = finish_reason(item, message), reasoning_text(message)
+    if ending(reason) in _LOST:
+        raise TransientError(f"{server.url} gave up an answer (finish_reason {reason})")
+    # Chat content is null or absent if the model refused or spent all its tokens on reasoning: an empty answer.
+    text = message_text(message.get("content")) if chat else message.get("text")
+    if text == "" and reason == "refusal":
+        text = message_text(message.get("refusal"))
+    if text is None and (reason == "content_filter" or reasoning):
         text = ""
     if not isinstance(text, str):
-        raise TransientError(f"{server.url} answered with a choice without text: {_excerpt(server, body)}")
-    return Choice(_clean(text), _clean(reason) if isinstance(reason, str) else "unknown")
+        raise TransientError(f"{server.url} answered with a choice without text: {excerpt(server, body)}")
+    return Choice(_clean(text), _clean(reason), _clean(reasoning))
+
+
+def _status(error: object) -> int:
+    """Return the HTTP status that an error object stands for: its code, or 500 without one."""
+    fields = error if isinstance(error, Mapping) else {}
+    for name in ("code", "status", "status_code"):
+        code = fields.get(name)
+        if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) == 3:
+            code = int(code)
+        if isinstance(code, int) and 400 <= code < 600:
+            return code
+    words = " ".join(str(fields.get(name)) for name in ("code", "type"))
+    if "rate_limit" in words:
+        return 429
+    return 400 if "content" in words or "moderation" in words else 500
 
 
 def _usage(value: Any) -> Usage:
-    """Return the token counts; zero if the server does not report them."""
+    """Return the token counts; zero if the server does not report them.
+
+    Some servers (xAI, Gemini) leave reasoning out of the completion's tokens and count it in the total alone.
+    """
     if not isinstance(value, Mapping):
         return Usage()
-    details = value.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
-    return Usage(_count(value.get("prompt_tokens")), _count(value.get("completion_tokens")), _count(cached))
+    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
+    reasoning = _detail(value, ("completion_tokens_details", "output_tokens_details"), "reasoning_tokens")
+    reasoning = reasoning or _count(value.get("reasoning_tokens"))
+    uncounted = _count(value.get("total_tokens")) - prompt - completion
+    if prompt and uncounted > 0:
+        completion, reasoning = completion + uncounted, reasoning or uncounted
+    cached = _detail(value, ("prompt_tokens_details",), "cached_tokens")
+    return Usage(prompt, completion, cached, min(reasoning, completion))
+
+
+def _detail(value: Mapping[str, Any], groups: Sequence[str], name: str) -> int:
+    counts = (_count(details.get(name)) for group in groups if isinstance(details := value.get(group), Mapping))
+    return next((count for count in counts if count), 0)
 
 
 def _count(value: Any) -> int:
@@ -130,158 +133,9 @@ def _clean(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def read_refusal(
-    server: ServerInfo,
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    now: datetime | None = None,
-    *,
-    schema: bool = False,
-) -> SelfInstructError:
-    """Return the error for a status other than 200: a RequestError, a TransientError or a BackendError.
-
-    Args:
-        headers: Response headers with lower-case names.
-        now: For tests; see ``retry_after_s``.
-        schema: Whether the request carried a JSON schema.
-    """
-    codes, message = _error_details(server, body)
-    what = f"{server.url} answered {status}{_phrase(status)}" + (f": {message}" if message else "")
-    wait = retry_after_s(headers, now)
-    if codes & _QUOTA or status == 402:
-        return BackendError(f"{what}. The account has no credit or quota left: raise it, then resume")
-    if status == 429:
-        return TransientError(what, retry_after=wait, throttled=True)
-    if schema and status in (400, 404, 415, 422, 501) and _SCHEMA.search(f"{' '.join(sorted(codes))} {message}"):
-        return BackendError(
-            f"{what}. The request carried a JSON schema: set structured to false in the strategy's section "
-            "(--set alpaca.structured=false), or choose a model that supports schemas"
-        )
-    if status in (408, 409) or status >= 500:
-        return TransientError(what, retry_after=wait)
-    if code := _request_fault(status, codes, message):
-        return RequestError(code, what)
-    if status == 400 and "api key" in message.lower():  # Google's gateway answers a wrong key with 400
-        status = 401
-    return BackendError(f"{what}. {_remedy(server, status)}")
-
-
-def _request_fault(status: int, codes: set[str], message: str) -> str:
-    """Return the code of a fault of the request itself; "" if something else is at fault.
-
-    A 400 about a parameter or the key would hit every request, so a setting is at fault.
-    """
-    words = " ".join(sorted(codes))
-    if _FILTER.search(words) or (status == 400 and _FILTER.search(message)):
-        return "content_filter"
-    if status not in (400, 413, 422) or codes & _SETTING or "api key" in message.lower():
-        return ""
-    return "context_length" if _CONTEXT_LENGTH.search(f"{words} {message}") else "bad_request"
-
-
-def _remedy(server: ServerInfo, status: int) -> str:
-    if status == 401:
-        if not server.has_key:
-            advice = f"Set {server.key_env} to a valid key, or name" if server.key_env else "Name"
-            return f"{advice} the environment variable that holds its key (--api-key-env)"
-        return f"The key in {server.key_env} was refused: set it to a valid one"
-    if status == 403:
-        key = f"The key in {server.key_env}" if server.key_env else "A request without a key"
-        advice = "check the account's permissions" if server.key_env else "name a key's variable with --api-key-env"
-        return f"{key} may not use {server.model!r} here: {advice}"
-    if status in (404, 405):
-        return f"Check the model's name ({server.model!r}) and the base URL (it usually ends in /v1)"
-    if status in (400, 422):
-        return f"This server refuses the settings for {server.model!r}: change them (see `omit` and `extra_body`)"
-    return "Check the base URL and the account"
-
-
-def _error_details(server: ServerInfo, body: bytes) -> tuple[set[str], str]:
-    """Return the codes and the message of an error body, in any of the shapes that servers use."""
-    value = _decoded(body)
-    if value is None:
-        return set(), _excerpt(server, body)
-    envelope = value[0] if isinstance(value, list) and value else value  # Google's gateway sends a list of one
-    error = envelope.get("error", envelope) if isinstance(envelope, Mapping) else envelope
-    if not isinstance(error, Mapping):
-        return set(), _excerpt(server, str(error).encode("utf-8", "replace"))
-    inner = error.get("innererror")
-    objects = [error, inner if isinstance(inner, Mapping) else {}]
-    codes = {code for fields in objects for key in ("code", "type") if isinstance(code := fields.get(key), str)}
-    message = error.get("message") or error.get("detail") or ""
-    text = message if isinstance(message, str) else json.dumps(message)
-    return codes, _excerpt(server, text.encode("utf-8", "replace"))
-
-
-def _decoded(body: bytes) -> Any:
-    """Return the JSON value, or None if the body is not JSON.
-
-    Python's parser is lenient, so that a NaN among a server's timings does not lose a text. The parser's error is
-    dropped because it would carry the body into every traceback.
-    """
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _phrase(status: int) -> str:
-    try:
-        return f" ({HTTPStatus(status).phrase})"
-    except ValueError:
-        return ""
-
-
 def _not_json(server: ServerInfo, body: bytes) -> str:
     if body.lstrip()[:1] == b"<":
         return f"{server.url} answered with a web page, not JSON (is the base URL right? it usually ends in /v1)"
     if not body.strip():
         return f"{server.url} answered with an empty body"
-    return f"{server.url} answered with broken JSON ({len(body)} bytes): {_excerpt(server, body)}"
-
-
-def _excerpt(server: ServerInfo, body: bytes) -> str:
-    """Return the beginning of a body as one printable line.
-
-    Secrets are hidden before the text is cut: half a key would not be recognised.
-    """
-    text = server.hide(body.decode("utf-8", "replace"))[: 4 * _EXCERPT]
-    if text.lstrip().startswith("<"):
-        text = re.sub(r"<[^>]*>?", " ", text)
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"
-
-
-def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Return the seconds that a server asked to wait, or None.
-
-    Reads ``retry-after-ms``, then ``retry-after`` as seconds or as an HTTP date (RFC 9110, 10.2.3). A date in the past
-    gives 0; an unreadable value gives None.
-
-    Args:
-        headers: Response headers with lower-case names.
-        now: The current time, for tests; None reads the clock.
-    """
-    milliseconds = _seconds(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    text = headers.get("retry-after")
-    seconds = _seconds(text)
-    if seconds is not None or text is None:
-        return seconds
-    try:
-        until = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # a date may name the year 10**20
-        return None
-    if until.tzinfo is None:  # "-0000" marks a date in UTC without a zone
-        until = until.replace(tzinfo=UTC)
-    return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return max(0.0, value) if math.isfinite(value) else None
+    return f"{server.url} answered with broken JSON ({len(body)} bytes): {excerpt(server, body)}"

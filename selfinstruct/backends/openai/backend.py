@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from selfinstruct.backends.base import ALL_APIS, Backend, BackendSpec, Capabilities, StatusCallback
+from selfinstruct.backends.base import (
+    ALL_APIS,
+    AdaptiveBackend,
+    BackendObserver,
+    BackendSpec,
+    Capabilities,
+    StatusCallback,
+)
+from selfinstruct.backends.openai.findings import Findings
 from selfinstruct.backends.openai.options import OpenAIOptions
 from selfinstruct.backends.openai.server import Server
 from selfinstruct.backends.openai.server_pool import ServerPool
@@ -13,7 +21,10 @@ from selfinstruct.records import Completion, Request
 __all__ = ["OPENAI", "OpenAIBackend", "OpenAIOptions", "openai_capabilities"]
 
 
-class OpenAIBackend(Backend):
+_DISCOVERED = frozenset({"stream", "refused"})
+
+
+class OpenAIBackend(AdaptiveBackend):
     """Completions over HTTP, one attempt each, by the server with the fewest requests.
 
     Args:
@@ -22,8 +33,12 @@ class OpenAIBackend(Backend):
     """
 
     def __init__(self, options: OpenAIOptions, on_status: StatusCallback = lambda _: None) -> None:
+        self._options = options
         self._servers = [Server(options, url) for url in options.addresses]
         self._pool = ServerPool([server.name for server in self._servers], on_status)
+
+    def observe(self, observer: BackendObserver) -> None:
+        Findings([server.discovery for server in self._servers], self._options.model or "", observer)
 
     async def start(self) -> None:
         """Check the options and create the clients. Sends nothing.
@@ -37,16 +52,15 @@ class OpenAIBackend(Backend):
 
     async def complete(self, request: Request) -> Completion:
         """Send one request once, to one server. ``Backend.complete`` and ``ServerPool.failed`` list the errors."""
-        with self._pool.acquire() as slot:
+        with self._pool.acquire(request.number) as slot:
             try:
                 completion = await self._servers[slot.index].complete(request)
-            except RequestError:
-                self._pool.answered(slot)
-                raise
+            except RequestError as error:
+                failure = self._pool.refused(slot, request.number, error)
             except BackendError as error:
                 failure = self._pool.failed(slot, error)
             else:
-                self._pool.answered(slot)
+                self._pool.answered(slot, request.number)
                 return completion
         raise failure  # outside the handler, so that the server's own error does not become its context
 
@@ -64,6 +78,7 @@ def openai_capabilities(options: OpenAIOptions) -> Capabilities:
         raw_prompts=options.api == "completion",
         schema_apis=ALL_APIS if options.schema_field else chat_only,  # raw prompts have no standard field for a schema
         schema_option="schema_field",
+        reasoning_option="thinking",
     )
 
 
@@ -72,5 +87,18 @@ OPENAI = BackendSpec(
     options=OpenAIOptions,
     open=OpenAIBackend,
     capabilities=openai_capabilities,
-    free_options=frozenset({"base_url", "api_key_env", "timeout_s", "concurrency", "schema_field"}),
+    free_options=frozenset(
+        {
+            "base_url",
+            "api_key_env",
+            "timeout_s",
+            "concurrency",
+            "schema_field",
+            "thinking",
+            "reasoning_effort",
+            "stream",
+            "refused",
+        }
+    ),
+    discovered_options=frozenset({"stream", "refused"}),
 )

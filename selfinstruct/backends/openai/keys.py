@@ -78,5 +78,7 @@ def completion_without_key(completion: Completion, key: str) -> Completion:
     if len(key) < 2 * _PREFIX_LENGTH:
         return completion
     hide = partial(_without_full_key, key=key)
-    choices = tuple(Choice(hide(choice.text), hide(choice.finish_reason)) for choice in completion.choices)
+    choices = tuple(
+        Choice(hide(choice.text), hide(choice.finish_reason), hide(choice.reasoning)) for choice in completion.choices
+    )
     return Completion(choices, completion.usage, hide(completion.model))

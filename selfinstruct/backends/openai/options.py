@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from selfinstruct.backends.openai.addresses import check_address
+from selfinstruct.backends.openai.dialect import REFUSABLE
 from selfinstruct.backends.openai.keys import is_openai
 from selfinstruct.prompts import Api
 
@@ -27,8 +29,9 @@ class OpenAIOptions:
     """Which server and model to ask, and how.
 
     Attributes:
-        base_url: The server's address up to and including ``/v1``; null is OpenAI's own. Or a list of addresses of
-            servers that all offer the model, among which the requests are distributed.
+        base_url: The server's address up to and including ``/v1``; null is OpenAI's own. A query at its end, such as
+            Azure's ``?api-version=``, is part of each request. Or a list of addresses of servers that all offer the
+            model, among which the requests are distributed.
         model: Name of the model on the server. Required.
         api: Kind of prompt that suits the model: ``chat`` messages, or raw ``completion`` prompts. Each request's own
             kind decides the endpoint.
@@ -43,9 +46,18 @@ class OpenAIOptions:
         extra_body: Further fields of each request's body, any JSON; they override the computed ones. Neither
             ``extra_body`` nor ``omit`` may name a field that decides what a request costs (``max_tokens``, ``n``,
             ``model`` and the like).
+        thinking: false asks a model that reasons to answer at once, with the fields of the server's family: the chat
+            template's variables for most servers, ``reasoning_effort`` or a field of their own for others. null and
+            true send nothing.
+        reasoning_effort: How much a model reasons (``none``, ``minimal``, ``low``, ``medium``, ``high``), where a
+            server has the field; null sends nothing.
         schema_field: The server's name for a JSON schema in raw completions: ``structured_outputs`` (vLLM 0.12 and
             later), ``guided_json`` (older vLLM), ``json_schema`` (llama-server); null if it accepts none. Chat requests
             use ``response_format`` on every server.
+        stream: Whether to ask for answers piece by piece (server-sent events); null begins without, and changes to it
+            once a server says that it only streams. A run records that.
+        refused: Sampling parameters, and names of the token limit, that the model refused in the first requests of the
+            run. They are not sent since; the token limit is sent under its other name. A run fills this in.
     """
 
     base_url: str | tuple[str, ...] | None = None
@@ -58,19 +70,22 @@ class OpenAIOptions:
     omit: tuple[str, ...] = ()
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     schema_field: Literal["structured_outputs", "guided_json", "json_schema"] | None = None
+    thinking: bool | None = None
+    reasoning_effort: str | None = None
+    stream: bool | None = None
+    refused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.timeout_s <= 0:
             raise ValueError("concurrency must be at least 1 and timeout_s above 0")
         for url in self.addresses:
-            if "@" in url:  # a run keeps its settings on disk
-                raise ValueError("base_url can't hold a user and password; name a key's variable with api_key_env")
-            if re.search("[?#]", url):  # some services put keys there
-                raise ValueError("base_url can't hold a query or fragment; name a key's variable with api_key_env")
+            check_address(url)
         if len({url.rstrip("/") for url in self.addresses}) < max(1, len(self.addresses)):
             raise ValueError("base_url must name at least one address, and each once")
         if self.api_key_env is not None and not _VARIABLE.fullmatch(self.api_key_env):
             raise ValueError("api_key_env must be the name of an environment variable, not the key itself")
+        if unknown := sorted(set(self.refused) - REFUSABLE):
+            raise ValueError(f"refused can't name {unknown[0]!r}; it may name {', '.join(sorted(REFUSABLE))}")
         check_fields("omit", self.omit)
         check_fields("extra_body", self.extra_body)
         if self.max_tokens_name in self.extra_body or self.max_tokens_name in self.omit:
@@ -80,6 +95,12 @@ class OpenAIOptions:
     def addresses(self) -> tuple[str, ...]:
         """The base URL of each server, in order."""
         return self.base_url if isinstance(self.base_url, tuple) else (self.base_url or _OPENAI,)
+
+    @property
+    def fixed_fields(self) -> frozenset[str]:
+        """Fields of a request that the user decided, so that no refusal of the server changes them."""
+        limit = {self.max_tokens_name} if self.max_tokens_name else set()
+        return frozenset({*self.extra_body, *limit, *({"stream"} if self.stream is False else ())})
 
     def key_variable(self, url: str) -> str:
         """Return the environment variable that holds the key for an address; "" if it needs none."""

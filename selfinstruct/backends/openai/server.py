@@ -14,9 +14,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from selfinstruct.backends.openai.answers import ServerInfo, read_answer, read_refusal
+from selfinstruct.backends.openai.addresses import endpoint_root, key_headers, query_of
+from selfinstruct.backends.openai.answers import read_answer
+from selfinstruct.backends.openai.dialect import LIMITS, Dialect, read_demand
+from selfinstruct.backends.openai.discovery import Discovery, Refusal
+from selfinstruct.backends.openai.error_body import ServerInfo, decoded, is_error, read_error
 from selfinstruct.backends.openai.keys import completion_without_key, is_openai, read_key, redacted, without_key
 from selfinstruct.backends.openai.options import OpenAIOptions
+from selfinstruct.backends.openai.reasoning import reasoning_fields
+from selfinstruct.backends.openai.refusals import read_refusal
+from selfinstruct.backends.openai.stream import EventStream, StreamCutError, StreamError
 from selfinstruct.errors import BackendError, ConfigError, SelfInstructError, TransientError, UnreachableError
 from selfinstruct.records import Completion, Request
 
@@ -38,6 +45,9 @@ class Server:
         options: The backend's options, which ``start`` checks.
         url: One of the addresses in the options.
         key: A key that is in no environment variable, such as the one a local server was started with.
+
+    Attributes:
+        discovery: How the server wants to be asked, as far as its refusals have shown.
     """
 
     def __init__(self, options: OpenAIOptions, url: str, *, key: str | None = None) -> None:
@@ -47,6 +57,7 @@ class Server:
         self._client: AsyncOpenAI | None = None
         self._info = ServerInfo(redacted(url), options.model or "", "", False)
         self._secret = ""
+        self.discovery = Discovery(self._info.url, _known_dialect(options))
 
     @property
     def name(self) -> str:
@@ -73,35 +84,83 @@ class Server:
         self._client = _open_client(url, host, key or "none", options.timeout_s)
 
     async def complete(self, request: Request) -> Completion:
-        """Send one request once; see ``Backend.complete`` for the errors."""
-        path = "/completions" if request.is_raw else "/chat/completions"
-        status, headers, body = await self.post(path, self.body(request))
-        return self.read(request, status, headers, body)
+        """Return the completion of a request; see ``Backend.complete`` for the errors.
 
-    def read(self, request: Request, status: int, headers: Mapping[str, str], body: bytes) -> Completion:
-        """Return the completion in an answer to a request; see ``Backend.complete`` for the errors."""
+        It is sent once, and again at once for each refusal that asks for another dialect.
+        """
+        body = self.body(request)
+
+        async def ask(dialect: Dialect) -> Completion | Refusal:
+            sent = dialect.apply(body)
+            status, headers, content = await self._post_completion(request, sent)
+            return self.read(request, sent, status, headers, content)
+
+        return await self.discovery.complete(ask)
+
+    def read(
+        self, request: Request, sent: Mapping[str, Any], status: int, headers: Mapping[str, str], body: bytes
+    ) -> Completion | Refusal:
+        """Return the completion in an answer to a request, or a refusal that another dialect may overcome.
+
+        Args:
+            sent: The body of the request.
+
+        Raises:
+            SelfInstructError: See ``Backend.complete``.
+        """
         failure: SelfInstructError
         try:
             if status == 200:
                 return completion_without_key(read_answer(self._info, body, chat=not request.is_raw), self._secret)
-            failure = self.refusal(status, headers, body, schema=request.sampling.schema is not None)
+            failure = self.refusal(status, headers, body, schema=request.sampling.schema is not None, sent=sent)
         except SelfInstructError as error:
             failure = self._without_key(error)
+        if status != 200 or _holds_error(body):
+            error_body, fixed = read_error(self._info, body), self._options.fixed_fields
+            demand = read_demand(status, error_body, sent, fixed=fixed)
+            if demand is not None:
+                return Refusal(demand, failure)
         raise failure
 
     def refusal(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, schema: bool = False
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        schema: bool = False,
+        sent: Mapping[str, Any] | None = None,
     ) -> SelfInstructError:
         """Return the error for a status other than 200, without the key.
 
         Args:
             schema: Whether the request carried a JSON schema.
+            sent: The body of the request, if it was one for a completion.
         """
-        return self._without_key(read_refusal(self._info, status, headers, body, schema=schema))
+        return self._without_key(read_refusal(self._info, status, headers, body, schema=schema, sent=sent))
 
     def _without_key(self, failure: SelfInstructError) -> SelfInstructError:
         failure.args = tuple(self.hide(str(text)) for text in failure.args)  # some servers echo keys
         return failure
+
+    async def _post_completion(self, request: Request, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Post a request for a completion and return status, headers and body; see ``call``.
+
+        An answer that arrives piece by piece is assembled into the body of an ordinary one.
+        """
+        path = "/completions" if request.is_raw else "/chat/completions"
+        if not body.get("stream"):
+            return await self.call("post", path, body=body)
+        stream = EventStream(chat=not request.is_raw)
+        failure: TransientError
+        try:
+            status, headers, content = await self.call("post", path, stream.feed, body=body)
+            return status, headers, stream.body() if status == 200 else content
+        except StreamCutError as error:
+            failure = UnreachableError(f"no complete answer from {self._info.url}: {error}")
+        except StreamError as error:
+            failure = TransientError(f"{self._info.url} answered with a broken stream: {error}")
+        raise failure
 
     async def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
         """Post to a path under the base URL and return status, headers and body; see ``call``."""
@@ -181,6 +240,8 @@ class Server:
             body["seed"] = sampling.seed
         if sampling.schema is not None:
             body |= self._schema_fields(sampling.schema, raw=request.is_raw)
+        if not request.is_raw:
+            body |= reasoning_fields(options, urlsplit(self._url).hostname or "")
         return {name: value for name, value in body.items() if name not in options.omit} | dict(options.extra_body)
 
     def _schema_fields(self, schema: Mapping[str, Any], *, raw: bool) -> dict[str, Any]:
@@ -212,6 +273,18 @@ class Server:
             await client.close()
 
 
+def _known_dialect(options: OpenAIOptions) -> Dialect:
+    """Return the dialect in the options, without a name of the token limit if servers differ in it."""
+    refused = frozenset(options.refused)
+    return Dialect(refused - LIMITS.keys() if LIMITS.keys() <= refused else refused, bool(options.stream))
+
+
+def _holds_error(body: bytes) -> bool:
+    """Return whether the body of a success holds an error and no completion."""
+    value = decoded(body)
+    return isinstance(value, Mapping) and not value.get("choices") and is_error(value)
+
+
 def _check_url(url: str) -> str:
     """Return the host of a base URL."""
     try:
@@ -235,7 +308,8 @@ def _open_client(url: str, host: str, key: str, timeout_s: float) -> AsyncOpenAI
     import openai
 
     client = openai.AsyncOpenAI(
-        base_url=url,
+        base_url=endpoint_root(url),
+        default_query=query_of(url),
         api_key=key,
         admin_api_key="",  # else it is read from the environment
         # The key too, else OPENAI_CUSTOM_HEADERS could replace it.
@@ -243,7 +317,7 @@ def _open_client(url: str, host: str, key: str, timeout_s: float) -> AsyncOpenAI
         max_retries=0,
         timeout=openai.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
         # A proxy named by the environment can't reach this machine's loopback.
-        http_client=_bounded_client(trust_env=not _is_loopback(host)),
+        http_client=_bounded_client(key_headers(url, key), trust_env=not _is_loopback(host)),
     )
     if not is_openai(host):
         client.organization = client.project = None  # they name an OpenAI account, which no other server may see
@@ -254,22 +328,30 @@ class _TooLongError(Exception):
     """An answer longer than ``_MAX_BYTES``."""
 
 
-def _bounded_client(*, trust_env: bool) -> httpx2.AsyncClient:
+def _bounded_client(key: Mapping[str, str], *, trust_env: bool) -> httpx2.AsyncClient:
     """Return a client that reads at most ``_MAX_BYTES`` of a body, also of errors and redirects.
 
     Bytes are counted after decompression, piece by piece: a few kilobytes may expand to gigabytes.
+
+    Args:
+        key: The header that carries the key. It replaces the one of the client library, and stays at its host.
     """
     import httpx2
     import openai
 
     class Bounded(openai.DefaultAsyncHttpxClient):
         async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+            request.headers.pop("Authorization", None)
+            request.headers.update(key)
             response = await super().send(request, **options, stream=True, follow_redirects=False)
             for _ in range(_MAX_REDIRECTS):
-                if response.next_request is None:
+                if (following := response.next_request) is None:
                     break
                 await response.aclose()
-                response = await super().send(response.next_request, **options, stream=True, follow_redirects=False)
+                if following.url.netloc != request.url.netloc:
+                    for name in key:
+                        following.headers.pop(name, None)
+                response = await super().send(following, **options, stream=True, follow_redirects=False)
             if stream and response.is_success:
                 return response  # the caller limits the body
             try:

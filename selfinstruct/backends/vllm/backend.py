@@ -138,13 +138,18 @@ VLLM = BackendSpec(
     name="vllm",
     options=VllmOptions,
     open=lambda options, _: VllmBackend(options),
-    capabilities=lambda options: Capabilities(options.concurrency, raw_prompts=True, schema_apis=ALL_APIS),
+    capabilities=lambda options: Capabilities(
+        options.concurrency,
+        raw_prompts=True,
+        schema_apis=ALL_APIS,
+        reasoning_option="thinking",
+    ),
     default_lag=1024,  # 8 requests for each of the 128 in flight by default
     free_options=frozenset(
         {
             "tensor_parallel_size", "data_parallel_size", "gpu_memory_utilization", "kv_cache_gib", "enforce_eager",
             "prefix_caching", "speculative_tokens", "max_num_seqs", "max_num_batched_tokens", "concurrency",
-            "timeout_s",
+            "timeout_s", "thinking",
         }
     ),
     load_chat_template=load_chat_template,

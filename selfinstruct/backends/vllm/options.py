@@ -67,6 +67,7 @@ class VllmOptions:
         max_num_batched_tokens: Most tokens in one step of the engine; null leaves it to vLLM.
         concurrency: Requests in flight.
         timeout_s: Time limit of one request in seconds, from its submission.
+        thinking: false asks a model that reasons to answer at once, by the variables of its chat template.
         engine: Further arguments of vLLM's ``AsyncEngineArgs``, by their names there.
     """
 
@@ -88,6 +89,7 @@ class VllmOptions:
     concurrency: int = 128
     timeout_s: float = 600.0
     engine: Mapping[str, Any] = field(default_factory=dict)
+    thinking: bool | None = None
 
     def __post_init__(self) -> None:
         counts = (

@@ -26,6 +26,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
+from selfinstruct.backends.openai.reasoning import TEMPLATE_VARIABLES
 from selfinstruct.backends.vllm.options import VllmOptions, engine_arguments
 from selfinstruct.common.config import build
 from selfinstruct.records import Sampling
@@ -71,6 +72,7 @@ class _Worker:
         self._answers: Any = None
         self._engine: Any = None
         self._adapter: Any = None
+        self._template_variables: dict[str, bool] = {}
 
     async def run(self, answers: IO[bytes]) -> None:
         self._answers, _ = await self._loop.connect_write_pipe(asyncio.BaseProtocol, answers)
@@ -127,6 +129,8 @@ class _Worker:
             traceback.print_exc()
             raise _SettingsError(_line(error)) from None
         self._engine = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=True)
+        if options.thinking is False:
+            self._template_variables = TEMPLATE_VARIABLES
         if options.lora:
             from vllm.lora.request import LoRARequest
 
@@ -200,7 +204,8 @@ class _Worker:
             if "prompt" in message:
                 (prompt,) = await renderer.render_cmpl_async([{"prompt": message["prompt"]}])
             else:
-                params = ChatParams(chat_template_kwargs={"add_generation_prompt": True, "tokenize": False})
+                variables = {"add_generation_prompt": True, "tokenize": False, **self._template_variables}
+                params = ChatParams(chat_template_kwargs=variables)
                 _, (prompt,) = await renderer.render_chat_async([message["messages"]], params)
         except VLLMValidationError as error:
             if (error.parameter or "").startswith("input_"):  # vLLM stops reading at the limit: the excess is unknown

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from selfinstruct.engine.dispatch.reasoning import NO_ROOM, RoomForReasoning
 from selfinstruct.ledger import Spending
 from selfinstruct.records import Request, Usage
 
@@ -31,7 +32,9 @@ class BudgetOptions:
         max_cost: Most spending, in the currency of the prices, which must be set.
         price_input: Price of a million prompt tokens.
         price_output: Price of a million completion tokens.
-        time_limit_s: Most seconds of one invocation.
+        time_limit_s: Most seconds of one invocation. Then nothing more is sent.
+        grace_s: Seconds after the time limit for the requests under way. The ones that are not answered by then are
+            cancelled: they stay open, and count at their worst case.
     """
 
     max_requests: int | None = None
@@ -40,6 +43,7 @@ class BudgetOptions:
     price_input: float | None = None
     price_output: float | None = None
     time_limit_s: float | None = None
+    grace_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -62,10 +66,17 @@ def worst_case(request: Request) -> tuple[int, int]:
 
 
 class Budget:
-    """Spending and reservations, compared with the limits."""
+    """Spending and reservations, compared with the limits.
 
-    def __init__(self, options: BudgetOptions, spent: Spending) -> None:
+    Args:
+        options: The limits.
+        spent: What the run has spent before.
+        room: Tokens that are added to the limit of requests; None for none.
+    """
+
+    def __init__(self, options: BudgetOptions, spent: Spending, room: RoomForReasoning | None = None) -> None:
         self._options = options
+        self._room = room or NO_ROOM
         self.sends = spent.sends
         self.prompt_tokens = spent.prompt_tokens + spent.lost_prompt_tokens
         self.completion_tokens = spent.completion_tokens + spent.lost_completion_tokens
@@ -77,7 +88,7 @@ class Budget:
 
     def fits(self, request: Request) -> bool:
         """Return whether the request's worst case stays within every limit."""
-        prompt, completion = worst_case(request)
+        prompt, completion = worst_case(self._room.enlarged(request))
         prompt += self.prompt_tokens
         completion += self.completion_tokens
         options = self._options
@@ -90,10 +101,15 @@ class Budget:
 
     def reserve(self, request: Request) -> None:
         """Reserve the worst case of one send."""
-        prompt, completion = worst_case(request)
+        self._room.hold(request)
+        prompt, completion = self.reserved(request)
         self.sends += 1
         self.prompt_tokens += prompt
         self.completion_tokens += completion
+
+    def reserved(self, request: Request) -> tuple[int, int]:
+        """Return the worst case that was reserved for the latest send of a request."""
+        return worst_case(self._room.held(request))
 
     def settle(self, request: Request, usage: Usage) -> None:
         """Replace the worst case of a send that returned a completion by its usage; failures keep their worst case.
@@ -105,6 +121,6 @@ class Budget:
         """
         if not usage.counted:
             return
-        prompt, completion = worst_case(request)
+        prompt, completion = self.reserved(request)
         self.prompt_tokens += usage.prompt_tokens - prompt
         self.completion_tokens += usage.completion_tokens - completion

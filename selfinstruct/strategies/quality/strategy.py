@@ -269,12 +269,10 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         for index, choice in enumerate(choices):
             start, end = content_span(choice.text)
             text = choice.text[start:end]
-            if choice.finish_reason == "length":
-                reason: str = RejectReason.TRUNCATED
-            elif text in (answers.row.output, *others):
+            reason = choice.cut_reason
+            if not reason and text in (answers.row.output, *others):
                 reason = RejectReason.SAME_ANSWER
-            else:
-                reason = answers.instance_fault(text) or reject_reason(self.inner, answers.row, text)
+            reason = reason or answers.instance_fault(text) or reject_reason(self.inner, answers.row, text)
             if reason:
                 discards.append(Discard(reason, (0, 0) if index else (start, end)))
             else:
@@ -361,7 +359,9 @@ def _judge_step(state: Mapping[str, Any]) -> JudgeStep:
 
 
 def _text_without_reasoning(completion: Completion) -> str:
-    """Return a judge's answer without the reasoning before it."""
+    """Return a judge's answer without the reasoning before it; "" if the completion failed."""
+    if completion.failed:
+        return ""
     start, end = answer_span(completion.text)
     return completion.text[start:end]
 

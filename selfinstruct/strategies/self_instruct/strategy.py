@@ -215,7 +215,7 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
         )
 
     def _receive_class(self, request: Request, completion: Completion, view: View) -> Received:
-        answer = first_word(completion.text)
+        answer = "" if completion.failed else first_word(completion.text)
         no_answer = Discard(RejectReason.NO_ANSWER, (0, len(completion.text)))
         task = read_context(TaskContext, request)
         instances = InstancesContext(task.instruction, task.task, answer == "yes")
