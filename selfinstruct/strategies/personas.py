@@ -27,7 +27,7 @@ from selfinstruct.common.resources import builtin_personas
 from selfinstruct.common.rng import Rng
 from selfinstruct.filters import Copied
 from selfinstruct.filters.text import count_words
-from selfinstruct.parse import collapse, content_span, read_numbered_list, read_task
+from selfinstruct.parse import collapse, content_span, read_numbered_list, read_task, without_remarks
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, CounterKey, CounterRow, Discard, Received, Request, Verdict
 from selfinstruct.strategies.abilities import ReadsDataFiles
@@ -312,12 +312,15 @@ class Personas(Strategy, ReadsDataFiles[PersonasOptions]):
         listing = read_task(completion.text, continued=request.is_raw, truncated=completion.truncated)
         if not listing.items:
             return Received(discards=listing.discards, counters=(context.counter.column("no task"),))
-        item, task_id = listing.items[0], request.candidate_id(0)
-        task = item.text if context.kind in _ANSWERS else collapse(item.text)
+        span, task_id = listing.items[0].span, request.candidate_id(0)
+        if self.prompts.semantics > 1:
+            span = without_remarks(completion.text, *span)
+        text = completion.text[slice(*span)]
+        task = text if context.kind in _ANSWERS else collapse(text)
         example_tasks = [example.partition("\nTask: ")[2] for example in context.shown]
         candidate = Candidate(
             task,
-            span=item.span,
+            span=span,
             kind="pending_task",
             on_accept=self._request_answer(context, task, task_id, request.number),
             verdicts=(_copy_verdict(task, context.persona, example_tasks),),
