@@ -69,7 +69,10 @@ def _show(current: RunStatus) -> None:
         ("rejected", _counts(stats.rejected)),
         ("discarded text", _counts(stats.discarded)),
         ("failed requests", _counts(stats.failures)),
-        ("tokens", f"{stats.prompt_tokens:,} in ({_cached(stats)}), {stats.completion_tokens:,} out{_reasoning(stats)}"),
+        (
+            "tokens",
+            f"{stats.prompt_tokens:,} in ({_cached(stats)}), {stats.completion_tokens:,} out{_reasoning(stats)}",
+        ),
         ("novelty", "-" if current.novelty is None else f"{current.novelty:.0%} of the last instructions were new"),
         ("to go", forecast),
         ("sends", f"{current.spending.sends}, worst case of the unanswered: {_lost_tokens(current):,} tokens"),

@@ -117,7 +117,9 @@ class AnswerReader:
 def holds_answer(completion: Completion) -> bool:
     """Return whether any choice holds a character of an answer."""
     return any(
-        choice.text[start:end].strip() for choice in completion.choices for start, end in find_answer(choice.text).answer
+        choice.text[start:end].strip()
+        for choice in completion.choices
+        for start, end in find_answer(choice.text).answer
     )
 
 

@@ -26,13 +26,17 @@ _WHAT = r"(?:task|prompt|instruction|question|problem|request|exercise|challenge
 _MARKS = r"(?:>[ \t]?)?(?:#{1,6}[ \t]{0,2})?[*_]{0,3}"
 _END = r"[*_]{0,3}(?:[ \t]?:[*_]{0,3}[ \t]*|[ \t]*$)"
 _ASIDE = r"(?:[ \t]\([^()\n]{0,40}\))?"
-_LABEL = re.compile(rf"{_MARKS}(?:the |your |a |an |my )?(?:{_HOW} ){{0,3}}(?:{_WHAT}|(?:{_HOW} )version|rewrite){_ASIDE}{_END}", _FLAGS)
+_LABEL = re.compile(
+    rf"{_MARKS}(?:the |your |a |an |my )?(?:{_HOW} ){{0,3}}(?:{_WHAT}|(?:{_HOW} )version|rewrite){_ASIDE}{_END}", _FLAGS
+)
 _STRONG_LABEL = re.compile(
     rf"^[ \t]{{0,3}}{_MARKS}(?:here(?:['\u2019]s| is) )?(?:the |your |a |an |my )?(?:{_STRONG}(?: {_HOW}){{0,2}} (?:{_WHAT}|version)|rewrite)"
     rf"{_ASIDE}(?: is| would be| could be| reads| as follows)?(?:{_END}|[*_]{{0,3}}[ \t](?:\u2192|->|[-\u2013\u2014])[ \t])",
     _FLAGS,
 )
-_SOURCE_LABEL = re.compile(rf"^[ \t]{{0,3}}{_MARKS}(?:given|original|old|initial|first) (?:{_WHAT}|version)\b[^\n:]{{0,20}}:", _FLAGS)
+_SOURCE_LABEL = re.compile(
+    rf"^[ \t]{{0,3}}{_MARKS}(?:given|original|old|initial|first) (?:{_WHAT}|version)\b[^\n:]{{0,20}}:", _FLAGS
+)
 _SPEAKS_OF_IT = (
     rf"(?:(?:{_STRONG}|new|harder|deeper|more \w{{1,20}}) (?:\w{{1,20}} ){{0,2}}(?:{_WHAT}|version|one)"
     r"|re-?writ(?:e|ten|ing)|rewrote|(?:make|made|making) (?:it|the task|this))"
@@ -45,7 +49,10 @@ _ANNOUNCEMENT = re.compile(
     rf"[^\n]{{0,200}}?\b{_SPEAKS_OF_IT}\b)[^\n]{{0,160}}:[*_]{{0,3}}[ \t]*$",
     _FLAGS,
 )
-_GREETING = re.compile(r"(?:sure|certainly|of course|absolutely|okay|ok|great)(?: thing)?\b(?:(?-i:!(?=[ \t][A-Z]))|[!.,][^\n:?]{0,60}$)", _FLAGS)
+_GREETING = re.compile(
+    r"(?:sure|certainly|of course|absolutely|okay|ok|great)(?: thing)?\b(?:(?-i:!(?=[ \t][A-Z]))|[!.,][^\n:?]{0,60}$)",
+    _FLAGS,
+)
 
 _CHANGED = (
     r"(?:added|made|increased|rewrote|rewritten|expanded|included|introduced|changed|kept|modified|replaced|raised|turned"
@@ -78,11 +85,19 @@ _OFFER = re.compile(
     r"|is there anything|shall i|happy to)\b",
     re.IGNORECASE,
 )
-_OFFER_ABOUT = re.compile(rf"\b(?:if you|if this|me to|helps?|another|further|adjust|rewrite|{_HOW} (?:version|{_WHAT})|changes)\b", re.IGNORECASE)
+_OFFER_ABOUT = re.compile(
+    rf"\b(?:if you|if this|me to|helps?|another|further|adjust|rewrite|{_HOW} (?:version|{_WHAT})|changes)\b",
+    re.IGNORECASE,
+)
 _PARENTHESIS = re.compile(r"[*_]{0,2}(?:\([^()]{1,400}\)|\[[^\[\]]{1,400}\])[*_]{0,2}\.?\Z")
-_WRAPPED = re.compile(r"(?P<ticks>`{3,}|~{3,})[ \t]?(?:text|txt|plain|plaintext|markdown|md)?[ \t]*\n(?P<body>.*?)\n?(?P=ticks)\Z", re.DOTALL | re.IGNORECASE)
+_WRAPPED = re.compile(
+    r"(?P<ticks>`{3,}|~{3,})[ \t]?(?:text|txt|plain|plaintext|markdown|md)?[ \t]*\n(?P<body>.*?)\n?(?P=ticks)\Z",
+    re.DOTALL | re.IGNORECASE,
+)
 _ITEM = re.compile(r"[ \t]{0,3}(?:[-*+\u2022]|\d{1,3}[.)])[ \t]")
-_TAGGED = re.compile(rf"<(?P<name>(?:(?:{_STRONG}|new)[ _-])?{_WHAT})>(?P<body>.*)</(?P=name)>", re.DOTALL | re.IGNORECASE)
+_TAGGED = re.compile(
+    rf"<(?P<name>(?:(?:{_STRONG}|new)[ _-])?{_WHAT})>(?P<body>.*)</(?P=name)>", re.DOTALL | re.IGNORECASE
+)
 _MOST = 12  # remarks removed, one after the other
 
 

@@ -27,7 +27,7 @@ from selfinstruct.common.resources import builtin_personas
 from selfinstruct.common.rng import Rng
 from selfinstruct.filters import Copied
 from selfinstruct.filters.text import count_words
-from selfinstruct.parse import collapse, content_span, read_numbered_list, read_task, without_remarks
+from selfinstruct.parse import collapse, content_span, read_list, read_numbered_list, read_task, without_remarks
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, CounterKey, CounterRow, Discard, Received, Request, Verdict
 from selfinstruct.strategies.abilities import ReadsDataFiles
@@ -271,7 +271,8 @@ class Personas(Strategy, ReadsDataFiles[PersonasOptions]):
     def _receive_people(self, request: Request, completion: Completion) -> Received:
         """Read new personas; each kept one is asked for a task."""
         context = read_context(PeopleContext, request)
-        listing = read_numbered_list(
+        read = read_list if self.prompts.semantics > 1 else read_numbered_list
+        listing = read(
             completion.text,
             first=context.first,
             last=self.options.list_length,

@@ -84,7 +84,6 @@ class RoomForReasoning:
             self._chat = step
         return True
 
-
     def observe(self, request: Request, completion: Completion) -> None:
         """Add the first room once a completion shows that the model reasons, where no request can be asked again."""
         if shows_reasoning(completion) and not _asks_for_reasoning(request):

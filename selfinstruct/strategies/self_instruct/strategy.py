@@ -32,6 +32,7 @@ from selfinstruct.parse import (
     content_span,
     first_word,
     read_blocks,
+    read_list,
     read_numbered_list,
     read_records,
     read_strings,
@@ -195,7 +196,8 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
             if strings is not None:
                 return strings
         continued = request.is_raw and not structured
-        return read_numbered_list(text, first=first, last=last, continued=continued, truncated=completion.truncated)
+        read = read_list if self.prompts.semantics > 1 else read_numbered_list
+        return read(text, first=first, last=last, continued=continued, truncated=completion.truncated)
 
     def _follow_up(self, parent: int, task: TaskContext, view: View) -> Request:
         """Return the first request about a kept task: its class, or its instances if no seed shows a classification."""
