@@ -137,7 +137,7 @@ def shows_reasoning(completion: Completion) -> bool:
 
 
 def spent_on_reasoning(completion: Completion) -> bool:
-    """Return whether the model reasoned and a choice was cut, so that its limit went into reasoning in part or whole."""
+    """Return whether the model reasoned and a choice was cut, so that the limit went into reasoning."""
     return shows_reasoning(completion) and any(is_cut(choice.finish_reason) for choice in completion.choices)
 
 

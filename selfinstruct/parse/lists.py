@@ -34,7 +34,8 @@ _ANY_NUMBER = re.compile(
     FLAGS,
 )
 _BULLET = re.compile(
-    r"^(?P<indent>[ \t]{0,3})(?:[-*+](?=[ \t])|[\u2013\u2014\u2022\u00b7\u25aa\u25ab\u25e6\u25cf\u25cb\u2023\u27a2\u2192\u25a0\u25a1])"
+    r"^(?P<indent>[ \t]{0,3})"
+    r"(?:[-*+](?=[ \t])|[\u2013\u2014\u2022\u00b7\u25aa\u25ab\u25e6\u25cf\u25cb\u2023\u27a2\u2192\u25a0\u25a1])"
     r"[ \t]{0,3}(?=[^\s*_=-]|[*_]{1,3}\w)",
     re.MULTILINE,
 )
@@ -80,9 +81,9 @@ def read_numbered_list(text: str, *, first: int, last: int, continued: bool, tru
 def read_list(text: str, *, first: int, last: int, continued: bool, truncated: bool) -> Listing:
     """Read the items ``first`` to ``last`` of a list, as ``read_numbered_list`` does, in any form that models use.
 
-    Numbers may stand in brackets, or between a word and a dash (``(9)``, ``Task 9 -``). A line with a bullet or a dash is
-    an item where the list has no numbers, and after its last number. Bullets below a line that ends with a colon belong
-    to its item.
+    Numbers may stand in brackets, or between a word and a dash (``(9)``, ``Task 9 -``). A line with a bullet or a dash
+    is an item where the list has no numbers, and after its last number. Bullets below a line that ends with a colon
+    belong to its item.
     """
     bullets = list(outside_fences(_BULLET.finditer(text), fence_spans(text, 0)))
     return _read(text, first, last, continued=continued, truncated=truncated, pattern=_ANY_NUMBER, bullets=bullets)
@@ -103,7 +104,7 @@ def _read(
         opening = first, bullets[0].start(), bullets[0].end(), bullets[0]["indent"]
     if opening is None:
         return Listing((), discard_span(text, RejectReason.NO_LIST, 0, len(text)))
-    number, list_start, start, indent = opening
+    number, list_start, start, _ = opening
     begins_with_bullet = any(bullet.start() == list_start and start for bullet in bullets)
     end = content_end(text, start)
     items: list[Item] = []

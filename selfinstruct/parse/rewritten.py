@@ -1,8 +1,8 @@
 """The task in an answer to the request to rewrite one: without what chat models say about it before and after.
 
-Before the task stand greetings, headings and labels ("### Rewritten task", "**Evolved instruction:**"), after it remarks
-on what was changed ("(Added a constraint.)", "Note: I made it harder."). A remark is recognised by what it speaks about,
-the rewriting, and not by its form alone: a task may end in parentheses, or with a note to the person who solves it.
+Before the task stand greetings, headings and labels ("### Rewritten task", "**Evolved instruction:**"), after it
+remarks on what was changed ("(Added a constraint.)", "Note: I made it harder."). A remark is recognised by what it
+speaks about, the rewriting, and not by its form alone: a task may end in parentheses, or with a note to its reader.
 """
 
 from __future__ import annotations
@@ -17,72 +17,83 @@ __all__ = ["rewritten_task", "without_remarks"]
 Span = tuple[int, int]
 
 _FLAGS = re.IGNORECASE | re.MULTILINE
-_HOW = (
-    r"(?:re-?written|revised|evolved|new|updated|modified|adapted|harder|deeper|created|improved|enhanced|expanded"
-    r"|refined|final|complicated|complex|challenging|difficult|upgraded|transformed|generated|alternative|more|much|\w+er)"
-)
 _STRONG = r"(?:re-?written|revised|evolved|created|updated|modified|improved|enhanced|expanded)"
+_HOW = (
+    rf"(?:{_STRONG}|new|adapted|refined|final|complicated|complex|challenging|difficult|upgraded|transformed|generated"
+    r"|alternative|more|much|\w+er)"
+)
 _WHAT = r"(?:task|prompt|instruction|question|problem|request|exercise|challenge)s?"
 _MARKS = r"(?:>[ \t]?)?(?:#{1,6}[ \t]{0,2})?[*_]{0,3}"
-_END = r"[*_]{0,3}(?:[ \t]?:[*_]{0,3}[ \t]*|[ \t]*$)"
+_ARTICLE = r"(?:the |your |a |an |my )?"
 _ASIDE = r"(?:[ \t]\([^()\n]{0,40}\))?"
+_END = r"[*_]{0,3}(?:[ \t]?:[*_]{0,3}[ \t]*|[ \t]*$)"
+_DASH = r"[*_]{0,3}[ \t](?:\u2192|->|[-\u2013\u2014])[ \t]"
+
+# Before the task.
 _LABEL = re.compile(
-    rf"{_MARKS}(?:the |your |a |an |my )?(?:{_HOW} ){{0,3}}(?:{_WHAT}|(?:{_HOW} )version|rewrite){_ASIDE}{_END}", _FLAGS
+    rf"{_MARKS}{_ARTICLE}(?:{_HOW} ){{0,3}}(?:{_WHAT}|(?:{_HOW} )version|rewrite){_ASIDE}{_END}", _FLAGS
 )
 _STRONG_LABEL = re.compile(
-    rf"^[ \t]{{0,3}}{_MARKS}(?:here(?:['\u2019]s| is) )?(?:the |your |a |an |my )?(?:{_STRONG}(?: {_HOW}){{0,2}} (?:{_WHAT}|version)|rewrite)"
-    rf"{_ASIDE}(?: is| would be| could be| reads| as follows)?(?:{_END}|[*_]{{0,3}}[ \t](?:\u2192|->|[-\u2013\u2014])[ \t])",
+    rf"^[ \t]{{0,3}}{_MARKS}(?:here(?:['\u2019]s| is) )?{_ARTICLE}"
+    rf"(?:{_STRONG}(?: {_HOW}){{0,2}} (?:{_WHAT}|version)|rewrite)"
+    rf"{_ASIDE}(?: is| would be| could be| reads| as follows)?(?:{_END}|{_DASH})",
     _FLAGS,
 )
 _SOURCE_LABEL = re.compile(
     rf"^[ \t]{{0,3}}{_MARKS}(?:given|original|old|initial|first) (?:{_WHAT}|version)\b[^\n:]{{0,20}}:", _FLAGS
 )
+_GREET = r"(?:sure|certainly|of course|absolutely|okay|ok|great)"
 _SPEAKS_OF_IT = (
     rf"(?:(?:{_STRONG}|new|harder|deeper|more \w{{1,20}}) (?:\w{{1,20}} ){{0,2}}(?:{_WHAT}|version|one)"
     r"|re-?writ(?:e|ten|ing)|rewrote|(?:make|made|making) (?:it|the task|this))"
 )
 _ANNOUNCEMENT = re.compile(
-    r"(?:(?:sure|certainly|of course|absolutely|okay|ok|great)\b[!,.]?(?![^\n]{0,20}\b(?:my|our)\b)"
-    rf"[^\n]{{0,200}}?\b(?:{_HOW}|{_WHAT}|version|rewrite|it)\b"
-    rf"|(?:as requested|here|below|this is|let me|let['\u2019]s|the following|to "
-    r"|i(?:['\u2019]ve| have)? (?=re-?wr(?:ote|itten)\b|made\b|added\b|changed\b|revised\b))(?! is my\b|['\u2019]s my\b)"
+    rf"(?:{_GREET}\b[!,.]?(?![^\n]{{0,20}}\b(?:my|our)\b)[^\n]{{0,200}}?\b(?:{_HOW}|{_WHAT}|version|rewrite|it)\b"
+    r"|(?:as requested|here|below|this is|let me|let['\u2019]s|the following|to "
+    r"|i(?:['\u2019]ve| have)? (?=re-?wr(?:ote|itten)\b|made\b|added\b|changed\b|revised\b))"
+    r"(?! is my\b|['\u2019]s my\b)"
     rf"[^\n]{{0,200}}?\b{_SPEAKS_OF_IT}\b)[^\n]{{0,160}}:[*_]{{0,3}}[ \t]*$",
     _FLAGS,
 )
-_GREETING = re.compile(
-    r"(?:sure|certainly|of course|absolutely|okay|ok|great)(?: thing)?\b(?:(?-i:!(?=[ \t][A-Z]))|[!.,][^\n:?]{0,60}$)",
-    _FLAGS,
-)
+_GREETING = re.compile(rf"{_GREET}(?: thing)?\b(?:(?-i:!(?=[ \t][A-Z]))|[!.,][^\n:?]{{0,60}}$)", _FLAGS)
 
+# After the task.
 _CHANGED = (
-    r"(?:added|made|increased|rewrote|rewritten|expanded|included|introduced|changed|kept|modified|replaced|raised|turned"
-    r"|deepened|extended|adapted|specified|required|incorporated|adjusted|tried|ensured|required|asked|used|chose)"
+    r"(?:added|made (?:it|the|this)|increased|rewrote|rewritten|expanded|introduced|changed|modified|replaced|raised"
+    r"|deepened|extended|adjusted|incorporated)"
 )
 _ABOUT = re.compile(
     rf"\b(?:re-?writ(?:e|ten|ing)|evolved|revis(?:ed|ion)|i(?:['\u2019]ve| have)? (?:also )?{_CHANGED}"
-    rf"|(?:has|have|was|were|is|are) (?:been )?(?:added|{_CHANGED})|added (?:a|an|the|one|two|three|\d+|more|further|new|constraints?|requirements?|depth)\b"
-    r"|adds? (?:a|an|the|one|two|more|further|new|depth|\d+)\b|adding (?:a|an|the|one|two|more|constraints?)\b|added(?=:)|total:? \d+ words|making it (?:more|harder|deeper)|complexity|difficulty"
-    r"|(?:add\w*|further|additional|extra|more|new) (?:\w+ ){0,2}constraints?|constraints? (?:was |were )?(?:added|about|on|makes?|adds?)"
-    rf"|(?:harder|deeper|more (?:complex|challenging|difficult|demanding|specific|concrete)) (?:than|version|task|because|by)"
-    rf"|(?:original|given|previous|new|updated|modified|harder) (?:{_WHAT}|version)|\d+ (?:more|extra|additional|further) words"
-    r"|word count|words? (?:were )?added|increas(?:es|ed|ing) (?:the )?(?:depth|breadth|complexity|difficulty|reasoning))\b",
+    rf"|(?:has|have|was|were|is) (?:been )?{_CHANGED}"
+    r"|added (?:a|an|the|one|two|three|\d+|more|further|new|constraints?|requirements?|depth)\b|added(?=:)"
+    r"|adds? (?:a|an|the|one|two|more|further|new|depth|\d+)\b|adding (?:a|an|the|one|two|more|constraints?)\b"
+    r"|(?:add\w*|further|additional|extra|more|new) (?:\w+ ){0,2}constraints?"
+    r"|constraints? (?:was |were )?(?:added|about|on|makes?|adds?)|complexity|difficulty"
+    r"|making it (?:more|harder|deeper)"
+    r"|(?:harder|deeper|more (?:complex|challenging|difficult|demanding|specific|concrete)) "
+    r"(?:than|version|task|because|by)"
+    rf"|(?:original|given|previous|new|updated|modified|harder) (?:{_WHAT}|version)"
+    r"|\d+ (?:more|extra|additional|further) words|total:? \d+ words|word count|words? (?:were )?added"
+    r"|increas(?:es|ed|ing) (?:the )?(?:depth|breadth|reasoning))\b",
     re.IGNORECASE,
 )
 _REMARK = re.compile(
-    r"(?:[-*>#_(\[\s\u2013\u2014]{0,6})(?:note|explanation|rationale|comment|commentary|changes?|modifications?|improvements?|additions?"
-    r"|added|adds|adding|constraints? added|what|why|how|justification|word count|total|summary|key|in this|this|these|those"
-    rf"|the (?:added|above|{_HOW}|{_WHAT}|version|constraint|requirement|rewrite)|i|by|here|new|now|it|reasoning|i['\u2019]ve|deepened|increased|rewritten|revised|made|expanded|\d+)\b",
+    r"(?:[-*>#_(\[\s\u2013\u2014]{0,6})(?:note|explanation|rationale|comment|commentary|changes?|modifications?"
+    r"|improvements?|additions?|added|adds|adding|constraints? added|what|why|how|justification|word count|total"
+    rf"|summary|key|in this|this|these|those|the (?:added|above|{_HOW}|{_WHAT}|version|constraint|requirement|rewrite)"
+    r"|i|by|here|new|now|it|reasoning|i['\u2019]ve|deepened|increased|rewritten|revised|made|expanded|\d+)\b",
     re.IGNORECASE,
 )
 _REMARK_TITLE = re.compile(
-    rf"^[ \t]{{0,3}}{_MARKS}(?:explanation|rationale|commentary|justification|what (?:i |was |has been )?changed|why (?:this|it) is harder"
+    rf"^[ \t]{{0,3}}{_MARKS}(?:explanation|rationale|commentary|justification|what (?:i |was |has been )?changed"
     r"|(?:key |summary of |list of )?(?:changes|modifications|improvements|additions)(?: made)?|added constraints?"
-    rf"|constraints? added|word count|(?:how|why) (?:this|it) (?:\w+ ){{0,3}}(?:harder|deeper|more \w+)|reasoning behind [^\n:]{{0,40}}){_END}",
+    r"|constraints? added|word count|(?:how|why) (?:this|it) (?:\w+ ){0,3}(?:harder|deeper|more \w+)"
+    rf"|reasoning behind [^\n:]{{0,40}}){_END}",
     _FLAGS,
 )
 _OFFER = re.compile(
-    r"(?:let me know|feel free|(?:i )?hope (?:this|that|it)|would you like|do you want (?:me|another)|if you(?:['\u2019]d| would) like"
-    r"|is there anything|shall i|happy to)\b",
+    r"(?:let me know|feel free|(?:i )?hope (?:this|that|it)|would you like|do you want (?:me|another)"
+    r"|if you(?:['\u2019]d| would) like|is there anything|shall i|happy to)\b",
     re.IGNORECASE,
 )
 _OFFER_ABOUT = re.compile(

@@ -28,8 +28,8 @@ from selfinstruct.parse import (
     collapse,
     is_closing,
     read_dialogue,
-    read_message,
     read_list,
+    read_message,
     read_numbered_list,
     sounds_like_assistant,
 )

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.engine.advice import advice
 from selfinstruct.api import GenerateResult
+from selfinstruct.engine.advice import advice
 from tests.cli import run_cli
 from tests.e2e.test_broken_answers import BROKEN, replies, run
 from tests.loopback import Reply
+
 
 def answers_cut(stage_limit: int, ending: str = "length") -> Any:
     """Return a model that cuts answers with this limit of tokens, and answers everything else."""
@@ -20,7 +21,7 @@ def answers_cut(stage_limit: int, ending: str = "length") -> Any:
     def model(body: dict[str, Any]) -> Any:
         if body.get("n", 1) > 1:
             key = json.dumps(body["messages"])
-            return [Reply(f"A quiet harbour, in version {index}, for {len(key)} readers.") for index in range(body["n"])]
+            return [Reply(f"A quiet harbour, version {index}, for {len(key)} readers.") for index in range(body["n"])]
         if "scale of 1 to 5" in json.dumps(body["messages"]) or "Score" in json.dumps(body["messages"]):
             return "Score: 5\nReason: good"
         if body["max_tokens"] == stage_limit:
@@ -60,7 +61,8 @@ def test_a_row_without_any_complete_answer_is_rejected_by_its_own_fault(tmp_path
     def model(body: dict[str, Any]) -> Any:
         return [Reply(f"It begins {BROKEN}", "length")] * body.get("n", 1)
 
-    result = run(tmp_path, "respond", model, openai={"api": "chat"}, quality={"best_of": 3, "judge": {}}, respond={}, patience=30)
+    quality = {"best_of": 3, "judge": {}}
+    result = run(tmp_path, "respond", model, openai={"api": "chat"}, quality=quality, respond={}, patience=30)
     assert not result.rows
     assert result.stats.rejected["truncated"] > 0
 

@@ -11,7 +11,8 @@ from selfinstruct.parse import read_list, read_numbered_list
 TASKS = ("Name a bird.", "Describe the sea in two lines.", "Why is the sky blue?")
 FORMS = (
     "{}. ", "{}) ", "({}) ", "[{}] ", "{}: ", "{} - ", "{} \u2013 ", "#{} ", "Task {}: ", "Task {} - ", "Task #{}: ",
-    "Instruction {}: ", "Question {}. ", "Q{}. ", "**{}.** ", "**{}** ", "**{}**. ", "**Task {}:** ", "### {}. ", "- {}. ", "{}/ ",
+    "Instruction {}: ",
+    "Question {}. ", "Q{}. ", "**{}.** ", "**{}** ", "**{}**. ", "**Task {}:** ", "### {}. ", "- {}. ", "{}/ ",
     "No. {}: ",
 )  # fmt: skip
 BULLETS = ("- ", "* ", "+ ", "\u2022 ", "\u2022", "\u2013 ", "\u2014 ", "\u00b7 ", "\u25cf ", "  - ", "- **", "\u2192 ")

@@ -40,7 +40,8 @@ class Answers:
         row: The row as its strategy offered it, without ids, spans and shown outputs.
         others: Answers besides the row's own, which is the first of ``texts``.
         complete: True if further answers were requested, or are not needed.
-        own_fault: Reason code for which the row's own answer is no candidate, so that only the others count; "" otherwise.
+        own_fault: Reason code for which the row's own answer is no candidate, so that only the others count; ""
+            otherwise.
         wrong: Indexes of answers that fail the row's verifier.
         scores: For each judged answer, its scores by rubric.
         on_accept, on_reject: The strategy's next request if the row is kept or rejected, as JSON.
