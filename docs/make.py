@@ -282,7 +282,8 @@ def configuration() -> str:
         "A run records its settings in its `config.yaml`, with every default spelled out.\n",
         "With the embedded model, settings that are left out come from `selfinstruct/presets/embedded.yaml` first, and "
         "the settings of `quality` from `embedded-quality.yaml`: the model is too small and too slow for the published "
-        "numbers, which are the defaults below.\n",
+        "numbers, which are the defaults below. A small base model gets `small-base.yaml` in the same way "
+        "([how](backends.md#small-base-models)).\n",
         _section("Settings of a run", Settings(), to_plain(Settings())),
         _section("Section `quality`", QUALITY, to_plain(QUALITY)),
     ]
@@ -331,8 +332,9 @@ def reasons() -> str:
         "# Reason codes\n",
         NOTE,
         "Why a candidate, a piece of a completion or a row of a file was rejected: `status`, `explain`, the report of "
-        "`filter` and the exported candidates use these codes.\nTwo further families are open-ended: `no_<field>` for "
-        "a block without a required field, and `top_<n>_gram` and `duplicate_<n>_gram` of the repetition filter.\n"
+        "`filter` and the exported candidates use these codes.\nThree further families are open-ended: `no_<field>` for "
+        "a block without a required field, `ended_<finish reason>` for an answer that is not complete "
+        "([how it is read](backends.md#what-counts-as-an-answer)), and `top_<n>_gram` and `duplicate_<n>_gram` of the repetition filter.\n"
         "Plugins may add codes.\n",
         "| code | meaning |\n| --- | --- |",
         *rows,

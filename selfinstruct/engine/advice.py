@@ -47,8 +47,8 @@ def _advice(plan: RunPlan, stats: Stats) -> Iterator[str]:
         off = f", or switch reasoning off with --set {plan.settings.backend}.{option}=false" if option else ""
         room = max(4 * (plan.settings.reasoning_tokens or 0), 4 * FIRST_ROOM)
         yield (
-            f"the model's reasoning took the whole limit of {most} answers, the main reason why rows are missing: allow "
-            f"more with --set reasoning_tokens={room}{off}"
+            f"the model's reasoning took the whole limit of {most} answers, the main reason why rows are missing: "
+            f"allow more with --set reasoning_tokens={room}{off}"
         )
     elif most == unnamed:
         yield (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from selfinstruct.backends import backend_names, backend_spec
+from selfinstruct.common import gguf
 from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.config import build, merge, read_yaml, section
 from selfinstruct.common.resources import preset
@@ -14,20 +16,24 @@ from selfinstruct.engine.settings import Settings
 
 __all__ = ["defaults_for", "overlay_settings"]
 
+_EMBEDDED, _SMALL_BASE = "embedded", "small-base"
+_SMALL = 1_500_000_000  # bytes of a small model
+
 
 def defaults_for(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the default settings for the methods, the backend and the model that ``settings`` name.
 
-    The embedded model needs different settings, and a backend may name the lag that keeps it busy. An existing run
-    keeps the settings that it was started with.
+    The embedded model and small base models need different settings, and a backend may name the lag that keeps it busy.
+    An existing run keeps the settings that it was started with.
     """
     backend = _backend(settings)
     lag = backend_spec(backend).default_lag if backend in backend_names() else None  # others are reported later
     defaults: dict[str, Any] = {} if lag is None else {"lag": lag}
-    if _is_embedded(settings):
-        defaults.update(_preset("embedded"))
-        if settings.get("quality"):
-            defaults.update(_preset("embedded-quality"))
+    name = _preset_name(settings)
+    if name is not None:
+        defaults.update(_preset(name))
+    if name == _EMBEDDED and settings.get("quality"):
+        defaults.update(_preset("embedded-quality"))
     defaults = merge(method_defaults(settings), defaults)
     values = merge(defaults, settings)
     return merge(defaults, discovered_options(values, _template(values)))
@@ -58,6 +64,30 @@ def _without_discoveries(base: Mapping[str, Any], settings: Mapping[str, Any]) -
 
 def _preset(name: str) -> dict[str, Any]:
     return read_yaml(preset(name))[0]
+
+
+def _preset_name(settings: Mapping[str, Any]) -> str | None:
+    """Return the preset that the user names, or that suits the model; None for the defaults of all models."""
+    choice = settings.get("preset", "auto")
+    if choice in (_EMBEDDED, _SMALL_BASE):
+        return str(choice)
+    if choice != "auto":  # none, or a wrong name, which is reported later
+        return None
+    if _is_embedded(settings):
+        return _EMBEDDED
+    return _SMALL_BASE if _is_small_base(settings) else None
+
+
+def _is_small_base(settings: Mapping[str, Any]) -> bool:
+    """Return whether the model is a small GGUF file without a chat template."""
+    model = section(settings, "llamacpp").get("model")
+    if _backend(settings) != "llamacpp" or not isinstance(model, str):
+        return False
+    try:
+        path = Path(model).expanduser()
+        return path.stat().st_size <= _SMALL and gguf.chat_template(path) is None
+    except (OSError, RuntimeError, gguf.ModelFileError):  # reported when the model is loaded
+        return False
 
 
 def _backend(values: Mapping[str, Any]) -> str:

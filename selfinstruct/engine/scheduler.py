@@ -162,7 +162,7 @@ class Scheduler:
         if isinstance(outcome, Failure):
             received = recover(self._strategy, request, self.pool)
         else:
-            read = self._reader.read(outcome)
+            read = self._reader.read(outcome, chat=not request.is_raw)
             received = read.restore(self._strategy.receive(request, read.completion, self.pool))
         rows = len(self.pool.rows)
         filtered = self._filters.apply(request, received)

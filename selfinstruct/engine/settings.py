@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from selfinstruct.engine.dispatch.budget import BudgetOptions
 from selfinstruct.engine.dispatch.retry import RetryOptions
@@ -29,6 +29,9 @@ class Settings:
             strategy (docs/mix.md).
         adapt: Whether the weights of a mixed run adapt to the yield of each method.
         backend: Name of the backend.
+        preset: Defaults that suit the model: ``embedded`` (a small chat model), ``small-base`` (a small base model),
+            ``none``, or ``auto``, which takes ``embedded`` for the embedded model and ``small-base`` for a GGUF file of
+            up to 1.5 GB without a chat template.
         seeds: Path of a seed file, or ``builtin``. A strategy that works on its seeds also accepts a dataset or a run.
         skip_malformed: Leave rows of ``seeds`` that can't be read out, instead of refusing the file.
         prompts: Folder with templates that override built-in ones.
@@ -53,6 +56,7 @@ class Settings:
     strategies: tuple[Mapping[str, Any], ...] | None = None
     adapt: bool = False
     backend: str = "llamacpp"
+    preset: Literal["auto", "none", "embedded", "small-base"] = "auto"
     seeds: str = "builtin"
     skip_malformed: bool = False
     prompts: str | None = None

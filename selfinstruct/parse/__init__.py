@@ -22,9 +22,10 @@ from selfinstruct.parse.blocks import Block, Blocks, Form, read_blocks
 from selfinstruct.parse.closing import CLOSING_SIGN, is_closing
 from selfinstruct.parse.dialogue import Dialogue, Utterance, read_dialogue, read_message, sounds_like_assistant
 from selfinstruct.parse.labels import read_labels
-from selfinstruct.parse.lists import Item, Listing, read_numbered_list
+from selfinstruct.parse.lists import Item, Listing, read_list, read_numbered_list
 from selfinstruct.parse.preamble import skip_preamble
 from selfinstruct.parse.reasoning import ReasoningSplit, answer_span, split_reasoning
+from selfinstruct.parse.rewritten import rewritten_task, without_remarks
 from selfinstruct.parse.scores import read_score
 from selfinstruct.parse.single_task import read_task
 from selfinstruct.parse.structured import read_object, read_records, read_strings
@@ -49,6 +50,7 @@ __all__ = [
     "read_blocks",
     "read_dialogue",
     "read_labels",
+    "read_list",
     "read_message",
     "read_numbered_list",
     "read_object",
@@ -56,7 +58,9 @@ __all__ = [
     "read_score",
     "read_strings",
     "read_task",
+    "rewritten_task",
     "skip_preamble",
     "sounds_like_assistant",
     "split_reasoning",
+    "without_remarks",
 ]

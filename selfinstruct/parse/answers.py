@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from selfinstruct.common.codec import Json
 from selfinstruct.parse.thoughts import Span, find_answer
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Choice, Completion, CounterKey, Discard, Received, Usage, Verdict
@@ -88,19 +89,23 @@ class AnswerReader:
     accepted: Collection[str] = ()
     semantics: int = _FIRST_SEMANTICS + 1
 
-    def read(self, completion: Completion) -> ReadCompletion:
-        """Return a completion as strategies read it."""
+    def read(self, completion: Completion, *, chat: bool = True) -> ReadCompletion:
+        """Return a completion as strategies read it.
+
+        Args:
+            chat: False for the continuation of a raw prompt.
+        """
         length = len(completion.text)
         if self.semantics == _FIRST_SEMANTICS:
             choices = tuple(Choice(each.text, _first_ending(each.finish_reason)) for each in completion.choices)
             return ReadCompletion(replace(completion, choices=choices), ((0, length),), length)
-        answers = [self._answer(choice, completion.usage) for choice in completion.choices]
+        answers = [self._answer(choice, completion.usage, chat=chat) for choice in completion.choices]
         read = replace(completion, choices=tuple(choice for choice, _ in answers))
         return ReadCompletion(read, answers[0][1], length)
 
-    def _answer(self, choice: Choice, usage: Usage) -> tuple[Choice, tuple[Span, ...]]:
+    def _answer(self, choice: Choice, usage: Usage, *, chat: bool) -> tuple[Choice, tuple[Span, ...]]:
         """Return a choice with its answer alone, and the spans of the answer in its text."""
-        parts, text = find_answer(choice.text), choice.text
+        parts, text = find_answer(choice.text, chat=chat), choice.text
         answer = "".join(text[start:end] for start, end in parts.answer)
         reasoning = [choice.reasoning.strip(), *(text[start:end] for start, end in parts.reasoning)]
         name = ending(choice.finish_reason)
@@ -137,7 +142,7 @@ def shows_reasoning(completion: Completion) -> bool:
 
 
 def spent_on_reasoning(completion: Completion) -> bool:
-    """Return whether the model reasoned and a choice was cut, so that its limit went into reasoning in part or whole."""
+    """Return whether the model reasoned and a choice was cut, so that the limit went into reasoning."""
     return shows_reasoning(completion) and any(is_cut(choice.finish_reason) for choice in completion.choices)
 
 
@@ -149,7 +154,7 @@ def _named(reason: str, ending_reason: str) -> str:
     return ending_reason if ending_reason and reason == RejectReason.TRUNCATED else reason
 
 
-def _named_detail(verdict: Verdict, ending_reason: str) -> dict[str, object]:
+def _named_detail(verdict: Verdict, ending_reason: str) -> dict[str, Json]:
     return {
         key: _named(value, ending_reason) if isinstance(value, str) else value for key, value in verdict.detail.items()
     }

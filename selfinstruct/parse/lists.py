@@ -1,8 +1,9 @@
-"""Parsing of numbered lists with one-paragraph items."""
+"""Parsing of lists with one-paragraph items: numbered ones, and ones that go over to bullets or have nothing else."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfinstruct.parse.text import (
@@ -19,12 +20,27 @@ from selfinstruct.parse.text import (
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Discard
 
-__all__ = ["Item", "Listing", "read_numbered_list"]
+__all__ = ["Item", "Listing", "read_list", "read_numbered_list"]
 
 _ITEM = re.compile(
     rf"{LEAD}(?:task[ \t]{{1,2}}\#?)?(?P<number>\d{{1,4}})[ \t]?[.):][*_]{{0,3}}(?=\s|\Z)",
     FLAGS,
 )
+_ANY_NUMBER = re.compile(
+    rf"{LEAD}(?:(?:task|instruction|question|example|item|prompt|request|number|no\.?|q|person|idea)[ \t]{{0,2}})?"
+    r"(?:[(\[](?P<enclosed>\d{1,4})[)\]]|(?<=\#)(?P<hashed>\d{1,4})(?=[ \t])"
+    r"|\#?(?P<plain>\d{1,4})(?:[ \t]?[.):/]|[ \t]?[-\u2013\u2014](?=[ \t])|(?=\*\*)))"
+    r"[.:]?[*_]{0,3}[.:]?(?=\s|\Z)",
+    FLAGS,
+)
+_BULLET = re.compile(
+    r"^(?P<indent>[ \t]{0,3})"
+    r"(?:[-*+](?=[ \t])|[\u2013\u2014\u2022\u00b7\u25aa\u25ab\u25e6\u25cf\u25cb\u2023\u27a2\u2192\u25a0\u25a1])"
+    r"[ \t]{0,3}(?=[^\s*_=-]|[*_]{1,3}\w)",
+    re.MULTILINE,
+)
+_DIGITS = ("number", "enclosed", "hashed", "plain")  # groups of the patterns above
+_LEAST_BULLETS = 2  # of a list without numbers
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
 
@@ -59,18 +75,46 @@ def read_numbered_list(text: str, *, first: int, last: int, continued: bool, tru
         ``no_list``, ``no_instruction`` (an item without text), ``out_of_order`` (from a number in range that isn't
         the next), ``trailing`` (paragraphs after an item's first), ``truncated``, ``over_count`` (after ``last``).
     """
-    opening = _opening(text, first, continued)
+    return _read(text, first, last, continued=continued, truncated=truncated, pattern=_ITEM, bullets=[])
+
+
+def read_list(text: str, *, first: int, last: int, continued: bool, truncated: bool) -> Listing:
+    """Read the items ``first`` to ``last`` of a list, as ``read_numbered_list`` does, in any form that models use.
+
+    Numbers may stand in brackets, or between a word and a dash (``(9)``, ``Task 9 -``). A line with a bullet or a dash
+    is an item where the list has no numbers, and after its last number. Bullets below a line that ends with a colon
+    belong to its item.
+    """
+    bullets = list(outside_fences(_BULLET.finditer(text), fence_spans(text, 0)))
+    return _read(text, first, last, continued=continued, truncated=truncated, pattern=_ANY_NUMBER, bullets=bullets)
+
+
+def _read(
+    text: str,
+    first: int,
+    last: int,
+    *,
+    continued: bool,
+    truncated: bool,
+    pattern: re.Pattern[str],
+    bullets: Sequence[re.Match[str]],
+) -> Listing:
+    opening = _opening(text, first, continued, pattern)
+    if opening is None and len(bullets) >= _LEAST_BULLETS:
+        opening = first, bullets[0].start(), bullets[0].end(), bullets[0]["indent"]
     if opening is None:
         return Listing((), discard_span(text, RejectReason.NO_LIST, 0, len(text)))
-    number, list_start, start, indent = opening
+    number, list_start, start, _ = opening
+    begins_with_bullet = any(bullet.start() == list_start and start for bullet in bullets)
     end = content_end(text, start)
     items: list[Item] = []
     discards = list(discard_span(text, RejectReason.PREAMBLE, 0, list_start))
     stray: int | None = None
-    for mark in outside_fences(_ITEM.finditer(text, start, end), fence_spans(text, start)):
-        if mark["indent"] != indent:
-            continue
-        if int(mark["number"]) == number + 1:
+    for mark in _marks(text, opening, end, pattern, bullets, begins_with_bullet=begins_with_bullet):
+        value = _number(mark)
+        if value is None and not text[start : mark.start()].strip():  # a bullet at the beginning of the item
+            start = mark.end()
+        elif value is None or value == number + 1:
             item = _read_item(text, start, mark.start(), stray, truncated=False)
             items += item.items
             discards += item.discards
@@ -78,21 +122,57 @@ def read_numbered_list(text: str, *, first: int, last: int, continued: bool, tru
             if number > last:
                 discards += discard_span(text, RejectReason.OVER_COUNT, mark.start(), end)
                 return Listing(tuple(items), tuple(discards))
-        elif stray is None and 1 <= int(mark["number"]) <= last:
+        elif stray is None and 1 <= value <= last:
             stray = mark.start()
     item = _read_item(text, start, end, stray, truncated)
     return Listing((*items, *item.items), (*discards, *item.discards))
 
 
-def _opening(text: str, first: int, continued: bool) -> tuple[int, int, int, str] | None:
+def _number(mark: re.Match[str]) -> int | None:
+    """Return the number of an item's mark; None for a bullet."""
+    groups = mark.groupdict()
+    digits = next((digits for name in _DIGITS if (digits := groups.get(name))), None)
+    return None if digits is None else int(digits)
+
+
+def _marks(
+    text: str,
+    opening: tuple[int, int, int, str],
+    end: int,
+    pattern: re.Pattern[str],
+    bullets: Sequence[re.Match[str]],
+    *,
+    begins_with_bullet: bool,
+) -> list[re.Match[str]]:
+    """Return the marks that may begin an item after the first: numbers, then the bullets after the last number."""
+    number, _, start, indent = opening
+    numbers = [
+        mark
+        for mark in outside_fences(pattern.finditer(text, start, end), fence_spans(text, start))
+        if mark["indent"] == indent
+    ]
+    last_number = start
+    for mark in numbers:
+        if _number(mark) == number + 1:
+            number, last_number = number + 1, mark.end()
+    later = [bullet for bullet in bullets if last_number <= bullet.start() < end]
+    later = [bullet for bullet in later if bullet["indent"] == later[0]["indent"]]
+    begins_with_bullet = begins_with_bullet and last_number == start
+    if later and not begins_with_bullet and text[last_number : later[0].start()].rstrip().endswith(":"):
+        later = []  # they belong to the item
+    numbered = {mark.start() for mark in numbers}
+    return sorted((*numbers, *(bullet for bullet in later if bullet.start() not in numbered)), key=re.Match.start)
+
+
+def _opening(text: str, first: int, continued: bool, pattern: re.Pattern[str]) -> tuple[int, int, int, str] | None:
     """Find the first item; return its number, the start of its marker and of its text, and the list's indentation."""
-    mark = next((mark for mark in _ITEM.finditer(text) if int(mark["number"]) in (first, first + 1, 1)), None)
+    mark = next((mark for mark in pattern.finditer(text) if _number(mark) in (first, first + 1, 1)), None)
     head = text if mark is None else text[: mark.start()]
-    if mark is not None and int(mark["number"]) == first + 1 and not starts_paragraph(text, mark.start()):
+    if mark is not None and _number(mark) == first + 1 and not starts_paragraph(text, mark.start()):
         continued = True  # the chat model continued the item's text, as a raw completion does
     if head.strip() and continued:
         return first, 0, 0, ""
-    return None if mark is None else (int(mark["number"]), mark.start(), mark.end(), mark["indent"])
+    return None if mark is None else (_number(mark) or 1, mark.start(), mark.end(), mark["indent"])
 
 
 def _read_item(text: str, start: int, end: int, stray: int | None, truncated: bool) -> Listing:

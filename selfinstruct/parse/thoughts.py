@@ -2,7 +2,7 @@
 
 Thoughts stand at the beginning of a text, in tags of many names. The opening tag may be missing, since some chat
 templates write it into the prompt. A tag that the text only speaks about is text: inside code, in quotation marks, or
-in the middle of a sentence. gpt-oss writes *channels* instead of tags (https://cookbook.openai.com/articles/openai-harmony).
+in the middle of a sentence. gpt-oss writes channels instead of tags (the format "harmony").
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ _STARTS = (
 _END = re.compile(_ENDS, re.IGNORECASE)
 _START = re.compile(_STARTS, re.IGNORECASE)
 _ROLE = r"(?:(?:assistant|model)(?:<\|end_header_id\|>)?(?=\s)|<\|end_header_id\|>)?"
+_TOKEN = re.compile(rf"{_ENDS}|{_STARTS}", re.IGNORECASE)
 _HEAD = re.compile(rf"(?:\s*(?:{_STARTS}){_ROLE})+\s*", re.IGNORECASE)
 
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
@@ -84,8 +85,13 @@ class Thoughts:
     unfinished: bool = False
 
 
-def find_answer(text: str) -> Thoughts:
-    """Separate the answer in a text from thoughts and special tokens, in time linear in its length."""
+def find_answer(text: str, *, chat: bool = True) -> Thoughts:
+    """Separate the answer in a text from thoughts and special tokens, in time linear in its length.
+
+    Args:
+        chat: Whether the text is an answer in a chat, which ends at the first token that ends a turn. In the
+            continuation of a raw prompt only tokens at its very end are removed.
+    """
     if _MARKS.search(text) is None:
         return Thoughts(((0, len(text)),) if text else ())
     if (channels := _read_channels(text)) is not None:
@@ -93,7 +99,7 @@ def find_answer(text: str) -> Thoughts:
     head = _HEAD.match(text)
     reader = _Reader(text, head.end() if head else 0)
     reader.read()
-    begin, end = reader.begin, _end(text, reader.begin)
+    begin, end = reader.begin, _end(text, reader.begin, chat=chat)
     if reader.reasoning:
         begin, end = _unwrapped(text, begin, end)
     pieces: list[Span] = []
@@ -206,19 +212,30 @@ def _is_mention(text: str, tag: re.Match[str]) -> bool:
     return _BEFORE.search(before) is not None and _AFTER.match(after) is not None
 
 
-def _end(text: str, begin: int) -> int:
+def _end(text: str, begin: int, *, chat: bool) -> int:
     """Return the end of the answer: before the first token that ends a turn, or before special tokens at the end."""
     start = _START.search(text, begin)
     shown = len(text) if start is None else start.start()  # from there on, the answer shows a chat template
     struck = text.find("<s>", begin)
+    tail = begin if chat else _tail(text, begin)
     for mark in outside_fences(_END.finditer(text, begin, shown), fence_spans(text, begin)):
-        if mark.group() == "</s>" and 0 <= struck < mark.start():
-            continue  # struck out, in HTML
+        if mark.start() < tail or (mark.group() == "</s>" and 0 <= struck < mark.start()):  # the latter in HTML
+            continue
         if not _is_mention(text, mark):
             return len(text[begin : mark.start()].rstrip()) + begin
     if start is not None and not text[start.end() :].strip():
         return len(text[begin : start.start()].rstrip()) + begin
     return len(text)
+
+
+def _tail(text: str, begin: int) -> int:
+    """Return the start of the special tokens at the end of a text; its length if there are none."""
+    tail = len(text)
+    for token in reversed(list(_TOKEN.finditer(text, begin))):
+        if text[token.end() : tail].strip():
+            break
+        tail = token.start()
+    return tail
 
 
 def _unwrapped(text: str, begin: int, end: int) -> Span:

@@ -22,6 +22,7 @@ __all__ = [
     "ChoosesTarget",
     "ChoosesTemplates",
     "DiscoversOptions",
+    "KnowsUnansweredRows",
     "NeedsRawPrompts",
     "ReadsDataFiles",
     "RecoversFailures",
@@ -38,6 +39,7 @@ __all__ = [
     "row_format",
     "schema_apis",
     "templates_for",
+    "unanswered_row",
 ]
 
 _Options_contra = TypeVar("_Options_contra", contravariant=True)
@@ -161,6 +163,14 @@ class ChecksAnswers(ABC):
         """Return the reason code for rejecting `text` as an alternative answer to `row`; "" if acceptable."""
 
 
+class KnowsUnansweredRows(ABC):
+    """A strategy that discards an unfinished answer to a task, and knows the row that it would have become."""
+
+    @abstractmethod
+    def unanswered_row(self, request: Request) -> Candidate | None:
+        """Return the row of a request for the answer to a task, without an output; None for other requests."""
+
+
 class RecoversFailures(ABC):
     """A strategy that continues after a request has failed permanently."""
 
@@ -214,6 +224,11 @@ def default_target(strategy: Strategy, seeds: Sequence[Task]) -> int | None:
 def reject_reason(strategy: Strategy, row: Candidate, text: str) -> str:
     """Return the strategy's reason code for rejecting `text` as an alternative answer to `row`; "" if acceptable."""
     return strategy.reject_reason(row, text) if isinstance(strategy, ChecksAnswers) else ""
+
+
+def unanswered_row(strategy: Strategy, request: Request) -> Candidate | None:
+    """Return the row, without an output, that a request for an answer is about; None for other requests."""
+    return strategy.unanswered_row(request) if isinstance(strategy, KnowsUnansweredRows) else None
 
 
 def recover(strategy: Strategy, request: Request, view: View) -> Received:

@@ -28,6 +28,7 @@ from selfinstruct.parse import (
     collapse,
     is_closing,
     read_dialogue,
+    read_list,
     read_message,
     read_numbered_list,
     sounds_like_assistant,
@@ -219,7 +220,8 @@ class Conversation(Strategy, BeginsWithTasks, ChoosesFormat, ChoosesTarget, Reco
     def _receive_openings(self, request: Request, completion: Completion) -> Received:
         """Read openings; each kept one begins a conversation."""
         context = read_context(OpeningContext, request)
-        listing = read_numbered_list(
+        read = read_list if self.prompts.semantics > 1 else read_numbered_list
+        listing = read(
             completion.text,
             first=context.first,
             last=self.options.list_length,

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.rng import Rng
-from selfinstruct.parse import answer_span, content_span, skip_preamble
+from selfinstruct.parse import answer_span, content_span, rewritten_task, skip_preamble
 from selfinstruct.parse.text import strip_emphasis, strip_span
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import (
@@ -49,7 +49,7 @@ OPERATIONS = ("add-constraints", "deepen", "concretise", "increase-reasoning", "
 INPUTS = ("a table", "a piece of code", "a formula", "an XML document", "a JSON object", "a CSV file", "a log")
 """Kinds of input that ``complicate-input`` may add; no other operation uses them."""
 
-# The label that a chat model repeats before its answer.
+# The label that a chat model repeats before its answer, in runs of semantics 1.
 _LABEL = re.compile(r"[#*_]{0,6}[ \t]?(?:rewritten|created) task[*_]{0,3}[ \t]?:[*_]{0,3}", re.IGNORECASE)
 
 # Section 4: ChatGPT with temperature 1, top-p 0.9 and at most 2048 tokens.
@@ -234,7 +234,8 @@ class EvolInstruct(Strategy, BeginsWithTasks, ChecksAnswers, RecoversFailures):
         epoch = read_context(EpochContext, request)
         current = epoch.current
         unchanged = self._next_epoch(epoch, current, request.number)
-        start, end = _instruction_span(completion.text)
+        is_current = self.prompts.semantics > 1
+        start, end = rewritten_task(completion.text) if is_current else _instruction_span(completion.text)
         if start == end:
             return Received(
                 follow_ups=_present(unchanged),
@@ -353,7 +354,7 @@ def _present(request: Request | None) -> tuple[Request, ...]:
 
 
 def _instruction_span(text: str) -> tuple[int, int]:
-    """Return the span of the instruction, without a chat model's announcement and without enclosing marks."""
+    """Return the span of the instruction as semantics 1 reads it, without an announcement before it alone."""
     start, end = skip_preamble(text, 0, len(text))
     if label := _LABEL.match(text, start, end):
         start = label.end()

@@ -25,12 +25,14 @@ from selfinstruct.records import Candidate, Completion, Received, Request, Task
 from selfinstruct.strategies.abilities import (
     ChecksAnswers,
     ChoosesFormat,
+    KnowsUnansweredRows,
     RecoversFailures,
     UsesSchemas,
     recover,
     reject_reason,
     row_format,
     schema_apis,
+    unanswered_row,
 )
 from selfinstruct.strategies.base import Strategy, View
 
@@ -96,7 +98,7 @@ class _MemberView:
         return self._view.progress_by_method
 
 
-class MixtureStrategy(Strategy, ChecksAnswers, ChoosesFormat, RecoversFailures, UsesSchemas):
+class MixtureStrategy(Strategy, ChecksAnswers, ChoosesFormat, KnowsUnansweredRows, RecoversFailures, UsesSchemas):
     """Several strategies as one.
 
     Args:
@@ -152,6 +154,11 @@ class MixtureStrategy(Strategy, ChecksAnswers, ChoosesFormat, RecoversFailures, 
     def reject_reason(self, row: Candidate, text: str) -> str:
         """Apply the rules of the method that offered the row."""
         return reject_reason(self._members[str(row.columns[COLUMN])].strategy, row, text)
+
+    def unanswered_row(self, request: Request) -> Candidate | None:
+        """Let the method that sent the request return its row."""
+        row = unanswered_row(self._members[request.method].strategy, _without_label(request))
+        return None if row is None else _label_candidate(request.method, row)
 
     def _draw(self, members: Sequence[MixtureMember], view: View, rng: Rng) -> MixtureMember:
         """Draw the method of the next proposal."""

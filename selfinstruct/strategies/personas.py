@@ -27,10 +27,10 @@ from selfinstruct.common.resources import builtin_personas
 from selfinstruct.common.rng import Rng
 from selfinstruct.filters import Copied
 from selfinstruct.filters.text import count_words
-from selfinstruct.parse import collapse, content_span, read_numbered_list, read_task
+from selfinstruct.parse import collapse, content_span, read_list, read_numbered_list, read_task, without_remarks
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, CounterKey, CounterRow, Discard, Received, Request, Verdict
-from selfinstruct.strategies.abilities import ReadsDataFiles
+from selfinstruct.strategies.abilities import KnowsUnansweredRows, ReadsDataFiles
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.constraints import Constraint, all_of, draw
 from selfinstruct.strategies.shared.contexts import context_json, read_context
@@ -184,7 +184,7 @@ class AnswerContext:
         return CounterRow("kinds", self.kind)
 
 
-class Personas(Strategy, ReadsDataFiles[PersonasOptions]):
+class Personas(Strategy, KnowsUnansweredRows, ReadsDataFiles[PersonasOptions]):
     """A pending task from a persona, then a row from the kept task."""
 
     DATA: ClassVar[str] = "personas/people.jsonl"
@@ -268,10 +268,15 @@ class Personas(Strategy, ReadsDataFiles[PersonasOptions]):
         """Return the example people with a task of this kind: the paragraphs of a template."""
         return self.prompts.turn("prompt", f"personas/{kind}-examples", {}).text.strip("\n").split("\n\n")
 
+    def unanswered_row(self, request: Request) -> Candidate | None:
+        """Return the row of the stage ``answer``."""
+        return _answered_row(read_context(AnswerContext, request), "", (0, 0)) if request.stage == "answer" else None
+
     def _receive_people(self, request: Request, completion: Completion) -> Received:
         """Read new personas; each kept one is asked for a task."""
         context = read_context(PeopleContext, request)
-        listing = read_numbered_list(
+        read = read_list if self.prompts.semantics > 1 else read_numbered_list
+        listing = read(
             completion.text,
             first=context.first,
             last=self.options.list_length,
@@ -312,12 +317,15 @@ class Personas(Strategy, ReadsDataFiles[PersonasOptions]):
         listing = read_task(completion.text, continued=request.is_raw, truncated=completion.truncated)
         if not listing.items:
             return Received(discards=listing.discards, counters=(context.counter.column("no task"),))
-        item, task_id = listing.items[0], request.candidate_id(0)
-        task = item.text if context.kind in _ANSWERS else collapse(item.text)
+        span, task_id = listing.items[0].span, request.candidate_id(0)
+        if self.prompts.semantics > 1:
+            span = without_remarks(completion.text, *span)
+        text = completion.text[slice(*span)]
+        task = text if context.kind in _ANSWERS else collapse(text)
         example_tasks = [example.partition("\nTask: ")[2] for example in context.shown]
         candidate = Candidate(
             task,
-            span=item.span,
+            span=span,
             kind="pending_task",
             on_accept=self._request_answer(context, task, task_id, request.number),
             verdicts=(_copy_verdict(task, context.persona, example_tasks),),
@@ -368,17 +376,21 @@ def _receive_answer(request: Request, completion: Completion) -> Received:
         CounterKey("constraints", constraint.name, "kept" if kept else "broken")
         for constraint, kept in zip(constraints, met, strict=True)
     ]
+    return Received((_answered_row(context, output, (start, end)),), counters=tuple(counters))
+
+
+def _answered_row(context: AnswerContext, output: str, span: tuple[int, int]) -> Candidate:
+    result = _stated_result(output) if context.kind in _ANSWERS else ""
     columns: dict[str, Json] = {"persona": context.persona, "kind": context.kind}
-    row = Candidate(
+    return Candidate(
         instruction=context.instruction,
         output=output,
-        span=(start, end),
+        span=span,
         task=context.task,
         shown_outputs=(context.instruction,),
         columns={**columns, "result": result} if result else columns,
-        verifier=all_of(constraints) if constraints else None,
+        verifier=all_of(context.constraints) if context.constraints else None,
     )
-    return Received((row,), counters=tuple(counters))
 
 
 def _stated_result(output: str) -> str:

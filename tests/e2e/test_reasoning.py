@@ -25,7 +25,8 @@ FORMS = {
     "tags": "<think>\n{thought}\n</think>\n\n{answer}",
     "closing tag": "{thought}\n</think>\n\n{answer}",
     "Mistral": "[THINK]{thought}[/THINK]{answer}",
-    "harmony": "<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final<|message|>{answer}<|return|>",
+    "harmony": "<|channel|>analysis<|message|>{thought}<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>{answer}<|return|>",
     "token at the end": "<think>{thought}</think>{answer}<|im_end|>",
 }
 
@@ -106,7 +107,9 @@ def test_a_run_whose_answers_are_all_thought_stops_early(shown: bool, tmp_path: 
         requests.append(body)
         return reasoning_server(1 << 20, shown=shown)(body)
 
-    with pytest.raises(SelfInstructError, match="reasoning_tokens=.* or switch reasoning off .--set openai.thinking=false"):
+    with pytest.raises(
+        SelfInstructError, match=r"reasoning_tokens=.* or switch reasoning off .--set openai.thinking=false"
+    ):
         run(tmp_path, "self-instruct", model, concurrency=4)
     assert len(requests) < 60
     assert not open_run(tmp_path).status().stats.failures  # nothing was given up

@@ -91,6 +91,13 @@ def test_a_text_may_speak_about_tags(text: str) -> None:
     assert answer(text) == text
 
 
+def test_the_continuation_of_a_raw_prompt_loses_tokens_at_its_end_only() -> None:
+    text = "Paris.<|im_end|>\n<|im_start|>assistant\nMore."
+    assert [text[slice(*span)] for span in find_answer(text, chat=False).answer] == [text]
+    text = "Paris.<|im_end|>\n<|im_start|>"
+    assert [text[slice(*span)] for span in find_answer(text, chat=False).answer] == ["Paris."]
+
+
 def test_a_thought_between_two_parts_of_an_answer_is_removed() -> None:
     assert answer("One.\n<think>\nhm\n</think>\nTwo.") == "One.\n\nTwo."
     assert answer("Sure! <think>hm</think>Paris.") == "Sure! Paris."

@@ -144,8 +144,8 @@ class RoomyBackend(Backend):
         """Return the error for an answer without a character whose limit went into reasoning."""
         self._empty[request.stage] += 1
         text = (
-            f"the model's reasoning took the whole limit, and the answer is empty: {request.sampling.max_tokens} tokens "
-            f"for the answer and {room} on top for reasoning are too few. Allow more (--set "
+            f"the model's reasoning took the whole limit, and the answer is empty: {request.sampling.max_tokens} "
+            f"tokens for the answer and {room} on top for reasoning are too few. Allow more (--set "
             f"reasoning_tokens={max(4 * room, FIRST_ROOM)})"
         )
         text += f", or switch reasoning off ({self._remedy})" if self._remedy else ""

@@ -40,6 +40,8 @@ class Answers:
         row: The row as its strategy offered it, without ids, spans and shown outputs.
         others: Answers besides the row's own, which is the first of ``texts``.
         complete: True if further answers were requested, or are not needed.
+        own_fault: Reason code for which the row's own answer is no candidate, so that only the others count; ""
+            otherwise.
         wrong: Indexes of answers that fail the row's verifier.
         scores: For each judged answer, its scores by rubric.
         on_accept, on_reject: The strategy's next request if the row is kept or rejected, as JSON.
@@ -49,6 +51,7 @@ class Answers:
     row: Candidate
     others: tuple[str, ...] = ()
     complete: bool = False
+    own_fault: str = ""
     wrong: frozenset[int] = frozenset()
     scores: tuple[Mapping[str, Score], ...] = ()
     on_accept: Mapping[str, Json] | None = None
@@ -73,6 +76,7 @@ class Answers:
             "mark": None if self.row.counter is None else str(self.row.counter),
             "others": list(self.others),
             "complete": self.complete,
+            "fault": self.own_fault,
             "wrong": sorted(self.wrong),
             "scores": [
                 {rubric: [score.value, score.reason] for rubric, score in scores.items()} for scores in self.scores
@@ -92,6 +96,7 @@ class Answers:
             Candidate(row["instruction"], row["input"], row["output"], counter=counter).with_extras(row),
             tuple(value.get("others", ())),
             value.get("complete", False),
+            value.get("fault", ""),
             frozenset(value.get("wrong", ())),
             tuple({rubric: Score(*score) for rubric, score in scores.items()} for scores in value.get("scores", ())),
             value.get("then"),
@@ -103,13 +108,18 @@ class Answers:
         """All answers, the row's own first."""
         return (self.row.output, *self.others)
 
+    @property
+    def candidates(self) -> range:
+        """Indexes of the answers that may become the row's."""
+        return range(1 if self.own_fault else 0, len(self.texts))
+
     def with_others(self, others: Sequence[str]) -> Answers:
         """Return a copy with further answers; the row's verifier checks all of them."""
         answers = replace(self, others=tuple(others), complete=True)
         verifier = self.row.verifier
         if verifier is None:
             return answers
-        wrong = (index for index, text in enumerate(answers.texts) if not verify(verifier, text).kept)
+        wrong = (index for index in answers.candidates if not verify(verifier, answers.texts[index]).kept)
         return replace(answers, wrong=frozenset(wrong))
 
     def instance_fault(self, text: str) -> str:
@@ -125,7 +135,7 @@ class Answers:
 
         An answer that got no score by one rubric is not judged by the others.
         """
-        for index in range(len(self.texts)):
+        for index in self.candidates:
             scores = self._scores(index)
             if index not in self.wrong and all(score.value is not None for score in scores.values()):
                 for rubric in rubrics:
@@ -163,9 +173,12 @@ class Answers:
         return Pair(self.texts[index], (round(high, _DIGITS), round(low, _DIGITS))) if low < high else None
 
     def verdict(self, rubrics: Sequence[str], threshold: float) -> Verdict | None:
-        """Return the judge's verdict on the best answer; None if every answer fails the verifier, which rejects it."""
-        if len(self.wrong) == len(self.texts):
-            return None
+        """Return the judge's verdict on the best answer; None if every answer fails the verifier, which rejects it.
+
+        If the row's own answer is no candidate and no other is acceptable, its own fault rejects the row.
+        """
+        if len(self.wrong) == len(self.candidates):
+            return Verdict("answer", False, self.own_fault) if self.own_fault else None
         index = self.best(rubrics)
         mean, scores = self.means(rubrics)[index], self._scores(index)
         low = RejectReason.LOW_SCORE if mean is not None and mean < threshold else ""
@@ -202,7 +215,7 @@ class Answers:
         return self.scores[index] if index < len(self.scores) else {}
 
     def _mean(self, index: int, rubrics: Sequence[str]) -> float | None:
-        if index in self.wrong:
+        if index in self.wrong or index not in self.candidates:
             return None
         scores = self._scores(index)
         values = [score.value for rubric in rubrics if (score := scores.get(rubric)) and score.value is not None]

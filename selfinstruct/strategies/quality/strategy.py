@@ -44,6 +44,7 @@ from selfinstruct.strategies.abilities import (
     reject_reason,
     row_format,
     schema_apis,
+    unanswered_row,
 )
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.quality.answers import Answers, Score, transcript
@@ -170,7 +171,8 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         """Turn the strategy's rows into provisional rows, or take the next step of a row's chain."""
         state = request.context.get(_KEY)
         if not isinstance(state, Mapping):
-            return self._start_chains(request, self.inner.receive(request, completion, view))
+            received = self.inner.receive(request, completion, view)
+            return self._start_chains(request, received, completion.choices[0].cut_reason)
         answers, stage = Answers.from_json(state), request.stage.rpartition("/")[2]
         if stage == "candidates":
             return self._receive_candidates(request, answers, completion)
@@ -191,13 +193,45 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
             return self._continue(request, answers.with_score(step.answer, step.rubric, Score(None, "")))
         return self._finish(request, answers, tags=dict.fromkeys(TAGS))
 
-    def _start_chains(self, request: Request, received: Received) -> Received:
+    def _start_chains(self, request: Request, received: Received, cut_reason: str = "") -> Received:
+        if self._asks_others and received.discards and not received.candidates:
+            received = self._with_unanswered_row(request, received)
         received = received.with_ids(request)
-        return replace(received, candidates=tuple(self._start_chain(request, row) for row in received.candidates))
+        candidates = tuple(self._start_chain(request, row, cut_reason) for row in received.candidates)
+        faults = tuple(
+            Discard(_own_fault(row, cut_reason), row.span)
+            for row, started in zip(received.candidates, candidates, strict=True)
+            if row.kind == "row" and started.kind == "pending_task"
+        )
+        return replace(received, candidates=candidates, discards=(*received.discards, *faults))
 
-    def _start_chain(self, request: Request, candidate: Candidate) -> Candidate:
-        """Return a row as a provisional row with its first request; any other candidate unchanged."""
-        if candidate.kind != "row" or not all(verdict.kept for verdict in candidate.verdicts):
+    @property
+    def _asks_others(self) -> bool:
+        """Whether other answers are requested in place of an unacceptable one."""
+        return self.options.best_of > 1 and self.prompts.semantics > 1
+
+    def _with_unanswered_row(self, request: Request, received: Received) -> Received:
+        """Offer the row of an answer that the strategy discarded, with the reason for that as its verdict."""
+        row = unanswered_row(self.inner, request)
+        if row is None:
+            return received
+        discard, *others = received.discards
+        verdict = Verdict("answer", False, discard.reason)
+        row = replace(row, span=discard.span, verdicts=(verdict,))
+        return replace(received, candidates=(row,), discards=tuple(others))
+
+    def _start_chain(self, request: Request, candidate: Candidate, cut_reason: str) -> Candidate:
+        """Return a row as a provisional row with its first request; any other candidate unchanged.
+
+        A row whose own answer is unacceptable becomes a pending task whose other answers are requested.
+        """
+        if candidate.kind != "row":
+            return candidate
+        if self._asks_others and not candidate.messages and (fault := _own_fault(candidate, cut_reason)):
+            answers = replace(Answers.of_candidate(replace(candidate, output="")), own_fault=fault)
+            first = self._next_request(request, answers)
+            return replace(candidate, kind="pending_task", output="", on_accept=first, verifier=None, verdicts=())
+        if not all(verdict.kept for verdict in candidate.verdicts):
             return candidate
         # A conversation has no single question to answer again, and several answers need something to compare them by.
         can_compare = not candidate.messages and (self.options.judge is not None or candidate.verifier is not None)
@@ -338,7 +372,20 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
 
     def _verdict(self, answers: Answers) -> Verdict | None:
         judge = self.options.judge
+        if judge is None and len(answers.wrong) == len(answers.candidates):
+            return answers.verdict((), 0.0)
         return None if judge is None else answers.verdict(judge.rubrics, judge.threshold)
+
+
+def _own_fault(candidate: Candidate, cut_reason: str) -> str:
+    """Return the reason code for which a row's own answer is unacceptable, although others may not be; "" otherwise.
+
+    Args:
+        cut_reason: Reason code for the ending of the completion.
+    """
+    fault = next((verdict.reason for verdict in candidate.verdicts if not verdict.kept), "")
+    fault = fault or Answers.of_candidate(candidate).instance_fault(candidate.output)
+    return cut_reason if fault == RejectReason.TRUNCATED and cut_reason else fault
 
 
 def _chain_request(

@@ -32,6 +32,7 @@ from selfinstruct.parse import (
     content_span,
     first_word,
     read_blocks,
+    read_list,
     read_numbered_list,
     read_records,
     read_strings,
@@ -39,7 +40,7 @@ from selfinstruct.parse import (
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, Discard, Received, Request
-from selfinstruct.strategies.abilities import ChoosesTemplates, UsesSchemas
+from selfinstruct.strategies.abilities import ChoosesTemplates, KnowsUnansweredRows, UsesSchemas
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.self_instruct.examples import SeedExamples
 from selfinstruct.strategies.self_instruct.options import SelfInstructOptions
@@ -97,7 +98,7 @@ class InstancesContext(TaskContext):
     is_classification: bool
 
 
-class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas):
+class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], KnowsUnansweredRows, UsesSchemas):
     """Pending tasks from a continued list, then rows from each kept task."""
 
     name: ClassVar[str] = "self-instruct"
@@ -176,6 +177,10 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
             return _receive_answer(request, completion)
         return self._receive_instances(request, completion, view)
 
+    def unanswered_row(self, request: Request) -> Candidate | None:
+        """Return the row of the stage ``answer``."""
+        return _answered_row(request, "", (0, 0)) if request.stage == "answer" else None
+
     def _receive_instructions(self, request: Request, completion: Completion, view: View) -> Received:
         listing = self._parse_list(request, completion)
         tasks: list[Candidate] = []
@@ -195,7 +200,8 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], UsesSchemas)
             if strings is not None:
                 return strings
         continued = request.is_raw and not structured
-        return read_numbered_list(text, first=first, last=last, continued=continued, truncated=completion.truncated)
+        read = read_list if self.prompts.semantics > 1 else read_numbered_list
+        return read(text, first=first, last=last, continued=continued, truncated=completion.truncated)
 
     def _follow_up(self, parent: int, task: TaskContext, view: View) -> Request:
         """Return the first request about a kept task: its class, or its instances if no seed shows a classification."""
@@ -290,12 +296,15 @@ def _receive_answer(request: Request, completion: Completion) -> Received:
     if completion.truncated or start == end:
         reason = RejectReason.TRUNCATED if completion.truncated else RejectReason.NO_OUTPUT
         return Received(discards=(Discard(reason, (start, end)),))
+    return Received(candidates=(_answered_row(request, completion.text[start:end], (start, end)),))
+
+
+def _answered_row(request: Request, output: str, span: tuple[int, int]) -> Candidate:
     context = read_context(InstancesContext, request)
-    row = Candidate(
+    return Candidate(
         instruction=context.instruction,
-        output=completion.text[start:end],
-        span=(start, end),
+        output=output,
+        span=span,
         task=context.task,
         shown_outputs=(context.instruction,),
     )
-    return Received(candidates=(row,))

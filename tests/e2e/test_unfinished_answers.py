@@ -1,0 +1,89 @@
+"""Further answers in place of unfinished ones, and advice on what would bring more rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfinstruct.api import GenerateResult
+from selfinstruct.engine.advice import advice
+from tests.cli import run_cli
+from tests.e2e.test_broken_answers import BROKEN, replies, run
+from tests.loopback import Reply
+
+
+def answers_cut(stage_limit: int, ending: str = "length") -> Any:
+    """Return a model that cuts answers with this limit of tokens, and answers everything else."""
+
+    def model(body: dict[str, Any]) -> Any:
+        if body.get("n", 1) > 1:
+            key = json.dumps(body["messages"])
+            return [Reply(f"A quiet harbour, version {index}, for {len(key)} readers.") for index in range(body["n"])]
+        if "scale of 1 to 5" in json.dumps(body["messages"]) or "Score" in json.dumps(body["messages"]):
+            return "Score: 5\nReason: good"
+        if body["max_tokens"] == stage_limit:
+            return Reply(f"It begins well and {BROKEN}", ending)
+        return replies(body)
+
+    return model
+
+
+LIMITS = {
+    "respond": ({"answer": {"max_tokens": 777}}, {}),
+    "evol-instruct": ({"answer": {"max_tokens": 777}}, {}),
+    "self-instruct": ({"answer": {"max_tokens": 777}, "input_first_examples": 0}, {}),
+    "personas": ({"answer": {"max_tokens": 777}}, {}),
+}
+
+
+def run_cut(folder: Path, name: str, ending: str, **quality: Any) -> GenerateResult:
+    """Run a strategy whose answers are all cut."""
+    section, more = LIMITS[name]
+    settings = {name: section, **more, "filters": {"near_duplicate": None, "copied": None}}
+    if quality:
+        settings["quality"] = quality
+    return run(folder, name, answers_cut(777, ending), openai={"api": "chat"}, patience=25, **settings)
+
+
+@pytest.mark.parametrize("ending", ["length", "model_length"])
+@pytest.mark.parametrize("name", LIMITS)
+def test_other_answers_are_asked_for_when_the_first_is_cut(name: str, ending: str, tmp_path: Path) -> None:
+    result = run_cut(tmp_path, name, ending, best_of=3, judge={"rubrics": ["clarity"]})
+    assert len(result.rows) == 5
+    assert all(BROKEN not in row.candidate.output for row in result.rows)
+    assert result.stats.discarded["truncated" if ending == "length" else "ended_model_length"] >= 5
+
+
+def test_a_row_without_any_complete_answer_is_rejected_by_its_own_fault(tmp_path: Path) -> None:
+    def model(body: dict[str, Any]) -> Any:
+        return [Reply(f"It begins {BROKEN}", "length")] * body.get("n", 1)
+
+    quality = {"best_of": 3, "judge": {}}
+    result = run(tmp_path, "respond", model, openai={"api": "chat"}, quality=quality, respond={}, patience=30)
+    assert not result.rows
+    assert result.stats.rejected["truncated"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("respond", "respond.answer.max_tokens=1554"),
+        ("evol-instruct", "evol-instruct.answer.max_tokens=1554"),
+        ("self-instruct", "self-instruct.answer.max_tokens=1554"),
+        ("personas", "personas.answer.max_tokens=1554"),
+    ],
+)
+def test_a_run_that_the_token_limit_spoils_says_which_limit_to_raise(name: str, setting: str, tmp_path: Path) -> None:
+    result = run_cut(tmp_path, name, "length")
+    (line,) = advice(result.plan, result.stats)
+    assert f"--set {setting}" in line
+    assert line in run_cli("status", tmp_path)
+    assert json.loads(run_cli("status", tmp_path, "--json"))["advice"] == [line]
+
+
+def test_a_sound_run_needs_no_advice(tmp_path: Path) -> None:
+    result = run(tmp_path, "respond", lambda body: [Reply(f"A quiet harbour of {len(str(body))} boats.")])
+    assert advice(result.plan, result.stats) == ()
