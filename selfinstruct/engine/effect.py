@@ -115,8 +115,10 @@ def check_templates(folder: Path, prompts: Prompts, methods: Sequence[Method], r
         ConfigError: The message names the file, the reason and the remedy.
     """
     api = prompts.api
-    uses = [(method.templates, _reasons(unused_options(method.kind, method.options, api), method.options, method.name, api))
-            for method in methods]  # fmt: skip
+    uses = []
+    for method in methods:
+        unused = unused_options(method.kind, method.options, api)
+        uses.append((method.templates, _reasons(unused, method.options, method.name, api)))
     if run.quality is not None:
         unused = QualityStrategy.unused_options(run.quality, api)
         uses.append((QualityStrategy.templates_of(run.quality), _reasons(unused, run.quality, "quality", api)))
@@ -139,7 +141,7 @@ def check_preset(path: Path, names: Iterable[str], api: Api) -> None:
     """Refuse a preset with an option that the preset itself leaves without effect in the section of a strategy.
 
     An option is excused if the option responsible is one that the preset leaves to the user, such as the style of a
-    conversation. The kind of prompt is part of every preset: a setting for chats is an error where raw prompts are sent.
+    conversation. The kind of prompt belongs to the preset: a setting for chats is an error where raw prompts are sent.
 
     Args:
         path: The file of the preset.

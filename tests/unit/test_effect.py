@@ -78,15 +78,17 @@ def test_a_preset_with_an_option_without_effect_is_refused_by_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "embedded.yaml"
-    text = preset("embedded").read_text()
-    path.write_text(text.replace("answer: {api: chat, max_tokens: 300, temperature: 0.3, top_p: 0.9, frequency_penalty: "
-                                 "0.2}\n  # In", "answer: {api: completion}\n  # In"))  # fmt: skip
+    before, line = (
+        preset("embedded").read_text().split("respond:\n")[0],
+        "  default_system: You are a helpful assistant.\n",
+    )
+    path.write_text(f"{before}respond:\n  answer: {{api: completion}}\n{line}")
     monkeypatch.setattr(presets, "preset", lambda _name: path)
-    line = next(number for number, text in enumerate(path.read_text().split("\n"), 1) if "default_system:" in text)
+    number = len(path.read_text().splitlines())
     with pytest.raises(ConfigError) as caught:
         make_plan({"strategy": "respond"})
     assert str(caught.value) == (
-        f"{path}:{line}: respond.default_system has no effect while respond.answer.api is completion: set "
+        f"{path}:{number}: respond.default_system has no effect while respond.answer.api is completion: set "
         "respond.answer.api to chat, or leave out respond.default_system"
     )
     path.write_text("self-instruct: {input_first_examples: 0, input_first: {max_tokens: 9}}\n")
