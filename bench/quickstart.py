@@ -55,7 +55,9 @@ def main() -> None:
             print(lines[-1], flush=True)
     if options.write:
         today = datetime.datetime.now(datetime.UTC).date()
-        text = f"# Quickstart recipe, {today}\n\n{hardware()}. Printed by\n`python bench/quickstart.py RUN --write`.\n\n"
+        text = (
+            f"# Quickstart recipe, {today}\n\n{hardware()}. Printed by\n`python bench/quickstart.py RUN --write`.\n\n"
+        )
         (RESULTS / f"quickstart-{today}.md").write_text(text + "\n".join(lines) + "\n")
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
+
+from selfinstruct.common.unused import Unused
 
 __all__ = ["Evaluation", "Lora", "TrainingOptions"]
 
@@ -141,6 +144,17 @@ class TrainingOptions:
         _require(self.epsilon > 0, "epsilon: above 0")
         for name in ("weight_decay", "max_grad_norm", "checkpoint_every"):
             _require(getattr(self, name) >= 0, f"{name}: 0 or more")
+
+    def unused(self) -> Iterator[Unused]:
+        """Yield the settings that the others leave without effect."""
+        if self.batch_tokens is not None:
+            yield Unused("batch_tokens", "null", ("batch_size",))
+        if not self.packing:
+            yield Unused("packing", "true", ("attention",))
+        if self.schedule == "constant":
+            yield Unused("schedule", "cosine or linear", ("min_rate",))
+        if not self.evaluation.samples:
+            yield Unused("evaluation.samples", "1 or more", ("evaluation.sample_tokens",))
 
 
 def _require(condition: bool, message: str) -> None:

@@ -85,11 +85,11 @@ def without_gguf_metadata(loaded: Any, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def patched_reader() -> Iterator[None]:
-    """Read weights and configuration without a progress bar that ignores the global switch, and in a fraction of the time.
+    """Make transformers read weights and configuration without a progress bar, and in a fraction of the time.
 
-    transformers builds the table of tensor names anew for each module of a model, which takes longer than reading the
-    weights: it is cached. The package gguf turns each token, score and merge into numpy arrays, a minute for 262,000
-    tokens: the vocabulary is skipped.
+    The progress bar ignores the global switch. transformers builds the table of tensor names anew for each module of a
+    model, which takes longer than reading the weights: the table is cached. The package gguf turns each token, score and
+    merge into numpy arrays, which takes half a minute for 262,000 tokens: the vocabulary is skipped.
     """
     package: Any = importlib.import_module("gguf")
     reader: Any = modeling_gguf_pytorch_utils
@@ -104,7 +104,9 @@ def patched_reader() -> Iterator[None]:
         package.GGUFReader._build_fields = read_fields
 
 
-def _read_fields(reader: Any, package: Any, read_fields: Callable[[Any, int, int], int], offset: int, count: int) -> int:
+def _read_fields(
+    reader: Any, package: Any, read_fields: Callable[[Any, int, int], int], offset: int, count: int
+) -> int:
     """Read the metadata of a GGUF file, except the vocabulary, of which a configuration needs only the size.
 
     Args:

@@ -17,8 +17,8 @@ def wait_passively(environ: MutableMapping[str, str] = os.environ) -> None:
     the same steps then take several times as long. A setting of the user's own is kept. The runtimes read these
     variables once, when they are loaded: after ``import torch`` only new processes are affected.
 
-    Passive waiting means a spin count of 0 in GNU's runtime (``GOMP_SPINCOUNT``, which PyTorch's Linux wheels use) and a
-    block time of 0 in LLVM's and Intel's (``KMP_BLOCKTIME``).
+    Passive waiting means a spin count of 0 in GNU's runtime (``GOMP_SPINCOUNT``), which PyTorch's wheels for Linux use,
+    and a block time of 0 in LLVM's and Intel's (``KMP_BLOCKTIME``).
     """
     if not any(name in environ for name in _WAITING):
         environ["OMP_WAIT_POLICY"] = "passive"
