@@ -46,17 +46,24 @@ class Evaluation:
         seed_tasks: Number of built-in seed tasks whose loss is measured; they are never trained on.
         samples: Number of held-out instructions that the model answers, for a table of answers before and after.
         sample_tokens: Maximum tokens of a sample answer.
+        patience: Early stopping: the number of epochs in a row without a lower held-out loss (over all held-out tokens)
+            after which training stops. The model keeps the weights of the lowest loss, measured before training and
+            after each epoch. 0 trains to the end and keeps the last weights.
     """
 
     fraction: float = 0.0
     seed_tasks: int = 0
     samples: int = 0
     sample_tokens: int = 64
+    patience: int = 0
 
     def __post_init__(self) -> None:
         _require(0 <= self.fraction <= 0.9, "fraction: from 0 to 0.9")
         _require(min(self.seed_tasks, self.samples) >= 0, "seed_tasks and samples: 0 or more")
         _require(self.sample_tokens >= 1, "sample_tokens: at least 1")
+        _require(self.patience >= 0, "patience: 0 or more")
+        held_out = self.fraction > 0 or self.seed_tasks > 0
+        _require(held_out or not self.patience, "patience: needs held-out documents: set fraction or seed_tasks")
 
 
 @dataclass(frozen=True)

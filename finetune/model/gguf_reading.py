@@ -88,8 +88,8 @@ def patched_reader() -> Iterator[None]:
     """Make transformers read weights and configuration without a progress bar, and in a fraction of the time.
 
     The progress bar ignores the global switch. transformers builds the table of tensor names anew for each module of a
-    model, which takes longer than reading the weights: the table is cached. The package gguf turns each token, score and
-    merge into numpy arrays, which takes half a minute for 262,000 tokens: the vocabulary is skipped.
+    model, which takes longer than reading the weights: the table is cached. The package gguf turns each token, score
+    and merge into numpy arrays, which takes half a minute for 262,000 tokens: the vocabulary is skipped.
     """
     package: Any = importlib.import_module("gguf")
     reader: Any = modeling_gguf_pytorch_utils

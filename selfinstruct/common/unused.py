@@ -48,8 +48,8 @@ def unused_settings(
 ) -> dict[str, str]:  # fmt: skip
     """Return the user's settings that change nothing, by dotted name, each with the reason and the remedy.
 
-    A setting that equals the value it overrides is no attempt to change something: the recorded configuration of a run
-    lists every option, and may be used again unchanged.
+    A setting that equals the value it overrides is no attempt to change something. Neither is a section that lists every
+    option: it comes from the recorded configuration of a run.
 
     Args:
         options: The section's dataclass with every setting applied.
@@ -61,6 +61,8 @@ def unused_settings(
     """
     values, before, reasons = flatten(to_plain(options)), flatten(base), list(unused)
     problems: dict[str, str] = {}
+    if values.keys() <= flatten(settings).keys():
+        return problems
     for name in flatten(settings):
         if name in before and values.get(name) == before[name]:
             continue

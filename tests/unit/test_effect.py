@@ -152,6 +152,14 @@ def test_a_setting_with_an_effect_is_accepted(settings: dict[str, Any]) -> None:
 def test_the_recorded_configuration_of_a_run_can_be_used_again(strategy: str) -> None:
     values = make_plan({"strategy": strategy}).values()
     assert make_plan(values).values() == values
+    make_plan({**values, **OPENAI, "quality": None})  # on another backend too
+
+
+def test_derived_texts_of_a_recorded_configuration_can_be_used_again() -> None:
+    server = {"backend": "openai", "openai": {"model": "m", "api": "completion"}}
+    values = make_plan({**server, "strategy": "magpie", "magpie": {"template": "chatml"}}).values()
+    assert values["magpie"]["next_query"]
+    assert make_plan(values).values() == values
 
 
 def test_a_choice_of_the_user_is_not_blamed_for_an_option_of_the_preset() -> None:
