@@ -2,8 +2,8 @@
 
     python bench/openmp.py [--rounds N] [--steps N] [--write]
 
-Each round trains a model with random weights four times, in new processes: sleeping and spinning, on the machine as it
-is and next to one busy process. The spin count of the spinning processes is the default of GNU's runtime, 300,000.
+A model with random weights is trained in new processes, with sleeping and with spinning threads, first without and then
+next to one busy process. The spin count of the spinning processes is the default of GNU's runtime, 300,000.
 Both policies of a pair follow each other directly and swap their order from round to round, so that other load slows
 both. A ratio compares the two of one round; the table shows the medians.
 """

@@ -135,8 +135,8 @@ def _check_sections(assignments: Iterable[str], run_dir: Path, settings: Mapping
     for assignment in assignments:
         key = assignment.partition("=")[0].strip()
         section = key.partition(".")[0]
-        for kind, known in names.items():
-            if section in known and section not in used[kind]:
+        for kind, registered in names.items():
+            if section in registered and section not in used[kind]:
                 used_names = " and ".join(sorted(used[kind]))
                 raise ConfigError(
                     f"--set {key} has no effect: the {kind} of this run is {used_names}; choose {section} with "

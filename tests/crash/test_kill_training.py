@@ -294,16 +294,18 @@ def test_early_stopping_decides_after_a_resume_as_without_one(inputs: Path, tmp_
     """The stop falls between two epochs; the model has the weights of an earlier one."""
     evaluation = "evaluation={fraction: 0.2, seed_tasks: 2, patience: 2}"
     settings = (*SETTINGS, "epochs=40", evaluation)
-    whole, stopped = (Command(inputs, tmp_path / name / "model", settings) for name in ("whole", "stopped"))
-    whole.finish(NO_CHECKPOINT)
-    record = loads((whole.out / "finetune.json").read_bytes())
+    uninterrupted, stopped = (
+        Command(inputs, tmp_path / name / "model", settings) for name in ("uninterrupted", "stopped")
+    )
+    uninterrupted.finish(NO_CHECKPOINT)
+    record = loads((uninterrupted.out / "finetune.json").read_bytes())
     steps_per_epoch = 6
     assert record["steps"] < 40 * steps_per_epoch
     assert record["kept_step"] == record["steps"] - 2 * steps_per_epoch
     stop_once(stopped, signal.SIGTERM)
     stopped.finish()
-    check_equal(stopped.out, whole.out)
-    assert "early stopping: the held-out loss was lowest after" in call(*whole.args(), code=0)
+    check_equal(stopped.out, uninterrupted.out)
+    assert "early stopping: the held-out loss was lowest after" in call(*uninterrupted.args(), code=0)
 
 
 def test_a_kill_between_the_model_files_leaves_an_incomplete_run(uninterrupted: Path, tmp_path: Path) -> None:

@@ -192,11 +192,11 @@ def test_a_template_of_the_unused_kind_of_prompt_is_refused(tmp_path: Path) -> N
         file = tmp_path / str(number) / f"{name}.txt"
         file.parent.mkdir(parents=True)
         file.write_text((builtin_prompts() / f"{name}.txt").read_text())
-        given = {**OPENAI, **settings, "prompts": str(tmp_path / str(number))}
-        make_plan(given)  # a copy of a built-in template changes nothing
+        chosen = {**OPENAI, **settings, "prompts": str(tmp_path / str(number))}
+        make_plan(chosen)  # a copy of a built-in template changes nothing
         file.write_text(file.read_text() + "\nBe brief.\n")
         with pytest.raises(ConfigError) as caught:
-            make_plan(given)
+            make_plan(chosen)
         assert str(caught.value).startswith(f"{file} has no effect ")
         assert message in str(caught.value)
         assert str(caught.value).endswith(", or remove the file")
