@@ -48,8 +48,8 @@ def unused_settings(
 ) -> dict[str, str]:  # fmt: skip
     """Return the user's settings that change nothing, by dotted name, each with the reason and the remedy.
 
-    A setting that equals the value it overrides is no attempt to change something. Neither is a section that lists every
-    option: it comes from the recorded configuration of a run.
+    A setting that equals the value it overrides is no attempt to change something. Neither is a section that lists
+    every option: it comes from the recorded configuration of a run.
 
     Args:
         options: The section's dataclass with every setting applied.
