@@ -296,9 +296,9 @@ class _Run:
 
         def save_checkpoint(step: int) -> None:
             tensors = {**optimizer.state(), **checkpoint.rng_state()}
-            metadata = {
-                "seconds": earlier_seconds + loop.seconds, "unlogged": loop.unlogged, "stopping": stopping.state(),
-            }  # fmt: skip
+            metadata: dict[str, Any] = {"seconds": earlier_seconds + loop.seconds, "unlogged": loop.unlogged}
+            if stopping.patience:
+                metadata["stopping"] = stopping.state()
             checkpoint.save(root, step, tensors, metadata, keep=options.keep, world=world)
 
         def measure_and_keep(step: int) -> bool:
