@@ -36,7 +36,8 @@ def test_qlora_is_lora_on_a_4bit_base() -> None:
 def test_quickstart_evaluates_and_suits_thirty_rows() -> None:
     options = load_options("quickstart")
     assert (options.batch_size, options.learning_rate, options.checkpoint_every) == (8, 1e-5, 10)
-    assert (options.evaluation.fraction, options.evaluation.seed_tasks, options.evaluation.samples) == (0.2, 64, 4)
+    evaluation = options.evaluation
+    assert (evaluation.fraction, evaluation.seed_tasks, evaluation.samples, evaluation.patience) == (0.2, 64, 4, 1)
 
 
 def test_every_recipe_begins_with_its_source() -> None:
