@@ -279,7 +279,10 @@ def configuration() -> str:
         "A configuration file is YAML. The settings of a run are at its top level; each strategy and each backend has "
         "a section named after it.\nEvery setting can also be set with `--set key=value`, with dots for sections: "
         "`--set alpaca.demonstrations=4`, `--set filters.novelty.threshold=0.6`.\n"
-        "A run records its settings in its `config.yaml`, with every default spelled out.\n",
+        "A run records its settings in its `config.yaml`, with every default spelled out.\n"
+        "A setting that has no effect under the others is an error with the remedy: `respond.default_system` where raw "
+        "prompts are sent, or `conversation.self_chat` where `conversation.style` is `roles`. A file may hold the "
+        "sections of several strategies and backends.\n",
         "With the embedded model, settings that are left out come from `selfinstruct/presets/embedded.yaml` first, and "
         "the settings of `quality` from `embedded-quality.yaml`: the model is too small and too slow for the published "
         "numbers, which are the defaults below. A small base model gets `small-base.yaml` in the same way "

@@ -22,6 +22,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from selfinstruct.common.openmp import wait_passively
+
 if TYPE_CHECKING:
     from finetune.export.merge import merge_adapters
     from finetune.export.writer import export_model
@@ -40,6 +42,8 @@ __all__ = [
     "preview",
     "train",
 ]
+
+wait_passively()  # before torch loads its OpenMP runtime
 
 _MODULES = {
     "TrainingOptions": "finetune.options",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
+
+from selfinstruct.common.unused import Unused
 
 __all__ = ["Evaluation", "Lora", "TrainingOptions"]
 
@@ -43,17 +46,24 @@ class Evaluation:
         seed_tasks: Number of built-in seed tasks whose loss is measured; they are never trained on.
         samples: Number of held-out instructions that the model answers, for a table of answers before and after.
         sample_tokens: Maximum tokens of a sample answer.
+        patience: Early stopping: the number of epochs in a row without a lower held-out loss (over all held-out tokens)
+            after which training stops. The model keeps the weights of the lowest loss, measured before training and
+            after each epoch. 0 trains to the end and keeps the last weights.
     """
 
     fraction: float = 0.0
     seed_tasks: int = 0
     samples: int = 0
     sample_tokens: int = 64
+    patience: int = 0
 
     def __post_init__(self) -> None:
         _require(0 <= self.fraction <= 0.9, "fraction: from 0 to 0.9")
         _require(min(self.seed_tasks, self.samples) >= 0, "seed_tasks and samples: 0 or more")
         _require(self.sample_tokens >= 1, "sample_tokens: at least 1")
+        _require(self.patience >= 0, "patience: 0 or more")
+        held_out = self.fraction > 0 or self.seed_tasks > 0
+        _require(held_out or not self.patience, "patience: needs held-out documents: set fraction or seed_tasks")
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,17 @@ class TrainingOptions:
         _require(self.epsilon > 0, "epsilon: above 0")
         for name in ("weight_decay", "max_grad_norm", "checkpoint_every"):
             _require(getattr(self, name) >= 0, f"{name}: 0 or more")
+
+    def unused(self) -> Iterator[Unused]:
+        """Yield the settings that the others leave without effect."""
+        if self.batch_tokens is not None:
+            yield Unused("batch_tokens", "null", ("batch_size",))
+        if not self.packing:
+            yield Unused("packing", "true", ("attention",))
+        if self.schedule == "constant":
+            yield Unused("schedule", "cosine or linear", ("min_rate",))
+        if not self.evaluation.samples:
+            yield Unused("evaluation.samples", "1 or more", ("evaluation.sample_tokens",))
 
 
 def _require(condition: bool, message: str) -> None:

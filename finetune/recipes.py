@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune.options import TrainingOptions
-from selfinstruct.common.config import assign, build, merge, read_yaml, suggest
+from selfinstruct.common.config import assign, build, merge, read_yaml, suggest, to_plain
+from selfinstruct.common.unused import unused_settings
 from selfinstruct.errors import ConfigError, UsageError
 
 __all__ = ["load_options", "recipe_names", "recipe_path"]
@@ -40,27 +41,50 @@ def load_options(
 
     Raises:
         UsageError: There is no such recipe.
-        ConfigError: A key is unknown or a value invalid. Where the error is in the file, the message begins with
-            ``file:line:``.
+        ConfigError: A key is unknown, a value invalid, or a setting without effect under the others. Where the error is
+            in the file, the message begins with ``file:line:``.
     """
-    values, _ = read_yaml(recipe_path(recipe))
+    values, recipe_lines = read_yaml(recipe_path(recipe))
+    defaults = _build(values, values, TrainingOptions(), recipe_path(recipe), recipe_lines)
     lines: dict[str, int] = {}
+    written: dict[str, Any] = {}
     if config is not None:
-        file_values, lines = read_yaml(config)
-        values = merge(values, file_values)
+        written, lines = read_yaml(config)
     assigned: dict[str, Any] = {}
     for assignment in assignments:
         assign(assigned, assignment)
         lines.pop(assignment.partition("=")[0].strip(), None)  # an error in it is not in the file
+    written = merge(written, assigned)
+    return _build(merge(values, written), written, defaults, config, lines)
+
+
+def _build(
+    values: Mapping[str, Any],
+    written: Mapping[str, Any],
+    base: TrainingOptions,
+    path: Path | None,
+    lines: Mapping[str, int],
+) -> TrainingOptions:
+    """Build the settings from ``values``.
+
+    Args:
+        written: The values that a person wrote, each of which must have an effect.
+        base: The settings that they override.
+        path: The file that they are from.
+        lines: The lines of its keys.
+    """
     try:
-        return build(TrainingOptions, merge(values, assigned))
+        options = build(TrainingOptions, values)
     except ConfigError as error:
         if line := _line(error, lines):
-            raise ConfigError(f"{config}:{line}: {error}", key=error.key) from None
+            raise ConfigError(f"{path}:{line}: {error}", key=error.key) from None
         raise
+    for name, message in unused_settings(options, options.unused(), written, to_plain(base)).items():
+        raise ConfigError(f"{path}:{lines[name]}: {message}" if name in lines else message, key=name)
+    return options
 
 
-def _line(error: ConfigError, lines: dict[str, int]) -> int | None:
+def _line(error: ConfigError, lines: Mapping[str, int]) -> int | None:
     """Return the line of the file that an error is about: the longest key that begins its message, or its own key."""
     path = str(error).replace(": ", ".")  # "lora: rank: at least 1" is about lora.rank
     matches = [key for key in lines if path.startswith(f"{key}.")]

@@ -118,6 +118,8 @@ def _require_vacant_or_begun(out: Path) -> None:
 def run_identity(model: str, options: TrainingOptions, data: TrainingData, prompt_format: str) -> dict[str, Any]:
     """Return the values that must be the same whenever a run is resumed: model, settings, format and data."""
     settings = {name: value for name, value in asdict(options).items() if name not in _NOT_IDENTITY}
+    if not options.evaluation.patience:
+        del settings["evaluation"]["patience"]  # older runs have no such setting
     held_out = hashlib.sha256("".join(corpus.digest for corpus in data.held_out.values()).encode()).hexdigest()
     return {
         "model": model, "options": settings, "format": prompt_format, "documents": data.train.digest,

@@ -36,6 +36,11 @@ def result_lines(result: TrainingResult) -> Iterator[str]:
         return
     status = "was complete already" if result.was_complete else "complete"
     yield f"{result.folder}: {status}, {plural(result.steps, 'step')} in {_duration(result.seconds)}"
+    if result.kept_step is not None and result.kept_step < result.steps:
+        yield (
+            f"early stopping: the held-out loss was lowest after {plural(result.kept_step, 'step')}, and the model has "
+            "the weights of that step"
+        )
     if result.before and result.after:
         for name, before in result.before.losses.items():
             yield f"held-out loss, {name}: {_change(before, result.after.losses[name])}"

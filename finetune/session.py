@@ -20,7 +20,7 @@ import torch
 from finetune.data.plan import FEW_STEPS, EpochPlan
 from finetune.data.render import Renderer, RenderResult
 from finetune.data.training_data import TrainingData, read_training_data
-from finetune.evaluation.held_out import Losses, evaluate
+from finetune.evaluation.held_out import Losses, evaluate, pooled_mean
 from finetune.evaluation.samples import sample_answers
 from finetune.model.adapters import save_adapters
 from finetune.model.loading import EMBEDDED, Loaded, load, load_config, load_tokenizer, save
@@ -29,6 +29,7 @@ from finetune.options import TrainingOptions
 from finetune.record import Measurements, lock_run, read_record, run_identity, write_record
 from finetune.training import checkpoint
 from finetune.training.distributed import World, full_state_dict, process_group
+from finetune.training.early_stopping import EarlyStopping
 from finetune.training.estimate import CostEstimate
 from finetune.training.loop import TrainingLoop, TrainingStopped
 from finetune.training.metrics import Metrics
@@ -36,7 +37,7 @@ from finetune.training.optimizer import FlatAdamW
 from finetune.training.progress import TrainingProgress
 from finetune.training.setup import RuntimeSetup, compile_layers, prepare
 from selfinstruct.common.console import plural
-from selfinstruct.errors import RunChangedError
+from selfinstruct.errors import RunChangedError, SelfInstructError
 
 __all__ = ["Preview", "TrainingResult", "preview", "train"]
 
@@ -56,6 +57,7 @@ class TrainingResult:
         seconds: Time spent on training steps.
         complete: False after an interruption; repeat the call to resume.
         was_complete: Whether the run was complete before this call.
+        kept_step: With early stopping, the step whose weights the model has; None if it has the last ones.
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class TrainingResult:
     seconds: float = 0.0
     complete: bool = True
     was_complete: bool = False
+    kept_step: int | None = None
 
     @classmethod
     def of_complete(
@@ -73,7 +76,10 @@ class TrainingResult:
     ) -> TrainingResult:
         """Build the result of a complete run from its record."""
         before, after = Measurements.from_json(record["before"]), Measurements.from_json(record["after"])
-        return cls(out, record["steps"], before, after, prompts, record["seconds"], was_complete=was_complete)
+        return cls(
+            out, record["steps"], before, after, prompts, record["seconds"], was_complete=was_complete,
+            kept_step=record.get("kept_step"),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -202,13 +208,23 @@ class _Run:
             self._write(record)
         elif record["model_digest"] != loaded.base.digest:
             raise RunChangedError(f"{self.out}: the model now has other weights than when this run started")
-        seconds = self._fit(packed_lm, plan, estimate)
-        if seconds is None:
+        stopping = EarlyStopping(options.evaluation.patience if data.held_out else 0)
+        if stopping.patience:
+            stopping.record(0, pooled_mean(Measurements.from_json(record["before"]).losses.values()))
+
+        def measure() -> float:
+            return pooled_mean(self._losses(packed_lm, data).values())
+
+        try:
+            steps, seconds = self._fit(packed_lm, plan, estimate, stopping, measure)
+        except TrainingStopped:
             return TrainingResult(self.out, self.progress.step, complete=False)
         record["after"] = self._measure(packed_lm, loaded, renderer, data).to_json()
         progress.phase = "saving"
         self._save(loaded)
-        record.update(steps=plan.steps, seconds=round(seconds, 3), complete=True)
+        record.update(steps=steps, seconds=round(seconds, 3), complete=True)
+        if stopping.patience:
+            record["kept_step"] = stopping.step
         if self.world.main:
             self._plot(record)
         self._write(record)  # last, so that a complete record implies that everything else is there
@@ -234,26 +250,47 @@ class _Run:
         self, packed_lm: PackedCausalLM, loaded: Loaded, renderer: Renderer, data: TrainingData
     ) -> Measurements:
         """Compute held-out losses and sample answers."""
-        self.progress.phase = "evaluating"
-        losses = {
-            name: evaluate(packed_lm, corpus, budget=self.setup.budget, world=self.world)
-            for name, corpus in data.held_out.items()
-        }
+        losses = self._losses(packed_lm, data)
         self.progress.phase = "answering"
         max_tokens = self.options.evaluation.sample_tokens
         answers = sample_answers(packed_lm, loaded.tokenizer, renderer, data.samples, max_tokens)
         return Measurements(losses, answers)
 
-    def _fit(self, packed_lm: PackedCausalLM, plan: EpochPlan, estimate: CostEstimate) -> float | None:
+    def _losses(self, packed_lm: PackedCausalLM, data: TrainingData) -> dict[str, Losses]:
+        """Compute the losses of each held-out set."""
+        self.progress.phase = "evaluating"
+        return {
+            name: evaluate(packed_lm, corpus, budget=self.setup.budget, world=self.world)
+            for name, corpus in data.held_out.items()
+        }
+
+    def _fit(
+        self,
+        packed_lm: PackedCausalLM,
+        plan: EpochPlan,
+        estimate: CostEstimate,
+        stopping: EarlyStopping,
+        measure: Callable[[], float],
+    ) -> tuple[int, float]:
         """Train from the latest checkpoint.
 
+        Args:
+            stopping: With the loss before training.
+            measure: Returns the held-out loss.
+
         Returns:
-            Seconds of training over all calls; None after an interruption.
+            Completed steps, and seconds of training over all calls.
+
+        Raises:
+            TrainingStopped: The run was interrupted; a checkpoint was saved.
         """
         options, world = self.options, self.world
         optimizer = FlatAdamW(packed_lm.parameters(), options, world.all_reduce)
         root = self.out / "checkpoints"
-        start, earlier_seconds, unlogged = self._restore(optimizer, checkpoint.latest(root), plan.steps)
+        kept = root / "kept"  # the weights of the lowest held-out loss
+        start, earlier_seconds, unlogged = self._restore(optimizer, checkpoint.latest(root), plan.steps, stopping)
+        if stopping.patience and start == 0:
+            checkpoint.save(kept, 0, optimizer.weights(), {}, keep=1, world=world)
         metrics = Metrics(self.out, self.notify)
         loop = TrainingLoop(
             packed_lm, optimizer, plan, world, progress=self.progress, mfu=estimate.mfu,
@@ -262,25 +299,35 @@ class _Run:
 
         def save_checkpoint(step: int) -> None:
             tensors = {**optimizer.state(), **checkpoint.rng_state()}
-            metadata = {"seconds": earlier_seconds + loop.seconds, "unlogged": loop.unlogged}
+            metadata: dict[str, Any] = {"seconds": earlier_seconds + loop.seconds, "unlogged": loop.unlogged}
+            if stopping.patience:
+                metadata["stopping"] = stopping.state()
             checkpoint.save(root, step, tensors, metadata, keep=options.keep, world=world)
 
+        def measure_and_keep(step: int) -> bool:
+            if stopping.record(step, measure()):
+                checkpoint.save(kept, step, optimizer.weights(), {}, keep=1, world=world)
+            self.progress.phase = "training"
+            return stopping.exhausted
+
         loop.save = save_checkpoint
+        if stopping.patience:
+            loop.measure = measure_and_keep
         if world.main:
             metrics.rewind(start)
             loop.log = metrics.log
         if self.setup.compile:
             compile_layers(packed_lm)
         try:
-            loop.run(start)
-        except TrainingStopped:
-            return None
+            steps = loop.run(start)
         finally:
             metrics.close()
-        return earlier_seconds + loop.seconds
+        if stopping.patience and stopping.step < steps:
+            _restore_kept(optimizer, kept, stopping.step, world)
+        return steps, earlier_seconds + loop.seconds
 
     def _restore(
-        self, optimizer: FlatAdamW, latest: checkpoint.Checkpoint | None, steps: int
+        self, optimizer: FlatAdamW, latest: checkpoint.Checkpoint | None, steps: int, stopping: EarlyStopping
     ) -> tuple[int, float, list[float]]:
         """Restore a checkpoint, if there is one.
 
@@ -296,6 +343,8 @@ class _Run:
             checkpoint.restore_rng_state(tensors)
             seconds = float(latest.metadata["seconds"])
             unlogged = list(map(float, latest.metadata["unlogged"]))
+            if stopping.patience:
+                stopping.restore(latest.metadata["stopping"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise latest.damaged(error) from None
         self.notify(f"resuming after step {latest.step} of {steps}")
@@ -331,3 +380,20 @@ class _Run:
             for name, losses in record["before"]["losses"].items()
         }
         Metrics(self.out, self.notify).plot(self.out.name, held_out)
+
+
+def _restore_kept(optimizer: FlatAdamW, root: Path, step: int, world: World) -> None:
+    """Restore the weights that were kept after ``step``.
+
+    Raises:
+        SelfInstructError: They can't be read.
+    """
+    kept = checkpoint.latest(root)
+    if kept is None or kept.step != step:
+        raise SelfInstructError(
+            f"{root}: the weights of step {step} are missing; remove {root.parent} to train from the beginning"
+        )
+    try:
+        optimizer.restore_weights(kept.tensors(world))
+    except (KeyError, RuntimeError) as error:
+        raise kept.damaged(error) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from selfinstruct.common.openmp import wait_passively
 from selfinstruct.version import SEMANTICS, __version__
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ __all__ = [
     "status",
     "tune",
 ]
+
+wait_passively()  # before anything loads an OpenMP runtime
 
 _MODULES = {
     "api": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from finetune.model.attention import is_packed
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.training.distributed import SINGLE_PROCESS, World
 
-__all__ = ["Losses", "difference", "evaluate"]
+__all__ = ["Losses", "difference", "evaluate", "pooled_mean"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Losses:
         6): sqrt(D / (D - 1) * sum((s - R n)^2)) / sum(n).
         """
         return _ratio_error(self.sums - self.mean * self.counts, self.counts)
+
+
+def pooled_mean(sets: Collection[Losses]) -> float:
+    """Return the mean loss per supervised token over several held-out sets, in nats."""
+    return float(sum(losses.sums.sum() for losses in sets) / sum(losses.counts.sum() for losses in sets))
 
 
 def difference(before: Losses, after: Losses) -> tuple[float, float | None]:

@@ -8,7 +8,7 @@ import logging as stdlib_logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def load_config(name: str | None) -> Any:
         UsageError: As ``load``.
     """
     where, options = _source(name)
-    with _quiet(), _explain_errors(name):
+    with _quiet(), _explain_errors(name), patched_reader() if options else nullcontext():
         overrides = _overrides(where, options)
         return AutoConfig.from_pretrained(where, trust_remote_code=False, **options, **overrides)
 

@@ -64,6 +64,7 @@ class TrainingLoop:
         plan: The steps of the run.
         world: The processes that share the work; each takes every ``world_size``-th micro-batch.
         log: Called with (step, metrics) after every ``log_every`` steps.
+        measure: Called with the number of completed steps after each epoch and after the last step; True ends training.
         save: Called with the number of completed steps, every ``checkpoint_every`` steps and when stopped.
         progress: Updated while the loop runs.
         mfu: Function from tokens per second to model FLOPs utilisation, or None where that is not known.
@@ -77,6 +78,7 @@ class TrainingLoop:
     plan: EpochPlan
     world: World = SINGLE_PROCESS
     log: Callable[[int, dict[str, float | int | None]], None] = lambda _step, _metrics: None
+    measure: Callable[[int], bool] = lambda _step: False
     save: Callable[[int], None] = lambda _step: None
     progress: TrainingProgress = field(default_factory=TrainingProgress)
     mfu: Callable[[float], float | None] = lambda _rate: None
@@ -89,8 +91,11 @@ class TrainingLoop:
         """The device of this process."""
         return self.world.device
 
-    def run(self, start: int = 0) -> None:
+    def run(self, start: int = 0) -> int:
         """Train from step ``start``, the number of completed steps, to the end.
+
+        Returns:
+            The number of completed steps.
 
         Raises:
             DivergedError: A loss or gradient is not finite; the message names the rows.
@@ -109,6 +114,12 @@ class TrainingLoop:
                 log = completed % options.log_every == 0 or completed == steps
                 if log or self.device.type == "cpu":
                     monitor.synchronize(completed, rate, log=log)
+                if completed % self.plan.steps_per_epoch == 0 or completed == steps:
+                    monitor.synchronize(completed, rate, log=False)  # never keep weights that may have diverged
+                    if self.measure(completed):
+                        if not log:
+                            monitor.synchronize(completed, rate, log=True)
+                        return completed
                 due = options.checkpoint_every and completed % options.checkpoint_every == 0
                 stop = self.world.any_rank(stop_requested.is_set())
                 if completed < steps and (due or stop):
@@ -116,6 +127,7 @@ class TrainingLoop:
                     self.save(completed)
                     if stop:
                         raise TrainingStopped
+        return steps
 
     def _step(self, step: int, rate: float, batches: Iterator[Batch], finite: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Make one optimizer step.

@@ -252,6 +252,14 @@ class FlatAdamW:
             f"{number}.{name}": tensor for number, group in enumerate(self.groups) for name, tensor in group.tensors()
         }
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return the tensors of ``state`` that determine the weights, without copying them."""
+        return {name: tensor for name, tensor in self.state().items() if name.endswith((".weight", ".rest"))}
+
+    def restore_weights(self, state: dict[str, Tensor]) -> None:
+        """Copy the tensors of ``weights`` into the buffers; raises as ``restore``."""
+        self.restore({**self.state(), **{name: state[name] for name in self.weights()}})
+
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
         """Copy the tensors of a checkpoint into the buffers.

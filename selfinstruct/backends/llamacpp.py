@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -197,12 +196,7 @@ class LlamaCppBackend(Backend):
 
 
 def _import() -> Any:
-    """Import ``xllamacpp``, with the OpenMP runtime set not to spin.
-
-    On a busy machine, threads that spin while they wait take the cores from the thread they wait for, and decoding
-    almost stops. The OpenMP runtime reads the variable once, when it is loaded.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    """Import ``xllamacpp``, whose package is needed only here."""
     try:
         import xllamacpp
     except ImportError:

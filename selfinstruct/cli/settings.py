@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +128,30 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
     if source:
         section["source"] = str(source)
     backend = str(_resolved(run_dir, settings, "backend"))
+    _check_sections(options["assignments"], run_dir, settings, backend)
     if section and backend in backend_names():  # an unknown backend is refused by name later
         _check_flags(backend, section)
         settings = merge(settings, {backend: section})
     return settings, lines
+
+
+def _check_sections(assignments: Iterable[str], run_dir: Path, settings: Mapping[str, Any], backend: str) -> None:
+    """Refuse ``--set`` for a strategy or a backend that the run does not use; a file may hold sections of several."""
+    used = {"strategy": set(_strategies(run_dir, settings)), "backend": {backend}}
+    names: dict[str, Iterable[str]] = {"backend": backend_names()}
+    if backend != "replay":  # its strategy is the source's
+        names["strategy"] = strategy_names()
+    for assignment in assignments:
+        key = assignment.partition("=")[0].strip()
+        section = key.partition(".")[0]
+        for kind, registered in names.items():
+            if section in registered and section not in used[kind]:
+                used_names = " and ".join(sorted(used[kind]))
+                raise ConfigError(
+                    f"--set {key} has no effect: the {kind} of this run is {used_names}; choose {section} with "
+                    f"--{kind} {section}, or leave it out",
+                    key=key,
+                )
 
 
 def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
@@ -155,11 +175,16 @@ def _begins_with_tasks(run_dir: Path, settings: Mapping[str, Any]) -> bool:
     """Decide whether ``--from`` names tasks to work on (True) or the run that replay answers from (False)."""
     if _resolved(run_dir, settings, "backend") == "replay":
         return False
+    names = _strategies(run_dir, settings)
+    return any(issubclass(strategy_class(name), BeginsWithTasks) for name in names if name in strategy_names())
+
+
+def _strategies(run_dir: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Return the names of the run's strategies."""
     entries = _resolved(run_dir, settings, "strategies")
     if not isinstance(entries, list):  # anything but a list is refused later
         entries = [{"name": _resolved(run_dir, settings, "strategy")}]
-    names = [str(entry.get("name")) for entry in entries if isinstance(entry, Mapping)]
-    return any(issubclass(strategy_class(name), BeginsWithTasks) for name in names if name in strategy_names())
+    return [str(entry.get("name")) for entry in entries if isinstance(entry, Mapping)]
 
 
 def _resolved(run_dir: Path, settings: Mapping[str, Any], key: str) -> Any:

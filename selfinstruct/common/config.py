@@ -62,6 +62,9 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build a dataclass of options from plain values, filling in the defaults.
 
+    A section that sets some options of a field keeps the field's defaults for the others: ``answer: {top_p: 0.9}``
+    changes one parameter of the stage ``answer``.
+
     Args:
         where: Dotted key of the section, for messages (``alpaca``).
 
@@ -71,8 +74,9 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """
     _check_values(values, where)
     _check_keys(cls, values, where)
+    values = _with_field_defaults(cls, values)
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
     # Raised outside the handler, since pydantic's error quotes every value and would become this one's context.
@@ -142,6 +146,18 @@ def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
         inner = _dataclass_in(fields[key])
         if inner and isinstance(value, Mapping):
             _check_keys(inner, value, _dotted(where, key))
+
+
+def _with_field_defaults(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete nested sections with the defaults of their fields, which may differ from the defaults of their type."""
+    completed = dict(values)
+    for field in dataclasses.fields(cls):
+        value = completed.get(field.name)
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(default) and not isinstance(default, type):
+            completed[field.name] = merge(to_plain(default), _with_field_defaults(type(default), value))
+    return completed
 
 
 def _dataclass_in(hint: Any) -> type | None:

@@ -14,12 +14,13 @@ from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.files import describe_os_error
 from selfinstruct.errors import UsageError
 
-__all__ = ["Header", "ModelFileError", "chat_template", "check"]
+__all__ = ["Header", "ModelFileError", "array_bounds", "chat_template", "check"]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _WIDTH = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of each scalar value type
 _UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
+_LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 32  # of the tensors, unless the file names another
 _MAX_COUNT = 1 << 24  # entries; more than any model has, and few enough to iterate over
 
@@ -169,11 +170,35 @@ def _after_value(path: Path, view: mmap.mmap, at: int, kind: int) -> int:
             raise ModelFileError(f"{path}: a damaged header (value type {kind}): fetch it again")
         return at + _WIDTH[kind]
     kind, count = struct.unpack_from("<IQ", view, at)
-    at += 12
-    if kind in _WIDTH:
-        return int(at + _WIDTH[kind] * count)
-    if count > _MAX_COUNT:
+    if kind not in _WIDTH and count > _MAX_COUNT:
         raise ModelFileError(f"{path}: a damaged header (an array of {count} values): fetch it again")
+    if kind in _WIDTH or kind == _STRING:
+        return array_bounds(view, at)[1]
+    at += 12
     for _ in range(count):
         at = _after_value(path, view, at, kind)
     return at
+
+
+def array_bounds(view: mmap.mmap | memoryview, at: int) -> tuple[int, int]:
+    """Return the number of elements of an array of numbers or strings, and the offset after it.
+
+    A vocabulary has hundreds of thousands of strings, so they are walked by one loop without further calls.
+
+    Args:
+        view: The file.
+        at: Offset of the type of its elements.
+
+    Raises:
+        IndexError: A string ends after the file.
+    """
+    kind, count = struct.unpack_from("<IQ", view, at)
+    at += 12
+    if kind != _STRING:
+        return count, int(at + _WIDTH[kind] * count)
+    length_at, size = _LENGTH.unpack_from, len(view)
+    for _ in range(count):
+        at += 8 + length_at(view, at)[0]
+        if at > size:
+            raise IndexError
+    return count, at

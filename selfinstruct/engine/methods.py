@@ -29,14 +29,17 @@ from selfinstruct.strategies.mixture import MixtureMember, MixtureOptions, Mixtu
 
 __all__ = [
     "DEFAULT",
+    "ENTRY_FIELDS",
     "MIX",
     "Method",
     "build_methods",
     "build_options",
     "build_strategy",
     "discovered_options",
+    "entry_label",
     "merge_with_previous",
     "method_defaults",
+    "method_names",
     "overlay",
     "recorded_methods",
 ]
@@ -62,7 +65,8 @@ class _Entry:
             raise ValueError("label may hold neither '/' nor '|'")
 
 
-_ENTRY_FIELDS = tuple(field.name for field in dataclasses.fields(_Entry))
+ENTRY_FIELDS = tuple(field.name for field in dataclasses.fields(_Entry))
+"""Keys of an entry that are not options of its strategy."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +134,13 @@ def build_methods(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
         where = f"strategies.{index}"
         if "name" not in entry:
             raise ConfigError(f"{where}: give it the 'name' of a strategy", key=where)
-        fields = build(_Entry, {key: value for key, value in entry.items() if key in _ENTRY_FIELDS}, where)
+        fields = build(_Entry, {key: value for key, value in entry.items() if key in ENTRY_FIELDS}, where)
         if fields.name not in strategy_names():
             nearest_name = suggest(fields.name, strategy_names())
             raise ConfigError(f"{where}: unknown strategy {fields.name!r}{nearest_name}", key=where)
         kind = strategy_class(fields.name)
-        options = {key: value for key, value in entry.items() if key not in _ENTRY_FIELDS}
-        allowed = [*_ENTRY_FIELDS, *(field.name for field in dataclasses.fields(kind.Options))]
+        options = {key: value for key, value in entry.items() if key not in ENTRY_FIELDS}
+        allowed = [*ENTRY_FIELDS, *(field.name for field in dataclasses.fields(kind.Options))]
         for key in options:
             if key not in allowed:
                 path = f"{where}.{key}"
@@ -182,13 +186,17 @@ def build_strategy(methods: Sequence[Method], mix: MixtureOptions | None, prompt
 
 def method_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the default settings of the methods named in ``settings``, see ``Strategy.defaults``."""
+    return merged_defaults([strategy_class(name).defaults for name in method_names(settings)])
+
+
+def method_names(settings: Mapping[str, Any]) -> list[str]:
+    """Return the registered strategies named in ``settings``; an unknown name is reported later."""
     entries = settings.get("strategies")
     if isinstance(entries, list | tuple):
         names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
     else:
         names = [settings.get("strategy")]
-    registered = [name for name in names if isinstance(name, str) and name in strategy_names()]
-    return merged_defaults([strategy_class(name).defaults for name in registered])
+    return [name for name in names if isinstance(name, str) and name in strategy_names()]
 
 
 def discovered_options(values: Mapping[str, Any], template: Callable[[], ChatTemplate | None]) -> dict[str, Any]:
@@ -239,7 +247,7 @@ def overlay(
         if chosen not in (None, MIX):
             raise ConfigError(f"both strategy ({chosen}) and strategies are set: remove one of them", key="strategy")
         values["strategy"] = MIX
-    recorded = {_label(entry): entry for entry in base.get("strategies") or () if isinstance(entry, Mapping)}
+    recorded = {entry_label(entry): entry for entry in base.get("strategies") or () if isinstance(entry, Mapping)}
     if entries is None and not recorded:
         return values
     if entries is None:
@@ -250,11 +258,11 @@ def overlay(
         def complete(entry: Any) -> Any:
             if not isinstance(entry, Mapping):
                 return entry
-            previous = recorded.get(_label(entry), {})
+            previous = recorded.get(entry_label(entry), {})
             if previous.get("name") != entry.get("name"):
                 previous = _section(defaults, entry)
             filled = merge(merge(previous, _section(settings, entry)), entry)
-            options = {key: value for key, value in filled.items() if key not in _ENTRY_FIELDS}
+            options = {key: value for key, value in filled.items() if key not in ENTRY_FIELDS}
             return merge(discover_method_options(str(entry.get("name")), options, template), filled)
 
         values["strategies"] = [complete(entry) for entry in entries]
@@ -272,7 +280,8 @@ def merge_with_previous(previous: Mapping[str, Any], settings: Mapping[str, Any]
     return merge({key: value for key, value in previous.items() if key not in replaced}, settings)
 
 
-def _label(entry: Mapping[str, Any]) -> Any:
+def entry_label(entry: Mapping[str, Any]) -> Any:
+    """Return the label of an entry: its own, or the name of its strategy."""
     label = entry.get("label")
     return str(entry.get("name") if label is None else label)
 

@@ -17,10 +17,11 @@ from selfinstruct.backends import BackendOptions, Capabilities, backend_names, b
 from selfinstruct.common.codec import canonical, digest
 from selfinstruct.common.config import build, identity_fields, section, suggest, to_plain
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
+from selfinstruct.engine.effect import check_effect, check_templates
 from selfinstruct.engine.loading import add_data_files, load_run_prompts, load_run_seeds
 from selfinstruct.engine.methods import MIX, Method, build_methods, build_options, build_strategy, merge_with_previous
 from selfinstruct.engine.plugin_versions import backend_plugin, row_plugins
-from selfinstruct.engine.presets import defaults_for, overlay_settings
+from selfinstruct.engine.presets import defaults_for, overlay_settings, preset_for
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.ledger import InheritedOutcomes, Reader, has_run
@@ -180,14 +181,17 @@ def make_plan(settings: Mapping[str, Any], run: Path | None = None) -> RunPlan:
             base.close()
             base = None
     if base is not None:
-        values = overlay_settings(base.meta("config"), settings)
+        overridden = base.meta("config")
+        values = overlay_settings(overridden, settings)
     elif settings.get("backend") == "replay":
         base = Reader(_replay_source(settings))
         source = base.meta("config")
         source.pop(source["backend"])
+        overridden = source
         replay = {**section(settings, "replay"), "api": base.meta("api")}
         values = overlay_settings(source, {**settings, "replay": replay})
     else:
+        overridden = preset_for(settings)
         values = overlay_settings(defaults_for(settings), settings)
     # A replay makes the recorded requests again: from the recorded seeds and templates, unless others are set.
     replays = values.get("backend") == "replay" and base is not None
@@ -201,6 +205,7 @@ def make_plan(settings: Mapping[str, Any], run: Path | None = None) -> RunPlan:
             )
         reopened = _reopened_until(base) if base is not None and base.path.parent == run else 0
         plan = _plan(values, base, recorded)
+        _check_effect(settings, overridden, plan)
         return replace(plan, user_settings=dict(settings), history=history, reopened_until=reopened)
     finally:
         if base is not None:
@@ -235,6 +240,7 @@ def forked_plan(settings: Mapping[str, Any], reader: Reader, inherited: Inherite
     """
     values = overlay_settings(reader.meta("config"), settings)
     plan = _plan(values, reader, frozenset({"seeds", "prompts"} - settings.keys()), forked=True)
+    _check_effect(settings, reader.meta("config"), plan)
     identity = reader.meta("identity")
     previous = identity["strategy"]
     if plan.settings.strategy != previous:
@@ -249,6 +255,20 @@ def forked_plan(settings: Mapping[str, Any], reader: Reader, inherited: Inherite
     era = {"until": inherited.until, "templates": reader.meta("templates")}
     history = {"until": inherited.until, "digest": inherited.digest, "eras": [*reader.eras(), era]}
     return replace(plan, user_settings=dict(settings), history=history)
+
+
+def _check_effect(settings: Mapping[str, Any], overridden: Mapping[str, Any], plan: RunPlan) -> None:
+    """Refuse settings and templates that change nothing.
+
+    Args:
+        settings: The user's settings.
+        overridden: The settings that they override.
+    """
+    run = plan.settings
+    check_effect(settings, overridden, run, plan.prompts.api)
+    if settings.get("prompts") is not None:
+        methods = plan.methods or (Method(run.strategy, run.strategy, 1.0, plan.strategy_options),)
+        check_templates(Path(settings["prompts"]), plan.prompts, methods, run)
 
 
 def _replay_source(settings: Mapping[str, Any]) -> Path:

@@ -11,20 +11,31 @@ from selfinstruct.common import gguf
 from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.config import build, merge, read_yaml, section
 from selfinstruct.common.resources import preset
-from selfinstruct.engine.methods import discovered_options, method_defaults, overlay
+from selfinstruct.engine.effect import check_preset
+from selfinstruct.engine.methods import discovered_options, method_defaults, method_names, overlay
 from selfinstruct.engine.settings import Settings
 
-__all__ = ["defaults_for", "overlay_settings"]
+__all__ = ["defaults_for", "overlay_settings", "preset_for"]
 
 _EMBEDDED, _SMALL_BASE = "embedded", "small-base"
 _SMALL = 1_500_000_000  # bytes of a small model
 
 
 def defaults_for(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preset, and the options that are derived from the model's chat template."""
+    defaults = preset_for(settings)
+    values = merge(defaults, settings)
+    return merge(defaults, discovered_options(values, _template(values)))
+
+
+def preset_for(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the default settings for the methods, the backend and the model that ``settings`` name.
 
     The embedded model and small base models need different settings, and a backend may name the lag that keeps it busy.
     An existing run keeps the settings that it was started with.
+
+    Raises:
+        ConfigError: The preset sets an option without effect.
     """
     backend = _backend(settings)
     lag = backend_spec(backend).default_lag if backend in backend_names() else None  # others are reported later
@@ -32,11 +43,11 @@ def defaults_for(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = _preset_name(settings)
     if name is not None:
         defaults.update(_preset(name))
+        options = build(backend_spec(backend).options, section(defaults, backend), backend)
+        check_preset(preset(name), method_names(settings), options.api)
     if name == _EMBEDDED and settings.get("quality"):
         defaults.update(_preset("embedded-quality"))
-    defaults = merge(method_defaults(settings), defaults)
-    values = merge(defaults, settings)
-    return merge(defaults, discovered_options(values, _template(values)))
+    return merge(method_defaults(settings), defaults)
 
 
 def overlay_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

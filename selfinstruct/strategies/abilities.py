@@ -6,11 +6,12 @@ The engine asks for an ability through the functions below, which return a neutr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from selfinstruct.common.chat_template import ChatTemplate
+from selfinstruct.common.unused import Unused
 from selfinstruct.prompts import Api
 from selfinstruct.records import Candidate, Received, Request, Task
 from selfinstruct.strategies.base import Strategy, View
@@ -22,6 +23,7 @@ __all__ = [
     "ChoosesTarget",
     "ChoosesTemplates",
     "DiscoversOptions",
+    "HasModes",
     "KnowsUnansweredRows",
     "NeedsRawPrompts",
     "ReadsDataFiles",
@@ -40,6 +42,7 @@ __all__ = [
     "schema_apis",
     "templates_for",
     "unanswered_row",
+    "unused_options",
 ]
 
 _Options_contra = TypeVar("_Options_contra", contravariant=True)
@@ -126,6 +129,20 @@ class ChoosesTemplates(ABC, Generic[_Options_contra]):
         """Return the templates that these options need, in the form of ``Strategy.templates``."""
 
 
+class HasModes(ABC, Generic[_Options_contra]):
+    """A strategy with options that leave other options, or templates, unused."""
+
+    @classmethod
+    @abstractmethod
+    def unused_options(cls, options: _Options_contra, api: Api) -> Iterable[Unused]:
+        """Return the options and templates that have no effect.
+
+        Args:
+            options: The options of the run.
+            api: The run's API, for stages that name no API.
+        """
+
+
 class UsesSchemas(ABC):
     """A strategy that may request text by a JSON schema."""
 
@@ -204,6 +221,11 @@ def templates_for(kind: type[Strategy], options: object) -> Mapping[str, frozens
 def context_templates(kind: type[Strategy], seeds: Sequence[Task]) -> Mapping[str, frozenset[str]]:
     """Return the further templates that a strategy needs for tasks with earlier rounds."""
     return kind.context_templates if issubclass(kind, SendsContext) and any(task.history for task in seeds) else {}
+
+
+def unused_options(kind: type[Strategy], options: object, api: Api) -> Iterable[Unused]:
+    """Return the options and templates of a strategy that have no effect."""
+    return kind.unused_options(options, api) if issubclass(kind, HasModes) else ()
 
 
 def schema_apis(strategy: Strategy, api: Api) -> frozenset[Api]:

@@ -8,17 +8,18 @@ With ``structured`` the tasks are shown and requested as JSON, by a schema that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.config import ADDED
 from selfinstruct.common.rng import Rng
+from selfinstruct.common.unused import Unused
 from selfinstruct.parse import Blocks, Form, blank_input, collapse, read_blocks, read_records
 from selfinstruct.prompts import Api
 from selfinstruct.records import Candidate, Completion, Received, Request, Task
-from selfinstruct.strategies.abilities import ChoosesTemplates, UsesSchemas
+from selfinstruct.strategies.abilities import ChoosesTemplates, HasModes, UsesSchemas
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared import schemas
 from selfinstruct.strategies.shared.contexts import context_json, read_context
@@ -85,7 +86,7 @@ class TasksContext:
     first: int
 
 
-class Alpaca(Strategy, ChoosesTemplates[AlpacaOptions], UsesSchemas):
+class Alpaca(Strategy, ChoosesTemplates[AlpacaOptions], HasModes[AlpacaOptions], UsesSchemas):
     """Rows from a continued list of instruction, input and output."""
 
     name: ClassVar[str] = "alpaca"
@@ -98,6 +99,12 @@ class Alpaca(Strategy, ChoosesTemplates[AlpacaOptions], UsesSchemas):
     def templates_for(cls, options: AlpacaOptions) -> Mapping[str, frozenset[str]]:
         """Return the templates, with the ones for JSON if ``structured`` is on."""
         return {**cls.templates, **(cls.structured_templates if options.structured else {})}
+
+    @classmethod
+    def unused_options(cls, options: AlpacaOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003
+        """Return the template for text where JSON is requested."""
+        if options.structured:
+            yield Unused("structured", "false", (), ("alpaca/list",))
 
     def schema_apis(self, api: Api) -> frozenset[Api]:
         """Return the API of the stage ``tasks`` if ``structured`` is on."""

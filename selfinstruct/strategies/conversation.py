@@ -16,13 +16,14 @@ a transcript.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.rng import Rng
+from selfinstruct.common.unused import Unused
 from selfinstruct.filters import Copied
 from selfinstruct.parse import (
     collapse,
@@ -33,6 +34,7 @@ from selfinstruct.parse import (
     read_numbered_list,
     sounds_like_assistant,
 )
+from selfinstruct.prompts import Api
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import (
     Candidate,
@@ -45,7 +47,13 @@ from selfinstruct.records import (
     Task,
     Verdict,
 )
-from selfinstruct.strategies.abilities import BeginsWithTasks, ChoosesFormat, ChoosesTarget, RecoversFailures
+from selfinstruct.strategies.abilities import (
+    BeginsWithTasks,
+    ChoosesFormat,
+    ChoosesTarget,
+    HasModes,
+    RecoversFailures,
+)
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.contexts import context_json, read_context
 from selfinstruct.strategies.shared.demonstrations import is_other_task, needs_no_input, preferred, task_ids
@@ -143,7 +151,14 @@ class SelfChatContext:
     opening: str
 
 
-class Conversation(Strategy, BeginsWithTasks, ChoosesFormat, ChoosesTarget, RecoversFailures):
+class Conversation(
+    Strategy,
+    BeginsWithTasks,
+    ChoosesFormat,
+    ChoosesTarget,
+    HasModes[ConversationOptions],
+    RecoversFailures,
+):
     """Rows of several rounds."""
 
     name: ClassVar[str] = "conversation"
@@ -157,6 +172,27 @@ class Conversation(Strategy, BeginsWithTasks, ChoosesFormat, ChoosesTarget, Reco
     }
     Options: ClassVar[type[ConversationOptions]] = ConversationOptions
     options: ConversationOptions
+
+    @classmethod
+    def unused_options(cls, options: ConversationOptions, api: Api) -> Iterable[Unused]:
+        """Return the stages of the other style, the options of new openings where seeds open, and unused templates."""
+        if options.openings == "seeds":
+            names = ("opening", "demonstrations", "list_length", "domains")
+            yield Unused("openings", "new", names, ("conversation/opening",))
+        if options.style == "self-chat":
+            templates = ("first", "plain", "user", "transcript")
+            yield Unused("style", "roles", ("user", "assistant"), tuple(f"conversation/{name}" for name in templates))
+            return
+        yield Unused("style", "self-chat", ("self_chat",), ("conversation/self-chat",))
+        user, assistant = options.user.api_in(api), options.assistant.api_in(api)
+        if user == "completion":
+            yield Unused("user.api", "chat", (), ("conversation/user",))
+        if assistant == "completion":
+            yield Unused("assistant.api", "chat", (), ("conversation/first",))
+        if user == assistant == "completion":
+            yield Unused("assistant.api", "chat", (), ("conversation/plain",))
+        if user == assistant == "chat":
+            yield Unused("assistant.api", "completion", (), ("conversation/transcript",))
 
     @property
     def format(self) -> str:

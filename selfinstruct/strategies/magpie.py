@@ -12,16 +12,17 @@ and in training data, so it is rejected. A message that ended at the token limit
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.config import suggest
 from selfinstruct.common.rng import Rng
+from selfinstruct.common.unused import Unused
 from selfinstruct.errors import ConfigError
 from selfinstruct.parse import answer_span, content_span
-from selfinstruct.prompts import Prompts
+from selfinstruct.prompts import Api, Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import (
     Candidate,
@@ -34,7 +35,13 @@ from selfinstruct.records import (
     Role,
     Verdict,
 )
-from selfinstruct.strategies.abilities import ChecksAnswers, ChoosesFormat, DiscoversOptions, NeedsRawPrompts
+from selfinstruct.strategies.abilities import (
+    ChecksAnswers,
+    ChoosesFormat,
+    DiscoversOptions,
+    HasModes,
+    NeedsRawPrompts,
+)
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.contexts import context_json, read_context, stored_as
 from selfinstruct.strategies.shared.stage import Stage
@@ -111,7 +118,14 @@ class DialogueContext:
     task: str = stored_as("task")
 
 
-class Magpie(Strategy, ChecksAnswers, ChoosesFormat, DiscoversOptions[MagpieOptions], NeedsRawPrompts):
+class Magpie(
+    Strategy,
+    ChecksAnswers,
+    ChoosesFormat,
+    DiscoversOptions[MagpieOptions],
+    HasModes[MagpieOptions],
+    NeedsRawPrompts,
+):
     """Conversations that the model has with itself.
 
     Raises:
@@ -146,6 +160,20 @@ class Magpie(Strategy, ChecksAnswers, ChoosesFormat, DiscoversOptions[MagpieOpti
         more = values.pop("more")
         values["markers"] = markers(texts.pre_query, texts.post_query, texts.next_query, more)
         return {name: value for name, value in values.items() if getattr(options, name) is None}
+
+    @classmethod
+    def unused_options(cls, options: MagpieOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003
+        """Return the texts of later rounds where there is one round, and the template's name where its texts are set.
+
+        Args:
+            options: The options before any text was derived.
+        """
+        if options.turns == 1:
+            yield Unused("turns", "2 or more", ("next_query", "past_query"))
+        if options.pre_query is not None:
+            yield Unused("pre_query", "null, and post_query too", ("template",))
+        if options.system_pre_query is not None and not options.system:
+            yield Unused("system", "the system prompt in it", ("system_pre_query",))
 
     def __init__(self, options: MagpieOptions, prompts: Prompts) -> None:
         super().__init__(options, prompts)

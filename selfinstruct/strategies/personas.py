@@ -15,7 +15,7 @@ Each new persona is a candidate; if kept, it is asked for one task.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,12 +25,14 @@ from selfinstruct.common.codec import Json
 from selfinstruct.common.config import NAMES_FILE
 from selfinstruct.common.resources import builtin_personas
 from selfinstruct.common.rng import Rng
+from selfinstruct.common.unused import Unused
 from selfinstruct.filters import Copied
 from selfinstruct.filters.text import count_words
 from selfinstruct.parse import collapse, content_span, read_list, read_numbered_list, read_task, without_remarks
+from selfinstruct.prompts import Api
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, CounterKey, CounterRow, Discard, Received, Request, Verdict
-from selfinstruct.strategies.abilities import KnowsUnansweredRows, ReadsDataFiles
+from selfinstruct.strategies.abilities import HasModes, KnowsUnansweredRows, ReadsDataFiles
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.constraints import Constraint, all_of, draw
 from selfinstruct.strategies.shared.contexts import context_json, read_context
@@ -184,7 +186,7 @@ class AnswerContext:
         return CounterRow("kinds", self.kind)
 
 
-class Personas(Strategy, KnowsUnansweredRows, ReadsDataFiles[PersonasOptions]):
+class Personas(Strategy, HasModes[PersonasOptions], KnowsUnansweredRows, ReadsDataFiles[PersonasOptions]):
     """A pending task from a persona, then a row from the kept task."""
 
     DATA: ClassVar[str] = "personas/people.jsonl"
@@ -211,6 +213,19 @@ class Personas(Strategy, KnowsUnansweredRows, ReadsDataFiles[PersonasOptions]):
     def read_data(cls, path: Path) -> str:
         """Return the personas of a file, one on each line."""
         return read_personas(path)
+
+    @classmethod
+    def unused_options(cls, options: PersonasOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003
+        """Return the stage ``continued`` where no personas are written, and what belongs to excluded kinds."""
+        if not options.generate:
+            yield Unused("generate", "true", ("continued", "people", "list_length"), ("personas/people",))
+        if not options.kinds.precise:
+            yield Unused("kinds.precise", "a number above 0", ("constraints",))
+        for kind, weight in zip(KINDS, options.kinds.weights, strict=True):
+            if not weight:
+                answer = (_ANSWERS[kind],) if kind in _ANSWERS else ()
+                templates = (f"personas/{kind}", f"personas/{kind}-examples", *answer)
+                yield Unused(f"kinds.{kind}", "a number above 0", (), templates)
 
     @cached_property
     def personas(self) -> list[str]:

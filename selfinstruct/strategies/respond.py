@@ -7,7 +7,7 @@ is stored apart from the answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,10 +17,11 @@ from selfinstruct.common.files import read_text
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.common.rng import Rng
+from selfinstruct.common.unused import Unused
 from selfinstruct.errors import UsageError
 from selfinstruct.filters.instances import COLONS
 from selfinstruct.parse import collapse, content_span, split_reasoning
-from selfinstruct.prompts import Prompts
+from selfinstruct.prompts import Api, Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import (
     Candidate,
@@ -38,6 +39,7 @@ from selfinstruct.strategies.abilities import (
     ChecksAnswers,
     ChoosesFormat,
     ChoosesTarget,
+    HasModes,
     ResolvesOptions,
     SendsContext,
 )
@@ -112,7 +114,16 @@ class AnswerContext:
     history: tuple[tuple[Literal["user", "assistant"], str], ...] | None = None
 
 
-class Respond(Strategy, BeginsWithTasks, SendsContext, ChecksAnswers, ChoosesFormat, ChoosesTarget, ResolvesOptions):
+class Respond(
+    Strategy,
+    BeginsWithTasks,
+    SendsContext,
+    ChecksAnswers,
+    ChoosesFormat,
+    ChoosesTarget,
+    HasModes[RespondOptions],
+    ResolvesOptions,
+):
     """Rows from the tasks of a file, in order: each task with the model's answer."""
 
     name: ClassVar[str] = "respond"
@@ -144,6 +155,22 @@ class Respond(Strategy, BeginsWithTasks, SendsContext, ChecksAnswers, ChoosesFor
     def resolve_options(cls, options: RespondOptions) -> RespondOptions:
         """Return the options with the texts of the system prompts."""
         return replace(options, systems=_system_prompts(options.systems))
+
+    @classmethod
+    def unused_options(cls, options: RespondOptions, api: Api) -> Iterable[Unused]:
+        """Return the stage that is not requested, and what only a chat or only a raw prompt uses."""
+        name, stage = ("reason", options.reason) if options.reasoning else ("answer", options.answer)
+        if options.reasoning:
+            yield Unused("reasoning", "false", ("answer",), ("respond/answer", "respond/raw"))
+        else:
+            yield Unused("reasoning", "true", ("reason",), ("respond/reason", "respond/raw-reason"))
+        if stage.api_in(api) == "completion":
+            chat_templates = ("respond/answer", "respond/reason", "respond/system")
+            yield Unused(f"{name}.api", "chat", ("default_system",), chat_templates)
+        else:
+            yield Unused(f"{name}.api", "completion", (), ("respond/raw", "respond/raw-reason"))
+        if options.systems:
+            yield Unused("systems", "none", ("default_system",))
 
     def __init__(self, options: RespondOptions, prompts: Prompts) -> None:
         if options.systems is None or isinstance(options.systems, str):

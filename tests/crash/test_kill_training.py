@@ -290,6 +290,24 @@ def test_a_run_stopped_at_every_stage_ends_with_the_same_bytes(
     assert contents(out) == before
 
 
+def test_early_stopping_decides_after_a_resume_as_without_one(inputs: Path, tmp_path: Path) -> None:
+    """The stop falls between two epochs; the model has the weights of an earlier one."""
+    evaluation = "evaluation={fraction: 0.2, seed_tasks: 2, patience: 2}"
+    settings = (*SETTINGS, "epochs=40", evaluation)
+    uninterrupted, stopped = (
+        Command(inputs, tmp_path / name / "model", settings) for name in ("uninterrupted", "stopped")
+    )
+    uninterrupted.finish(NO_CHECKPOINT)
+    record = loads((uninterrupted.out / "finetune.json").read_bytes())
+    steps_per_epoch = 6
+    assert record["steps"] < 40 * steps_per_epoch
+    assert record["kept_step"] == record["steps"] - 2 * steps_per_epoch
+    stop_once(stopped, signal.SIGTERM)
+    stopped.finish()
+    check_equal(stopped.out, uninterrupted.out)
+    assert "early stopping: the held-out loss was lowest after" in call(*uninterrupted.args(), code=0)
+
+
 def test_a_kill_between_the_model_files_leaves_an_incomplete_run(uninterrupted: Path, tmp_path: Path) -> None:
     """Files are moved into the folder one by one; the record, written last, marks the model as complete."""
     out = tmp_path / "model"
@@ -345,6 +363,7 @@ def kill_repeatedly(command: Command, uninterrupted: Path, *, kills: int, max_se
         ("full weights", ("checkpoint_every=3",)),
         ("LoRA with dropout", ("lora={rank: 8, dropout: 0.1}", "checkpoint_every=4")),
         ("a line for every third step", ("log_every=3", "checkpoint_every=4")),
+        ("early stopping", ("evaluation={fraction: 0.2, seed_tasks: 2, patience: 4}", "checkpoint_every=3")),
     ],
 )
 def test_twenty_kills_change_no_byte(inputs: Path, tmp_path: Path, kind: str, assignments: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune import recipes
 from finetune.options import Lora, TrainingOptions
 from finetune.recipes import load_options, recipe_names, recipe_path
 from selfinstruct.errors import ConfigError, UsageError
@@ -34,8 +35,9 @@ def test_qlora_is_lora_on_a_4bit_base() -> None:
 
 def test_quickstart_evaluates_and_suits_thirty_rows() -> None:
     options = load_options("quickstart")
-    assert (options.batch_size, options.learning_rate, options.checkpoint_every) == (8, 1e-4, 10)
-    assert (options.evaluation.fraction, options.evaluation.seed_tasks, options.evaluation.samples) == (0.2, 64, 4)
+    assert (options.batch_size, options.learning_rate, options.checkpoint_every) == (8, 1e-5, 10)
+    evaluation = options.evaluation
+    assert (evaluation.fraction, evaluation.seed_tasks, evaluation.samples, evaluation.patience) == (0.2, 64, 4, 1)
 
 
 def test_every_recipe_begins_with_its_source() -> None:
@@ -76,6 +78,39 @@ def test_an_error_in_a_file_names_its_line(tmp_path: Path, text: str, line: int,
     with pytest.raises(ConfigError) as caught:
         load_options("alpaca", path)
     assert str(caught.value).startswith(f"{path}:{line}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text", "message"),
+    [
+        ("chat", "epochs: 1\nbatch_size: 16\n",
+         "2: batch_size has no effect while batch_tokens is 65536: set batch_tokens to null, or leave out batch_size"),
+        ("qlora", "min_rate: 0.1\n", "1: min_rate has no effect while schedule is constant"),
+        ("alpaca", "evaluation:\n  sample_tokens: 9\n", "2: evaluation.sample_tokens has no effect while "
+         "evaluation.samples is 0: set evaluation.samples to 1 or more"),
+        ("alpaca", "packing: false\nattention: sdpa\n", "2: attention has no effect while packing is false"),
+    ],
+)  # fmt: skip
+def test_a_setting_without_effect_is_refused(tmp_path: Path, recipe: str, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_options(recipe, path)
+    assert str(caught.value).startswith(f"{path}:{message}")
+
+
+def test_a_setting_that_another_makes_effective_is_accepted() -> None:
+    assert load_options("chat", None, ["batch_tokens=null", "batch_size=16"]).batch_size == 16
+    assert load_options("quickstart", None, ["evaluation.sample_tokens=9"]).evaluation.samples == 4
+    with pytest.raises(ConfigError, match=r"^batch_size has no effect"):
+        load_options("chat", None, ["batch_size=16"])
+
+
+def test_a_recipe_with_a_setting_without_effect_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
+    (tmp_path / "mine.yaml").write_text("batch_tokens: 512\nbatch_size: 16\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml:2: batch_size has no effect while batch_tokens is 512"):
+        load_options("mine")
 
 
 def test_an_error_in_an_assignment_does_not_name_the_file(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ so that a run can be filtered again under another one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from selfinstruct.common.codec import Json
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.rng import Rng
+from selfinstruct.common.unused import Unused
 from selfinstruct.parse import answer_span, content_span, read_labels, read_score
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.reasons import RejectReason
@@ -146,6 +147,20 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         if options.tags:
             templates[f"quality/tags{suffix}"] = frozenset({"request", "categories", "difficulties", "languages"})
         return templates
+
+    @staticmethod
+    def unused_options(options: QualityOptions, api: Api) -> Iterable[Unused]:
+        """Return the stages that are not requested, and the template that only a chat uses."""
+        if options.best_of == 1:
+            yield Unused("best_of", "2 or more", ("candidates",))
+        elif options.candidates.api_in(api) == "completion":
+            yield Unused("candidates.api", "chat", (), ("quality/system",))
+        if options.judge is None:
+            yield Unused("judge", "{}", ("judging",))
+        if not options.tags:
+            yield Unused("tags", "true", ("tagging",))
+        if options.judge is None and not options.tags:
+            yield Unused("judge", "{}", ("structured",))
 
     @property
     def format(self) -> str:

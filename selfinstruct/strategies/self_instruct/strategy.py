@@ -17,12 +17,13 @@ The stages ``classify`` and ``answer`` stay as text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.rng import Rng
+from selfinstruct.common.unused import Unused
 from selfinstruct.parse import (
     Blocks,
     Form,
@@ -40,7 +41,7 @@ from selfinstruct.parse import (
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, Discard, Received, Request
-from selfinstruct.strategies.abilities import ChoosesTemplates, KnowsUnansweredRows, UsesSchemas
+from selfinstruct.strategies.abilities import ChoosesTemplates, HasModes, KnowsUnansweredRows, UsesSchemas
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.self_instruct.examples import SeedExamples
 from selfinstruct.strategies.self_instruct.options import SelfInstructOptions
@@ -98,7 +99,9 @@ class InstancesContext(TaskContext):
     is_classification: bool
 
 
-class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], KnowsUnansweredRows, UsesSchemas):
+class SelfInstruct(
+    Strategy, ChoosesTemplates[SelfInstructOptions], HasModes[SelfInstructOptions], KnowsUnansweredRows, UsesSchemas
+):
     """Pending tasks from a continued list, then rows from each kept task."""
 
     name: ClassVar[str] = "self-instruct"
@@ -125,6 +128,25 @@ class SelfInstruct(Strategy, ChoosesTemplates[SelfInstructOptions], KnowsUnanswe
     def templates_for(cls, options: SelfInstructOptions) -> Mapping[str, frozenset[str]]:
         """Return the templates, with the ones for JSON if ``structured`` is on."""
         return {**cls.templates, **(cls.structured_templates if options.structured else {})}
+
+    @classmethod
+    def unused_options(cls, options: SelfInstructOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003
+        """Return the stages that no task reaches, and the templates of the other form, text or JSON."""
+        if options.input_first_examples:
+            yield Unused("input_first_examples", "0", ("answer",), ("self-instruct/answer",))
+        else:
+            templates = ("self-instruct/input-first", "self-instruct/input-first-json")
+            yield Unused("input_first_examples", "1 or more", ("input_first",), templates)
+        if not options.classify_yes:
+            yield Unused(
+                "classify_yes",
+                "1 or more",
+                ("classify", "classify_no", "output_first", "output_first_examples"),
+                ("self-instruct/classify", "self-instruct/output-first", "self-instruct/output-first-json"),
+            )
+        if options.structured:
+            replaced = tuple(name.removesuffix("-json") for name in cls.structured_templates)
+            yield Unused("structured", "false", (), replaced)
 
     def schema_apis(self, api: Api) -> frozenset[Api]:
         """Return the APIs of the stages that request JSON."""
