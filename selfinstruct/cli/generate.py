@@ -15,8 +15,8 @@ from selfinstruct.cli.options import json_option
 from selfinstruct.cli.settings import located, run_options, settings_of
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
-from selfinstruct.engine.plan import make_plan
 from selfinstruct.engine.advice import advice
+from selfinstruct.engine.plan import make_plan
 from selfinstruct.engine.stats import Stats
 from selfinstruct.records import Request
 from selfinstruct.strategies import STRATEGIES
