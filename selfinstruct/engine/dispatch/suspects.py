@@ -163,13 +163,13 @@ class Suspects:
         count = len(self._suspects)
         requests = "1 request is" if count == 1 else f"{count} requests are"
         if control is None:
-            reason = "no request has been answered since, so the settings, the key or the account may be at fault"
+            explanation = "no request has been answered since, so the settings, the key or the account may be at fault"
         else:
-            reason = f"request {control.number}, which was answered before, now fails too"
-            reason += "" if cause is None or str(cause) == str(error) else f" ({cause})"
-            reason += ", so the account, the key or the server is at fault and not the prompt"
+            explanation = f"request {control.number}, which was answered before, now fails too"
+            explanation += "" if cause is None or str(cause) == str(error) else f" ({cause})"
+            explanation += ", so the account, the key or the server is at fault and not the prompt"
         return BackendError(
-            f"request {suspect.request.number}: {error}. {requests} refused; {reason}. "
+            f"request {suspect.request.number}: {error}. {requests} refused; {explanation}. "
             "Nothing is recorded as failed: correct that (credit, quota, key, settings), then run the same command "
             "again to ask them"
         )
