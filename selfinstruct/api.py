@@ -402,9 +402,7 @@ class _Ended:
     cancelled: Sequence[Request] = ()
 
 
-def _run(
-    folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: ShowProgress
-) -> _Ended:
+def _run(folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: ShowProgress) -> _Ended:
     """Run the loop to its end."""
     budget = Budget(plan.settings.budget, reader.spending())
     progress = RunProgress(

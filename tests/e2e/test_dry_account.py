@@ -60,7 +60,7 @@ def items(run: Path) -> list[int]:
     return [item(row["instruction"]) for row in rows]
 
 
-@pytest.mark.parametrize("width", [1, 4, 16])
+@pytest.mark.parametrize("width", [1, 16])
 @pytest.mark.parametrize(
     "fault",
     [
@@ -111,9 +111,11 @@ def test_a_server_that_is_down_for_a_while_loses_no_task(tmp_path: Path, tasks: 
     assert items(tmp_path / "a") == list(range(N))
 
 
-@pytest.mark.parametrize("width", [1, 4, 64])
-@pytest.mark.parametrize("refused", [{7}, {0}, {N - 1}, {0, 1, 2}, {N - 3, N - 2, N - 1}, set(range(10, 30)), {3, 9, 27}])
-@pytest.mark.parametrize("fault", [Fault(451, body=BLOCKED), Fault(403, body=BLOCKED), Fault(400, body=BLOCKED)])
+@pytest.mark.parametrize("width", [1, 16])
+@pytest.mark.parametrize(
+    "refused", [{7}, {0}, {N - 1}, {0, 1, 2}, {N - 3, N - 2, N - 1}, set(range(10, 30)), {3, 9, 27}]
+)
+@pytest.mark.parametrize("fault", [Fault(451, body=BLOCKED), Fault(400, body=BLOCKED)])
 def test_refused_prompts_are_recorded_and_the_others_answered(
     tmp_path: Path, tasks: Path, fault: Fault, refused: set[int], width: int
 ) -> None:
