@@ -89,6 +89,9 @@ def test_series_of_refusals_and_of_failed_attempts() -> None:
         assert not suspects.is_series
         suspects.add(request(number), REFUSED, number, newest=number)
     assert suspects.is_series
+    suspects.answered(request(8), 2)
+    assert not suspects.is_series, "an answer ends the series, also of a request that was sent before"
+    assert not suspects.take_to_ask_again()[2:], "while it is no evidence for later failures"
     suspects = Suspects()
     for number in range(3):
         assert not suspects.is_series
