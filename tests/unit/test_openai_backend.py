@@ -521,7 +521,7 @@ def test_a_key_instead_of_a_variables_name_is_refused_and_not_repeated(start: st
 )
 def test_an_address_that_may_hold_a_key_is_refused_and_not_repeated(mark: str) -> None:
     secret = "hunter" + "2"
-    with pytest.raises(ConfigError, match="can't hold a fragment|seems to hold a key|must be like") as caught:
+    with pytest.raises(ConfigError, match=r"can't hold a fragment|seems to hold a key|must be like") as caught:
         build(OpenAIOptions, {"base_url": f"http://h/v1{mark}{secret}"}, "openai")
     assert secret not in chain(caught.value)
 
