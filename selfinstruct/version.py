@@ -4,5 +4,6 @@ __all__ = ["SEMANTICS", "__version__"]
 
 __version__ = "0.1.0"
 
-SEMANTICS = 1
-"""Increased whenever the same ledger, config and seeds would give other bytes; older runs are then refused."""
+SEMANTICS = 2
+"""Increased whenever the same ledger, config and seeds would give other bytes. A run keeps the semantics that it was
+started with, and every version up to this one is read."""

@@ -17,10 +17,12 @@ from selfinstruct.backends import BackendOptions, Capabilities, backend_names, b
 from selfinstruct.common.codec import canonical, digest
 from selfinstruct.common.config import build, identity_fields, section, suggest, to_plain
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
+from selfinstruct.engine.earlier_filters import filters_of
 from selfinstruct.engine.loading import add_data_files, load_run_prompts, load_run_seeds
 from selfinstruct.engine.methods import MIX, Method, build_methods, build_options, build_strategy, merge_with_previous
 from selfinstruct.engine.plugin_versions import backend_plugin, row_plugins
 from selfinstruct.engine.presets import defaults_for, overlay_settings
+from selfinstruct.engine.row_filters import FilterOptions
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.ledger import InheritedOutcomes, Reader, has_run
@@ -28,7 +30,7 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
 from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_names
-from selfinstruct.strategies.abilities import default_target, schema_apis
+from selfinstruct.strategies.abilities import AnswersTasks, default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
 from selfinstruct.version import SEMANTICS, __version__
@@ -51,6 +53,7 @@ class RunPlan:
         history: Provenance of a fork as stored in its ledger: ``until``, its first own request number; ``digest`` of
             the inherited outcomes; ``eras``, see ``Reader.eras``. None for other runs.
         methods: The methods of a mixed run; () for a run of one strategy.
+        semantics: Version of the rules by which the ledger is read, see ``version.SEMANTICS``.
     """
 
     settings: Settings
@@ -62,6 +65,22 @@ class RunPlan:
     user_settings: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Any] | None = None
     methods: tuple[Method, ...] = ()
+    semantics: int = SEMANTICS
+
+    @property
+    def filters(self) -> FilterOptions:
+        """The filters as the semantics of the run define them."""
+        return filters_of(self.settings.filters, self.semantics)
+
+    @property
+    def answering(self) -> frozenset[str]:
+        """Labels of the methods that answer seed tasks, which novelty compares with the tasks before them.
+
+        In a run with semantics 1, each task was also compared with itself.
+        """
+        kinds = {method.label: method.kind for method in self.methods} or {"": strategy_class(self.settings.strategy)}
+        answering = frozenset(label for label, kind in kinds.items() if issubclass(kind, AnswersTasks))
+        return answering if self.semantics > 1 else frozenset()
 
     @property
     def one_row_per_task(self) -> bool:
@@ -100,7 +119,7 @@ class RunPlan:
             "api": self.prompts.api,
             "seeds": digest(seeds_to_json(self.seeds)),
             "prompts": self.prompts.digests(),
-            "semantics": SEMANTICS,
+            "semantics": self.semantics,
             **({"history": self.history["digest"]} if self.history else {}),
             **({"plugins": plugins} if (plugins := self._row_plugins) else {}),
         }
@@ -230,7 +249,7 @@ def forked_plan(settings: Mapping[str, Any], reader: Reader, inherited: Inherite
             )
     era = {"until": inherited.until, "templates": reader.meta("templates")}
     history = {"until": inherited.until, "digest": inherited.digest, "eras": [*reader.eras(), era]}
-    return replace(plan, user_settings=dict(settings), history=history)
+    return replace(plan, user_settings=dict(settings), history=history, semantics=SEMANTICS)
 
 
 def _replay_source(settings: Mapping[str, Any]) -> Path:
@@ -248,7 +267,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     for key in values:
         if key not in keys:
             raise ConfigError(f"unknown key {key!r}{suggest(str(key), keys)}", key=str(key))
-    if base is not None and (semantics := base.meta("identity")["semantics"]) != SEMANTICS:
+    semantics = SEMANTICS if base is None else base.meta("identity")["semantics"]
+    if base is not None and semantics > SEMANTICS:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
@@ -296,7 +316,14 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     if "n" not in values and (rows := default_target(strategy, seeds)):
         settings = replace(settings, n=rows)
     return RunPlan(
-        settings, strategy_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
+        settings,
+        strategy_options,
+        backend_options,
+        tuple(seeds),
+        prompts,
+        strategy,
+        methods=methods if mixed else (),
+        semantics=semantics,
     )
 
 

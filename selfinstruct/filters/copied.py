@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +29,7 @@ class Copied:
     threshold: float = 0.7
     min_words: int = 4
     tokenizer: Tokenizer = "auto"
+    count: ClassVar[Callable[[str], int]] = staticmethod(count_words)
 
     def decide(self, output: str, input: str = "", shown: Sequence[str] = ()) -> Verdict:  # noqa: A002
         """Decide on one output.
@@ -42,7 +43,7 @@ class Copied:
             A verdict with the reason ``copied_input``, or ``copied_demonstration`` with the position in ``shown`` as
             ``detail["shown"]``; the score is the F1. The input is compared first, then the most similar demonstration.
         """
-        if count_words(output) < self.min_words:
+        if self.count(output) < self.min_words:
             return Verdict(self.name, True)
         tokens = tokenize(output, self.tokenizer)[:LONGEST]  # as in NoveltyIndex: bounds the time
         distinct = frozenset(tokens)

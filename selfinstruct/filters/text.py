@@ -18,7 +18,7 @@ import regex
 
 from selfinstruct.errors import UsageError
 
-__all__ = ["Tokenizer", "count_words", "find_words", "stored_tokenizer", "tokenize", "tokenizer_function"]
+__all__ = ["Tokenizer", "count_words", "count_words_of_semantics_1", "find_words", "stored_tokenizer", "tokenize", "tokenizer_function"]
 
 Tokenizer = Literal["auto", "symbols", "words", "rouge", "rouge-stem"]
 
@@ -29,6 +29,7 @@ _ALPHANUMERIC = re.compile("[a-z0-9]+")
 # assigns them to no script.
 _UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30FC\u3006]&&[\p{L}\p{M}\p{N}]]"
 _WORDS = regex.compile(rf"(?V1){_UNSPACED}\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--{_UNSPACED}]+")
+_UNSPACED_ONE = regex.compile(rf"(?V1){_UNSPACED}")
 
 # The same by a rule: Unicode's line breaking classes (UAX 14) mark the scripts in which a line may break between any
 # two characters (ID, CJ) or only where a dictionary says so (SA); the other scripts named here have neither.
@@ -173,7 +174,16 @@ def count_words(text: str) -> int:
     """Return the number of words: pieces between white space, single characters in scripts without spaces, and
     syllables in Tibetan.
     """
+    return _count(text, _WITHOUT_SPACES, _ANY_WORDS)
+
+
+def count_words_of_semantics_1(text: str) -> int:
+    """Return the number of words as runs with semantics 1 count them: without the later scripts."""
+    return _count(text, _UNSPACED_ONE, _WORDS)
+
+
+def _count(text: str, without_spaces: regex.Pattern[str], words: regex.Pattern[str]) -> int:
     pieces = text.split()
-    if text.isascii() or not _WITHOUT_SPACES.search(text):
+    if text.isascii() or not without_spaces.search(text):
         return len(pieces)
-    return sum(len(_ANY_WORDS.findall(piece)) if _WITHOUT_SPACES.search(piece) else 1 for piece in pieces)
+    return sum(len(words.findall(piece)) if without_spaces.search(piece) else 1 for piece in pieces)
