@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from selfinstruct.engine.row_filters import FilterOptions
 from selfinstruct.filters import Copied, WordCount
 from selfinstruct.filters.earlier_refusals import REFUSALS, SELF_REFERENCES
-from selfinstruct.filters.patterns import Refusals
+from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.text import count_words_of_semantics_1, stored_tokenizer
 
 __all__ = ["filters_of"]

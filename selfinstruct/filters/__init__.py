@@ -24,7 +24,8 @@ from selfinstruct.filters.instructions import (
 )
 from selfinstruct.filters.language import Language
 from selfinstruct.filters.minhash.index import NearDuplicateIndex
-from selfinstruct.filters.patterns import Boilerplate, Refusals
+from selfinstruct.filters.patterns import Boilerplate
+from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.perplexity import Ifd, Perplexity
 from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.pipeline import DecidedRow, On, Pipeline

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.filters.decontaminate import Decontaminator
-from selfinstruct.filters.patterns import Boilerplate, Refusals
+from selfinstruct.filters.patterns import Boilerplate
+from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.pii import Pii, Span
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.filters.text import tokenize

@@ -23,7 +23,8 @@ from selfinstruct.filters import (
     pipeline,
 )
 from selfinstruct.filters.decontaminate import Decontaminator
-from selfinstruct.filters.patterns import Boilerplate, Refusals
+from selfinstruct.filters.patterns import Boilerplate
+from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.pipeline import BATCH
 from selfinstruct.filters.repetition import Repetition
