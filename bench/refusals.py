@@ -2,14 +2,14 @@
 
     python bench/refusals.py [--data tests/data/refusals.jsonl] [--errors]
 
-The lines are split by their text into a development half and a held-out half. A line counts as positive if it is a
+The forms of the filter were written by the development half; the held-out half, drawn from the same lines by a hash of
+their text, was only measured. A line counts as positive if it is a
 refusal or an assistant's reference to itself; both are useless as an answer.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ HALVES = ("development", "held-out")
 class Line:
     """One labelled line."""
 
+    half: str
     label: str
     language: str
     text: str
@@ -34,11 +35,6 @@ class Line:
     def positive(self) -> bool:
         """Whether the filter should reject the line."""
         return self.label != ANSWER
-
-    @property
-    def half(self) -> str:
-        """The half that the line belongs to; it depends on the text alone."""
-        return HALVES[hashlib.sha256(self.text.encode("utf-8")).digest()[0] % 2]
 
 
 @dataclass(frozen=True)
