@@ -6,167 +6,298 @@ specific to one model's wording.
 
 from __future__ import annotations
 
-__all__ = ["REFUSALS", "SELF_REFERENCES"]
+from selfinstruct.filters.refusal_languages import OTHER_REFUSALS, OTHER_SELF_REFERENCES
+
+__all__ = ["REFUSALS", "SELF_REFERENCES", "TRIGGERS"]
+
+# Words without which no form matches a sentence in ASCII; most sentences have none of them.
+TRIGGERS = (
+    r"n't\b|\b(?:not|cannot|unable|incapable|impossible|inappropriate|unethical|refuse|decline|declining|prefer|lack"
+    r"|no|nothing"
+    r"|pass|turn|beyond|outside|against|violates?|breach\w*|prevents?|prohibits?|forbids?|forgot|missing|empty"
+    r"|incomplete|unclear"
+    r"|limited|provide|share|paste|give|send|clarify|rephrase|specify|elaborate|need|require|ai|artificial|models?"
+    r"|chat ?bot|assistant"
+    r"|programs?|machine|knowledge|training|trained|created|developed|built|chatgpt|gpt\S*|claude|gemini|bard"
+    r"|copilot|llama|mistral"
+    r"|mixtral|qwen|deepseek|grok|phi-\d|lack|ich|je|puedo|soy|sou|sono|posso|estoy|como|come|quanto|ik|als|nie|jag"
+    r"|jeg|voi|nu|nemohu"
+    r"|tidak|jako|olarak|edemem|getiremem|cevaplayamam|ia|inteligencia)\b"
+)
 
 # An assistant's names for itself. A profession after "AI" (an AI coach) is a role that a task asks for.
 _KIND = (
-    r"(?:(?:large |ai |artificial intelligence )?language model|(?:text|generative|conversational)[- ](?:based )?(?:ai|model)"
+    r"(?:(?:large |ai |artificial intelligence )?language model|(?:text|generative|conversational)[- ](?:based"
+    r" )?(?:ai|model)"
     r"|(?:ai|artificial intelligence)(?: (?:language |text )?(?:model|assistant|chat ?bot|system|program))?"
-    r"|chat ?bot|virtual assistant|machine learning model)"
+    r"|chat ?bot|virtual assistant|machine learning model|(?:computer )?program|machine)"
 )
 _AI = (
-    rf"(?:an?|your) (?:(?:helpful|harmless|friendly|responsible|ethical|text-based|mere|safe) (?:and )?)*{_KIND}"
+    rf"(?:(?:an?|your) (?:(?:helpful|harmless|friendly|responsible|ethical|text-based|mere|safe) (?:and )?)*{_KIND}"
+    r"|(?:chatgpt|gpt-?\d\w*|claude|gemini|bard|copilot|llama|mistral|mixtral|qwen|deepseek|grok|phi-\d))"
     r"(?![-\w'])(?=\W*$|\s*[,;(]|\s+(?:i|i'm|i've|it|my|and|so|that is|developed|created|trained|made|built|designed"
     r"|from|by)\b)"
 )
 
 # What may precede the clause: courtesies, regrets, adverbs; then the clause may also follow a comma or a colon.
 _OPENING = (
-    r"(?:(?:oh|well|hello|hi|hey|no|nope|yes|thanks?|thank you|but|so|and|however|also|again|unfortunately|regrettably"
-    r"|sadly|sorry|apologies|my apologies|please note that|i(?:'m| am) (?:(?:very|so|truly|really|terribly|deeply) )*"
-    r"(?:sorry|afraid)|i (?:sincerely )?apologi[sz]e|i regret(?: to (?:inform|tell) you)?|for (?:safety|legal|ethical) "
-    r"reasons|due to [\w ]{3,30})\b(?: for [^,.]{0,40})?(?:,? (?:that|but|because|however))?[,!: ]*)*"
+    r"(?:(?:oh|well|hello|hi|hey|no|nope|yes|thanks?|thank you|but|so|and|however|also|again|honestly|to be honest"
+    r"|while"
+    r"|although|though|unfortunately|regrettably|sadly|sorry|apologies|my apologies|(?:please|(?:it is|it's)"
+    r" important to)"
+    r" note that|i(?:'m| am) (?:(?:very|so|truly|really|terribly|deeply) )*(?:sorry|afraid)|i (?:sincerely"
+    r" )?apologi[sz]e"
+    r"|i regret(?: to (?:inform|tell) you)?|i (?:must|have to|want to|need to|should) (?:inform you|tell you|clarify"
+    r"|note|point out|emphasi[sz]e|be (?:honest|direct|clear)(?: with you)?)|for (?:safety|legal|ethical) reasons"
+    r"|due to [\w ]{3,30}|(?:per|according to|under) my \w+)\b(?: for [^,.]{0,40})?(?:,? (?:that|but|because|however))?"
+    r"[,!: ]*)*"
 )
 _CLAUSE = (
-    rf"(?:^{_OPENING}|,(?: (?:and|but|so|thus|therefore|hence|because|however))* |\bme: |\bclear: |\bbut (?=i\b)"
-    rf"|^(?:{_OPENING}i|as) [^,:]{{3,80}}\b(?:and|so|but|that|:) (?:thus |so |therefore )?)"
+    rf"(?:^{_OPENING}|,(?: (?:and|but|so|thus|therefore|hence|because|however))* |\bme: |\bclear: |\bas (?:an?"
+    rf"|your) (?:\w+ ){{0,4}}?(?:ai|model|assistant|chatbot|program),? (?=i )|\bbut (?=i\b)"
+    rf"|^(?:{_OPENING}(?:i|that|this|it|as)|as|\w+ing)\b[^,:]{{3,80}}\b(?:and|so|but|that|:) (?:thus |so |therefore )?)"
 )
 _ADVERB = (
-    r"(?: (?:really|simply|just|also|currently|personally|therefore|thus|ethically|directly|in good (?:conscience|faith)))?"
+    r"(?: (?:really|simply|just|also|currently|personally|therefore|thus|ethically|directly|physically|in good"
+    r" (?:conscience|faith)))?"
 )
-_CANNOT = r"(?:can(?:not| ?not|'t)|won't|will not|shouldn't)"
 _UNABLE = (
-    r"(?:un(?:able)|not (?:\w+ )?(?:able|allowed|permitted|authori[sz]ed|programmed|designed|equipped|trained|going"
-    r"|supposed)) to"
+    r"(?:unable|not (?:\w+ )?(?:able|allowed|permitted|authori[sz]ed|programmed|designed|equipped|trained|going"
+    r"|supposed))"
+    r" to"
 )
-_INABILITY = (
-    rf"(?:{_CANNOT}(?:,? (?:and|or) (?:can't|cannot|won't|will not))?(?: be able to)?|(?:am|are|'m|'re|was|wasn't) "
-    rf"?{_UNABLE}|(?:do not|don't)(?: think i should)?|would (?:rather|prefer) not(?: to)?|'d (?:rather|prefer) not(?: to)?"
-    r"|wasn't (?:designed|programmed|trained|built) to|refuse to|decline to)"
+# "I can't": of a single act. "I don't": of a habit, which also has everyday objects.
+_CANNOT = (
+    rf"(?:(?:can(?:not| ?not|'t)|won't|will not|shouldn't)(?:,? (?:and|or) (?:can't|cannot|won't|will not))?(?: be"
+    rf" able to)?"
+    rf"|(?:am|are|'m|'re|was) ?{_UNABLE}|wasn't (?:designed|programmed|trained|built) to"
+    r"|(?:do not|don't) (?:think i should|want to)|(?:would|'d) (?:rather|prefer) not(?: to)?|(?:choose|prefer) not"
+    r" to|refuse to|(?:respectfully |politely )?decline to)"
 )
-_I = rf"(?:i|we) ?{_INABILITY},?{_ADVERB},?"
+_I_CANNOT = rf"(?:i ?|(?<=and )){_CANNOT},?{_ADVERB},?(?: seem to)?"
+_I_DO_NOT = r"i (?:do not|don't)"
+# No assistant says this of itself: it has neither a calendar nor a family, and is in no room with others.
+_LIFE = (
+    r"(?!.*\b(?:tonight|tomorrow|any ?more|again|this (?:week|weekend|year|month)|on (?:mon|tues|wednes|thurs|fri"
+    r"|satur|sun)day"
+    r"|my (?:hand|knee|wife|husband|mother|father|brother|sister|son|daughter|boss|car|train|flight|king|lord|love)"
+    r"|your honou?r|my lord|sire|in front of|without (?:you|my))\b)"
+)
 
-# Services that only a request asks for.
-_SERVICE = (
-    r"(?:(?:assist|comply|fulfil|fulfill|accommodate|facilitate|condone|bypass|engage in|engage with|promote|pretend to"
-    r" be|roleplay|participate in (?:this|that|any|such)|help (?:facilitate|create|plan|spread|cheat))\b"
-    r"(?! (?:in the kitchen|without|more than))"
-    r"|help(?: you| out)?(?: with| on| in)? (?:this|that|these|those|it|such|any|requests?|creating|making|picking"
-    r"|writing|finding|planning|homework|methods|hurt\w*|take revenge|you (?:with|to|hurt|harm|take|plan|cheat|write"
-    r"|make|do))\b(?! house)|help(?: you)?(?: with)?\W*$|help you (?:with|harm|hurt|take|plan|cheat|deceive|steal)\b"
-    r"|help with\b"
-    r"|(?:do|answer|write|discuss|generate|create|produce|share|provide|respond to|complete|process|support|continue|say"
-    r"|talk about|cover|reproduce|verify|tell you|show you|give you|allow|handle|provide you with|perform|reply to|address"
-    r"|help you with|help with) (?:this|that|these|those|it|your|the requested|such|any)\b"
-    r"(?: (?:(?:specific|kind|type|sort|of|particular) ?)*(?:request|question|prompt|query|task|topic|subject|information"
-    r"|instructions?|content|text|material|message|conversation|claim|letter|recipe|joke|one|thing|for you|as|because"
-    r"|since|due|with|when|in|here|to)\b|\W*$|,)"
-    r"|(?:tell|teach|show) you (?:how to|ways)\b|write about real\b)"
+_THIS = (
+    r"(?:so\W*$|(?:this|that|these|those|it|your|the requested|such|any)\b)(?:,? (?:(?:specific|kind|type|sort|of"
+    r"|particular|next) ?)*"
+    r"(?:an? )?(?:request|question|prompt|query|task|topic|subject|information|instructions?|content|text|material"
+    r"|message"
+    r"|conversation|claim|letter|recipe|joke|story|essay|decision|one|thing|matter|activit\w+|yet|for you|with"
+    r" you(?=\W*$)"
+    r"|as|because|since|due)s?\b|(?: (?!puzzle|trick)[\w'-]+){0,2}\W*$|, (?:but|so|as|since|because|and|i)\b)(?!,?"
+    r" (?-i:[A-Z][a-z]+))"
 )
-# Services with these objects; the same verbs with others are content ("provide for my family").
-_VERB = (
-    r"(?:provide|generate|create|write|produce|give|share|offer|discuss|answer|respond to|support|recommend|open|access|browse|see|view|display"
-    r"|show you|show|give you|provide you with|predict|forget|draw|play|make|help|search|process|complete|continue"
-    r"|engage in|reproduce|express|handle|send|help you with)"
+# Verbs that only an asked assistant uses of itself.
+_SERVE = (
+    r"(?:(?:assist|help)(?: you| out)*(?=\W*$|, (?:but|so|as|because|and|i)\b| (?:with|in|by|on) (?:this|that|these"
+    r"|those|it|your|any|such|the request|\w+ing"
+    r"|requests?|homework|responses?|methods|tasks)\b)|help you (?:do|with) (?:it|this|that)|comply(?! with(?!"
+    r" (?:this|that|your|such|the request)))|fulfil|fulfill|accommodate|facilitate|condone|bypass|engage (?:in|with)"
+    r"|pretend to be|roleplay"
+    r"|participate in (?:this|that|any|such)|disclose|diagnose|speculate|take sides|provide you with|satisfy (?:this"
+    r"|that|your|the)"
+    r"|(?:guide|advise|walk) you|comment on (?:ongoing|pending|political|this|that|specific|individual)|(?:confirm"
+    r"|verify) (?:whether|if|the (?:authenticity|accuracy|truth)|th[ia][ts] claim)"
+    r"|guarantee the accuracy|tell you (?:if|whether|who)\b|act as an?\b|adopt (?:this|that|the|such) persona"
+    r"|ignore my (?:\w+ )?(?:instructions|rules|guidelines)"
+    r"|be (?:a )?part of (?:this|that|it)|answer (?:questions? (?:like|about|of)|personal)|make (?:predictions"
+    r"|guesses) (?:about|on)|(?:tell|teach|show|explain to) you (?:how to|ways)|explain how to|recommend ways"
+    r"|recommend or endorse"
+    r"|(?:offer|give|share|express|form)(?: you)? (?:(?:an?|any|my|personal|political|legal|medical|financial)"
+    r" )*(?:opinions?|advice|guidance)"
+    r"|(?:provide|share|give)(?: you)?(?: with)? (?:that|this|such|any) (?:kind of )?(?:information|content|advice))\b"
 )
-_OBJECT = (
-    r"(?:requests?|prompts?|instructions|guidance|information|content|medical (?:advice|diagnos[ei]s)|(?:legal|financial"
-    r"|harmful|medical) advice|advice|diagnos[ei]s|personal opinions?|opinions on|images?|graphs?|pictures?|links?|urls?"
-    r"|the (?:internet|web)|websites?|real-time|current (?:price|news|events)|today's|lyrics|violence|malware|explosives?"
-    r"|weapons?|drugs|bombs?|hate speech|discriminat\w+|illegal|harmful|unethical|explicit|self-harm|harm\b|ways to"
-    r"|methods|private|personal (?:data|information)|copyrighted|fake|damages?|phone calls?|phishing|maps?|audio|videos?"
-    r"|music|(?:this|that|the) (?:conversation|question)|your files|outcome of|future|sexuali\w+|minors"
-    r"|kind of (?:joke|content|text|material|thing)|such a (?:text|story|request)|working instructions|assistance"
-    r"|a response|the help|detailed plan)"
+_GERUND = (
+    r"(?:assisting|helping|providing|generating|sharing|writing|creating|producing|discussing|answering|engaging"
+    r"|complying)"
 )
-_WORK = r"(?:text|passage|article|paragraph|sentence|code|document|essay|context|data|file|input|image|list|email|poem|story|table)"
+_DO_THIS = (
+    r"(?:do|generate|answer|write(?: about)?|discuss|create|produce|share|provide|respond to|complete|process"
+    r"|support|continue|say"
+    r"|talk about|cover|reproduce|verify|tell you|show you|give you|allow|handle|provide you with|perform|reply to"
+    r"|address"
+    r"|make|translate|continue with|help(?: you)?(?: with| on)?)"
+)
+_MAKE = (
+    r"(?:provide|generate|engage in|reveal|assist|advise|guide|guess|comment|complete|continue|answer|respond"
+    r"|process|reproduce|write|tell|create|produce|make|give|share|offer|show|teach|explain|describe|discuss|draw"
+    r"|build|find|design|draft"
+    r"|compose|translate|support|promote|recommend|suggest|list|help|open|say|perform|spread|use|sell|publish|endorse)"
+)
+# What refused requests are about; stems, so that all forms match.
+_HARM = (
+    r"\b(?:illegal|unlawful|harm|hurt|weapon|hack|malware|spyware|keylog|ransom|virus|exploit\b|break into|stea[lk]"
+    r"|theft|"
+    r"fraud|scam|spam|phish|poison|kill|murder|suicid|self-harm|drug|methamph|cocaine|heroin|hate|hatred|racis|sexis"
+    r"|sexual"
+    r"|porn|erotic|explicit|nsfw|minors\b|terroris|extremis|bomb|explosiv|grenade|gun\b|firearm|counterfeit|forge"
+    r"|fake|cheat"
+    r"|plagiar|stalk|harass|bull(?:y|ied)|blackmail|extort|violen|gore|tortur|abus|genocid|privacy|private|personal"
+    r" (?:data|"
+    r"information|details)|password|credit card|social security|home address|serial number|crack(?:ed|ing)|copyright"
+    r"|lyrics|"
+    r"pirat|misinform|disinform|propaganda|conspir|manipulat|deceiv|decept|mislead|impersonat|discriminat|stereotyp"
+    r"|offensive|"
+    r"derogat|demean|degrad|defam|slander|libel|jailbreak|restrictions|guidelines|dangerous|unsafe|unethical|immoral|"
+    r"inappropriate|real (?:people|person|politician)|religio|evad|revenge|laundering|smuggl|traffick|trick|swindl"
+    r"|threat|unprotected|unrestricted|unauthori|nerve agent|chemical weapon|toxin|slurs?\b|(?:end|take) your"
+    r" (?:own )?life)"
+)
+# What an assistant delivers, or keeps to itself.
+_GOODS = (
+    r"\b(?:information|details|instructions|guidance|content|assistance|recommendations?|a response|responses"
+    r"|answers?\b(?= (?:to|on|about))|the help"
+    r"|requests?\b|prompts?\b|(?:medical|legal|financial|investment|tax|professional|harmful|specific) advice"
+    r"|advice on|diagnos|opinions? on|personal opinions?|prescription|elections?|politic|(?:a|an|any)"
+    r" (?:(?:definitive|accurate|direct|specific|detailed|proper|meaningful) )?(?:summary|translation|analysis"
+    r"|answer|review for|output)\b"
+    r"|kind of (?:joke|text|material|story|thing|topic)|such a (?:text|story|request)|(?:this|that|our) conversation"
+    r"|detailed plan|step-by-step|my (?:system prompt|instructions|rules))"
+)
+# What a model of text lacks.
+_SENSES = (
+    r"\b(?:real-time|live data|live information|current (?:price|news|events|weather)|up-to-date|external|internet"
+    r"|the web\b"
+    r"|web ?sites?|web ?pages?|links?\b|urls?\b|images?\b|pictures?\b|photos?\b|graphs?\b|audio|videos?\b|music"
+    r"|maps?\b|"
+    r"today's|phone calls?|reminders?|alarms?|purchases|reservations|emails? (?:on|for)|food or|commands"
+    r"|code\b(?=\W*$)|(?:previous|earlier|past|prior) (?:conversation|chat|message|session)|your (?:calendar|account"
+    r"|files?|device|screen|location|email|computer)|future (?:elections?|events?)"
+    r"|the (?:future|outcome))"
+)
+_SENSE = (
+    r"(?:access|provide|generate|give|browse|open|see|view|display|show|play|hear|watch|draw|create|predict|search"
+    r"|look up|remember|recall|set|order|buy|book|listen to|run|execute|process|make|tell you|send|read|visit|retrieve)"
+)
+_WORK = (
+    r"(?:input|text|passage|article|paragraph|sentence|code|document|essay|context|data|file|image|list|email|poem"
+    r"|story"
+    r"|table|instruction|question)"
+)
 
 REFUSALS = (
-    # I can't assist, I am not able to do that, I won't provide instructions.
-    rf"{_CLAUSE}{_I} {_SERVICE}",
-    rf"{_CLAUSE}{_I} {_VERB}(?! (?:my|our|his|her|their)\b)[^.!?]{{0,50}}\b{_OBJECT}",
-    # I don't feel comfortable writing that, I'm not in a position to advise.
-    rf"{_CLAUSE}i ?(?:(?:do not|don't) feel|am not|'m not) comfortable (?:with (?:this|that)|writing|providing|helping"
-    rf"|creating|generating|discussing|answering|sharing|assisting)",
-    rf"{_CLAUSE}i(?:'m| am) (?:not in a position|incapable of forming|not capable of (?:providing|creating|forming))",
-    rf"{_CLAUSE}i(?:'m| am) declining\b",
+    # I can't assist, I am not able to do that, I won't write malware, I cannot decide this for you.
+    rf"{_CLAUSE}{_LIFE}{_I_CANNOT} {_SERVE}",
+    rf"{_CLAUSE}{_LIFE}{_I_CANNOT} {_DO_THIS} {_THIS}",
+    rf"{_CLAUSE}{_LIFE}{_I_CANNOT} {_MAKE}\b(?! (?:my (?!system|instructions|rules)|you how (?:much|happy"
+    rf"|sorry)))[^.!?]{{0,80}}?(?:{_HARM}|{_GOODS})",
+    rf"{_CLAUSE}{_LIFE}{_I_CANNOT} (?:write|do|make|create|solve|decide|complete|finish|draw|find|book|send"
+    rf"|buy)\b[^.!?]{{1,40}} for you\b",
+    rf"{_CLAUSE}{_LIFE}{_I_CANNOT} {_SENSE}(?! (?:my\b|you(?=,)|our(?! (?:earlier|previous|past|last|prior))|any"
+    rf" reason|sense)\b)[^.!?]{{0,30}}?{_SENSES}",
+    rf"{_CLAUSE}i ?(?:will not|won't|am not|'m not)(?: going to)?(?: be)?(?: comfortable)?(?: with)? {_GERUND}\b(?!"
+    rf" to you)",
+    rf"{_CLAUSE}i (?:do not|don't) feel comfortable (?:with (?:this|that)|{_GERUND})",
+    rf"{_CLAUSE}{_I_DO_NOT} (?:provide|create|generate|give|offer|write|produce|share|support|take|engage in"
+    rf"|discuss)\b[^.!?]{{0,60}}"
+    rf"?(?:{_HARM}|\b(?:content|(?:legal|medical|financial) advice|diagnos|opinions|positions|sides"
+    rf"|instructions)\b(?! unless)|diagnos)",
+    rf"{_CLAUSE}i(?:'m| am) (?:not in a position|incapable of forming|not capable of (?:providing|creating|forming)"
+    rf"|declining)\b",
+    r"\bit's best (?:that|if) i (?:don't|do not)\b",
+    r"^we (?:cannot|can't|are unable to) (?:process|fulfil|fulfill|complete|answer|assist with) (?:this|your|the)"
+    r" (?:request|prompt|question)",
     # I must decline; but not an invitation, an offer, a crown.
-    rf"{_CLAUSE}i(?:'ll| will|'m going to)? ?(?:must|have to|need to|would have to)(?: (?:respectfully|politely))? (?:decline|refuse"
-    r"|pass)(?=\W*$|[,.;:]| on this| to (?:write|answer|provide|help|assist|create|do|generate|discuss|respond|engage)"
+    rf"{_CLAUSE}{_LIFE}i(?:'ll| will|'m going to)? ?(?:must|have to|need to|would have to)(?: (?:respectfully"
+    rf"|politely))? (?:decline|refuse"
+    r"|pass|turn (?:this|that|your|the)(?: \w+)? down|turn down (?:this|that|your) \w+)(?=\W*$|[,.;:]| on this| to"
+    r" (?:write|answer|provide|help|assist|create|do|generate|discuss|respond|engage)"
     r"| (?:this|that|your|the) (?:request|task|question|prompt)| (?:this|that)\W*$| because| as )",
-    # Without a speaker: can't help with that; that's not something I can help with; impossible for me.
-    r"^(?:(?:nope|no|sorry),? )*(?:can(?:'t|not)|unable to) (?:assist|help|comply|fulfill?)(?: with)? (?:this|that|the|your)",
-    r"^(?:sorry, )?(?:that|this)(?:'s| is)(?:n't| not| beyond)(?: something)?(?: that)? (?:what )?i(?:'m| am)? ?(?:can|able|willing)",
-    r"\b(?:not (?:possible|appropriate|ethical)|impossible|inappropriate|unethical|isn't (?:possible|ethical|appropriate)"
-    r"|wouldn't be (?:ethical|appropriate)) for me(?: to|\W|$)",
-    r"\b(?:beyond|outside) (?:of )?(?:my|what i) (?:capabilit|abilit|programming|scope|can do)",
+    # Without a speaker at the front: can't help with that; that's not something I can help with; impossible for me.
+    r"^(?:(?:nope|no|sorry),? )*(?:can(?:'t|not)|unable to) (?:assist|help|comply|fulfill?)(?: with)? (?:this|that"
+    r"|the|your)",
+    rf"(?:^|: ){_OPENING}(?:that|this)(?:'s| is)(?:n't| not)?(?: something| an? (?:topic|subject|question|request"
+    rf"|task)| beyond what)?(?: that)? "
+    r"i(?: can(?:not|'t)|'m not| am not| won't|(?:'m| am) willing| can (?:do|help|assist|answer|discuss)|'m able|"
+    r" am able)",
+    r"\b(?:not (?:possible|appropriate|ethical)|impossible|inappropriate|unethical|isn't (?:possible|ethical"
+    r"|appropriate)"
+    r"|wouldn't be (?:ethical|appropriate)) for me(?:\W*$|: | to (?:provide|write|assist|help|answer|discuss|create"
+    r"|generate|give|say|speculate"
+    r"|share|do|engage|guess|comment|offer|support|produce|show|play|make|tell|draw|access|open|continue|respond"
+    r"|describe|judge)\b)",
+    r"(?:\bnot|n't) think (?:it would be|it's|it is) (?:appropriate|right|wise|ethical) (?:for me )?to (?:write"
+    r"|answer|share|discuss|help|create|provide|comment)",
+    r"^(?:it is|it's) (?:not possible|impossible) to (?:complete|answer|fulfil|process|summari\w+|translate|do"
+    r"|perform) (?:this|the|your) (?:task|request|question|instruction)",
+    r"\b(?:beyond|outside|not within) (?:of )?(?:my (?:capabilit|abilit|programming|scope)|what i can (?:do|help"
+    r"|assist|answer))",
+    r"\b(?:task|request|question|instruction|prompt) (?:can't|cannot) be (?:\w+ed) (?:because no|as no|without|by"
+    r" (?:a |an |any )?(?:gpt|ai|language))",
+    r"\byour (?:request|question|prompt) (?:does not|doesn't) (?:meet|comply|align)",
+    rf"{_CLAUSE}i (?:do not|don't|can't|cannot) understand (?:the|your|this) (?:instruction|request|question|input"
+    rf"|prompt|task)",
+    rf"{_CLAUSE}i(?:'m| am) not sure what (?:you(?:'re| are)|you) (?:ask|refer|mean|want)",
+    rf"{_CLAUSE}i ?(?:respectfully |politely )?(?:decline|refuse|choose not|prefer not)(?: to)? (?:answer|respond"
+    rf"|participate|help|assist|write|provide|engage|discuss)\b(?=\W*$| (?:this|that|such|any|propaganda))",
+    r"\b(?:request|question|task) is something i (?:have to|must|need to) (?:turn down|decline|refuse)",
+    rf"{_CLAUSE}i (?:(?:do not|don't) know how to (?:help|answer|respond|assist|do)\b[^.!?]{{0,12}}(?:this|that)"
+    rf"|(?:did not|didn't) understand (?:your|the|this|that) (?:request|question|instruction|message|prompt))",
+    rf"{_CLAUSE}i(?:'m| am) not (?:qualified|licensed|trained) to (?:give|provide|offer)",
+    rf"{_CLAUSE}i (?:have no|(?:do not|don't) have any) information (?:about|on|regarding) (?:this|that|your)\b",
+    r"^my (?:abilities|capabilities|functions|skills) are limited to text",
+    r"^your (?:message|question|request|prompt|instruction) (?:is|seems|appears|looks)(?: to be)? (?:incomplete|cut"
+    r" off|empty|unclear)",
+    r"^(?:(?:could|can|would) you )?(?:please )?(?:clarify|rephrase|specify|elaborate)(?: on)? (?:your (?:question"
+    r"|request|instruction|message)|what you (?:mean|want|would|need|are)|it\W*$)",
+    rf"\b{_WORK} (?:that )?you (?:want|would like|mention|refer|ask)\w*\b[^.!?]{{0,40}} (?:is|seems to be) missing",
+    rf"{_CLAUSE}i (?:do not|don't) have (?:enough|the necessary|sufficient) (?:information|context|details)",
     # Rules of the speaker.
-    r"\bagainst (?:my|our|openai's|the content|the usage|the use case) (?:\w+ )?(?:polic|guidelines|programming|principles|values|use case)",
+    r"\bagainst (?:my|our|openai's|the content|the usage|the use case) (?:\w+ )?(?:polic|guidelines|programming"
+    r"|principles|values|use case)",
     r"\b(?:violates?|breach\w*) (?:our|my|the|openai's) (?:\w+ )*(?:polic|guidelines|terms)",
-    rf"{_CLAUSE}my (?:\w+ )?(?:guidelines|programming|policies|policy|training|design)(?: \w+)? (?:prevents?|prohibits?|forbids?"
+    rf"{_CLAUSE}my (?:\w+ )?(?:guidelines|programming|policies|policy|training|design)(?: \w+)? (?:prevents?"
+    rf"|prohibits?|forbids?"
     r"|do(?:es)? not (?:allow|permit)|doesn't (?:allow|permit)|don't (?:allow|permit)|keeps?) (?:me|that)",
-    # Missing abilities.
-    rf"{_CLAUSE}i (?:do not|don't|lack)(?: have)? ?(?:the (?:ability|capability|capacity|means|tools?) to (?:open|access|browse|view|see"
-    r"|watch|play|hear|generate|create|retrieve|search|send|draw)|access to (?:real-time|the internet|current|live|external|up-to-date"
-    r"|your|any|that|personal|such))",
-    rf"{_CLAUSE}(?:i )?(?:have|having) no (?:access to (?:real-time|the internet|such|current)|way (?:to|of) (?:access|view|see))",
+    # Missing abilities and views.
+    rf"{_CLAUSE}i (?:do not|don't|lack)(?: have)? ?(?:the (?:ability|capability|capacity|means|tools?) to {_SENSE}"
+    rf"|(?:any )?access to (?:that|any|such|personal)\b|(?:any )?(?:access to )?[^.!?]{{0,20}}?{_SENSES})",
+    rf"{_CLAUSE}(?:i )?(?:have|having) no (?:access to [^.!?]{{0,20}}?{_SENSES}|way (?:to|of) (?:access|view|see))",
+    rf"^{_OPENING}i (?:do not|don't) have (?:an |any )?(?:personal )?opinions? (?:on|about) (?:that|this|the matter)",
     # A missing input.
     rf"\byou (?:have not|haven't|did not|didn't|forgot to) (?:provided?|includ\w+|attach\w*|shared?|pasted?|given?)"
     rf"(?: me)?(?: with)?(?: any| an| the| a)? ?(?:\w+ )?{_WORK}\b",
-    rf"^(?:i'm sorry,? (?:but )?)?(?:there (?:is|was) no|no) (?:\w+ )?{_WORK} (?:(?:is|was|has been) )?(?:given|provided|included|attached)\b",
-    rf"^(?:(?:could|can|would) you )?(?:please )?(?:provide|share|paste|give|send)(?: me)?(?: with)? (?:the|some|your|more|any|a|an) (?:\w+ )?"
-    rf"{_WORK}\b(?: (?:that )?you(?:'d| would)? (?:like|want)(?: me)?\b| so (?:that )?i can\b| (?:for me )?to (?:translate|summari|analy|correct|edit|review))",
-    r"^i (?:need|require) (?:more|additional|further) (?:information|context|details) to (?:complete|answer|fulfil|do|help|assist)",
+    rf"^{_OPENING}(?:there (?:is|was) no|no) (?:\w+ )?{_WORK} (?:(?:is|was|has been) )?(?:given|provided|included"
+    rf"|attached)\b"
+    r"(?! to (?:your|my|the))",
+    rf"^(?:the|your) {_WORK} (?:is|seems to be|appears to be) (?:missing|empty|incomplete)\b|^(?:this|the|your)"
+    rf" instruction is incomplete\b",
+    r"^<no ?input>|^there is nothing to (?:classif|summari|translat|correct|edit)",
+    rf"^(?:(?:could|can|would) you )?(?:please )?(?:provide|share|paste|give|send)(?: me)?(?: with)? (?:the|some"
+    rf"|your|more|any|a|an) (?:\w+ )?"
+    rf"{_WORK}\b(?: (?:that )?you(?:'d| would)? (?:like|want)(?: me)?\b| so (?:that )?i can\b| (?:for me )?to"
+    rf" (?:translate|summari|analy|correct|edit|review))",
+    r"^(?:could|can|would) you (?:please )?(?:provide|share|give)(?: me)?(?: with)? (?:some |a bit )?(?:more"
+    r"|additional|further) (?:context|details|information)\W*$",
+    rf"{_CLAUSE}i (?:need|require) (?:(?:more|additional|further) (?:information|context|details) to (?:complete"
+    rf"|answer|fulfil|do|help|assist)"
+    rf"|the {_WORK}\b[^.!?]{{0,30}} first)",
     r"^i (?:don't|do not|can't|cannot) see (?:any |an |the )?(?:attach\w+|file|image|document|text)",
-    # Other languages: a modal verb, a negation and a service in one sentence.
-    r"^(?=.*\bich\b)(?=.*\b(?:kann|darf|werde|in der lage)\b)(?=.*\b(?:nicht|keine?\w?)\b).*\b(?:helfen|behilflich|unterst\u00fctzen"
-    r"|beantworten|erf\u00fcllen|nachkommen|bereitstellen|erstellen|generieren|bearbeiten|durchf\u00fchren|anleitung\w*|zugreifen)\b",
-    r"\bje ne (?:peux|suis|pourrai|saurais) (?:malheureusement )?pas (?:en mesure |autoris\u00e9e? |capable |vous |t'|\u00e0 |de )*"
-    r"(?:aider|r\u00e9pondre|fournir|g\u00e9n\u00e9rer|cr\u00e9er|satisfaire|acc\u00e9der|traiter|assister|produire|donner (?:suite|d'instr|de conseil)|\u00e9crire (?:de|ce))",
-    r"\bno (?:puedo|podr\u00e9|me es posible|soy capaz de|estoy autorizad[oa] (?:para|a)) ?(?:ayudar|asist|cumplir|proporcion|respond|gener|crear|ofrec|brind"
-    r"|acceder|proces|compart|escribir (?:ese|este))",
-    r"\bnon (?:posso|sono in grado di|mi \u00e8 possibile) (?:aiutar|assist|forni|rispond|gener|crear|soddisf|esaud|scrivere (?:quest|ques))",
-    r"\bn\u00e3o (?:posso|consigo|me \u00e9 poss\u00edvel|sou capaz de|estou autorizad[oa] a) (?:te |lhe |o |a )?(?:ajud|atend|forne|respond|ger|criar|cumpr|auxili|oferec)",
-    r"^(?=.*\bik\b)(?=.*\b(?:kan|mag|in staat)\b)(?=.*\b(?:niet|geen)\b).*\b(?:helpen|uitvoeren|beantwoorden|verstrekken|genereren|voldoen)\b",
-    r"\bnie (?:mog\u0119|jestem w stanie) (?:w tym |ci |panu |pani |na to )*(?:pom\u00f3c|odpowiedzie\u0107|spe\u0142ni\u0107|udzieli\u0107|wygenerowa\u0107|dostarczy\u0107|stworzy\u0107)",
-    r"\bjag kan (?:tyv\u00e4rr )?inte (?:hj\u00e4lpa|svara p\u00e5|uppfylla|tillhandah\u00e5lla|generera|ge dig instr)",
-    r"\bjeg kan (?:dessv\u00e6rre |desverre )?ikke (?:hj\u00e6lpe|hjelpe|svare p\u00e5|besvare|opfylde|oppfylle|levere|generere)",
-    r"\ben (?:valitettavasti )?voi (?:auttaa|vastata|tarjota|toteuttaa|luoda)",
-    r"\bnu pot s\u0103 (?:te |v\u0103 |r\u0103spund|ofer|furniz|\u00eendeplin|gener|ajut)",
-    r"\b(?:nemohu|nem\u016f\u017eu) (?:v\u00e1m |ti )?(?:s t\u00edm )?(?:pomoci|odpov\u011bd\u011bt|splnit|poskytnout|vytvo\u0159it)",
-    r"\btidak (?:dapat|bisa) (?:membantu|memberikan|menjawab|memenuhi|membuat konten)",
-    r"kh\u00f4ng th\u1ec3 (?:gi\u00fap|h\u1ed7 tr\u1ee3|cung c\u1ea5p|tr\u1ea3 l\u1eddi|\u0111\u00e1p \u1ee9ng|th\u1ef1c hi\u1ec7n y\u00eau)",
-    r"\bне (?:могу|смогу|в состоянии) (?:вам |тебе |с этим |на это )*(?:помочь|ответить|выполнить|предоставить|создать|обсуждать)",
-    r"\bне мож[уе]\w* (?:вам |з цим )*(?:допомогти|відповісти|виконати|надати)",
-    r"yard\u0131mc\u0131 olamam|yard\u0131m edemem|yerine getiremem|cevaplayamam|yan\u0131tlayamam|sa\u011flayamam",
-    r"(?:无法|無法|不能|不可以|不便|不会|不會|没办法|沒辦法)(?:直接|为|為|给|給|向|帮|幫|[你您]|在这|在此)*(?:回答|协助|協助|提供|满足|滿足|帮助|幫助|完成[这您你该]|"
-    r"处理|處理|生成|创作|創作|撰写|撰寫|讨论这|回应|回應|参与[这此]|支持[这此])",
-    r"(?:お?応え|お?答え|お手伝い|手助け|提供|対応|回答|お助け|支援|生成|作成|協力|お受け)(?:する)?(?:こと)?(?:は|が)?(?:でき(?:ません|ない|かねます|兼ねます)|[い致]たしかねます|致しかねます)",
-    r"(?:도와드릴|도와줄|도울|도움을 드릴|제공할|제공해 드릴|답변할|답변드릴|답변해 드릴|대답할|응답할|수행할|생성할|작성할|들어드릴|처리할) 수(?:가|는)? 없",
-    r"(?:لا أستطيع|لا يمكنني|لن أتمكن من|لا أقدر على) (?:مساعد|تقديم|الإجابة|الاجابة|تلبية|توفير|إنشاء)",
-    r"(?:सहायता|मदद|प्रदान|उत्तर|जवाब|जानकारी)[^।]{0,12}नहीं (?:कर|दे) (?:सकत|पाऊ)",
-    r"ไม่สามารถ(?:ช่วย|ให้ข้อมูล|ตอบ|ดำเนินการ|สร้าง)",
+    *OTHER_REFUSALS,
 )
 SELF_REFERENCES = (
-    rf"^(?:{_OPENING})(?:as|speaking as|being|since i(?:'m| am)|because i(?:'m| am)|(?:al)?though i(?:'m| am)|while i(?:'m| am)) (?:just |only |merely )?{_AI}",
+    rf"^(?:{_OPENING})(?:as|speaking as|being|since i(?:'m| am)|because i(?:'m| am)|(?:al)?though i(?:'m| am)"
+    rf"|(?:given|note) that i(?:'m| am)|while i(?:'m| am)) (?:just |only |merely )?{_AI}",
     rf"(?:^{_OPENING}|, (?:but |and |so )?)(?:as|since i am|because i am) (?:just |only )?{_AI}",
     rf"^(?:{_OPENING})(?:i am|i'm) (?:just |only |merely |simply )?{_AI}",
-    rf"^as an? (?:responsible|ethical|helpful) assistant, i\b",
+    r"^as (?:an?|your) (?:(?:responsible|ethical|helpful|text-based) )?assistant, i(?:'m| am| can|'ve)\b",
+    r"^i was (?:trained|created|developed|built) by (?:openai|google|anthropic|meta|microsoft|mistral|alibaba"
+    r"|deepseek|xai)\b",
+    r"^like (?:all|other|most) (?:large )?language models, i\b",
     r"\bmy (?:training data|knowledge) (?:only )?(?:goes|cuts? off|cutoff|extends|ends)\b",
     r"\bmy (?:knowledge|training) cut-?off\b",
     r"^as of my (?:last |latest |most recent )?(?:knowledge|training) (?:update|cut-?off)",
-    r"^(?:i|, i) (?:don't|do not) have (?:any )?(?:personal (?:experiences?|opinions|feelings|beliefs|preferences|emotions)(?! (?:with|in|of|for)\b)"
+    rf"^{_OPENING}i (?:don't|do not) (?:actually )?have (?:any )?(?:personal (?:experiences?|opinions|feelings"
+    rf"|beliefs|preferences|emotions)(?! (?:with|in|of|for)\b)"
     r"|(?:feelings|emotions|opinions|beliefs|consciousness) or)\b",
-    r"^als (?:ein )?(?:ki|k\u00fcnstliche intelligenz)(?:[- ](?:sprachmodell|modell|assistent\w*|system))?(?![-\w])",
-    r"^als (?:gro\u00dfes )?sprachmodell\b",
-    r"^en tant (?:que |qu')(?:un |une )?(?:mod\u00e8le (?:de langage|linguistique)|ia\b|intelligence artificielle|assistant (?:ia|virtuel))",
-    r"^(?:como|al ser) (?:un |una |um |uma )?(?:modelo de (?:lenguaje|linguagem)|inteligencia artificial|intelig\u00eancia artificial|ia\b|asistente (?:de ia|virtual))",
-    r"^(?:come|in quanto) (?:un )?(?:modello (?:linguistico|di linguaggio)|intelligenza artificiale|ia\b)",
-    r"^als (?:een )?(?:taalmodel|ai(?:-taalmodel|-assistent)?)(?![-\w])",
-    r"^jako (?:model j\u0119zykowy|sztuczna inteligencja)",
-    r"^(?:как|як) (?:большая )?(?:языковая модель|мовна модель|ии\b|искусственный интеллект)",
-    r"^(?:bir )?(?:yapay zeka|dil) modeli olarak",
-    r"^作[为為](?:一[个個名款种種])?(?:大型)?(?:AI|人工智[能慧])?(?:语言模型|語言模型|助手|模型|(?:(?<=AI)|(?<=智能)|(?<=智慧))(?=[，,]|我))",
-    r"(?:AI|人工知能)?(?:大規模)?言語モデル(?:として|なので|ですので|であり|です)|^(?:私は)?AI(?:アシスタント)?(?:として|なので|ですので)",
-    r"(?:AI|인공지능) ?(?:언어 ?모델|모델|어시스턴트)?(?:로서|으로서|이기 때문|이므로)",
+    r"^i (?:don't|do not|lack) (?:possess|experience|have) (?:feelings|emotions|consciousness|a physical (?:body"
+    r"|form))\b(?! for)",
+    *OTHER_SELF_REFERENCES,
 )

@@ -1,8 +1,8 @@
 """Repetition within a text, by the rules of Gopher's MassiveText (Rae et al. 2021, arXiv:2112.11446, A.1.1).
 
-Three choices that the paper leaves open: words are the tokens of ``find_words``, so that the rules work in every script; an
-n-gram that occurs once is not a repetition, however large its share of a short text; only the characters of words
-count.
+Three choices that the paper leaves open: words are the tokens of ``find_words``, so that the rules work in every
+script; an n-gram that occurs once is not a repetition, however large its share of a short text; only the characters of
+words count.
 """
 
 from __future__ import annotations

@@ -18,7 +18,15 @@ import regex
 
 from selfinstruct.errors import UsageError
 
-__all__ = ["Tokenizer", "count_words", "count_words_of_semantics_1", "find_words", "stored_tokenizer", "tokenize", "tokenizer_function"]
+__all__ = [
+    "Tokenizer",
+    "count_words",
+    "count_words_of_semantics_1",
+    "find_words",
+    "stored_tokenizer",
+    "tokenize",
+    "tokenizer_function",
+]
 
 Tokenizer = Literal["auto", "symbols", "words", "rouge", "rouge-stem"]
 

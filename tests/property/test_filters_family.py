@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from selfinstruct.filters.decontaminate import Decontaminator
 from selfinstruct.filters.patterns import Boilerplate
-from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.pii import Pii, Span
+from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.filters.text import tokenize
 from selfinstruct.filters.token_spans import token_spans

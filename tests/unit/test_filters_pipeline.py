@@ -24,9 +24,9 @@ from selfinstruct.filters import (
 )
 from selfinstruct.filters.decontaminate import Decontaminator
 from selfinstruct.filters.patterns import Boilerplate
-from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.pipeline import BATCH
+from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.filters.semantic import SemanticIndex
 

@@ -1,7 +1,8 @@
 """A text as a set of shingles, each a 64-bit hash.
 
 Shingles are runs of n characters, or of n words, where a symbol counts as a word (``tokenize``). Case and the width of
-white space are ignored. A text shorter than n is a single shingle, as is the empty text, which therefore duplicates only another empty one.
+white space are ignored. A text shorter than n is a single shingle, as is the empty text, which therefore duplicates
+only another empty one.
 
 Sets keep 54 bits of each hash. Two different shingles have the same hash with a probability of 2**-54; "exact" Jaccard
 means exact up to this.
