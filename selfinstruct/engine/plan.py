@@ -7,7 +7,7 @@ with a new run and compared at every later start. N, concurrency, budgets, retry
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 
 from selfinstruct.backends import BackendOptions, Capabilities, backend_names, backend_spec
 from selfinstruct.common.codec import canonical, digest
-from selfinstruct.common.config import build, identity_fields, section, suggest, to_plain
+from selfinstruct.common.config import build, identity_fields, section, to_plain
+from selfinstruct.common.suggestions import suggest, suggest_option
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
 from selfinstruct.engine.earlier_filters import filters_of
 from selfinstruct.engine.loading import add_data_files, load_run_prompts, load_run_seeds
@@ -266,7 +267,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     keys = {*general, *strategies, MIX, *backends}
     for key in values:
         if key not in keys:
-            raise ConfigError(f"unknown key {key!r}{suggest(str(key), keys)}", key=str(key))
+            hint = suggest_option(str(key), keys, _sections(values, strategies, backends))
+            raise ConfigError(f"unknown key {key!r}{hint}", key=str(key))
     semantics = SEMANTICS if base is None else base.meta("identity")["semantics"]
     if base is not None and semantics > SEMANTICS:
         raise RunChangedError(
@@ -276,14 +278,15 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     settings = build(Settings, {key: value for key, value in values.items() if key in general})
     settings.filters.build_plugins()  # checks names and settings before anything is written
     mixed = settings.strategies is not None
-    for kind, name, registered in (
-        ("strategy", settings.strategy, strategies),
-        ("backend", settings.backend, backends),
+    for kind, name, registered, other, others in (
+        ("strategy", settings.strategy, strategies, "backend", backends),
+        ("backend", settings.backend, backends, "strategy", strategies),
     ):
         if name == MIX and not mixed:
             raise ConfigError(f"{MIX} is a run of several methods; list them under strategies", key=kind)
         if name not in registered and name != MIX:
-            raise ConfigError(f"unknown {kind} {name!r}{suggest(name, registered)}", key=kind)
+            hint = f": it is a {other}, for --{other}" if name in others else suggest(name, registered)
+            raise ConfigError(f"unknown {kind} {name!r}{hint}", key=kind)
     # Sections of unused strategies and backends are validated too, so that a typing error there is reported.
     options: dict[str, Any] = {
         name: _build_section(name, section(values, name))
@@ -325,6 +328,16 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         methods=methods if mixed else (),
         semantics=semantics,
     )
+
+
+def _sections(values: Mapping[str, Any], strategies: Collection[str], backends: Collection[str]) -> dict[str, type]:
+    """Return the dataclasses of options that a run reads, by their section; "" for the general settings."""
+    strategy, backend = str(values.get("strategy")), str(values.get("backend"))
+    return {
+        **({strategy: strategy_class(strategy).Options} if strategy in strategies else {}),
+        **({backend: backend_spec(backend).options} if backend in backends else {}),
+        "": Settings,
+    }
 
 
 def _build_section(name: str, values: Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from selfinstruct.errors import UsageError
 from selfinstruct.filters.rouge.index import LONGEST
 from selfinstruct.filters.rouge.lcs import f1, lcs_length
 from selfinstruct.filters.text import Tokenizer, count_words, tokenize
@@ -30,6 +31,12 @@ class Copied:
     min_words: int = 4
     tokenizer: Tokenizer = "auto"
     count: ClassVar[Callable[[str], int]] = staticmethod(count_words)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold {self.threshold} is not between 0 and 1")
+        if self.min_words < 0:
+            raise UsageError(f"min_words is {self.min_words}, but a number of words is 0 or more")
 
     def decide(self, output: str, input: str = "", shown: Sequence[str] = ()) -> Verdict:  # noqa: A002
         """Decide on one output.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
+from selfinstruct.errors import UsageError
 from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.filters.text import count_words
 from selfinstruct.reasons import RejectReason
@@ -46,6 +47,13 @@ class WordCount(Filter):
     min_words: int = 4
     max_words: int = 150
     count: ClassVar[Callable[[str], int]] = staticmethod(count_words)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_words <= self.max_words:
+            raise UsageError(
+                f"min_words {self.min_words} and max_words {self.max_words} are not a range: use 0 or more, the lower"
+                " number first"
+            )
 
     def verdict(self, text: str) -> Verdict:
         """Decide on one text."""

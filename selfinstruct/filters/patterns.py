@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
+from selfinstruct.errors import UsageError
 from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
@@ -71,6 +72,10 @@ class Boilerplate(Filter):
     openings: tuple[str, ...] = BOILERPLATE_OPENINGS
     endings: tuple[str, ...] = BOILERPLATE_ENDINGS
     tail: int = TAIL
+
+    def __post_init__(self) -> None:
+        if self.tail < 0:
+            raise UsageError(f"tail is {self.tail}, but a number of characters is 0 or more")
 
     def verdict(self, text: str) -> Verdict:
         """Decide on one text."""

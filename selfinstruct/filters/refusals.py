@@ -16,6 +16,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import ClassVar
 
+from selfinstruct.errors import UsageError
 from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.filters.patterns import PLAIN, find_phrase
 from selfinstruct.filters.refusal_forms import REFUSALS, SELF_REFERENCES, TRIGGERS
@@ -61,6 +62,10 @@ class Refusals(Filter):
     refusals: tuple[str, ...] | None = None
     self_references: tuple[str, ...] | None = None
     head: int = HEAD
+
+    def __post_init__(self) -> None:
+        if self.head < 1:
+            raise UsageError(f"head is {self.head}, but at least one character must be searched")
 
     def verdict(self, text: str) -> Verdict:
         """Decide on one text."""

@@ -80,6 +80,8 @@ class Repetition(Filter):
         limits = (self.lines, self.paragraphs, self.line_characters, self.paragraph_characters)
         if wrong := [limit for limit in (*limits, *self.top_grams, *self.duplicate_grams) if not 0 <= limit <= 1]:
             raise UsageError(f"{wrong[0]} is not a fraction; give thresholds between 0 and 1")
+        if self.min_words < 0:
+            raise UsageError(f"min_words is {self.min_words}, but a number of words is 0 or more")
 
     def verdict(self, text: str) -> Verdict:
         """Decide on one text."""
