@@ -55,7 +55,7 @@ def dataclass_in(hint: Any) -> type | None:
 
 def _distance(word: str, name: str) -> int | None:
     """Return the edit distance of two names; None if they are not similar. Hyphens and underscores are equal."""
-    limit = max(1, len(word) // 4)
+    limit = min(3, (len(word) + 2) // 3)
     distance = OSA.distance(_plain(word), _plain(name), score_cutoff=limit)
     return distance if distance <= limit else None
 

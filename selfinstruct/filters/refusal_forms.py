@@ -25,6 +25,8 @@ TRIGGERS = (
     r"|tidak|jako|olarak|edemem|getiremem|cevaplayamam|ia|inteligencia)\b"
 )
 
+_TELL = "tell"
+
 # An assistant's names for itself. A profession after "AI" (an AI coach) is a role that a task asks for.
 _KIND = (
     r"(?:(?:large |ai |artificial intelligence )?language model|(?:text|generative|conversational)[- ](?:based"
@@ -47,8 +49,8 @@ _OPENING = (
     r" important to)"
     r" note that|i(?:'m| am) (?:(?:very|so|truly|really|terribly|deeply) )*(?:sorry|afraid)|i (?:sincerely"
     r" )?apologi[sz]e"
-    r"|i regret(?: to (?:inform|tell) you)?|i (?:must|have to|want to|need to|should) (?:inform you|tell you|clarify"
-    r"|note|point out|emphasi[sz]e|be (?:honest|direct|clear)(?: with you)?)|for (?:safety|legal|ethical) reasons"
+    rf"|i regret(?: to (?:inform|{_TELL}) you)?|i (?:must|have to|want to|need to|should) (?:inform you|{_TELL} you"
+    r"|clarify|note|point out|emphasi[sz]e|be (?:honest|direct|clear)(?: with you)?)|for (?:safety|legal|ethical) reasons"
     r"|due to [\w ]{3,30}|(?:per|according to|under) my \w+)\b(?: for [^,.]{0,40})?(?:,? (?:that|but|because|however))?"
     r"[,!: ]*)*"
 )
@@ -105,10 +107,10 @@ _SERVE = (
     r"|that|your|the)"
     r"|(?:guide|advise|walk) you|comment on (?:ongoing|pending|political|this|that|specific|individual)|(?:confirm"
     r"|verify) (?:whether|if|the (?:authenticity|accuracy|truth)|th[ia][ts] claim)"
-    r"|guarantee the accuracy|tell you (?:if|whether|who)\b|act as an?\b|adopt (?:this|that|the|such) persona"
+    rf"|guarantee the accuracy|{_TELL} you (?:if|whether|who)\b|act as an?\b|adopt (?:this|that|the|such) persona"
     r"|ignore my (?:\w+ )?(?:instructions|rules|guidelines)"
     r"|be (?:a )?part of (?:this|that|it)|answer (?:questions? (?:like|about|of)|personal)|make (?:predictions"
-    r"|guesses) (?:about|on)|(?:tell|teach|show|explain to) you (?:how to|ways)|explain how to|recommend ways"
+    rf"|guesses) (?:about|on)|(?:{_TELL}|teach|show|explain to) you (?:how to|ways)|explain how to|recommend ways"
     r"|recommend or endorse"
     r"|(?:offer|give|share|express|form)(?: you)? (?:(?:an?|any|my|personal|political|legal|medical|financial)"
     r" )*(?:opinions?|advice|guidance)"
@@ -121,13 +123,13 @@ _GERUND = (
 _DO_THIS = (
     r"(?:do|generate|answer|write(?: about)?|discuss|create|produce|share|provide|respond to|complete|process"
     r"|support|continue|say"
-    r"|talk about|cover|reproduce|verify|tell you|show you|give you|allow|handle|provide you with|perform|reply to"
+    rf"|talk about|cover|reproduce|verify|{_TELL} you|show you|give you|allow|handle|provide you with|perform|reply to"
     r"|address"
     r"|make|translate|continue with|help(?: you)?(?: with| on)?)"
 )
 _MAKE = (
     r"(?:provide|generate|engage in|reveal|assist|advise|guide|guess|comment|complete|continue|answer|respond"
-    r"|process|reproduce|write|tell|create|produce|make|give|share|offer|show|teach|explain|describe|discuss|draw"
+    rf"|process|reproduce|write|{_TELL}|create|produce|make|give|share|offer|show|teach|explain|describe|discuss|draw"
     r"|build|find|design|draft"
     r"|compose|translate|support|promote|recommend|suggest|list|help|open|say|perform|spread|use|sell|publish|endorse)"
 )
@@ -174,7 +176,8 @@ _SENSES = (
 )
 _SENSE = (
     r"(?:access|provide|generate|give|browse|open|see|view|display|show|play|hear|watch|draw|create|predict|search"
-    r"|look up|remember|recall|set|order|buy|book|listen to|run|execute|process|make|tell you|send|read|visit|retrieve)"
+    rf"|look up|remember|recall|set|order|buy|book|listen to|run|execute|process|make|{_TELL} you|send|read|visit"
+    r"|retrieve)"
 )
 _WORK = (
     r"(?:input|text|passage|article|paragraph|sentence|code|document|essay|context|data|file|image|list|email|poem"
@@ -221,7 +224,7 @@ REFUSALS = (
     r"|appropriate)"
     r"|wouldn't be (?:ethical|appropriate)) for me(?:\W*$|: | to (?:provide|write|assist|help|answer|discuss|create"
     r"|generate|give|say|speculate"
-    r"|share|do|engage|guess|comment|offer|support|produce|show|play|make|tell|draw|access|open|continue|respond"
+    rf"|share|do|engage|guess|comment|offer|support|produce|show|play|make|{_TELL}|draw|access|open|continue|respond"
     r"|describe|judge)\b)",
     r"(?:\bnot|n't) think (?:it would be|it's|it is) (?:appropriate|right|wise|ethical) (?:for me )?to (?:write"
     r"|answer|share|discuss|help|create|provide|comment)",
