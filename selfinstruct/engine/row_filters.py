@@ -65,7 +65,8 @@ class NoveltyOptions:
     Attributes:
         threshold: Highest F1 with any other instruction at which an instruction is kept (Self-Instruct, section 2.2:
             0.7).
-        tokenizer: ``rouge`` decides as the original code does; ``auto`` supports every script.
+        tokenizer: ``rouge`` decides as the original code does; ``auto`` supports every script and reads symbols;
+            ``words`` is ``auto`` without symbols.
     """
 
     threshold: float = 0.7
