@@ -6,9 +6,9 @@ words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from selfinstruct.engine.row_filters import FilterOptions
 from selfinstruct.filters import Copied, WordCount
@@ -21,12 +21,18 @@ __all__ = ["filters_of"]
 
 @dataclass(frozen=True)
 class _WordCount1(WordCount):
-    count: ClassVar[Callable[[str], int]] = staticmethod(count_words_of_semantics_1)
+    @staticmethod
+    def count(text: str) -> int:
+        """Return the number of words of a text."""
+        return count_words_of_semantics_1(text)
 
 
 @dataclass(frozen=True)
 class _Copied1(Copied):
-    count: ClassVar[Callable[[str], int]] = staticmethod(count_words_of_semantics_1)
+    @staticmethod
+    def count(text: str) -> int:
+        """Return the number of words of a text."""
+        return count_words_of_semantics_1(text)
 
 
 def filters_of(options: FilterOptions, semantics: int) -> FilterOptions:

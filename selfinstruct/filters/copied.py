@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,7 +30,11 @@ class Copied:
     threshold: float = 0.7
     min_words: int = 4
     tokenizer: Tokenizer = "auto"
-    count: ClassVar[Callable[[str], int]] = staticmethod(count_words)
+
+    @staticmethod
+    def count(text: str) -> int:
+        """Return the number of words of a text."""
+        return count_words(text)
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:

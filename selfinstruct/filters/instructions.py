@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -46,7 +45,11 @@ class WordCount(Filter):
     reads: ClassVar[Reads] = "instruction"
     min_words: int = 4
     max_words: int = 150
-    count: ClassVar[Callable[[str], int]] = staticmethod(count_words)
+
+    @staticmethod
+    def count(text: str) -> int:
+        """Return the number of words of a text."""
+        return count_words(text)
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_words <= self.max_words:
