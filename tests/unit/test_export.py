@@ -19,7 +19,7 @@ def run_of(folder: Path, answer: str, **settings: Any) -> Path:
     path = folder / "tasks.txt"
     path.write_text("Name a river of France.\n")
 
-    def model(body: Mapping[str, Any]) -> str:  # noqa: ARG001
+    def model(body: Mapping[str, Any]) -> str:
         return answer
 
     with Loopback(model) as server:
