@@ -50,8 +50,9 @@ _OPENING = (
     r" note that|i(?:'m| am) (?:(?:very|so|truly|really|terribly|deeply) )*(?:sorry|afraid)|i (?:sincerely"
     r" )?apologi[sz]e"
     rf"|i regret(?: to (?:inform|{_TELL}) you)?|i (?:must|have to|want to|need to|should) (?:inform you|{_TELL} you"
-    r"|clarify|note|point out|emphasi[sz]e|be (?:honest|direct|clear)(?: with you)?)|for (?:safety|legal|ethical) reasons"
-    r"|due to [\w ]{3,30}|(?:per|according to|under) my \w+)\b(?: for [^,.]{0,40})?(?:,? (?:that|but|because|however))?"
+    r"|clarify|note|point out|emphasi[sz]e|be (?:honest|direct|clear)(?: with you)?)"
+    r"|for (?:safety|legal|ethical) reasons|due to [\w ]{3,30}|(?:per|according to|under) my \w+)\b"
+    r"(?: for [^,.]{0,40})?(?:,? (?:that|but|because|however))?"
     r"[,!: ]*)*"
 )
 _CLAUSE = (
