@@ -188,13 +188,13 @@ _WORK = (
 
 REFUSALS = (
     # I can't assist, I am not able to do that, I won't write malware, I cannot decide this for you.
-    rf"{_CLAUSE}{_LIFE}{_I_CANNOT} {_SERVE}",
-    rf"{_CLAUSE}{_LIFE}{_I_CANNOT} {_DO_THIS} {_THIS}",
-    rf"{_CLAUSE}{_LIFE}{_I_CANNOT} {_MAKE}\b(?! (?:my (?!system|instructions|rules)|you how (?:much|happy"
+    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} {_SERVE}",
+    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} {_DO_THIS} {_THIS}",
+    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} {_MAKE}\b(?! (?:my (?!system|instructions|rules)|you how (?:much|happy"
     rf"|sorry)))[^.!?]{{0,80}}?(?:{_HARM}|{_GOODS})",
-    rf"{_CLAUSE}{_LIFE}{_I_CANNOT} (?:write|do|make|create|solve|decide|complete|finish|draw|find|book|send"
+    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} (?:write|do|make|create|solve|decide|complete|finish|draw|find|book|send"
     rf"|buy)\b[^.!?]{{1,40}} for you\b",
-    rf"{_CLAUSE}{_LIFE}{_I_CANNOT} {_SENSE}(?! (?:my\b|you(?=,)|our(?! (?:earlier|previous|past|last|prior))|any"
+    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} {_SENSE}(?! (?:my\b|you(?=,)|our(?! (?:earlier|previous|past|last|prior))|any"
     rf" reason|sense)\b)[^.!?]{{0,30}}?{_SENSES}",
     rf"{_CLAUSE}i ?(?:will not|won't|am not|'m not)(?: going to)?(?: be)?(?: comfortable)?(?: with)? {_GERUND}\b(?!"
     rf" to you)",
@@ -209,7 +209,7 @@ REFUSALS = (
     r"^we (?:cannot|can't|are unable to) (?:process|fulfil|fulfill|complete|answer|assist with) (?:this|your|the)"
     r" (?:request|prompt|question)",
     # I must decline; but not an invitation, an offer, a crown.
-    rf"{_CLAUSE}{_LIFE}i(?:'ll| will|'m going to)? ?(?:must|have to|need to|would have to)(?: (?:respectfully"
+    rf"{_CLAUSE}i{_LIFE}(?:'ll| will|'m going to)? ?(?:must|have to|need to|would have to)(?: (?:respectfully"
     rf"|politely))? (?:decline|refuse"
     r"|pass|turn (?:this|that|your|the)(?: \w+)? down|turn down (?:this|that|your) \w+)(?=\W*$|[,.;:]| on this| to"
     r" (?:write|answer|provide|help|assist|create|do|generate|discuss|respond|engage)"
