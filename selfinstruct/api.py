@@ -34,7 +34,7 @@ from selfinstruct.engine.verdict_cache import VerdictCache
 from selfinstruct.errors import SelfInstructError
 from selfinstruct.ledger import Ledger, Reader, has_run
 from selfinstruct.pool import AcceptedRow
-from selfinstruct.records import Request
+from selfinstruct.records import Request, Verdict
 from selfinstruct.runs.compare import Comparison, compare
 from selfinstruct.runs.explain import Explanation
 from selfinstruct.runs.explain import explain as explain_candidate
@@ -94,6 +94,7 @@ class GenerateResult:
             report.
         cancelled: Requests that were cancelled while they were under way; they stay open.
         cancelled_tokens: Worst case of the tokens that the cancelled requests may have cost.
+        repeated_tasks: Tasks that the novelty filter rejects before they are asked, see ``RowFilters.repeated_tasks``.
     """
 
     folder: Path
@@ -109,6 +110,7 @@ class GenerateResult:
     remarks: tuple[str, ...] = ()
     cancelled: int = 0
     cancelled_tokens: int = 0
+    repeated_tasks: Sequence[Verdict] = ()
 
     @property
     def every_task_was_asked(self) -> bool:
@@ -185,9 +187,10 @@ def generate(
         exported=exported,
         completions=completions,
         in_batches=ended.in_batches,
+        remarks=tuple(ended.remarks),
         cancelled=len(ended.cancelled),
         cancelled_tokens=sum(sum(worst_case(request)) for request in ended.cancelled),
-        remarks=tuple(ended.remarks),
+        repeated_tasks=state.scheduler.repeated_tasks,
     )
 
 

@@ -7,8 +7,8 @@ __version__ = "0.1.0"
 SEMANTICS = 2
 """Increased whenever the same ledger, config and seeds would give other bytes.
 
-1 read completions unaltered: every finish reason except ``length`` marked a complete answer. 2 reads the answer alone,
-and names the finish reasons of complete answers.
+1 read completions unaltered: every finish reason except ``length`` marked a complete answer. It also had other filters
+(``engine.earlier_filters``). 2 reads the answer alone, and names the finish reasons of complete answers.
 """
 
 READABLE = frozenset({1, SEMANTICS})

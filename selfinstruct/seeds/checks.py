@@ -16,6 +16,7 @@ from selfinstruct.errors import UsageError
 from selfinstruct.filters import tokenize
 from selfinstruct.filters.rouge.lcs import f1_array, strings
 from selfinstruct.filters.rouge.token_store import Vocabulary
+from selfinstruct.filters.text import count_words
 from selfinstruct.records import Task
 from selfinstruct.seeds.reading import NO_SEED, read_seed_file
 
@@ -54,8 +55,10 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
     """Check a seed file, warning about pairs of instructions with a ROUGE-L F1 of at least ``threshold``.
 
     Raises:
-        UsageError: The file can't be read.
+        UsageError: The file can't be read, or the threshold is not between 0 and 1.
     """
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"threshold {threshold} is not between 0 and 1")
     seeds = read_seed_file(path)
     tasks, where = seeds.tasks, seeds.where
     if not tasks and not seeds.errors:
@@ -69,7 +72,7 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
     closest, similar = _compare([task.instruction for task in tasks], numbers, threshold)
     for score, line, other in similar:
         warnings.append(f"{where(line)}: the instruction resembles the one on line {other} (ROUGE-L {score:.2f})")
-    words = sorted(len(task.instruction.split()) for task in tasks)
+    words = sorted(count_words(task.instruction) for task in tasks)
     return SeedReport(
         tasks=len(tasks),
         classification=sum(task.is_classification is True for task in tasks),
@@ -110,7 +113,7 @@ def _compare(texts: Sequence[str], lines: Sequence[int], threshold: float) -> tu
 def _warnings(task: Task) -> list[str]:
     """Return warnings about a task that loads but makes a poor demonstration."""
     warnings = []
-    words = len(task.instruction.split())
+    words = count_words(task.instruction)
     if words > 150:
         warnings.append(f"the instruction has {words} words; candidates with more than 150 are rejected")
     if task.instruction.endswith(":"):

@@ -35,7 +35,7 @@ from selfinstruct.records import (
     Verdict,
 )
 from selfinstruct.strategies.abilities import (
-    BeginsWithTasks,
+    AnswersTasks,
     ChecksAnswers,
     ChoosesFormat,
     ChoosesTarget,
@@ -116,7 +116,7 @@ class AnswerContext:
 
 class Respond(
     Strategy,
-    BeginsWithTasks,
+    AnswersTasks,
     SendsContext,
     ChecksAnswers,
     ChoosesFormat,
@@ -136,7 +136,7 @@ class Respond(
     }
     context_templates: ClassVar[Mapping[str, frozenset[str]]] = {"respond/earlier": frozenset({"text"})}
     # Every task is to be answered, regardless of its form and of similar tasks: a correction may well be close to its
-    # input. `selfinstruct filter` removes duplicates afterwards.
+    # input. With filters.novelty, tasks that resemble an earlier one are not asked.
     defaults: ClassVar[Mapping[str, Any]] = {
         "filters": {
             "word_count": None,
