@@ -1,9 +1,9 @@
 """The requests that a fork inherits from another run, or a run from before a ``retry``, processed as they were sent.
 
 Inherited prompts are not rebuilt: under new thresholds, or with an answer in place of a failure, other tasks would be
-kept, so the prompts would differ. A follow-up belongs to the candidate that it follows. If that candidate is kept again, the recorded outcome is used; if
-not, the follow-up is skipped. A candidate that is kept only now has no recorded follow-up: one is queued, and sent
-after all inherited requests are processed.
+kept, so the prompts would differ. A follow-up belongs to the candidate that it follows. If that candidate is kept
+again, the recorded outcome is used; if not, the follow-up is skipped. A candidate that is kept only now has no recorded
+follow-up: one is queued, and sent after all inherited requests are processed.
 """
 
 from __future__ import annotations

@@ -153,10 +153,8 @@ class Scheduler:
     def process(self, outcome: Outcome) -> FilterOutcome:
         """Process the outcome of request number ``decided``, then number new requests."""
         number = self._decided
-        if number >= self._inherited.until:
-            request = self.open.pop(number)
-        else:
-            request = self.open.pop(number, None) or self._inherited.request(number)
+        request = self.open.pop(number) if number in self.open else self._inherited.request(number)
+        if number < self._inherited.until:
             self._record_item(request)
         self._claimed.discard(number)
         if isinstance(outcome, Failure):

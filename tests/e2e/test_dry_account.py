@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 
 import selfinstruct
+from selfinstruct.common.rng import derive
 from selfinstruct.errors import BackendError
 from tests.batches import Batches, Script
 from tests.cli import dataset, run_cli
 from tests.loopback import Body, Fault, Loopback
-from tests.scripted import reply
+from tests.scripted import SETTINGS, reply
 
 N = 40
 CREDIT = {"error": {"type": "invalid_request_error", "message": "credit balance too low"}}
 DRY = Fault(400, body={"error": {"type": "invalid_request_error", "message": "the upstream server refused it"}})
 BLOCKED = {"error": {"message": "This prompt may not be answered.", "code": None}}
+RAW = ("alpaca", "self-instruct", "magpie", "respond")
 FAST = ["--set", "retry.base_s=0.01", "--set", "retry.attempts=2"]
 
 Faulty = Callable[[int, Any], Fault | None]
@@ -60,7 +62,7 @@ def items(run: Path) -> list[int]:
     return [item(row["instruction"]) for row in rows]
 
 
-@pytest.mark.parametrize("width", [1, 4, 16])
+@pytest.mark.parametrize("width", [1, 16])
 @pytest.mark.parametrize(
     "fault",
     [
@@ -98,9 +100,9 @@ def test_an_account_that_runs_dry_stops_the_run_with_every_request_open(
 @pytest.mark.parametrize("width", [1, 16])
 def test_an_account_that_is_dry_for_a_while_loses_no_task(tmp_path: Path, tasks: Path, width: int) -> None:
     """The account is filled again while the run is at work: the refused requests are asked again."""
-    with Loopback(answer, lambda number, body: DRY if 6 <= number <= 9 else None) as server:
+    with Loopback(answer, lambda number, body: DRY if 6 <= number <= 8 else None) as server:
         respond(tmp_path / "a", tasks, server.url, "--concurrency", width)
-        assert len(server.arrived) <= N + 4 + 1
+        assert len(server.arrived) <= N + 3 + 1
     assert items(tmp_path / "a") == list(range(N))
 
 
@@ -112,11 +114,11 @@ def test_a_server_that_is_down_for_a_while_loses_no_task(tmp_path: Path, tasks: 
     assert items(tmp_path / "a") == list(range(N))
 
 
-@pytest.mark.parametrize("width", [1, 4, 64])
+@pytest.mark.parametrize("width", [1, 16])
 @pytest.mark.parametrize(
     "refused", [{7}, {0}, {N - 1}, {0, 1, 2}, {N - 3, N - 2, N - 1}, set(range(10, 30)), {3, 9, 27}]
 )
-@pytest.mark.parametrize("fault", [Fault(451, body=BLOCKED), Fault(403, body=BLOCKED), Fault(400, body=BLOCKED)])
+@pytest.mark.parametrize("fault", [Fault(451, body=BLOCKED), Fault(400, body=BLOCKED)])
 def test_refused_prompts_are_recorded_and_the_others_answered(
     tmp_path: Path, tasks: Path, fault: Fault, refused: set[int], width: int
 ) -> None:
@@ -260,31 +262,46 @@ def test_retry_selects_by_code_and_reopened_requests_may_fail_again(tmp_path: Pa
     assert items(tmp_path / "a") == list(range(N))
 
 
-@pytest.mark.parametrize("strategy", ["self-instruct", "alpaca", "evol-instruct", "conversation"])
-def test_retry_of_any_strategy_keeps_every_completion(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize("name", SETTINGS)
+def test_retry_of_any_strategy_keeps_every_completion(tmp_path: Path, name: str) -> None:
     """Later requests were made after the failures; they are processed as they were sent."""
-    failing: set[int] = {2, 5, 6, 11}
+    failing = {derive("request", 0, number) for number in (2, 5, 6, 11)}
+    run, source = tmp_path / "a", tmp_path / "b"
 
-    def faulty(number: int, body: Body) -> Fault | None:
-        return Fault(400, body=BLOCKED) if body["seed"] in seeds else None
+    def generate(url: str) -> selfinstruct.GenerateResult:
+        section = {"model": "m", "base_url": url, "api": "completion" if name in RAW else "chat"}
+        strategy = {} if name in ("mix", "quality") else {"strategy": name}
+        return selfinstruct.generate(
+            run, {**SETTINGS[name], **strategy, "backend": "openai", "n": 15, "openai": section}
+        )
 
-    seeds = {selfinstruct.common.rng.derive("request", 0, number) for number in failing}
-    api = "chat" if strategy in ("evol-instruct", "conversation") else "completion"
-    line = ["generate", tmp_path / "a", "--strategy", strategy, "--backend", "openai", "--model", "m", "--api", api,
-            "-n", 25, "-q"]  # fmt: skip
-    with Loopback(reply, faulty) as server:
-        run_cli(*line, "--base-url", server.url)
-    failures = status(tmp_path / "a")["failures"]
-    assert failures.get("bad_request", 0) >= 2
-    answered = answers(tmp_path / "a")
-    run_cli("retry", tmp_path / "a")
-    assert answers(tmp_path / "a") == answered, "every completion is kept"
+    with Loopback(reply, lambda _, body: Fault(400) if body["seed"] in failing else None) as server:
+        failures = generate(server.url).stats.failures
+    assert failures["bad_request"] >= 2
+    answered = answers(run)
+    assert selfinstruct.retry(run).reopened == failures
+    assert answers(run) == answered, "every completion is kept"
+    assert selfinstruct.status(run, verify=True).stats.failures == {}
     with Loopback(reply) as server:
-        run_cli(*line, "--base-url", server.url)
-    assert status(tmp_path / "a")["failures"] == {}
-    assert answered.items() <= answers(tmp_path / "a").items()
-    run_cli("explain", tmp_path / "a", 1)
-    run_cli("fork", tmp_path / "a", "-o", tmp_path / "f", "-n", 10, "-q")
+        result = generate(server.url)
+    assert (result.ending, result.stats.failures) == ("complete", {})
+    assert answered.items() <= answers(run).items()
+    assert selfinstruct.status(run, verify=True).rows == 15
+    selfinstruct.explain(run, 1)
+    assert len(selfinstruct.fork(run, source, {"n": 5}).rows) == 5
+
+
+def test_a_replay_of_a_retried_run_names_the_reason(tmp_path: Path) -> None:
+    poison = derive("request", 0, 2)
+    settings = {"strategy": "self-instruct", "backend": "openai", "n": 20}
+    for poisons in ({poison}, set[int]()):
+        with Loopback(reply, lambda _, body, poisons=poisons: DRY if body["seed"] in poisons else None) as server:
+            section = {"model": "m", "base_url": server.url, "api": "completion"}
+            selfinstruct.generate(tmp_path / "a", {**settings, "openai": section})
+        selfinstruct.retry(tmp_path / "a")
+    output = run_cli("generate", tmp_path / "b", "--from", tmp_path / "a", code=1)
+    assert "was continued after a retry" in output
+    assert "selfinstruct fork" in output
 
 
 def answers(run: Path) -> dict[int, bytes]:

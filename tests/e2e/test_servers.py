@@ -19,8 +19,8 @@ import pytest
 
 from selfinstruct import generate
 from selfinstruct.backends.openai.backend import OpenAIBackend, OpenAIOptions
-from selfinstruct.engine.progress import RunProgress
 from selfinstruct.common.rng import derive
+from selfinstruct.engine.progress import RunProgress
 from selfinstruct.errors import BackendError, SelfInstructError, TransientError
 from selfinstruct.records import PromptMessage, Request, Sampling
 from tests.cli import ROOT, dataset, environment, run_cli

@@ -312,8 +312,7 @@ class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
         label = f"batch {batch.id} ({state['status']})"
         answers = {name: self._read(name, lines.get(name), label, again=again) for name in names}
         self._journal.set_state(batch, "collected")
-        # Completions come first: they prove to the engine that the server works.
-        for name in sorted(names, key=lambda name: not isinstance(answers[name], Completion)):
+        for name in names:
             self._settle(self._pending[name], answers[name])
 
     def _read(self, name: str, line: Mapping[str, Any] | None, label: str, *, again: bool) -> _Answer:

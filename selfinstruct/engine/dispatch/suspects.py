@@ -6,12 +6,13 @@ same words. What distinguishes them is how other requests fare under the same co
 - A failed request is a *suspect* until a request that was sent after the failure arrived is answered. A request that
   was sent earlier proves nothing, however late its answer arrives.
 - A suspect is then asked again, since the fault may have passed meanwhile. If it fails again, it is at fault itself.
-- If suspects accumulate, or nothing else remains to be sent, a *control* is sent: a request that was answered before.
-  If the control fails too, the server or the account is at fault, and every suspect stays open.
+- After an unbroken series of failures, or when nothing else remains to be sent, a *control* is sent: a request that was
+  answered before. If the control fails too, the server or the account is at fault, and every suspect stays open.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from selfinstruct.errors import BackendError, RequestError, SelfInstructError, TransientError, UnreachableError
@@ -56,6 +57,7 @@ class Suspects:
     def __init__(self) -> None:
         self._suspects: dict[int, Suspect] = {}
         self._asked_again: dict[int, Suspect] = {}
+        self._series: Counter[type[SelfInstructError]] = Counter()  # failures since the last answer, by type
         self._answered: dict[str, Request] = {}  # the latest request answered in each stage
         self._newest_evidence: dict[str, int] = {}  # the newest send of an answered request, by stage
 
@@ -76,6 +78,8 @@ class Suspects:
         if earlier is not None and not earlier.is_blameless:
             suspect.since, suspect.failed_before = earlier.since, not suspect.is_blameless
         self._suspects[request.number] = suspect
+        if not suspect.failed_before:
+            self._series[type(error)] += 1
 
     def answered(self, request: Request, send: int, *, control_of: str = "") -> None:
         """Record that a request was answered.
@@ -85,6 +89,7 @@ class Suspects:
             send: The send that led to the answer.
             control_of: For a control, the stage whose suspects it tests.
         """
+        self._series.clear()
         self._answered[request.stage] = request
         for stage in {request.stage, control_of or request.stage}:
             self._newest_evidence[stage] = max(send, self._newest_evidence.get(stage, 0))
@@ -136,17 +141,18 @@ class Suspects:
     @property
     def is_series(self) -> bool:
         """Whether so many requests failed without an answer in between that no more should be sent."""
-        refused = sum(isinstance(suspect.error, RequestError) for suspect in self._suspects.values())
-        return refused >= _MAX_REFUSED or len(self._suspects) - refused >= _MAX_EXHAUSTED
+        refused = self._series[RequestError]
+        if not self._suspects:
+            return False
+        return refused >= _MAX_REFUSED or self._series.total() - refused >= _MAX_EXHAUSTED
 
     @property
     def is_outage(self) -> bool:
-        """Whether so many connections failed that the server is down, which needs no control."""
-        lost = sum(isinstance(suspect.error, UnreachableError) for suspect in self._suspects.values())
-        return lost >= _MAX_EXHAUSTED
+        """Whether so many connections failed in a row that the server is down, which needs no control."""
+        return self._series[UnreachableError] >= _MAX_EXHAUSTED
 
     def is_series_in(self, stage: str) -> bool:
-        """Whether the requests of a stage failed in a series."""
+        """Whether so many suspects belong to a stage that answers in other stages say nothing about them."""
         return sum(suspect.request.stage == stage for suspect in self._suspects.values()) >= _MAX_REFUSED
 
     def fault(self, control: Request | None, cause: SelfInstructError | None = None) -> SelfInstructError:
@@ -163,13 +169,13 @@ class Suspects:
         count = len(self._suspects)
         requests = "1 request is" if count == 1 else f"{count} requests are"
         if control is None:
-            reason = "no request has been answered since, so the settings, the key or the account may be at fault"
+            explanation = "no request has been answered since, so the settings, the key or the account may be at fault"
         else:
-            reason = f"request {control.number}, which was answered before, now fails too"
-            reason += "" if cause is None or str(cause) == str(error) else f" ({cause})"
-            reason += ", so the account, the key or the server is at fault and not the prompt"
+            explanation = f"request {control.number}, which was answered before, now fails too"
+            explanation += "" if cause is None or str(cause) == str(error) else f" ({cause})"
+            explanation += ", so the account, the key or the server is at fault and not the prompt"
         return BackendError(
-            f"request {suspect.request.number}: {error}. {requests} refused; {reason}. "
+            f"request {suspect.request.number}: {error}. {requests} refused; {explanation}. "
             "Nothing is recorded as failed: correct that (credit, quota, key, settings), then run the same command "
             "again to ask them"
         )
