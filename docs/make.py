@@ -337,8 +337,8 @@ def reasons() -> str:
         "# Reason codes\n",
         NOTE,
         "Why a candidate, a piece of a completion or a row of a file was rejected: `status`, `explain`, the report of "
-        "`filter` and the exported candidates use these codes.\nThree further families are open-ended: `no_<field>` for "
-        "a block without a required field, `ended_<finish reason>` for an answer that is not complete "
+        "`filter` and the exported candidates use these codes.\nThree further families are open-ended: `no_<field>` "
+        "for a block without a required field, `ended_<finish reason>` for an answer that is not complete "
         "([how it is read](backends.md#what-counts-as-an-answer)), and `top_<n>_gram` and `duplicate_<n>_gram` of the "
         "repetition filter.\n"
         "Plugins may add codes.\n",
