@@ -53,9 +53,11 @@ JSON_KEYS = {
         "run": "run directory", "ending": "why the run stopped", "succeeded": "true for exit code 0",
         "rows": "rows of the dataset", "target": "rows asked for", "acceptance": "rows / parsed instructions",
         "requests": "processed requests", "instructions": "parsed instructions", "rejected": "candidates by reason",
+        "repeated_tasks": "tasks that resemble an earlier one and are not asked: task, nearest, score",
         "discarded": "pieces of text by reason", "failures": "failed requests by code",
         "prompt_tokens": "", "completion_tokens": "", "reasoning_tokens": "part of completion_tokens",
-        "advice": "sentences on settings that bring more rows", "in_batches": "requests that the server still processes",
+        "advice": "sentences on settings that bring more rows",
+        "in_batches": "requests that the server still processes",
         "dataset": "dataset file", "lines": "its lines", "sha256": "its digest",
     },
     "status": {
@@ -66,7 +68,8 @@ JSON_KEYS = {
         "instructions": "parsed instructions", "acceptance": "rows / parsed instructions",
         "novelty": "share of new ones among the last instructions",
         "forecast": "requests, tokens and cost to go, or null", "stages": "requests by stage",
-        "rejected": "candidates by reason", "discarded": "pieces of text by reason",
+        "rejected": "candidates by reason", "repeated_tasks": "tasks that resemble an earlier one and are not asked",
+        "discarded": "pieces of text by reason",
         "failures": "failed requests by code", "methods": "figures of each method of a mixed run",
         "proposals": "proposals of each method over time", "tables": "counters of the strategy",
         "models": "completions by model", "prompt_tokens": "", "cached_tokens": "", "completion_tokens": "",
@@ -323,7 +326,8 @@ def reasons() -> str:
         "# Reason codes\n",
         NOTE,
         "Why a candidate, a piece of a completion or a row of a file was rejected: `status`, `explain`, the report of "
-        "`filter` and the exported candidates use these codes.\nThree further families are open-ended: `no_<field>` for "
+        "`filter` and the exported candidates use these codes.\nThree further families are open-ended: `no_<field>` "
+        "for "
         "a block without a required field, `ended_<finish reason>` for an answer that is not complete "
         "([how it is read](backends.md#what-counts-as-an-answer)), and `top_<n>_gram` and `duplicate_<n>_gram` of the repetition filter.\n"
         "Plugins may add codes.\n",

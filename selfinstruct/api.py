@@ -34,7 +34,7 @@ from selfinstruct.engine.verdict_cache import VerdictCache
 from selfinstruct.errors import SelfInstructError
 from selfinstruct.ledger import Ledger, Reader, has_run
 from selfinstruct.pool import AcceptedRow
-from selfinstruct.records import Request
+from selfinstruct.records import Request, Verdict
 from selfinstruct.runs.compare import Comparison, compare
 from selfinstruct.runs.explain import Explanation
 from selfinstruct.runs.explain import explain as explain_candidate
@@ -87,6 +87,7 @@ class GenerateResult:
         exported: The dataset file.
         completions: Completions in the ledger, including those that no row of this dataset needs.
         in_batches: Requests in batches that the server is still processing.
+        repeated_tasks: Tasks that the novelty filter rejects before they are asked, see ``RowFilters.repeated_tasks``.
     """
 
     folder: Path
@@ -99,6 +100,7 @@ class GenerateResult:
     exported: ExportResult
     completions: int
     in_batches: int = 0
+    repeated_tasks: Sequence[Verdict] = ()
 
     @property
     def every_task_was_asked(self) -> bool:
@@ -161,7 +163,17 @@ def generate(
         verdicts.save(state)
         completions = reader.answers()
     return GenerateResult(
-        folder, ending, was_complete, plan, state.rows, state.stats, state.saturation, exported, completions, in_batches
+        folder,
+        ending,
+        was_complete,
+        plan,
+        state.rows,
+        state.stats,
+        state.saturation,
+        exported,
+        completions,
+        in_batches,
+        state.scheduler.repeated_tasks,
     )
 
 

@@ -27,6 +27,7 @@ from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filters import tokenize
 from selfinstruct.filters.rouge.lcs import f1_array, strings
 from selfinstruct.filters.rouge.token_store import Vocabulary
+from selfinstruct.filters.text import count_words
 from selfinstruct.records import Instance, Task
 from selfinstruct.verifiers import check_verifier, without_nulls
 
@@ -295,8 +296,10 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
     """Check a seed file, warning about pairs of instructions with a ROUGE-L F1 of at least ``threshold``.
 
     Raises:
-        UsageError: The file can't be read.
+        UsageError: The file can't be read, or the threshold is not between 0 and 1.
     """
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"threshold {threshold} is not between 0 and 1")
     tasks, lines, errors = _read_seeds(path)
     if not tasks and not errors:
         raise UsageError(f"{path}: the file has no seed task; each line must be a JSON object with an instruction")
@@ -304,7 +307,7 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
     closest, similar = _compare([task.instruction for task in tasks], [lines[task.id] for task in tasks], threshold)
     for score, line, other in similar:
         warnings.append(f"{path}:{line}: the instruction resembles the one on line {other} (ROUGE-L {score:.2f})")
-    words = sorted(len(task.instruction.split()) for task in tasks)
+    words = sorted(count_words(task.instruction) for task in tasks)
     return SeedReport(
         tasks=len(tasks),
         classification=sum(task.is_classification is True for task in tasks),
@@ -345,7 +348,7 @@ def _compare(texts: Sequence[str], lines: Sequence[int], threshold: float) -> tu
 def _warnings(task: Task) -> list[str]:
     """Return warnings about a task that loads but makes a poor demonstration."""
     warnings = []
-    words = len(task.instruction.split())
+    words = count_words(task.instruction)
     if words > 150:
         warnings.append(f"the instruction has {words} words; candidates with more than 150 are rejected")
     if task.instruction.endswith(":"):

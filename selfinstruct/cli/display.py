@@ -1,19 +1,40 @@
-"""The live view of a run: a panel on a terminal, a plain line every few seconds elsewhere."""
+"""The live view of a run: a panel on a terminal, a plain line every few seconds elsewhere; and figures in words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from selfinstruct.common.console import format_duration, show
+from selfinstruct.common.console import format_duration, plural, show
 from selfinstruct.engine.progress import RunProgress
+from selfinstruct.records import Verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["show_progress"]
+__all__ = ["repeated_tasks_in_words", "repeated_tasks_to_json", "show_progress"]
 
 _PHASES = {"loading": "loading the model", "draining": "finishing what is under way"}
+
+
+_SHOWN = 3  # repeated tasks that are named in a line
+
+
+def repeated_tasks_in_words(verdicts: Sequence[Verdict]) -> str:
+    """Return the number of tasks that resemble an earlier one, and the first of them."""
+    names = [f"{verdict.detail['task']} ({verdict.nearest}, {verdict.score:.2f})" for verdict in verdicts[:_SHOWN]]
+    more = ", ..." if len(verdicts) > _SHOWN else ""
+    resemble = "resembles" if len(verdicts) == 1 else "resemble"
+    count = plural(len(verdicts), "task")
+    return f"{count} that {resemble} an earlier one (filters.novelty): {', '.join(names)}{more}"
+
+
+def repeated_tasks_to_json(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
+    """Return the JSON form of the tasks that resemble an earlier one."""
+    return [
+        {"task": verdict.detail["task"], "nearest": verdict.nearest, "score": verdict.score} for verdict in verdicts
+    ]
 
 
 def show_progress(progress: RunProgress) -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfinstruct.cli.options import json_option
+from selfinstruct.cli.options import FiniteRange, json_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.config import assign
 from selfinstruct.common.console import echo, show
@@ -74,9 +74,9 @@ class _Share(click.ParamType[tuple[str, float]]):
 @click.option(
     "-o", "--output", required=True, metavar="OUT", help="File of the kept rows, in the format of its ending."
 )
-@click.option("--rouge", type=click.FloatRange(0, 1), is_flag=False, flag_value=0.7, metavar="[F1]",
+@click.option("--rouge", type=FiniteRange(0, 1), is_flag=False, flag_value=0.7, metavar="[F1]",
               help="Drop rows whose instruction has a higher ROUGE-L with a kept one; alone: 0.7.")  # fmt: skip
-@click.option("--minhash", type=click.FloatRange(0, 1, min_open=True), is_flag=False, flag_value=0.8,
+@click.option("--minhash", type=FiniteRange(0, 1, min_open=True), is_flag=False, flag_value=0.8,
               metavar="[JACCARD]", help="Drop near-duplicates of whole kept rows; alone: 0.8.")  # fmt: skip
 @click.option("--words", type=_Words(), is_flag=False, flag_value="4:150", metavar="[MIN:MAX]",
               help="Drop instructions with fewer or more words; alone: 4:150.")  # fmt: skip
@@ -99,7 +99,7 @@ class _Share(click.ParamType[tuple[str, float]]):
               help="Drop rows whose instruction-following difficulty by --scorer is outside; alone: 0:1.")  # fmt: skip
 @click.option("--scorer", metavar="MODEL",
               help="Causal language model for --perplexity and --ifd: a directory or a name.")  # fmt: skip
-@click.option("--semantic", type=click.FloatRange(-1, 1), is_flag=False, flag_value=0.9, metavar="[COSINE]",
+@click.option("--semantic", type=FiniteRange(-1, 1), is_flag=False, flag_value=0.9, metavar="[COSINE]",
               help="Drop rows whose instruction is closer to a kept one in meaning; alone: 0.9.")  # fmt: skip
 @click.option("--embedder", metavar="MODEL", default=EMBEDDER, show_default=True,
               help="Embedding model for --semantic: a directory or a name.")  # fmt: skip
@@ -107,8 +107,9 @@ class _Share(click.ParamType[tuple[str, float]]):
               help="Largest share of rows with one value of a field; holds kept rows in memory.")  # fmt: skip
 @click.option("--column", metavar="NAME", help="Field that every filter reads.  [default: by the row's layout]")
 @click.option("--output-column", metavar="NAME", help="Field with the answer.  [default: by the row's layout]")
-@click.option("--tokenizer", type=click.Choice(["auto", "rouge"]), default="auto", show_default=True,
-              help="Tokenizer of ROUGE-L: 'auto' supports every script, 'rouge' is rouge_score's.")  # fmt: skip
+@click.option("--tokenizer", type=click.Choice(["auto", "words", "rouge"]), default="auto", show_default=True,
+              help="Tokenizer of ROUGE-L: 'auto' reads every script, operators and symbols, 'words' no symbols, "
+              "'rouge' is rouge_score's.")  # fmt: skip
 @click.option("--report", metavar="FILE", help="JSONL of the dropped rows: filter, reason, score, nearest row.")
 @click.option("--skip-malformed", is_flag=True, help="Exit with 0 even if rows could not be read.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress and no summary.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from selfinstruct.api import GenerateResult, generate, preview
-from selfinstruct.cli.display import show_progress
+from selfinstruct.cli.display import repeated_tasks_in_words, repeated_tasks_to_json, show_progress
 from selfinstruct.cli.export import dataset_to_json
 from selfinstruct.cli.options import json_option
 from selfinstruct.cli.settings import located, run_options, settings_of
@@ -181,6 +181,8 @@ def _ending(result: GenerateResult) -> Iterator[str]:
         for name, counts in (("rejected", stats.rejected), ("discarded", stats.discarded), ("failed", stats.failures)):
             if counts:
                 yield f"{name}: " + ", ".join(f"{reason} {count}" for reason, count in counts.most_common(8))
+    if result.repeated_tasks:
+        yield f"not asked: {repeated_tasks_in_words(result.repeated_tasks)}"
     message = "every task was asked" if result.every_task_was_asked else _ENDINGS[result.ending]
     repeated = 1 - (result.saturation.novelty or 0)
     message = message.format(patience=settings.patience, window=settings.saturation.window, repeated=repeated)
@@ -207,6 +209,7 @@ def _to_json(result: GenerateResult) -> dict[str, object]:
         "requests": stats.requests,
         "instructions": stats.instructions,
         "rejected": dict(stats.rejected),
+        "repeated_tasks": repeated_tasks_to_json(result.repeated_tasks),
         "discarded": dict(stats.discarded),
         "failures": dict(stats.failures),
         "prompt_tokens": stats.prompt_tokens,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from selfinstruct.cli.options import json_option
+from selfinstruct.cli.options import FiniteRange, json_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo
 from selfinstruct.seeds import SeedReport, check_seeds
@@ -21,7 +21,11 @@ def command() -> None:
 @command.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--threshold", type=float, default=0.7, show_default=True, help="ROUGE-L from which two instructions are too alike."
+    "--threshold",
+    type=FiniteRange(0, 1),
+    default=0.7,
+    show_default=True,
+    help="ROUGE-L from which two instructions are too alike.",
 )
 @json_option
 @click.pass_context

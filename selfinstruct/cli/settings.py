@@ -101,13 +101,7 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
                       ("rows", "n"), ("seed", "seed"), ("concurrency", "concurrency")):  # fmt: skip
         if options.get(key) is not None:
             settings[name] = options[key]
-    source = options.get("source")
-    if source and _begins_with_tasks(run_dir, settings):
-        if options["seeds"]:
-            raise UsageError("--from and --seeds both name the tasks to work on; leave one of them out")
-        settings["seeds"], source = str(source), None
-    elif source and not options["backend"]:
-        settings["backend"] = "replay"
+    source = _read_source(run_dir, settings, options)
     limits = {"max_requests": "max_requests", "max_tokens": "max_tokens", "max_cost": "max_cost",
               "time_limit": "time_limit_s"}  # fmt: skip
     budget = {name: options[key] for key, name in limits.items() if options[key] is not None}
@@ -125,6 +119,23 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
     return settings, lines
 
 
+def _read_source(run_dir: Path, settings: dict[str, Any], options: Mapping[str, Any]) -> Path | None:
+    """Read ``--from``: enter tasks to work on into the settings, or return the run that replay answers from."""
+    source: Path | None = options.get("source")
+    if source is None:
+        return None
+    if _begins_with_tasks(run_dir, settings):
+        if options["seeds"]:
+            raise UsageError("--from and --seeds both name the tasks to work on; leave one of them out")
+        settings["seeds"] = str(source)
+        return None
+    if not has_run(source):
+        raise UsageError(_misplaced_tasks(run_dir, settings, source))
+    if not options["backend"]:
+        settings["backend"] = "replay"
+    return source
+
+
 def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
     """Refuse an option that the backend does not have, naming the backends that do."""
     fields = {spec.name: _field_names(spec.options) for spec in (*builtin_backends(), backend_spec(backend))}
@@ -132,10 +143,31 @@ def _check_flags(backend: str, section: Mapping[str, Any]) -> None:
         if key not in fields[backend]:
             flag = "--from" if key == "source" else f"--{key.replace('_', '-')}"
             owners = " or ".join(name for name in sorted(fields) if key in fields[name])
-            tasks = [name for name, kind in STRATEGIES.items() if issubclass(kind, BeginsWithTasks)]
-            if key == "source" and tasks:
-                owners += f", or with --strategy {' or '.join(tasks)}"
+            if key == "source":
+                owners += f", or with --strategy {_working_on_tasks()}"
             raise UsageError(f"{flag} goes with --backend {owners}")
+
+
+def _misplaced_tasks(run_dir: Path, settings: Mapping[str, Any], source: Path) -> str:
+    """Return what to do about a ``--from`` that names no run, where neither the strategy nor replay can use it."""
+    if not source.exists():
+        return f"--from: there is neither a file nor a run {source}"
+    if _resolved(run_dir, settings, "backend") == "replay":
+        return (
+            f"--from: {source} holds no run, and the replay backend answers from one; to work on the tasks of the file,"
+            f" use another backend and --strategy {_working_on_tasks()}"
+        )
+    strategy = _resolved(run_dir, settings, "strategy")
+    return (
+        f"{strategy} writes tasks of its own: to show it the ones in {source} as examples, use --seeds {source}; --from"
+        f" goes with --backend replay, or with --strategy {_working_on_tasks()}"
+    )
+
+
+def _working_on_tasks() -> str:
+    """Return the names of the strategies that work on tasks."""
+    *names, last = (name for name, kind in STRATEGIES.items() if issubclass(kind, BeginsWithTasks))
+    return f"{', '.join(names)} or {last}"
 
 
 def _field_names(options: type) -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from selfinstruct.api import status
+from selfinstruct.cli.display import repeated_tasks_in_words, repeated_tasks_to_json
 from selfinstruct.cli.options import json_option
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo, plural, strip_control_chars
@@ -77,6 +78,8 @@ def _show(current: RunStatus) -> None:
         ("to go", forecast),
         ("sends", f"{current.spending.sends}, worst case of the unanswered: {_lost_tokens(current):,} tokens"),
     ]
+    if current.repeated_tasks:
+        lines.append(("not asked", repeated_tasks_in_words(current.repeated_tasks)))
     if current.batches:
         lines.append(("batches", f"{current.batches} at the server, with {plural(current.batched, 'request')}"))
     for name, value in lines:
@@ -155,6 +158,7 @@ def _to_json(current: RunStatus) -> dict[str, object]:
         "forecast": None if current.forecast is None else dataclasses.asdict(current.forecast),
         "stages": dict(stats.stages),
         "rejected": dict(stats.rejected),
+        "repeated_tasks": repeated_tasks_to_json(current.repeated_tasks),
         "discarded": dict(stats.discarded),
         "failures": dict(stats.failures),
         "methods": {label: {**dataclasses.asdict(share), "rows_per_1000_tokens": share.rate}

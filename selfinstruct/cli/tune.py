@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,12 @@ def command(run_dir: Path, grid: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         echo(dumps({"run": str(run_dir), "results": [_to_json(result) for result in results]}))
         return
+    first = next(results)  # fails before anything is printed
     names = [key.removeprefix("filters.").removesuffix(".threshold") for key in values]
     widths = [max(len(name), 6) for name in names]
     head = "  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
     echo(f"{head}  instructions  tasks   rows  acceptance  waiting")
-    for result in results:
+    for result in chain([first], results):
         stats = result.stats
         cells = "  ".join(
             f"{_cell(value):>{width}}" for value, width in zip(result.values.values(), widths, strict=True)

@@ -15,20 +15,18 @@ Options are declared as frozen dataclasses in the module that reads them; ``buil
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import types
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from selfinstruct.common.codec import MAX_DEPTH
 from selfinstruct.common.files import describe_os_error
-from selfinstruct.errors import ConfigError
+from selfinstruct.common.suggestions import dataclass_in, suggest, suggest_option
+from selfinstruct.errors import ConfigError, UsageError
 
 __all__ = [
     "ADDED",
@@ -51,14 +49,6 @@ _MAX_VALUES = 100_000  # of a configuration, since YAML anchors can expand a few
 _MAX_QUOTED = 120  # characters of a value quoted in a message
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return a hint for a message: `` (did you mean 'lag'?)``, or the known names if none is similar."""
-    names = sorted(str(name) for name in known)
-    if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
-        return f" (did you mean {close[0]!r}?)"
-    return f" (known: {', '.join(names)})" if names else ""
-
-
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build a dataclass of options from plain values, filling in the defaults.
 
@@ -72,9 +62,12 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     _check_values(values, where)
     _check_keys(cls, values, where)
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return TypeAdapter(cls).validate_python(_with_required(cls, values))
     except ValidationError as error:
         first = error.errors()[0]
+    except UsageError as error:  # from a filter, whose settings are checked for callers of the library as well
+        _build_sections(cls, values, where)
+        raise ConfigError(_at(where, str(error)), key=where) from None
     # Raised outside the handler, since pydantic's error quotes every value and would become this one's context.
     key = _dotted(where, *_keys(values, first["loc"]))
     text = first["msg"].removeprefix("Value error, ")
@@ -84,6 +77,32 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         "" if isinstance(value, Mapping) else f", found {value!r}" if short else f", found a {type(value).__name__}"
     )
     raise ConfigError(_at(key, f"{text[:1].lower()}{text[1:]}{quoted}"), key=key)
+
+
+def _build_sections(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Build every section within on its own, so that its error names it."""
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        inner = dataclass_in(hints[key])
+        if inner is not None and isinstance(value, Mapping):
+            build(inner, _with_required(cls, values)[key], _dotted(where, key))
+
+
+def _with_required(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values in which a section within has the fields without a default of their own from its default."""
+    hints, filled = get_type_hints(cls), dict(values)
+    for field in dataclasses.fields(cls):
+        inner, value = dataclass_in(hints[field.name]), values.get(field.name)
+        if inner is None or not isinstance(value, Mapping):
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        required = {
+            each.name: getattr(default, each.name)
+            for each in dataclasses.fields(inner)
+            if isinstance(default, inner) and each.default is each.default_factory is dataclasses.MISSING
+        }
+        filled[field.name] = {**required, **_with_required(inner, value)}
+    return filled
 
 
 def _keys(values: Any, location: Iterable[int | str]) -> Iterator[str]:
@@ -138,19 +157,11 @@ def _check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
     for key, value in values.items():
         if key not in fields:
             path = _dotted(where, str(key))
-            raise ConfigError(f"unknown key {path!r}{suggest(str(key), fields)}", key=path)
-        inner = _dataclass_in(fields[key])
+            nested = {_dotted(where, name): inner for name, hint in fields.items() if (inner := dataclass_in(hint))}
+            raise ConfigError(f"unknown key {path!r}{suggest_option(str(key), fields, nested)}", key=path)
+        inner = dataclass_in(fields[key])
         if inner and isinstance(value, Mapping):
             _check_keys(inner, value, _dotted(where, key))
-
-
-def _dataclass_in(hint: Any) -> type | None:
-    """Return the dataclass that a field's type is, or that ``X | None`` contains; None if there is no dataclass."""
-    if dataclasses.is_dataclass(hint):
-        return typing.cast("type", hint)
-    if get_origin(hint) in (typing.Union, types.UnionType):
-        return next((inner for part in get_args(hint) if (inner := _dataclass_in(part))), None)
-    return None
 
 
 def _dotted(*parts: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from selfinstruct.backends import Capabilities
-from selfinstruct.common.config import suggest
 from selfinstruct.common.resources import builtin_prompts
+from selfinstruct.common.suggestions import suggest
 from selfinstruct.engine.methods import Method
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Api

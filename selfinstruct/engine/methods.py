@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.chat_template import ChatTemplate
-from selfinstruct.common.config import build, identity_fields, merge, suggest, to_plain
+from selfinstruct.common.config import build, identity_fields, merge, to_plain
+from selfinstruct.common.suggestions import suggest, suggest_option
 from selfinstruct.errors import ConfigError
 from selfinstruct.prompts import Prompts
 from selfinstruct.strategies import SelfInstruct, strategy_class, strategy_names
@@ -140,7 +141,8 @@ def build_methods(entries: Sequence[Mapping[str, Any]]) -> tuple[Method, ...]:
         for key in options:
             if key not in allowed:
                 path = f"{where}.{key}"
-                raise ConfigError(f"unknown key {path!r}{suggest(str(key), allowed)}", key=path)
+                hint = suggest_option(str(key), allowed, {where: kind.Options})
+                raise ConfigError(f"unknown key {path!r}{hint}", key=path)
         label = fields.label or fields.name
         if label in methods:
             raise ConfigError(f"{where}: the label {label!r} is used twice; give this entry another 'label'", key=where)

@@ -7,7 +7,7 @@ with a new run and compared at every later start. N, concurrency, budgets, retry
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,15 @@ from typing import Any
 
 from selfinstruct.backends import BackendOptions, Capabilities, backend_names, backend_spec
 from selfinstruct.common.codec import canonical, digest
-from selfinstruct.common.config import build, identity_fields, section, suggest, to_plain
+from selfinstruct.common.config import build, identity_fields, section, to_plain
+from selfinstruct.common.suggestions import suggest, suggest_option
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
+from selfinstruct.engine.earlier_filters import filters_of
 from selfinstruct.engine.loading import add_data_files, load_run_prompts, load_run_seeds
 from selfinstruct.engine.methods import MIX, Method, build_methods, build_options, build_strategy, merge_with_previous
 from selfinstruct.engine.plugin_versions import backend_plugin, row_plugins
 from selfinstruct.engine.presets import defaults_for, overlay_settings
+from selfinstruct.engine.row_filters import FilterOptions
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import ConfigError, RunChangedError, UsageError
 from selfinstruct.ledger import InheritedOutcomes, Reader, has_run
@@ -29,10 +32,10 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
 from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_names
-from selfinstruct.strategies.abilities import default_target, schema_apis
+from selfinstruct.strategies.abilities import AnswersTasks, default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
-from selfinstruct.version import READABLE, SEMANTICS, __version__
+from selfinstruct.version import SEMANTICS, __version__
 
 __all__ = ["RunPlan", "Settings", "forked_plan", "make_plan", "recorded_plan"]
 
@@ -52,6 +55,7 @@ class RunPlan:
         history: Provenance of a fork as stored in its ledger: ``until``, its first own request number; ``digest`` of
             the inherited outcomes; ``eras``, see ``Reader.eras``. None for other runs.
         methods: The methods of a mixed run; () for a run of one strategy.
+        semantics: Version of the rules by which the ledger is read, see ``version.SEMANTICS``.
     """
 
     settings: Settings
@@ -63,6 +67,22 @@ class RunPlan:
     user_settings: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Any] | None = None
     methods: tuple[Method, ...] = ()
+    semantics: int = SEMANTICS
+
+    @property
+    def filters(self) -> FilterOptions:
+        """The filters as the semantics of the run define them."""
+        return filters_of(self.settings.filters, self.semantics)
+
+    @property
+    def answering(self) -> frozenset[str]:
+        """Labels of the methods that answer seed tasks, which novelty compares with the tasks before them.
+
+        In a run with semantics 1, each task was also compared with itself.
+        """
+        kinds = {method.label: method.kind for method in self.methods} or {"": strategy_class(self.settings.strategy)}
+        answering = frozenset(label for label, kind in kinds.items() if issubclass(kind, AnswersTasks))
+        return answering if self.semantics > 1 else frozenset()
 
     @property
     def one_row_per_task(self) -> bool:
@@ -72,7 +92,7 @@ class RunPlan:
     @property
     def reader(self) -> AnswerReader:
         """The rules by which the completions of the run are read."""
-        return AnswerReader(frozenset(self.settings.accept_endings), self.prompts.semantics)
+        return AnswerReader(frozenset(self.settings.accept_endings), self.semantics)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -106,7 +126,7 @@ class RunPlan:
             "api": self.prompts.api,
             "seeds": digest(seeds_to_json(self.seeds)),
             "prompts": self.prompts.digests(),
-            "semantics": self.prompts.semantics,
+            "semantics": self.semantics,
             **({"accept_endings": list(accepted)} if (accepted := self.settings.accept_endings) else {}),
             **({"history": self.history["digest"]} if self.history else {}),
             **({"plugins": plugins} if (plugins := self._row_plugins) else {}),
@@ -260,9 +280,10 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     keys = {*general, *strategies, MIX, *backends}
     for key in values:
         if key not in keys:
-            raise ConfigError(f"unknown key {key!r}{suggest(str(key), keys)}", key=str(key))
+            hint = suggest_option(str(key), keys, _sections(values, strategies, backends))
+            raise ConfigError(f"unknown key {key!r}{hint}", key=str(key))
     semantics = SEMANTICS if base is None else int(base.meta("identity")["semantics"])
-    if base is not None and semantics not in READABLE:
+    if base is not None and semantics > SEMANTICS:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
@@ -270,14 +291,15 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     settings = build(Settings, {key: value for key, value in values.items() if key in general})
     settings.filters.build_plugins()  # checks names and settings before anything is written
     mixed = settings.strategies is not None
-    for kind, name, registered in (
-        ("strategy", settings.strategy, strategies),
-        ("backend", settings.backend, backends),
+    for kind, name, registered, other, others in (
+        ("strategy", settings.strategy, strategies, "backend", backends),
+        ("backend", settings.backend, backends, "strategy", strategies),
     ):
         if name == MIX and not mixed:
             raise ConfigError(f"{MIX} is a run of several methods; list them under strategies", key=kind)
         if name not in registered and name != MIX:
-            raise ConfigError(f"unknown {kind} {name!r}{suggest(name, registered)}", key=kind)
+            hint = f": it is a {other}, for --{other}" if name in others else suggest(name, registered)
+            raise ConfigError(f"unknown {kind} {name!r}{hint}", key=kind)
     # Sections of unused strategies and backends are validated too, so that a typing error there is reported.
     options: dict[str, Any] = {
         name: _build_section(name, section(values, name))
@@ -303,7 +325,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         names |= QualityStrategy.templates_of(quality)
     prompts = load_run_prompts(settings, names, backend_options.api, base, methods, recorded="prompts" in recorded)
     prompts = add_data_files(prompts, methods, base, recorded="prompts" in recorded)
-    prompts = prompts.with_semantics(SEMANTICS if forked else semantics)
+    semantics = SEMANTICS if forked else semantics
+    prompts = prompts.with_semantics(semantics)
     strategy = build_strategy(methods, strategy_options if mixed else None, prompts, adapt=settings.adapt)
     if quality is not None:
         strategy = QualityStrategy(strategy, quality, prompts)
@@ -311,8 +334,25 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
     if "n" not in values and (rows := default_target(strategy, seeds)):
         settings = replace(settings, n=rows)
     return RunPlan(
-        settings, strategy_options, backend_options, tuple(seeds), prompts, strategy, methods=methods if mixed else ()
+        settings,
+        strategy_options,
+        backend_options,
+        tuple(seeds),
+        prompts,
+        strategy,
+        methods=methods if mixed else (),
+        semantics=semantics,
     )
+
+
+def _sections(values: Mapping[str, Any], strategies: Collection[str], backends: Collection[str]) -> dict[str, type]:
+    """Return the dataclasses of options that a run reads, by their section; "" for the general settings."""
+    strategy, backend = str(values.get("strategy")), str(values.get("backend"))
+    return {
+        **({strategy: strategy_class(strategy).Options} if strategy in strategies else {}),
+        **({backend: backend_spec(backend).options} if backend in backends else {}),
+        "": Settings,
+    }
 
 
 def _build_section(name: str, values: Mapping[str, Any]) -> Any:

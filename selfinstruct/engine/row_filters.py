@@ -6,11 +6,12 @@ instruction passes stays in the novelty index even if its instances fail: anothe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selfinstruct.common.config import ADDED
+from selfinstruct.common.formats import user_text
 from selfinstruct.filters import (
     Copied,
     Keywords,
@@ -64,7 +65,8 @@ class NoveltyOptions:
     Attributes:
         threshold: Highest F1 with any other instruction at which an instruction is kept (Self-Instruct, section 2.2:
             0.7).
-        tokenizer: ``rouge`` decides as the original code does; ``auto`` supports every script.
+        tokenizer: ``rouge`` decides as the original code does; ``auto`` supports every script and reads symbols;
+            ``words`` is ``auto`` without symbols.
     """
 
     threshold: float = 0.7
@@ -168,10 +170,25 @@ class RowFilters:
         full_comparison: Selects the requests whose instructions are compared with the whole pool, so that the verdict
             lists the ten nearest and the mean, as the logs of the original code do. The decision is the same, and
             takes time in proportion to the size of the pool.
+        answering: Labels of the methods whose candidates are seed tasks with answers ("" in a run of one method).
+            Novelty compares such a task with the seeds before it, and not with itself.
+
+    Attributes:
+        repeated_tasks: Rejections of seeds that a method answers and that resemble an earlier seed, with the id of the
+            seed in ``detail["task"]``.
     """
 
-    def __init__(self, options: FilterOptions, pool: Pool, *, full_comparison: FullComparison = no_request) -> None:
+    def __init__(
+        self,
+        options: FilterOptions,
+        pool: Pool,
+        *,
+        full_comparison: FullComparison = no_request,
+        answering: Collection[str] = (),
+    ) -> None:
         self._pool = pool
+        self._answering = answering
+        self._task_verdicts: list[Verdict] = []
         self._full_comparison = full_comparison
         stateless = (options.word_count, options.keywords, options.punctuation, options.program)
         plugins = options.build_plugins()
@@ -183,6 +200,14 @@ class RowFilters:
         if novelty := options.novelty:
             self._novelty = NoveltyIndex(threshold=novelty.threshold, tokenizer=novelty.tokenizer)
             self._novelty.fit([seed.instruction for seed in pool.seeds], [seed.id for seed in pool.seeds])
+            if answering:
+                tasks = self._novelty.empty(novelty.threshold)
+                self._task_verdicts = tasks.offer_many(map(_question, pool.seeds), [seed.id for seed in pool.seeds])
+        self.repeated_tasks = [
+            replace(verdict, detail={"task": seed.id})
+            for seed, verdict in zip(pool.seeds, self._task_verdicts, strict=False)
+            if not verdict.kept
+        ]
         if near := options.near_duplicate:
             self._near_duplicate = NearDuplicateIndex(near.threshold, num_perm=near.num_perm, bands=near.bands)
 
@@ -197,6 +222,17 @@ class RowFilters:
                 [row_text(row.candidate) for row in rows], [row.id for row in rows], groups=[row.task for row in rows]
             )
 
+    def repeats_task(self, request: Request) -> bool:
+        """Return whether a request would answer a task that novelty rejects."""
+        verdict = self._task_verdict(request)
+        return verdict is not None and not verdict.kept
+
+    def _task_verdict(self, request: Request) -> Verdict | None:
+        """Return the verdict of novelty on the task that a request answers; None if it answers none."""
+        if request.item is None or request.method not in self._answering or not self._task_verdicts:
+            return None
+        return self._task_verdicts[request.item]
+
     def apply(self, request: Request, received: Received) -> FilterOutcome:
         """Filter the candidates of one completion, in order.
 
@@ -206,20 +242,28 @@ class RowFilters:
         """
         received = received.with_ids(request)
         verdicts = _Verdicts(received.candidates)
-        self._filter_tasks(verdicts, "full" if self._full_comparison(request.number) else "match")
+        explain: Explain = "full" if self._full_comparison(request.number) else "match"
+        self._filter_tasks(verdicts, explain, self._task_verdict(request))
         self._filter_rows(verdicts)
         filtered = zip(verdicts.ids, received.candidates, map(tuple, verdicts.verdicts), strict=True)
         return FilterOutcome(request, received, tuple(FilteredCandidate(*fields) for fields in filtered))
 
-    def _filter_tasks(self, verdicts: _Verdicts, explain: Explain) -> None:
-        """Apply the instruction filters, cheapest first, and add the tasks that pass to the pool."""
+    def _filter_tasks(self, verdicts: _Verdicts, explain: Explain, task_verdict: Verdict | None) -> None:
+        """Apply the instruction filters, cheapest first, and add the tasks that pass to the pool.
+
+        Args:
+            task_verdict: The verdict of novelty where the candidates are a seed task.
+        """
         texts, ids = verdicts.instructions, verdicts.ids
         indices = [i for i, each in enumerate(verdicts.candidates) if each.task is None and verdicts.kept(i)]
         for instruction_filter in self._instruction_filters:
             indices = verdicts.record(indices, instruction_filter.decide([texts[i] for i in indices]))
         if self._novelty is not None and indices:  # an empty index is falsy
             batch = [texts[i] for i in indices], [ids[i] for i in indices]
-            indices = verdicts.record(indices, self._novelty.offer_many(*batch, explain=explain))
+            if task_verdict is None:
+                indices = verdicts.record(indices, self._novelty.offer_many(*batch, explain=explain))
+            elif indices := verdicts.record(indices, [task_verdict] * len(indices)):
+                self._novelty.fit(*batch)
         for i in indices:
             accepted = self._pool.tasks if verdicts.candidates[i].is_task else self._pool.others
             accepted.append(Task(ids[i], texts[i]))
@@ -266,6 +310,11 @@ class _Verdicts:
         for index, verdict in zip(indices, verdicts, strict=True):
             self.verdicts[index].append(verdict)
         return [index for index, verdict in zip(indices, verdicts, strict=True) if verdict.kept]
+
+
+def _question(task: Task) -> str:
+    """Return a task as a model that answers it reads it."""
+    return user_text(task.instruction, task.instances[0].input if task.instances else "")
 
 
 def row_text(candidate: Candidate) -> str:

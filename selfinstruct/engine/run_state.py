@@ -103,9 +103,10 @@ class RunState:
         self.scheduler = Scheduler(
             plan.strategy,
             plan.seeds,
-            settings.filters,
+            plan.filters,
             seed=settings.seed,
             lag=settings.lag,
+            answering=plan.answering,
             full_comparison=full_comparison,
             inherited=inherited,
             reader=plan.reader,

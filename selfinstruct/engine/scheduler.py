@@ -19,7 +19,7 @@ The scheduler neither waits nor sends nor stores: the same outcomes lead to the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from selfinstruct.common.codec import Json
@@ -28,7 +28,7 @@ from selfinstruct.engine.inherited import NOTHING_INHERITED, InheritedRequests
 from selfinstruct.engine.row_filters import FilterOptions, FilterOutcome, FullComparison, RowFilters, no_request
 from selfinstruct.parse.answers import AnswerReader
 from selfinstruct.pool import AcceptedRow, MethodProgress, Pool
-from selfinstruct.records import Completion, Failure, Outcome, Request, Task, Usage
+from selfinstruct.records import Completion, Failure, Outcome, Request, Task, Usage, Verdict
 from selfinstruct.strategies.abilities import recover
 from selfinstruct.strategies.base import Strategy
 
@@ -73,6 +73,7 @@ class Scheduler:
         full_comparison: See ``RowFilters``.
         inherited: The requests that a fork starts with.
         reader: The rules by which completions are read.
+        answering: See ``RowFilters``.
 
     Attributes:
         pool: Everything accepted so far.
@@ -90,12 +91,13 @@ class Scheduler:
         full_comparison: FullComparison = no_request,
         inherited: InheritedRequests = NOTHING_INHERITED,
         reader: AnswerReader = _CURRENT_RULES,
+        answering: Collection[str] = (),
     ) -> None:
         self.pool = Pool(seeds)
         self.open: dict[int, Request] = {}
         self._strategy = strategy
         self._reader = reader
-        self._filters = RowFilters(filters, self.pool, full_comparison=full_comparison)
+        self._filters = RowFilters(filters, self.pool, full_comparison=full_comparison, answering=answering)
         self._seed = seed
         self._lag = lag
         self._follow_ups: deque[Request] = deque()
@@ -124,6 +126,11 @@ class Scheduler:
     def queued(self) -> int:
         """Number of follow-ups that are not processed, with or without a request number."""
         return len(self._follow_ups) + sum(request.parent is not None for request in self.open.values())
+
+    @property
+    def repeated_tasks(self) -> list[Verdict]:
+        """The novelty filter's rejections of seed tasks that a method answers, see ``RowFilters.repeated_tasks``."""
+        return self._filters.repeated_tasks
 
     def state(self) -> SchedulerState:
         """Return the current state."""
@@ -208,10 +215,17 @@ class Scheduler:
             number = self._next
             if self._follow_ups:
                 request = self._follow_ups.popleft()
-            elif proposed := self._strategy.propose(self.pool, Rng("propose", self._seed, number)):
+            elif proposed := self._propose(number):
                 request = proposed
-                self._record_item(request)
             else:
                 break
             self.open[number] = request.numbered(number, derive("request", self._seed, number))
             self._next += 1
+
+    def _propose(self, number: int) -> Request | None:
+        """Return the strategy's next proposal, passing over tasks that the novelty filter rejects."""
+        while request := self._strategy.propose(self.pool, Rng("propose", self._seed, number)):
+            self._record_item(request)
+            if not self._filters.repeats_task(request):
+                return request
+        return None

@@ -24,10 +24,11 @@ from selfinstruct.filters.instructions import (
 )
 from selfinstruct.filters.language import Language
 from selfinstruct.filters.minhash.index import NearDuplicateIndex
-from selfinstruct.filters.patterns import Boilerplate, Refusals
+from selfinstruct.filters.patterns import Boilerplate
 from selfinstruct.filters.perplexity import Ifd, Perplexity
 from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.pipeline import DecidedRow, On, Pipeline
+from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.filters.result import ClosePair, FilterResult, FilterStep, RejectedRow
 from selfinstruct.filters.rouge.index import NoveltyIndex, f1, lcs_length, rouge_l

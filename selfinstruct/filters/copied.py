@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from selfinstruct.errors import UsageError
 from selfinstruct.filters.rouge.index import LONGEST
 from selfinstruct.filters.rouge.lcs import f1, lcs_length
 from selfinstruct.filters.text import Tokenizer, count_words, tokenize
@@ -30,6 +31,17 @@ class Copied:
     min_words: int = 4
     tokenizer: Tokenizer = "auto"
 
+    @staticmethod
+    def count(text: str) -> int:
+        """Return the number of words of a text."""
+        return count_words(text)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold {self.threshold} is not between 0 and 1")
+        if self.min_words < 0:
+            raise UsageError(f"min_words is {self.min_words}, but a number of words is 0 or more")
+
     def decide(self, output: str, input: str = "", shown: Sequence[str] = ()) -> Verdict:  # noqa: A002
         """Decide on one output.
 
@@ -42,7 +54,7 @@ class Copied:
             A verdict with the reason ``copied_input``, or ``copied_demonstration`` with the position in ``shown`` as
             ``detail["shown"]``; the score is the F1. The input is compared first, then the most similar demonstration.
         """
-        if count_words(output) < self.min_words:
+        if self.count(output) < self.min_words:
             return Verdict(self.name, True)
         tokens = tokenize(output, self.tokenizer)[:LONGEST]  # as in NoveltyIndex: bounds the time
         distinct = frozenset(tokens)

@@ -1,6 +1,6 @@
 """Texts that reveal items of a benchmark: a whole item, long runs of it, or a short item hardly changed.
 
-Five rules, tried in this order. They compare the tokens of ``tokenize``: case, punctuation and spacing do not matter.
+Five rules, tried in this order. They compare the tokens of ``find_words``: case, punctuation and spacing do not matter.
 
 | reason      | rule                                                                   | source                        |
 | ----------- | ---------------------------------------------------------------------- | ----------------------------- |
@@ -27,7 +27,7 @@ from selfinstruct.errors import UsageError
 from selfinstruct.filters.base import Filter
 from selfinstruct.filters.ngrams import Longs, NgramIndex, NgramQuery
 from selfinstruct.filters.rouge.index import NoveltyIndex
-from selfinstruct.filters.text import tokenize
+from selfinstruct.filters.text import find_words
 from selfinstruct.filters.token_spans import token_spans
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
@@ -128,7 +128,7 @@ class _ItemIndex:
 
     def __init__(self, config: Decontaminator) -> None:
         self._config = config
-        rows = [tokenize(item) for item in config.items]
+        rows = [find_words(item) for item in config.items]
         self._exact: dict[str, int] = {}
         for item, (row, text) in enumerate(zip(rows, config.items, strict=True)):
             self._exact.setdefault(_key(row, text), item)
@@ -153,7 +153,7 @@ class _ItemIndex:
             self._whole.index(size, self._whole.offsets[:-1][self._whole.sizes == size])
         rouge = self._config.rouge
         if rouge and short:
-            self._rouge = NoveltyIndex(rouge).fit(self._config.items[item] for item in self._short.tolist())
+            self._rouge = NoveltyIndex(rouge, "words").fit(self._config.items[item] for item in self._short.tolist())
             self._longest = int(max(map(len, short)) * (2 - rouge) / rouge) + 1
 
     def find(self, texts: Sequence[str]) -> list[_Match | None]:
@@ -161,7 +161,7 @@ class _ItemIndex:
         matches: list[_Match | None] = []
         for start in range(0, len(texts), BATCH):
             part = texts[start : start + BATCH]
-            rows = list(map(tokenize, part))
+            rows = list(map(find_words, part))
             runs, wholes = self._grams.suspects(rows).tolist(), self._whole.suspects(rows).tolist()
             matches += map(self._find, part, rows, runs, wholes)
         return matches

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
+from selfinstruct.errors import UsageError
 from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.filters.text import count_words
 from selfinstruct.reasons import RejectReason
@@ -45,9 +46,21 @@ class WordCount(Filter):
     min_words: int = 4
     max_words: int = 150
 
+    @staticmethod
+    def count(text: str) -> int:
+        """Return the number of words of a text."""
+        return count_words(text)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_words <= self.max_words:
+            raise UsageError(
+                f"min_words {self.min_words} and max_words {self.max_words} are not a range: use 0 or more, the lower"
+                " number first"
+            )
+
     def verdict(self, text: str) -> Verdict:
         """Decide on one text."""
-        words = count_words(text)
+        words = self.count(text)
         if words < self.min_words:
             return self.reject(RejectReason.TOO_SHORT, words)
         if words > self.max_words:

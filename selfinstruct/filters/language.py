@@ -56,6 +56,8 @@ class Language(Filter):
             raise UsageError(f"undecided must be keep or drop, not {self.undecided!r}")
         if not 0 <= self.min_confidence <= 1:
             raise UsageError(f"min_confidence {self.min_confidence} is not between 0 and 1")
+        if self.min_letters < 0:
+            raise UsageError(f"min_letters is {self.min_letters}, but a number of letters is 0 or more")
         if self.among and (missing := sorted(set(self.allow) - set(self.among))):
             raise UsageError(f"{missing[0]!r} is allowed but not among the languages that may occur")
         if len(self.among) == 1:

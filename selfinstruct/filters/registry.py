@@ -9,8 +9,9 @@ from selfinstruct.errors import ConfigError
 from selfinstruct.filters.base import Filter
 from selfinstruct.filters.instructions import Keywords, LeadingPunctuation, ProgramPrefix, WordCount
 from selfinstruct.filters.language import Language
-from selfinstruct.filters.patterns import Boilerplate, Refusals
+from selfinstruct.filters.patterns import Boilerplate
 from selfinstruct.filters.pii import Pii
+from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.plugins import Registry
 

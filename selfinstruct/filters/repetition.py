@@ -1,8 +1,8 @@
 """Repetition within a text, by the rules of Gopher's MassiveText (Rae et al. 2021, arXiv:2112.11446, A.1.1).
 
-Three choices that the paper leaves open: words are the tokens of ``tokenize``, so that the rules work in every script;
-an n-gram that occurs once is not a repetition, however large its share of a short text; only the characters of words
-count.
+Three choices that the paper leaves open: words are the tokens of ``find_words``, so that the rules work in every
+script; an n-gram that occurs once is not a repetition, however large its share of a short text; only the characters of
+words count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from selfinstruct.errors import UsageError
 from selfinstruct.filters.base import Filter, Reads
-from selfinstruct.filters.text import tokenize
+from selfinstruct.filters.text import find_words
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
@@ -80,10 +80,12 @@ class Repetition(Filter):
         limits = (self.lines, self.paragraphs, self.line_characters, self.paragraph_characters)
         if wrong := [limit for limit in (*limits, *self.top_grams, *self.duplicate_grams) if not 0 <= limit <= 1]:
             raise UsageError(f"{wrong[0]} is not a fraction; give thresholds between 0 and 1")
+        if self.min_words < 0:
+            raise UsageError(f"min_words is {self.min_words}, but a number of words is 0 or more")
 
     def verdict(self, text: str) -> Verdict:
         """Decide on one text."""
-        words = tokenize(text)
+        words = find_words(text)
         if len(words) < self.min_words:
             return self.keep()
         for reason, fraction, limit in self._fractions(text, words):

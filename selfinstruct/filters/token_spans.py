@@ -9,7 +9,7 @@ from functools import partial
 
 import regex
 
-from selfinstruct.filters.text import tokenize
+from selfinstruct.filters.text import find_words
 
 __all__ = ["token_spans"]
 
@@ -20,7 +20,7 @@ _fold = partial(unicodedata.normalize, "NFKC")
 
 
 def token_spans(text: str) -> list[tuple[int, int]]:
-    """Return start and end of each token of ``tokenize(text)``, in order.
+    """Return start and end of each token of ``find_words(text)``, in order.
 
     A token never contains white space, so the pieces between white space are independent. In the rare piece whose
     characters cannot be normalised one by one, a token that is not found gets the rest of the piece.
@@ -33,7 +33,7 @@ def token_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _within(piece: str, size: int) -> Iterator[tuple[int, int]]:
-    tokens = tokenize(piece)
+    tokens = find_words(piece)
     folded, origin = _folded(piece)
     end = 0
     for token in tokens:

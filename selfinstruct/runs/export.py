@@ -6,11 +6,13 @@ file for any larger N. Neither the files nor the manifest contain a time, a dura
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.codec import canonical, digest, dumps, loads
+from selfinstruct.common.console import plural
 from selfinstruct.common.files import write_atomic
 from selfinstruct.common.formats import CONVERSATIONS, FORMATS, TrainingRow
 from selfinstruct.common.lock import RunLock
@@ -68,7 +70,8 @@ def export(folder: Path, name: str | None = None, path: Path | None = None) -> E
     Raises:
         LedgerError: If there is no readable run in ``folder``.
         RunLockedError: If the run is at work and ``path`` is not set.
-        UsageError: If there is no such format, it can't hold the rows, or ``path`` belongs to the run.
+        UsageError: If there is no such format, it can't hold the rows, ``path`` belongs to the run, or there is nothing
+            to write.
         SelfInstructError: If the file can't be written; an existing file is unchanged.
     """
     if name is not None and name not in export_formats():
@@ -87,6 +90,7 @@ def export(folder: Path, name: str | None = None, path: Path | None = None) -> E
         else:
             state = RunState.from_ledger(plan, reader, checkpoint=VerdictCache(folder, plan).load(reader))
     name = name or row_format(plan.strategy)
+    _require_lines(folder, name, state, filtered)
     return _write(state, name, path or folder / DATASET / f"{name}.jsonl", filtered)
 
 
@@ -102,9 +106,28 @@ def _export_locked(folder: Path, name: str | None) -> ExportResult:
         with Reader(folder) as reader:
             plan = recorded_plan(reader)
             state = RunState.from_ledger(plan, reader, checkpoint=VerdictCache(folder, plan).load(reader))
+            _require_lines(folder, name or row_format(plan.strategy), state)
             return update_dataset(folder, plan, state, name)
     finally:
         lock.release()
+
+
+def _require_lines(folder: Path, name: str, state: RunState, filtered: Sequence[FilterOutcome] = ()) -> None:
+    """Refuse to write an empty file.
+
+    Raises:
+        UsageError: The run has nothing to write in this format; the message says why.
+    """
+    if name == CANDIDATES:
+        if not any(outcome.candidates for outcome in filtered):
+            raise UsageError(f"{folder}: no answer of this run holds a candidate, so there is nothing to export")
+    elif not state.rows:
+        raise UsageError(f"{folder} has no rows yet, so there is nothing to export; selfinstruct status shows why")
+    elif name == PREFERENCE and all(row.candidate.pair is None for row in state.rows):
+        raise UsageError(
+            f"{folder}: none of the {plural(len(state.rows), 'row')} has a preference pair, so there is nothing to "
+            "export; pairs come from a run with a judge (quality.pairs=true and quality.best_of above 1)"
+        )
 
 
 def update_dataset(folder: Path, plan: RunPlan, state: RunState, name: str | None = None) -> ExportResult:

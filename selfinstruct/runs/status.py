@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from selfinstruct.engine.stats import Stats
 from selfinstruct.engine.verdict_cache import VERDICTS_FILE, VerdictCache
 from selfinstruct.errors import LedgerError
 from selfinstruct.ledger import Reader, Spending
+from selfinstruct.records import Verdict
 
 __all__ = ["ProposalWindow", "RunStatus", "status"]
 
@@ -54,6 +56,7 @@ class RunStatus:
         batched: Number of requests in these batches.
         proposal_windows: Proposals of each method of a mixed run, over up to ten ranges of equal length.
         exhausted: Whether every request is processed and the strategy has nothing more to propose.
+        repeated_tasks: Tasks that the novelty filter rejects before they are asked, see ``RowFilters.repeated_tasks``.
     """
 
     folder: Path
@@ -69,6 +72,7 @@ class RunStatus:
     batched: int = 0
     proposal_windows: tuple[ProposalWindow, ...] = ()
     exhausted: bool = False
+    repeated_tasks: Sequence[Verdict] = ()
 
     @property
     def complete(self) -> bool:
@@ -122,6 +126,7 @@ def status(folder: Path, *, verify: bool = False) -> RunStatus:
             batched=sum(len(batch.requests) for batch in batches),
             proposal_windows=_proposal_windows(reader) if plan.methods else (),
             exhausted=state.scheduler.exhausted,
+            repeated_tasks=state.scheduler.repeated_tasks,
         )
 
 

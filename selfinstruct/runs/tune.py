@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.config import merge
-from selfinstruct.engine.plan import forked_plan
+from selfinstruct.engine.plan import forked_plan, recorded_plan
 from selfinstruct.engine.run_state import RunState
 from selfinstruct.engine.stats import Stats
 from selfinstruct.errors import UsageError
@@ -28,8 +28,8 @@ class TuneResult:
     Attributes:
         values: The settings, by dotted key.
         rows: Rows that would be kept, regardless of the target.
-        queued: Tasks that are kept only under these settings. Their answers are not in the ledger, so ``rows`` is a
-            lower bound.
+        queued: Tasks that are kept only under these settings: rejected in the run, or not asked. Their answers are not
+            in the ledger, so ``rows`` is a lower bound.
         stats: Counts over all processed requests.
     """
 
@@ -59,13 +59,20 @@ def tune(folder: Path, grid: Mapping[str, Sequence[Any]]) -> Iterator[TuneResult
     with Reader(folder) as reader:
         reader.freeze()
         inherited = inherited_outcomes(reader)
+        not_asked = _repeated_tasks(RunState(recorded_plan(reader), _NO_LIMIT))
         for combination in itertools.product(*grid.values()):
             values = dict(zip(grid, combination, strict=True))
             settings: dict[str, Any] = {"n": _NO_LIMIT}
             for key, value in values.items():
                 settings = merge(settings, _nested(key, value))
             state = RunState.from_ledger(forked_plan(settings, reader, inherited), reader)
-            yield TuneResult(values, len(state.rows), state.scheduler.queued, state.stats)
+            queued = state.scheduler.queued + len(not_asked - _repeated_tasks(state))
+            yield TuneResult(values, len(state.rows), queued, state.stats)
+
+
+def _repeated_tasks(state: RunState) -> set[str]:
+    """Return the ids of the tasks that novelty rejects before they are asked."""
+    return {str(verdict.detail["task"]) for verdict in state.scheduler.repeated_tasks}
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

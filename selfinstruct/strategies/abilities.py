@@ -16,6 +16,7 @@ from selfinstruct.records import Candidate, Received, Request, Task
 from selfinstruct.strategies.base import Strategy, View
 
 __all__ = [
+    "AnswersTasks",
     "BeginsWithTasks",
     "ChecksAnswers",
     "ChoosesFormat",
@@ -48,6 +49,13 @@ class BeginsWithTasks:
 
     The tasks need no answer then, and any dataset or finished run can take the place of the seed file (``--from``).
     Each request that starts work on a task sets ``Request.item`` to its index.
+    """
+
+
+class AnswersTasks(BeginsWithTasks):
+    """Marks a strategy whose rows are the tasks themselves, each with an answer.
+
+    The novelty filter then compares a task with the tasks before it, and no request is made for one that it rejects.
     """
 
 

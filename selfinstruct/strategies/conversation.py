@@ -56,7 +56,7 @@ __all__ = ["Conversation", "ConversationOptions"]
 
 _SPEAKERS = {"user": "User", "assistant": "Assistant"}
 _STOPS = ("\nUser:", "\nAssistant:")
-_REPEATED = Copied()
+_REPEATED = Copied(tokenizer="words")
 
 _OPENING = Stage(max_tokens=1024, temperature=1.0)
 _USER = Stage(max_tokens=256, temperature=1.0)

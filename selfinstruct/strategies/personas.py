@@ -48,7 +48,7 @@ _RESULT = re.compile(
     re.IGNORECASE,
 )
 """The last line that the prompt asks for, and the variants that models write instead."""
-_COPIED = Copied()
+_COPIED = Copied(tokenizer="words")
 _SENTENCE_ENDS = tuple(".!?:;\u2026\u3002\uff01\uff1f\"'\u201d)")  # constraints may follow a task that ends with one
 
 # persona_driven_generate_ifdata.py of open-instruct: temperature and top_p; it leaves the length to the server.

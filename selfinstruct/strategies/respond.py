@@ -24,7 +24,7 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, Completion, PromptMessage, Received, Request, Sampling, Task, Verdict
 from selfinstruct.strategies.abilities import (
-    BeginsWithTasks,
+    AnswersTasks,
     ChecksAnswers,
     ChoosesFormat,
     ChoosesTarget,
@@ -99,7 +99,7 @@ class AnswerContext:
     verifier: Mapping[str, Json] | None = None
 
 
-class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTarget, ResolvesOptions):
+class Respond(Strategy, AnswersTasks, ChecksAnswers, ChoosesFormat, ChoosesTarget, ResolvesOptions):
     """Rows from the tasks of a file, in order: each task with the model's answer."""
 
     name: ClassVar[str] = "respond"
@@ -111,7 +111,7 @@ class Respond(Strategy, BeginsWithTasks, ChecksAnswers, ChoosesFormat, ChoosesTa
         "respond/raw-reason": frozenset({"system", "task"}),
     }
     # Every task is to be answered, regardless of its form and of similar tasks: a correction may well be close to its
-    # input. `selfinstruct filter` removes duplicates afterwards.
+    # input. With filters.novelty, tasks that resemble an earlier one are not asked.
     defaults: ClassVar[Mapping[str, Any]] = {
         "filters": {
             "word_count": None,

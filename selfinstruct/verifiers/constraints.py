@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from selfinstruct.filters.text import count_words, tokenize
+from selfinstruct.filters.text import count_words, find_words
 from selfinstruct.verifiers.base import Finding, Kind, Spec, check_count, check_text, check_texts, short
 
 __all__ = ["CONSTRAINTS", "sentences"]
@@ -72,8 +72,8 @@ def _verify_bullets(spec: Spec, answer: str) -> Finding:
 
 def _occurrences(answer: str, words: list[str]) -> dict[str, bool]:
     """Return for each word whether the answer contains it as a whole, in any case. A "word" may have spaces."""
-    joined = f" {' '.join(tokenize(answer))} "  # no token has a space, so the text between two words does not matter
-    return {word: f" {' '.join(tokenize(word))} " in joined for word in words}
+    joined = f" {' '.join(find_words(answer))} "  # no token has a space, so the text between two words does not matter
+    return {word: f" {' '.join(find_words(word))} " in joined for word in words}
 
 
 def _verify_contains(spec: Spec, answer: str) -> Finding:
@@ -90,7 +90,7 @@ def _verify_excludes(spec: Spec, answer: str) -> Finding:
 
 def _check_words(spec: Spec) -> None:
     for word in spec["words"]:
-        if not tokenize(word):
+        if not find_words(word):
             raise ValueError(f"{short(word)} has no letter and no digit")
 
 

@@ -141,7 +141,12 @@ def test_from_names_tasks_or_a_run_to_replay_as_the_strategy_requires(tmp_path: 
         assert dataset(tmp_path / "a") == dataset(tmp_path / "b") == dataset(tmp_path / "c") == dataset(tmp_path / "d")
         said = run_cli("generate", tmp_path / "e", "--strategy", "alpaca", "--from", path, *backend, code=2)
         assert "--from goes with --backend replay, or with --strategy " in said
+        assert f"alpaca writes tasks of its own: to show it the ones in {path} as examples, use --seeds {path}" in said
         assert "respond" in said
+        assert "there is neither a file nor a run" in run_cli("generate", tmp_path / "e", "--from", "nowhere", code=2)
+        said = run_cli("generate", tmp_path / "e", "--backend", "replay", "--from", path, code=2)
+        assert "holds no run, and the replay backend answers from one" in said
+        assert not (tmp_path / "e").exists()
         said = respond(tmp_path / "a", server, "--from", tasks(tmp_path / "others.jsonl", 2), code=1)
         assert "seeds removed: row_3" in said
 
@@ -161,3 +166,55 @@ def test_mistakes_are_reported_before_anything_is_written(tmp_path: Path, args: 
     filled = [one.replace("{tmp}", str(tmp_path)) for one in args]
     assert says.replace("{tmp}", str(tmp_path)) in run_cli("respond", tmp_path / "run", *filled, code=2)
     assert not (tmp_path / "run").exists()
+
+
+SIMILAR = (
+    {"instruction": "Name the longest river of France."},
+    {"instruction": "Translate to German.", "input": "good morning"},
+    {"instruction": "Translate to German.", "input": "see you later my friend"},
+    {"instruction": "name the longest river of FRANCE!"},
+    {"instruction": "Explain how a bicycle stays upright."},
+)
+NOVELTY = ("--set", "filters.novelty.threshold=0.7")
+
+
+def similar_tasks(folder: Path) -> Path:
+    path = folder / "similar.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in SIMILAR))
+    return path
+
+
+def test_novelty_compares_a_task_with_the_tasks_before_it_and_asks_no_repetition(tmp_path: Path) -> None:
+    with Loopback(lambda body: "Fine.") as server:
+        said = respond(tmp_path / "a", server, "--from", similar_tasks(tmp_path), *NOVELTY, "--concurrency", 1)
+        assert len(server.arrived) == 4
+        respond(tmp_path / "b", server, "--from", tmp_path / "similar.jsonl", *NOVELTY, "--max-requests", 2, code=1)
+        respond(tmp_path / "b", server, "--max-requests", 100)
+        assert len(server.arrived) == 8
+    assert "not asked: 1 task that resembles an earlier one (filters.novelty): row_4 (row_1, 1.00)" in said
+    assert "4 of 5 rows" in said
+    assert dataset(tmp_path / "a") == dataset(tmp_path / "b")
+    assert [json.loads(line)["instruction"] for line in dataset(tmp_path / "a").splitlines()] == [
+        SIMILAR[index]["instruction"] for index in (0, 1, 2, 4)
+    ]
+    status = json.loads(run_cli("status", tmp_path / "a", "--json", "--verify"))
+    assert (status["rows"], status["complete"], status["rejected"]) == (4, True, {})
+    assert status["repeated_tasks"] == [{"task": "row_4", "nearest": "row_1", "score": 1.0}]
+    assert "not asked        1 task" in run_cli("status", tmp_path / "a")
+
+
+def test_tune_and_refilter_show_what_novelty_keeps_of_answered_tasks(tmp_path: Path) -> None:
+    with Loopback(lambda body: "Fine.") as server:
+        respond(tmp_path / "all", server, "--from", similar_tasks(tmp_path))
+        respond(
+            tmp_path / "novel", server, "--from", tmp_path / "similar.jsonl", "--set", "filters.novelty.threshold=0.1"
+        )
+    grid = ("--grid", "filters.novelty.threshold=0.3,1.0", "--json")
+    tuned = [json.loads(run_cli("tune", tmp_path / name, *grid))["results"] for name in ("all", "novel")]
+    assert [(result["rows"], result["waiting"]) for result in tuned[0]] == [(3, 0), (5, 0)]
+    assert [(result["rows"], result["waiting"]) for result in tuned[1]] == [(3, 0), (3, 2)]
+    said = run_cli("refilter", tmp_path / "all", "-o", tmp_path / "strict", *NOVELTY)
+    assert "rows: 4 kept, 1 lost (similar 1), 0 gained" in said
+    page = run_cli("explain", tmp_path / "strict", "3.0")
+    assert "similar" in page
+    assert "row_1" in page

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinstruct.filters.decontaminate import Decontaminator
-from selfinstruct.filters.patterns import Boilerplate, Refusals
+from selfinstruct.filters.patterns import Boilerplate
 from selfinstruct.filters.pii import Pii, Span
+from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.repetition import Repetition
-from selfinstruct.filters.text import tokenize
+from selfinstruct.filters.text import find_words
 from selfinstruct.filters.token_spans import token_spans
 
 ITEMS = ("a " * 60, "Name the three longest rivers of the world and the seas that they flow into", "say it to me again")
@@ -63,7 +64,7 @@ def test_redacted_text_contains_no_further_match(text):
 @given(TEXTS)
 def test_every_token_has_a_span_and_spans_are_in_order(text):
     spans = token_spans(text)
-    assert len(spans) == len(tokenize(text))
+    assert len(spans) == len(find_words(text))
     assert all(0 <= start < end <= len(text) for start, end in spans)
     assert [start for start, _ in spans] == sorted(start for start, _ in spans)
 

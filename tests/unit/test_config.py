@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from selfinstruct.common.config import assign, build, flatten, merge, read_yaml, suggest, to_plain, to_yaml
+from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import ConfigError
 
 
@@ -81,6 +82,71 @@ def test_top_level_errors_have_no_key_prefix() -> None:
         build(Options, {1: 2})
     with pytest.raises(ConfigError, match=r"^threshold: must be a finite number"):
         build(Options, {"threshold": float("nan")})
+
+
+@dataclass(frozen=True)
+class Stage:
+    max_tokens: int
+    temperature: float = 0.7
+
+
+@dataclass(frozen=True)
+class Section:
+    structured: bool = False
+    tasks: Stage = field(default_factory=lambda: Stage(300))
+    off: Inner | None = None
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"temprature": 1}, "unknown key 'alpaca.temprature' (did you mean 'alpaca.tasks.temperature'?)"),
+        ({"temperature": 1}, "unknown key 'alpaca.temperature' (did you mean 'alpaca.tasks.temperature'?)"),
+        ({"structred": 1}, "unknown key 'alpaca.structred' (did you mean 'structured'?)"),
+        ({"Structured": 1}, "unknown key 'alpaca.Structured' (did you mean 'structured'?)"),
+        (
+            {"max-tokens": 1},
+            "unknown key 'alpaca.max-tokens' (did you mean 'alpaca.tasks.max_tokens' or 'alpaca.off.max_tokens'?)",
+        ),
+        ({"tasks": {"temprature": 1}}, "unknown key 'alpaca.tasks.temprature' (did you mean 'temperature'?)"),
+        ({"nothing_like": 1}, "unknown key 'alpaca.nothing_like' (known: off, structured, tasks)"),
+    ],
+)
+def test_the_nearest_option_is_suggested_also_from_a_section_within(values: dict, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(Section, values, "alpaca")
+    assert str(caught.value) == says
+
+
+def test_a_part_of_a_section_is_filled_from_its_default() -> None:
+    assert build(Section, {"tasks": {"temperature": 0.1}}).tasks == Stage(300, 0.1)
+    assert build(Section, {"tasks": {"max_tokens": 9}}).tasks == Stage(9)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("novelty.threshold=0.5", "unknown key 'novelty' (did you mean 'filters.novelty' or 'saturation.novelty'?)"),
+        ("max_requests=9", "unknown key 'max_requests' (did you mean 'budget.max_requests'?)"),
+        ("model=x", "unknown key 'model' (did you mean 'openai.model'?)"),
+        ("alpaca.temprature=1", "unknown key 'alpaca.temprature' (did you mean 'alpaca.tasks.temperature'?)"),
+        ("evol_instruct.epochs=1", "unknown key 'evol_instruct' (did you mean 'evol-instruct'?)"),
+        ("strategy=openai", "unknown strategy 'openai': it is a backend, for --backend"),
+        ("backend=alpaca", "unknown backend 'alpaca': it is a strategy, for --strategy"),
+        ("strategy=alpacca", "unknown strategy 'alpacca' (did you mean 'alpaca'?)"),
+        ("filters.copied.threshold=7", "filters.copied: threshold 7.0 is not between 0 and 1"),
+        ("filters.copied.min_words=-1", "filters.copied: min_words is -1, but"),
+        ("filters.word_count.max_words=3", "filters.word_count: min_words 4 and max_words 3 are not a range"),
+        ("filters.plugins=[{name: repetition, lines: 3}]", "filters.plugins.0: 3.0 is not a fraction"),
+        ("filters.plugins=[{name: refusals, head: 0}]", "filters.plugins.0: head is 0, but"),
+    ],
+)
+def test_a_mistake_in_a_setting_of_a_run_is_named_with_its_remedy(assignment: str, says: str) -> None:
+    values: dict = {"strategy": "alpaca", "backend": "openai", "openai": {"model": "m"}}
+    assign(values, assignment)
+    with pytest.raises(ConfigError) as caught:
+        make_plan(values)
+    assert str(caught.value).startswith(says)
 
 
 def test_nearest_accepts_names_of_any_type() -> None:

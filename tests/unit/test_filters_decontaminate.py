@@ -5,7 +5,7 @@ import pytest
 from selfinstruct.errors import UsageError
 from selfinstruct.filters import ngrams
 from selfinstruct.filters.decontaminate import Decontaminator
-from selfinstruct.filters.text import tokenize
+from selfinstruct.filters.text import find_words
 from selfinstruct.filters.token_spans import token_spans
 
 LONG = "One day a farmer found a golden egg in the nest of his goose and ran home to tell his wife"
@@ -149,9 +149,9 @@ def test_spans_are_characters_of_the_original_text():
 )
 def test_every_token_has_a_span(text):
     spans = token_spans(text)
-    assert len(spans) == len(tokenize(text))
-    for token, (start, end) in zip(tokenize(text), spans, strict=True):
-        assert token in " ".join(tokenize(text[start:end]))
+    assert len(spans) == len(find_words(text))
+    for token, (start, end) in zip(find_words(text), spans, strict=True):
+        assert token in " ".join(find_words(text[start:end]))
 
 
 def test_invalid_numbers_are_refused():

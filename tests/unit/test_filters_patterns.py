@@ -2,7 +2,8 @@ import pickle
 
 import pytest
 
-from selfinstruct.filters.patterns import Boilerplate, Refusals
+from selfinstruct.filters.patterns import Boilerplate
+from selfinstruct.filters.refusals import Refusals
 
 REFUSED = [
     "I'm sorry, but I can't assist with that request.",

@@ -153,3 +153,33 @@ def test_settings_are_saved_and_must_agree_to_merge(tmp_path):
     assert words.empty(0.5).shingles == "word2"
     with pytest.raises(UsageError, match="char5"):
         words.merge(NearDuplicateIndex(0.5))
+
+
+def rewritten(path, **changes):
+    """Change parameters in the header of a saved index; None removes one."""
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    header = json.loads(arrays.pop("header").tobytes())
+    merged = {**header["parameters"], **changes}
+    header["parameters"] = {name: value for name, value in merged.items() if value is not None}
+    np.savez(path, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
+
+
+def test_an_index_of_an_earlier_version_keeps_its_tokenizer(tmp_path):
+    path = tmp_path / "index.npz"
+    NoveltyIndex(0.9, "words").fit(["a & b"]).save(path)
+    rewritten(path, tokenizer="auto")  # as the earlier version named it
+    loaded = NoveltyIndex.load(path)
+    assert (loaded.tokenizer, loaded.query("a | b").score) == ("words", 1.0)
+    assert NoveltyIndex(0.9).fit(["a & b"]).tokenizer == "symbols"
+    NoveltyIndex(0.9).fit(["a & b"]).save(path)
+    assert NoveltyIndex.load(path).query("a | b").kept
+
+
+def test_an_index_of_word_shingles_of_an_earlier_version_is_refused(tmp_path):
+    path = tmp_path / "index.npz"
+    NearDuplicateIndex(shingles="word3").fit(TEXTS).save(path)
+    assert len(NearDuplicateIndex.load(path)) == len(TEXTS)
+    rewritten(path, words=None)
+    with pytest.raises(UsageError, match="words without symbols, from an earlier version: build the index again"):
+        NearDuplicateIndex.load(path)

@@ -23,9 +23,10 @@ from selfinstruct.filters import (
     pipeline,
 )
 from selfinstruct.filters.decontaminate import Decontaminator
-from selfinstruct.filters.patterns import Boilerplate, Refusals
+from selfinstruct.filters.patterns import Boilerplate
 from selfinstruct.filters.pii import Pii
 from selfinstruct.filters.pipeline import BATCH
+from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.filters.semantic import SemanticIndex
 

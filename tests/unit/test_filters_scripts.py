@@ -1,4 +1,4 @@
-"""Instructions in six languages and scripts: what is new, nearly the same, too short, a fragment, in a benchmark."""
+"""Instructions in eight languages and scripts: what is new, nearly the same, too short, a fragment, in a benchmark."""
 
 import pytest
 
@@ -34,6 +34,18 @@ TEXTS = {
         "เขียนบทกวีเกี่ยวกับทะเลในฤดูหนาว!",
         "บอกอาหารเช้าที่ดีต่อสุขภาพสามอย่าง",
     ),
+    "Tibetan": (
+        "དགུན་ཁའི་རྒྱ་མཚོའི་སྐོར་ལ་སྙན་ངག་ཅིག་འབྲི་རོགས།",
+        "དབྱར་ཁའི་རྒྱ་མཚོའི་སྐོར་ལ་སྙན་ངག་ཅིག་འབྲི་རོགས།",
+        "དགུན་ཁའི་རྒྱ་མཚོའི་སྐོར་ལ་སྙན་ངག་ཅིག་འབྲི་རོགས!",
+        "བདེ་ཐང་གི་ཞོགས་ཇ་གསུམ་གྱི་མིང་ཐོ་བཀོད་དང་།",
+    ),
+    "Khmer": (
+        "សរសេរកំណាព្យអំពីសមុទ្រក្នុងរដូវរងារ",
+        "សរសេរកំណាព្យអំពីសមុទ្រក្នុងរដូវក្តៅ",
+        "សរសេរកំណាព្យអំពីសមុទ្រក្នុងរដូវរងារ!",
+        "រាយបញ្ជីអាហារពេលព្រឹកបី",
+    ),
     "Arabic": (
         "اكتب قصيدة عن البحر في الشتاء",
         "اكتب قصيدة عن البحر في الصيف",
@@ -55,7 +67,7 @@ TEXTS = {
 }
 # F1 of the first pair: tokens in common and of either, counted by hand.
 PAIRS = {"Chinese": (10, 11, 11), "Hindi": (8, 9, 9), "Thai": (23, 26, 25), "Arabic": (5, 6, 6), "German": (7, 8, 8),
-         "Russian": (4, 5, 5)}  # fmt: skip
+         "Russian": (4, 5, 5), "Tibetan": (10, 11, 11), "Khmer": (20, 23, 22)}  # fmt: skip
 LANGUAGES = sorted(TEXTS)
 
 

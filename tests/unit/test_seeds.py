@@ -11,6 +11,7 @@ from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filters import rouge_l
 from selfinstruct.records import Instance
 from selfinstruct.seeds import check_seeds, load_seeds, load_tasks, seeds_from_json, seeds_to_json
+from tests.cli import run_cli
 
 
 def test_the_builtin_seeds_have_no_warnings() -> None:
@@ -134,3 +135,12 @@ def test_verifiers_of_many_kinds_in_a_column(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"instruction": "Say five", "verifier": {"kind": null, "value": 5}}\n')
     with pytest.raises(DataError, match=r"in\.jsonl:1: 'verifier' must be an object with a 'kind'"):
         load_tasks(tmp_path / "in.jsonl")
+
+
+@pytest.mark.parametrize("threshold", ["7", "-1", "nan", "1.01"])
+def test_a_threshold_outside_its_range_is_refused(tmp_path: Path, threshold: str) -> None:
+    path = tmp_path / "seeds.jsonl"
+    path.write_text('{"instruction": "Name a river.", "output": "The Loire."}\n')
+    assert "not in the range 0<=x<=1" in run_cli("seeds", "check", path, "--threshold", threshold, code=2)
+    with pytest.raises(UsageError, match="not between 0 and 1"):
+        check_seeds(path, threshold=float(threshold))

@@ -49,8 +49,8 @@ class NearDuplicateIndex(TextIndex):
         threshold: Jaccard similarity of the sets of shingles from which a text is a near-duplicate, above 0, up to 1.
         num_perm: Number of permutations in a signature.
         bands: Number of bands of a signature; more bands find more pairs and verify more.
-        shingles: ``char5`` for runs of 5 characters, ``word3`` for runs of 3 words; any number from 1 to 99. Case and
-            the width of white space are ignored.
+        shingles: ``char5`` for runs of 5 characters, ``word3`` for runs of 3 words (``tokenize``); any number from 1 to
+            99. Case and the width of white space are ignored.
         engine: As in ``NoveltyIndex``.
 
     Raises:
@@ -185,8 +185,21 @@ class NearDuplicateIndex(TextIndex):
                 parameters["bands"],
                 shingles=parameters["shingles"],
                 engine=engine,
-            ),
+            )._check_words(parameters, path),
         )
+
+    def _check_words(self, parameters: Mapping[str, object], path: str | Path) -> Self:
+        """Return the index itself if the words of a saved one are read as they are now.
+
+        Raises:
+            UsageError: They are not.
+        """
+        if parameters.get("words") != self._parameters().get("words"):
+            raise UsageError(
+                f"{path} has shingles of words without symbols, from an earlier version: build the index again from "
+                "its texts"
+            )
+        return self
 
     def _parameters(self) -> dict[str, float | int | str]:
         return {
@@ -194,6 +207,7 @@ class NearDuplicateIndex(TextIndex):
             "num_perm": self.num_perm,
             "bands": self.bands,
             "shingles": self.shingles,
+            **({} if self.shingles.startswith("char") else {"words": "symbols"}),
         }
 
     def _arrays(self) -> dict[str, index_file.Array]:

@@ -1,7 +1,8 @@
 """A text as a set of shingles, each a 64-bit hash.
 
-Shingles are runs of n characters, or of n words. Case and the width of white space are ignored. A text shorter than n
-is a single shingle, as is the empty text, which therefore duplicates only another empty one.
+Shingles are runs of n characters, or of n words, where a symbol counts as a word (``tokenize``). Case and the width of
+white space are ignored. A text shorter than n is a single shingle, as is the empty text, which therefore duplicates
+only another empty one.
 
 Sets keep 54 bits of each hash. Two different shingles have the same hash with a probability of 2**-54; "exact" Jaccard
 means exact up to this.
@@ -17,12 +18,12 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import regex
 import xxhash
 
 from selfinstruct.errors import UsageError
 from selfinstruct.filters.engines import minhash_kernels
 from selfinstruct.filters.hashing import Hashes, mix
+from selfinstruct.filters.text import tokenize
 
 __all__ = [
     "Offsets",
@@ -38,7 +39,6 @@ __all__ = [
 Offsets = npt.NDArray[np.int64]
 
 _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
-_WORDS = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 HASH_BITS, HASH_MASK = np.uint64(54), np.uint64((1 << 54) - 1)
 TEXTS = 1 << 10  # number of texts whose numbers fit above a hash
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -142,8 +142,8 @@ def _collapsed(
 
 
 def word_units(texts: Sequence[str], n: int = 3, *, compiled: bool = False) -> Units:  # noqa: ARG001  (as char_units)
-    """Return hashes of words as units: runs of letters, marks and numbers of any script, case folded."""
-    words = [_WORDS.findall(text.casefold()) or [text.strip()] for text in texts]
+    """Return hashes of words as units: the tokens of ``tokenize``."""
+    words = [tokenize(text) or [text.strip()] for text in texts]
     hashed = (xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass")) | 1 for row in words for word in row)
     offsets = _offsets(map(len, words), len(words))
     return Units(np.fromiter(hashed, dtype=np.uint64, count=int(offsets[-1])), offsets, n, 64)

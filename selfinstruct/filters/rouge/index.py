@@ -22,7 +22,7 @@ from selfinstruct.filters.engines import Engine
 from selfinstruct.filters.rouge.lcs import LONG, common, f1, f1_array, lcs_length, rouge_l, strings
 from selfinstruct.filters.rouge.numpy_join import Join, make_join
 from selfinstruct.filters.rouge.token_store import Block, Store, Vocabulary
-from selfinstruct.filters.text import Tokenizer, tokenize, tokenizer_function
+from selfinstruct.filters.text import Tokenizer, stored_tokenizer, tokenize, tokenizer_function
 from selfinstruct.filters.text_index import Rows, TextIndex
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
@@ -45,7 +45,8 @@ class NoveltyIndex(TextIndex):
     Ids work as in every ``TextIndex``.
 
     A text without tokens cannot be compared: its score is 0.0 and it is kept, as with ``rouge_score``. Only with the
-    tokenizer ``auto``, where such a text has neither letters nor digits, an identical one is rejected with score 1.0.
+    tokenizers ``auto`` and ``words``, where such a text has neither letters nor digits, an identical one is rejected
+    with score 1.0.
 
     Args:
         threshold: Highest F1 that is kept, 0 to 1.
@@ -76,7 +77,7 @@ class NoveltyIndex(TextIndex):
         if longest < 1:
             raise UsageError(f"longest is {longest}, but at least one token of each text must be compared")
         super().__init__(threshold)
-        self.tokenizer = tokenizer
+        self.tokenizer: Tokenizer = "symbols" if tokenizer == "auto" else tokenizer
         self.engine = engine
         self.longest = longest
         self._all_tokens: Callable[[str], list[str]] = tokenizer_function(tokenizer)
@@ -173,7 +174,10 @@ class NoveltyIndex(TextIndex):
         return cls._load(
             path,
             lambda parameters: cls(
-                parameters["threshold"], parameters["tokenizer"], longest=parameters["longest"], engine=engine
+                parameters["threshold"],
+                stored_tokenizer(parameters["tokenizer"]),
+                longest=parameters["longest"],
+                engine=engine,
             ),
         )
 
@@ -257,7 +261,7 @@ class NoveltyIndex(TextIndex):
 
     def _twin(self, text: str, block: Block | None) -> str | None:
         """Return the id of an identical text without tokens, where identity counts; None otherwise."""
-        if self.tokenizer != "auto" or (block is not None and len(block.tokens)):
+        if self.tokenizer not in ("symbols", "words") or (block is not None and len(block.tokens)):
             return None
         return self._blank.get(text.strip())
 

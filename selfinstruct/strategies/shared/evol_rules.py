@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from selfinstruct.filters.rouge.lcs import f1, lcs_length
-from selfinstruct.filters.text import count_words, tokenize
+from selfinstruct.filters.text import count_words, find_words
 from selfinstruct.parse import collapse
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
@@ -57,7 +57,7 @@ def similarity(evolved: str, current: str, *, threshold: float, current_id: str)
     """
     if collapse(evolved).casefold() == collapse(current).casefold():
         return Verdict("evol_similarity", False, RejectReason.UNCHANGED, 1.0, current_id)
-    first, second = tokenize(evolved)[:_LONGEST], tokenize(current)[:_LONGEST]
+    first, second = find_words(evolved)[:_LONGEST], find_words(current)[:_LONGEST]
     score = f1(lcs_length(first, second), len(first), len(second))
     kept = score < threshold
     return Verdict("evol_similarity", kept, "" if kept else RejectReason.TOO_SIMILAR, score, current_id)
@@ -81,13 +81,13 @@ def apology(response: str, *, min_words: int) -> Verdict:
     The reason is ``sorry``; the score is the number of words.
     """
     count = count_words(response)
-    kept = count >= min_words or "sorry" not in tokenize(response)
+    kept = count >= min_words or "sorry" not in find_words(response)
     return Verdict("evol_apology", kept, "" if kept else RejectReason.SORRY, count)
 
 
 def content(response: str) -> Verdict:
     """Apply rule 3: a response must hold more than punctuation and stop words. The reason is ``no_content``."""
-    kept = any(word not in STOP_WORDS for word in tokenize(response))
+    kept = any(word not in STOP_WORDS for word in find_words(response))
     return Verdict("evol_content", kept, "" if kept else RejectReason.NO_CONTENT)
 
 
@@ -100,8 +100,8 @@ def wording(evolved: str, current: str, phrases: Iterable[str], prompt: str) -> 
         phrases: Names that the prompt uses for its parts.
         prompt: The prompt without the instruction.
     """
-    evolved_words, current_words = _joined(tokenize(evolved)), _joined(tokenize(current))
-    for words in (*map(tokenize, phrases), *_runs(tokenize(prompt))):
+    evolved_words, current_words = _joined(find_words(evolved)), _joined(find_words(current))
+    for words in (*map(find_words, phrases), *_runs(find_words(prompt))):
         piece = _joined(words)
         if words and piece in evolved_words and piece not in current_words:
             return Verdict("evol_wording", False, RejectReason.PROMPT_WORDS, detail={"words": " ".join(words)})
