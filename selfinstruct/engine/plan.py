@@ -36,7 +36,7 @@ from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_na
 from selfinstruct.strategies.abilities import AnswersTasks, context_templates, default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
-from selfinstruct.version import READABLE, SEMANTICS, __version__
+from selfinstruct.version import SEMANTICS, __version__
 
 __all__ = ["RunPlan", "Settings", "forked_plan", "make_plan", "recorded_plan"]
 
@@ -101,7 +101,7 @@ class RunPlan:
     @property
     def reader(self) -> AnswerReader:
         """The rules by which the completions of the run are read."""
-        return AnswerReader(frozenset(self.settings.accept_endings), self.prompts.semantics)
+        return AnswerReader(frozenset(self.settings.accept_endings), self.semantics)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -317,7 +317,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
             hint = suggest_option(str(key), keys, _sections(values, strategies, backends))
             raise ConfigError(f"unknown key {key!r}{hint}", key=str(key))
     semantics = SEMANTICS if base is None else int(base.meta("identity")["semantics"])
-    if base is not None and semantics not in READABLE:
+    if base is not None and semantics > SEMANTICS:
         raise RunChangedError(
             f"{base.path.parent} was made with semantics {semantics} (selfinstruct {base.meta('version')}), this is "
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
@@ -362,7 +362,8 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
         names |= QualityStrategy.templates_of(quality)
     prompts = load_run_prompts(settings, names, backend_options.api, base, methods, recorded="prompts" in recorded)
     prompts = add_data_files(prompts, methods, base, recorded="prompts" in recorded)
-    prompts = prompts.with_semantics(SEMANTICS if forked else semantics)
+    semantics = SEMANTICS if forked else semantics
+    prompts = prompts.with_semantics(semantics)
     strategy = build_strategy(methods, strategy_options if mixed else None, prompts, adapt=settings.adapt)
     if quality is not None:
         strategy = QualityStrategy(strategy, quality, prompts)
