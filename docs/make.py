@@ -35,6 +35,7 @@ PYTHON_TWINS = {
     "generate": "generate",
     "respond": "generate",
     "fork": "fork",
+    "retry": "retry",
     "status": "status",
     "explain": "explain",
     "diff": "diff",
@@ -58,6 +59,7 @@ JSON_KEYS = {
         "prompt_tokens": "", "completion_tokens": "", "reasoning_tokens": "part of completion_tokens",
         "advice": "sentences on settings that bring more rows",
         "in_batches": "requests that the server still processes",
+        "cancelled": "requests cancelled while under way", "cancelled_tokens": "their worst case",
         "dataset": "dataset file", "lines": "its lines", "sha256": "its digest",
     },
     "status": {
@@ -84,6 +86,9 @@ JSON_KEYS = {
     },
     "diff": {"common": "rows in both", "lost": "rows of RUN_A alone", "gained": "rows of RUN_B alone"},
     "runs": {"runs": "one object per run, with the most important keys of `status`, or an `error`"},
+    "retry": {
+        "run": "run directory", "reopened": "reopened failures by code", "remaining": "other recorded failures by code",
+    },
     "refilter": {
         "run": "new run directory", "rows": "rows of the dataset", "target": "rows asked for",
         "requests": "completions filtered", "common": "rows in both runs", "lost": "lost rows by reason",
@@ -327,9 +332,9 @@ def reasons() -> str:
         NOTE,
         "Why a candidate, a piece of a completion or a row of a file was rejected: `status`, `explain`, the report of "
         "`filter` and the exported candidates use these codes.\nThree further families are open-ended: `no_<field>` "
-        "for "
-        "a block without a required field, `ended_<finish reason>` for an answer that is not complete "
-        "([how it is read](backends.md#what-counts-as-an-answer)), and `top_<n>_gram` and `duplicate_<n>_gram` of the repetition filter.\n"
+        "for a block without a required field, `ended_<finish reason>` for an answer that is not complete "
+        "([how it is read](backends.md#what-counts-as-an-answer)), and `top_<n>_gram` and `duplicate_<n>_gram` of the "
+        "repetition filter.\n"
         "Plugins may add codes.\n",
         "| code | meaning |\n| --- | --- |",
         *rows,

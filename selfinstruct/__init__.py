@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         open_run,
         preview,
         refilter,
+        retry,
         status,
         tune,
     )
@@ -71,6 +72,7 @@ __all__ = [
     "open_run",
     "preview",
     "refilter",
+    "retry",
     "status",
     "tune",
 ]
@@ -78,7 +80,7 @@ __all__ = [
 _MODULES = {
     "api": (
         "GenerateResult", "Run", "diff", "explain", "export", "fork", "generate", "list_runs", "open_run", "preview",
-        "refilter", "status", "tune",
+        "refilter", "retry", "status", "tune",
     ),
     "doctor": ("check_environment",),
     "errors": (

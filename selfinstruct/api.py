@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from selfinstruct.backends import BatchBackend, open_backend
 from selfinstruct.common.codec import canonical
 from selfinstruct.common.config import to_yaml
 from selfinstruct.common.files import write_atomic
-from selfinstruct.engine.dispatch.budget import Budget
+from selfinstruct.engine.dispatch.budget import Budget, worst_case
 from selfinstruct.engine.dispatch.reasoning import RoomForReasoning, RoomyBackend
 from selfinstruct.engine.identity import require_same_identity
 from selfinstruct.engine.loop import Engine
@@ -45,6 +45,8 @@ from selfinstruct.runs.fork import fork as create_fork
 from selfinstruct.runs.fork import refilter as create_refiltered
 from selfinstruct.runs.listing import RunListing
 from selfinstruct.runs.listing import list_runs as list_runs_below
+from selfinstruct.runs.retry import RetryResult
+from selfinstruct.runs.retry import retry as reopen_failures
 from selfinstruct.runs.status import RunStatus
 from selfinstruct.runs.status import status as compute_status
 from selfinstruct.runs.tune import TuneResult
@@ -63,6 +65,7 @@ __all__ = [
     "open_run",
     "preview",
     "refilter",
+    "retry",
     "status",
     "tune",
 ]
@@ -88,6 +91,8 @@ class GenerateResult:
         completions: Completions in the ledger, including those that no row of this dataset needs.
         in_batches: Requests in batches that the server is still processing.
         repeated_tasks: Tasks that the novelty filter rejects before they are asked, see ``RowFilters.repeated_tasks``.
+        cancelled: Requests that were cancelled while they were under way; they stay open.
+        cancelled_tokens: Worst case of the tokens that the cancelled requests may have cost.
     """
 
     folder: Path
@@ -101,6 +106,8 @@ class GenerateResult:
     completions: int
     in_batches: int = 0
     repeated_tasks: Sequence[Verdict] = ()
+    cancelled: int = 0
+    cancelled_tokens: int = 0
 
     @property
     def every_task_was_asked(self) -> bool:
@@ -148,12 +155,12 @@ def generate(
         if canonical(reader.meta("config")) != canonical(plan.values()):  # only now is the ledger known to be sound
             ledger.set_meta("config", plan.values())
         write_atomic(folder / "config.yaml", [to_yaml(plan.values())])
-        was_complete, ending, in_batches = state.done, "complete", 0
+        was_complete, ended = state.done, _Ended("complete")
         try:
             if not was_complete and state.scheduler.exhausted:  # known without starting a model
-                ending = "exhausted"
+                ended = _Ended("exhausted")
             elif not was_complete:
-                ending, in_batches = _run(folder, plan, state, ledger, reader, show or (lambda _: nullcontext()))
+                ended = _run(folder, plan, state, ledger, reader, show or (lambda _: nullcontext()))
         except SelfInstructError:
             with contextlib.suppress(SelfInstructError):  # on a full disk, report the first error
                 update_dataset(folder, plan, state)
@@ -163,17 +170,19 @@ def generate(
         verdicts.save(state)
         completions = reader.answers()
     return GenerateResult(
-        folder,
-        ending,
-        was_complete,
-        plan,
-        state.rows,
-        state.stats,
-        state.saturation,
-        exported,
-        completions,
-        in_batches,
-        state.scheduler.repeated_tasks,
+        folder=folder,
+        ending=ended.ending,
+        was_complete=was_complete,
+        plan=plan,
+        rows=state.rows,
+        stats=state.stats,
+        saturation=state.saturation,
+        exported=exported,
+        completions=completions,
+        in_batches=ended.in_batches,
+        cancelled=len(ended.cancelled),
+        cancelled_tokens=sum(sum(worst_case(request)) for request in ended.cancelled),
+        repeated_tasks=state.scheduler.repeated_tasks,
     )
 
 
@@ -242,6 +251,21 @@ def refilter(folder: str | Path, new_folder: str | Path, settings: Mapping[str, 
         LedgerError: A run can't be read or written.
     """
     return create_refiltered(Path(folder), Path(new_folder), settings or {})
+
+
+def retry(folder: str | Path, failed: Collection[str] = (), *, dry_run: bool = False) -> RetryResult:
+    """Reopen the recorded failures of a run; ``generate(folder)`` asks for them again.
+
+    Args:
+        folder: The run directory.
+        failed: Codes of the failures to reopen, as ``status`` counts them; empty for all.
+        dry_run: Change nothing.
+
+    Raises:
+        UsageError: Batches at the server have not been collected.
+        LedgerError: There is no readable run, or it is in use.
+    """
+    return reopen_failures(Path(folder), failed, dry_run=dry_run)
 
 
 def tune(folder: str | Path, grid: Mapping[str, Sequence[Any]]) -> Iterator[TuneResult]:
@@ -373,10 +397,17 @@ def open_run(folder: str | Path) -> Run:
         return Run(Path(folder))
 
 
-def _run(
-    folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: ShowProgress
-) -> tuple[str, int]:
-    """Run the loop to its end; return the ending and the number of requests still in batches."""
+@dataclass(frozen=True)
+class _Ended:
+    """How a loop ended; see ``Engine``."""
+
+    ending: str
+    in_batches: int = 0
+    cancelled: Sequence[Request] = ()
+
+
+def _run(folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: Reader, show: ShowProgress) -> _Ended:
+    """Run the loop to its end."""
     setting = plan.settings.reasoning_tokens if plan.capabilities.limits_reasoning else 0
     room = RoomForReasoning(setting, reasons=state.stats.reasoning_tokens > 0)
     budget = Budget(plan.settings.budget, reader.spending(), room)
@@ -397,14 +428,14 @@ def _run(
         backend = RoomyBackend(backend, room, remedy)
     engine = Engine(plan, state, ledger, reader, backend, budget, progress)
 
-    async def main() -> tuple[str, int]:
+    async def main() -> _Ended:
         loop = asyncio.get_running_loop()
         # Signal handlers can be set in the main thread only, and not in a notebook's worker or a test's thread.
         with contextlib.suppress(ValueError, RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, engine.interrupt)
         try:
-            return await engine.run(), engine.in_batches
+            return _Ended(await engine.run(), engine.in_batches, engine.cancelled)
         finally:
             await backend.close()
 

@@ -16,7 +16,7 @@
     │   ├── TransientError            worth another attempt (429, 5xx)
     │   │   └── UnreachableError      no connection, a lost connection, or no answer in time
     │   └── ReplayError               the replayed run has no outcome for this request
-    └── RequestError                  the request is at fault: its failure is recorded and final
+    └── RequestError                  the request was refused: final only if others are answered meanwhile
 
 A message says what happened, where (file and line, row id, run directory), and what to do next. Messages never contain
 credentials. The command line prints them without a traceback.
@@ -151,15 +151,18 @@ class ReplayError(BackendError):
 
 
 class RequestError(SelfInstructError):
-    """The request itself is at fault; sending it again would fail again.
+    """The request was refused, and may be at fault itself.
+
+    An account without credit is often refused in the same words as a prompt, so the engine records the refusal as final
+    only if other requests are answered under the same conditions (``engine.dispatch.suspects``).
 
     Attributes:
-        code: Short code for reports: ``bad_request``, ``context_length``, ``content_filter``, ``attempts``.
-        certain: Whether the request is known to be at fault (a content filter, a recorded failure). Until the server
-            has answered any request, other refusals may be caused by the settings.
+        code: Short code for reports: ``bad_request``, ``context_length``, ``content_filter``, ``forbidden``.
+        certain: Whether the request is known to be at fault, so that the failure is final at once: a recorded failure,
+            or an answer that a content filter withheld.
     """
 
     def __init__(self, code: str, message: str, *, certain: bool = False) -> None:
         super().__init__(message)
         self.code = code
-        self.certain = certain or code == "content_filter"
+        self.certain = certain

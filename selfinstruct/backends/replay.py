@@ -61,6 +61,11 @@ class ReplayBackend(Backend):
                 "ask for fewer rows (-n), or continue that run itself"
             )
         if self._reader.request_digest(request.number) != request.digest:
+            if self._reader.meta("reopened", None) is not None:
+                raise ReplayError(
+                    f"{self._options.source} was continued after a retry: its request {request.number} was made before "
+                    "an earlier request was answered, and can't be made again; use selfinstruct fork"
+                )
             raise ReplayError(
                 f"request {request.number} is not the one that {self._options.source} recorded; a replay needs the "
                 f"same settings, seeds and prompts:\n{self._difference(request)}"

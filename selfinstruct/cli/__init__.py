@@ -13,6 +13,7 @@ _COMMANDS = {
     "generate": "Generate a dataset into RUN_DIR, or resume the run in it.",
     "respond": "Answer the tasks of a file or a run (strategy respond).",
     "fork": "Start a run with another run's completions, and continue it.",
+    "retry": "Reopen the failed requests of a run, so that they are asked again.",
     "status": "Show the progress of a run, and why candidates were rejected.",
     "explain": "Show how a row came to be, or why a candidate was rejected.",
     "diff": "Compare the datasets of two runs.",
@@ -25,7 +26,7 @@ _COMMANDS = {
     "doctor": "Show what is installed and which backends would work.",
 }
 _SECTIONS = {
-    "Make": ("generate", "respond", "fork"),
+    "Make": ("generate", "respond", "fork", "retry"),
     "Look": ("status", "explain", "diff", "runs"),
     "Refine": ("refilter", "tune", "filter"),
     "Use": ("export",),

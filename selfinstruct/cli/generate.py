@@ -191,6 +191,9 @@ def _ending(result: GenerateResult) -> Iterator[str]:
         collected_by = _COLLECTED_BY.get(result.ending, "the same command")
         yield (f"{plural(result.in_batches, 'request')} under way in batches: the server continues with them, "
                f"{collected_by} will collect their answers")  # fmt: skip
+    if result.cancelled:
+        yield (f"{plural(result.cancelled, 'request')} under way cancelled, to be sent again when the run continues; "
+               f"the worst case of {result.cancelled_tokens:,} tokens is counted")  # fmt: skip
     if result.ending == "saturated":
         for text in result.saturation.samples:
             yield f"  such as: {strip_control_chars(' '.join(text.split())[:100])}"
@@ -217,5 +220,7 @@ def _to_json(result: GenerateResult) -> dict[str, object]:
         "reasoning_tokens": stats.reasoning_tokens,
         "advice": list(advice(result.plan, stats)),
         "in_batches": result.in_batches,
+        "cancelled": result.cancelled,
+        "cancelled_tokens": result.cancelled_tokens,
         **dataset_to_json(result.exported),
     }

@@ -52,7 +52,12 @@ _OPTIONS = (
     click.option(
         "--max-cost", type=float, help="Stop before spending more than this; needs budget.price_input/output."
     ),
-    click.option("--time-limit", type=float, metavar="SECONDS", help="Stop after this time."),
+    click.option(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="Send nothing more after this time; requests under way get another budget.grace_s seconds (30).",
+    ),
     click.option(
         "--set",
         "assignments",

@@ -1,9 +1,9 @@
-"""The requests that a fork inherits from another run, processed again as they were sent.
+"""The requests that a fork inherits from another run, or a run from before a ``retry``, processed as they were sent.
 
-Inherited prompts are not rebuilt: under new thresholds other tasks would be kept, so the prompts would differ. A
-follow-up belongs to the candidate that it follows. If that candidate is kept again, the recorded outcome is used; if
-not, the follow-up is skipped. A candidate that is kept only now has no recorded follow-up: one is queued, and sent
-after all inherited requests are processed.
+Inherited prompts are not rebuilt: under new thresholds, or with an answer in place of a failure, other tasks would be
+kept, so the prompts would differ. A follow-up belongs to the candidate that it follows. If that candidate is kept
+again, the recorded outcome is used; if not, the follow-up is skipped. A candidate that is kept only now has no recorded
+follow-up: one is queued, and sent after all inherited requests are processed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ __all__ = ["NOTHING_INHERITED", "InheritedRequests", "follow_up_key"]
 
 
 class InheritedRequests:
-    """The requests with an outcome and a number below ``until``, read from the ledger on first use.
+    """The recorded requests with a number below ``until``, read from the ledger on first use.
+
+    All have an outcome, except those that ``retry`` reopened and those that were under way then.
 
     Args:
         until: The first number that is not inherited.
@@ -45,6 +47,12 @@ class InheritedRequests:
         ):
             number += 1
         return number
+
+    def unanswered(self) -> dict[int, Request]:
+        """Return the requests without an outcome, by number and in order."""
+        if self._reader is None:
+            return {}
+        return {number: self.request(number) for number in self._reader.unanswered(self.until)}
 
     def request(self, number: int) -> Request:
         """Return a request as it was sent.

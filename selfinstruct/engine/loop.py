@@ -2,8 +2,9 @@
 
 An outcome is processed or counted only after its commit is acknowledged, and a request goes out only after its send is
 committed. When the loop stops (target, budget, time, Ctrl-C, a fault of the server), it sends nothing new, waits for
-the requests in flight and stores their outcomes; only a second interrupt cancels them. It does not wait for a server
-that continues without this process (``BatchBackend``).
+the requests in flight and stores their outcomes. Only a second interrupt and the end of the grace after the time limit
+cancel them: they stay open, and count at their worst case. The loop does not wait for a server that continues without
+this process (``BatchBackend``). ``dispatch/suspects.py`` decides whether a failure is final.
 """
 
 from __future__ import annotations
@@ -11,22 +12,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from selfinstruct.backends.base import Backend, BatchBackend, StillPendingError
 from selfinstruct.engine.dispatch.budget import Budget
 from selfinstruct.engine.dispatch.concurrency import ConcurrencyLimiter
 from selfinstruct.engine.dispatch.retry import Retry
+from selfinstruct.engine.dispatch.suspects import Suspects
 from selfinstruct.engine.plan import RunPlan
 from selfinstruct.engine.progress import RunProgress
 from selfinstruct.engine.run_state import RunState
-from selfinstruct.errors import ReplayError, RequestError, SelfInstructError, TransientError, UnreachableError
+from selfinstruct.errors import ReplayError, RequestError, SelfInstructError, TransientError
 from selfinstruct.ledger import Ledger, Reader, acknowledged
 from selfinstruct.records import Completion, Failure, Outcome, Request
 
 __all__ = ["Engine"]
-
-_MAX_SUSPECTS = 3  # with this many failed requests and no success in between, the server is at fault
 
 
 class _AttemptRefusedError(SelfInstructError):
@@ -39,17 +40,13 @@ class _InFlight:
 
     Attributes:
         request: The request.
-        first: Its first send in this invocation.
-        failed: The newest send of any request when its first attempt failed.
-        gave_up: The newest send of any request when its last attempt failed.
+        tests: For a control, the stage whose suspects it tests; "" for other requests.
         latest: Its latest send.
         idle: Whether it waits for its first or another attempt, so that the server does not hold it.
     """
 
     request: Request
-    first: int = 0
-    failed: int = 0
-    gave_up: int = 0
+    tests: str = ""
     latest: int = 0
     idle: bool = True
 
@@ -68,6 +65,7 @@ class Engine:
 
     Attributes:
         in_batches: Number of requests that the server continues to process after the end.
+        cancelled: Requests that were cancelled while they were under way.
     """
 
     def __init__(
@@ -82,26 +80,29 @@ class Engine:
     ) -> None:
         self._state = state
         self._ledger = ledger
+        self._reader = reader
         self._backend = backend
         self._batch_backend = backend if isinstance(backend, BatchBackend) else None
         self._at_server: set[int] = set()  # sent by an earlier invocation and still processed by the server
         self.in_batches = 0
+        self.cancelled: list[Request] = []
         self._budget = budget
         self._progress = progress
-        self._recorded = set(state.recorded)
+        reopened = (number for number in state.scheduler.open if number < plan.inherited_until)
+        self._recorded = {*state.recorded, *reopened}
         self._window = min(plan.settings.concurrency or plan.capabilities.concurrency, plan.settings.lag)
         self._limiter = ConcurrencyLimiter(self._window)
         self._retry = Retry(plan.settings.retry, self._limiter, on_wait=self._on_wait)
         self._patience = plan.settings.patience
         self._time_limit = plan.settings.budget.time_limit_s
+        self._grace = plan.settings.budget.grace_s
         self._in_flight: dict[asyncio.Task[Outcome], _InFlight] = {}
-        self._suspects: dict[int, tuple[_InFlight, TransientError | RequestError]] = {}
+        self._begun: set[int] = set()  # requests that were in flight at any time
+        self._suspects = Suspects()
         self._replay_errors: dict[int, ReplayError] = {}
         self._next_to_send = state.scheduler.decided
-        self._newest_answered = reader.newest_answered()
         self._earlier_sends = reader.open_sends()
         self._newest_send = max((latest for _, _, latest in self._earlier_sends.values()), default=0)
-        self._attempts = plan.settings.retry.attempts
         self._ending = ""
         self._fault: SelfInstructError | None = None
         self._interrupts = 0
@@ -136,7 +137,7 @@ class Engine:
                     if self._batch_backend is not None:
                         self._batch_backend.active_count_changed(min(len(self._in_flight), self._window))
                     await self._wait()
-                elif self._fault or self._ending or not await self._resolve_suspects(thorough=True):
+                elif self._fault or self._ending or not self._send_control():
                     break
         finally:
             await self._cancel()
@@ -145,8 +146,8 @@ class Engine:
             raise self._fault
         if self._ending:
             return self._ending
-        if errors := self._replay_errors | {number: error for number, (_, error) in self._suspects.items()}:
-            raise errors[min(errors)]
+        if self._replay_errors:
+            raise self._replay_errors[min(self._replay_errors)]
         return "exhausted"
 
     async def _start(self) -> bool:
@@ -168,9 +169,14 @@ class Engine:
         if self._batch_backend is not None:
             self._batch_backend.detach()
         if self._interrupts > 1:
-            for task in self._in_flight:
-                task.cancel()
+            self._cancel_in_flight()
         self._wake.set()
+
+    def _cancel_in_flight(self) -> None:
+        for task, flight in self._in_flight.items():
+            if not (flight.idle or task.done() or task.cancelling()):
+                self.cancelled.append(flight.request)
+            task.cancel()
 
     def _end(self, ending: str) -> None:
         self._ending = self._ending or ending
@@ -190,9 +196,11 @@ class Engine:
         scheduler = self._state.scheduler
         self._next_to_send = max(self._next_to_send, scheduler.decided)
         while not self._ending and not self._fault and len(self._in_flight) < self._window:
-            while self._next_to_send in self._state.waiting or self._next_to_send in self._at_server:
+            while self._next_to_send < scheduler.numbered and not self._is_unsent(self._next_to_send):
                 self._next_to_send += 1
             if self._next_to_send >= scheduler.numbered or scheduler.decided in self._replay_errors:
+                return
+            if self._suspects.is_series:
                 return
             request = scheduler.open[self._next_to_send]
             if not self._budget.fits(request):
@@ -202,6 +210,10 @@ class Engine:
             self._next_to_send += 1
             self._budget.reserve(request)
             self._begin(request)
+
+    def _is_unsent(self, number: int) -> bool:
+        state = self._state
+        return number in state.scheduler.open and number not in state.waiting and number not in self._begun
 
     @property
     def _time_is_up(self) -> bool:
@@ -213,8 +225,9 @@ class Engine:
         spent = self._ending == "budget" and not self._fault
         return self._batch_backend is not None and spent and not self._time_is_up
 
-    def _begin(self, request: Request) -> None:
-        flight = _InFlight(request)
+    def _begin(self, request: Request, *, tests: str = "") -> None:
+        flight = _InFlight(request, tests)
+        self._begun.add(request.number)
         self._in_flight[asyncio.create_task(self._complete(flight))] = flight
         self._progress.in_flight = len(self._in_flight)
 
@@ -233,8 +246,13 @@ class Engine:
         """Wait until a request finishes, the time is up or the user interrupts; handle finished requests."""
         self._wake.clear()
         timeout = None
-        if self._time_limit is not None and (not self._ending or self._waits_for_batches):
-            timeout = max(0.0, self._time_limit - self._progress.elapsed)
+        if self._time_limit is not None:
+            running = not self._ending or self._waits_for_batches
+            until = self._time_limit if running else self._time_limit + self._grace
+            timeout = max(0.0, until - self._progress.elapsed)
+            if not running and not timeout:
+                self._cancel_in_flight()
+                timeout = None  # cancelled tasks end at once, or after the commit of an answer that has arrived
         wake = asyncio.create_task(self._wake.wait())
         try:
             await asyncio.wait({wake, *self._in_flight}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -246,79 +264,95 @@ class Engine:
 
     async def _handle_result(self, task: asyncio.Task[Outcome]) -> None:
         flight = self._in_flight.pop(task)
-        number = flight.request.number
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, StillPendingError):
+        if error is not None and not isinstance(error, SelfInstructError | StillPendingError):
+            raise error
+        if flight.tests:
+            self._handle_control(flight, error)
+        elif isinstance(error, StillPendingError):
             self.in_batches += 1
-            return
-        if error is None:
-            if isinstance(task.result(), Completion):
-                self._newest_answered = max(self._newest_answered, flight.latest)
-            self._receive(number, task.result())
-        elif isinstance(error, TransientError | RequestError):
-            self._suspects[number] = flight, error
+        elif error is not None:
+            self._handle_error(flight, error)
+        else:
+            outcome = task.result()
+            if isinstance(outcome, Completion):
+                self._suspects.answered(flight.request, flight.latest)
+            self._receive(flight.request.number, outcome)
+        await self._resolve_suspects()
+
+    def _handle_error(self, flight: _InFlight, error: SelfInstructError) -> None:
+        if isinstance(error, TransientError | RequestError):
+            self._suspects.add(flight.request, error, flight.latest, self._newest_send)
+            if self._suspects.is_outage and not self._ending:
+                self._fault = self._fault or self._suspects.fault(None)
         elif isinstance(error, ReplayError):
-            self._replay_errors[number] = error  # raised only when the scheduler reaches it
+            self._replay_errors[flight.request.number] = error  # raised only when the scheduler reaches it
         elif isinstance(error, _AttemptRefusedError):
             self._end("budget")  # has no effect if the run is ending already
-        elif isinstance(error, SelfInstructError):
-            self._fault = self._fault or error
         else:
-            raise error
-        await self._resolve_suspects()
-        if len(self._suspects) >= _MAX_SUSPECTS:
-            self._fault = self._fault or self._suspects[min(self._suspects)][1]
+            self._fault = self._fault or error
 
-    async def _resolve_suspects(self, *, thorough: bool = False) -> bool:
-        """Record a failure for each request that used up its attempts while the server answered others.
+    def _handle_control(self, flight: _InFlight, error: SelfInstructError | StillPendingError | None) -> None:
+        if error is None:
+            self._suspects.answered(flight.request, flight.latest, control_of=flight.tests)
+        elif isinstance(error, _AttemptRefusedError):
+            self._end("budget")
+        elif isinstance(error, SelfInstructError) and self._suspects:
+            self._fault = self._fault or self._suspects.fault(flight.request, error)
+        elif isinstance(error, SelfInstructError):  # the suspects were asked again meanwhile, and answered
+            self._fault = self._fault or error
 
-        If the server fails on every request, the run stops and the requests stay open. Requests that reached no server
-        stay open too, and are sent again once a server answers.
+    async def _resolve_suspects(self) -> None:
+        """Record the failures of requests that are at fault themselves, and ask the other ones again that are due.
 
-        Args:
-            thorough: Whether nothing else remains to be sent.
+        A run that is ending leaves the latter open.
+        """
+        for suspect in self._suspects.take_guilty():
+            error = suspect.error
+            failure = Failure(error.code if isinstance(error, RequestError) else "attempts", str(error))
+            await acknowledged(self._ledger.record_outcome(suspect.request.number, suspect.latest, failure, 0.0))
+            self._receive(suspect.request.number, failure)
+        if not self._ending and not self._fault:
+            self._ask_again([suspect.request for suspect in self._suspects.take_to_ask_again()])
+
+    def _ask_again(self, requests: Iterable[Request], *, tests: str = "") -> None:
+        for request in requests:
+            if self._budget.fits(request):
+                self._budget.reserve(request)
+                self._begin(request, tests=tests)
+            else:
+                self._end("budget")
+
+    def _send_control(self) -> bool:
+        """Send a control, since no other request can show who is at fault for the suspects.
 
         Returns:
-            Whether a request was recorded as failed or sent again.
+            Whether something was sent. Without a suspect there is nothing to test; without a request that was answered
+            before, the run ends with the suspects' failure.
         """
-        resolved = False
-        for number, (flight, error) in sorted(self._suspects.items()):
-            if isinstance(error, UnreachableError) and error.unheard:
-                reachable = self._newest_answered > (flight.first if thorough else flight.gave_up)
-                if reachable and not self._ending and self._budget.fits(flight.request):
-                    del self._suspects[number]
-                    self._budget.reserve(flight.request)
-                    self._begin(flight.request)
-                    resolved = True
-            elif self._is_own_fault(number, flight, error, thorough=thorough):
-                failure = Failure(error.code if isinstance(error, RequestError) else "attempts", str(error))
-                await acknowledged(self._ledger.record_outcome(number, flight.latest, failure, 0.0))
-                del self._suspects[number]
-                self._receive(number, failure)
-                resolved = True
-        return resolved
-
-    def _is_own_fault(
-        self, number: int, flight: _InFlight, error: TransientError | RequestError, *, thorough: bool
-    ) -> bool:
-        """Return whether a request itself is at fault: the server answered others while it failed on this one.
-
-        The evidence is a completion of a request that was sent after the first failure, since servers fail suddenly.
-        A lost connection may mark the moment when the server went down, so there the completion must be of a request
-        sent after the last failure. If nothing else remains to be sent, any later request counts as evidence.
-        """
-        if isinstance(error, RequestError):
-            return self._newest_answered > 0
-        if error.throttled:
+        if not self._suspects:
             return False
-        since = flight.gave_up if isinstance(error, UnreachableError) else flight.failed
-        if self._newest_answered > (flight.first if thorough else since):
-            return True
-        # It also used up its attempts in an earlier invocation, while later requests were answered.
-        count, first, _ = self._earlier_sends.get(number, (0, 0, 0))
-        return thorough and count >= self._attempts and self._newest_answered > first
+        suspect = self._suspects.first_to_test
+        control = self._control(suspect.request.stage) if suspect is not None else None
+        if suspect is None or control is None:
+            self._fault = self._suspects.fault(None)
+            return False
+        if self._batch_backend is not None:  # a batch may take a day: one is enough for both
+            self._ask_again([each.request for each in self._suspects.take_all()])
+        self._progress.notify(
+            f"request {suspect.request.number}: {suspect.error}; sending request {control.number} again, which was "
+            "answered before, to see who is at fault"
+        )
+        self._ask_again([control], tests=suspect.request.stage)
+        return bool(self._in_flight)
+
+    def _control(self, stage: str) -> Request | None:
+        """Return a request that was answered before: of the given stage, or, unless all fail there, of any stage."""
+        if latest := self._suspects.latest_answered(stage) or self._reader.latest_answered(stage):
+            return latest
+        return None if self._suspects.is_series_in(stage) else self._reader.latest_answered()
 
     def _receive(self, number: int, outcome: Outcome) -> None:
         self._progress.received += 1
@@ -332,11 +366,11 @@ class Engine:
         started = time.monotonic()
 
         async def before_attempt(request: Request, attempt: int) -> None:
-            new = request.number not in self._recorded
+            new = not flight.tests and request.number not in self._recorded
             if attempt == 1 and request.number in self._at_server:
+                self._at_server.remove(request.number)
                 flight.idle = False
-                _, _, latest = self._earlier_sends[request.number]
-                flight.first = flight.latest = latest
+                _, _, flight.latest = self._earlier_sends[request.number]
                 self._recorded.add(request.number)
                 if new:
                     await acknowledged(self._ledger.record_request(request))
@@ -345,13 +379,11 @@ class Engine:
                 await self._batch_backend.wait_for_batch(request)
             flight.idle = False
             if attempt > 1:
-                flight.failed = flight.failed or self._newest_send
                 if self._ending or self._fault or not self._budget.fits(request):
                     raise _AttemptRefusedError("no further attempt now")
                 self._budget.reserve(request)
             self._recorded.add(request.number)
             flight.latest, committed = self._ledger.record_send(request, self._budget.reserved(request), first=new)
-            flight.first = flight.first or flight.latest
             self._newest_send = flight.latest
             await acknowledged(committed)
 
@@ -359,13 +391,11 @@ class Engine:
         try:
             outcome = await self._retry.complete(self._backend, flight.request, before_attempt)
         except RequestError as error:
-            if not (error.certain or self._newest_answered):
+            if not error.certain or flight.tests:
                 raise
             outcome = Failure(error.code, str(error))
-        except TransientError:
-            flight.failed = flight.failed or self._newest_send
-            flight.gave_up = self._newest_send
-            raise
+        if flight.tests:  # the request has its outcome; this answer only proves that the server works
+            return outcome
         seconds = time.monotonic() - started
         # Shielded: a completion that was paid for is stored even if a second interrupt cancels this task now.
         await asyncio.shield(

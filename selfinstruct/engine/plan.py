@@ -56,6 +56,8 @@ class RunPlan:
             the inherited outcomes; ``eras``, see ``Reader.eras``. None for other runs.
         methods: The methods of a mixed run; () for a run of one strategy.
         semantics: Version of the rules by which the ledger is read, see ``version.SEMANTICS``.
+        reopened_until: Requests below this number were sent before failures in between were reopened by ``retry``, so
+            that the answers in their place may change what would be requested now. 0 without any.
     """
 
     settings: Settings
@@ -67,6 +69,7 @@ class RunPlan:
     user_settings: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, Any] | None = None
     methods: tuple[Method, ...] = ()
+    reopened_until: int = 0
     semantics: int = SEMANTICS
 
     @property
@@ -101,8 +104,8 @@ class RunPlan:
 
     @property
     def inherited_until(self) -> int:
-        """The first own request number of a fork; lower numbers are inherited. 0 for other runs."""
-        return int(self.history["until"]) if self.history else 0
+        """The first number whose request is rebuilt; lower ones are processed as they were sent. 0 for most runs."""
+        return max(int(self.history["until"]) if self.history else 0, self.reopened_until)
 
     def values(self) -> dict[str, Any]:
         """Return the complete resolved configuration, in the form of a configuration file."""
@@ -214,7 +217,9 @@ def make_plan(settings: Mapping[str, Any], run: Path | None = None) -> RunPlan:
                 f"{base.path.parent} is a fork and can't be replayed, as its first requests belong to another run; "
                 "use selfinstruct fork"
             )
-        return replace(_plan(values, base, recorded), user_settings=dict(settings), history=history)
+        reopened = _reopened_until(base) if base is not None and base.path.parent == run else 0
+        plan = _plan(values, base, recorded)
+        return replace(plan, user_settings=dict(settings), history=history, reopened_until=reopened)
     finally:
         if base is not None:
             base.close()
@@ -227,7 +232,11 @@ def recorded_plan(reader: Reader) -> RunPlan:
         RunChangedError: If this version of selfinstruct reads ledgers differently.
     """
     plan = _plan(reader.meta("config"), reader, frozenset({"seeds", "prompts"}))
-    return replace(plan, history=reader.meta("history", None))
+    return replace(plan, history=reader.meta("history", None), reopened_until=_reopened_until(reader))
+
+
+def _reopened_until(reader: Reader) -> int:
+    return int(reader.meta("reopened", {"until": 0})["until"])
 
 
 def forked_plan(settings: Mapping[str, Any], reader: Reader, inherited: InheritedOutcomes) -> RunPlan:

@@ -77,7 +77,8 @@ class Scheduler:
 
     Attributes:
         pool: Everything accepted so far.
-        open: Requests that are numbered and not processed, by number and in order, without the inherited ones.
+        open: Requests that are numbered and not processed, by number and in order. Of the inherited requests, only
+            those without an outcome.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Scheduler:
         answering: Collection[str] = (),
     ) -> None:
         self.pool = Pool(seeds)
-        self.open: dict[int, Request] = {}
+        self.open = inherited.unanswered()
         self._strategy = strategy
         self._reader = reader
         self._filters = RowFilters(filters, self.pool, full_comparison=full_comparison, answering=answering)
@@ -135,8 +136,9 @@ class Scheduler:
     def state(self) -> SchedulerState:
         """Return the current state."""
         progress = {method: value.to_json() for method, value in sorted(self.pool.progress_by_method.items())}
+        open_ = {number: request for number, request in self.open.items() if number >= self._inherited.until}
         return SchedulerState(
-            self._decided, self._next, dict(self.open), tuple(self._follow_ups), frozenset(self._claimed), progress
+            self._decided, self._next, open_, tuple(self._follow_ups), frozenset(self._claimed), progress
         )
 
     def restore(
@@ -149,7 +151,8 @@ class Scheduler:
         for method, progress in state.progress_by_method.items():
             self.pool.progress_by_method[method] = MethodProgress.from_json(progress)
         self._filters.index_pool()
-        self.open = dict(state.open)
+        reopened = {number: request for number, request in self.open.items() if number >= state.decided}
+        self.open = {**reopened, **state.open}
         self._follow_ups = deque(state.follow_ups)
         self._claimed = set(state.claimed)
         self._decided, self._next = state.decided, state.numbered
@@ -157,10 +160,8 @@ class Scheduler:
     def process(self, outcome: Outcome) -> FilterOutcome:
         """Process the outcome of request number ``decided``, then number new requests."""
         number = self._decided
-        if number >= self._inherited.until:
-            request = self.open.pop(number)
-        else:
-            request = self._inherited.request(number)
+        request = self.open.pop(number) if number in self.open else self._inherited.request(number)
+        if number < self._inherited.until:
             self._record_item(request)
         self._claimed.discard(number)
         if isinstance(outcome, Failure):
@@ -180,6 +181,8 @@ class Scheduler:
         self._decided += 1
         if self._decided < self._inherited.until:
             self._decided = self._inherited.next(self._decided, self._claimed)
+            for skipped in range(number + 1, self._decided):
+                self.open.pop(skipped, None)
         self._top_up()
         return filtered
 

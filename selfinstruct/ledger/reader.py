@@ -6,7 +6,7 @@ import hashlib
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,11 +166,23 @@ class Reader:
         return request
 
     def parents(self) -> Iterator[tuple[int, int | None]]:
-        """Yield number and parent of every request with an outcome, in order of number."""
-        return self._query(
-            "SELECT k, json_extract(CAST(requests.body AS TEXT), '$.parent') FROM requests JOIN outcomes USING (k)"
-            " ORDER BY k"
-        )
+        """Yield number and parent of every request that was ever sent, in order of number."""
+        return self._query("SELECT k, json_extract(CAST(body AS TEXT), '$.parent') FROM requests ORDER BY k")
+
+    def unanswered(self, until: int) -> list[int]:
+        """Return the numbers below ``until`` of requests that were sent and have no outcome, in order."""
+        rows = self._query("SELECT k FROM requests WHERE k < ? AND k NOT IN (SELECT k FROM outcomes) ORDER BY k", until)
+        return [number for (number,) in rows]
+
+    def failures(self) -> dict[int, str]:
+        """Return the code of every recorded failure, by number of the request and in order.
+
+        Raises:
+            LedgerError: An outcome is damaged.
+        """
+        rows = self._query_sealed("outcomes", "SELECT * FROM outcomes WHERE kind = 'failure' ORDER BY k")
+        recorded = (self._recorded(row) for row in rows)
+        return {each.number: each.outcome.code for each in recorded if isinstance(each.outcome, Failure)}
 
     def proposals(self) -> Iterator[tuple[int, str]]:
         """Yield number and stage of every sent request that is not a follow-up, in order of number."""
@@ -211,10 +223,18 @@ class Reader:
         )
         return {number: (count, first, latest) for number, count, first, latest in rows}
 
-    def newest_answered(self) -> int:
-        """Return the highest id of a send that led to a completion; 0 before the first."""
-        row = self._query_one("SELECT MAX(send) FROM outcomes WHERE kind = 'completion'")
-        return (row[0] if row else 0) or 0
+    def latest_answered(self, stage: str | None = None) -> Request | None:
+        """Return the request whose completion was sent for last, in a stage or in any; None if there is none.
+
+        The requests that a fork inherits come after all of its own.
+        """
+        row = self._query_one(
+            "SELECT k FROM outcomes JOIN requests USING (k) WHERE kind = 'completion'"
+            " AND (?1 IS NULL OR json_extract(CAST(requests.body AS TEXT), '$.stage') = ?1)"
+            " ORDER BY send DESC, k DESC LIMIT 1",
+            stage,
+        )
+        return None if row is None else self.request(row[0])
 
     def has_executions(self) -> bool:
         """Return whether the ledger has results of verifiers that ran code."""
@@ -256,10 +276,15 @@ class Reader:
         for row in self._query_sealed("outcomes", "SELECT * FROM outcomes WHERE k >= ? ORDER BY k", start):
             yield self._recorded(row)
 
-    def newest_outcome(self) -> int:
-        """Return the highest number of a request with an outcome; -1 before the first."""
-        row = self._query_one("SELECT MAX(k) FROM outcomes")
-        return -1 if row is None or row[0] is None else int(row[0])
+    def newest_outcome(self, *, excluding: Collection[int] = ()) -> int:
+        """Return the highest number of a request with an outcome; -1 if there is none.
+
+        Args:
+            excluding: Requests to ignore.
+        """
+        ignored = set(excluding)
+        numbers = (number for (number,) in self._query("SELECT k FROM outcomes ORDER BY k DESC"))
+        return next((number for number in numbers if number not in ignored), -1)
 
     def answers(self) -> int:
         """Return the number of requests with an outcome."""
@@ -353,7 +378,8 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
         # commits of a live run are in the log.
         if not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
             address += "&immutable=1"
-        connection = sqlite3.connect(address, uri=True)
+        # The engine may read in another thread than the one that opened the file, which waits for it.
+        connection = sqlite3.connect(address, uri=True, check_same_thread=False)
         connection.execute("PRAGMA busy_timeout = 5000")
     except sqlite3.Error as error:
         raise ledger_error(path, error) from error

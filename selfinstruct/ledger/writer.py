@@ -6,7 +6,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -143,8 +143,20 @@ class Ledger:
 
     def set_meta(self, key: str, value: Any) -> None:
         """Replace an entry of the metadata that does not belong to the run's identity."""
-        row = (key, canonical(value))
-        self._submit([("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (*row, seal(*row)))]).result()
+        self._submit(_meta_operations({key: value})).result()
+
+    def reopen(self, numbers: Iterable[int], rebuilt_from: int, until: int) -> None:
+        """Remove recorded failures, so that their requests are open again. Their sends are kept.
+
+        Args:
+            numbers: The requests.
+            rebuilt_from: Requests from this number on are removed too, to be rebuilt; none may have another outcome.
+            until: Requests below this number are processed as they were sent, see ``RunPlan.inherited_until``.
+        """
+        operations: list[_Operation] = [("DELETE FROM outcomes WHERE k = ?", (number,)) for number in numbers]
+        operations.append(("DELETE FROM requests WHERE k >= ?", (rebuilt_from,)))
+        operations += _meta_operations({"reopened": {"until": until}}) if until else []
+        self._submit(operations).result()
 
     def close(self) -> None:
         """Commit all queued operations, close the file and release the lock."""
@@ -218,8 +230,9 @@ def _request_operations(request: Request) -> list[_Operation]:
 
 def _initial_operations(meta: Mapping[str, Any], texts: Mapping[str, bytes]) -> list[_Operation]:
     """Return the operations that write metadata and texts of a new run."""
+    return [*_meta_operations(meta), *(("INSERT INTO texts VALUES (?, ?)", text) for text in texts.items())]
+
+
+def _meta_operations(meta: Mapping[str, Any]) -> list[_Operation]:
     rows = [(key, canonical(value)) for key, value in meta.items()]
-    return [
-        *(("INSERT INTO meta VALUES (?, ?, ?)", (*row, seal(*row))) for row in rows),
-        *(("INSERT INTO texts VALUES (?, ?)", text) for text in texts.items()),
-    ]
+    return [("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (*row, seal(*row))) for row in rows]

@@ -27,7 +27,7 @@ COMMANDS = [
     if words[0] == "selfinstruct" and not isinstance(command, click.Group)
 ]
 SECTIONS = {
-    "Make": ["generate", "respond", "fork"],
+    "Make": ["generate", "respond", "fork", "retry"],
     "Look": ["status", "explain", "diff", "runs"],
     "Refine": ["refilter", "tune", "filter"],
     "Use": ["export"],
@@ -68,6 +68,7 @@ def test_every_command_prints_the_documented_json(run: Path, tmp_path: Path) -> 
     examples = {
         "generate": ["--backend", "replay", "--from", run, tmp_path / "again", "-n", 3, "-q"],
         "fork": [run, "-o", tmp_path / "fork", "-n", 3, "-q"],
+        "retry": [run],
         "status": [run],
         "explain": [run, 1],
         "diff": [run, run],
@@ -122,4 +123,4 @@ def test_completing_a_command_imports_none() -> None:
         "print(*(item.value for item in items), 'selfinstruct.api' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["respond", "refilter", "False"]
+    assert done.stdout.split() == ["respond", "retry", "refilter", "False"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from selfinstruct.common.rng import derive
 from tests.cli import command, dataset, environment, run_cli
 from tests.loopback import Fault, Loopback
 from tests.scripted import reply
@@ -68,8 +69,9 @@ def test_nothing_is_bought_twice(tmp_path: Path) -> None:
 
 
 def test_a_replay_gives_the_same_bytes_and_repeats_failures(tmp_path: Path) -> None:
-    refused = {5: Fault(400, body={"error": {"message": "bad prompt", "code": "invalid_request_error"}})}
-    with Loopback(reply, refused) as server:
+    refusal = Fault(400, body={"error": {"message": "bad prompt", "code": "invalid_request_error"}})
+    poison = derive("request", 0, 4)
+    with Loopback(reply, lambda number, body: refusal if body["seed"] == poison else None) as server:
         generate(tmp_path / "a", server, "-n", 40, "--concurrency", 1, "--strategy", "self-instruct")
     run_cli("generate", tmp_path / "b", "--from", tmp_path / "a", "--concurrency", 7)
     assert dataset(tmp_path / "a") == dataset(tmp_path / "b")

@@ -276,6 +276,9 @@ AZURE = {"error": {"message": "no", "code": "x", "innererror": {"code": "Respons
         ),
         (Fault(400, body=POLICY), "content_filter"),
         (Fault(403, body=POLICY), "content_filter"),
+        (Fault(403, body={"error": {"message": "flagged by moderation"}}), "content_filter"),
+        (Fault(403), "forbidden"),
+        (Fault(451, body={"error": {"message": "unavailable"}}), "forbidden"),
         (Fault(400, body=AZURE), "content_filter"),
         (Fault(200, body={"choices": [{"text": "", "finish_reason": "content_filter"}]}), "content_filter"),
         (Fault(200, body={"choices": [{"text": None, "finish_reason": "content_filter"}]}), "content_filter"),
@@ -298,7 +301,6 @@ def test_filtered_text_that_has_content_is_kept() -> None:
     ("fault", "says"),
     [
         (Fault(401), "Name the environment variable that holds its key"),
-        (Fault(403), "may not use 'm'"),
         (Fault(404), "Check the model's name ('m') and the base URL (it usually ends in /v1)"),
         (Fault(404, body="<html><title>nginx</title>"), "nginx"),
         (Fault(405), "base URL"),
@@ -322,6 +324,9 @@ def test_a_refused_key_is_identified_by_its_variable(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MY_KEY", CANARY)
     assert "The key in MY_KEY was refused" in str(failure(Fault(401), api_key_env="MY_KEY"))
     assert "The key in MY_KEY may not use 'm'" in str(failure(Fault(403), api_key_env="MY_KEY"))
+    monkeypatch.delenv("MY_KEY")
+    expected = "A request without a key may not use 'm' here: set MY_KEY"
+    assert expected in str(failure(Fault(403), api_key_env="MY_KEY"))
 
 
 def test_a_403_without_a_key_names_no_variable() -> None:

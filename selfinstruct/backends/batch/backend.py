@@ -284,8 +284,7 @@ class OpenAIBatchBackend(BatchBackend):
         label = f"batch {batch.id} ({state['status']})"
         answers = {name: self._read(name, lines.get(name), label, again=again) for name in names}
         self._journal.set_state(batch, "collected")
-        # Completions come first: they prove to the engine that the server works.
-        for name in sorted(names, key=lambda name: isinstance(answers[name], Exception)):
+        for name in names:
             self._settle(self._pending[name], answers[name])
 
     def _read(self, name: str, line: Mapping[str, Any] | None, label: str, *, again: bool) -> _Answer:
@@ -306,7 +305,7 @@ class OpenAIBatchBackend(BatchBackend):
         try:
             return self._server.read(self._pending[name].request, code, {}, body)
         except RequestError as failure:
-            return failure
+            return TransientError(str(failure)) if again and not failure.certain else failure
         except BackendError as failure:
             # A wait that the server asked for has passed since. The copy also drops ``throttled``: one line of a
             # batch must not slow the others down.

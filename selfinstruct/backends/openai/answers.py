@@ -49,7 +49,8 @@ def read_answer(server: ServerInfo, body: bytes, *, chat: bool, now: datetime | 
         raise TransientError(f"{server.url} answered without any choice: {excerpt(server, body)}")
     choices = tuple(_choice(server, item, chat, body) for item in listed)
     if all(choice.finish_reason == "content_filter" and not choice.text for choice in choices):
-        raise RequestError("content_filter", f"{server.url} withheld the text: its content filter stopped the request")
+        what = f"{server.url} withheld the text: its content filter stopped the request"
+        raise RequestError("content_filter", what, certain=True)
     model = value.get("model")
     return Completion(choices, _usage(value.get("usage")), _clean(model) if isinstance(model, str) else server.model)
 

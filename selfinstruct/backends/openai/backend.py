@@ -37,16 +37,15 @@ class OpenAIBackend(Backend):
 
     async def complete(self, request: Request) -> Completion:
         """Send one request once, to one server. ``Backend.complete`` and ``ServerPool.failed`` list the errors."""
-        with self._pool.acquire() as slot:
+        with self._pool.acquire(request.number) as slot:
             try:
                 completion = await self._servers[slot.index].complete(request)
-            except RequestError:
-                self._pool.answered(slot)
-                raise
+            except RequestError as error:
+                failure = self._pool.refused(slot, request.number, error)
             except BackendError as error:
                 failure = self._pool.failed(slot, error)
             else:
-                self._pool.answered(slot)
+                self._pool.answered(slot, request.number)
                 return completion
         raise failure  # outside the handler, so that the server's own error does not become its context
 

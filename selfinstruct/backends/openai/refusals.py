@@ -84,7 +84,7 @@ def read_refusal(
     if status in (408, 409) or status >= 500:
         return TransientError(what, retry_after=wait)
     if code := _request_fault(status, codes, message):
-        return RequestError(code, what)
+        return RequestError(code, f"{what}. {_remedy(server, status)}" if code == "forbidden" else what)
     if status == 400 and "api key" in message.lower():  # Google's gateway answers a wrong key with 400
         status = 401
     return BackendError(f"{what}. {_remedy(server, status)}")
@@ -96,8 +96,10 @@ def _request_fault(status: int, codes: set[str], message: str) -> str:
     A 400 about a parameter or the key would hit every request, so a setting is at fault.
     """
     words = " ".join(sorted(codes))
-    if _FILTER.search(words) or (status == 400 and _FILTER.search(message)):
+    if _FILTER.search(words) or (status in (400, 403, 451) and _FILTER.search(message)):
         return "content_filter"
+    if status in (403, 451):  # of this prompt or of the account: how other requests fare decides
+        return "forbidden"
     if status not in (400, 413, 422) or codes & _SETTING or "api key" in message.lower():
         return ""
     return "context_length" if _CONTEXT_LENGTH.search(f"{words} {message}") else "bad_request"
@@ -110,14 +112,21 @@ def _remedy(server: ServerInfo, status: int) -> str:
             return f"{advice} the environment variable that holds its key (--api-key-env)"
         return f"The key in {server.key_env} was refused: set it to a valid one"
     if status == 403:
-        key = f"The key in {server.key_env}" if server.key_env else "A request without a key"
-        advice = "check the account's permissions" if server.key_env else "name a key's variable with --api-key-env"
-        return f"{key} may not use {server.model!r} here: {advice}"
+        return _forbidden(server)
     if status in (404, 405):
         return f"Check the model's name ({server.model!r}) and the base URL (it usually ends in /v1)"
     if status in (400, 422):
         return f"This server refuses the settings for {server.model!r}: change them (see `omit` and `extra_body`)"
     return "Check the base URL and the account"
+
+
+def _forbidden(server: ServerInfo) -> str:
+    key, advice = "A request without a key", "name a key's variable with --api-key-env"
+    if server.has_key:
+        key, advice = "The key", "check the account's permissions"
+    if server.key_env:
+        key, advice = (f"{key} in {server.key_env}", advice) if server.has_key else (key, f"set {server.key_env}")
+    return f"{key} may not use {server.model!r} here: {advice}"
 
 
 def _error_details(server: ServerInfo, body: bytes) -> tuple[set[str], str]:

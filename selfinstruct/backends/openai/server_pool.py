@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from selfinstruct.backends.base import StatusCallback
-from selfinstruct.errors import BackendError, TransientError, UnreachableError
+from selfinstruct.errors import BackendError, RequestError, SelfInstructError, TransientError, UnreachableError
 
 __all__ = ["ServerPool", "Slot"]
 
 _MAX_FAULTS = 3  # consecutive 5xx or unusable answers after which a server is set aside
+_MAX_REFUSALS = 3  # requests that a server refuses in a row and another one answers, before it is set aside
 _FIRST_PAUSE_S = 0.5  # doubles with each consecutive pause
 _MAX_PAUSE_S = 60.0
 _MAX_REASON = 120  # characters
@@ -51,6 +52,7 @@ class _Server:
         pauses: Consecutive pauses.
         down: Reason for setting the server aside; "" while it is up.
         refused: Whether it is set aside permanently: a wrong key or model does not become right by waiting.
+        refusals: Requests that it refused and another server answered, since its last answer.
         probe: Ticket of the request that tests a server that was set aside; 0 for none.
     """
 
@@ -64,6 +66,7 @@ class _Server:
     pauses: int = 0
     down: str = ""
     refused: bool = False
+    refusals: int = 0
     probe: int = 0
 
     def pause(self, now: float) -> None:
@@ -93,10 +96,11 @@ class ServerPool:
         self._servers = [_Server(name) for name in names]
         self._on_status = on_status
         self._clock = clock
+        self._refused_by: dict[int, dict[int, RequestError]] = {}  # by request, then by index of the server
 
     @contextmanager
-    def acquire(self) -> Iterator[Slot]:
-        """Hold a slot while the context is open, at the available server with the fewest requests.
+    def acquire(self, number: int = -1) -> Iterator[Slot]:
+        """Hold a slot for a request while the context is open, at the available server with the fewest requests.
 
         A server that was set aside gets a single request once its pause is over. If no server is up, the one whose
         pause ends first is chosen: the pool decides where a request goes, not when.
@@ -107,7 +111,7 @@ class ServerPool:
             for server in self._servers
             if server.down and not server.refused and server.ready_at <= now and not server.probe
         ]
-        server = due[0] if due else min(self._servers, key=lambda server: server.rank(now))
+        server = due[0] if due else min(self._candidates(number), key=lambda server: server.rank(now))
         server.assigned += 1
         server.in_flight += 1
         slot = Slot(self._servers.index(server), server.assigned)
@@ -120,8 +124,40 @@ class ServerPool:
             if server.probe == slot.ticket:
                 server.probe = 0
 
-    def answered(self, slot: Slot) -> None:
-        """Record that the server answered, even if only to reject the request."""
+    def _candidates(self, number: int) -> list[_Server]:
+        """Return the servers that have not refused a request, as long as one of them is up; otherwise all servers."""
+        refused_by = self._refused_by.get(number, {})
+        others = [server for index, server in enumerate(self._servers) if index not in refused_by]
+        return others if any(not server.down for server in others) else self._servers
+
+    def refused(self, slot: Slot, number: int, error: RequestError) -> SelfInstructError:
+        """Record that the server refused a request, and return the error to raise.
+
+        Returns:
+            A TransientError with ``elsewhere`` set while another server may answer the request: the account or the
+            settings of a single server may be at fault. The error itself once no other server is left.
+        """
+        self._is_up(slot)
+        if len(self._servers) == 1 or error.certain:
+            return error
+        self._refused_by.setdefault(number, {})[slot.index] = error
+        if all(server.down or index in self._refused_by[number] for index, server in enumerate(self._servers)):
+            del self._refused_by[number]
+            return error
+        return TransientError(str(error), elsewhere=len(self._servers) - 1)
+
+    def answered(self, slot: Slot, number: int = -1) -> None:
+        """Record that the server answered a request. A server that refused the same request may be at fault."""
+        self._servers[slot.index].refusals = 0
+        for index, error in self._refused_by.pop(number, {}).items():
+            server = self._servers[index]
+            server.refusals += 1
+            if server.refusals >= _MAX_REFUSALS and not server.down:
+                server.refused, server.down = True, _short_reason(server, error)
+                self._on_status(self.status_line)
+        self._is_up(slot)
+
+    def _is_up(self, slot: Slot) -> None:
         server = self._servers[slot.index]
         server.faults = 0
         if slot.ticket > server.stale_until:
@@ -192,7 +228,7 @@ class ServerPool:
             self._on_status(self.status_line)
 
 
-def _short_reason(server: _Server, error: BackendError) -> str:
+def _short_reason(server: _Server, error: SelfInstructError) -> str:
     """Return the message of an error, shortened and without the server's name."""
     text = (
         str(error)

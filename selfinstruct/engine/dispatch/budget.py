@@ -32,7 +32,9 @@ class BudgetOptions:
         max_cost: Most spending, in the currency of the prices, which must be set.
         price_input: Price of a million prompt tokens.
         price_output: Price of a million completion tokens.
-        time_limit_s: Most seconds of one invocation.
+        time_limit_s: Most seconds of one invocation. Then nothing more is sent.
+        grace_s: Seconds after the time limit for the requests under way. The ones that are not answered by then are
+            cancelled: they stay open, and count at their worst case.
     """
 
     max_requests: int | None = None
@@ -41,6 +43,7 @@ class BudgetOptions:
     price_input: float | None = None
     price_output: float | None = None
     time_limit_s: float | None = None
+    grace_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
