@@ -28,7 +28,7 @@ def main() -> None:
                     outcome = observe(DIALECTS[name], situation, Path(folder), variant)
                 broken += len(outcome.broken)
                 lost += len(outcome.lost)
-                if (text := sentence(situation, outcome)) not in texts:
+                if (text := sentence(outcome)) not in texts:
                     texts.append(text)
                 print(f"## {name} × {situation} {variant}: {text} codes {outcome.codes} {time.monotonic() - start:.1f} s\n"
                       f"{outcome.output.strip()}\n{outcome.broken[:2]}", file=sys.stderr, flush=True)  # fmt: skip

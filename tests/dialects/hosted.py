@@ -55,7 +55,7 @@ OPENAI = Dialect(
     empty=(
         Broken(Answer("")),
         TOOL_CALL,
-        Broken(Answer(None, message={"refusal": "I'm sorry, I cannot assist with that request."})),
+        Broken(Answer(None)),
     ),
     refused=(Broken(error(400, FLAGGED, type=INVALID, param=None, code="invalid_prompt")),),
     dry=(

@@ -88,7 +88,7 @@ LLAMA_SERVER = Dialect(
     "/v1",
     "Qwen3-8B-Q4_K_M.gguf",
     _llama,
-    cut=(Broken(Answer(HALF, "length")), Broken(Answer(HALF, "length")), Broken(Answer(HALF, OMITTED))),  # type: ignore[arg-type]
+    cut=(Broken(Answer(HALF, "length")), Broken(Answer(HALF, "length")), Broken(Answer(HALF, OMITTED))),
     empty=(Broken(Answer("")), Broken(Answer(None)), Broken(Answer("</s>"))),
     refused=(
         Broken(
@@ -126,7 +126,7 @@ OLLAMA = Dialect(
     "qwen3:8b",
     _ollama,
     cut=(Broken(Answer(HALF, "length")), Broken(Answer(HALF, "length")), Broken(Answer(HALF, None))),
-    empty=(Broken(Answer("")), Broken(Answer("", "load"), passes=True), Broken(Answer("", "length"))),
+    empty=(Broken(Answer("")), Broken(Answer("", "load")), Broken(Answer("", "length"))),
     refused=(
         Broken(error(400, "the input length exceeds the context length", type=INVALID, param=None, code=None)),
         Broken(Fault(400, {}, {"error": "prompt too long; exceeded max context length by 2048 tokens"})),
@@ -158,7 +158,7 @@ LM_STUDIO = Dialect(
     "/v1",
     "qwen3-8b",
     _lm_studio,
-    cut=(Broken(Answer(HALF, "length")), Broken(Answer(HALF, None)), Broken(Answer(HALF, "failed"), passes=True)),
+    cut=(Broken(Answer(HALF, "length")), Broken(Answer(HALF, None)), Broken(Answer(HALF, "failed"))),
     empty=(Broken(Answer("")), Broken(Answer("<think>\n\n</think>\n\n")), Broken(Answer("", "length"))),
     refused=(
         Broken(

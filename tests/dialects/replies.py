@@ -21,7 +21,7 @@ class Answer:
 
     Attributes:
         text: The text; None for ``null``, ``OMITTED`` for a message without the field.
-        finish: The finish reason, in the server's own words.
+        finish: The finish reason, in the server's own words; None and ``OMITTED`` as for the text.
         thought: The reasoning before the text.
         task: Number of the task, so that a dialect with several forms can use all of them.
         message, choice, top: Further fields of the message, the choice and the body.
@@ -29,7 +29,7 @@ class Answer:
     """
 
     text: Any
-    finish: str | None = "stop"
+    finish: Any = "stop"
     thought: str = ""
     task: int = 0
     message: Mapping[str, Any] = field(default_factory=dict)
@@ -128,8 +128,13 @@ def chat(
         **answer.top,
     }
     for choice in whole["choices"] or []:
-        choice["message"] = {name: value for name, value in choice["message"].items() if value is not OMITTED}
-    return {name: value for name, value in whole.items() if value is not OMITTED}
+        choice["message"] = _sent(choice["message"])
+    whole["choices"] = [_sent(choice) for choice in whole["choices"]] if whole["choices"] else whole["choices"]
+    return _sent(whole)
+
+
+def _sent(fields: Json) -> Json:
+    return {name: value for name, value in fields.items() if value is not OMITTED}
 
 
 def streamed(body: Json, *, include_usage: bool) -> Fault:

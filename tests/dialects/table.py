@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
+from click.testing import CliRunner
+
 from selfinstruct import status
-from tests.cli import CommandServer, environment
+from selfinstruct.cli import cli
 from tests.dialects.hosted import HOSTED
 from tests.dialects.local import LOCAL
 from tests.dialects.replies import Dialect
@@ -20,13 +21,14 @@ _ORDER = ("OpenAI", "Azure OpenAI", "vLLM", "llama-server", "Ollama", "LM Studio
           "DashScope", "Gemini (compatible)", "LiteLLM proxy")  # fmt: skip
 DIALECTS = {name: next(item for item in (*HOSTED, *LOCAL) if item.name == name) for name in _ORDER}
 
-_SETTINGS = ("--concurrency", 4, "-q", "--max-tokens", 400_000, "--set", "retry.base_s=0.01", "--set",
+CONCURRENCY = 4
+_SETTINGS = ("--concurrency", CONCURRENCY, "-q", "--max-tokens", 400_000, "--set", "retry.base_s=0.01", "--set",
              "retry.cap_s=0.05", "--set", "retry.total_s=2")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one or several commands did with a run.
+    """What the commands of ``observe`` did with a run.
 
     Attributes:
         codes: Exit code of each command.
@@ -35,11 +37,11 @@ class Outcome:
         rejected, failures: Reasons and codes after the first command, with their counts.
         open: Requests without an outcome after the first command.
         final_rows: Rows in the end, after the fault has passed.
-        broken: Rows of any moment that are not the right answer to their task.
+        broken: Task and output of each row that was not the right answer to its task, at any moment.
         lost: Tasks whose fault has passed and that have no row in the end.
-        requests: Requests that arrived before the fault passed.
-        refused: Requests that were answered with an error.
-        answers_twice: Tasks asked again although they were answered.
+        reasoning: The reasoning of the rows in the end, where rows have some.
+        refused: Requests that the first command sent and that were answered with an error.
+        refused_again: The same for the second command, before the fault has passed.
     """
 
     codes: tuple[int, ...]
@@ -49,26 +51,33 @@ class Outcome:
     failures: dict[str, int]
     open: int
     final_rows: int
-    broken: tuple[str, ...]
+    broken: tuple[tuple[int, str], ...]
     lost: tuple[int, ...]
-    requests: int
+    reasoning: frozenset[str]
     refused: int
+    refused_again: int
 
 
-class _User:
-    """Types commands about one run directory, and reads the dataset after each."""
+class User:
+    """Types commands about one run directory, and reads the dataset after each.
+
+    Args:
+        folder: Folder for the run and its task file.
+        server: The server to name.
+        more: Further options of every ``respond``.
+    """
 
     def __init__(self, folder: Path, server: ScriptedServer, *more: object) -> None:
         self.run = folder / "run"
-        self.tasks = folder / "tasks.jsonl"
-        self.tasks.write_text("".join(json.dumps({"instruction": question(task)}) + "\n" for task in range(TASKS)))
+        tasks = folder / "tasks.jsonl"
+        tasks.write_text("".join(json.dumps({"instruction": question(task)}) + "\n" for task in range(TASKS)))
         self.codes: list[int] = []
-        self.broken: list[str] = []
-        self._arguments = ("respond", self.run, "--from", self.tasks, "--backend", "openai", "--base-url", server.url,
+        self.broken: set[tuple[int, str]] = set()
+        self._arguments = ("respond", self.run, "--from", tasks, "--backend", "openai", "--base-url", server.url,
                            "--model", server.dialect.model, *_SETTINGS, *more)  # fmt: skip
 
-    def respond(self) -> str:
-        return self._type(*self._arguments)
+    def respond(self, *more: object) -> str:
+        return self._type(*self._arguments, *more)
 
     def retry(self) -> str:
         return self._type("retry", self.run)
@@ -80,37 +89,42 @@ class _User:
         return {int(re.findall(r"\d+", row["instruction"])[0]): row for row in map(json.loads, lines)}
 
     def _type(self, *arguments: object) -> str:
-        code, output = _commands().run([*map(str, arguments)], environment(), self.tasks.parent, 60.0)
-        self.codes.append(code)
-        for task, row in self.rows().items():
-            if row["output"] != right_answer(task) and row["output"] not in self.broken:
-                self.broken.append(row["output"])
-        return output
-
-
-@cache
-def _commands() -> CommandServer:
-    return CommandServer("selfinstruct")
+        result = CliRunner().invoke(cli, [*map(str, arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        self.codes.append(result.exit_code)
+        rows = self.rows().items()
+        self.broken |= {(task, row["output"]) for task, row in rows if row["output"] != right_answer(task)}
+        return result.output
 
 
 def observe(dialect: Dialect, situation: Situation, folder: Path, variant: int = 0, *more: object) -> Outcome:
     """Answer twelve tasks with a server in a situation, let the fault pass, and repeat the command.
 
-    An account stays dry for one more command. Failures that the first command recorded are reopened by ``retry``.
+    An account stays dry for one more command. Where a model refuses parameters, the first command asks for half of the
+    rows, so that the second can show what it remembers. Failures that the first command recorded are reopened by
+    ``retry``.
+
+    Args:
+        dialect: The server's dialect.
+        situation: What is wrong with it.
+        folder: An empty folder.
+        variant: Index of the error of a dry account.
+        more: Further options of every ``respond``.
     """
     with ScriptedServer(dialect, situation, variant) as server:
-        user = _User(folder, server, *more)
-        output = user.respond()
-        first = status(user.run)
-        rows, requests, refused = len(user.rows()), sum(server.asked.values()), server.refused
-        if situation is Situation.DRY:
-            user.respond()
+        user = User(folder, server, *more)
+        output = user.respond(*(("-n", TASKS // 2) if situation is Situation.PARAMETERS else ()))
+        first, rows, refused = status(user.run), len(user.rows()), server.refused
+        if situation in (Situation.DRY, Situation.PARAMETERS):
+            user.respond(*(("-n", TASKS) if situation is Situation.PARAMETERS else ()))
+        refused_again = server.refused - refused
         server.healed = True
-        if status(user.run).stats.failures:
+        if first.stats.failures:
             user.retry()
-        if user.codes[-1] == 0 or len(user.rows()) < TASKS:
+        if len(final := user.rows()) < TASKS:
             user.respond()
-        final = user.rows()
+            final = user.rows()
     own = _own_faults(dialect, situation)
     return Outcome(
         tuple(user.codes),
@@ -120,40 +134,37 @@ def observe(dialect: Dialect, situation: Situation, folder: Path, variant: int =
         dict(first.stats.failures),
         first.open,
         len(final),
-        tuple(user.broken),
+        tuple(sorted(user.broken)),
         tuple(task for task in range(TASKS) if task not in final and task not in own),
-        requests,
+        frozenset(row["reasoning"] for row in final.values() if "reasoning" in row),
         refused,
+        refused_again,
     )
 
 
 def _own_faults(dialect: Dialect, situation: Situation) -> tuple[int, ...]:
-    """Return the tasks that stay without a row: a stored answer to them is cut or empty."""
+    """Return the tasks that stay without a row because a stored answer to them is cut or empty."""
     if situation is Situation.REASONING:
         return BROKEN[1:2]
     replies = {Situation.CUT: dialect.cut, Situation.EMPTY: dialect.empty}.get(situation, ())
     return tuple(task for index, task in enumerate(BROKEN) if replies and not replies[index % len(replies)].passes)
 
 
-def sentence(situation: Situation, outcome: Outcome) -> str:
+def sentence(outcome: Outcome) -> str:
     """Describe an outcome for the table."""
-    return ", ".join(_parts(situation, outcome))
+    return ", ".join(_parts(outcome))
 
 
-def _parts(situation: Situation, outcome: Outcome) -> Iterator[str]:
+def _parts(outcome: Outcome) -> Iterator[str]:
     yield f"{outcome.rows} rows"
     for counts in (outcome.rejected, outcome.failures):
         for name, count in sorted(counts.items()):
             yield f"{count} {name}"
     if outcome.codes[0]:
         yield "stops"
-    if outcome.open:
-        yield f"{outcome.open} open"
     if outcome.final_rows != outcome.rows:
-        yield f"then {outcome.final_rows} rows"
+        yield f"then {outcome.final_rows}"
     if outcome.broken:
         yield f"**{len(outcome.broken)} broken**"
     if outcome.lost:
         yield f"**{len(outcome.lost)} lost**"
-    if situation is Situation.PARAMETERS and outcome.refused:
-        yield f"{outcome.refused} refused"
