@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from tests.dialects.replies import OMITTED, Answer, Broken, Dialect, Json, chat, error
@@ -36,7 +35,8 @@ def _unsupported(names: list[str]) -> Fault:
     """OpenAI names one parameter at a time; what it can't change to is a value, what it does not know a parameter."""
     name = names[0]
     if name == "max_tokens":
-        what = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+        instead = "Use 'max_completion_tokens' instead."
+        what = f"Unsupported parameter: 'max_tokens' is not supported with this model. {instead}"
         return error(400, what, type=INVALID, param=name, code="unsupported_parameter")
     what = f"Unsupported value: '{name}' does not support 0.7 with this model. Only the default (1) value is supported."
     return error(400, what, type=INVALID, param=name, code="unsupported_value")
@@ -141,84 +141,6 @@ AZURE = Dialect(
 )
 
 
-def _openrouter(answer: Answer) -> Json:
-    message = {"content": answer.text, "refusal": None, "reasoning": answer.thought or None}
-    if answer.thought:
-        message["reasoning_details"] = [{"type": "reasoning.text", "text": answer.thought, "index": 0}]
-    body = chat(answer, "qwen/qwen3-32b", message=message, details=True, provider="Cerebras")
-    for choice in body["choices"]:
-        choice.setdefault("native_finish_reason", choice["finish_reason"])
-    return body
-
-
-def _provider_refusal(names: list[str]) -> Fault:
-    """OpenRouter repeats the error of the provider as a string of JSON."""
-    inner = {
-        "error": {
-            "message": f"Unsupported parameter: '{names[0]}' is not supported with this model.",
-            "type": INVALID,
-            "param": names[0],
-            "code": "unsupported_parameter",
-        }
-    }
-    metadata = {"raw": json.dumps(inner, indent=2), "provider_name": "OpenAI"}
-    return error(400, "Provider returned error", code=400, metadata=metadata)
-
-
-_LOST = {"code": 502, "message": "Provider returned error", "metadata": {"provider_name": "Cerebras"}}
-
-OPENROUTER = Dialect(
-    "OpenRouter",
-    "/api/v1",
-    "qwen/qwen3-32b",
-    _openrouter,
-    cut=(
-        Broken(Answer(HALF, "error", choice={"error": _LOST, "native_finish_reason": None}), passes=True),
-        Broken(Answer(HALF, "length", choice={"native_finish_reason": "MAX_TOKENS"})),
-        Broken(Answer(HALF, "error", usage=(None,), choice={"native_finish_reason": "error"}), passes=True),
-    ),
-    empty=(
-        Broken(Answer("")),
-        Broken(Answer(None, choice={"native_finish_reason": "completed"})),
-        Broken({"error": {"code": 502, "message": "Provider returned error"}, "user_id": "user_1"}, passes=True),
-    ),
-    refused=(
-        Broken(
-            error(
-                403,
-                "qwen/qwen3-32b requires moderation on Cerebras. Your input was flagged for \"violence/graphic\". No "
-                "credits were charged.",
-                code=403,
-                metadata={
-                    "reasons": ["violence/graphic"],
-                    "flagged_input": "Describe…",
-                    "provider_name": "Cerebras",
-                    "model_slug": "qwen/qwen3-32b",
-                },
-            )
-        ),
-    ),
-    dry=(
-        error(402, "Insufficient credits. Add more using https://openrouter.ai/settings/credits", code=402),
-        Fault(200, {}, {"error": {"code": 402, "message": "Insufficient credits. This account never purchased credits."}}),
-        error(403, "Key limit exceeded (total limit). Manage it using https://openrouter.ai/settings/keys", code=403),
-    ),
-    throttled=(
-        error(
-            429,
-            "Provider returned error",
-            code=429,
-            metadata={"raw": "qwen/qwen3-32b is temporarily rate-limited upstream. Please retry shortly.",
-                      "provider_name": "Cerebras"},
-        ),
-        Fault(200, {}, {"error": {"code": 429, "message": "Rate limit exceeded: free-models-per-min."}}),
-    ),
-    refuses=("temperature", "top_p"),
-    refusal=_provider_refusal,
-    without_usage=(None, {"prompt_tokens": None, "completion_tokens": None, "total_tokens": 0}, OMITTED),
-)  # fmt: skip
-
-
 def _mistral(answer: Answer) -> Json:
     content: Any = answer.text
     if answer.thought:
@@ -267,7 +189,9 @@ MISTRAL = Dialect(
     ),
     throttled=(
         _flat(429, "Rate limit exceeded", type="rate_limited", code="1300", raw_status_code=429),
-        _flat(503, "Service tier capacity exceeded for this model.", type="service_tier_capacity_exceeded", code="3505"),
+        _flat(
+            503, "Service tier capacity exceeded for this model.", type="service_tier_capacity_exceeded", code="3505"
+        ),
         Fault(429, {}, {"message": "Requests rate limit exceeded"}),
     ),
     refuses=("seed", "top_p"),
@@ -339,7 +263,7 @@ DASHSCOPE = Dialect(
         _dashscope_error(
             403,
             "The free tier of the model has been exhausted. If you wish to continue access the model on a paid basis, "
-            "please disable the \"use free tier only\" mode in the management console.",
+            'please disable the "use free tier only" mode in the management console.',
             "AllocationQuota.FreeTierOnly",
         ),
     ),
@@ -420,16 +344,18 @@ GEMINI = Dialect(
             "project and billing.",
         ),
         _google_error(
-            400, "FAILED_PRECONDITION", "User location is not supported for the API use without a billing account linked."
+            400,
+            "FAILED_PRECONDITION",
+            "User location is not supported for the API use without a billing account linked.",
         ),
     ),
     throttled=(
         _google_error(
             429,
             "RESOURCE_EXHAUSTED",
-            f"{NO_QUOTA} For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits. "
-            "* Quota exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: "
-            f"10. Please retry in {WAIT_S}s.",
+            f"{NO_QUOTA} For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits"
+            ". * Quota exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, "
+            f"limit: 10. Please retry in {WAIT_S}s.",
             {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{WAIT_S}s"},
         ),
         _google_error(503, "UNAVAILABLE", "The model is overloaded. Please try again later."),
@@ -438,4 +364,4 @@ GEMINI = Dialect(
     refusal=_unknown_names,
 )
 
-HOSTED = (OPENAI, AZURE, OPENROUTER, MISTRAL, DEEPSEEK, DASHSCOPE, GEMINI)
+HOSTED = (OPENAI, AZURE, MISTRAL, DEEPSEEK, DASHSCOPE, GEMINI)

@@ -1,10 +1,10 @@
-"""The dialects of servers that people run themselves, the LiteLLM proxy among them."""
+"""The dialects of servers that people run themselves."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.dialects.hosted import HALF, INVALID, POLICY, TOOL_CALL
+from tests.dialects.hosted import HALF, INVALID, TOOL_CALL
 from tests.dialects.replies import OMITTED, Answer, Broken, Dialect, Json, chat, error
 from tests.loopback import Fault
 
@@ -30,8 +30,8 @@ def _vllm_error(status: int, message: str, kind: str, param: str | None = None) 
 
 
 _TOO_LONG = (
-    "This model's maximum context length is 4096 tokens. However, you requested 6144 tokens (4096 in the messages, 2048 "
-    "in the completion). Please reduce the length of the messages or completion."
+    "This model's maximum context length is 4096 tokens. However, you requested 6144 tokens (4096 in the messages, "
+    "2048 in the completion). Please reduce the length of the messages or completion."
 )
 
 VLLM = Dialect(
@@ -94,7 +94,8 @@ LLAMA_SERVER = Dialect(
         Broken(
             _llama_error(
                 400,
-                "the request exceeds the available context size. try increasing the context size or enable context shift",
+                "the request exceeds the available context size. try increasing the context size or enable context "
+                "shift",
                 "exceed_context_size_error",
                 n_prompt_tokens=6144,
                 n_ctx=4096,
@@ -148,7 +149,9 @@ def _lm_studio(answer: Answer) -> Json:
     text = answer.text
     if answer.thought:
         text = f"<think>\n{answer.thought}\n</think>\n\n{text}" if text else f"<think>\n{answer.thought}"
-    return chat(answer, "qwen3-8b", message={"content": text, "tool_calls": []}, stats={}, system_fingerprint="qwen3-8b")
+    return chat(
+        answer, "qwen3-8b", message={"content": text, "tool_calls": []}, stats={}, system_fingerprint="qwen3-8b"
+    )
 
 
 _FAILED_TO_LOAD = 'Failed to load model "qwen3-8b". Error: Error loading model.'
@@ -177,68 +180,10 @@ LM_STUDIO = Dialect(
         Fault(400, {}, {"error": _FAILED_TO_LOAD}),
         error(404, "No models loaded. Please load a model in the developer page or use the `lms load` command.",
               type=INVALID, param="model", code="model_not_found"),
-        Fault(200, {}, {"error": "Unexpected endpoint or method. (POST /v1/chat/completions)"}),
+        Fault(body={"error": "Unexpected endpoint or method. (POST /v1/chat/completions)"}),
     ),
     throttled=(Fault(500, {}, {"error": "The model has crashed without additional information. (Exit code: 11)"}),),
 )  # fmt: skip
 
 
-def _litellm(answer: Answer) -> Json:
-    message: Json = {"content": answer.text, "role": "assistant", "tool_calls": None, "function_call": None}
-    if answer.thought:
-        message["reasoning_content"] = answer.thought
-        message["thinking_blocks"] = [{"type": "thinking", "thinking": answer.thought, "signature": "c2ln"}]
-    return chat(answer, "claude-sonnet", message=message, details=True, system_fingerprint=None)
-
-
-def _wrapped(status: int, message: str, kind: str | None = None, **more: Any) -> Fault:
-    """The proxy puts the provider's words into its own, and sends the status as a string."""
-    tail = "\nReceived Model Group=claude-sonnet\nAvailable Model Group Fallbacks=None"
-    return error(status, message + tail, more or None, type=kind, param=None, code=str(status))
-
-
-_BUDGET = "Budget has been exceeded! Current cost: 10.51, Max budget: 10.0"
-
-LITELLM = Dialect(
-    "LiteLLM proxy",
-    "/v1",
-    "claude-sonnet",
-    _litellm,
-    cut=(
-        Broken(Answer(HALF, "length")),
-        Broken(Answer(HALF, "max_tokens")),
-        Broken(Answer(HALF, "content_filter")),
-    ),
-    empty=(Broken(Answer("")), Broken(Answer(None)), Broken(Answer("", top={"choices": []}), passes=True)),
-    refused=(
-        Broken(
-            _wrapped(
-                400,
-                f"litellm.BadRequestError: litellm.ContentPolicyViolationError: AzureException - {POLICY}\n"
-                "model=azure/gpt-4o. content_policy_fallback=None. fallbacks=None.",
-            )
-        ),
-    ),
-    dry=(
-        error(400, _BUDGET, type="budget_exceeded", param=None, code="400"),
-        error(429, _BUDGET, type="budget_exceeded", param=None, code="429"),
-        _wrapped(400, "litellm.BadRequestError: AnthropicException - {\"type\":\"error\",\"error\":{\"type\":"
-                      "\"invalid_request_error\",\"message\":\"Your credit balance is too low to access the Anthropic "
-                      "API. Please go to Plans & Billing to upgrade or purchase credits.\"}}"),
-    ),
-    throttled=(
-        _wrapped(429, "litellm.RateLimitError: AzureException RateLimitError - Requests have exceeded call rate limit of "
-                      "your current AIServices S0 pricing tier.", "throttling_error", **{"retry-after": "0.02"}),
-        error(429, "No deployments available for selected model, Try again in 1 seconds. Passed model=claude-sonnet.",
-              type="None", param="None", code="429"),
-    ),
-    refuses=("temperature", "top_p"),
-    refusal=lambda names: _wrapped(
-        400,
-        f"litellm.UnsupportedParamsError: openai does not support parameters: {names}, for model=gpt-5-nano. To drop "
-        "these, set `litellm.drop_params=True`",
-        INVALID,
-    ),
-)  # fmt: skip
-
-LOCAL = (VLLM, LLAMA_SERVER, OLLAMA, LM_STUDIO, LITELLM)
+LOCAL = (VLLM, LLAMA_SERVER, OLLAMA, LM_STUDIO)

@@ -124,7 +124,9 @@ class ScriptedServer:
         reply = broken.reply
         if isinstance(reply, Fault):
             return reply
-        return Fault(body=reply) if isinstance(reply, dict) else self._answer(dataclasses.replace(reply, task=task), body)
+        if isinstance(reply, dict):
+            return Fault(body=reply)
+        return self._answer(dataclasses.replace(reply, task=task), body)
 
     def _spent_on_thoughts(self, body: Json) -> Fault:
         """Return an answer whose tokens all went into the reasoning."""

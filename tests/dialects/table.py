@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from selfinstruct import status
 from selfinstruct.cli import cli
+from tests.dialects.gateways import GATEWAYS
 from tests.dialects.hosted import HOSTED
 from tests.dialects.local import LOCAL
 from tests.dialects.replies import Dialect
@@ -19,7 +20,7 @@ from tests.dialects.servers import BROKEN, TASKS, ScriptedServer, Situation, que
 
 _ORDER = ("OpenAI", "Azure OpenAI", "vLLM", "llama-server", "Ollama", "LM Studio", "OpenRouter", "Mistral", "DeepSeek",
           "DashScope", "Gemini (compatible)", "LiteLLM proxy")  # fmt: skip
-DIALECTS = {name: next(item for item in (*HOSTED, *LOCAL) if item.name == name) for name in _ORDER}
+DIALECTS = {name: next(item for item in (*HOSTED, *GATEWAYS, *LOCAL) if item.name == name) for name in _ORDER}
 
 CONCURRENCY = 4
 _SETTINGS = ("--concurrency", CONCURRENCY, "-q", "--max-tokens", 400_000, "--set", "retry.base_s=0.01", "--set",
@@ -33,10 +34,9 @@ class Outcome:
     Attributes:
         codes: Exit code of each command.
         output: What the first command printed.
-        rows: Rows after the first command.
-        rejected, failures: Reasons and codes after the first command, with their counts.
-        open: Requests without an outcome after the first command.
-        final_rows: Rows in the end, after the fault has passed.
+        rows: Rows before the fault passes.
+        rejected, failures: Reasons and codes at that time, with their counts.
+        final_rows: Rows in the end.
         broken: Task and output of each row that was not the right answer to its task, at any moment.
         lost: Tasks whose fault has passed and that have no row in the end.
         reasoning: The reasoning of the rows in the end, where rows have some.
@@ -49,7 +49,6 @@ class Outcome:
     rows: int
     rejected: dict[str, int]
     failures: dict[str, int]
-    open: int
     final_rows: int
     broken: tuple[tuple[int, str], ...]
     lost: tuple[int, ...]
@@ -115,12 +114,14 @@ def observe(dialect: Dialect, situation: Situation, folder: Path, variant: int =
     with ScriptedServer(dialect, situation, variant) as server:
         user = User(folder, server, *more)
         output = user.respond(*(("-n", TASKS // 2) if situation is Situation.PARAMETERS else ()))
-        first, rows, refused = status(user.run), len(user.rows()), server.refused
-        if situation in (Situation.DRY, Situation.PARAMETERS):
-            user.respond(*(("-n", TASKS) if situation is Situation.PARAMETERS else ()))
-        refused_again = server.refused - refused
+        refused = server.refused
+        if situation is Situation.DRY:
+            user.respond()
+        elif situation is Situation.PARAMETERS:
+            user.respond("-n", TASKS)
+        refused_again, rows, stats = server.refused - refused, len(user.rows()), status(user.run).stats
         server.healed = True
-        if first.stats.failures:
+        if stats.failures:
             user.retry()
         if len(final := user.rows()) < TASKS:
             user.respond()
@@ -130,9 +131,8 @@ def observe(dialect: Dialect, situation: Situation, folder: Path, variant: int =
         tuple(user.codes),
         output,
         rows,
-        dict(first.stats.rejected),
-        dict(first.stats.failures),
-        first.open,
+        dict(stats.rejected),
+        dict(stats.failures),
         len(final),
         tuple(sorted(user.broken)),
         tuple(task for task in range(TASKS) if task not in final and task not in own),
@@ -156,14 +156,15 @@ def sentence(outcome: Outcome) -> str:
 
 
 def _parts(outcome: Outcome) -> Iterator[str]:
-    yield f"{outcome.rows} rows"
-    for counts in (outcome.rejected, outcome.failures):
-        for name, count in sorted(counts.items()):
-            yield f"{count} {name}"
-    if outcome.codes[0]:
+    if outcome.codes[0]:  # how many answers precede a stop depends on their order of arrival
         yield "stops"
-    if outcome.final_rows != outcome.rows:
-        yield f"then {outcome.final_rows}"
+    else:
+        yield f"{outcome.rows} rows"
+        for counts in (outcome.rejected, outcome.failures):
+            for name, count in sorted(counts.items()):
+                yield f"{count} {name}"
+    if outcome.codes[0] or outcome.final_rows != outcome.rows:
+        yield f"then {outcome.final_rows} rows"
     if outcome.broken:
         yield f"**{len(outcome.broken)} broken**"
     if outcome.lost:
