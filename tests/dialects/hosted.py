@@ -360,7 +360,7 @@ GEMINI = Dialect(
         ),
         _google_error(503, "UNAVAILABLE", "The model is overloaded. Please try again later."),
     ),
-    refuses=("seed", "frequency_penalty", "top_p"),
+    refuses=("seed", "frequency_penalty"),
     refusal=_unknown_names,
 )
 

@@ -113,7 +113,10 @@ def observe(dialect: Dialect, situation: Situation, folder: Path, variant: int =
     """
     with ScriptedServer(dialect, situation, variant) as server:
         user = User(folder, server, *more)
-        output = user.respond(*(("-n", TASKS // 2) if situation is Situation.PARAMETERS else ()))
+        if situation is Situation.PARAMETERS:
+            output = user.respond("-n", TASKS // 2, "--set", "respond.answer.frequency_penalty=0.2")
+        else:
+            output = user.respond()
         refused = server.refused
         if situation is Situation.DRY:
             user.respond()

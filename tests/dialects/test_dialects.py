@@ -23,7 +23,7 @@ def check(name: str, situation: Situation, outcome: Outcome) -> None:
     assert not outcome.broken, outcome.output
     assert not outcome.lost, outcome.output
     assert "Traceback" not in outcome.output
-    head, _, *rows = (line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| "))
+    head, *rows = (line.split("|")[1:-1] for line in PAGE.read_text().splitlines() if line.startswith("| "))
     column = [cell.strip() for cell in head].index(situation)
     cells = {row[0].strip(): row[column].strip() for row in rows}
     assert sentence(outcome) in cells[name].split(" / "), "run: python -m tests.dialects"
