@@ -5,6 +5,7 @@ The cells of the table in ``docs/servers.md`` are checked here, each by the test
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_a_dry_account_stops_the_run_with_its_requests_open(tmp_path: Path, name
     check(name, Situation.DRY, outcome)
     assert outcome.codes == (1, 1, 0), outcome.output
     assert not outcome.failures
-    assert "Error: http://127.0.0.1" in outcome.output
+    assert re.search(r"Error: .*http://127\.0\.0\.1", outcome.output)
     assert outcome.final_rows == TASKS
     if DIALECTS[name].dry[variant].status < 500:  # a server that is down may come back: each request has its attempts
         assert max(outcome.refused, outcome.refused_again) <= 2 * CONCURRENCY
@@ -88,7 +89,7 @@ def test_a_thought_is_kept_where_reasoning_is_asked_for(tmp_path: Path, name: st
     if THOUGHT in str(dialect.shape(Answer("text", thought=THOUGHT))):
         assert (outcome.rows, outcome.reasoning) == (TASKS - 1, {THOUGHT}), outcome.output
     else:  # the service only counts the tokens of its thoughts
-        assert outcome.rejected["no_reasoning"] == TASKS - 1
+        assert outcome.rows == 0
 
 
 @pytest.mark.parametrize("name", DIALECTS)
