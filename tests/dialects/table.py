@@ -114,7 +114,8 @@ def observe(dialect: Dialect, situation: Situation, folder: Path, variant: int =
     with ScriptedServer(dialect, situation, variant) as server:
         user = User(folder, server, *more)
         if situation is Situation.PARAMETERS:
-            output = user.respond("-n", TASKS // 2, "--set", "respond.answer.frequency_penalty=0.2")
+            stage = "respond.answer={max_tokens: 2048, frequency_penalty: 0.2}"
+            output = user.respond("-n", TASKS // 2, "--set", stage)
         else:
             output = user.respond()
         refused = server.refused
