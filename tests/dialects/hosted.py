@@ -50,7 +50,7 @@ OPENAI = Dialect(
     cut=(
         Broken(Answer(HALF, "length")),
         Broken(Answer(HALF, "content_filter")),
-        Broken(Answer("", "length", thought="all of the tokens went into this")),
+        Broken(Answer(HALF, "length")),
     ),
     empty=(
         Broken(Answer("")),

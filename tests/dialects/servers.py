@@ -15,6 +15,7 @@ from tests.loopback import Fault, Loopback
 TASKS = 12
 BROKEN = (3, 6, 11)  # tasks whose replies are broken; the last task is one of them, so that nothing follows it
 ANSWERED = 5  # answers before an account is dry
+LONG_THOUGHT = 4096  # tokens of one task's thought; a smaller limit leaves nothing for the answer
 THOUGHT = "The user asks a question, so I weigh what I know before I answer it."
 
 
@@ -109,7 +110,7 @@ class ScriptedServer:
         if self.situation is Situation.REASONING:
             if dialect.only_streams and not body.get("stream"):
                 return dialect.only_streams
-            return self._spent_on_thoughts(body) if task == BROKEN[1] else None
+            return self._spent_on_thoughts(body) if task == BROKEN[1] and _limit(body) < LONG_THOUGHT else None
         replies = {
             Situation.CUT: dialect.cut,
             Situation.EMPTY: dialect.empty,
@@ -129,7 +130,7 @@ class ScriptedServer:
         return self._answer(dataclasses.replace(reply, task=task), body)
 
     def _spent_on_thoughts(self, body: Json) -> Fault:
-        """Return an answer whose tokens all went into the reasoning."""
+        """Return an answer whose limit went into the reasoning."""
         return self._answer(Answer("", "length", thought=THOUGHT, task=BROKEN[1]), body)
 
     def _right(self, task: int, body: Json) -> Fault:
@@ -144,6 +145,10 @@ class ScriptedServer:
         if not body.get("stream"):
             return Fault(body=shaped)
         return streamed(shaped, include_usage=bool((body.get("stream_options") or {}).get("include_usage")))
+
+
+def _limit(body: Json) -> int:
+    return int(body.get("max_completion_tokens", body.get("max_tokens")))
 
 
 def _task_of(body: Json) -> int:

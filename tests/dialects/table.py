@@ -148,8 +148,6 @@ def observe(dialect: Dialect, situation: Situation, folder: Path, variant: int =
 
 def _own_faults(dialect: Dialect, situation: Situation) -> tuple[int, ...]:
     """Return the tasks that stay without a row because a stored answer to them is cut or empty."""
-    if situation is Situation.REASONING:
-        return BROKEN[1:2]
     replies = {Situation.CUT: dialect.cut, Situation.EMPTY: dialect.empty}.get(situation, ())
     return tuple(task for index, task in enumerate(BROKEN) if replies and not replies[index % len(replies)].passes)
 
