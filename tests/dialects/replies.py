@@ -148,15 +148,17 @@ def _events(body: Json, *, include_usage: bool) -> Iterator[str]:
     def event(choices: list[Json], **more: Any) -> str:
         return f"data: {json.dumps({**head, 'choices': choices, **more}, ensure_ascii=False)}\n\n"
 
-    for choice in body["choices"]:
+    for choice in body["choices"] or []:
         deltas: list[Json] = [{"role": "assistant", "content": ""}]
         for name, value in choice["message"].items():
             if isinstance(value, str) and name != "role":
                 half = len(value) // 2
                 deltas += [{name: value[:half]}, {name: value[half:]}]
+            elif value:
+                deltas.append({name: value})
         for delta in deltas:
             yield event([{"index": 0, "delta": delta, "finish_reason": None}])
-        yield event([{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}])
+        yield event([{"delta": {}, **{name: value for name, value in choice.items() if name != "message"}}])
     if include_usage:
         yield event([], usage=body.get("usage"))
     yield "data: [DONE]\n\n"
