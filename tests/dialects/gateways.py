@@ -44,7 +44,7 @@ OPENROUTER = Dialect(
     cut=(
         Broken(Answer(HALF, "error", choice={"error": _LOST, "native_finish_reason": None}), passes=True),
         Broken(Answer(HALF, "length", choice={"native_finish_reason": "MAX_TOKENS"})),
-        Broken(Answer(HALF, "error", usage=(None,), choice={"native_finish_reason": "error"}), passes=True),
+        Broken(Answer(HALF, "error", usage=(None,), choice={"native_finish_reason": "error"})),
     ),
     empty=(
         Broken(Answer("")),

@@ -173,7 +173,7 @@ MISTRAL = Dialect(
     cut=(
         Broken(Answer(HALF, "model_length")),
         Broken(Answer(HALF, "length")),
-        Broken(Answer(HALF, "error"), passes=True),
+        Broken(Answer(HALF, "error")),
     ),
     empty=(
         Broken(Answer("")),
