@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from selfinstruct import status
 from selfinstruct.cli import cli
+from tests.cli import ROOT
 from tests.dialects.gateways import GATEWAYS
 from tests.dialects.hosted import HOSTED
 from tests.dialects.local import LOCAL
@@ -21,6 +22,9 @@ from tests.dialects.servers import BROKEN, TASKS, ScriptedServer, Situation, que
 _ORDER = ("OpenAI", "Azure OpenAI", "vLLM", "llama-server", "Ollama", "LM Studio", "OpenRouter", "Mistral", "DeepSeek",
           "DashScope", "Gemini (compatible)", "LiteLLM proxy")  # fmt: skip
 DIALECTS = {name: next(item for item in (*HOSTED, *GATEWAYS, *LOCAL) if item.name == name) for name in _ORDER}
+
+PAGE = ROOT / "docs" / "servers.md"
+HEAD = "| server |"  # beginning of the table in the page
 
 CONCURRENCY = 4
 _SETTINGS = ("--concurrency", CONCURRENCY, "-q", "--max-tokens", 400_000, "--set", "retry.base_s=0.01", "--set",

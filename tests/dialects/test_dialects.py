@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import ROOT
 from tests.dialects.replies import Answer
 from tests.dialects.servers import BROKEN, TASKS, THOUGHT, Situation
-from tests.dialects.table import CONCURRENCY, DIALECTS, Outcome, observe, sentence
+from tests.dialects.table import CONCURRENCY, DIALECTS, HEAD, PAGE, Outcome, observe, sentence
 
-PAGE = ROOT / "docs" / "servers.md"
 DRY = [(name, variant) for name, dialect in DIALECTS.items() for variant in range(len(dialect.dry))]
 
 
@@ -29,8 +27,8 @@ def check(name: str, situation: Situation, outcome: Outcome) -> None:
 
 def cell(name: str, situation: Situation) -> str:
     """Return a cell of the table in the docs."""
-    table = PAGE.read_text().partition("\n| server |")[2].partition("\n\n")[0]
-    head, _, *rows = ([field.strip() for field in line.split("|")] for line in f"| server |{table}".splitlines())
+    table = HEAD + PAGE.read_text().partition(HEAD)[2].partition("\n\n")[0]
+    head, _, *rows = ([field.strip() for field in line.split("|")] for line in table.splitlines())
     return next(row for row in rows if row[1] == name)[head.index(situation)]
 
 
