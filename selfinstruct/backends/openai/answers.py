@@ -6,6 +6,7 @@ Pure functions of the body, without network or client library. ``refusals`` read
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = ["read_answer"]
 _LOST = frozenset(
     {"abort", "aborted", "insufficient_system_resource"}
 )  # the server gave up: another attempt may succeed
+_WITHHELD = re.compile(r"content_filter|safety|prohibited|blocklist|sensitive|recitation|spii|moderation|guardrail")
 _MAX_COUNT = 2**31  # no request takes this many tokens; a larger count is invalid
 
 
@@ -54,7 +56,7 @@ def read_answer(server: ServerInfo, body: bytes, *, chat: bool) -> Completion:
         what = f"{server.url} answered without any choice (is the base URL right? it usually ends in /v1)"
         raise TransientError(f"{what}: {excerpt(server, body)}")
     choices = tuple(_choice(server, item, chat, body) for item in listed)
-    if all(choice.finish_reason == "content_filter" and not choice.text for choice in choices):
+    if all(_is_withheld(choice.finish_reason) and not choice.text for choice in choices):
         what = f"{server.url} withheld the text: its content filter stopped the request"
         raise RequestError("content_filter", what, certain=True)
     model = value.get("model")
@@ -76,11 +78,16 @@ def _choice(server: ServerInfo, item: Any, chat: bool, body: bytes) -> Choice:
     text = message_text(message.get("content")) if chat else message.get("text")
     if text == "" and reason == "refusal":
         text = message_text(message.get("refusal"))
-    if text is None and (reason == "content_filter" or reasoning):
+    if text is None and (_is_withheld(reason) or reasoning):
         text = ""
     if not isinstance(text, str):
         raise TransientError(f"{server.url} answered with a choice without text: {excerpt(server, body)}")
     return Choice(_clean(text), _clean(reason), _clean(reasoning))
+
+
+def _is_withheld(reason: str) -> bool:
+    """Return whether a finish reason names a filter: ``content_filter``, or a term of Gemini's such as ``SAFETY``."""
+    return _WITHHELD.search(ending(reason)) is not None
 
 
 def _status(error: object) -> int:
