@@ -628,26 +628,23 @@ def test_the_key_is_in_no_error(monkeypatch: pytest.MonkeyPatch, fault: Fault) -
 def test_no_part_of_the_key_survives_at_the_end_of_a_cut_text(status: int, shape: str) -> None:
     """The excerpt ends at 300 characters, and the text is first cut at 1,200: the key crosses both, at every offset."""
 
-    async def go() -> list[str]:
-        backend = Server(OpenAIOptions(model="m"), "http://h/v1", key=CANARY)
+    offsets = (*range(240, 310), *range(1150, 1210))
+    bodies = [shape.format("x" * before + CANARY + "y" * 900).encode() for before in offsets]
+
+    async def go(url: str) -> list[str]:
+        backend = Server(OpenAIOptions(model="m"), url, key=CANARY)
         await backend.start()
         messages = []
-        for before in (*range(240, 310), *range(1150, 1210)):
-            body = shape.format("x" * before + CANARY + "y" * 900).encode()
-            backend.post = answer(status, body)  # type: ignore[method-assign]  # only the network is replaced
+        for _ in offsets:
             with pytest.raises(SelfInstructError) as caught:
                 await backend.complete(raw())
             messages.append(str(caught.value))
         await backend.close()
         return messages
 
-    def answer(status: int, body: bytes) -> Any:
-        async def post(path: str, sent: Any) -> tuple[int, dict[str, str], bytes]:
-            return status, {}, body
-
-        return post
-
-    for message in asyncio.run(go()):
+    with Loopback(faults={number: Fault(status, body=body) for number, body in enumerate(bodies, 1)}) as server:
+        messages = asyncio.run(go(server.url))
+    for message in messages:
         assert CANARY[:4] not in message
 
 
