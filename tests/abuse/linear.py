@@ -53,14 +53,18 @@ from selfinstruct.parse import (
     is_closing,
     read_blocks,
     read_dialogue,
+    read_list,
     read_message,
     read_numbered_list,
     read_records,
     read_strings,
     read_task,
+    rewritten_task,
     skip_preamble,
     sounds_like_assistant,
+    without_remarks,
 )
+from selfinstruct.parse.thoughts import find_answer
 from selfinstruct.prompts import Prompts
 from selfinstruct.records import Instance
 from selfinstruct.strategies.alpaca import FORM
@@ -168,10 +172,32 @@ def _lists(text: str) -> None:
         for continued in (False, True):
             for truncated in (False, True):
                 read_numbered_list(text, first=first, last=9999, continued=continued, truncated=truncated)
+                read_list(text, first=first, last=9999, continued=continued, truncated=truncated)
                 read_task(text, continued=continued, truncated=truncated)
     for head in ("", "Sure! Here's a task", "Here is a task:", "sure here is task "):
         for whole in (f"{head}{text}", f"{head}{text}:", f"{text}{head}"):
             skip_preamble(whole, 0, len(whole))
+
+
+def _answers(text: str) -> None:
+    tags = (
+        "<think>",
+        "</think>",
+        "[THINK]",
+        "<|channel|>analysis<|message|>",
+        "<|im_end|>",
+        "</s>",
+        "### Rewritten task\n",
+    )
+    for document in (text, *(f"{tag}{text}" for tag in tags), *(f"{text}{tag}" for tag in tags)):
+        for chat in (False, True):
+            find_answer(document, chat=chat)
+        rewritten_task(document)
+        without_remarks(document, 0, len(document))
+    for tag in tags:
+        document = tag * (len(text) // len(tag))
+        find_answer(document)
+        rewritten_task(document)
 
 
 def _dialogue(text: str) -> None:
@@ -274,6 +300,7 @@ SUBJECTS: dict[str, Callable[[str], Any]] = {
     "dedup": lambda text: dedup([{"instruction": text}, {"instruction": f"{text} b"}], NoveltyIndex(engine="numpy")),
     "pipeline": lambda text: list(Pipeline([On("x", WordCount()), On("x", Keywords())]).stream([{"x": text}], "x")),
     "parse lists": _lists,
+    "parse answers": _answers,
     "parse blocks": _blocks,
     "parse dialogue": _dialogue,
     "parse json": _json,
