@@ -120,7 +120,7 @@ def read_exchange(layout: str, fields: Fields, input_text: str) -> Exchange:
         return Exchange(input_text, (turns[-1].content,), name, "", turns[-1].content)
     texts = _answer_texts(value)
     if texts is None:
-        return Exchange(input_text, (), name, f"{name!r} is a {type(value).__name__}, not a string", as_text(value))
+        return Exchange(input_text, (), name, f"{name!r} must be a string, not {type(value).__name__}", as_text(value))
     return Exchange(input_text, texts, name, "", "\n".join(texts))
 
 

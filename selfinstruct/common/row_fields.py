@@ -65,7 +65,7 @@ def strings_of(fields: Fields, names: Sequence[str]) -> list[str]:
     texts = []
     for name, value in (fields[key] for key in names if key in fields):
         if not isinstance(value, str):
-            raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
+            raise ValueError(f"{name!r} must be a string, not {type(value).__name__}")
         if value.strip() and not spells_nothing(value):
             texts.append(value)
     return texts
@@ -88,7 +88,7 @@ def read_input(fields: Fields, skip: Sequence[str] = ()) -> tuple[str, tuple[str
             is_texts = not isinstance(value, Mapping) and all(isinstance(text, str) for text in value)
             value = paragraphs(value) if is_texts else as_text(value)
         if not isinstance(value, str):
-            raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
+            raise ValueError(f"{name!r} must be a string, not {type(value).__name__}")
         if not spells_nothing(value):
             texts.append(value)
         elif value:

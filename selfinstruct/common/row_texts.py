@@ -66,7 +66,7 @@ def _column(row: Mapping[str, Any], column: str) -> str:
     if column not in row:
         raise ValueError(f"no field {column!r}; it has {describe_fields(row)}")
     if not isinstance(row[column], str):
-        raise ValueError(f"{column!r} is a {type(row[column]).__name__}, not a string")
+        raise ValueError(f"{column!r} must be a string, not {type(row[column]).__name__}")
     return str(row[column])
 
 

@@ -231,7 +231,7 @@ def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
     if layout == "definition" and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
         value = paragraphs(value)  # Natural Instructions
     if not isinstance(value, str):
-        raise ValueError(f"{name!r} is a {type(value).__name__}, not a string")
+        raise ValueError(f"{name!r} must be a string, not {type(value).__name__}")
     if layout == "chosen":
         raise ValueError(f"{name!r} holds an answer but no question, and the row has no prompt")
     answers = answer_turns(layout, fields)

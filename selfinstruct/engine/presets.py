@@ -97,7 +97,7 @@ def _is_small_base(settings: Mapping[str, Any]) -> bool:
     try:
         path = Path(model).expanduser()
         return path.stat().st_size <= _SMALL and gguf.chat_template(path) is None
-    except (OSError, RuntimeError, gguf.ModelFileError):  # reported when the model is loaded
+    except (OSError, RuntimeError, ValueError, gguf.ModelFileError):  # reported when the model is loaded
         return False
 
 

@@ -63,7 +63,7 @@ def text_column(data: Any, column: str) -> list[str]:
     values = column_values(data, column)
     for number, value in enumerate(values):
         if not isinstance(value, str):
-            raise UsageError(f"row {number}: {column!r} is a {type(value).__name__}, not a string")
+            raise UsageError(f"row {number}: {column!r} must be a string, not {type(value).__name__}")
     return values
 
 
@@ -88,5 +88,5 @@ def text_of_row(row: Any, column: Column, number: int) -> str:
         raise UsageError(f"row {number} is a {type(row).__name__}; texts or mappings are expected")
     if not isinstance(value, str):
         name = repr(column) if isinstance(column, str) else "the value that the column's function returned"
-        raise UsageError(f"row {number}: {name} is a {type(value).__name__}, not a string")
+        raise UsageError(f"row {number}: {name} must be a string, not {type(value).__name__}")
     return value

@@ -153,7 +153,7 @@ def test_self_instruct_shows_pending_tasks_and_keeps_rows_verbatim(tmp_path: Pat
             return " No, " + TRICKS[number % len(TRICKS)]
         if last.startswith("### Task:"):
             trick = TRICKS[number % len(TRICKS)]
-            given, output = f"{words(rng, 5)} {trick} d", f"{words(rng, 6)} {trick} f\nmore {trick}"
+            given, output = f"{words(rng, 5)} {trick} d", f"{words(rng, 6)} {trick} f\nmore {trick} g"
             sent[output] = (given, output)
             return f"\nExample 1\nInput: {given}\nOutput: {output}"
         first = int(last.rstrip("."))
@@ -383,7 +383,7 @@ def test_a_seed_with_a_candidate_id_is_refused(tmp_path: Path) -> None:
 
 
 def _named(rows: list[str], name: str, body: dict[str, Any]) -> dict[str, Any]:
-    return {"model": name, "choices": [{"text": rows[NUMBERS[body["seed"]]]}]}
+    return {"model": name, "choices": [{"text": rows[NUMBERS[body["seed"]]], "finish_reason": "stop"}]}
 
 
 def test_settings_are_stored_verbatim(tmp_path: Path) -> None:
@@ -415,7 +415,7 @@ def test_texts_cannot_control_the_terminal(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> dict[str, Any]:
         rng = Rng("evil", body["seed"])
         text = f" {words(rng, 7)} {evil} b\nInput: {evil} c\nOutput: {words(rng, 5)} {evil}"
-        return {"model": evil, "choices": [{"text": text}]}
+        return {"model": evil, "choices": [{"text": text, "finish_reason": "stop"}]}
 
     with Loopback(answer) as server:
         given = run_settings("alpaca", server.url, seeds)

@@ -279,7 +279,7 @@ def test_retry_of_any_strategy_keeps_every_completion(tmp_path: Path, name: str)
         failures = generate(server.url).stats.failures
     assert failures["bad_request"] >= 2
     answered = answers(run)
-    assert selfinstruct.retry(run).reopened == failures
+    assert selfinstruct.retry(run).reopened >= failures, "a run may end before it has processed every failure"
     assert answers(run) == answered, "every completion is kept"
     assert selfinstruct.status(run, verify=True).stats.failures == {}
     with Loopback(reply) as server:

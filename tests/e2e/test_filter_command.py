@@ -164,7 +164,7 @@ def test_malformed_rows_are_reported_by_line_and_counted(tmp_path: Path) -> None
     reports = [line for line in message.splitlines() if line.startswith(str(tmp_path))]
     assert [line.split(": ")[0].rsplit(":", 1)[1] for line in reports] == ["1", "4", "5", "6", "7"]
     assert "a JSON object is expected, found list" in reports[1]
-    assert "'instruction' is a int, not a string" in reports[2]
+    assert "'instruction' must be a string, not int" in reports[2]
     assert "malformed  5" in message
     assert read(tmp_path / "out.jsonl") == [ROWS[0]]
     assert "malformed  5" in run_cli(*run, "--skip-malformed")

@@ -111,7 +111,7 @@ def test_an_unreadable_answer_matters_only_where_it_is_judged(tmp_path: Path) ->
     path = write(tmp_path / "rows.jsonl", {"instruction": "Count to 42.", "output": 42})
     assert kept(path)[0] == kept(path, "--minhash", "--pii", "drop")[0] == [0]
     output = run_cli("filter", path, "-o", tmp_path / "out.jsonl", "--refusals", code=2)
-    assert f"{path}:1: 'output' is a int, not a string" in output
+    assert f"{path}:1: 'output' must be a string, not int" in output
     with Loopback(lambda _: "Forty-two.") as server:
         options = ["--backend", "openai", "--model", "m", "--base-url", server.url]
         run_cli("respond", tmp_path / "run", "--from", path, *options)
@@ -123,7 +123,7 @@ def test_one_bad_row_is_skipped_and_counted_by_every_command(tmp_path: Path) -> 
         {"instruction": f"Tell story {number} of {number * 7919 % 1000}.", "output": "Once."} for number in range(99)
     ]
     path = write(tmp_path / "rows.jsonl", *rows[:40], {"instruction": ["a list"], "output": "x"}, *rows[40:])
-    where = f"{path}:41: 'instruction' is a list, not a string"
+    where = f"{path}:41: 'instruction' must be a string, not list"
     assert where in run_cli("seeds", "check", path, "--threshold", 1, code=1)
     assert where in run_cli("seeds", "check", path, "--threshold", 1, "--skip-malformed")
     for command in ([], ["--strategy", "evol-instruct"]):

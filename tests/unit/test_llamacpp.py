@@ -231,7 +231,7 @@ def test_stop_strings_end_the_text_and_are_excluded(ask: Ask) -> None:
 def test_several_choices(ask: Ask) -> None:
     completion = ask(raw("A story:", n=2, seed=5, temperature=1.5))
     assert len({choice.text for choice in completion.choices}) == 2
-    with pytest.raises(RequestError, match="must be between 1 <= value <= 2"):
+    with pytest.raises(BackendError, match="refuses n = 3, the number of choices of one request"):
         ask(raw("A story:", n=3))
 
 

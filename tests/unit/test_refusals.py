@@ -117,5 +117,5 @@ def test_an_error_with_status_200(body: Any, kind: str, says: str) -> None:
 )
 def test_a_refused_value_names_the_setting(body: Any, says: str) -> None:
     failure = read_refusal(INFO, 400, {}, _bytes(body), sent=SENT)
-    assert isinstance(failure, BackendError)
+    assert isinstance(failure, BackendError | RequestError)
     assert says in str(failure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,9 @@ class EndlessBatches(BatchBackend):
         pass
 
     def active_count_changed(self, count: int) -> None:
+        pass
+
+    def use_room(self, enlarged: Callable[[Request], Request], observe: Callable[[Request, Completion], None]) -> None:
         pass
 
     def detach(self) -> None:

@@ -126,7 +126,9 @@ def _final_refusal(
     """Return the error for a refusal that another attempt would not change."""
     code = _request_fault(status, error)
     if status in (400, 422) and code in ("", "bad_request") and (name := refused_field(error, sent)):
-        return BackendError(f"{what}. {_field_remedy(name, sent[name])}")
+        text = f"{what}. {_field_remedy(name, sent[name])}"
+        # How many tokens a server allows may depend on the length of the prompt, so other requests decide.
+        return RequestError("bad_request", text) if name in LIMITS else BackendError(text)
     if code:
         return RequestError(code, f"{what}. {_forbidden(server)}" if code == "forbidden" else what)
     if status == 400 and "api key" in error.message.lower():  # Google's gateway answers a wrong key with 400
