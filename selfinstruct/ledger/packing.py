@@ -94,10 +94,11 @@ def unpack(value: Mapping[str, Any], number: int, prompts: Prompts, text: Callab
     return Request.from_stored(value["stage"], turns, Sampling.from_json(sampling), context, value["parent"], number)
 
 
+_SHORT = LONG_TEXT // 4  # a text of so few characters is never long, since a character takes four bytes at most
+
+
 def _is_long(text: str) -> bool:
-    if 4 * len(text) <= LONG_TEXT:  # a character takes four bytes at most, so most texts need no encoding
-        return False
-    return len(text.encode("utf-8")) > LONG_TEXT
+    return len(text) > _SHORT and len(text.encode("utf-8")) > LONG_TEXT
 
 
 def _without_long_strings(
@@ -110,7 +111,11 @@ def _without_long_strings(
         references.append([*path, store(value)])
         return None
     if isinstance(value, Mapping):
-        return {key: _without_long_strings(item, (*path, key), references, store) for key, item in value.items()}
+        items = value.items()
+        return {key: _without_long_strings(item, (*path, key), references, store) for key, item in items}
     if isinstance(value, list | tuple):
+        # Most lists hold short strings only, of which a context may have dozens.
+        if all(type(item) is str and len(item) <= _SHORT for item in value):
+            return value
         return [_without_long_strings(item, (*path, index), references, store) for index, item in enumerate(value)]
     return value
