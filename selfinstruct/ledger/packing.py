@@ -6,7 +6,7 @@ Long texts are stored once, by digest, and shared: variables of templates and st
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from selfinstruct.common.codec import Json, digest
@@ -47,15 +47,15 @@ def pack(request: Request) -> tuple[dict[str, Any], dict[str, bytes]]:
     sampling: dict[str, Any] = request.sampling.to_json()
     if "schema" in sampling:  # the same for every request of a stage, so stored by digest at any length
         sampling["schema"] = {"text": store(sampling["schema"])}
-    context = request.stored_context
+    references: list[list[str | int]] = []
     value = {
         "stage": request.stage,
         "turns": turns,
         "sampling": sampling,
-        "context": _without_long_strings(context),
+        "context": _without_long_strings(request.stored_context, (), references, store),
         "parent": request.parent,
     }
-    if references := [[*path, store(text)] for path, text in _long_strings(context)]:
+    if references:
         value["context_texts"] = references
     return value, texts
 
@@ -94,29 +94,28 @@ def unpack(value: Mapping[str, Any], number: int, prompts: Prompts, text: Callab
     return Request.from_stored(value["stage"], turns, Sampling.from_json(sampling), context, value["parent"], number)
 
 
+_SHORT = LONG_TEXT // 4  # a text of so few characters is never long, since a character takes four bytes at most
+
+
 def _is_long(text: str) -> bool:
-    return len(text.encode("utf-8")) > LONG_TEXT
+    return len(text) > _SHORT and len(text.encode("utf-8")) > LONG_TEXT
 
 
-def _long_strings(value: Json, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Yield the path and the text of each long string in a JSON value."""
+def _without_long_strings(
+    value: Json, path: tuple[str | int, ...], references: list[list[str | int]], store: Callable[[str], str]
+) -> Any:
+    """Return a JSON value with null in place of each long string; append the path and the digest of each string."""
     if isinstance(value, str):
-        if _is_long(value):
-            yield path, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _long_strings(item, (*path, key))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _long_strings(item, (*path, index))
-
-
-def _without_long_strings(value: Json) -> Any:
-    """Return a copy of a JSON value with null in place of each long string."""
-    if isinstance(value, str):
-        return None if _is_long(value) else value
+        if not _is_long(value):
+            return value
+        references.append([*path, store(value)])
+        return None
     if isinstance(value, Mapping):
-        return {key: _without_long_strings(item) for key, item in value.items()}
+        items = value.items()
+        return {key: _without_long_strings(item, (*path, key), references, store) for key, item in items}
     if isinstance(value, list | tuple):
-        return [_without_long_strings(item) for item in value]
+        # Most lists hold short strings only, of which a context may have dozens.
+        if all(type(item) is str and len(item) <= _SHORT for item in value):
+            return value
+        return [_without_long_strings(item, (*path, index), references, store) for index, item in enumerate(value)]
     return value
