@@ -51,7 +51,7 @@ def test_an_option_overrides_set_and_set_overrides_the_file(tmp_path: Path) -> N
         (["--base-url", "http://localhost:1/v1"], "--base-url goes with --backend openai"),
         (["--api-key-env", "KEY"], "--api-key-env goes with --backend openai"),
         (["--set", "backend=llamacpp", "--base-url", "http://localhost:1/v1"], "--base-url goes with --backend openai"),
-        (["--backend", "replay", "--model", "m"], "--model goes with --backend llamacpp or openai or openai-batch or v"),
+        (["--backend", "replay", "--model", "m"], "--model goes with --backend llamacpp or openai or openai-batch"),
         (["--from", "nowhere", "--backend", "openai"], "--from: there is neither a file nor a run nowhere"),
         (["--backend", "vllm", "--set", "vllm.engine.trust_remote_code=true"], "that comes with a model is never run"),
         (
