@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfinstruct.common.console import plural
 from selfinstruct.common.files import first_line
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.messages import Turn, plain_name
@@ -117,7 +118,7 @@ def read_examples(path_or_name: str | Path) -> Examples:
     if not result.examples:
         listed = "".join(f"\n  {message}" for message in result.skipped[:_MAX_LISTED])
         raise UsageError(f"{name} holds no row to train on{':' if listed else ' (it is empty)'}{listed}")
-    result.notices.extend(f"{count:,} rows {text}" for text, count in unused.items())
+    result.notices.extend(f"{plural(count, 'row')} {text}" for text, count in unused.items())
     return result
 
 
@@ -129,7 +130,7 @@ def require_readable(path_or_name: str | Path) -> None:
     """
     if skipped := read_examples(path_or_name).skipped:
         listed = "".join(f"\n  {message}" for message in skipped[:_MAX_LISTED])
-        raise UsageError(f"{path_or_name} holds {len(skipped):,} rows that can't be read:{listed}")
+        raise UsageError(f"{path_or_name} holds {plural(len(skipped), 'row')} that can't be read:{listed}")
 
 
 def examples_of(row: Mapping[str, Any], name: str) -> list[Example]:

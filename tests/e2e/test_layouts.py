@@ -147,5 +147,5 @@ def test_finetune_counts_what_it_skips_and_what_it_leaves_out(rows: Path, tiny_m
     refused = sum(isinstance(layout.trained, Refused) for layout in LAYOUTS)
     assert f"not read: {refused} rows" in output
     assert sum(line.startswith(f"  {rows}:") for line in output.splitlines()) == min(refused, 20)
-    assert "rows with rejected answers, which are not trained on" in output
-    assert "rows with reasoning in a separate field, which is not trained on" in output
+    assert "with rejected answers, which are not trained on" in output
+    assert "with reasoning in a separate field, which is not trained on" in output
