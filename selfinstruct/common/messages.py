@@ -159,7 +159,7 @@ def read_messages(name: str, value: object) -> tuple[Turn, ...]:
         else:
             value = [value]
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{name!r} is not a list of messages: it is a {type(value).__name__}")
+        raise ValueError(f"{name!r} is not a list of messages: it is {type(value).__name__}")
     if len(value) > 1 and all(isinstance(item, str) for item in value):
         return tuple(Turn(role, text) for role, text in zip(cycle(("user", "assistant")), value, strict=False))
     turns = tuple(turn for number, message in enumerate(value, start=1) for turn in _turns(name, number, message))
@@ -176,7 +176,7 @@ def _turns(name: str, number: int, message: object) -> Iterator[Turn]:
         yield from (Turn("user", message[0]), Turn("assistant", message[1]))
         return
     if not isinstance(message, Mapping):
-        raise ValueError(f"{name!r} is not a list of messages: item {number} is a {type(message).__name__}")
+        raise ValueError(f"{name!r} is not a list of messages: item {number} is {type(message).__name__}")
     fields = plain_fields(message)
     role = next((fields[key][1] for key in _ROLE_FIELDS if key in fields), None)
     if isinstance(role, Mapping):  # {"author": {"role": "user"}}
@@ -195,7 +195,7 @@ def _turns(name: str, number: int, message: object) -> Iterator[Turn]:
 
 def _message(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) -> Turn:
     if not isinstance(role, str):
-        raise ValueError(f"{where} lacks a role or content: its role is a {type(role).__name__}")
+        raise ValueError(f"{where} lacks a role or content: its role is {type(role).__name__}")
     speaker = ROLES.get(plain_name(role))
     if speaker is None:
         raise ValueError(
@@ -219,7 +219,7 @@ def _message(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) ->
     if weight[0] == "loss" and not isinstance(weight[1], bool):  # a measurement, not a choice
         weight = ("", 1)
     if not isinstance(weight[1], bool | int | float):
-        raise ValueError(f"{where}: {weight[0]!r} is a {type(weight[1]).__name__}, not a number or true or false")
+        raise ValueError(f"{where}: {weight[0]!r} must be a number or true or false, not {type(weight[1]).__name__}")
     as_json = [call if isinstance(call, str) else as_text(call) for call in calls]
     return Turn(speaker, text, "\n".join(content.reasoning), "\n".join(as_json), tuple(content.other), float(weight[1]))
 
@@ -250,7 +250,7 @@ class _Content:
             for part in value:
                 self.add(name, part)
         else:
-            raise ValueError(f"{self.where} lacks a role or content: {name!r} is a {type(value).__name__}, not text")
+            raise ValueError(f"{self.where} lacks a role or content: {name!r} must be text, not {type(value).__name__}")
 
     def _add_part(self, name: str, part: Mapping[str, Any]) -> None:
         kind = str(part.get("type") or "")

@@ -84,7 +84,7 @@ def test_rejected_rows_are_written_as_jsonl_and_as_a_dataset(tmp_path):
     [
         ("text", "instruction", "not a str"),
         ([{"a": "b"}], "instruction", "row 0 has no 'instruction'"),
-        ([{"instruction": "x"}, {"instruction": 3}], "instruction", "row 1: 'instruction' is a int"),
+        ([{"instruction": "x"}, {"instruction": 3}], "instruction", "row 1: 'instruction' must be a string, not int"),
     ],
 )
 def test_unusable_data_is_refused(rows, column, message):

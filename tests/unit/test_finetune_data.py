@@ -59,7 +59,7 @@ def test_an_alpaca_row_keeps_its_fields() -> None:
 
 def test_an_empty_system_prompt_is_ignored_and_an_invalid_one_reported() -> None:
     assert single_example({**ROW, "system": ""}).turns == single_example({**ROW, "system": None}).turns == TURNS
-    assert "'system' is a list" in error_of({**ROW, "system": ["Be brief."]})
+    assert "'system' must be a string, not list" in error_of({**ROW, "system": ["Be brief."]})
 
 
 def test_a_prompt_keeps_its_completion_and_a_question_its_answer() -> None:
@@ -124,7 +124,7 @@ def test_the_system_prompt_of_a_row_applies_unless_its_messages_have_one(layout:
             ChatTurn(role, "Be kind."),
             *turns,
         )
-    assert "'system' is a int" in error_of({layout: messages, "system": 3})
+    assert "'system' must be a string, not int" in error_of({layout: messages, "system": 3})
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_role_aliases_become_the_roles_of_chat_templates(role: str, known: str) 
         ({}, "it has no field"),
         ({"text": "x", "id": 1}, "it has 'text', 'id'"),
         ({"instruction": "x"}, "no field 'output'"),
-        ({"instruction": "x", "output": 3}, "'output' is a int, not a string"),
-        ({"instruction": ["x"], "output": "y"}, "'instruction' is a list, not a string"),
+        ({"instruction": "x", "output": 3}, "'output' must be a string, not int"),
+        ({"instruction": ["x"], "output": "y"}, "'instruction' must be a string, not list"),
         ({"instruction": "x", "instances": []}, "not a list with at least one instance"),
         ({"instruction": "x", "instances": [{"input": ""}]}, "no field 'output'"),
         ({"messages": []}, "not a list with at least one message"),

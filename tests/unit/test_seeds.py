@@ -62,7 +62,7 @@ def test_every_bad_line_is_listed_in_one_error(tmp_path: Path) -> None:
     errors = str(caught.value).splitlines()
     assert [error.split(":")[1] for error in errors] == ["2", "3", "4", "5", "6", "7", "8", "9", "10", "11"]
     for error, says in zip(errors, ("'instruction' is missing", "'instances' or 'output'", "at least one",
-                                    "instance 1", "is a int",
+                                    "instance 1", "must be a string, not int",
                                     "true or false", "found 1", "found 0.0",
                                     "already used on line 1", "not JSON"), strict=True):  # fmt: skip
         assert says in error

@@ -140,9 +140,9 @@ def test_one_message_lists_every_invalid_row_and_the_remedy(tmp_path: Path) -> N
         load_tasks(path)
     *errors, remedy = str(caught.value).splitlines()
     assert [error.removeprefix(str(path)).split(":")[1] for error in errors] == [str(n) for n in range(2, 12)]
-    for error, says in zip(errors, ("missing or empty", "is a int", "it has 'task', 'answer'; name the task's field",
+    for error, says in zip(errors, ("missing or empty", "not int", "it has 'task', 'answer'; name the task's field",
                                     "no user message", "not a list of messages", "first message", "list of objects",
-                                    "unknown kind", "'input' is a list", "not JSON"), strict=True):  # fmt: skip
+                                    "unknown kind", "'input' must be a string", "not JSON"), strict=True):  # fmt: skip
         assert says in error
     assert "remove these rows" in remedy
 
