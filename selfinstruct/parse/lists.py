@@ -29,17 +29,24 @@ _ITEM = re.compile(
 _ANY_NUMBER = re.compile(
     rf"{LEAD}(?:(?:task|instruction|question|example|item|prompt|request|number|no\.?|q|person|idea)[ \t]{{0,2}})?"
     r"(?:[(\[](?P<enclosed>\d{1,4})[)\]]|(?<=\#)(?P<hashed>\d{1,4})(?=[ \t])"
-    r"|\#?(?P<plain>\d{1,4})(?:[ \t]?[.):/]|[ \t]?[-\u2013\u2014](?=[ \t])|(?=\*\*)))"
-    r"[.:]?[*_]{0,3}[.:]?(?=\s|\Z)",
+    r"|(?<=[a-z][ \t])(?P<titled>\d{1,4})(?=[*_]{0,3}[ \t]*\n)"
+    r"|\#?(?P<plain>\d{1,4})(?:[ \t]?[.):/]|[\uff0e\u3001]|[ \t]?[-\u2013\u2014](?=[ \t])|(?=\*\*)))"
+    r"[.:]?[*_]{0,3}[.:]?(?:(?=\s|\Z)|(?<=[\uff0e\u3001]))",
     FLAGS,
 )
 _BULLET = re.compile(
     r"^(?P<indent>[ \t]{0,3})"
-    r"(?:[-*+](?=[ \t])|[\u2013\u2014\u2022\u00b7\u25aa\u25ab\u25e6\u25cf\u25cb\u2023\u27a2\u2192\u25a0\u25a1])"
-    r"[ \t]{0,3}(?=[^\s*_=-]|[*_]{1,3}\w)",
+    r"(?:[-*+](?=[ \t])|[\u2013\u2014\u2022\u00b7\u25aa\u25ab\u25e6\u25cf\u25cb\u2023\u27a2\u2192\u25a0\u25a1"
+    r"\u25c6\u25c7\u25b6\u25b8\u2610-\u2612\u2713\u2714\u2705])\ufe0f?"
+    r"[ \t]{0,3}(?:\[[ xX]\][ \t]{1,3})?(?=[^\s*_=-]|[*_]{1,3}\w)",
     re.MULTILINE,
 )
-_DIGITS = ("number", "enclosed", "hashed", "plain")  # groups of the patterns above
+_LETTER = re.compile(  # "a)", "(b)", "C.", "iv.", and digits in circles
+    r"^(?P<indent>[ \t]{0,3})[*_]{0,3}(?:(?:\(?(?:[a-z]|[ivx]{1,5})\)|(?:[a-z]|[ivx]{1,5})\.)[*_]{0,3}"
+    r"(?=[ \t])|[\u2460-\u2473])[ \t]{0,3}(?=\S)",
+    FLAGS,
+)
+_DIGITS = ("number", "enclosed", "hashed", "titled", "plain")  # groups of the patterns above
 _LEAST_BULLETS = 2  # of a list without numbers
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
@@ -81,11 +88,17 @@ def read_numbered_list(text: str, *, first: int, last: int, continued: bool, tru
 def read_list(text: str, *, first: int, last: int, continued: bool, truncated: bool) -> Listing:
     """Read the items ``first`` to ``last`` of a list, as ``read_numbered_list`` does, in any form that models use.
 
-    Numbers may stand in brackets, or between a word and a dash (``(9)``, ``Task 9 -``). A line with a bullet or a dash
-    is an item where the list has no numbers, and after its last number. Bullets below a line that ends with a colon
+    Numbers may stand in brackets, or between a word and a dash (``(9)``, ``Task 9 -``), or in a heading. A line with a
+    bullet or a dash is an item where the list has no numbers, and after its last number; deeper ones belong to the item.
+    Letters and Roman numerals count as bullets in a text without either. Bullets below a line that ends with a colon
     belong to its item.
     """
-    bullets = list(outside_fences(_BULLET.finditer(text), fence_spans(text, 0)))
+    fences = fence_spans(text, 0)
+    bullets = list(outside_fences(_BULLET.finditer(text), fences))
+    if not bullets and not continued and _ANY_NUMBER.search(text) is None:
+        letters = list(outside_fences(_LETTER.finditer(text), fences))
+        # Below a question, letters are the choices of its answer.
+        bullets = letters if letters and text[: letters[0].start()].rstrip()[-1:] in ("", ":") else []
     return _read(text, first, last, continued=continued, truncated=truncated, pattern=_ANY_NUMBER, bullets=bullets)
 
 
@@ -156,8 +169,9 @@ def _marks(
         if _number(mark) == number + 1:
             number, last_number = number + 1, mark.end()
     later = [bullet for bullet in bullets if last_number <= bullet.start() < end]
-    later = [bullet for bullet in later if bullet["indent"] == later[0]["indent"]]
     begins_with_bullet = begins_with_bullet and last_number == start
+    level = indent if begins_with_bullet else later[0]["indent"] if later else ""
+    later = [bullet for bullet in later if bullet["indent"] == level]
     if later and not begins_with_bullet and text[last_number : later[0].start()].rstrip().endswith(":"):
         later = []  # they belong to the item
     numbered = {mark.start() for mark in numbers}

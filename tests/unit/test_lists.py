@@ -13,9 +13,29 @@ FORMS = (
     "{}. ", "{}) ", "({}) ", "[{}] ", "{}: ", "{} - ", "{} \u2013 ", "#{} ", "Task {}: ", "Task {} - ", "Task #{}: ",
     "Instruction {}: ",
     "Question {}. ", "Q{}. ", "**{}.** ", "**{}** ", "**{}**. ", "**Task {}:** ", "### {}. ", "- {}. ", "{}/ ",
-    "No. {}: ",
+    "No. {}: ", "{}\u3001", "### Task {}\n", "**Task {}**\n",
 )  # fmt: skip
-BULLETS = ("- ", "* ", "+ ", "\u2022 ", "\u2022", "\u2013 ", "\u2014 ", "\u00b7 ", "\u25cf ", "  - ", "- **", "\u2192 ")
+BULLETS = (
+    "- ",
+    "* ",
+    "+ ",
+    "\u2022 ",
+    "\u2022",
+    "\u2013 ",
+    "\u2014 ",
+    "\u00b7 ",
+    "\u25cf ",
+    "  - ",
+    "- **",
+    "\u2192 ",
+    "- [ ] ",
+    "* [x] ",
+    "\u2610 ",
+    "\u2713 ",
+    "\u2705 ",
+    "\u25c6 ",
+    "\u25b6\ufe0f ",
+)
 
 
 def items(text: str, first: int = 9, last: int = 15, *, continued: bool = False, truncated: bool = False) -> list[str]:
@@ -54,11 +74,29 @@ def test_a_list_that_goes_over_to_bullets() -> None:
         "9. Choose one of these:\n- a dog\n- a cat\n10. Name a tree.",
         "9. Choose one of these\n- a dog\n- a cat\n10. Name a tree.",
         "9. Name a tree.\n10. Choose one of these:\n- a dog\n- a cat",
+        "- Choose one of these\n  - a dog\n  - a cat\n- Name a tree.",
+        "* Choose one of these:\n\t- a dog\n\t- a cat\n* Name a tree.",
+        "9. Choose one.\na) a dog\nb) a cat\n10. Name a tree.",
         "9. Sort this:\n```\n- pear\n- fig\n```\n10. Name a tree.",
     ],
 )
 def test_bullets_of_an_item_belong_to_it(text: str) -> None:
     assert len(items(text)) == 2
+
+
+@pytest.mark.parametrize(
+    "marks", ["a) b) c)", "A. B. C.", "(a) (b) (c)", "i. ii. iii.", "IX. X. XI.", "\u2460 \u2461 \u2462"]
+)
+def test_letters_and_roman_numerals(marks: str) -> None:
+    listed = "\n".join(f"{mark} {task}" for mark, task in zip(marks.split(), TASKS, strict=True))
+    assert items(listed) == [*TASKS]
+    assert items(f"Here are more tasks:\n\n{listed}") == [*TASKS]
+
+
+def test_letters_below_a_question_are_the_choices_of_its_answer() -> None:
+    text = "Which of these is a bird?\nA) a wren\nB) a trout"
+    assert items(text) == []
+    assert items(f" {text}", continued=True) == [text]
 
 
 def test_a_bullet_is_not_a_rule_or_emphasis() -> None:
