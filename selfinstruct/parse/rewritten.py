@@ -26,7 +26,7 @@ _WHAT = r"(?:task|prompt|instruction|question|problem|request|exercise|challenge
 _MARKS = r"(?:>[ \t]?)?(?:#{1,6}[ \t]{0,2})?[*_]{0,3}"
 _ARTICLE = r"(?:the |your |a |an |my )?"
 _ASIDE = r"(?:[ \t]\([^()\n]{0,40}\))?"
-_END = r"[*_]{0,3}(?:[ \t]?:[*_]{0,3}[ \t]*|[ \t]*$)"
+_END = r"\#?[*_]{0,3}(?:[ \t]?:[*_]{0,3}[ \t]*|[ \t]*$)"
 _DASH = r"[*_]{0,3}[ \t](?:\u2192|->|[-\u2013\u2014])[ \t]"
 
 # Before the task.
@@ -35,7 +35,7 @@ _LABEL = re.compile(
 )
 _STRONG_LABEL = re.compile(
     rf"^[ \t]{{0,3}}{_MARKS}(?:here(?:['\u2019]s| is) )?{_ARTICLE}"
-    rf"(?:{_STRONG}(?: {_HOW}){{0,2}} (?:{_WHAT}|version)|rewrite)"
+    rf"(?:(?:final(?:ly)? )?{_STRONG}(?: {_HOW}){{0,2}} (?:{_WHAT}|version)|rewrite)"
     rf"{_ASIDE}(?: is| would be| could be| reads| as follows)?(?:{_END}|{_DASH})",
     _FLAGS,
 )
@@ -78,7 +78,7 @@ _ABOUT = re.compile(
     re.IGNORECASE,
 )
 _REMARK = re.compile(
-    r"(?:[-*>#_(\[\s\u2013\u2014]{0,6})(?:note|explanation|rationale|comment|commentary|changes?|modifications?"
+    r"(?:[^\w\s]{0,3}[ \t])?(?:[-*>#_(\[\s\u2013\u2014]{0,6})(?:p\.?s|note|explanation|rationale|comment|commentary|changes?|modifications?"
     r"|improvements?|additions?|added|adds|adding|constraints? added|what|why|how|justification|word count|total"
     rf"|summary|key|in this|this|these|those|the (?:added|above|{_HOW}|{_WHAT}|version|constraint|requirement|rewrite)"
     r"|i|by|here|new|now|it|reasoning|i['\u2019]ve|deepened|increased|rewritten|revised|made|expanded|\d+)\b",
@@ -105,6 +105,11 @@ _WRAPPED = re.compile(
     r"(?P<ticks>`{3,}|~{3,})[ \t]?(?:text|txt|plain|plaintext|markdown|md)?[ \t]*\n(?P<body>.*?)\n?(?P=ticks)\Z",
     re.DOTALL | re.IGNORECASE,
 )
+_END_MARK = re.compile(  # a rule, "#End#", "End of rewritten task.", "(12 words)"
+    rf"\n[ \t]*(?:(?:[*_-][ \t]*){{3,}}|\#{{1,6}}[ \t]?end[ \t]?\#{{0,6}}|end of (?:the )?{_STRONG} {_WHAT}\.?"
+    r"|\(\d{1,4} words\))[ \t]*\Z",
+    re.IGNORECASE,
+)
 _ITEM = re.compile(r"[ \t]{0,3}(?:[-*+\u2022]|\d{1,3}[.)])[ \t]")
 _TAGGED = re.compile(
     rf"<(?P<name>(?:(?:{_STRONG}|new)[ _-])?{_WHAT})>(?P<body>.*)</(?P=name)>", re.DOTALL | re.IGNORECASE
@@ -120,7 +125,10 @@ def rewritten_task(text: str) -> Span:
     if wrapped := _WRAPPED.fullmatch(text, start, end) or _TAGGED.fullmatch(text, start, end):
         start, end = without_remarks(text, *wrapped.span("body"))
         start = _after_announcements(text, start, end)
-    return strip_emphasis(text, *strip_span(text, start, end))
+    start, end = strip_span(text, start, end)
+    if text.startswith("> ", start) and "\n" not in text[start:end]:
+        start += 2
+    return strip_emphasis(text, start, end)
 
 
 def without_remarks(text: str, start: int, end: int) -> Span:
@@ -154,19 +162,31 @@ def _after_announcements(text: str, start: int, end: int) -> int:
 def _last_remark(text: str, start: int, end: int) -> int | None:
     """Return the start of the last remark of a task: its last paragraph, line or parenthesis; None without one."""
     for title in _REMARK_TITLE.finditer(text, start + 1, end):
-        if text[start : title.start()].strip():
+        if not _announces(text[start : title.start()]):
             return title.start()
+    if end_mark := _END_MARK.search(text, max(start + 1, end - 80), end):
+        return end_mark.start()
     last = start
     for gap in BLANK_LINE.finditer(text, start, end):
         last = gap.end()
     line = text.rfind("\n", start, end) + 1
     parenthesis = _PARENTHESIS.search(text, max(start, end - 410), end)
-    if parenthesis is not None and parenthesis.start() > start and _is_remark(parenthesis.group()):
+    if (
+        parenthesis is not None
+        and not _announces(text[start : parenthesis.start()])
+        and _is_remark(parenthesis.group())
+    ):
         return parenthesis.start()
     for begin in dict.fromkeys((last, line)):
         is_item = _ITEM.match(text, begin, end) is not None  # of a list that may belong to the task
         piece = text[begin:end].partition("\n")[0] if is_item else text[begin:end]
-        if begin > start and not _in_fence(text, begin) and not (is_item and begin != last) and _is_remark(piece):
+        if (
+            begin > start
+            and not _announces(text[start:begin])
+            and not _in_fence(text, begin)
+            and not (is_item and begin != last)
+            and _is_remark(piece)
+        ):
             return begin
     return None
 
@@ -177,6 +197,11 @@ def _is_remark(text: str) -> bool:
     if _OFFER.match(plain):
         return _OFFER_ABOUT.search(plain) is not None
     return _REMARK.match(text) is not None and _ABOUT.search(plain) is not None
+
+
+def _announces(text: str) -> bool:
+    """Return whether a text is blank or ends with a colon, so that what follows belongs to the task."""
+    return text.rstrip()[-1:] in ("", ":")
 
 
 def _in_fence(text: str, position: int) -> bool:

@@ -27,6 +27,11 @@ TASKS = (
     "Write an e-mail to my landlord. This is about the heating, which was off for a week.",
     "Plan a trip to Norway. Constraints: five days, two children, a budget of 900 euros.",
     "Why is the sky blue?",
+    "Proofread this:\n\nI added a few more words.",
+    "Summarise this changelog:\n\nAdded a new parser.\nChanged the default.",
+    "Summarise the note:\n\nNote: I have added two more chairs to the room.",
+    "Write a README with these headings:\n\n### Changes\n### Notes",
+    "Correct the sentence: (I made it harder)",
 )
 BEFORE = (
     "",
@@ -48,6 +53,9 @@ BEFORE = (
     "Created task: ",
     "**Harder version:**\n",
     "> **Rewritten task:**\n",
+    "#Rewritten Prompt#:\n",
+    "#Given Prompt#: Why do leaves fall?\n\n#Rewritten Prompt#: ",
+    "#Finally Rewritten Prompt#: ",
 )
 AFTER = (
     "",
@@ -67,6 +75,12 @@ AFTER = (
     "\n\nLet me know if you would like another version!",
     "\n\n(15 additional words)",
     "\n\nWord count: 14",
+    "\n\n(14 words)",
+    "\n\n#End#",
+    "\n* * *",
+    "\n\nEnd of rewritten prompt.",
+    "\n\nP.S. I added one more requirement to make it harder.",
+    "\n\n\U0001f50d Note: harder version with one constraint added.",
     "\n\nBy adding a constraint, the task becomes more demanding.",
     "\n\nNote: The complexity was increased.\n\nLet me know if you want changes.",
 )
