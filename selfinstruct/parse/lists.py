@@ -89,7 +89,7 @@ def read_list(text: str, *, first: int, last: int, continued: bool, truncated: b
     """Read the items ``first`` to ``last`` of a list, as ``read_numbered_list`` does, in any form that models use.
 
     Numbers may stand in brackets, or between a word and a dash (``(9)``, ``Task 9 -``), or in a heading. A line with a
-    bullet or a dash is an item where the list has no numbers, and after its last number; deeper ones belong to the item.
+    bullet or a dash is an item where the list has no numbers, and after its last number; deeper ones are its text.
     Letters and Roman numerals count as bullets in a text without either. Bullets below a line that ends with a colon
     belong to its item.
     """

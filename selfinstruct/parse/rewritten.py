@@ -78,7 +78,8 @@ _ABOUT = re.compile(
     re.IGNORECASE,
 )
 _REMARK = re.compile(
-    r"(?:[^\w\s]{0,3}[ \t])?(?:[-*>#_(\[\s\u2013\u2014]{0,6})(?:p\.?s|note|explanation|rationale|comment|commentary|changes?|modifications?"
+    r"(?:[^\w\s]{0,3}[ \t])?(?:[-*>#_(\[\s\u2013\u2014]{0,6})(?:p\.?s|note"
+    r"|explanation|rationale|comment|commentary|changes?|modifications?"
     r"|improvements?|additions?|added|adds|adding|constraints? added|what|why|how|justification|word count|total"
     rf"|summary|key|in this|this|these|those|the (?:added|above|{_HOW}|{_WHAT}|version|constraint|requirement|rewrite)"
     r"|i|by|here|new|now|it|reasoning|i['\u2019]ve|deepened|increased|rewritten|revised|made|expanded|\d+)\b",
