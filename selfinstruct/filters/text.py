@@ -63,6 +63,7 @@ _SYMBOLS = r"""
         |[\[{{]|(?<=[{letter}{digit}\])}}])\(     # a[0] and a(0), but no parenthesis of a sentence
         |(?<=[{digit}])[.:](?=[{digit}])          # 1.5 and 1:5
         |(?<![.{letter}{digit}])\.(?=[{letter}])  # .NET
+        |(?<=[{digit}])!                          # 5!
         |(?<![!?{letter}{digit}])!(?=[({letter}{digit}])    # !x
     )"""
 _OPERATORS = r"\#$%&*+/<=>@\\^|~"
@@ -72,12 +73,15 @@ _ASCII_TOKENS = re.compile(
 _TOKENS = regex.compile(
     "(?V1)"
     + _SYMBOLS.format(
-        word=rf"{_WORD}|\p{{So}}", letter=r"\p{L}\p{M}", digit=r"\p{Nd}", operator=rf"{_OPERATORS}\p{{Sm}}\p{{Sc}}"
+        word=rf"{_WORD}|\p{{So}}|\p{{EMod}}",
+        letter=r"\p{L}\p{M}",
+        digit=r"\p{Nd}",
+        operator=rf"{_OPERATORS}\p{{Sm}}\p{{Sc}}",
     ),
     regex.MULTILINE | regex.VERBOSE,
 )
 # A text without a match has no symbol, and takes the fast path.
-_MAYBE_SYMBOL = re.compile(r"[#$%&*+/<=>@\\^|~\[{(]|[:.!](?=\S)|-(?![A-Za-z]{2})")
+_MAYBE_SYMBOL = re.compile(r"[#$%&*+/<=>@\\^|~\[{(]|[:.!](?=\S)|(?<=\d)!|-(?![A-Za-z]{2})")
 
 # Typographic forms of one sign, and superscripts, which NFKC turns into plain digits: 10² is not 102.
 _SIGNS = regex.compile(r"\p{Pd}|[\u2044\u2212\u2215\uFE0E\uFE0F]")

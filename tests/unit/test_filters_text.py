@@ -91,6 +91,8 @@ def test_symbols_are_tokens_and_sentence_punctuation_is_none(text, tokens):
         ("f(x)", "f[x]"),
         ("10%", "$10"),
         ("Use .NET", "Use NET"),
+        ("What is 5!", "What is 5"),
+        ("Describe \U0001f44b\U0001f3ff", "Describe \U0001f44b\U0001f3fb"),
         ("Compute -5", "Compute 5"),
         ("1.5", "1:5"),
         ("a → b", "a ← b"),
