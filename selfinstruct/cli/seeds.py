@@ -62,7 +62,10 @@ def _print_report(report: SeedReport) -> None:
     echo(f"classification     {report.classification}")
     echo(f"with an input      {report.with_input} ({share:.0%})")
     echo(f"median words       {report.median_words} an instruction")
-    echo(f"closest pair       ROUGE-L {score:.3f} (lines {line_a} and {line_b})")
+    closest = (
+        f"ROUGE-L {score:.3f} (lines {line_a} and {line_b})" if line_a else "none, since fewer than two can be read"
+    )
+    echo(f"closest pair       {closest}")
     domains = ", ".join(f"{name} {count}" for name, count in report.domains.items())
     echo(f"domains            {len(report.domains)}" + (f": {domains}" if domains else ""))
     echo(f"errors             {len(report.errors)}")

@@ -172,7 +172,8 @@ def parse_csv(lines: Iterable[bytes], name: str, delimiter: str | None) -> Itera
             if "" in header or len(set(header)) < len(header):
                 raise UsageError(f"{name}:{number}: the header must name each column once")
         elif len(record) != len(header):
-            yield number, DataError(f"{name}:{number}: {len(record)} fields, and the header names {len(header)}")
+            fields = f"{len(record)} field{'' if len(record) == 1 else 's'}"
+            yield number, DataError(f"{name}:{number}: {fields}, and the header names {len(header)}")
         else:
             yield number, dict(zip(header, record, strict=True))
 

@@ -117,7 +117,10 @@ class _JsonLines:
 
     def notices(self) -> list[str]:
         """Return one line for each field and kind of conversion."""
-        return [f"{name!r}: {count:,} values ({kind})" for (name, kind), count in self.converted.items()]
+        return [
+            f"{name!r}: {count:,} {'value' if count == 1 else 'values'} ({kind})"
+            for (name, kind), count in self.converted.items()
+        ]
 
     def _plain(self, name: str, value: Any) -> Any:
         if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
