@@ -70,8 +70,13 @@ LAYOUTS = [
     plain("alpaca", {"instruction": Q, "input": "", "output": A}, "instruction"),
     *(
         plain(f"alpaca, input {word!r}", {"instruction": Q, "input": word, "output": A}, "instruction")
-        for word in (None, "nan", "None", "N/A", "n/a", "null", "NULL", "<noinput>", "<NoInput>", " <noinput> ")
+        for word in (None, "nan", "None", "N/A", "n/a", "null", "NULL", "<noinput>", "<NoInput>", " <noinput> ",
+                     "N/A.", "none.", "No input provided.", "Not applicable", "(No input required)", "<empty>")
     ),
+    plain("alpaca, instruction nan", {"instruction": "nan", "input": Q, "output": A}, "instruction"),
+    plain("choices", {"question": Q, "choices": ["The Baltic.", "The Red."], "answer": A}, "question",
+          input="The Baltic.\n\nThe Red."),
+    plain("story", {"question": Q, "story": "A map.", "answer": A}, "question", input="A map."),
     plain("alpaca, null instruction", {"instruction": None, "input": Q, "output": A}, "input"),
     plain("instruction and question", {"instruction": "Answer by the map.", "question": Q, "answer": A}, "instruction",
           question="Answer by the map.", input=Q),
@@ -108,10 +113,26 @@ LAYOUTS = [
     plain("text with headings", {"text": f"### Human: {Q}### Assistant: {A}"}, "text"),
     plain("text with ChatML", {"text": f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{A}<|im_end|>\n"},
           "text"),
+    *(
+        plain(f"text by the template of {name}", {"text": text.format(Q, A)}, "text")
+        for name, text in (
+            ("Llama 2", "<s>[INST] {} [/INST] {} </s>"),
+            ("Llama 3", "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
+                        "<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>"),
+            ("Gemma", "<bos><start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n{}<end_of_turn>\n"),
+            ("Zephyr", "<|user|>\n{}</s>\n<|assistant|>\n{}</s>"),
+            ("Phi", "<|user|>\n{}<|end|>\n<|assistant|>\n{}<|end|>\n<|endoftext|>"),
+        )
+    ),
+    Layout("text by the template of Llama 2, system",
+           {"text": f"<s>[INST] <<SYS>>\n{SYSTEM[1]}\n<</SYS>>\n\n{Q} [/INST] {A} </s>"}, "text",
+           NO_SYSTEM, [SYSTEM, *USER], [SYSTEM, *BOTH]),
     conversation("messages", "messages", MESSAGES),
     conversation("messages next to a prompt", "messages", MESSAGES, prompt=Q),
     conversation("sharegpt", "conversations", SHAREGPT),
     conversation("JSON in a string", "messages", json.dumps(MESSAGES)),
+    conversation("JSON in a string of JSON", "messages", json.dumps(json.dumps(MESSAGES))),
+    conversation("JSON in strings", "messages", [json.dumps(message) for message in MESSAGES]),
     conversation("Python in a string", "conversations", str(SHAREGPT)),
     plain("JSON in the prompt", {"prompt": json.dumps(MESSAGES[:1]), "completion": A}, "prompt"),
     conversation("columns of messages", "conversations", {"from": ["human", "gpt"], "value": [Q, A]}),
@@ -198,5 +219,9 @@ LAYOUTS = [
     refused("no conversation in the string", {"messages": "Hello there"}, "'messages' is not a list of messages"),
     refused("no text", {"messages": [{"role": "assistant", "content": A}, {"role": "user"}]}, "message 2 of"),
     refused("number as the task", {"instruction": 5, "output": A}, "'instruction' must be a string, not int"),
+    refused("null messages", {"messages": None}, "'messages' has no value"),
+    refused("a conversation by another name", {"turns": MESSAGES}, "rename it to 'messages'"),
+    Layout("a picture", {"image": "a.png", "instruction": Q, "output": A}, "instruction",
+           Refused("'image', which can't be sent"), Refused("'image', which can't be sent"), BOTH),
     refused("unknown fields", {"sentence": Q, "label": 1}, "it has 'sentence', 'label'"),
 ]  # fmt: skip

@@ -52,7 +52,15 @@ _TRANSCRIPTS = (
     re.compile(rf"###[ \t]*({_SPEAKERS}|Instruction|Input|Prompt|Question|Response|Answer|Output)[ \t]*:", re.I),
     re.compile(rf"^[ \t]*({_SPEAKERS})[ \t]*:", re.I | re.M),
     re.compile(r"<\|im_start\|>[ \t]*(\w+)[ \t]*\n"),
+    re.compile(r"<\|start_header_id\|>[ \t]*(\w+)[ \t]*<\|end_header_id\|>"),  # Llama 3
+    re.compile(r"<start_of_turn>[ \t]*(\w+)[ \t]*\n"),  # Gemma
+    re.compile(r"<\|(user|assistant|system)\|>"),  # Zephyr, Phi
+    re.compile(r"(\[/?INST\]|<</?SYS>>)"),  # Llama 2
 )
+_MARK_ROLES = {"[INST]": "user", "[/INST]": "assistant", "<<SYS>>": "system", "<</SYS>>": "user"}
+_OPENING = re.compile(r"(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>|\s)*")
+_CLOSING = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>", "<s>",
+            "<eos>")  # fmt: skip
 _MAX_LITERALS = 10_000  # brackets of Python literals that are parsed, since Python's parser recurses
 _PREAMBLE = "Below is an instruction that describes a task"  # of Stanford Alpaca's prompt
 
@@ -118,6 +126,11 @@ def as_text(value: Any) -> str:
 def parse_nested(text: str) -> Any:
     """Return the list or object that a string holds as JSON or as Python literals; None if it holds neither."""
     stripped = text.strip()
+    if stripped[:2] in ('"[', '"{'):  # written as JSON twice
+        try:
+            stripped = str(loads(stripped)).strip()
+        except ValueError:
+            return None
     if stripped[:1] not in ("[", "{") or stripped[-1:] not in ("]", "}"):
         return None
     try:
@@ -160,6 +173,8 @@ def read_messages(name: str, value: object) -> tuple[Turn, ...]:
             value = [value]
     if not isinstance(value, list | tuple):
         raise ValueError(f"{name!r} is not a list of messages: it is {type(value).__name__}")
+    if value and all(isinstance(item, str) and is_message(parse_nested(item)) for item in value):
+        value = [parse_nested(item) for item in value]
     if len(value) > 1 and all(isinstance(item, str) for item in value):
         return tuple(Turn(role, text) for role, text in zip(cycle(("user", "assistant")), value, strict=False))
     turns = tuple(turn for number, message in enumerate(value, start=1) for turn in _turns(name, number, message))
@@ -283,23 +298,29 @@ def _is_stored_part(part: object) -> bool:
 def read_transcript(text: str) -> tuple[Turn, ...]:
     """Return the messages of a conversation written as one text; () if the text is no transcript.
 
-    A transcript begins with the name of a speaker (or with the introduction of Alpaca's prompt) and names a user and an
-    assistant.
+    A transcript begins with the name of a speaker, or with the introduction of Alpaca's prompt, and names a user and an
+    assistant. The speakers of chat templates (ChatML, Llama, Gemma, Zephyr) count as names.
     """
     for pattern in _TRANSCRIPTS:
         marks = list(pattern.finditer(text))
-        lead = text[: marks[0].start()].strip() if marks else text
+        lead = _OPENING.sub("", text[: marks[0].start()], count=1).strip() if marks else text
         if not marks or (lead and not lead.startswith(_PREAMBLE)):
             continue
         ends = [*(mark.start() for mark in marks[1:]), len(text)]
-        roles = [_ROUND_ROLES.get(plain_name(mark[1]), "") for mark in marks]
-        contents = [
-            text[mark.end() : end].strip().removesuffix("<|im_end|>").removesuffix("<|endoftext|>").strip()
-            for mark, end in zip(marks, ends, strict=True)
-        ]
+        roles = [_MARK_ROLES.get(mark[1]) or _ROUND_ROLES.get(plain_name(mark[1]), "") for mark in marks]
+        contents = [_without_closing(text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
         turns = [Turn(role, content) for role, content in zip(roles, contents, strict=True)]
+        if roles[:2] == ["user", "system"] and not contents[0]:  # Llama 2 writes its system prompt in the first message
+            del turns[0]
         if turns[-1] == Turn("assistant", ""):  # the prompt of an answer that is to be written
             turns.pop()
         if {"user", "assistant"} <= {*roles} <= {"system", "user", "assistant"}:
             return tuple(turns)
     return ()
+
+
+def _without_closing(text: str) -> str:
+    text = text.strip()
+    while mark := next((mark for mark in _CLOSING if text.endswith(mark)), ""):
+        text = text.removesuffix(mark).rstrip()
+    return text

@@ -31,13 +31,17 @@ _SYSTEM = ("system", "systemprompt", "systemmessage", "systeminstruction", "sysp
 _HISTORY = ("history", "chathistory", "conversationhistory", "dialoguehistory", "dialoghistory")
 INPUT = (
     "input", "inputs", "inputtext", "context", "contexts", "passage", "passages", "questioncontext", "background",
-    "document", "documents", "article", "paragraph", "evidence", "dialogue", "dialog",
+    "document", "documents", "article", "paragraph", "evidence", "dialogue", "dialog", "story", "knowledge", "choices",
+    "options",
 )  # fmt: skip
 TASK_INPUT = ("input", "inputs", "inputtext")  # may hold the task itself where the instruction is blank
 _TOOLS = ("tools", "functions", "availabletools")
 _REASONING = ("reasoning", "reasoningcontent", "thinking", "thought", "rationale")
 _EMPTY_INPUT = re.compile(
-    r"[\[(<{\"'\s#]*(?:(?i:nan|null|none|n/a|n\.a|no[ _-]?input)|NA)[\])>}\"'\s.]*"  # "Na" may be sodium
+    r"[\[(<{\"'\s#]*(?:(?i:nan|null|none|n/a|n\.a|no[ _-]?(?:additional )?input"
+    r"(?: (?:is |was )?(?:needed|required|necessary|provided|given|available))?"
+    r"|not (?:applicable|available|needed|required|provided|given))|NA)[\])>}\"'\s.]*"  # "Na" may be sodium
+    r"|\s*[<\[(](?i:empty|blank|nothing|undefined|missing)[>\])]\s*"
 )
 
 

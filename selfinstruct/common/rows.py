@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfinstruct.common.messages import Turn, is_message, parse_nested, plain_fields, read_messages, read_transcript
+from selfinstruct.common.messages import (
+    Turn,
+    is_absent,
+    is_message,
+    parse_nested,
+    plain_fields,
+    plain_name,
+    read_messages,
+    read_transcript,
+)
 from selfinstruct.common.row_answers import (
     Exchange,
     answer_turns,
@@ -31,6 +40,7 @@ from selfinstruct.common.row_fields import (
     read_reasoning,
     read_system,
     read_tools,
+    spells_nothing,
     strings_of,
 )
 
@@ -151,6 +161,12 @@ def _layout(row: Mapping[str, Any], fields: Fields) -> str:
                 "into one row with 'messages'"
             )
     if not names:
+        if empty := next((name for name in row if plain_name(str(name)) in LAYOUTS and is_absent(row[name])), ""):
+            raise ValueError(f"{empty!r} has no value, and no other field holds a task; it has {describe_fields(row)}")
+        if messages := next((name for name, value in fields.values() if isinstance(value, list) and value
+                             and all(map(is_message, value))), ""):  # fmt: skip
+            raise ValueError(f"no field with a usual name holds a task; if {messages!r} is the conversation, rename it "
+                             "to 'messages'")  # fmt: skip
         rows = next((name for name, value in fields.values() if isinstance(value, list) and value
                      and all(isinstance(item, Mapping) for item in value)), "")  # fmt: skip
         hint = f"; if {rows!r} holds the rows, write one a line, as by: jq -c '.{rows}[]'" if rows else ""
@@ -226,6 +242,10 @@ def _parse_conversation(layout: str, fields: Fields, turns: tuple[Turn, ...]) ->
     )
 
 
+def _is_missing(instruction: str) -> bool:
+    return not instruction.strip() or spells_nothing(instruction)
+
+
 def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
     name, value = fields[layout]
     if layout == "definition" and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
@@ -248,7 +268,7 @@ def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
             asked = [text for text in strings_of(fields, _QUESTIONS) if text not in value and value not in text]
             input_text = paragraphs([input_text, *asked]) if asked else input_text
         context_field = next((fields[key][0] for key in INPUT if key in fields and key not in TASK_INPUT), "")
-        if layout == "instruction" and not value.strip() and any(strings_of(fields, TASK_INPUT)):
+        if layout == "instruction" and _is_missing(value) and any(strings_of(fields, TASK_INPUT)):
             value, input_text = input_text, ""
         exchange = Exchange(input_text) if layout == "text" else read_exchange(layout, fields, input_text)
         if exchange.field and is_wrong(layout, fields):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.codec import Json, dumps
-from selfinstruct.common.messages import Turn
+from selfinstruct.common.messages import Turn, is_absent, plain_name
 from selfinstruct.common.rows import Exchange, ParsedRow, parse_row
 from selfinstruct.common.sources import open_rows
 from selfinstruct.errors import DataError
@@ -37,6 +37,7 @@ __all__ = [
 
 _MAX_ERRORS = 20  # errors listed in one message
 
+_MEDIA = ("image", "images", "imagepath", "imageurl", "audio", "audios", "video", "videos")
 _CANDIDATE = re.compile(r"\d+\.\d+")  # the form of candidate ids
 
 
@@ -228,6 +229,8 @@ def _tasks(row: Mapping[str, Any], parsed: ParsedRow) -> list[Task]:
     Raises:
         ValueError: The row has no task, or a part of it can't be sent to a model.
     """
+    if image := _image_field(row):
+        raise ValueError(f"the row has {image!r}, which can't be sent; remove that field to ask the task without it")
     if parsed.tools:
         raise ValueError("the row has tools, which can't be sent; remove that field to answer the task without them")
     if parsed.is_conversation:
@@ -257,6 +260,12 @@ def _tasks(row: Mapping[str, Any], parsed: ParsedRow) -> list[Task]:
         history=tuple(_earlier(parsed.layout, turn) for turn in history),
     )
     return [replace(task, instances=(Instance(*exchange),) if any(exchange) else ()) for exchange in exchanges.items()]
+
+
+def _image_field(row: Mapping[str, Any]) -> str:
+    """Return the name of the row's field with a picture, a sound or a film; "" if none has a value."""
+    names = (str(name) for name, value in row.items() if value and not is_absent(value))
+    return next((name for name in names if plain_name(name) in _MEDIA), "")
 
 
 def _earlier(layout: str, turn: Turn) -> Message:

@@ -253,7 +253,7 @@ def test_parquet_is_read_by_rows(tmp_path: Path) -> None:
     parquet.write_table(arrow.Table.from_pylist([{"messages": messages}, {"messages": None}]), path)
     result = read_examples(path)
     assert [(example.name, example.turns[1].content) for example in result.examples] == [(f"{path}: row 1", "Yo")]
-    assert result.skipped[0].startswith(f"{path}: row 2: unknown layout")
+    assert result.skipped[0].startswith(f"{path}: row 2: 'messages' has no value")
     path.write_bytes(b"PAR1")
     with pytest.raises(UsageError, match="can't read"):
         read_examples(path)
