@@ -15,7 +15,7 @@ TRIGGERS = (
     r"n't\b|\b(?:not|cannot|unable|incapable|impossible|inappropriate|unethical|refuse|decline|declining|prefer|lack"
     r"|no|nothing"
     r"|pass|turn|beyond|outside|against|violates?|breach\w*|prevents?|prohibits?|forbids?|forgot|missing|empty"
-    r"|incomplete|unclear"
+    r"|incomplete|unclear|cut|upload|attach|programmed|designed|instructed"
     r"|limited|provide|share|paste|give|send|clarify|rephrase|specify|elaborate|need|require|ai|artificial|models?"
     r"|chat ?bot|assistant"
     r"|programs?|machine|knowledge|training|trained|created|developed|built|chatgpt|gpt\S*|claude|gemini|bard"
@@ -51,12 +51,13 @@ _OPENING = (
     r" )?apologi[sz]e"
     rf"|i regret(?: to (?:inform|{_TELL}) you)?|i (?:must|have to|want to|need to|should) (?:inform you|{_TELL} you"
     r"|clarify|note|point out|emphasi[sz]e|be (?:honest|direct|clear)(?: with you)?)"
-    r"|for (?:safety|legal|ethical) reasons|due to [\w ]{3,30}|(?:per|according to|under) my \w+)\b"
+    r"|for (?:safety|legal|ethical|privacy|security|copyright) reasons"
+    r"|due to [\w ]{3,30}|(?:per|according to|under) my \w+)\b"
     r"(?: for [^,.]{0,40})?(?:,? (?:that|but|because|however))?"
     r"[,!: ]*)*"
 )
 _CLAUSE = (
-    rf"(?:^{_OPENING}|,(?: (?:and|but|so|thus|therefore|hence|because|however))* |\bme: |\bclear: |\bas (?:an?"
+    rf"(?:^{_OPENING}|,(?: (?:and|but|so|thus|therefore|hence|because|however))* |\bme: |\bclear: |; (?=i )|\bas (?:an?"
     rf"|your) (?:\w+ ){{0,4}}?(?:ai|model|assistant|chatbot|program),? (?=i )|\bbut (?=i\b)"
     rf"|^(?:{_OPENING}(?:i|that|this|it|as)|as|\w+ing)\b[^,:]{{3,80}}\b(?:and|so|but|that|:) (?:thus |so |therefore )?)"
 )
@@ -77,7 +78,7 @@ _CANNOT = (
     r"|(?:do not|don't) (?:think i should|want to)|(?:would|'d) (?:rather|prefer) not(?: to)?|(?:choose|prefer) not"
     r" to|refuse to|(?:respectfully |politely )?decline to)"
 )
-_I_CANNOT = rf"(?:i ?|(?<=and )){_CANNOT},?{_ADVERB},?(?: seem to)?"
+_I_CANNOT = rf"(?:i ?(?:(?:really|simply|just|also|honestly) )?|(?<=and )){_CANNOT},?{_ADVERB},?(?: seem to)?"
 _I_DO_NOT = r"i (?:do not|don't)"
 # No assistant says this of itself: it has neither a calendar nor a family, and is in no room with others.
 _LIFE = (
@@ -101,14 +102,18 @@ _THIS = (
 _SERVE = (
     r"(?:(?:assist|help)(?: you| out)*(?=\W*$|, (?:but|so|as|because|and|i)\b| (?:with|in|by|on) (?:this|that|these"
     r"|those|it|your|any|such|the request|\w+ing"
-    r"|requests?|homework|responses?|methods|tasks)\b)|help you (?:do|with) (?:it|this|that)|comply(?! with(?!"
-    r" (?:this|that|your|such|the request)))|fulfil|fulfill|accommodate|facilitate|condone|bypass|engage (?:in|with)"
+    r"|requests?|homework|responses?|methods|tasks)\b)|help you (?:do|with) (?:it|this|that)"
+    r"|help you (?:\w+ ){1,3}(?:some|any)thing like (?:this|that)|comply(?! with(?!"
+    r" (?:this|that|your|such|any|the request|requests?|instructions)))|fulfil|fulfill|accommodate|facilitate"
+    r"|condone|bypass|engage (?:in|with)"
     r"|pretend to be|roleplay"
     r"|participate in (?:this|that|any|such)|disclose|diagnose|speculate|take sides|provide you with|satisfy (?:this"
     r"|that|your|the)"
     r"|(?:guide|advise|walk) you|comment on (?:ongoing|pending|political|this|that|specific|individual)|(?:confirm"
     r"|verify) (?:whether|if|the (?:authenticity|accuracy|truth)|th[ia][ts] claim)"
-    rf"|guarantee the accuracy|{_TELL} you (?:if|whether|who)\b|act as an?\b|adopt (?:this|that|the|such) persona"
+    rf"|guarantee the accuracy|{_TELL} you (?:if|whether|who)\b|act as (?:an?|your)\b|(?:confirm"
+    rf"|verify) (?:this|that|it)(?=\W*$|[,;])|adopt (?:this|that|the|such) persona"
+    r"|identify (?:(?:real |private )?(?:people|individuals)|anyone|(?:the|this|that) (?:person|individual))"
     r"|ignore my (?:\w+ )?(?:instructions|rules|guidelines)"
     r"|be (?:a )?part of (?:this|that|it)|answer (?:questions? (?:like|about|of)|personal)|make (?:predictions"
     rf"|guesses) (?:about|on)|(?:{_TELL}|teach|show|explain to) you (?:how to|ways)|explain how to|recommend ways"
@@ -158,17 +163,21 @@ _GOODS = (
     r"\b(?:information|details|instructions|guidance|content|assistance|recommendations?|a response|responses"
     r"|answers?\b(?= (?:to|on|about))|the help"
     r"|requests?\b|prompts?\b|(?:medical|legal|financial|investment|tax|professional|harmful|specific) advice"
+    r"|(?:medical|legal|financial|investment|tax) (?:dos\w+|counsel|guidance|opinions?|recommendations?)"
     r"|advice on|diagnos|opinions? on|personal opinions?|prescription|elections?|politic|(?:a|an|any)"
     r" (?:(?:definitive|accurate|direct|specific|detailed|proper|meaningful) )?(?:summary|translation|analysis"
     r"|answer|review for|output)\b"
     r"|kind of (?:joke|text|material|story|thing|topic)|such a (?:text|story|request)|(?:this|that|our) conversation"
+    r"|what you(?:'re| are) (?:asking|looking) for|what you(?:'ve| have)? (?:asked|requested)"
+    r"|(?:about|on) (?:that|this|those|these) (?:group|person|people|topic|subject|individual|minority|community)"
     r"|detailed plan|step-by-step|my (?:system prompt|instructions|rules))"
 )
 # What a model of text lacks.
 _SENSES = (
     r"\b(?:real-time|live data|live information|current (?:price|news|events|weather)|up-to-date|external|internet"
     r"|the web\b"
-    r"|web ?sites?|web ?pages?|links?\b|urls?\b|images?\b|pictures?\b|photos?\b|graphs?\b|audio|videos?\b|music"
+    r"|web ?sites?|web ?pages?|links?\b|urls?\b|images?\b|pictures?\b|photos?\b|graphs?\b|audio|attachments?\b"
+    r"|pdfs?\b|videos?\b|music"
     r"|maps?\b|"
     r"today's|phone calls?|reminders?|alarms?|purchases|reservations|emails? (?:on|for)|food or|commands"
     r"|code\b(?=\W*$)|(?:previous|earlier|past|prior) (?:conversation|chat|message|session)|your (?:calendar|account"
@@ -194,7 +203,7 @@ REFUSALS = (
     rf"|sorry)))[^.!?]{{0,80}}?(?:{_HARM}|{_GOODS})",
     rf"{_CLAUSE}{_I_CANNOT}{_LIFE} (?:write|do|make|create|solve|decide|complete|finish|draw|find|book|send"
     rf"|buy)\b[^.!?]{{1,40}} for you\b",
-    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} {_SENSE}(?! (?:my\b|you(?=,)|our(?! (?:earlier|previous|past|last|prior))|any"
+    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} {_SENSE}(?! (?:my\b|you(?=,| over)|our(?! (?:earlier|previous|past|last|prior))|any"
     rf" reason|sense)\b)[^.!?]{{0,30}}?{_SENSES}",
     rf"{_CLAUSE}i ?(?:will not|won't|am not|'m not)(?: going to)?(?: be)?(?: comfortable)?(?: with)? {_GERUND}\b(?!"
     rf" to you)",
@@ -205,7 +214,13 @@ REFUSALS = (
     rf"|instructions)\b(?! unless)|diagnos)",
     rf"{_CLAUSE}i(?:'m| am) (?:not in a position|incapable of forming|not capable of (?:providing|creating|forming)"
     rf"|declining)\b",
+    rf"{_CLAUSE}{_I_DO_NOT} (?:(?:\w+,? (?:or|and) )?condone\b|(?:support|endorse|promote"
+    rf"|encourage)\b[^.!?]{{0,30}}? such\b)",
+    rf"^{_OPENING}(?:respectfully,? )?i (?:respectfully |politely )?decline\W*$",
     r"\bit's best (?:that|if) i (?:don't|do not)\b",
+    r"^we (?:cannot|can't|are unable to) (?:continue|have) (?:this|that) (?:conversation|chat|discussion)",
+    rf"{_CLAUSE}i(?:'m| am|'ve been| have been) (?:programmed|designed|trained|instructed)"
+    r" (?:to avoid|not to|to not)\b",
     r"^we (?:cannot|can't|are unable to) (?:process|fulfil|fulfill|complete|answer|assist with) (?:this|your|the)"
     r" (?:request|prompt|question)",
     # I must decline; but not an invitation, an offer, a crown.
@@ -221,12 +236,22 @@ REFUSALS = (
     rf"|task)| beyond what)?(?: that)? "
     r"i(?: can(?:not|'t)|'m not| am not| won't|(?:'m| am) willing| can (?:do|help|assist|answer|discuss)|'m able|"
     r" am able)",
+    r"\b(?:(?:is|are) not|isn't|aren't) something (?:that )?i(?:'m able to| am able to| can|'m willing to"
+    r"| am willing to"
+    r"|'m comfortable|'d be comfortable) "
+    rf"(?:do|support|{_GERUND}|provide|produce|write|create|share|discuss|help with|assist with"
+    r"|engage in)(?=\W*$|[,;]| for you)",
+    r"\b(?:is|are) something (?:that )?i (?:can't|cannot|won't|will not|am unable to|am not able to) "
+    r"(?:do|support|provide|produce|write|create|share|discuss|help with|assist with|engage in)(?=\W*$|[,;]| for you)",
+    rf"^{_GERUND}\b[^.!?]{{0,60}}\b(?:irresponsible|unethical|dangerous|harmful|illegal|inappropriate|unsafe)\b"
+    r"[^.!?]{0,30}\bso i (?:won't|can't|cannot|will not)",
     r"\b(?:not (?:possible|appropriate|ethical)|impossible|inappropriate|unethical|isn't (?:possible|ethical"
     r"|appropriate)"
-    r"|wouldn't be (?:ethical|appropriate)) for me(?:\W*$|: | to (?:provide|write|assist|help|answer|discuss|create"
+    r"|would(?:n't| not) be (?:ethical|appropriate|responsible)) for me(?:\W*$|: "
+    r"| to (?:provide|write|assist|help|answer|discuss|create"
     r"|generate|give|say|speculate"
     rf"|share|do|engage|guess|comment|offer|support|produce|show|play|make|{_TELL}|draw|access|open|continue|respond"
-    r"|describe|judge)\b)",
+    r"|describe|judge|rank|rate|compare|recommend)\b)",
     r"(?:\bnot|n't) think (?:it would be|it's|it is) (?:appropriate|right|wise|ethical) (?:for me )?to (?:write"
     r"|answer|share|discuss|help|create|provide|comment)",
     r"^(?:it is|it's) (?:not possible|impossible) to (?:complete|answer|fulfil|process|summari\w+|translate|do"
@@ -268,13 +293,19 @@ REFUSALS = (
     # A missing input.
     rf"\byou (?:have not|haven't|did not|didn't|forgot to) (?:provided?|includ\w+|attach\w*|shared?|pasted?|given?)"
     rf"(?: me)?(?: with)?(?: any| an| the| a)? ?(?:\w+ )?{_WORK}\b",
+    rf"^{_OPENING}there (?:doesn't|does not) (?:seem|appear) to be (?:any|an?) (?:\w+ )?{_WORK}\b",
+    rf"\bi (?:don't|do not) know which {_WORK} you(?:'re| are| mean| refer)\b",
+    rf"^{_OPENING}it (?:looks like|looks as if|seems(?: like)?|appears)(?: that)? (?:the|your|any) (?:\w+ )?{_WORK}\b"
+    r"[^.!?]{0,50} (?:(?:was|were|is|are)(?:n't| not) (?:included|attached|provided|pasted|there)|(?:did not|didn't)"
+    r" (?:come|go|get) through|is missing)",
     rf"^{_OPENING}(?:there (?:is|was) no|no) (?:\w+ )?{_WORK} (?:(?:is|was|has been) )?(?:given|provided|included"
     rf"|attached)\b"
     r"(?! to (?:your|my|the))",
     rf"^(?:the|your) {_WORK} (?:is|seems to be|appears to be) (?:missing|empty|incomplete)\b|^(?:this|the|your)"
     rf" instruction is incomplete\b",
     r"^<no ?input>|^there is nothing to (?:classif|summari|translat|correct|edit)",
-    rf"^(?:(?:could|can|would) you )?(?:please )?(?:provide|share|paste|give|send)(?: me)?(?: with)? (?:the|some"
+    rf"^(?:(?:could|can|would) you )?(?:please )?(?:provide|share|paste|give|send|upload"
+    rf"|attach)(?: me)?(?: with)? (?:the|some"
     rf"|your|more|any|a|an) (?:\w+ )?"
     rf"{_WORK}\b(?: (?:that )?you(?:'d| would)? (?:like|want)(?: me)?\b| so (?:that )?i can\b| (?:for me )?to"
     rf" (?:translate|summari|analy|correct|edit|review))",

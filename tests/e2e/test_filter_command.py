@@ -239,7 +239,7 @@ class TestKinds:
         run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.parquet")
         assert parquet.read_table(tmp_path / "out.parquet").equals(table.take([0, 2]))
         message = run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl")
-        assert "note: 'raw': 1 values (bytes, written as base64)" in message
+        assert "note: 'raw': 1 value (bytes, written as base64)" in message
         assert read(tmp_path / "out.jsonl")[0]["raw"] == "/w=="
         assert read(tmp_path / "out.jsonl")[1]["when"] == "1970-01-01T00:00:00.000003+00:00"
         parquet.write_table(pa.table({"text": ["a", None]}), tmp_path / "in.parquet")
