@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selfinstruct.common.config import ADDED
-from selfinstruct.common.formats import user_text
 from selfinstruct.filters import (
     Copied,
     Keywords,
@@ -201,8 +200,7 @@ class RowFilters:
             self._novelty = NoveltyIndex(threshold=novelty.threshold, tokenizer=novelty.tokenizer)
             self._novelty.fit([seed.instruction for seed in pool.seeds], [seed.id for seed in pool.seeds])
             if answering:
-                tasks = self._novelty.empty(novelty.threshold)
-                self._task_verdicts = tasks.offer_many(map(_question, pool.seeds), [seed.id for seed in pool.seeds])
+                self._task_verdicts = _compare_tasks(pool.seeds, self._novelty, novelty.threshold)
         self.repeated_tasks = [
             replace(verdict, detail={"task": seed.id})
             for seed, verdict in zip(pool.seeds, self._task_verdicts, strict=False)
@@ -312,9 +310,24 @@ class _Verdicts:
         return [index for index, verdict in zip(indices, verdicts, strict=True) if verdict.kept]
 
 
-def _question(task: Task) -> str:
-    """Return a task as a model that answers it reads it."""
-    return user_text(task.instruction, task.instances[0].input if task.instances else "")
+def _compare_tasks(tasks: Sequence[Task], index: NoveltyIndex, threshold: float) -> list[Verdict]:
+    """Return the verdict of novelty on each task, compared with the earlier ones in the same scope.
+
+    The scope is what the question is asked in: the system prompt, the earlier rounds and the input. The same question
+    about two passages is two tasks, however short the passages are.
+    """
+    members: dict[tuple[str, ...], list[int]] = {}
+    for number, task in enumerate(tasks):
+        rounds = (f"{message.role}: {message.content}" for message in task.history)
+        texts = (task.system, task.instances[0].input if task.instances else "", *rounds)
+        members.setdefault(tuple(" ".join(text.split()).casefold() for text in texts), []).append(number)
+    verdicts = [Verdict(index.name, True)] * len(tasks)
+    for numbers in members.values():
+        if len(numbers) > 1:
+            batch = [tasks[number].instruction for number in numbers], [tasks[number].id for number in numbers]
+            for number, verdict in zip(numbers, index.empty(threshold).offer_many(*batch), strict=True):
+                verdicts[number] = verdict
+    return verdicts
 
 
 def row_text(candidate: Candidate) -> str:

@@ -203,6 +203,17 @@ def test_novelty_compares_a_task_with_the_tasks_before_it_and_asks_no_repetition
     assert "not asked        1 task" in run_cli("status", tmp_path / "a")
 
 
+def test_novelty_compares_tasks_within_their_context(tmp_path: Path) -> None:
+    asked = {"question": "Which river is named in the text?", "context": "The Rhine flows north."}
+    rows = [asked, {**asked, "context": "The Elbe flows east."}, {**asked, "system": "Be brief."},
+            {**asked, "history": [["Hello", "Hi"]]}, {**asked, "question": "Which river is named in this text?"}]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Loopback(lambda body: "Fine.") as server:
+        said = respond(tmp_path / "a", server, "--from", tmp_path / "rows.jsonl", *NOVELTY)
+        assert len(server.arrived) == 4
+    assert "not asked: 1 task that resembles an earlier one (filters.novelty): row_5 (row_1, 0.86)" in said
+
+
 def test_tune_and_refilter_show_what_novelty_keeps_of_answered_tasks(tmp_path: Path) -> None:
     with Loopback(lambda body: "Fine.") as server:
         respond(tmp_path / "all", server, "--from", similar_tasks(tmp_path))
@@ -211,8 +222,8 @@ def test_tune_and_refilter_show_what_novelty_keeps_of_answered_tasks(tmp_path: P
         )
     grid = ("--grid", "filters.novelty.threshold=0.3,1.0", "--json")
     tuned = [json.loads(run_cli("tune", tmp_path / name, *grid))["results"] for name in ("all", "novel")]
-    assert [(result["rows"], result["waiting"]) for result in tuned[0]] == [(3, 0), (5, 0)]
-    assert [(result["rows"], result["waiting"]) for result in tuned[1]] == [(3, 0), (3, 2)]
+    assert [(result["rows"], result["waiting"]) for result in tuned[0]] == [(4, 0), (5, 0)]
+    assert [(result["rows"], result["waiting"]) for result in tuned[1]] == [(4, 0), (4, 1)]
     said = run_cli("refilter", tmp_path / "all", "-o", tmp_path / "strict", *NOVELTY)
     assert "rows: 4 kept, 1 lost (similar 1), 0 gained" in said
     page = run_cli("explain", tmp_path / "strict", "3.0")
