@@ -205,8 +205,13 @@ def test_novelty_compares_a_task_with_the_tasks_before_it_and_asks_no_repetition
 
 def test_novelty_compares_tasks_within_their_context(tmp_path: Path) -> None:
     asked = {"question": "Which river is named in the text?", "context": "The Rhine flows north."}
-    rows = [asked, {**asked, "context": "The Elbe flows east."}, {**asked, "system": "Be brief."},
-            {**asked, "history": [["Hello", "Hi"]]}, {**asked, "question": "Which river is named in this text?"}]  # fmt: skip
+    rows = (
+        asked,
+        {**asked, "context": "The Elbe flows east."},
+        {**asked, "system": "Be brief."},
+        {**asked, "history": [["Hello", "Hi"]]},
+        {**asked, "question": "Which river is named in this text?"},
+    )
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with Loopback(lambda body: "Fine.") as server:
         said = respond(tmp_path / "a", server, "--from", tmp_path / "rows.jsonl", *NOVELTY)
