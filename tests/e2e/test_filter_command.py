@@ -244,7 +244,7 @@ class TestKinds:
         assert read(tmp_path / "out.jsonl")[1]["when"] == "1970-01-01T00:00:00.000003+00:00"
         parquet.write_table(pa.table({"text": ["a", None]}), tmp_path / "in.parquet")
         message = run_cli("filter", tmp_path / "in.parquet", "-o", tmp_path / "out.jsonl", code=1)
-        assert f"{tmp_path}/in.parquet: row 2: no text to filter" in message
+        assert f"{tmp_path}/in.parquet: row 2: 'text' has no value" in message
 
     def test_a_type_that_occurs_late_widens_the_column(self, tmp_path: Path) -> None:
         parquet = pytest.importorskip("pyarrow.parquet")
