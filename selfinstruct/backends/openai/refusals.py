@@ -71,7 +71,19 @@ def read_refusal(
     error = read_error(server, body)
     what = f"{server.url} answered {status}{_phrase(status)}" + (f": {error.message}" if error.message else "")
     wait = retry_after_s(headers, now)
-    return _refusal(server, status, error, what, wait, schema=schema, sent=sent or {})
+    failure = _refusal(server, status, error, what, wait, schema=schema, sent=sent or {})
+    failure.unbilled = _is_unbilled(status, failure)
+    return failure
+
+
+def _is_unbilled(status: int, failure: SelfInstructError) -> bool:
+    """Return whether a refusal came before any work.
+
+    A timeout (408, 499) may come after it, and so may a refusal by a content filter or for the length of a prompt:
+    https://learn.microsoft.com/azure/foundry/openai/how-to/manage-costs
+    """
+    examined = isinstance(failure, RequestError) and failure.code in ("content_filter", "context_length")
+    return 400 <= status < 499 and status != 408 and not examined
 
 
 def read_error_answer(server: ServerInfo, body: bytes) -> SelfInstructError:
