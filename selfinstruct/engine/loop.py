@@ -112,7 +112,8 @@ class Engine:
         """Run until the target is reached or something else ends the run.
 
         Returns:
-            ``complete``, ``exhausted``, ``stalled``, ``saturated``, ``budget``, ``time`` or ``interrupted``.
+            ``complete``, ``exhausted``, ``stalled``, ``unnamed``, ``saturated``, ``budget``, ``time`` or
+            ``interrupted``.
 
         Raises:
             BackendError: If the server or the account is at fault; everything received is stored.
@@ -145,7 +146,7 @@ class Engine:
         if self._fault:
             raise self._fault
         if self._ending:
-            return self._ending
+            return "complete" if self._state.done and self._ending in ("budget", "time") else self._ending
         if self._replay_errors:
             raise self._replay_errors[min(self._replay_errors)]
         return "exhausted"
@@ -189,6 +190,8 @@ class Engine:
             self._end("complete")
         elif self._state.unproductive_streak >= self._patience:
             self._end("stalled")
+        elif self._state.stats.names_no_ending:
+            self._end("unnamed")
         elif self._state.saturation.reached:
             self._end("saturated")
         if self._time_is_up:

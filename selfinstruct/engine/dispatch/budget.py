@@ -3,7 +3,7 @@
 The worst case of a request is reserved before it is sent: one token for each UTF-8 byte of the prompt, an allowance
 for the chat template, and all of ``max_tokens``. It is sent only if spending, reservations and this worst case together
 stay within every limit, so that spending cannot exceed a limit at any concurrency. A send whose outcome is unknown
-counts at its worst case permanently. A send that the server refused before any work counts as a send, and costs nothing.
+counts at its worst case permanently. A send that the server refused before any work counts as a send without tokens.
 """
 
 from __future__ import annotations
