@@ -80,8 +80,8 @@ class GenerateResult:
 
     Attributes:
         folder: The run directory.
-        ending: Why the run stopped: ``complete``, ``exhausted``, ``stalled``, ``saturated``, ``budget``, ``time`` or
-            ``interrupted``.
+        ending: Why the run stopped: ``complete``, ``exhausted``, ``stalled``, ``unnamed``, ``saturated``, ``budget``,
+            ``time`` or ``interrupted``.
         was_complete: True if the run was complete before the call, so nothing was sent.
         plan: Settings, seeds, prompts and strategy of the run.
         rows: The rows of the dataset.

@@ -47,9 +47,14 @@ __all__ = [
 
 
 class SelfInstructError(Exception):
-    """Base class of the errors that this package raises deliberately."""
+    """Base class of the errors that this package raises deliberately.
+
+    Attributes:
+        unbilled: For a failed send: whether it is certain that nothing was generated or billed for it.
+    """
 
     exit_code = 1
+    unbilled = False
 
 
 class UsageError(SelfInstructError):
@@ -143,7 +148,7 @@ class UnreachableError(TransientError):
 
     def __init__(self, message: str, *, unheard: bool = False) -> None:
         super().__init__(message)
-        self.unheard = unheard
+        self.unheard = self.unbilled = unheard
 
 
 class ReplayError(BackendError):

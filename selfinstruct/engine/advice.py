@@ -40,7 +40,9 @@ def _advice(plan: RunPlan, stats: Stats) -> Iterator[str]:
         if reason not in _AROUND and reason not in {key.reason for key in counts}
     ]
     most = max((at_limit.total(), in_reasoning, unnamed))
-    if most < _LEAST or most <= max(others, default=0) or most * _ROWS < stats.rows:
+    if stats.names_no_ending:
+        most = unnamed
+    elif most < _LEAST or most <= max(others, default=0) or most * _ROWS < stats.rows:
         return
     if most == in_reasoning:
         option = plan.capabilities.reasoning_option
@@ -53,7 +55,7 @@ def _advice(plan: RunPlan, stats: Stats) -> Iterator[str]:
     elif most == unnamed:
         yield (
             f"the server names no finish reason for {most} answers, so that none of them counts as complete: if they "
-            "are, begin a new run with --set 'accept_endings=[unknown]'"
+            "are, begin a new run or a fork with --set 'accept_endings=[unknown]'"
         )
     else:
         (key, count), *_ = at_limit.most_common(1)

@@ -112,7 +112,8 @@ class Engine:
         """Run until the target is reached or something else ends the run.
 
         Returns:
-            ``complete``, ``exhausted``, ``stalled``, ``saturated``, ``budget``, ``time`` or ``interrupted``.
+            ``complete``, ``exhausted``, ``stalled``, ``unnamed``, ``saturated``, ``budget``, ``time`` or
+            ``interrupted``.
 
         Raises:
             BackendError: If the server or the account is at fault; everything received is stored.
@@ -145,7 +146,7 @@ class Engine:
         if self._fault:
             raise self._fault
         if self._ending:
-            return self._ending
+            return "complete" if self._state.done and self._ending in ("budget", "time") else self._ending
         if self._replay_errors:
             raise self._replay_errors[min(self._replay_errors)]
         return "exhausted"
@@ -189,6 +190,8 @@ class Engine:
             self._end("complete")
         elif self._state.unproductive_streak >= self._patience:
             self._end("stalled")
+        elif self._state.stats.names_no_ending:
+            self._end("unnamed")
         elif self._state.saturation.reached:
             self._end("saturated")
         if self._time_is_up:
@@ -390,11 +393,17 @@ class Engine:
         outcome: Outcome
         try:
             outcome = await self._retry.complete(self._backend, flight.request, before_attempt)
-        except RequestError as error:
-            if not error.certain or flight.tests:
+        except SelfInstructError as error:
+            self._release(flight, error)
+            if not isinstance(error, RequestError) or not error.certain or flight.tests:
                 raise
             outcome = Failure(error.code, str(error))
         if flight.tests:  # the request has its outcome; this answer only proves that the server works
+            if isinstance(outcome, Completion) and outcome.usage.counted:
+                usage = outcome.usage
+                self._budget.settle(flight.request, usage)
+                cost = usage.prompt_tokens, usage.completion_tokens
+                self._ledger.settle_send(flight.latest, flight.request.number, cost)
             return outcome
         seconds = time.monotonic() - started
         # Shielded: a completion that was paid for is stored even if a second interrupt cancels this task now.
@@ -405,8 +414,16 @@ class Engine:
             self._budget.settle(flight.request, outcome.usage)
         return outcome
 
+    def _release(self, flight: _InFlight, error: SelfInstructError) -> None:
+        """Release the worst case of a send that cost nothing; an error without a send has none."""
+        if error.unbilled and not flight.idle:
+            self._budget.release(flight.request)
+            self._ledger.settle_send(flight.latest, flight.request.number, (0, 0))
+
     def _on_wait(self, request: Request, error: TransientError, seconds: float) -> None:
-        next(flight for flight in self._in_flight.values() if flight.request is request).idle = True
+        flight = next(flight for flight in self._in_flight.values() if flight.request is request)
+        self._release(flight, error)
+        flight.idle = True
         self._wake.set()  # a run that is ending cancels the request now
         narrowed = f", {self._limiter.width} at a time" if self._limiter.width < self._window else ""
         moves = error.elsewhere and not seconds

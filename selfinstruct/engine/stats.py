@@ -9,10 +9,13 @@ from typing import Any
 
 from selfinstruct.common.codec import Json
 from selfinstruct.engine.row_filters import FilterOutcome
-from selfinstruct.reasons import is_unfinished
+from selfinstruct.reasons import ended, is_unfinished
 from selfinstruct.records import Completion, CounterKey, Outcome, Usage
+from selfinstruct.records.endings import NOT_NAMED
 
 __all__ = ["MethodStats", "Stats", "UnfinishedKey"]
+
+_MANY = 64  # answers without a finish reason and without a row, after which a run stops
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,13 @@ class Stats:
         labels = sorted(name.partition("|")[2] for name in self.methods if name.startswith("requests|"))
         figures = [field.name for field in fields(MethodStats)]
         return {label: MethodStats(*(self.methods[f"{figure}|{label}"] for figure in figures)) for label in labels}
+
+    @property
+    def names_no_ending(self) -> bool:
+        """Whether the server names no finish reason for any of many answers, and no row came of them."""
+        answers = self.models.total()
+        unnamed = sum(count for key, count in self.unfinished.items() if key.reason == ended(NOT_NAMED))
+        return not self.rows and _MANY <= answers <= unnamed
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts as JSON."""

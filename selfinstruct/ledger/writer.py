@@ -109,6 +109,17 @@ class Ledger:
         operations.append(("INSERT INTO sends VALUES (?, ?, ?, ?, ?)", (*row, seal(*row))))
         return send, self._submit(operations)
 
+    def settle_send(self, send: int, number: int, cost: tuple[int, int]) -> None:
+        """Replace the worst case of a send without an outcome of its own by its cost. Nothing waits for the commit.
+
+        Args:
+            send: The id of the send.
+            number: The number of its request.
+            cost: Prompt tokens and completion tokens; zeros if it was refused before it cost anything.
+        """
+        statement = "UPDATE sends SET worst_prompt = ?, worst_completion = ?, seal = ? WHERE id = ?"
+        self._submit([(statement, (*cost, seal(send, number, *cost), send))])
+
     def record_request(self, request: Request) -> Future[None]:
         """Record a request whose sends are in the ledger while the request is not, see ``reset``."""
         return self._submit(_request_operations(request))

@@ -32,6 +32,7 @@ _GOOD = frozenset(
     | {"eog", "eog_token", "eot", "end", "end_turn", "end_of_turn", "end_of_text", "endoftext", "end_of_sequence"}
     | {"complete", "completed", "completion", "finish", "finished", "done"}
 )
+_NOTHING = frozenset({"null", "none", "nil", "undefined", "unspecified"})  # a missing reason, written as text
 CUT = frozenset(
     {LENGTH, "max_length", "model_length", "max_tokens", "max_token", "max_new_tokens", "max_output_tokens"}
     | {"max_completion_tokens", "max_tokens_reached", "token_limit", "length_limit", "limit", "context_length"}
@@ -48,12 +49,14 @@ _LONGEST = 40  # characters of an ending in a reason code
 def ending(finish_reason: str) -> str:
     """Return a finish reason in lower case with underscores, without the name of its type: ``STOP`` is ``stop``.
 
-    Every term for a complete answer becomes ``stop``; "" becomes ``unknown``.
+    Every term for a complete answer becomes ``stop``; "" and words for nothing become ``unknown``.
     """
     words = _SEPARATORS.sub("_", _CAMEL.sub("_", finish_reason.strip()[: 4 * _LONGEST])).lower()
     name = _PREFIX.sub("", words).strip("_")
     if name in _GOOD:
         return COMPLETE
+    if name in _NOTHING:
+        return NOT_NAMED
     return "".join(char for char in name if char.isalnum() or char == "_")[:_LONGEST] or NOT_NAMED
 
 

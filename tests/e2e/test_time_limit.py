@@ -118,3 +118,10 @@ def test_a_model_in_this_process_is_cancelled_too(tmp_path: Path, tasks: Path) -
 def test_a_negative_grace_is_refused(tmp_path: Path, tasks: Path) -> None:
     output = respond(tmp_path / "a", tasks, "http://127.0.0.1:1/v1", "--set", "budget.grace_s=-1", code=2)
     assert "grace_s can't be negative" in output
+
+
+def test_a_run_whose_last_answers_arrive_within_the_grace_is_complete(tmp_path: Path, tasks: Path) -> None:
+    with Loopback(answer, delay=2.0) as server:
+        output = respond(tmp_path / "a", tasks, server.url, "--time-limit", 0.5, "-n", 3)
+        assert len(server.arrived) == 4, "nothing is sent after the limit"
+    assert "a: complete" in output

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.api import GenerateResult
+from selfinstruct.api import GenerateResult, generate
 from selfinstruct.engine.advice import advice
-from tests.cli import run_cli
+from tests.cli import dataset, run_cli
 from tests.e2e.test_broken_answers import BROKEN, replies, run
-from tests.loopback import Reply
+from tests.loopback import Loopback, Reply
+from tests.scripted import SETTINGS, reply
 
 
 def answers_cut(stage_limit: int, ending: str = "length") -> Any:
@@ -87,3 +88,26 @@ def test_a_run_that_the_token_limit_spoils_says_which_limit_to_raise(name: str, 
 def test_a_sound_run_needs_no_advice(tmp_path: Path) -> None:
     result = run(tmp_path, "respond", lambda body: [Reply(f"A quiet harbour of {len(str(body))} boats.")])
     assert advice(result.plan, result.stats) == ()
+
+
+@pytest.mark.parametrize("ending", [None, "", "null", "None"])
+@pytest.mark.parametrize("name", ["respond", "evol-instruct", "conversation"])
+def test_a_server_that_names_no_ending_stops_the_run_early(name: str, ending: str | None, tmp_path: Path) -> None:
+    def model(body: dict[str, Any]) -> Any:
+        answered = reply(body)
+        return Reply(answered.text if isinstance(answered, Reply) else str(answered), ending)
+
+    options = {**SETTINGS[name], "strategy": name, "n": 40, "backend": "openai"}
+    with Loopback(model) as server:
+        options["openai"] = {"model": "m", "base_url": server.url, "api": "chat"}
+        result = generate(tmp_path / "a", options)
+        assert (result.ending, len(result.rows), result.succeeded) == ("unnamed", 0, False)
+        sent = len(server.arrived)
+        assert sent <= 64 + 64, "the patience of 200 requests is not used up"
+        line = run_cli("generate", tmp_path / "a", "-q", code=1)
+        assert "no answer counts as complete, since the server names no finish reason" in line
+        assert "begin a new run or a fork with --set 'accept_endings=[unknown]'" in line
+        assert len(server.arrived) == sent, "the same command asks for nothing"
+        run_cli("fork", tmp_path / "a", "-o", tmp_path / "b", "-n", 5, "--set", "accept_endings=[unknown]")
+        assert name != "respond" or len(server.arrived) == sent, "the answers in the ledger are enough"
+    assert len(dataset(tmp_path / "b", "alpaca" if name == "evol-instruct" else "messages").splitlines()) == 5

@@ -68,7 +68,9 @@ def _choice(server: ServerInfo, item: Any, chat: bool, body: bytes) -> Choice:
         raise TransientError(f"{server.url} answered with a choice that is not an object: {excerpt(server, body)}")
     message = item.get("message") if chat else item
     if error := item.get("error") or (isinstance(message, Mapping) and message.get("error")):  # lost midway
-        raise read_refusal(server, _status(error), {}, json.dumps({"error": error}).encode())
+        failure = read_refusal(server, _status(error), {}, json.dumps({"error": error}).encode())
+        failure.unbilled = False  # the answer had begun
+        raise failure
     if not isinstance(message, Mapping):
         raise TransientError(f"{server.url} answered with a choice without a message: {excerpt(server, body)}")
     reason, reasoning = finish_reason(item, message), reasoning_text(message)

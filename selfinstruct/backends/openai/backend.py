@@ -57,8 +57,10 @@ class OpenAIBackend(AdaptiveBackend):
                 completion = await self._servers[slot.index].complete(request)
             except RequestError as error:
                 failure = self._pool.refused(slot, request.number, error)
+                failure.unbilled = error.unbilled
             except BackendError as error:
                 failure = self._pool.failed(slot, error)
+                failure.unbilled = error.unbilled
             else:
                 self._pool.answered(slot, request.number)
                 return completion

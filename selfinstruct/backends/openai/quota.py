@@ -43,6 +43,7 @@ _CREDIT = _any(
     rf"\b{_MONEY} (?:has |have )?(?:run|ran) out",
     rf"\b(?:not enough|no more|out of|lack(?:s|ing)?|(?:used up|exhausted) (?:your|the)|negative) (?:\w+ )?{_MONEY}",
     r"\bnever (?:had|purchased) (?:\w+ )?credits|\bno (?:\w+ )?credits? (?:left|remain\w*|available)",
+    rf"\bno (?:remaining|available|usable) {_MONEY}",
     r"\brequires? more credits|\bcan only afford|\barrears?\b|\boverdue\b|\bpast due\b|\bunpaid\b|good standing",
     "payment required|billing (?:hard )?limit|billing is not active|budget has been exceeded",
     rf"{_CAP}(?: \w+){{0,3}} (?:reached|exceeded|hit|exhausted)|{_CAP} (?:reached|exceeded)",
@@ -64,6 +65,7 @@ _SHORT_RATE = _any(r"per[ _-]?(?:min|sec)", r"\b[rtq]p[ms]\b")
 _PERIOD = _any(
     r"per[ _-]?(?:day|week|month)\b|\b[rt]pd\b|每日|每天|今日|当日",
     r"\b(?:daily|weekly|monthly) (?:\w+ ){0,2}(?:limit|quota|allowance|cap|requests|usage|credits)",
+    r"\b(?:quota|limit|allowance)\b(?: \w+){0,4} (?:this|the|current) (?:day|week|month|billing (?:period|cycle))\b",
 )
 _PERIOD_QUOTA = re.compile(r"(?:requests|tokens|quota\w*?)PerDay", re.IGNORECASE)  # a name of Google's
 _WRAPPERS = _any(r"litellm\.\w{1,60}", r"\w{0,40}RateLimitError\b", "throttling_error", r"\brate_limit_error\b")

@@ -69,9 +69,27 @@ def read_refusal(
         sent: The body of the request, so that the error can name the setting of a refused field.
     """
     error = read_error(server, body)
-    what = f"{server.url} answered {status}{_phrase(status)}" + (f": {error.message}" if error.message else "")
+    message = _without_stop(error.message)
+    what = f"{server.url} answered {status}{_phrase(status)}" + (f": {message}" if message else "")
     wait = retry_after_s(headers, now)
-    return _refusal(server, status, error, what, wait, schema=schema, sent=sent or {})
+    failure = _refusal(server, status, error, what, wait, schema=schema, sent=sent or {})
+    failure.unbilled = _is_unbilled(status, failure)
+    return failure
+
+
+def _without_stop(message: str) -> str:
+    """Return a message without its full stop, since advice follows after one."""
+    return message if message.endswith("..") else message.removesuffix(".")
+
+
+def _is_unbilled(status: int, failure: SelfInstructError) -> bool:
+    """Return whether a refusal came before any work.
+
+    A timeout (408, 499) may come after it, and so may a 400 of a content filter or for the length of a prompt:
+    https://learn.microsoft.com/azure/foundry/openai/how-to/manage-costs
+    """
+    is_read = isinstance(failure, RequestError) and failure.code in ("content_filter", "context_length")
+    return 400 <= status < 499 and status != 408 and not (is_read and status == 400)
 
 
 def read_error_answer(server: ServerInfo, body: bytes) -> SelfInstructError:
@@ -81,7 +99,7 @@ def read_error_answer(server: ServerInfo, body: bytes) -> SelfInstructError:
     without a code may pass, unless it says that there is no such endpoint.
     """
     error = read_error(server, body)
-    what = f"{server.url} answered with an error and no choice: {error.message}"
+    what = f"{server.url} answered with an error and no choice: {_without_stop(error.message)}"
     status = next((int(code) for code in sorted(error.codes) if _STATUS.fullmatch(code)), 0)
     if status:
         return _refusal(server, status, error, f"{what} (code {status})", None, schema=False, sent={})

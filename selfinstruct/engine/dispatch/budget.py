@@ -3,7 +3,7 @@
 The worst case of a request is reserved before it is sent: one token for each UTF-8 byte of the prompt, an allowance
 for the chat template, and all of ``max_tokens``. It is sent only if spending, reservations and this worst case together
 stay within every limit, so that spending cannot exceed a limit at any concurrency. A send whose outcome is unknown
-counts at its worst case permanently.
+counts at its worst case permanently. A send that the server refused before any work counts as a send without tokens.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Budget:
         return worst_case(self._room.held(request))
 
     def settle(self, request: Request, usage: Usage) -> None:
-        """Replace the worst case of a send that returned a completion by its usage; failures keep their worst case.
+        """Replace the worst case of a send that returned a completion by its usage.
 
         ``Reader.spending`` follows the same rule, so that a resumed run continues with the same figures.
 
@@ -124,3 +124,9 @@ class Budget:
         prompt, completion = self.reserved(request)
         self.prompt_tokens += usage.prompt_tokens - prompt
         self.completion_tokens += usage.completion_tokens - completion
+
+    def release(self, request: Request) -> None:
+        """Remove the worst case of a send that was refused before it cost anything; other failures keep theirs."""
+        prompt, completion = self.reserved(request)
+        self.prompt_tokens -= prompt
+        self.completion_tokens -= completion
