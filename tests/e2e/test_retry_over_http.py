@@ -306,10 +306,12 @@ def test_a_permanent_fault_stops_the_run_after_the_requests_in_flight(
 ) -> None:
     """The server answers a few requests, then refuses all of a full window at once.
 
-    A 403 may be about the prompt, so a request that was answered before is sent once more.
+    A 403 may be about the prompt, so a request that was answered before is sent once more, and before the last of the
+    refusals is read, their places in the window may be filled.
     """
     width, answered = 8, 12
-    sent = answered + width + (name == "403")
+    least = answered + width + (name == "403")
+    most = least + (width - 1 if name == "403" else 0)
     together = threading.Barrier(width, timeout=60)
 
     def refuse(number: int, body: Any) -> Fault | None:
@@ -321,7 +323,8 @@ def test_a_permanent_fault_stops_the_run_after_the_requests_in_flight(
 
     with Loopback(reply, refuse) as server:
         run_cli(*args(tmp_path / "a", server.url, "-n", 200, "--concurrency", width), code=1)
-        assert len(server.arrived) == sent
+        sent = len(server.arrived)
+        assert least <= sent <= most
     with sqlite3.connect(tmp_path / "a" / "run.sqlite") as ledger:
         assert ledger.execute("SELECT COUNT(*) FROM sends").fetchone() == (sent,)
         assert ledger.execute("SELECT kind, COUNT(*) FROM outcomes GROUP BY kind").fetchall() == [

@@ -234,7 +234,7 @@ def test_other_objects_than_filters_are_refused(filters, message):
         ("text", "not a str"),
         ({"train": []}, "not a dict; give one split"),
         ([{"text": "x"}], "row 0 has no 'instruction'; it has text"),
-        ([*ROWS, {"instruction": None}], "row 6: 'instruction' is a NoneType"),
+        ([*ROWS, {"instruction": None}], "row 6: 'instruction' must be a string, not NoneType"),
         ([b"x"], "row 0 is a bytes"),
     ],
 )
