@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -312,6 +314,7 @@ def test_close_joins_and_frees_even_with_a_request_in_flight() -> None:
 
 PROCESS = """
 import asyncio
+import contextlib
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.records import Request, Sampling, PromptMessage
 
@@ -340,9 +343,18 @@ def end_by(signum: int) -> tuple[int, str, str]:
         address = process.stdout.readline().strip()
         process.send_signal(signum)
         out, _ = process.communicate(timeout=30)
-        with pytest.raises(ProcessLookupError):
-            os.killpg(process.pid, 0)
+        _wait_for_end_of_group(process.pid)
     return process.returncode, address, out
+
+
+def _wait_for_end_of_group(group: int) -> None:
+    """Wait until no process of a group is left; init takes a moment to reap an orphan."""
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.01)
+        pytest.fail(f"process group {group} is still there")
 
 
 def refuses(address: str) -> bool:
