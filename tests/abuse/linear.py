@@ -88,7 +88,7 @@ PIECES = (
     "Label: a\nInput: b\n", "Task: a\n", "Person: a\n", "Example 2\n",
     "#", "# ", "> ", "- ", "-", "*", "**", "_", "=", "`", "```\n",
     "```a\n", "~~~\n", "[", "]", "[]", "(", "{", "}", "<", "<a", ">", '"', '\\"', "\\", "'", ".", ". ", "a.b",
-    "@", "a@", "a@a.", "a@a.aa ", "+", "+1", "+1 1", "(1) ", "2125551212 ", "212-555-", "1.1.1.1", "1.1.1.1 ",
+    "<think>", "</think>", "<|im_end|>", "@", "a@", "a@a.", "a@a.aa ", "+", "+1", "+1 1", "(1) ", "2125551212 ", "212-555-", "1.1.1.1", "1.1.1.1 ",
     "2001:", "2a:", "GB00", "GB00 ", "GB82WEST", "4111 ", "4111-", "eyJaaaaaaaa.",
     "-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----" + "a" * 40, "sk-aaaaaaaaaaaaaaaaaaaa", "hf_a",
     "AKIA", "xoxb-1", "v1.1.1.1", "go ", "go\n", "draw", "I am sorry ", "sorry, but i ", "I'm ", "as an ai ",
@@ -180,24 +180,10 @@ def _lists(text: str) -> None:
 
 
 def _answers(text: str) -> None:
-    tags = (
-        "<think>",
-        "</think>",
-        "[THINK]",
-        "<|channel|>analysis<|message|>",
-        "<|im_end|>",
-        "</s>",
-        "### Rewritten task\n",
-    )
-    for document in (text, *(f"{tag}{text}" for tag in tags), *(f"{text}{tag}" for tag in tags)):
-        for chat in (False, True):
-            find_answer(document, chat=chat)
-        rewritten_task(document)
-        without_remarks(document, 0, len(document))
-    for tag in tags:
-        document = tag * (len(text) // len(tag))
+    for document in (text, f"<think>{text}", f"{text}</think>"):
         find_answer(document)
-        rewritten_task(document)
+    rewritten_task(text)
+    without_remarks(text, 0, len(text))
 
 
 def _dialogue(text: str) -> None:
