@@ -21,7 +21,7 @@ from selfinstruct.filters.text import tokenizer_function
 
 TOKENIZERS: tuple[Tokenizer, ...] = ("rouge", "words", "symbols")
 REPEATS = 3
-SHOWN = 5  # pairs that only symbols tell apart
+SHOWN = 5  # pairs that differ in symbols only
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def table(texts: Sequence[str], threshold: float) -> str:
-    """Return a table of acceptance and speed by tokenizer, and pairs that only symbols tell apart."""
+    """Return a table of acceptance and speed by tokenizer, and pairs that differ in symbols only."""
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in TOKENIZERS}
     kept: dict[str, list[bool]] = {}
     NoveltyIndex(threshold).offer_many(texts[:5000])  # compiles

@@ -50,7 +50,7 @@ NO_SYSTEM, NO_ROUNDS = Refused("has a system prompt"), Refused("several rounds")
 NO_OUTPUT, NO_ANSWER = Refused("'instances' or 'output' is required"), Refused("no field")
 
 
-def plain(name: str, row: dict[str, Any], field: str, *, question: str = Q, input: str = "", answer: str = A) -> Layout:  # noqa: A002
+def plain(name: str, row: dict[str, Any], field: str, *, question: str = Q, input: str = "", answer: str = A) -> Layout:  # noqa: A002  # as the field
     """A layout that every command reads: one question, perhaps with an input, and its answer."""
     text = f"{question}\n\n{input}" if input else question
     return Layout(name, row, field, [(input, answer)], [("user", text)], [("user", text), ("assistant", answer)])

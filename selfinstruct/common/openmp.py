@@ -11,7 +11,7 @@ _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 
 def wait_passively(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Let idle threads sleep instead of spin, in this process and those that it starts.
+    """Let idle threads sleep instead of spin, in this process and its children.
 
     Threads that spin take a core from the process that they wait for, next to one that computes: on a shared machine
     the same steps then take several times as long. A setting of the user's own is kept. The runtimes read these

@@ -38,7 +38,7 @@ class Exchange:
     Attributes:
         input: The input; "" for none.
         outputs: The answers; usually one.
-        field: Name of the field with the answers; "" if there is none.
+        field: Name of the field with the answers; "" without one.
         problem: Why the answers can't be read; "" if they can.
         loose_text: The answers as text, also where they are not strings (numbers, objects).
     """
@@ -50,7 +50,7 @@ class Exchange:
     loose_text: str = ""
 
     def output(self) -> str:
-        """Return the answer; "" if there is none.
+        """Return the answer; "" without one.
 
         Raises:
             ValueError: The answer is not a string, or there are several.

@@ -21,7 +21,7 @@ __all__ = ["NOTHING_INHERITED", "InheritedRequests", "follow_up_key"]
 class InheritedRequests:
     """The recorded requests with a number below ``until``, read from the ledger on first use.
 
-    All have an outcome, except those that ``retry`` reopened and those that were under way then.
+    All have an outcome, except reopened failures and the requests under way at that time.
 
     Args:
         until: The first number that is not inherited.

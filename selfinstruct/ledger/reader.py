@@ -224,7 +224,7 @@ class Reader:
         return {number: (count, first, latest) for number, count, first, latest in rows}
 
     def latest_answered(self, stage: str | None = None) -> Request | None:
-        """Return the request whose completion was sent for last, in a stage or in any; None if there is none.
+        """Return the request whose completion was sent for last, in a stage or in any; None without one.
 
         The requests that a fork inherits come after all of its own.
         """
@@ -277,7 +277,7 @@ class Reader:
             yield self._recorded(row)
 
     def newest_outcome(self, *, excluding: Collection[int] = ()) -> int:
-        """Return the highest number of a request with an outcome; -1 if there is none.
+        """Return the highest number of a request with an outcome; -1 without one.
 
         Args:
             excluding: Requests to ignore.

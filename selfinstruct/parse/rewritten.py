@@ -119,7 +119,7 @@ _MOST = 12  # remarks removed, one after the other
 
 
 def rewritten_task(text: str) -> Span:
-    """Return the span of the task in a model's answer; an empty span if there is none."""
+    """Return the span of the task in a model's answer; an empty span without one."""
     start, end = skip_preamble(text, 0, len(text))
     start = _after_announcements(text, start, end)
     start, end = without_remarks(text, start, end)

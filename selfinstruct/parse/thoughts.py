@@ -229,7 +229,7 @@ def _end(text: str, begin: int, *, chat: bool) -> int:
 
 
 def _tail(text: str, begin: int) -> int:
-    """Return the start of the special tokens at the end of a text; its length if there are none."""
+    """Return the start of the special tokens at the end of a text; its length without any."""
     tail = len(text)
     for token in reversed(list(_TOKEN.finditer(text, begin))):
         if text[token.end() : tail].strip():

@@ -101,7 +101,7 @@ class Alpaca(Strategy, ChoosesTemplates[AlpacaOptions], HasModes[AlpacaOptions],
         return {**cls.templates, **(cls.structured_templates if options.structured else {})}
 
     @classmethod
-    def unused_options(cls, options: AlpacaOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003
+    def unused_options(cls, options: AlpacaOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003  # the signature is of HasModes
         """Return the template for text where JSON is requested."""
         if options.structured:
             yield Unused("structured", "false", (), ("alpaca/list",))

@@ -162,7 +162,7 @@ class Magpie(
         return {name: value for name, value in values.items() if getattr(options, name) is None}
 
     @classmethod
-    def unused_options(cls, options: MagpieOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003
+    def unused_options(cls, options: MagpieOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003  # the signature is of HasModes
         """Return the texts of later rounds where there is one round, and the template's name where its texts are set.
 
         Args:

@@ -215,7 +215,7 @@ class Personas(Strategy, HasModes[PersonasOptions], KnowsUnansweredRows, ReadsDa
         return read_personas(path)
 
     @classmethod
-    def unused_options(cls, options: PersonasOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003
+    def unused_options(cls, options: PersonasOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003  # the signature is of HasModes
         """Return the stage ``continued`` where no personas are written, and what belongs to excluded kinds."""
         if not options.generate:
             yield Unused("generate", "true", ("continued", "people", "list_length"), ("personas/people",))

@@ -95,6 +95,8 @@ def test_every_word_for_a_natural_end_is_a_complete_answer(ending: str, tmp_path
 
 
 def test_a_server_that_names_no_ending_is_accepted_on_request(tmp_path: Path) -> None:
-    silent = lambda body: [Reply(each.text, None) for each in replies(body)]  # noqa: E731
+    def silent(body: Any) -> list[Any]:
+        return [Reply(each.text, None) for each in replies(body)]
+
     assert not run(tmp_path / "refused", "respond", silent).rows
     assert len(run(tmp_path / "accepted", "respond", silent, accept_endings=["unknown"]).rows) == 5

@@ -73,9 +73,9 @@ def reasoning_server(needed: int, *, shown: bool = True) -> Model:
         if shown:
             message["reasoning_content"] = THOUGHT
         spent = min(limit, needed)
-        usage = {"prompt_tokens": 9, "completion_tokens": spent + (0 if cut else 12)}
+        usage: dict[str, Any] = {"prompt_tokens": 9, "completion_tokens": spent + (0 if cut else 12)}
         if shown:
-            usage["completion_tokens_details"] = {"reasoning_tokens": spent}  # type: ignore[assignment]
+            usage["completion_tokens_details"] = {"reasoning_tokens": spent}
         choice = {"index": 0, "message": message, "finish_reason": "length" if cut else each.finish_reason}
         return {"model": "thinker", "choices": [choice], "usage": usage}
 

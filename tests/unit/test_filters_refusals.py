@@ -1,4 +1,4 @@
-"""Precision and recall of the refusal filter, and forms that it must tell apart."""
+"""Precision and recall of the refusal filter, and forms that it must distinguish."""
 
 import pytest
 

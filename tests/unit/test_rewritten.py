@@ -1,4 +1,4 @@
-"""The task in a rewritten text, whatever a chat model says before and after it."""
+"""The task in a rewritten text, without the remarks of a chat model before and after it."""
 
 from __future__ import annotations
 

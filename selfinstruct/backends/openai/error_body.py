@@ -49,7 +49,7 @@ class ErrorBody:
     Attributes:
         codes: Its codes and types, numbers as text.
         message: The beginning of its message, as one printable line without secrets.
-        text: All texts of the body except those that repeat the request. May hold secrets: for searching only.
+        text: All texts of the body except repetitions of the request. May hold secrets: for searching only.
         param: The field of the request that it names; "" for none.
         details: Errors of a validator (pydantic's), as pairs of kind and location.
     """

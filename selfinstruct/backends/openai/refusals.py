@@ -174,7 +174,7 @@ def _field_remedy(name: str, value: object) -> str:
     """Return which setting to change if a server refuses a field of the request."""
     if name in LIMITS:
         return (
-            f"It refuses {name} = {value}: lower max_tokens of the stage that asks for so many, or set max_tokens_name "
+            f"It refuses {name} = {value}: lower max_tokens of the stage, or set max_tokens_name "
             f"to {LIMITS[name]} if it has that name for the limit"
         )
     if name == "n":

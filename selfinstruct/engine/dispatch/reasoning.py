@@ -27,7 +27,7 @@ FIRST_ROOM = 8192
 
 _STEPS = (FIRST_ROOM, 4 * FIRST_ROOM)  # one after the other
 _MAX_EMPTY = 6  # empty answers of a stage that had no other, after which the run stops
-_LEAST = 512  # tokens of room below which there is none
+_LEAST = 512  # fewer tokens of room than this count as no room
 _LIMIT = re.compile(r"max_(?:completion_|new_|output_)?tokens", re.IGNORECASE)  # a server refuses so large a limit
 
 

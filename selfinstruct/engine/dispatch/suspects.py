@@ -140,7 +140,7 @@ class Suspects:
 
     @property
     def is_series(self) -> bool:
-        """Whether so many requests failed without an answer in between that no more should be sent."""
+        """Whether the series of failures without an answer is long enough to send nothing more."""
         refused = self._series[RequestError]
         if not self._suspects:
             return False
@@ -148,11 +148,11 @@ class Suspects:
 
     @property
     def is_outage(self) -> bool:
-        """Whether so many connections failed in a row that the server is down, which needs no control."""
+        """Whether enough connections failed in a row to consider the server down, without a control."""
         return self._series[UnreachableError] >= _MAX_EXHAUSTED
 
     def is_series_in(self, stage: str) -> bool:
-        """Whether so many suspects belong to a stage that answers in other stages say nothing about them."""
+        """Whether a stage has a series of suspects, about which answers in other stages say nothing."""
         return sum(suspect.request.stage == stage for suspect in self._suspects.values()) >= _MAX_REFUSED
 
     def fault(self, control: Request | None, cause: SelfInstructError | None = None) -> SelfInstructError:

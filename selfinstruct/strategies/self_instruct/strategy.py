@@ -130,7 +130,7 @@ class SelfInstruct(
         return {**cls.templates, **(cls.structured_templates if options.structured else {})}
 
     @classmethod
-    def unused_options(cls, options: SelfInstructOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003
+    def unused_options(cls, options: SelfInstructOptions, api: Api) -> Iterable[Unused]:  # noqa: ARG003  # the signature is of HasModes
         """Return the stages that no task reaches, and the templates of the other form, text or JSON."""
         if options.input_first_examples:
             yield Unused("input_first_examples", "0", ("answer",), ("self-instruct/answer",))
