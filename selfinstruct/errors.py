@@ -25,6 +25,7 @@ credentials. The command line prints them without a traceback.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any, Self
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "LedgerError",
     "MissingExtraError",
     "PluginError",
+    "RefusedOption",
     "ReplayError",
     "RequestError",
     "RunChangedError",
@@ -46,15 +48,35 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedOption:
+    """The option whose value a server refuses.
+
+    Attributes:
+        name: Name of the option of a stage or a strategy, such as ``temperature``.
+        accepted: A value that the server accepts, as text; "" if it does not say.
+    """
+
+    name: str
+    accepted: str = ""
+
+
 class SelfInstructError(Exception):
     """Base class of the errors that this package raises deliberately.
 
     Attributes:
-        unbilled: For a failed send: whether it is certain that nothing was generated or billed for it.
+        cost: For a failed send: the tokens of its prompt and its completion, if they are certain; None otherwise.
+        refused_option: For a refused request: the option at fault; None if it is not known.
     """
 
     exit_code = 1
-    unbilled = False
+    cost: tuple[int, int] | None = None
+    refused_option: RefusedOption | None = None
+
+    def with_facts_of(self, other: SelfInstructError) -> Self:
+        """Take over the attributes of an error about the same send, and return this error."""
+        self.cost, self.refused_option = other.cost, other.refused_option
+        return self
 
 
 class UsageError(SelfInstructError):
@@ -148,7 +170,9 @@ class UnreachableError(TransientError):
 
     def __init__(self, message: str, *, unheard: bool = False) -> None:
         super().__init__(message)
-        self.unheard = self.unbilled = unheard
+        self.unheard = unheard
+        if unheard:
+            self.cost = (0, 0)
 
 
 class ReplayError(BackendError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["RejectReason", "ended", "is_unfinished", "missing_field"]
+__all__ = ["RejectReason", "ended", "ending_of", "is_unfinished", "missing_field"]
 
 
 _ENDED = "ended_"
@@ -146,6 +146,11 @@ def missing_field(name: str) -> str:
 def ended(ending: str) -> str:
     """Return the reason code for an answer with an ending that marks no complete one (``ended_content_filter``)."""
     return f"{_ENDED}{ending}"
+
+
+def ending_of(reason: str) -> str:
+    """Return the ending that a reason code of ``ended`` names; "" for any other reason."""
+    return reason.removeprefix(_ENDED) if reason.startswith(_ENDED) else ""
 
 
 def is_unfinished(reason: str) -> bool:

@@ -29,7 +29,7 @@ _ENDINGS = {
     "exhausted": "stopped: the strategy has nothing more to ask",
     "stalled": "stopped: {patience} requests in a row brought nothing, for the reasons above; change the model or the "
     "sampling in a new run, or continue with a larger --set patience=",
-    "unnamed": "stopped: no answer counts as complete, since the server names no finish reason",
+    "unnamed": "stopped: no answer counts as complete, since the server names no finish reason that marks one",
     "saturated": "novelty exhausted: of the last {window} instructions, {repeated:.0%} resemble earlier ones",
     "budget": "stopped at the budget; raise it and repeat the command to continue",
     "time": "stopped at the time limit; repeat the command to continue",

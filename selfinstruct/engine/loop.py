@@ -23,6 +23,7 @@ from selfinstruct.engine.dispatch.suspects import Suspects
 from selfinstruct.engine.plan import RunPlan
 from selfinstruct.engine.progress import RunProgress
 from selfinstruct.engine.run_state import RunState
+from selfinstruct.engine.stage_settings import explain_refusal
 from selfinstruct.errors import ReplayError, RequestError, SelfInstructError, TransientError
 from selfinstruct.ledger import Ledger, Reader, acknowledged
 from selfinstruct.records import Completion, Failure, Outcome, Request
@@ -78,6 +79,7 @@ class Engine:
         budget: Budget,
         progress: RunProgress,
     ) -> None:
+        self._plan = plan
         self._state = state
         self._ledger = ledger
         self._reader = reader
@@ -190,7 +192,7 @@ class Engine:
             self._end("complete")
         elif self._state.unproductive_streak >= self._patience:
             self._end("stalled")
-        elif self._state.stats.names_no_ending:
+        elif self._state.stats.names_no_complete_ending:
             self._end("unnamed")
         elif self._state.saturation.reached:
             self._end("saturated")
@@ -395,6 +397,7 @@ class Engine:
             outcome = await self._retry.complete(self._backend, flight.request, before_attempt)
         except SelfInstructError as error:
             self._release(flight, error)
+            explain_refusal(self._plan, flight.request, error)
             if not isinstance(error, RequestError) or not error.certain or flight.tests:
                 raise
             outcome = Failure(error.code, str(error))
@@ -415,10 +418,10 @@ class Engine:
         return outcome
 
     def _release(self, flight: _InFlight, error: SelfInstructError) -> None:
-        """Release the worst case of a send that cost nothing; an error without a send has none."""
-        if error.unbilled and not flight.idle:
-            self._budget.release(flight.request)
-            self._ledger.settle_send(flight.latest, flight.request.number, (0, 0))
+        """Replace the worst case of a failed send by its cost, if that is known; an error without a send has none."""
+        if error.cost is not None and not flight.idle:
+            self._budget.release(flight.request, error.cost)
+            self._ledger.settle_send(flight.latest, flight.request.number, error.cost)
 
     def _on_wait(self, request: Request, error: TransientError, seconds: float) -> None:
         flight = next(flight for flight in self._in_flight.values() if flight.request is request)

@@ -9,13 +9,13 @@ from typing import Any
 
 from selfinstruct.common.codec import Json
 from selfinstruct.engine.row_filters import FilterOutcome
-from selfinstruct.reasons import ended, is_unfinished
+from selfinstruct.reasons import ending_of, is_unfinished
 from selfinstruct.records import Completion, CounterKey, Outcome, Usage
-from selfinstruct.records.endings import NOT_NAMED
+from selfinstruct.records.endings import is_recognised
 
 __all__ = ["MethodStats", "Stats", "UnfinishedKey"]
 
-_MANY = 64  # answers without a finish reason and without a row, after which a run stops
+_MANY = 64  # answers without a known finish reason and without a row, after which a run stops
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,25 @@ class Stats:
         return {label: MethodStats(*(self.methods[f"{figure}|{label}"] for figure in figures)) for label in labels}
 
     @property
-    def names_no_ending(self) -> bool:
-        """Whether the server names no finish reason for any of many answers, and no row came of them."""
-        answers = self.models.total()
-        unnamed = sum(count for key, count in self.unfinished.items() if key.reason == ended(NOT_NAMED))
-        return not self.rows and _MANY <= answers <= unnamed
+    def unknown_endings(self) -> Counter[str]:
+        """Number of answers with an ending that is missing, or not known to mark a complete answer or none, by ending."""
+        counts: Counter[str] = Counter()
+        for key, count in self.unfinished.items():
+            name = ending_of(key.reason)
+            if name and not is_recognised(name):
+                counts[name] += count
+        return counts
+
+    @property
+    def names_no_complete_ending(self) -> bool:
+        """Whether none of many answers has a known finish reason for a complete answer, and no row came of them.
+
+        Some of them may have reached the limit of tokens; most end in another way.
+        """
+        answers, unfinished = self.models.total(), self.unfinished.total()
+        if self.rows or not _MANY <= answers <= unfinished:
+            return False
+        return unfinished < 2 * self.unknown_endings.total()
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts as JSON."""

@@ -331,7 +331,7 @@ class Reader:
 
         A completion whose tokens the server did not count (``Usage.counted``) counts at the worst case of its send. So
         does a failure, whose last attempt may have been billed before it timed out or met a content filter. The worst
-        case of a send that was refused before any work is 0, see ``Ledger.settle_send``. ``Budget`` does the same.
+        case of a failed send whose cost is known is that cost, see ``Ledger.settle_send``. ``Budget`` does the same.
         """
         (sends,) = self._query("SELECT COUNT(*) FROM sends")
         (used,) = self._query(

@@ -115,7 +115,7 @@ class Ledger:
         Args:
             send: The id of the send.
             number: The number of its request.
-            cost: Prompt tokens and completion tokens; zeros if it was refused before it cost anything.
+            cost: Prompt tokens and completion tokens; zeros if it was refused before any work.
         """
         statement = "UPDATE sends SET worst_prompt = ?, worst_completion = ?, seal = ? WHERE id = ?"
         self._submit([(statement, (*cost, seal(send, number, *cost), send))])

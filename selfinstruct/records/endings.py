@@ -13,7 +13,20 @@ from collections.abc import Container
 
 from selfinstruct.reasons import RejectReason, ended
 
-__all__ = ["COMPLETE", "CUT", "IN_REASONING", "LENGTH", "NOT_NAMED", "cut_reason", "ending", "is_complete", "is_cut"]
+__all__ = [
+    "COMPLETE",
+    "CUT",
+    "IN_REASONING",
+    "LENGTH",
+    "NOT_NAMED",
+    "cut_reason",
+    "ending",
+    "is_complete",
+    "is_cut",
+    "is_lost",
+    "is_recognised",
+    "is_withheld",
+]
 
 COMPLETE = "stop"
 """The ending of a complete answer."""
@@ -39,6 +52,21 @@ CUT = frozenset(
     | {"context_window_exceeded", "model_context_window_exceeded", "context_length_exceeded"}
 )
 """Endings of an answer that reached a limit of tokens or the end of the model's context."""
+
+_PARTY = (
+    "internal|server|system|upstream|provider|engine|model|backend|network|connection|gateway|service|worker|api"
+    "|inference|generation|stream|request|response|user|client|unknown|unexpected|fatal|runtime"
+)
+_LOST = re.compile(
+    rf"(?:(?:{_PARTY})_)*(?:error|errored|exception|fail|failed|failure|abort|aborted|cancel|canceled|cancelled"
+    r"|cancellation|timeout|time_out|timed_out|time_limit|interrupted|terminated|killed|lost|disconnect|disconnected"
+    r"|crash|crashed|overload|overloaded|busy|unavailable|preempted|evicted|shutdown|shut_down|shutting_down"
+    r"|insufficient_system_resources?)"
+)  # DeepSeek, GLM (network_error), Cohere (USER_CANCEL), watsonx (time_limit), and servers' words for their own errors
+_WITHHELD = re.compile(
+    r"content_filter|safety|prohibited|blocklist|sensitive|recitation|spii|moderation|guardrail|toxic"
+)
+_NO_ANSWER = re.compile(r"refusal|tool|function|repetition|pause_turn|\A(?:un)?load\Z")
 
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _SEPARATORS = re.compile(r"[\s\-.]+")
@@ -73,6 +101,29 @@ def is_complete(finish_reason: str, accepted: Container[str] = ()) -> bool:
 def is_cut(finish_reason: str) -> bool:
     """Return whether a text ended at a limit of tokens, so that everything before its end is sound."""
     return ending(finish_reason) in CUT
+
+
+def is_lost(finish_reason: str) -> bool:
+    """Return whether a server gave up the answer, so that another attempt may bring a complete one."""
+    return _LOST.fullmatch(ending(finish_reason)) is not None
+
+
+def is_withheld(finish_reason: str) -> bool:
+    """Return whether a filter withheld text: ``content_filter``, or a term of Gemini's such as ``SAFETY``."""
+    return _WITHHELD.search(ending(finish_reason)) is not None
+
+
+def is_recognised(name: str) -> bool:
+    """Return whether an ending, in the form of ``ending``, is known to mark a complete answer or none.
+
+    Any other ending may be a server's own term for a complete answer.
+    """
+    return (
+        name in (COMPLETE, IN_REASONING)
+        or name in CUT
+        or any(pattern.search(name) for pattern in (_WITHHELD, _NO_ANSWER))
+        or is_lost(name)
+    )
 
 
 def cut_reason(finish_reason: str) -> str:

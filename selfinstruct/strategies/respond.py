@@ -232,7 +232,8 @@ class Respond(
         elif self.options.reasoning:
             parts = split_reasoning(text)
             if parts.answer[0] == parts.answer[1]:
-                reason = RejectReason.NO_ANSWER
+                hidden = parts.reasoning == span and completion.usage.reasoning_tokens  # the server keeps the reasoning
+                reason = RejectReason.NO_REASONING if hidden else RejectReason.NO_ANSWER
             elif parts.reasoning[0] == parts.reasoning[1]:
                 reason = RejectReason.NO_REASONING
             else:

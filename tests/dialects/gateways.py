@@ -5,8 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.dialects.hosted import HALF, INVALID, POLICY
-from tests.dialects.replies import OMITTED, Answer, Broken, Dialect, Json, chat, error
+from tests.dialects.hosted import POLICY
+from tests.dialects.replies import (
+    HALF,
+    INVALID,
+    OMITTED,
+    Answer,
+    Broken,
+    Dialect,
+    Json,
+    chat,
+    cut,
+    error,
+    openai_error,
+    without_text,
+)
 from tests.loopback import Fault
 
 
@@ -22,15 +35,9 @@ def _openrouter(answer: Answer) -> Json:
 
 def _provider_refusal(names: list[str]) -> Fault:
     """OpenRouter repeats the error of the provider as a string of JSON."""
-    inner = {
-        "error": {
-            "message": f"Unsupported parameter: '{names[0]}' is not supported with this model.",
-            "type": INVALID,
-            "param": names[0],
-            "code": "unsupported_parameter",
-        }
-    }
-    metadata = {"raw": json.dumps(inner, indent=2), "provider_name": "OpenAI"}
+    what = f"Unsupported parameter: '{names[0]}' is not supported with this model."
+    inner = openai_error(400, what, code="unsupported_parameter", param=names[0])
+    metadata = {"raw": json.dumps(inner.body, indent=2), "provider_name": "OpenAI"}
     return error(400, "Provider returned error", code=400, metadata=metadata)
 
 
@@ -44,7 +51,7 @@ OPENROUTER = Dialect(
     cut=(
         Broken(Answer(HALF, "error", choice={"error": _LOST, "native_finish_reason": None}), passes=True),
         Broken(Answer(HALF, "length", choice={"native_finish_reason": "MAX_TOKENS"})),
-        Broken(Answer(HALF, "error", usage=(None,), choice={"native_finish_reason": "error"})),
+        Broken(Answer(HALF, "error", usage=(None,), choice={"native_finish_reason": "error"}), passes=True),
     ),
     empty=(
         Broken(Answer("")),
@@ -99,7 +106,7 @@ def _litellm(answer: Answer) -> Json:
 def _wrapped(status: int, message: str, kind: str | None = None, **more: Any) -> Fault:
     """The proxy puts the provider's words into its own, and sends the status as a string."""
     tail = "\nReceived Model Group=claude-sonnet\nAvailable Model Group Fallbacks=None"
-    return error(status, message + tail, more or None, type=kind, param=None, code=str(status))
+    return openai_error(status, message + tail, kind, str(status), headers=more or None)
 
 
 _BUDGET = "Budget has been exceeded! Current cost: 10.51, Max budget: 10.0"
@@ -109,12 +116,8 @@ LITELLM = Dialect(
     "/v1",
     "claude-sonnet",
     _litellm,
-    cut=(
-        Broken(Answer(HALF, "length")),
-        Broken(Answer(HALF, "max_tokens")),
-        Broken(Answer(HALF, "content_filter")),
-    ),
-    empty=(Broken(Answer("")), Broken(Answer(None)), Broken(Answer("", top={"choices": []}), passes=True)),
+    cut=cut("length", "max_tokens", "content_filter"),
+    empty=(*without_text("", None), Broken(Answer("", top={"choices": []}), passes=True)),
     refused=(
         Broken(
             _wrapped(
@@ -125,8 +128,8 @@ LITELLM = Dialect(
         ),
     ),
     dry=(
-        error(400, _BUDGET, type="budget_exceeded", param=None, code="400"),
-        error(429, _BUDGET, type="budget_exceeded", param=None, code="429"),
+        openai_error(400, _BUDGET, "budget_exceeded", "400"),
+        openai_error(429, _BUDGET, "budget_exceeded", "429"),
         _wrapped(400, "litellm.BadRequestError: AnthropicException - {\"type\":\"error\",\"error\":{\"type\":"
                       "\"invalid_request_error\",\"message\":\"Your credit balance is too low to access the Anthropic "
                       "API. Please go to Plans & Billing to upgrade or purchase credits.\"}}"),

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.dialects.replies import OMITTED, Answer, Broken, Dialect, Json, chat, error
+from tests.dialects.replies import (
+    INVALID,
+    OMITTED,
+    TOOL_CALL,
+    Answer,
+    Broken,
+    Dialect,
+    Json,
+    chat,
+    cut,
+    error,
+    flat,
+    openai_error,
+    reasoned,
+    without_text,
+)
 from tests.loopback import Fault
 
-HALF = "The answer begins, and in the middle of its first"
 FLAGGED = "Invalid prompt: your prompt was flagged as potentially violating our usage policy."
 POLICY = (
     "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. Please modify "
     "your prompt and retry."
 )
 NO_QUOTA = "You exceeded your current quota, please check your plan and billing details."
-INVALID = "invalid_request_error"
 WAIT_S = 0.02  # seconds that a throttling server asks to wait
-
-TOOL_CALL = Broken(
-    Answer(
-        None,
-        "tool_calls",
-        message={"tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "find", "arguments": "{}"}}]},
-    )
-)
 
 
 def _openai(answer: Answer) -> Json:
@@ -37,9 +42,9 @@ def _unsupported(names: list[str]) -> Fault:
     if name == "max_tokens":
         instead = "Use 'max_completion_tokens' instead."
         what = f"Unsupported parameter: 'max_tokens' is not supported with this model. {instead}"
-        return error(400, what, type=INVALID, param=name, code="unsupported_parameter")
+        return openai_error(400, what, code="unsupported_parameter", param=name)
     what = f"Unsupported value: '{name}' does not support 0.7 with this model. Only the default (1) value is supported."
-    return error(400, what, type=INVALID, param=name, code="unsupported_value")
+    return openai_error(400, what, code="unsupported_value", param=name)
 
 
 OPENAI = Dialect(
@@ -47,30 +52,21 @@ OPENAI = Dialect(
     "/v1",
     "gpt-5-mini",
     _openai,
-    cut=(
-        Broken(Answer(HALF, "length")),
-        Broken(Answer(HALF, "content_filter")),
-        Broken(Answer(HALF, "length")),
-    ),
-    empty=(
-        Broken(Answer("")),
-        TOOL_CALL,
-        Broken(Answer(None)),
-    ),
-    refused=(Broken(error(400, FLAGGED, type=INVALID, param=None, code="invalid_prompt")),),
+    cut=cut("length", "content_filter", "length"),
+    empty=(*without_text("", None), TOOL_CALL),
+    refused=(Broken(openai_error(400, FLAGGED, code="invalid_prompt")),),
     dry=(
-        error(429, NO_QUOTA, {"retry-after": "1"}, type="insufficient_quota", param=None, code="insufficient_quota"),
-        error(400, "Billing hard limit has been reached", type=INVALID, param=None, code="billing_hard_limit_reached"),
+        openai_error(429, NO_QUOTA, "insufficient_quota", "insufficient_quota", headers={"retry-after": "1"}),
+        openai_error(400, "Billing hard limit has been reached", code="billing_hard_limit_reached"),
     ),
     throttled=(
-        error(
+        openai_error(
             429,
             "Rate limit reached for gpt-5-mini in organization org-1 on tokens per min (TPM): Limit 200000, Used "
             "199000, Requested 2100. Please try again in 20ms.",
-            {"retry-after-ms": "20", "x-ratelimit-reset-tokens": "20ms"},
-            type="tokens",
-            param=None,
-            code="rate_limit_exceeded",
+            "tokens",
+            "rate_limit_exceeded",
+            headers={"retry-after-ms": "20", "x-ratelimit-reset-tokens": "20ms"},
         ),
     ),
     refuses=("max_tokens", "temperature"),
@@ -100,12 +96,8 @@ AZURE = Dialect(
     "/openai/v1",
     "gpt-4o",
     _azure,
-    cut=(
-        Broken(Answer(HALF, "length")),
-        Broken(Answer(HALF, "content_filter")),
-        Broken(Answer(HALF, "content_filter")),
-    ),
-    empty=(Broken(Answer("")), TOOL_CALL, Broken(Answer(OMITTED))),
+    cut=cut("length", "content_filter", "content_filter"),
+    empty=(*without_text("", OMITTED), TOOL_CALL),
     refused=(
         Broken(
             error(
@@ -161,37 +153,23 @@ def _forbidden(names: list[str]) -> Fault:
     return Fault(422, {}, body)
 
 
-def _flat(status: int, message: str, **fields: Any) -> Fault:
-    return Fault(status, {}, {"object": "error", "message": message, "param": None, **fields})
-
-
 MISTRAL = Dialect(
     "Mistral",
     "/v1",
     "magistral-medium",
     _mistral,
-    cut=(
-        Broken(Answer(HALF, "model_length")),
-        Broken(Answer(HALF, "length")),
-        Broken(Answer(HALF, "error")),
-    ),
-    empty=(
-        Broken(Answer("")),
-        Broken(Answer([])),
-        Broken(Answer([{"type": "text", "text": None}])),
-    ),
+    cut=cut("model_length", "length", "error", passes="error"),
+    empty=without_text("", [], [{"type": "text", "text": None}]),
     refused=(
-        Broken(_flat(403, "The request was blocked by moderation: category violence", type="moderation", code="1910")),
+        Broken(flat(403, "The request was blocked by moderation: category violence", type="moderation", code="1910")),
     ),
     dry=(
-        _flat(402, "You have reached your monthly spending limit.", type="payment_required", code="1901"),
+        flat(402, "You have reached your monthly spending limit.", type="payment_required", code="1901"),
         Fault(429, {}, {"message": "Monthly usage limit reached. Please upgrade your plan."}),
     ),
     throttled=(
-        _flat(429, "Rate limit exceeded", type="rate_limited", code="1300", raw_status_code=429),
-        _flat(
-            503, "Service tier capacity exceeded for this model.", type="service_tier_capacity_exceeded", code="3505"
-        ),
+        flat(429, "Rate limit exceeded", type="rate_limited", code="1300", raw_status_code=429),
+        flat(503, "Service tier capacity exceeded for this model.", type="service_tier_capacity_exceeded", code="3505"),
         Fault(429, {}, {"message": "Requests rate limit exceeded"}),
     ),
     refuses=("seed", "top_p"),
@@ -200,8 +178,7 @@ MISTRAL = Dialect(
 
 
 def _deepseek(answer: Answer) -> Json:
-    message = {"content": answer.text} | ({"reasoning_content": answer.thought} if answer.thought else {})
-    return chat(answer, "deepseek-reasoner", message=message, details=True, system_fingerprint="fp_1")
+    return chat(answer, "deepseek-reasoner", message=reasoned(answer), details=True, system_fingerprint="fp_1")
 
 
 DEEPSEEK = Dialect(
@@ -209,31 +186,30 @@ DEEPSEEK = Dialect(
     "/v1",
     "deepseek-reasoner",
     _deepseek,
-    cut=(
-        Broken(Answer(HALF, "insufficient_system_resource"), passes=True),
-        Broken(Answer(HALF, "length")),
-        Broken(Answer(HALF, "content_filter")),
-    ),
-    empty=(Broken(Answer("")), Broken(Answer(" \n")), Broken(Answer(None))),
+    cut=cut("insufficient_system_resource", "length", "content_filter", passes="insufficient_system_resource"),
+    empty=without_text("", " \n", None),
     refused=(
-        Broken(error(400, "Content Exists Risk", type=INVALID, param=None, code=INVALID)),
+        Broken(openai_error(400, "Content Exists Risk", code=INVALID)),
         Broken(Fault(400, {}, {"detail": "Content Exists Risk"})),
     ),
     dry=(
-        error(402, "Insufficient Balance", type="unknown_error", param=None, code=INVALID),
-        error(400, "Insufficient Balance", type="unknown_error", param=None, code=INVALID),
+        openai_error(402, "Insufficient Balance", "unknown_error", INVALID),
+        openai_error(400, "Insufficient Balance", "unknown_error", INVALID),
     ),
     throttled=(
-        error(429, "Rate limit reached", type="rate_limit_error", param=None, code="rate_limit_exceeded"),
-        error(503, "Service is too busy. We advise users to temporarily switch to alternative providers.",
-              type="service_unavailable_error", param=None, code="service_unavailable_error"),
+        openai_error(429, "Rate limit reached", "rate_limit_error", "rate_limit_exceeded"),
+        openai_error(
+            503,
+            "Service is too busy. We advise users to temporarily switch to alternative providers.",
+            "service_unavailable_error",
+            "service_unavailable_error",
+        ),
     ),
-)  # fmt: skip
+)
 
 
 def _dashscope(answer: Answer) -> Json:
-    message = {"content": answer.text} | ({"reasoning_content": answer.thought} if answer.thought else {})
-    return chat(answer, "qwen3-32b", message=message, details=True, system_fingerprint=None)
+    return chat(answer, "qwen3-32b", message=reasoned(answer), details=True, system_fingerprint=None)
 
 
 def _dashscope_error(status: int, message: str, code: str, kind: str | None = None) -> Fault:
@@ -246,8 +222,8 @@ DASHSCOPE = Dialect(
     "/compatible-mode/v1",
     "qwen3-32b",
     _dashscope,
-    cut=(Broken(Answer(HALF, "length")), Broken(Answer(HALF, "length")), Broken(Answer(HALF, None))),
-    empty=(Broken(Answer("")), Broken(Answer(None)), Broken(Answer("", "length"))),
+    cut=cut("length", "length", None),
+    empty=(*without_text("", None), Broken(Answer("", "length"))),
     refused=(
         Broken(_dashscope_error(400, "Input data may contain inappropriate content.", "data_inspection_failed")),
         Broken(
@@ -321,11 +297,7 @@ GEMINI = Dialect(
     "/v1beta/openai",
     "gemini-2.5-flash",
     _gemini,
-    cut=(
-        Broken(Answer(HALF, "length")),
-        Broken(Answer(HALF, "RECITATION")),
-        Broken(Answer(HALF, "MAX_TOKENS")),
-    ),
+    cut=cut("length", "RECITATION", "MAX_TOKENS"),
     empty=(
         Broken(Answer(OMITTED)),
         Broken(Answer(None, "stop", usage=({"prompt_tokens": 21, "completion_tokens": 0, "total_tokens": 21},))),

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.dialects.hosted import HALF, INVALID, TOOL_CALL
-from tests.dialects.replies import OMITTED, Answer, Broken, Dialect, Json, chat, error
+from tests.dialects.replies import (
+    HALF,
+    OMITTED,
+    TOOL_CALL,
+    Answer,
+    Broken,
+    Dialect,
+    Json,
+    chat,
+    cut,
+    error,
+    flat,
+    openai_error,
+    reasoned,
+    without_text,
+)
 from tests.loopback import Fault
 
 
@@ -26,7 +40,7 @@ def _vllm(answer: Answer) -> Json:
 
 
 def _vllm_error(status: int, message: str, kind: str, param: str | None = None) -> Fault:
-    return error(status, message, type=kind, param=param, code=status)
+    return openai_error(status, message, kind, status, param)
 
 
 _TOO_LONG = (
@@ -40,15 +54,13 @@ VLLM = Dialect(
     "Qwen/Qwen3-8B",
     _vllm,
     cut=(
-        Broken(Answer(HALF, "abort"), passes=True),
-        Broken(Answer(HALF, "length")),
+        *cut("abort", "length", passes="abort"),
         Broken(Answer(f"{HALF} half, half, half, half", "repetition")),
     ),
-    empty=(Broken(Answer("")), TOOL_CALL, Broken(Answer("<|im_end|>"))),
+    empty=(*without_text("", "<|im_end|>"), TOOL_CALL),
     refused=(
         Broken(_vllm_error(400, _TOO_LONG, "BadRequestError")),
-        Broken(Fault(400, {}, {"object": "error", "message": _TOO_LONG, "type": "BadRequestError", "param": None,
-                               "code": 400})),
+        Broken(flat(400, _TOO_LONG, type="BadRequestError", code=400)),
     ),
     dry=(
         Fault(401, {}, {"error": "Unauthorized"}),
@@ -88,8 +100,8 @@ LLAMA_SERVER = Dialect(
     "/v1",
     "Qwen3-8B-Q4_K_M.gguf",
     _llama,
-    cut=(Broken(Answer(HALF, "length")), Broken(Answer(HALF, "length")), Broken(Answer(HALF, OMITTED))),
-    empty=(Broken(Answer("")), Broken(Answer(None)), Broken(Answer("</s>"))),
+    cut=cut("length", "length", OMITTED),
+    empty=without_text("", None, "</s>"),
     refused=(
         Broken(
             _llama_error(
@@ -111,14 +123,9 @@ LLAMA_SERVER = Dialect(
 
 
 def _ollama(answer: Answer) -> Json:
-    message = {"content": answer.text or ""} | ({"reasoning": answer.thought} if answer.thought else {})
-    if answer.text is OMITTED:
-        message["content"] = ""
+    text = "" if answer.text is OMITTED else answer.text or ""
+    message = reasoned(answer, "reasoning") | {"content": text}
     return chat(answer, "qwen3:8b", message=message, system_fingerprint="fp_ollama")
-
-
-def _api_error(status: int, message: str) -> Fault:
-    return error(status, message, type="api_error", param=None, code=None)
 
 
 OLLAMA = Dialect(
@@ -126,22 +133,25 @@ OLLAMA = Dialect(
     "/v1",
     "qwen3:8b",
     _ollama,
-    cut=(Broken(Answer(HALF, "length")), Broken(Answer(HALF, "length")), Broken(Answer(HALF, None))),
+    cut=cut("length", "length", None),
     empty=(Broken(Answer("")), Broken(Answer("", "load")), Broken(Answer("", "length"))),
     refused=(
-        Broken(error(400, "the input length exceeds the context length", type=INVALID, param=None, code=None)),
+        Broken(openai_error(400, "the input length exceeds the context length")),
         Broken(Fault(400, {}, {"error": "prompt too long; exceeded max context length by 2048 tokens"})),
     ),
     dry=(
-        _api_error(429, "you (name) have reached your weekly usage limit, upgrade for higher limits: "
-                        "https://ollama.com/upgrade"),
-        _api_error(404, 'model "qwen3:8b" not found, try pulling it first'),
+        openai_error(
+            429,
+            "you (name) have reached your weekly usage limit, upgrade for higher limits: https://ollama.com/upgrade",
+            "api_error",
+        ),
+        openai_error(404, 'model "qwen3:8b" not found, try pulling it first', "api_error"),
     ),
     throttled=(
-        _api_error(503, "server busy, please try again.  maximum pending requests exceeded"),
+        openai_error(503, "server busy, please try again.  maximum pending requests exceeded", "api_error"),
         Fault(503, {}, {"error": "Server overloaded, please retry shortly (ref: aaa65c70)"}),
     ),
-)  # fmt: skip
+)
 
 
 def _lm_studio(answer: Answer) -> Json:
@@ -161,7 +171,7 @@ LM_STUDIO = Dialect(
     "/v1",
     "qwen3-8b",
     _lm_studio,
-    cut=(Broken(Answer(HALF, "length")), Broken(Answer(HALF, None)), Broken(Answer(HALF, "failed"))),
+    cut=cut("length", None, "failed", passes="failed"),
     empty=(Broken(Answer("")), Broken(Answer("<think>\n\n</think>\n\n")), Broken(Answer("", "length"))),
     refused=(
         Broken(
@@ -178,12 +188,16 @@ LM_STUDIO = Dialect(
     ),
     dry=(
         Fault(400, {}, {"error": _FAILED_TO_LOAD}),
-        error(404, "No models loaded. Please load a model in the developer page or use the `lms load` command.",
-              type=INVALID, param="model", code="model_not_found"),
+        openai_error(
+            404,
+            "No models loaded. Please load a model in the developer page or use the `lms load` command.",
+            code="model_not_found",
+            param="model",
+        ),
         Fault(body={"error": "Unexpected endpoint or method. (POST /v1/chat/completions)"}),
     ),
     throttled=(Fault(500, {}, {"error": "The model has crashed without additional information. (Exit code: 11)"}),),
-)  # fmt: skip
+)
 
 
 LOCAL = (VLLM, LLAMA_SERVER, OLLAMA, LM_STUDIO)

@@ -11,6 +11,9 @@ from tests.loopback import Fault
 
 Json = dict[str, Any]
 
+HALF = "The answer begins, and in the middle of its first"
+INVALID = "invalid_request_error"
+
 OMITTED = object()
 """Stands for a field that is not sent at all, where None is sent as ``null``."""
 
@@ -90,6 +93,47 @@ class Dialect:
 def error(status: int, message: Any, headers: Mapping[str, str] | None = None, /, **fields: Any) -> Fault:
     """Return an error of the usual shape: an object ``error`` with a message and further fields."""
     return Fault(status, headers or {}, {"error": {"message": message, **fields}})
+
+
+def flat(status: int, message: str, **fields: Any) -> Fault:
+    """Return an error without an envelope."""
+    return Fault(status, {}, {"object": "error", "message": message, "param": None, **fields})
+
+
+def openai_error(
+    status: int,
+    message: str,
+    kind: str | None = INVALID,
+    code: str | int | None = None,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Fault:
+    """Return an error with the fields of OpenAI's own: message, type, parameter and code."""
+    return error(status, message, headers, type=kind, param=param, code=code)
+
+
+def cut(*finishes: Any, passes: str = "") -> tuple[Broken, ...]:
+    """Return half answers with these finish reasons; the one called ``passes`` is complete at the next attempt."""
+    return tuple(Broken(Answer(HALF, finish), passes=finish == passes) for finish in finishes)
+
+
+def without_text(*texts: Any) -> tuple[Broken, ...]:
+    """Return answers with these texts, in which there is nothing to read."""
+    return tuple(Broken(Answer(text)) for text in texts)
+
+
+TOOL_CALL = Broken(
+    Answer(
+        None,
+        "tool_calls",
+        message={"tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "find", "arguments": "{}"}}]},
+    )
+)
+
+
+def reasoned(answer: Answer, name: str = "reasoning_content") -> Json:
+    """Return the fields of a message whose reasoning stands in a field of its own."""
+    return {"content": answer.text} | ({name: answer.thought} if answer.thought else {})
 
 
 def chat(

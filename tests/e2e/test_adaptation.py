@@ -121,8 +121,42 @@ def test_a_value_out_of_range_is_an_error_that_names_the_setting(tmp_path: Path)
     fault = Fault(400, body={"error": {"message": message, "param": "temperature", "code": "decimal_above_max_value"}})
     with Loopback(reply, faults=lambda *_: fault) as server:
         options = settings(server.url, strategy="alpaca", alpaca={"tasks": {"max_tokens": 900, "temperature": 1.7}})
-        with pytest.raises(BackendError, match=r"temperature = 1.7: change temperature of the stage.*omit"):
+        with pytest.raises(BackendError, match=r"temperature = 1.7: change temperature of the stage.*omit") as caught:
             generate(tmp_path, options)
+    assert str(caught.value).endswith("In this run that is --set alpaca.tasks.temperature=1")
+
+
+@pytest.mark.parametrize(
+    ("message", "section", "says"),
+    [
+        ("temperature must be <= 1", {"answer": {"max_tokens": 50, "temperature": 1.2}},
+         "--set respond.answer.temperature=1"),
+        ("temperature must be in [0, 1.0]", {"reasoning": True, "reason": {"max_tokens": 50, "temperature": 1.2}},
+         "--set respond.reason.temperature=1.0"),
+        ("temperature must be less than 1", {"answer": {"max_tokens": 50, "temperature": 1.2}},
+         "the setting respond.answer.temperature"),
+        ("top_p: 0.99 is the maximum", {"answer": {"max_tokens": 50, "top_p": 0.995}},
+         "--set respond.answer.top_p=0.99"),
+        ("max_tokens is too large: 5000. At most 4096 are supported", {"answer": {"max_tokens": 5000}},
+         "--set respond.answer.max_tokens=4096"),
+    ],
+)  # fmt: skip
+def test_a_refused_value_is_named_by_the_key_of_the_run(
+    tmp_path: Path, message: str, section: dict[str, Any], says: str
+) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"instruction": "What is known about it?"}\n')
+    fault = Fault(400, body={"error": {"message": message, "type": INVALID}})
+    with Loopback(faults=lambda *_: fault) as server:
+        options = settings(server.url, strategy="respond", seeds=str(tasks), n=1, respond=section)
+        with pytest.raises(BackendError) as caught:
+            generate(tmp_path / "run", options)
+        assert says in str(caught.value)
+        with Loopback(faults=lambda *_: fault) as other:
+            options["openai"]["base_url"] = [server.url, other.url]
+            with pytest.raises(BackendError) as caught:
+                generate(tmp_path / "both", options)
+    assert says in str(caught.value), "with several servers too"
 
 
 def test_a_parameter_that_is_not_the_cause_is_kept(tmp_path: Path) -> None:
@@ -179,6 +213,57 @@ def test_a_batch_whose_lines_are_refused_is_submitted_again(tmp_path: Path) -> N
         assert not result.stats.failures
     assert max(server.executed.values()) == 4, "one batch for each refused parameter, and the one that is answered"
     assert {"top_p", "stop"} < set(config(tmp_path, "openai-batch")["refused"])
+
+
+@pytest.mark.parametrize("where", ["errors", "error file", "creation"])
+def test_a_batch_that_is_refused_whole_is_submitted_again(tmp_path: Path, where: str) -> None:
+    """The server validates the lines before it works on any, and names one parameter at a time."""
+
+    def faults(number: int) -> list[tuple[str, Any]]:
+        lines = server.batches[number - 1].lines
+        found = [(line["custom_id"], gpt5(0, line["body"])) for line in lines]
+        return [(name, fault.body["error"]) for name, fault in found if fault is not None]
+
+    def ending(number: int) -> Any:
+        found = faults(number)
+        if not found or where == "creation":
+            return "completed"
+        if where == "error file":
+            lines = [{"custom_id": name, "response": {"status_code": 400, "body": {"error": error}}, "error": None}
+                     for name, error in found]  # fmt: skip
+            name = server.keep(b"\n".join(json.dumps(line).encode() for line in lines) + b"\n")
+            server.batches[number - 1].shown["error_file_id"] = name
+            return []
+        return [{**error, "line": 1 + position} for position, (_, error) in enumerate(found)]
+
+    def creation(method: str, path: str, _: int) -> Fault | None:
+        if where != "creation" or (method, path) != ("POST", "/batches"):
+            return None
+        line = json.loads(server.files[f"file-{len(server.files)}"].splitlines()[0])
+        return gpt5(0, line["body"])
+
+    with Batches(reply, Script(ending=ending, fault=creation)) as server:
+        section = {"base_url": server.url, "model": "gpt-5-mini", "poll_s": 0.02}
+        options = {"backend": "openai-batch", "openai-batch": section, "strategy": "alpaca", "n": 8}
+        result = generate(tmp_path, options)
+        assert result.succeeded
+        assert not result.stats.failures
+        assert set(server.executed.values()) == {1}, "a refused batch does no work"
+        assert len(result.remarks) == 1
+        assert "does not accept" in result.remarks[0]
+    assert {"top_p", "stop"} < set(config(tmp_path, "openai-batch")["refused"])
+    with Reader(tmp_path) as reader:
+        assert reader.spending().sends == sum(server.executed.values()), "refusals are no sends of a request"
+
+
+def test_a_batch_that_is_refused_for_another_reason_stops_the_run(tmp_path: Path) -> None:
+    errors = [{"code": "model_not_found", "message": "The provided model 'm' is not supported.", "line": 1}]
+    with Batches(reply, Script(ending=lambda _: errors)) as server:
+        section = {"base_url": server.url, "model": "m", "poll_s": 0.02}
+        options = {"backend": "openai-batch", "openai-batch": section, "strategy": "alpaca", "n": 8}
+        with pytest.raises(BackendError, match="was refused: model_not_found"):
+            generate(tmp_path, options)
+        assert len(server.batches) == 1
 
 
 # Servers that only stream
@@ -282,6 +367,36 @@ def test_a_stream_that_breaks_is_a_failed_attempt(tmp_path: Path, say: Callable[
         other = generate(tmp_path / "stream", options, show=Notices(notices))
     assert any(says in notice for notice in notices)
     assert one.exported.sha256 == other.exported.sha256, "no half answer became a row, and no task was lost"
+
+
+def nameless(body: Body) -> str:
+    """Return the events of an answer without any finish reason."""
+    return cut(body) + "data: [DONE]\n\n"
+
+
+def test_a_server_that_only_streams_and_names_no_ending_is_accepted_on_request(tmp_path: Path) -> None:
+    with Loopback(faults=streaming(nameless)) as server:
+        output = run_cli("respond", tmp_path / "a", "--from", tasks_file(tmp_path, 80), "--backend", "openai",
+                         "--model", "m", "--base-url", server.url, "-q", "--set", "retry.base_s=0.001",
+                         code=1)  # fmt: skip
+        assert "begin a new run or a fork with --set 'accept_endings=[unknown]'" in output
+        sent = len(server.arrived)
+        run_cli("fork", tmp_path / "a", "-o", tmp_path / "b", "-n", 60, "--set", "accept_endings=[unknown]")
+        assert len(server.arrived) == sent, "the answers in the ledger are enough"
+    assert len((tmp_path / "b" / "dataset" / "alpaca.jsonl").read_text().splitlines()) == 60
+
+
+def test_a_stream_without_any_end_names_a_remedy(tmp_path: Path) -> None:
+    with Loopback(faults=streaming(cut)) as server:
+        options = settings(server.url, strategy="alpaca", section={"stream": True}, retry={"base_s": 0.001})
+        with pytest.raises(BackendError, match=r"without \[DONE\].*--set openai\.stream=false.*gateway"):
+            generate(tmp_path, options)
+
+
+def tasks_file(folder: Path, count: int) -> Path:
+    path = folder / "tasks.jsonl"
+    path.write_text("".join(json.dumps({"instruction": f"Question {number}?"}) + "\n" for number in range(count)))
+    return path
 
 
 def test_a_connection_lost_in_the_middle_of_a_stream(tmp_path: Path) -> None:

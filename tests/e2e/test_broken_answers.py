@@ -24,7 +24,7 @@ ENDINGS = {
     "model_length": "ended_model_length",
     "MAX_TOKENS": "ended_max_tokens",
     "content_filter": "ended_content_filter",
-    "error": "ended_error",
+    "repetition": "ended_repetition",
     "tool_calls": "ended_tool_calls",
     "SAFETY": "ended_safety",
     None: "ended_unknown",
@@ -72,7 +72,11 @@ def texts_of_rows(folder: Path) -> str:
 
 CASES = [
     *((name, ending) for name in ("alpaca", "respond") for ending in ENDINGS),
-    *((name, ending) for name in sorted(APIS.keys() - {"alpaca", "respond"}) for ending in ("model_length", "error")),
+    *(
+        (name, ending)
+        for name in sorted(APIS.keys() - {"alpaca", "respond"})
+        for ending in ("model_length", "repetition")
+    ),
 ]
 """Every ending in two strategies, and two endings in every strategy."""
 

@@ -111,3 +111,45 @@ def test_a_server_that_names_no_ending_stops_the_run_early(name: str, ending: st
         run_cli("fork", tmp_path / "a", "-o", tmp_path / "b", "-n", 5, "--set", "accept_endings=[unknown]")
         assert name != "respond" or len(server.arrived) == sent, "the answers in the ledger are enough"
     assert len(dataset(tmp_path / "b", "alpaca" if name == "evol-instruct" else "messages").splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("endings", "accepted"),
+    [
+        (["stop_str"], "stop_str"),
+        (["Stop-Str", "eos_id"], "eos_id, stop_str"),
+        (["eos_id", None], "eos_id, unknown"),
+        (["stop_str", "stop_str", "stop_str", "length"], "stop_str"),
+    ],
+)
+def test_a_server_with_endings_of_its_own_stops_the_run_early(
+    endings: list[str | None], accepted: str, tmp_path: Path
+) -> None:
+    """The order of arrival decides nothing: the ending follows from the request."""
+    texts: list[str] = []
+
+    def model(body: dict[str, Any]) -> Any:
+        text = json.dumps(body["messages"])
+        texts.append(text)
+        return Reply(f"A quiet harbour of {len(texts)} boats.", endings[texts.index(text) % len(endings)])
+
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text("".join(json.dumps({"instruction": f"Question {task}?"}) + "\n" for task in range(300)))
+    options = {"strategy": "respond", "seeds": str(tasks), "backend": "openai", "concurrency": 1}
+    with Loopback(model) as server:
+        result = generate(tmp_path / "a", {**options, "openai": {"model": "m", "base_url": server.url}})
+        assert (result.ending, len(result.rows)) == ("unnamed", 0)
+        assert 64 <= len(server.arrived) <= 64 + 16
+        output = run_cli("generate", tmp_path / "a", "-q", code=1)
+        assert f"--set 'accept_endings=[{accepted}]'" in output
+        if accepted != "unknown":
+            assert "finish reasons that are not known (" in output
+        run_cli("fork", tmp_path / "a", "-o", tmp_path / "b", "-n", 5, "--set", f"accept_endings=[{accepted}]")
+    assert len(dataset(tmp_path / "b").splitlines()) == 5
+
+
+@pytest.mark.parametrize("ending", ["content_filter", "tool_calls"])
+def test_an_ending_that_marks_no_answer_is_not_advised(ending: str, tmp_path: Path) -> None:
+    result = run(tmp_path, "respond", lambda body: [Reply(f"A harbour {BROKEN}", ending)], patience=80, n=100)
+    assert result.ending in ("stalled", "exhausted")
+    assert not any("accept_endings" in line for line in advice(result.plan, result.stats))

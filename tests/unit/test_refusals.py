@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from selfinstruct.backends.openai.dialect import Demand, Dialect, read_demand
+from selfinstruct.backends.openai.dialect import Demand, Dialect, accepted_value, read_demand
 from selfinstruct.backends.openai.error_body import ServerInfo, read_error
 from selfinstruct.backends.openai.refusals import read_error_answer, read_refusal
 from selfinstruct.errors import BackendError, RequestError, TransientError
@@ -119,3 +119,21 @@ def test_a_refused_value_names_the_setting(body: Any, says: str) -> None:
     failure = read_refusal(INFO, 400, {}, _bytes(body), sent=SENT)
     assert isinstance(failure, BackendError | RequestError)
     assert says in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("message", "accepted"),
+    [
+        ("temperature must be <= 1", "1"),
+        ("Expected a value <= 1.5, but got 1.7 instead (model gpt-4.1)", "1.5"),
+        ("temperature must be between 0 and 1", "1"),
+        ("range 0-1.2", "1.2"),
+        ("temperature: Input should be less than or equal to 1, input 1.7", "1"),
+        ("temperature must be in [0.0, 1.0)", ""),
+        ("temperature must be strictly less than 1", ""),
+        ("temperature is not supported by model 4", ""),
+        ("temperature exceeds the maximum", ""),
+    ],
+)
+def test_the_nearest_value_that_a_server_accepts(message: str, accepted: str) -> None:
+    assert accepted_value(read_error(INFO, _bytes(error(message))), "temperature", 1.7) == accepted

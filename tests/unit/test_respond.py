@@ -221,3 +221,14 @@ def test_the_row_has_the_answer_alone_and_a_column_of_reasoning(text: str, why: 
     assert filtered.columns == ({} if why else {"reasoning": "a"})
     assert filtered.output == (text if why else "c")
     assert row(made, request, text, "length")[1] == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("The answer is 4.", "no_reasoning"), ("Reasoning: a", "no_answer"), ("<think>a", "no_answer")]
+)
+def test_reasoning_that_the_server_keeps_to_itself_is_missing(text: str, why: str) -> None:
+    """The server counts the tokens of the reasoning and returns none of it."""
+    made, request = asked(0, reasoning=True)
+    completion = Completion((Choice(text, "stop"),), Usage(20, 80, 0, 70), "scripted")
+    (candidate,) = made.receive(request, completion, View()).candidates
+    assert [verdict.reason for verdict in candidate.verdicts] == [why]

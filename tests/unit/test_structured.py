@@ -270,7 +270,7 @@ def test_without_a_field_a_raw_request_with_a_schema_is_not_sent() -> None:
 def test_a_server_that_refuses_the_schema_stops_the_run_with_a_remedy(status: int, message: str) -> None:
     fault = Fault(status, body={"error": {"message": message, "code": None}})
     with Loopback(faults={1: fault, 2: fault}) as server:
-        with pytest.raises(BackendError, match=rf"{status}.*structured=false"):
+        with pytest.raises(BackendError, match=rf"{status}.*structured to false"):
             complete(server, chat(schema=SCHEMA))
         if status != 501:
             with pytest.raises(RequestError):

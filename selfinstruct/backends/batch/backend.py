@@ -26,8 +26,9 @@ from selfinstruct.backends.base import (
 from selfinstruct.backends.batch.client import BatchApi, RefusedError
 from selfinstruct.backends.batch.journal import BatchJournal, BatchRecord, custom_id, input_line, is_valid_id
 from selfinstruct.backends.batch.options import OpenAIBatchOptions
+from selfinstruct.backends.batch.refusals import LineError, error_text, line_errors, listed_errors, refusal_message
 from selfinstruct.backends.openai.backend import OPENAI, openai_capabilities
-from selfinstruct.backends.openai.dialect import Dialect
+from selfinstruct.backends.openai.dialect import Demand, Dialect
 from selfinstruct.backends.openai.discovery import MAX_ROUNDS, Refusal
 from selfinstruct.backends.openai.findings import Findings
 from selfinstruct.backends.openai.server import Server
@@ -271,9 +272,10 @@ class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
         self._journal.set_state(batch, "asked")
         try:
             batch.id = await self._api.create(batch, file, endpoint)
-        except RefusedError:
+        except RefusedError as error:
             self._journal.set_state(batch, "void")
-            raise
+            self._adapt(names, [(names[0], error.status, error.body)] if error.status else [], error)
+            return
         self._journal.set_state(batch, "there")
         for name in names:
             pending = self._pending[name]
@@ -289,12 +291,45 @@ class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
             status = state.get("status")
             if status == "failed":
                 self._journal.set_state(batch, "void")
-                raise BackendError(self._server.hide(self._refusal_message(batch, state)))
+                text = refusal_message(batch.id, state, self._options.concurrency, self._server.hide)
+                self._adapt(names, await self._errors(names, state), BackendError(text))
+                return
             self._api.report(f"batch {batch.id}: {_done_count(state)} of {len(names)} done")
             if status in _ENDED:
                 await self._collect(batch, names, state)
                 return
             await self._api.pause(self._options.poll_s)
+
+    async def _errors(self, names: list[str], state: Mapping[str, Any]) -> list[LineError]:
+        """Return the errors of a refused batch: the ones that it lists, and the lines of its error file."""
+        errors = list(listed_errors(names, state))
+        if is_valid_id(file := state.get("error_file_id")):
+            wanted = set(names)
+            await self._api.results(file, lambda line: errors.extend(line_errors(wanted, line)))
+        return errors
+
+    def _adapt(self, names: list[str], errors: Iterable[LineError], failure: BackendError) -> None:
+        """Have the requests of a refused batch submitted again as its errors demand.
+
+        Raises:
+            BackendError: ``failure``, if no error names a parameter that can be left out or renamed.
+        """
+        refused: set[str] = set()
+        for name, status, body in errors:
+            pending = self._pending[name]
+            sent = pending.dialect.apply(self._server.body(pending.request))
+            try:
+                answer = self._server.read(pending.request, sent, status, {}, body)
+            except SelfInstructError:
+                continue
+            if isinstance(answer, Refusal):
+                refused |= answer.demand.refused
+        if not refused:
+            raise failure
+        demand = Demand(frozenset(refused))
+        self._server.discovery.adapt(demand)
+        for name in names:
+            self._settle(self._pending[name], Refusal(demand, failure))
 
     async def _collect(self, batch: BatchRecord, names: list[str], state: Mapping[str, Any]) -> None:
         lines: dict[str, Mapping[str, Any]] = {}
@@ -327,7 +362,7 @@ class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
         response, error = line.get("response"), line.get("error")
         code = response.get("status_code") if isinstance(response, Mapping) else None
         if not isinstance(response, Mapping) or not isinstance(code, int):
-            message = _error_text(error, self._server.hide) if isinstance(error, Mapping) else "no answer"
+            message = error_text(error, self._server.hide) if isinstance(error, Mapping) else "no answer"
             return TransientError(self._server.hide(f"{label}: {message}"))
         body = json.dumps(response.get("body")).encode()
         pending, discovery = self._pending[name], self._server.discovery
@@ -339,40 +374,22 @@ class OpenAIBatchBackend(BatchBackend, AdaptiveBackend):
         except BackendError as failure:
             # A wait that the server asked for has passed since. The copy also drops ``throttled``: one line of a
             # batch must not slow the others down.
-            return TransientError(str(failure)) if again or isinstance(failure, TransientError) else failure
+            if again:
+                return TransientError(str(failure))
+            return (
+                TransientError(str(failure)).with_facts_of(failure) if isinstance(failure, TransientError) else failure
+            )
         if isinstance(answer, Refusal):
             discovery.adapt(answer.demand)
         else:
             discovery.answered(answer, pending.dialect)
         return answer
 
-    def _refusal_message(self, batch: BatchRecord, state: Mapping[str, Any]) -> str:
-        errors = state.get("errors")
-        data = errors.get("data") if isinstance(errors, Mapping) else None
-        listed = [error for error in data if isinstance(error, Mapping)] if isinstance(data, list) else []
-        reasons = "; ".join(_error_text(error, self._server.hide) for error in listed[:3]) or "it does not say why"
-        if any(error.get("code") == "token_limit_exceeded" for error in listed):
-            remedy = (
-                f"Wait until the account's other batches are done, or submit less at once (--concurrency, now "
-                f"{self._options.concurrency})"
-            )
-        else:
-            remedy = "Correct that"
-        return f"batch {batch.id} was refused: {reasons}. {remedy}, then run the same command to continue"
-
 
 def _done_count(state: Mapping[str, Any]) -> int:
     counts = state.get("request_counts")
     values = [counts.get(name) for name in ("completed", "failed")] if isinstance(counts, Mapping) else []
     return sum(value for value in values if isinstance(value, int))
-
-
-def _error_text(error: Mapping[str, Any], hide: Callable[[str], str]) -> str:
-    """Return the server's description of an error. A key in it is hidden before the text is cut."""
-    text = ": ".join(str(error[name]) for name in ("code", "message") if error.get(name))
-    line = f" (line {error['line']})" if error.get("line") else ""
-    text = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(hide(text).split())[:300] + line
 
 
 OPENAI_BATCH = BackendSpec(

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from selfinstruct.backends.base import StatusCallback
 from selfinstruct.backends.batch.journal import BatchJournal, BatchRecord, ResultLines, is_valid_id
 from selfinstruct.backends.openai.server import Server
-from selfinstruct.errors import BackendError, SelfInstructError, TransientError
+from selfinstruct.errors import BackendError, TransientError
 
 __all__ = ["BatchApi", "RefusedError"]
 
@@ -30,7 +30,16 @@ _RUN, _MARK = "selfinstruct_run", "selfinstruct_batch"  # keys of a batch's meta
 
 
 class RefusedError(BackendError):
-    """The server refused the call and did nothing."""
+    """The server refused the call and did nothing.
+
+    Attributes:
+        status, body: The server's answer; 0 if it does not know the path.
+    """
+
+    def __init__(self, message: str, status: int = 0, body: bytes = b"") -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
 
 
 class BatchApi:
@@ -113,7 +122,8 @@ class BatchApi:
         if status == 200:
             lines.end()
         elif status != 404:  # files expire after 30 days. The batch itself is visible, so the key is right.
-            raise _as_batch_error(self._server.refusal(status, headers, body))
+            failure = self._server.refusal(status, headers, body)
+            raise failure if isinstance(failure, TransientError) else RefusedError(str(failure))
 
     async def find_batches(self, marks: list[str]) -> dict[str, str]:
         """Return the server's ids of those batches in ``marks`` that exist, by mark.
@@ -195,7 +205,8 @@ class BatchApi:
             failure = self._server.refusal(status, headers, body)
             if status in (404, 405):
                 raise RefusedError(f"{failure}. {self._advice(path)}")
-            raise _as_batch_error(failure)
+            # An error of the whole batch, since no single request can be at fault.
+            raise failure if isinstance(failure, TransientError) else RefusedError(str(failure), status, body)
         with contextlib.suppress(ValueError, RecursionError):
             if isinstance(value := json.loads(body), Mapping):
                 return value
@@ -226,8 +237,3 @@ class BatchApi:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.detached.wait()
-
-
-def _as_batch_error(failure: SelfInstructError) -> BackendError:
-    """Return the error as one of the whole batch, since no single request can be at fault."""
-    return failure if isinstance(failure, TransientError) else RefusedError(str(failure))

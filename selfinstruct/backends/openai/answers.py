@@ -6,7 +6,6 @@ Pure functions of the body, without network or client library. ``refusals`` read
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,16 +18,12 @@ from selfinstruct.backends.openai.refusals import (
     read_error_answer,
     read_refusal,
 )
-from selfinstruct.errors import RequestError, TransientError
+from selfinstruct.errors import RequestError, SelfInstructError, TransientError
 from selfinstruct.records import Choice, Completion, Usage
-from selfinstruct.records.endings import ending
+from selfinstruct.records.endings import is_lost, is_withheld
 
 __all__ = ["read_answer"]
 
-_LOST = frozenset(
-    {"abort", "aborted", "insufficient_system_resource"}
-)  # the server gave up: another attempt may succeed
-_WITHHELD = re.compile(r"content_filter|safety|prohibited|blocklist|sensitive|recitation|spii|moderation|guardrail")
 _MAX_COUNT = 2**31  # no request takes this many tokens; a larger count is invalid
 
 
@@ -39,10 +34,11 @@ def read_answer(server: ServerInfo, body: bytes, *, chat: bool) -> Completion:
         chat: True for the chat endpoint, False for the plain one.
 
     Raises:
-        TransientError: The body is not JSON or lacks a required field.
+        TransientError: The body is not JSON or lacks a required field, or the server gave up an answer.
         RequestError: The server's content filter withheld the text.
         BackendError: The body or one of its choices is an error (some gateways send errors with status 200), and the
             server is at fault. Errors that may pass, or are the request's own, have the types above.
+        All of them carry the tokens that the body counts, if it does (``SelfInstructError.cost``).
     """
     value = decoded(body)
     if value is None:
@@ -55,12 +51,21 @@ def read_answer(server: ServerInfo, body: bytes, *, chat: bool) -> Completion:
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
         what = f"{server.url} answered without any choice (is the base URL right? it usually ends in /v1)"
         raise TransientError(f"{what}: {excerpt(server, body)}")
+    usage, model = _usage(value.get("usage")), value.get("model")
+    try:
+        choices = _choices(server, listed, chat, body)
+    except SelfInstructError as failure:
+        failure.cost = (usage.prompt_tokens, usage.completion_tokens) if usage.counted else None
+        raise
+    return Completion(choices, usage, _clean(model) if isinstance(model, str) else server.model)
+
+
+def _choices(server: ServerInfo, listed: Sequence[Any], chat: bool, body: bytes) -> tuple[Choice, ...]:
     choices = tuple(_choice(server, item, chat, body) for item in listed)
-    if all(_is_withheld(choice.finish_reason) and not choice.text for choice in choices):
+    if all(is_withheld(choice.finish_reason) and not choice.text for choice in choices):
         what = f"{server.url} withheld the text: its content filter stopped the request"
         raise RequestError("content_filter", what, certain=True)
-    model = value.get("model")
-    return Completion(choices, _usage(value.get("usage")), _clean(model) if isinstance(model, str) else server.model)
+    return choices
 
 
 def _choice(server: ServerInfo, item: Any, chat: bool, body: bytes) -> Choice:
@@ -68,28 +73,21 @@ def _choice(server: ServerInfo, item: Any, chat: bool, body: bytes) -> Choice:
         raise TransientError(f"{server.url} answered with a choice that is not an object: {excerpt(server, body)}")
     message = item.get("message") if chat else item
     if error := item.get("error") or (isinstance(message, Mapping) and message.get("error")):  # lost midway
-        failure = read_refusal(server, _status(error), {}, json.dumps({"error": error}).encode())
-        failure.unbilled = False  # the answer had begun
-        raise failure
+        raise read_refusal(server, _status(error), {}, json.dumps({"error": error}).encode())
     if not isinstance(message, Mapping):
         raise TransientError(f"{server.url} answered with a choice without a message: {excerpt(server, body)}")
     reason, reasoning = finish_reason(item, message), reasoning_text(message)
-    if ending(reason) in _LOST:
+    if is_lost(reason):
         raise TransientError(f"{server.url} gave up an answer (finish_reason {reason})")
     # Chat content is null or absent if the model refused or spent all its tokens on reasoning: an empty answer.
     text = message_text(message.get("content")) if chat else message.get("text")
     if text == "" and reason == "refusal":
         text = message_text(message.get("refusal"))
-    if text is None and (_is_withheld(reason) or reasoning):
+    if text is None and (is_withheld(reason) or reasoning):
         text = ""
     if not isinstance(text, str):
         raise TransientError(f"{server.url} answered with a choice without text: {excerpt(server, body)}")
     return Choice(_clean(text), _clean(reason), _clean(reasoning))
-
-
-def _is_withheld(reason: str) -> bool:
-    """Return whether a finish reason names a filter: ``content_filter``, or a term of Gemini's such as ``SAFETY``."""
-    return _WITHHELD.search(ending(reason)) is not None
 
 
 def _status(error: object) -> int:

@@ -56,11 +56,9 @@ class OpenAIBackend(AdaptiveBackend):
             try:
                 completion = await self._servers[slot.index].complete(request)
             except RequestError as error:
-                failure = self._pool.refused(slot, request.number, error)
-                failure.unbilled = error.unbilled
+                failure = self._pool.refused(slot, request.number, error).with_facts_of(error)
             except BackendError as error:
-                failure = self._pool.failed(slot, error)
-                failure.unbilled = error.unbilled
+                failure = self._pool.failed(slot, error).with_facts_of(error)
             else:
                 self._pool.answered(slot, request.number)
                 return completion

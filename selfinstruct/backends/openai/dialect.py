@@ -14,7 +14,7 @@ from typing import Any
 
 from selfinstruct.backends.openai.error_body import ErrorBody
 
-__all__ = ["LIMITS", "REFUSABLE", "Demand", "Dialect", "read_demand", "refused_field"]
+__all__ = ["LIMITS", "REFUSABLE", "Demand", "Dialect", "accepted_value", "read_demand", "refused_field"]
 
 LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 """The two names of the limit of tokens in chat requests, each with the other one."""
@@ -52,6 +52,16 @@ _RANGE = _any(
     r"<=|>=|≤|≥|[<>] -?\d|\bpositive\b|\b(?:in|be|interval) ?[\[(] ?-?\d|less_than|greater_than",
     "范围|大于|小于|介于|区间|之间",
 )
+_OPEN_BOUND = _any(
+    r"[<>](?!=)|\b(?:less|greater|more|lower|higher|smaller|larger) than\b(?! or equal)|strictly",
+    r"\(\s?-?[\d.]+\s?,|,\s?-?[\d.]+\s?\)|less_than(?!_equal)|greater_than(?!_equal)",
+)
+"""A bound that is not itself a value that the server accepts."""
+_BETWEEN = re.compile(r"(?<=\d)\s?(?:-|\u2013|\.\.\.?)\s?(?=\d)")
+_THOUSANDS = re.compile(r"(?<![\[(\d.,])(\d{1,3}),(?=\d{3}\b)")
+_NUMBER = re.compile(r"(?<![\w.-])-?\d+(?:\.\d+)?(?!\w|\.\d)")
+_VALUES = {"temperature": (0, 2), "top_p": (0, 1), "frequency_penalty": (-2, 2), "presence_penalty": (-2, 2)}
+"""Least and greatest value of fields in any API."""
 _ALLOWED = _any(
     "expected one of|expecting one of|must be one of|known propert|valid (?:fields|parameters|arguments|options)",
     "(?:supported|allowed|accepted|permitted|available) (?:fields|parameters|params|arguments|properties|keys|options)"
@@ -161,6 +171,21 @@ def refused_field(error: ErrorBody, sent: Mapping[str, Any]) -> str:
     extra = _extra_fields(error)
     names = [name for name in sent if name not in _ESSENTIAL and (name in extra or _is_named(name, error, text))]
     return names[0] if names else ""
+
+
+def accepted_value(error: ErrorBody, name: str, value: object) -> str:
+    """Return the value nearest to a refused one that the server accepts, as the bounds in its message say.
+
+    Returns:
+        The number as text; "" if the message names no bound, or one that is itself outside.
+    """
+    text = error.message
+    if not isinstance(value, int | float) or not _RANGE.search(text) or _OPEN_BOUND.search(text):
+        return ""
+    least, greatest = _VALUES.get(name, (1, value))
+    numbers = _NUMBER.findall(_BETWEEN.sub(" ", _THOUSANDS.sub(r"\1", text)))
+    others = [number for number in numbers if float(number) != value and least <= float(number) <= greatest]
+    return min(others, key=lambda number: abs(float(number) - value), default="")
 
 
 def _extra_fields(error: ErrorBody) -> set[str]:

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from selfinstruct.backends.openai.dialect import REFUSABLE, Demand, Dialect
+from selfinstruct.backends.openai.stream import EventStream
 from selfinstruct.errors import SelfInstructError, TransientError
 from selfinstruct.records import Completion
 
 __all__ = ["MAX_ROUNDS", "Discovery", "Listener", "Refusal"]
 
 MAX_ROUNDS = len(REFUSABLE) + 1  # refusals of one request that are answered by a change of the dialect
+
+
+_UNNAMED = 12  # streams without a finish reason and none with one; three requests with five attempts each send more
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class Discovery:
         self.listener: Listener | None = None
         self._confirmed = dialect
         self._usage_missing = False
+        self._named = False  # whether a stream of this server gave a finish reason
+        self._unnamed = 0
         self._lock = asyncio.Lock()
 
     def answered(self, completion: Completion, dialect: Dialect) -> None:
@@ -76,6 +82,15 @@ class Discovery:
             self._usage_missing = True
             if self.listener is not None:
                 self.listener.usage_missing(self)
+
+    def names_no_ending(self, stream: EventStream) -> bool:
+        """Take note of a stream; return whether the server has shown that its streams give no finish reason.
+
+        A server that gives one for other answers has lost this one.
+        """
+        self._unnamed += stream.is_unnamed
+        self._named |= stream.names_ending
+        return not self._named and self._unnamed >= _UNNAMED
 
     def adapt(self, demand: Demand) -> None:
         """Meet a demand from now on, before the server has answered in the new dialect."""

@@ -15,16 +15,18 @@ from http import HTTPStatus
 from typing import Any
 
 from selfinstruct.backends.openai.addresses import is_azure
-from selfinstruct.backends.openai.dialect import LIMITS, refused_field
+from selfinstruct.backends.openai.dialect import LIMITS, accepted_value, refused_field
 from selfinstruct.backends.openai.error_body import ErrorBody, ServerInfo, decoded, excerpt, is_error, read_error
 from selfinstruct.backends.openai.quota import find_shortage, is_rate_limit, requested_wait_s
-from selfinstruct.errors import BackendError, RequestError, SelfInstructError, TransientError
+from selfinstruct.errors import BackendError, RefusedOption, RequestError, SelfInstructError, TransientError
 
 __all__ = ["ServerInfo", "decoded", "excerpt", "is_error", "read_error_answer", "read_refusal", "retry_after_s"]
 
 _SETTING = frozenset({"unsupported_parameter", "unsupported_value", "model_not_found", "invalid_api_key"})
 _SCHEMA_FIELDS = frozenset({"response_format", "structured_outputs", "guided_json", "json_schema"})
 _REASONING_FIELDS = frozenset({"reasoning_effort", "reasoning", "thinking", "enable_thinking", "chat_template_kwargs"})
+_STAGE_OPTIONS = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
+_STRUCTURED = RefusedOption("structured", "false")
 _CONTEXT_LENGTH = re.compile(
     r"context[ _](?:length|size|window)|maximum context|exceed_context|too many (?:input )?tokens"
     r"|prompt is too long|reduce the length|must (?:be|have) less than \d+ tokens|`?inputs`? tokens",
@@ -73,7 +75,7 @@ def read_refusal(
     what = f"{server.url} answered {status}{_phrase(status)}" + (f": {message}" if message else "")
     wait = retry_after_s(headers, now)
     failure = _refusal(server, status, error, what, wait, schema=schema, sent=sent or {})
-    failure.unbilled = _is_unbilled(status, failure)
+    failure.cost = (0, 0) if _is_unbilled(status, failure) else None
     return failure
 
 
@@ -129,9 +131,12 @@ def _refusal(
         return BackendError(f"{what}. {shortage.value}")
     shown = f"{' '.join(sorted(error.codes))} {error.message}"
     if schema and status in (400, 404, 415, 422, 501) and _SCHEMA.search(shown):
-        return BackendError(
-            f"{what}. The request carried a JSON schema: set structured to false in the strategy's section "
-            "(--set alpaca.structured=false), or choose a model that supports schemas"
+        what += ". The request carried a JSON schema"
+        return _of_option(
+            BackendError(
+                f"{what}: set structured to false in the strategy's section, or choose a model that supports schemas"
+            ),
+            _STRUCTURED,
         )
     if status in (408, 409, 429) or status >= 500:
         return TransientError(what, retry_after=wait, throttled=status == 429)
@@ -146,7 +151,8 @@ def _final_refusal(
     if status in (400, 422) and code in ("", "bad_request") and (name := refused_field(error, sent)):
         text = f"{what}. {_field_remedy(name, sent[name])}"
         # How many tokens a server allows may depend on the length of the prompt, so other requests decide.
-        return RequestError("bad_request", text) if name in LIMITS else BackendError(text)
+        failure = RequestError("bad_request", text) if name in LIMITS else BackendError(text)
+        return _of_option(failure, _option(name, error, sent[name]))
     if code:
         return RequestError(code, f"{what}. {_forbidden(server)}" if code == "forbidden" else what)
     if status == 400 and "api key" in error.message.lower():  # Google's gateway answers a wrong key with 400
@@ -170,6 +176,20 @@ def _request_fault(status: int, error: ErrorBody) -> str:
     return "context_length" if _CONTEXT_LENGTH.search(f"{words} {error.message}") else "bad_request"
 
 
+def _option(name: str, error: ErrorBody, value: object) -> RefusedOption | None:
+    """Return the option that decides a field of a request, with a value that the server accepts; None for no option."""
+    if name in _SCHEMA_FIELDS:
+        return _STRUCTURED
+    if name in LIMITS:
+        return RefusedOption("max_tokens", accepted_value(error, "max_tokens", value))
+    return RefusedOption(name, accepted_value(error, name, value)) if name in _STAGE_OPTIONS else None
+
+
+def _of_option(failure: SelfInstructError, option: RefusedOption | None) -> SelfInstructError:
+    failure.refused_option = option
+    return failure
+
+
 def _field_remedy(name: str, value: object) -> str:
     """Return which setting to change if a server refuses a field of the request."""
     if name in LIMITS:
@@ -181,7 +201,7 @@ def _field_remedy(name: str, value: object) -> str:
         return f"It refuses n = {value}, the number of choices of one request: lower quality.best_of"
     if name in _SCHEMA_FIELDS:
         return f"It refuses {name}: set structured to false in the strategy's section"
-    if name in ("temperature", "top_p", "frequency_penalty", "presence_penalty", "stop", "seed"):
+    if name in (*_STAGE_OPTIONS, "stop", "seed"):
         shown = "" if name == "stop" else f" = {value}"
         return f"It refuses {name}{shown}: change {name} of the stage, or leave it out (omit: [{name}])"
     if name in _REASONING_FIELDS:

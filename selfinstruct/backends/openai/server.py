@@ -155,7 +155,10 @@ class Server:
         failure: TransientError
         try:
             status, headers, content = await self.call("post", path, stream.feed, body=body)
-            return status, headers, stream.body() if status == 200 else content
+            if status != 200:
+                return status, headers, content
+            stream.end()
+            return status, headers, stream.body(accept_unnamed=self.discovery.names_no_ending(stream))
         except StreamCutError as error:
             failure = UnreachableError(f"no complete answer from {self._info.url}: {error}")
         except StreamError as error:

@@ -17,6 +17,12 @@ __all__ = ["EventStream", "StreamCutError", "StreamError"]
 _MAX_LINE = 16 << 20  # bytes; the same limit as for an ordinary answer
 _MAX_TEXT = 16 << 20  # characters of all choices
 _DONE = "[DONE]"
+_WITHOUT = {
+    True: "at [DONE] and without a finish reason",
+    False: "without a finish reason and without [DONE]. If all answers of this server end so, none can be told from a "
+    "cut one: ask for whole answers (--set openai.stream=false), or through a gateway that sends finish reasons",
+}
+"""What is missing at the end of a stream, by whether ``[DONE]`` arrived."""
 
 
 class StreamError(Exception):
@@ -107,21 +113,39 @@ class EventStream:
         if len(self._rest) > _MAX_LINE:
             raise StreamError(f"an answer of more than {_MAX_LINE >> 20} MiB, which no completion takes")
 
-    def body(self) -> bytes:
+    @property
+    def names_ending(self) -> bool:
+        """Whether the server gave a reason for the end of each choice."""
+        return bool(self._choices) and all(choice.has_ended for choice in self._choices.values())
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether the stream ended in order, with choices and ``[DONE]``, but without a reason for the end of one."""
+        return self._done and bool(self._choices) and self._error is None and not self.names_ending
+
+    def end(self) -> None:
+        """Read what the last bytes began: no more arrive."""
+        if self._is_events:
+            self.feed(b"\n\n")
+
+    def body(self, *, accept_unnamed: bool = False) -> bytes:
         """Return the body of an ordinary answer: a completion, or an error object that came in the middle.
+
+        Args:
+            accept_unnamed: Whether ``is_unnamed`` is the end of an answer. Servers that name a reason send such a
+                stream if they lose the answer.
 
         Raises:
             StreamCutError: The stream ended before the answer did.
         """
         if not self._is_events:
             return bytes(self._rest)  # a server that ignores ``stream``, or an error in the usual form
-        self.feed(b"\n\n")
         if self._error is not None:
             return json.dumps({"error": self._error}).encode()
         if not self._choices:
             raise StreamCutError("the stream ended without any choice")
-        if not all(choice.has_ended for choice in self._choices.values()):
-            raise StreamCutError("the stream ended before the answer did")
+        if not (self.names_ending or (accept_unnamed and self.is_unnamed)):
+            raise StreamCutError(f"the stream ended before the answer did, {_WITHOUT[self._done]}")
         return json.dumps({**self._top, "choices": [self._choice(index) for index in sorted(self._choices)]}).encode()
 
     def _choice(self, index: int) -> dict[str, Any]:

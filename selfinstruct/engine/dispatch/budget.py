@@ -3,7 +3,8 @@
 The worst case of a request is reserved before it is sent: one token for each UTF-8 byte of the prompt, an allowance
 for the chat template, and all of ``max_tokens``. It is sent only if spending, reservations and this worst case together
 stay within every limit, so that spending cannot exceed a limit at any concurrency. A send whose outcome is unknown
-counts at its worst case permanently. A send that the server refused before any work counts as a send without tokens.
+counts at its worst case permanently. A failed send whose tokens are known counts at them: at none if the server refused
+it before any work.
 """
 
 from __future__ import annotations
@@ -125,8 +126,12 @@ class Budget:
         self.prompt_tokens += usage.prompt_tokens - prompt
         self.completion_tokens += usage.completion_tokens - completion
 
-    def release(self, request: Request) -> None:
-        """Remove the worst case of a send that was refused before it cost anything; other failures keep theirs."""
+    def release(self, request: Request, cost: tuple[int, int]) -> None:
+        """Replace the worst case of a failed send by its cost; failures of unknown cost keep their worst case.
+
+        Args:
+            cost: Tokens of prompt and completion; zeros if the send was refused before any work.
+        """
         prompt, completion = self.reserved(request)
-        self.prompt_tokens -= prompt
-        self.completion_tokens -= completion
+        self.prompt_tokens += cost[0] - prompt
+        self.completion_tokens += cost[1] - completion

@@ -130,7 +130,7 @@ class Retry:
             if (until_open := self._gate_opens_at - clock()) > wait:
                 wait = until_open
                 if clock() + wait - first_send > options.total_s:  # the 429 is the reason, not this request's failure
-                    failure = self._closed_by.reworded(str(self._closed_by), unbilled=failure.unbilled)
+                    failure = self._closed_by.reworded(str(self._closed_by), cost=failure.cost)
                     break
             self._on_wait(request, failure, wait)
             await self._sleep(wait)
