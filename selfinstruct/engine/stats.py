@@ -153,7 +153,7 @@ class Stats:
 
     @property
     def unknown_endings(self) -> Counter[str]:
-        """Number of answers with an ending that is missing, or not known to mark a complete answer or none, by ending."""
+        """Number of answers by ending, for the endings that are missing or not known to mark an answer or none."""
         counts: Counter[str] = Counter()
         for key, count in self.unfinished.items():
             name = ending_of(key.reason)

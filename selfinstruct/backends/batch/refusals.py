@@ -33,7 +33,7 @@ def listed_errors(names: Sequence[str], state: Mapping[str, Any]) -> Iterator[Li
 def line_errors(names: Collection[str], line: Mapping[str, Any]) -> Iterator[LineError]:
     """Yield the error in a line of an error file, if it is about one of the requests."""
     name, response, error = line.get("custom_id"), line.get("response"), line.get("error")
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         return
     status = response.get("status_code") if isinstance(response, Mapping) else None
     if isinstance(response, Mapping) and isinstance(status, int) and status != 200:
@@ -53,10 +53,10 @@ def refusal_message(batch: str, state: Mapping[str, Any], concurrency: int, hide
     """
     listed = _errors(state)
     reasons = "; ".join(error_text(error, hide) for error in listed[:3]) or "it does not say why"
+    remedy = "Correct that"
     if any(error.get("code") == "token_limit_exceeded" for error in listed):
-        remedy = f"Wait until the account's other batches are done, or submit less at once (--concurrency, now {concurrency})"
-    else:
-        remedy = "Correct that"
+        remedy = "Wait until the account's other batches are done, or submit less at once "
+        remedy += f"(--concurrency, now {concurrency})"
     return hide(f"batch {batch} was refused: {reasons}. {remedy}, then run the same command to continue")
 
 
