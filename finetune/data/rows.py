@@ -19,6 +19,7 @@ from selfinstruct.common.formats import user_text
 from selfinstruct.common.messages import Turn, plain_name
 from selfinstruct.common.rows import Exchange, ParsedRow, describe_fields, parse_row
 from selfinstruct.common.sources import open_rows
+from selfinstruct.common.unread import unread_notices
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
 __all__ = ["ChatTurn", "Example", "Examples", "examples_of", "read_examples", "require_readable"]
@@ -105,6 +106,7 @@ def read_examples(path_or_name: str | Path) -> Examples:
     name = str(path_or_name)
     result = Examples()
     unused: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
     for where, row in _rows(name):
         if isinstance(row, DataError):
             result.skipped.append(str(row))
@@ -113,12 +115,14 @@ def read_examples(path_or_name: str | Path) -> Examples:
             parsed = _parse(row)
             result.examples.extend(_examples(parsed, where))
             unused.update(_unused_parts(parsed))
+            unread.update(parsed.unread)
         except ValueError as error:
             result.skipped.append(f"{where}: {error}")
     if not result.examples:
         listed = "".join(f"\n  {message}" for message in result.skipped[:_MAX_LISTED])
         raise UsageError(f"{name} holds no row to train on{':' if listed else ' (it is empty)'}{listed}")
     result.notices.extend(f"{plural(count, 'row')} {text}" for text, count in unused.items())
+    result.notices.extend(unread_notices(unread, "trained on"))
     return result
 
 

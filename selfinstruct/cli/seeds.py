@@ -56,6 +56,8 @@ def check(ctx: click.Context, file: Path, threshold: float, skip_malformed: bool
 def _print_report(report: SeedReport) -> None:
     for line in (*report.errors, *report.warnings):
         echo(line, err=True)
+    for notice in report.notices:
+        echo(f"note: {notice}", err=True)
     share = report.with_input / report.tasks if report.tasks else 0.0
     score, line_a, line_b = report.closest
     echo(f"tasks              {report.tasks} ({report.instances} instances)")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.common.codec import loads
+from selfinstruct.common.file_kinds import describe_undecodable
 from selfinstruct.errors import DataError, SelfInstructError, UsageError
 
 __all__ = [
@@ -181,7 +182,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"can't read {path}: {describe_os_error(error)}") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
+        raise UsageError(f"{path}: {describe_undecodable(error)}") from None
 
 
 def read_jsonl_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -211,7 +212,9 @@ def parse_jsonl(lines: Iterable[bytes], name: object) -> Iterator[tuple[int, byt
 
 def _parse(line: bytes, where: str) -> Any:
     try:
-        value = loads(line)
+        value = loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return DataError(f"{where}: {describe_undecodable(error)}")
     except ValueError as error:
         return DataError(f"{where}: {error}")
     if not isinstance(value, dict):

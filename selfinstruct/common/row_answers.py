@@ -17,7 +17,7 @@ from selfinstruct.common.messages import (
 )
 from selfinstruct.common.row_fields import Fields, is_blank, read_input
 
-__all__ = ["Exchange", "answer_turns", "is_wrong", "read_exchange", "read_instances", "read_rejected"]
+__all__ = ["ANSWERS", "Exchange", "answer_turns", "is_wrong", "read_exchange", "read_instances", "read_rejected"]
 
 _ANSWERS = {
     "prompt": ("completion", "response"),
@@ -28,6 +28,8 @@ _ANSWERS = {
 """Fields that are tried first for the answer, by layout."""
 _ANY_ANSWER = ("output", "response", "completion", "answer", "solution", "target", "reply", "chosen", "outputs",
                "answers", "responses", "completions", "targets", "assistant", "gpt", "bot")  # fmt: skip
+ANSWERS = frozenset((*_ANY_ANSWER, *(name for names in _ANSWERS.values() for name in names)))
+"""Names of the fields that may hold an answer."""
 _ANSWER_TEXTS = ("response", "output", "text", "content", "value", "completion", "answer")
 
 

@@ -11,6 +11,7 @@ from selfinstruct.common.messages import Turn, as_text, parse_nested, read_messa
 __all__ = [
     "INPUT",
     "TASK_INPUT",
+    "WITHOUT_TASK",
     "Fields",
     "describe_fields",
     "is_blank",
@@ -37,6 +38,8 @@ INPUT = (
 TASK_INPUT = ("input", "inputs", "inputtext")  # may hold the task itself where the instruction is blank
 _TOOLS = ("tools", "functions", "availabletools")
 _REASONING = ("reasoning", "reasoningcontent", "thinking", "thought", "rationale")
+WITHOUT_TASK = (*_SYSTEM, *_HISTORY, *_TOOLS, *_REASONING)
+"""Names of the fields that are read in every layout, next to the task and the answer."""
 _EMPTY_INPUT = re.compile(
     r"[\[(<{\"'\s#]*(?:(?i:nan|null|none|n/a|n\.a|no[ _-]?(?:additional )?input"
     r"(?: (?:is |was )?(?:needed|required|necessary|provided|given|available))?"

@@ -26,6 +26,7 @@ class RowTexts:
         scope: What the question is asked in: system prompt, tools, context, and earlier rounds of ``history``.
         body: The texts of the row outside ``scope``.
         answer_problem: Why the answer can't be read; "" if it can.
+        unread: Names of fields with texts that may belong to the task and are in none of these texts.
     """
 
     field: str
@@ -36,6 +37,7 @@ class RowTexts:
     scope: str
     body: str
     answer_problem: str = ""
+    unread: tuple[str, ...] = ()
 
 
 def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: str | None = None) -> RowTexts:
@@ -91,7 +93,8 @@ def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
         texts = [text for exchange in parsed.exchanges for text in (exchange.input, exchange.loose_text)]
         body = _join(question, *(texts[1:] if parsed.context_field else texts), *parsed.rejected)
     scope = _join(parsed.system, parsed.tools, *context)
-    return RowTexts(parsed.layout, question, prompt, answer, _join(*context, body), scope, body, problem)
+    return RowTexts(parsed.layout, question, prompt, answer, _join(*context, body), scope, body, problem,
+                    parsed.unread)  # fmt: skip
 
 
 def _join(*texts: str) -> str:

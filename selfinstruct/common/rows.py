@@ -7,7 +7,7 @@ row. A field that can't be read is an error that names it, never an empty text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from selfinstruct.common.messages import (
@@ -21,6 +21,7 @@ from selfinstruct.common.messages import (
     read_transcript,
 )
 from selfinstruct.common.row_answers import (
+    ANSWERS,
     Exchange,
     answer_turns,
     is_wrong,
@@ -31,6 +32,7 @@ from selfinstruct.common.row_answers import (
 from selfinstruct.common.row_fields import (
     INPUT,
     TASK_INPUT,
+    WITHOUT_TASK,
     Fields,
     describe_fields,
     is_blank,
@@ -43,6 +45,7 @@ from selfinstruct.common.row_fields import (
     spells_nothing,
     strings_of,
 )
+from selfinstruct.common.unread import unread_fields
 
 __all__ = ["LAYOUTS", "Exchange", "ParsedRow", "describe_fields", "paragraphs", "parse_row"]
 
@@ -77,6 +80,7 @@ class ParsedRow:
         reasoning: The reasoning of the answer, where a separate field holds it.
         rejected: Answers that the row marks as the worse ones.
         empty_inputs: Inputs that are spelled as nothing (``nan``, ``<noinput>``) and were read as "".
+        unread: Names of fields with texts that were not read and may belong to the task (``hint``, say).
     """
 
     layout: str
@@ -93,6 +97,7 @@ class ParsedRow:
     reasoning: str = ""
     rejected: tuple[str, ...] = ()
     empty_inputs: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def is_conversation(self) -> bool:
@@ -138,7 +143,22 @@ def parse_row(row: Mapping[str, Any]) -> ParsedRow:
     fields = plain_fields(row)
     layout = _layout(row, fields)
     turns = _conversation(layout, *fields[layout])
-    return _parse_conversation(layout, fields, turns) if turns else _parse_flat(layout, fields)
+    parsed = _parse_conversation(layout, fields, turns) if turns else _parse_flat(layout, fields)
+    exchanges = (exchange.input for exchange in parsed.exchanges)
+    contents = (turn.content for turn in parsed.turns)
+    texts = (parsed.instruction, parsed.system, parsed.context, *exchanges, *contents)
+    unread = unread_fields(fields, _read_names(layout, fields, parsed), texts)
+    return replace(parsed, unread=unread) if unread else parsed
+
+
+def _read_names(layout: str, fields: Fields, parsed: ParsedRow) -> set[str]:
+    """Return the plain names of the fields that the layout of a row reads."""
+    names = {layout, *WITHOUT_TASK, *ANSWERS, "rejected", "label", "ktotag", "instances"}
+    if parsed.is_conversation:
+        return names | (set(INPUT) - set(TASK_INPUT))
+    if "instances" in fields and layout in ("instruction", "definition"):
+        return names
+    return names.union(INPUT, _QUESTIONS if layout == "instruction" else ())
 
 
 def _layout(row: Mapping[str, Any], fields: Fields) -> str:

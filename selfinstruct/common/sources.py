@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfinstruct.common.codec import loads
+from selfinstruct.common.file_kinds import HEAD, describe_undecodable, refuse_unreadable
 from selfinstruct.common.files import describe_os_error, first_line, parse_jsonl
 from selfinstruct.common.row_texts import RowTexts
 from selfinstruct.common.streams import DAMAGES, decompress, parse_csv, parse_elements, utf8_lines
@@ -29,22 +30,6 @@ BATCH = 1024  # rows that are read from a columnar file at once
 _COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 _DATA_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 _SPLITS = ("train", "test", "validation", "valid", "dev")
-_UNREADABLE = {
-    b"SQLite format 3": "an SQLite database; export its rows as CSV or JSON lines",
-    b"PK\x03\x04": "a ZIP archive or an Excel workbook; unpack it, or save the sheet as CSV",
-    b"\xd0\xcf\x11\xe0": "an Excel workbook; save the sheet as CSV",
-    b"7z\xbc\xaf": "a 7z archive; unpack it",
-    b"%PDF": "a PDF document; extract its text",
-    b"ORC": "an ORC file; convert it to Parquet",
-    b"Obj\x01": "an Avro file; convert it to Parquet",
-    b"\x89HDF": "an HDF5 file; convert it to Parquet",
-    b"\x93NUMPY": "a NumPy array; write its rows as JSON lines",
-    b"\x80\x03": "a pickle, which is never loaded; write its rows as JSON lines",
-    b"\x80\x04": "a pickle, which is never loaded; write its rows as JSON lines",
-    b"\x80\x05": "a pickle, which is never loaded; write its rows as JSON lines",
-}
-"""First bytes of files that hold no rows for this reader, with the kind and the remedy."""
-_UNREADABLE_ENDINGS = {".yaml": "YAML", ".yml": "YAML", ".xml": "XML", ".html": "HTML", ".toml": "TOML"}
 
 
 @dataclass(slots=True)
@@ -204,7 +189,7 @@ def _stream(file: io.BufferedReader, name: str, size: int | None) -> Source:
 
     try:
         stream, compression = decompress(file, name)
-        _refuse_unreadable(stream.peek(16)[:16], name, compression)
+        refuse_unreadable(stream.peek(HEAD)[:HEAD], name, compression, _ending(Path(name)))
         text_rows, by_line = _text_rows(stream, name)
     except (*DAMAGES, OSError, UsageError) as error:
         if size is not None:
@@ -222,17 +207,6 @@ def _stream(file: io.BufferedReader, name: str, size: int | None) -> Source:
 
 def _damaged(name: str, number: int, compression: str) -> UsageError:
     return UsageError(f"{name} is damaged after line {number}: its {compression} stream is cut or wrong")
-
-
-def _refuse_unreadable(head: bytes, name: str, compression: str) -> None:
-    kind = next((kind for magic, kind in _UNREADABLE.items() if head.startswith(magic)), "")
-    if head.startswith((b"PAR1", b"ARROW1")):  # read from an uncompressed file only
-        kind = f"a {compression or 'piped'} stream of columns; write it to an uncompressed file"
-    ending = _ending(Path(name))
-    if not kind and ending in _UNREADABLE_ENDINGS:
-        kind = f"{_UNREADABLE_ENDINGS[ending]}; write its rows as JSON lines"
-    if kind:
-        raise UsageError(f"{name} can't be read: it is {kind}")
 
 
 def _text_rows(stream: io.BufferedReader, name: str) -> tuple[Iterator[SourceRow | DataError], bool]:
@@ -284,7 +258,7 @@ def _elements(lines: Iterable[bytes], name: str) -> Iterator[SourceRow | DataErr
     try:
         text = b"".join(lines).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not UTF-8 at byte {error.start}") from None
+        raise DataError(f"{name}: {describe_undecodable(error)}") from None
     for number, raw, value in parse_elements(text, lambda number: f"{name}: row {number}"):
         yield value if isinstance(value, DataError) else SourceRow(number, value, raw)
 
@@ -295,7 +269,7 @@ def _plain_lines(lines: Iterable[bytes], name: str) -> Iterator[SourceRow | Data
         try:
             text = (raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw).decode("utf-8").strip()
         except UnicodeDecodeError as error:
-            yield DataError(f"{name}:{number}: not UTF-8 at byte {error.start}")
+            yield DataError(f"{name}:{number}: {describe_undecodable(error)}")
             continue
         if text:
             yield SourceRow(number, {"text": text})

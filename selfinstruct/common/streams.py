@@ -15,6 +15,7 @@ from itertools import chain
 from typing import IO, Any
 
 from selfinstruct.common.codec import loads
+from selfinstruct.common.file_kinds import describe_undecodable
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
 __all__ = ["DAMAGES", "decompress", "parse_csv", "parse_elements", "utf8_lines"]
@@ -183,4 +184,4 @@ def _decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise UsageError(f"{name}:{number}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+            raise UsageError(f"{name}:{number}: {describe_undecodable(error)}") from None

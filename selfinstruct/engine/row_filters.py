@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from selfinstruct.common.config import ADDED
+from selfinstruct.engine.near_duplicates import RowIndex, Scope, row_text, scope_of
 from selfinstruct.filters import (
     Copied,
     Keywords,
@@ -39,7 +40,6 @@ __all__ = [
     "RowFilters",
     "every_request",
     "no_request",
-    "row_text",
 ]
 
 
@@ -80,6 +80,8 @@ class NoveltyOptions:
 class NearDuplicateOptions:
     """MinHash near-duplicates of whole rows (instruction, input and output) among the rows of other tasks.
 
+    Rows are compared within their scope: the system prompt and the earlier rounds that came with the task.
+
     Attributes:
         threshold: Lowest Jaccard similarity of character 5-grams at which a row is a near-duplicate.
         num_perm: Number of hash permutations of a signature.
@@ -89,6 +91,7 @@ class NearDuplicateOptions:
     threshold: float = 0.8
     num_perm: int = 128
     bands: int = 20
+    scoped: ClassVar[bool] = True  # not with semantics 1
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -207,7 +210,8 @@ class RowFilters:
             if not verdict.kept
         ]
         if near := options.near_duplicate:
-            self._near_duplicate = NearDuplicateIndex(near.threshold, num_perm=near.num_perm, bands=near.bands)
+            index = NearDuplicateIndex(near.threshold, num_perm=near.num_perm, bands=near.bands)
+            self._near_duplicate = RowIndex(index, scoped=near.scoped)
 
     def index_pool(self) -> None:
         """Add the content of the pool to the indexes, which hold nothing but accepted texts."""
@@ -215,10 +219,7 @@ class RowFilters:
             tasks = [*self._pool.tasks, *self._pool.others]
             self._novelty.fit([task.instruction for task in tasks], [task.id for task in tasks])
         if self._near_duplicate is not None:
-            rows = self._pool.rows
-            self._near_duplicate.fit(
-                [row_text(row.candidate) for row in rows], [row.id for row in rows], groups=[row.task for row in rows]
-            )
+            self._near_duplicate.fit(self._pool.rows)
 
     def repeats_task(self, request: Request) -> bool:
         """Return whether a request would answer a task that novelty rejects."""
@@ -282,12 +283,10 @@ class RowFilters:
         for row_filter in self._row_filters:
             texts = [_text_read_by(row_filter, candidates[i]) for i in indices]
             indices = verdicts.record(indices, row_filter.decide(texts))
-        tasks = {i: candidates[i].task or ids[i] for i in indices}
+        accepted = {i: AcceptedRow(ids[i], candidates[i].task or ids[i], candidates[i]) for i in indices}
         if self._near_duplicate is not None and indices:
-            texts = [row_text(candidates[i]) for i in indices]
-            batch = self._near_duplicate.offer_many(texts, [ids[i] for i in indices], groups=tasks.values())
-            indices = verdicts.record(indices, batch)
-        self._pool.rows.extend(AcceptedRow(ids[i], tasks[i], candidates[i]) for i in indices)
+            indices = verdicts.record(indices, self._near_duplicate.offer_many(list(accepted.values())))
+        self._pool.rows.extend(accepted[i] for i in indices)
 
 
 class _Verdicts:
@@ -316,11 +315,10 @@ def _compare_tasks(tasks: Sequence[Task], index: NoveltyIndex, threshold: float)
     The scope is what the question is asked in: the system prompt, the earlier rounds and the input. The same question
     about two passages is two tasks, however short the passages are.
     """
-    members: dict[tuple[str, ...], list[int]] = {}
+    members: dict[tuple[Scope, Scope], list[int]] = {}
     for number, task in enumerate(tasks):
-        rounds = (f"{message.role}: {message.content}" for message in task.history)
-        texts = (task.system, task.instances[0].input if task.instances else "", *rounds)
-        members.setdefault(tuple(" ".join(text.split()).casefold() for text in texts), []).append(number)
+        task_input = scope_of(task.instances[0].input if task.instances else "", ())
+        members.setdefault((scope_of(task.system, task.history), task_input), []).append(number)
     verdicts = [Verdict(index.name, True)] * len(tasks)
     for numbers in members.values():
         if len(numbers) > 1:
@@ -328,12 +326,6 @@ def _compare_tasks(tasks: Sequence[Task], index: NoveltyIndex, threshold: float)
             for number, verdict in zip(numbers, index.empty(threshold).offer_many(*batch), strict=True):
                 verdicts[number] = verdict
     return verdicts
-
-
-def row_text(candidate: Candidate) -> str:
-    """Return a row as one text, for near-duplicate detection."""
-    contents = [message.content for message in candidate.messages]
-    return "\n".join(contents or (candidate.instruction, candidate.input, candidate.output))
 
 
 def _text_read_by(row_filter: Filter, candidate: Candidate) -> str:

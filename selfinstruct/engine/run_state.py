@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfinstruct.engine.inherited import NOTHING_INHERITED, InheritedRequests
+from selfinstruct.engine.near_duplicates import row_text
 from selfinstruct.engine.plan import RunPlan
-from selfinstruct.engine.row_filters import FilterOutcome, FullComparison, no_request, row_text
+from selfinstruct.engine.row_filters import FilterOutcome, FullComparison, no_request
 from selfinstruct.engine.saturation import Saturation
 from selfinstruct.engine.scheduler import Scheduler, SchedulerState
 from selfinstruct.engine.stats import Stats

@@ -15,6 +15,7 @@ from selfinstruct.common.files import write_atomic
 from selfinstruct.common.messages import parse_nested
 from selfinstruct.common.row_texts import RowTexts, texts_of
 from selfinstruct.common.sources import Source, SourceRow, open_rows
+from selfinstruct.common.unread import unread_notices
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filtering.options import FilterFileOptions
 from selfinstruct.filtering.sinks import check_sink, write_rows
@@ -140,6 +141,7 @@ class _FilePass:
         self._pii = Pii() if options.pii in ("flag", "redact") else None
         self._balance = None if options.balance is None else Balance(options.balance[0], options.balance[1])
         self._groups: Counter[tuple[str, str]] = Counter()
+        self._unread: Counter[str] = Counter()
         self._first_malformed = ""
 
     def rows(self) -> Iterator[SourceRow]:
@@ -150,7 +152,8 @@ class _FilePass:
             yield row if self._pii is None else self._marked(row, self._pii)
 
     def notices(self) -> Iterator[str]:
-        """Yield a notice for each row that many others were dropped for."""
+        """Yield a notice for each field that was left out, and for each row that many others were dropped for."""
+        yield from unread_notices(self._unread, "judged")
         for (name, nearest), size in self._groups.most_common():
             if self.progress.read >= TEMPLATE_ROWS and size > TEMPLATE_SHARE * self.progress.read:
                 yield (f"{size:,} of {self.progress.read:,} rows were dropped by {name} for resembling "
@@ -196,6 +199,7 @@ class _FilePass:
                 continue
             progress.read += 1
             progress.fields[row.texts.field] += 1
+            self._unread.update(row.texts.unread)
             yield row
 
     def _texts(self, value: Mapping[str, Any]) -> RowTexts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from selfinstruct.filters.refusal_languages import OTHER_REFUSALS, OTHER_SELF_REFERENCES
 
-__all__ = ["REFUSALS", "SELF_REFERENCES", "TRIGGERS"]
+__all__ = ["CLAUSE", "HARM", "MAKE", "OPENING", "REFUSALS", "SELF_REFERENCES", "TRIGGERS", "WORK"]
 
 # Words without which no form matches a sentence in ASCII; most sentences have none of them.
 TRIGGERS = (
@@ -42,8 +42,9 @@ _AI = (
 )
 
 # What may precede the clause: courtesies, regrets, adverbs; then the clause may also follow a comma or a colon.
-_OPENING = (
-    r"(?:(?:oh|well|hello|hi|hey|no|nope|yes|thanks?|thank you|but|so|and|however|also|again|honestly|to be honest"
+OPENING = (
+    r"(?:(?:oh|well|hold on|regretfully|hello|hi|hey|no|nope|yes|thanks?|thank you|but|so|and|however|also|again"
+    r"|honestly|to be honest"
     r"|while"
     r"|although|though|unfortunately|regrettably|sadly|sorry|apologies|my apologies|(?:please|(?:it is|it's)"
     r" important to)"
@@ -56,10 +57,12 @@ _OPENING = (
     r"(?: for [^,.]{0,40})?(?:,? (?:that|but|because|however))?"
     r"[,!: ]*)*"
 )
-_CLAUSE = (
-    rf"(?:^{_OPENING}|,(?: (?:and|but|so|thus|therefore|hence|because|however))* |\bme: |\bclear: |; (?=i )|\bas (?:an?"
-    rf"|your) (?:\w+ ){{0,4}}?(?:ai|model|assistant|chatbot|program),? (?=i )|\bbut (?=i\b)"
-    rf"|^(?:{_OPENING}(?:i|that|this|it|as)|as|\w+ing)\b[^,:]{{3,80}}\b(?:and|so|but|that|:) (?:thus |so |therefore )?)"
+CLAUSE = (
+    rf"(?:^{OPENING}|,(?: (?:and|but|so|thus|therefore|hence|because|however))* |\bme: |\bclear: |; (?=i )"
+    r"|\bas (?:an?"
+    r"|your) (?:\w+ ){0,4}?(?:ai|model|assistant|chatbot|program),? (?=i )|\bbut (?=i\b)"
+    rf"|^(?:{OPENING}(?:i|that|this|it|as)|as|\w+ing)\b[^,:]{{3,80}}\b(?:and|so|but|that|:) (?:thus |so "
+    r"|therefore )?)"
 )
 _ADVERB = (
     r"(?: (?:really|simply|just|also|currently|personally|therefore|thus|ethically|directly|physically|in good"
@@ -67,13 +70,13 @@ _ADVERB = (
 )
 _UNABLE = (
     r"(?:unable|not (?:\w+ )?(?:able|allowed|permitted|authori[sz]ed|programmed|designed|equipped|trained|going"
-    r"|supposed))"
+    r"|supposed|meant|prepared|willing|inclined|at liberty|in a position))"
     r" to"
 )
 # "I can't": of a single act. "I don't": of a habit, which also has everyday objects.
 _CANNOT = (
-    rf"(?:(?:can(?:not| ?not|'t)|won't|will not|shouldn't)(?:,? (?:and|or) (?:can't|cannot|won't|will not))?(?: be"
-    rf" able to)?"
+    r"(?:(?:can(?:not| ?not|'t)|won't|will not|shouldn't)(?:,? (?:and|or) (?:can't|cannot|won't|will not))?(?: be"
+    r" able to)?"
     rf"|(?:am|are|'m|'re|was) ?{_UNABLE}|wasn't (?:designed|programmed|trained|built) to"
     r"|(?:do not|don't) (?:think i should|want to)|(?:would|'d) (?:rather|prefer) not(?: to)?|(?:choose|prefer) not"
     r" to|refuse to|(?:respectfully |politely )?decline to)"
@@ -112,7 +115,7 @@ _SERVE = (
     r"|(?:guide|advise|walk) you|comment on (?:ongoing|pending|political|this|that|specific|individual)|(?:confirm"
     r"|verify) (?:whether|if|the (?:authenticity|accuracy|truth)|th[ia][ts] claim)"
     rf"|guarantee the accuracy|{_TELL} you (?:if|whether|who)\b|act as (?:an?|your)\b|(?:confirm"
-    rf"|verify) (?:this|that|it)(?=\W*$|[,;])|adopt (?:this|that|the|such) persona"
+    r"|verify) (?:this|that|it)(?=\W*$|[,;])|adopt (?:this|that|the|such) persona"
     r"|identify (?:(?:real |private )?(?:people|individuals)|anyone|(?:the|this|that) (?:person|individual))"
     r"|ignore my (?:\w+ )?(?:instructions|rules|guidelines)"
     r"|be (?:a )?part of (?:this|that|it)|answer (?:questions? (?:like|about|of)|personal)|make (?:predictions"
@@ -120,7 +123,8 @@ _SERVE = (
     r"|recommend or endorse"
     r"|(?:offer|give|share|express|form)(?: you)? (?:(?:an?|any|my|personal|political|legal|medical|financial)"
     r" )*(?:opinions?|advice|guidance)"
-    r"|(?:provide|share|give)(?: you)?(?: with)? (?:that|this|such|any) (?:kind of )?(?:information|content|advice))\b"
+    r"|(?:provide|share|give)(?: you)?(?: with)? (?:that|this|such|any) (?:kind of )?(?:information|content"
+    r"|advice))\b"
 )
 _GERUND = (
     r"(?:assisting|helping|providing|generating|sharing|writing|creating|producing|discussing|answering|engaging"
@@ -129,18 +133,21 @@ _GERUND = (
 _DO_THIS = (
     r"(?:do|generate|answer|write(?: about)?|discuss|create|produce|share|provide|respond to|complete|process"
     r"|support|continue|say"
-    rf"|talk about|cover|reproduce|verify|{_TELL} you|show you|give you|allow|handle|provide you with|perform|reply to"
+    rf"|talk about|cover|reproduce|verify|{_TELL} you|show you|give you|allow|handle|provide you with|perform"
+    r"|reply to"
     r"|address"
     r"|make|translate|continue with|help(?: you)?(?: with| on)?)"
 )
-_MAKE = (
+MAKE = (
     r"(?:provide|generate|engage in|reveal|assist|advise|guide|guess|comment|complete|continue|answer|respond"
     rf"|process|reproduce|write|{_TELL}|create|produce|make|give|share|offer|show|teach|explain|describe|discuss|draw"
     r"|build|find|design|draft"
-    r"|compose|translate|support|promote|recommend|suggest|list|help|open|say|perform|spread|use|sell|publish|endorse)"
+    r"|take part in|participate in|contribute to|be involved in|go along with|play along with|aid in"
+    r"|compose|translate|support|promote|recommend|suggest|list|help|open|say|perform|spread|use|sell|publish"
+    r"|endorse)"
 )
 # What refused requests are about; stems, so that all forms match.
-_HARM = (
+HARM = (
     r"\b(?:illegal|unlawful|harm|hurt|weapon|hack|malware|spyware|keylog|ransom|virus|exploit\b|break into|stea[lk]"
     r"|theft|"
     r"fraud|scam|spam|phish|poison|kill|murder|suicid|self-harm|drug|methamph|cocaine|heroin|hate|hatred|racis|sexis"
@@ -155,7 +162,8 @@ _HARM = (
     r"|offensive|"
     r"derogat|demean|degrad|defam|slander|libel|jailbreak|restrictions|guidelines|dangerous|unsafe|unethical|immoral|"
     r"inappropriate|real (?:people|person|politician)|religio|evad|revenge|laundering|smuggl|traffick|trick|swindl"
-    r"|threat|unprotected|unrestricted|unauthori|nerve agent|chemical weapon|toxin|slurs?\b|(?:end|take) your"
+    r"|threat|unprotected|unrestricted|unauthori|nerve agent|spread\w* (?:lies|rumou?rs)|gunpowder|silencer|detonat"
+    r"|arson\b|chemical weapon|toxin|slurs?\b|(?:end|take) your"
     r" (?:own )?life)"
 )
 # What an assistant delivers, or keeps to itself.
@@ -189,7 +197,7 @@ _SENSE = (
     rf"|look up|remember|recall|set|order|buy|book|listen to|run|execute|process|make|{_TELL} you|send|read|visit"
     r"|retrieve)"
 )
-_WORK = (
+WORK = (
     r"(?:input|text|passage|article|paragraph|sentence|code|document|essay|context|data|file|image|list|email|poem"
     r"|story"
     r"|table|instruction|question)"
@@ -197,43 +205,44 @@ _WORK = (
 
 REFUSALS = (
     # I can't assist, I am not able to do that, I won't write malware, I cannot decide this for you.
-    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} {_SERVE}",
-    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} {_DO_THIS} {_THIS}",
-    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} {_MAKE}\b(?! (?:my (?!system|instructions|rules)|you how (?:much|happy"
-    rf"|sorry)))[^.!?]{{0,80}}?(?:{_HARM}|{_GOODS})",
-    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} (?:write|do|make|create|solve|decide|complete|finish|draw|find|book|send"
-    rf"|buy)\b[^.!?]{{1,40}} for you\b",
-    rf"{_CLAUSE}{_I_CANNOT}{_LIFE} {_SENSE}(?! (?:my\b|you(?=,| over)|our(?! (?:earlier|previous|past|last|prior))|any"
+    rf"{CLAUSE}{_I_CANNOT}{_LIFE} {_SERVE}",
+    rf"{CLAUSE}{_I_CANNOT}{_LIFE} {_DO_THIS} {_THIS}",
+    rf"{CLAUSE}{_I_CANNOT}{_LIFE} {MAKE}\b(?! (?:my (?!system|instructions|rules)|you how (?:much|happy"
+    rf"|sorry)))[^.!?]{{0,80}}?(?:{HARM}|{_GOODS})",
+    rf"{CLAUSE}{_I_CANNOT}{_LIFE} (?:write|do|make|create|solve|decide|complete|finish|draw|find|book|send"
+    r"|buy)\b[^.!?]{1,40} for you\b",
+    rf"{CLAUSE}{_I_CANNOT}{_LIFE} {_SENSE}(?! (?:my\b|you(?=,| over)|our(?! (?:earlier|previous|past|last|prior))|any"
     rf" reason|sense)\b)[^.!?]{{0,30}}?{_SENSES}",
-    rf"{_CLAUSE}i ?(?:will not|won't|am not|'m not)(?: going to)?(?: be)?(?: comfortable)?(?: with)? {_GERUND}\b(?!"
-    rf" to you)",
-    rf"{_CLAUSE}i (?:do not|don't) feel comfortable (?:with (?:this|that)|{_GERUND})",
-    rf"{_CLAUSE}{_I_DO_NOT} (?:provide|create|generate|give|offer|write|produce|share|support|take|engage in"
-    rf"|discuss)\b[^.!?]{{0,60}}"
-    rf"?(?:{_HARM}|\b(?:content|(?:legal|medical|financial) advice|diagnos|opinions|positions|sides"
-    rf"|instructions)\b(?! unless)|diagnos)",
-    rf"{_CLAUSE}i(?:'m| am) (?:not in a position|incapable of forming|not capable of (?:providing|creating|forming)"
-    rf"|declining)\b",
-    rf"{_CLAUSE}{_I_DO_NOT} (?:(?:\w+,? (?:or|and) )?condone\b|(?:support|endorse|promote"
-    rf"|encourage)\b[^.!?]{{0,30}}? such\b)",
-    rf"^{_OPENING}(?:respectfully,? )?i (?:respectfully |politely )?decline\W*$",
+    rf"{CLAUSE}i ?(?:will not|won't|am not|'m not)(?: going to)?(?: be)?(?: comfortable)?(?: with)? {_GERUND}\b(?!"
+    r" to you)",
+    rf"{CLAUSE}i (?:do not|don't) feel comfortable (?:with (?:this|that)|{_GERUND})",
+    rf"{CLAUSE}{_I_DO_NOT} (?:provide|create|generate|give|offer|write|produce|share|support|take|engage in"
+    r"|discuss)\b[^.!?]{0,60}"
+    rf"?(?:{HARM}|\b(?:content|(?:legal|medical|financial|tax|investment|psychological) advice|diagnos|opinions"
+    r"|positions|sides"
+    r"|instructions)\b(?! unless)|diagnos)",
+    rf"{CLAUSE}i(?:'m| am) (?:not in a position|incapable of forming|not capable of (?:providing|creating|forming)"
+    r"|declining)\b",
+    rf"{CLAUSE}{_I_DO_NOT} (?:(?:\w+,? (?:or|and) )?condone\b|(?:support|endorse|promote"
+    r"|encourage)\b[^.!?]{0,30}? such\b)",
+    rf"^{OPENING}(?:respectfully,? )?i (?:respectfully |politely )?decline\W*$",
     r"\bit's best (?:that|if) i (?:don't|do not)\b",
     r"^we (?:cannot|can't|are unable to) (?:continue|have) (?:this|that) (?:conversation|chat|discussion)",
-    rf"{_CLAUSE}i(?:'m| am|'ve been| have been) (?:programmed|designed|trained|instructed)"
+    rf"{CLAUSE}i(?:'m| am| was|'ve been| have been) (?:programmed|designed|trained|instructed)"
     r" (?:to avoid|not to|to not)\b",
     r"^we (?:cannot|can't|are unable to) (?:process|fulfil|fulfill|complete|answer|assist with) (?:this|your|the)"
     r" (?:request|prompt|question)",
     # I must decline; but not an invitation, an offer, a crown.
-    rf"{_CLAUSE}i{_LIFE}(?:'ll| will|'m going to)? ?(?:must|have to|need to|would have to)(?: (?:respectfully"
-    rf"|politely))? (?:decline|refuse"
+    rf"{CLAUSE}i{_LIFE}(?:'ll| will|'m going to)? ?(?:must|have to|need to|would have to)(?: (?:respectfully"
+    r"|politely))? (?:decline|refuse"
     r"|pass|turn (?:this|that|your|the)(?: \w+)? down|turn down (?:this|that|your) \w+)(?=\W*$|[,.;:]| on this| to"
     r" (?:write|answer|provide|help|assist|create|do|generate|discuss|respond|engage)"
     r"| (?:this|that|your|the) (?:request|task|question|prompt)| (?:this|that)\W*$| because| as )",
     # Without a speaker at the front: can't help with that; that's not something I can help with; impossible for me.
     r"^(?:(?:nope|no|sorry),? )*(?:can(?:'t|not)|unable to) (?:assist|help|comply|fulfill?)(?: with)? (?:this|that"
     r"|the|your)",
-    rf"(?:^|: ){_OPENING}(?:that|this)(?:'s| is)(?:n't| not)?(?: something| an? (?:topic|subject|question|request"
-    rf"|task)| beyond what)?(?: that)? "
+    rf"(?:^|: ){OPENING}(?:that|this)(?:'s| is)(?:n't| not)?(?: something| an? (?:topic|subject|question|request"
+    r"|task)| beyond what)?(?: that)? "
     r"i(?: can(?:not|'t)|'m not| am not| won't|(?:'m| am) willing| can (?:do|help|assist|answer|discuss)|'m able|"
     r" am able)",
     r"\b(?:(?:is|are) not|isn't|aren't) something (?:that )?i(?:'m able to| am able to| can|'m willing to"
@@ -242,7 +251,8 @@ REFUSALS = (
     rf"(?:do|support|{_GERUND}|provide|produce|write|create|share|discuss|help with|assist with"
     r"|engage in)(?=\W*$|[,;]| for you)",
     r"\b(?:is|are) something (?:that )?i (?:can't|cannot|won't|will not|am unable to|am not able to) "
-    r"(?:do|support|provide|produce|write|create|share|discuss|help with|assist with|engage in)(?=\W*$|[,;]| for you)",
+    r"(?:do|support|provide|produce|write|create|share|discuss|help with|assist with|engage in)(?=\W*$|[,;]"
+    r"| for you)",
     rf"^{_GERUND}\b[^.!?]{{0,60}}\b(?:irresponsible|unethical|dangerous|harmful|illegal|inappropriate|unsafe)\b"
     r"[^.!?]{0,30}\bso i (?:won't|can't|cannot|will not)",
     r"\b(?:not (?:possible|appropriate|ethical)|impossible|inappropriate|unethical|isn't (?:possible|ethical"
@@ -261,67 +271,67 @@ REFUSALS = (
     r"\b(?:task|request|question|instruction|prompt) (?:can't|cannot) be (?:\w+ed) (?:because no|as no|without|by"
     r" (?:a |an |any )?(?:gpt|ai|language))",
     r"\byour (?:request|question|prompt) (?:does not|doesn't) (?:meet|comply|align)",
-    rf"{_CLAUSE}i (?:do not|don't|can't|cannot) understand (?:the|your|this) (?:instruction|request|question|input"
-    rf"|prompt|task)",
-    rf"{_CLAUSE}i(?:'m| am) not sure what (?:you(?:'re| are)|you) (?:ask|refer|mean|want)",
-    rf"{_CLAUSE}i ?(?:respectfully |politely )?(?:decline|refuse|choose not|prefer not)(?: to)? (?:answer|respond"
-    rf"|participate|help|assist|write|provide|engage|discuss)\b(?=\W*$| (?:this|that|such|any|propaganda))",
+    rf"{CLAUSE}i (?:do not|don't|can't|cannot) understand (?:the|your|this) (?:instruction|request|question|input"
+    r"|prompt|task)",
+    rf"{CLAUSE}i(?:'m| am) not sure what (?:you(?:'re| are)|you) (?:ask|refer|mean|want)",
+    rf"{CLAUSE}i ?(?:respectfully |politely )?(?:decline|refuse|choose not|prefer not)(?: to)? (?:answer|respond"
+    r"|participate|help|assist|write|provide|engage|discuss)\b(?=\W*$| (?:this|that|such|any|propaganda))",
     r"\b(?:request|question|task) is something i (?:have to|must|need to) (?:turn down|decline|refuse)",
-    rf"{_CLAUSE}i (?:(?:do not|don't) know how to (?:help|answer|respond|assist|do)\b[^.!?]{{0,12}}(?:this|that)"
-    rf"|(?:did not|didn't) understand (?:your|the|this|that) (?:request|question|instruction|message|prompt))",
-    rf"{_CLAUSE}i(?:'m| am) not (?:qualified|licensed|trained) to (?:give|provide|offer)",
-    rf"{_CLAUSE}i (?:have no|(?:do not|don't) have any) information (?:about|on|regarding) (?:this|that|your)\b",
+    rf"{CLAUSE}i (?:(?:do not|don't) know how to (?:help|answer|respond|assist|do)\b[^.!?]{{0,12}}(?:this|that)"
+    r"|(?:did not|didn't) understand (?:your|the|this|that) (?:request|question|instruction|message|prompt))",
+    rf"{CLAUSE}i(?:'m| am) not (?:qualified|licensed|trained) to (?:give|provide|offer)",
+    rf"{CLAUSE}i (?:have no|(?:do not|don't) have any) information (?:about|on|regarding) (?:this|that|your)\b",
     r"^my (?:abilities|capabilities|functions|skills) are limited to text",
     r"^your (?:message|question|request|prompt|instruction) (?:is|seems|appears|looks)(?: to be)? (?:incomplete|cut"
     r" off|empty|unclear)",
     r"^(?:(?:could|can|would) you )?(?:please )?(?:clarify|rephrase|specify|elaborate)(?: on)? (?:your (?:question"
     r"|request|instruction|message)|what you (?:mean|want|would|need|are)|it\W*$)",
-    rf"\b{_WORK} (?:that )?you (?:want|would like|mention|refer|ask)\w*\b[^.!?]{{0,40}} (?:is|seems to be) missing",
-    rf"{_CLAUSE}i (?:do not|don't) have (?:enough|the necessary|sufficient) (?:information|context|details)",
+    rf"\b{WORK} (?:that )?you (?:want|would like|mention|refer|ask)\w*\b[^.!?]{{0,40}} (?:is|seems to be) missing",
+    rf"{CLAUSE}i (?:do not|don't) have (?:enough|the necessary|sufficient) (?:information|context|details)",
     # Rules of the speaker.
     r"\bagainst (?:my|our|openai's|the content|the usage|the use case) (?:\w+ )?(?:polic|guidelines|programming"
     r"|principles|values|use case)",
     r"\b(?:violates?|breach\w*) (?:our|my|the|openai's) (?:\w+ )*(?:polic|guidelines|terms)",
-    rf"{_CLAUSE}my (?:\w+ )?(?:guidelines|programming|policies|policy|training|design)(?: \w+)? (?:prevents?"
-    rf"|prohibits?|forbids?"
+    rf"{CLAUSE}my (?:\w+ )?(?:guidelines|programming|policies|policy|training|design)(?: \w+)? (?:prevents?"
+    r"|prohibits?|forbids?"
     r"|do(?:es)? not (?:allow|permit)|doesn't (?:allow|permit)|don't (?:allow|permit)|keeps?) (?:me|that)",
     # Missing abilities and views.
-    rf"{_CLAUSE}i (?:do not|don't|lack)(?: have)? ?(?:the (?:ability|capability|capacity|means|tools?) to {_SENSE}"
+    rf"{CLAUSE}i (?:do not|don't|lack)(?: have)? ?(?:the (?:ability|capability|capacity|means|tools?) to {_SENSE}"
     rf"|(?:any )?access to (?:that|any|such|personal)\b|(?:any )?(?:access to )?[^.!?]{{0,20}}?{_SENSES})",
-    rf"{_CLAUSE}(?:i )?(?:have|having) no (?:access to [^.!?]{{0,20}}?{_SENSES}|way (?:to|of) (?:access|view|see))",
-    rf"^{_OPENING}i (?:do not|don't) have (?:an |any )?(?:personal )?opinions? (?:on|about) (?:that|this|the matter)",
+    rf"{CLAUSE}(?:i )?(?:have|having) no (?:access to [^.!?]{{0,20}}?{_SENSES}|way (?:to|of) (?:access|view|see))",
+    rf"^{OPENING}i (?:do not|don't) have (?:an |any )?(?:personal )?opinions? (?:on|about) (?:that|this|the matter)",
     # A missing input.
-    rf"\byou (?:have not|haven't|did not|didn't|forgot to) (?:provided?|includ\w+|attach\w*|shared?|pasted?|given?)"
-    rf"(?: me)?(?: with)?(?: any| an| the| a)? ?(?:\w+ )?{_WORK}\b",
-    rf"^{_OPENING}there (?:doesn't|does not) (?:seem|appear) to be (?:any|an?) (?:\w+ )?{_WORK}\b",
-    rf"\bi (?:don't|do not) know which {_WORK} you(?:'re| are| mean| refer)\b",
-    rf"^{_OPENING}it (?:looks like|looks as if|seems(?: like)?|appears)(?: that)? (?:the|your|any) (?:\w+ )?{_WORK}\b"
+    r"\byou (?:have not|haven't|did not|didn't|forgot to) (?:provided?|includ\w+|attach\w*|shared?|pasted?|given?)"
+    rf"(?: me)?(?: with)?(?: any| an| the| a)? ?(?:\w+ )?{WORK}\b",
+    rf"^{OPENING}there (?:doesn't|does not) (?:seem|appear) to be (?:any|an?) (?:\w+ )?{WORK}\b",
+    rf"\bi (?:don't|do not) know which {WORK} you(?:'re| are| mean| refer)\b",
+    rf"^{OPENING}it (?:looks like|looks as if|seems(?: like)?|appears)(?: that)? (?:the|your|any) (?:\w+ )?{WORK}\b"
     r"[^.!?]{0,50} (?:(?:was|were|is|are)(?:n't| not) (?:included|attached|provided|pasted|there)|(?:did not|didn't)"
     r" (?:come|go|get) through|is missing)",
-    rf"^{_OPENING}(?:there (?:is|was) no|no) (?:\w+ )?{_WORK} (?:(?:is|was|has been) )?(?:given|provided|included"
-    rf"|attached)\b"
+    rf"^{OPENING}(?:there (?:is|was) no|no) (?:\w+ )?{WORK} (?:(?:is|was|has been) )?(?:given|provided|included"
+    r"|attached)\b"
     r"(?! to (?:your|my|the))",
-    rf"^(?:the|your) {_WORK} (?:is|seems to be|appears to be) (?:missing|empty|incomplete)\b|^(?:this|the|your)"
-    rf" instruction is incomplete\b",
+    rf"^(?:the|your) {WORK} (?:is|seems to be|appears to be) (?:missing|empty|incomplete)\b|^(?:this|the|your)"
+    r" instruction is incomplete\b",
     r"^<no ?input>|^there is nothing to (?:classif|summari|translat|correct|edit)",
-    rf"^(?:(?:could|can|would) you )?(?:please )?(?:provide|share|paste|give|send|upload"
-    rf"|attach)(?: me)?(?: with)? (?:the|some"
-    rf"|your|more|any|a|an) (?:\w+ )?"
-    rf"{_WORK}\b(?: (?:that )?you(?:'d| would)? (?:like|want)(?: me)?\b| so (?:that )?i can\b| (?:for me )?to"
-    rf" (?:translate|summari|analy|correct|edit|review))",
+    r"^(?:(?:could|can|would) you )?(?:please )?(?:provide|share|paste|give|send|upload"
+    r"|attach)(?: me)?(?: with)? (?:the|some"
+    r"|your|more|any|a|an) (?:\w+ )?"
+    rf"{WORK}\b(?: (?:that )?you(?:'d| would)? (?:like|want)(?: me)?\b| so (?:that )?i can\b| (?:for me )?to"
+    r" (?:translate|summari|analy|correct|edit|review))",
     r"^(?:could|can|would) you (?:please )?(?:provide|share|give)(?: me)?(?: with)? (?:some |a bit )?(?:more"
     r"|additional|further) (?:context|details|information)\W*$",
-    rf"{_CLAUSE}i (?:need|require) (?:(?:more|additional|further) (?:information|context|details) to (?:complete"
-    rf"|answer|fulfil|do|help|assist)"
-    rf"|the {_WORK}\b[^.!?]{{0,30}} first)",
+    rf"{CLAUSE}i (?:need|require) (?:(?:more|additional|further) (?:information|context|details) to (?:complete"
+    r"|answer|fulfil|do|help|assist)"
+    rf"|the {WORK}\b[^.!?]{{0,30}} first)",
     r"^i (?:don't|do not|can't|cannot) see (?:any |an |the )?(?:attach\w+|file|image|document|text)",
     *OTHER_REFUSALS,
 )
 SELF_REFERENCES = (
-    rf"^(?:{_OPENING})(?:as|speaking as|being|since i(?:'m| am)|because i(?:'m| am)|(?:al)?though i(?:'m| am)"
+    rf"^(?:{OPENING})(?:as|speaking as|being|since i(?:'m| am)|because i(?:'m| am)|(?:al)?though i(?:'m| am)"
     rf"|(?:given|note) that i(?:'m| am)|while i(?:'m| am)) (?:just |only |merely )?{_AI}",
-    rf"(?:^{_OPENING}|, (?:but |and |so )?)(?:as|since i am|because i am) (?:just |only )?{_AI}",
-    rf"^(?:{_OPENING})(?:i am|i'm) (?:just |only |merely |simply )?{_AI}",
+    rf"(?:^{OPENING}|, (?:but |and |so )?)(?:as|since i am|because i am) (?:just |only )?{_AI}",
+    rf"^(?:{OPENING})(?:i am|i'm) (?:just |only |merely |simply )?{_AI}",
     r"^as (?:an?|your) (?:(?:responsible|ethical|helpful|text-based) )?assistant, i(?:'m| am| can|'ve)\b",
     r"^i was (?:trained|created|developed|built) by (?:openai|google|anthropic|meta|microsoft|mistral|alibaba"
     r"|deepseek|xai)\b",
@@ -329,8 +339,8 @@ SELF_REFERENCES = (
     r"\bmy (?:training data|knowledge) (?:only )?(?:goes|cuts? off|cutoff|extends|ends)\b",
     r"\bmy (?:knowledge|training) cut-?off\b",
     r"^as of my (?:last |latest |most recent )?(?:knowledge|training) (?:update|cut-?off)",
-    rf"^{_OPENING}i (?:don't|do not) (?:actually )?have (?:any )?(?:personal (?:experiences?|opinions|feelings"
-    rf"|beliefs|preferences|emotions)(?! (?:with|in|of|for)\b)"
+    rf"^{OPENING}i (?:don't|do not) (?:actually )?have (?:any )?(?:personal (?:experiences?|opinions|feelings"
+    r"|beliefs|preferences|emotions)(?! (?:with|in|of|for)\b)"
     r"|(?:feelings|emotions|opinions|beliefs|consciousness) or)\b",
     r"^i (?:don't|do not|lack) (?:possess|experience|have) (?:feelings|emotions|consciousness|a physical (?:body"
     r"|form))\b(?! for)",

@@ -20,6 +20,7 @@ from selfinstruct.errors import UsageError
 from selfinstruct.filters.base import Filter, Reads
 from selfinstruct.filters.patterns import PLAIN, find_phrase
 from selfinstruct.filters.refusal_forms import REFUSALS, SELF_REFERENCES, TRIGGERS
+from selfinstruct.filters.refusal_idioms import IDIOM_TRIGGERS, IDIOMS
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
@@ -33,7 +34,8 @@ _DECORATION = re.compile(r"[\s*_#>]+")
 _LABEL = re.compile(r"(?:assistant|answer|response|output|reply|note|disclaimer|ai|bot|a)\s*:\s*", re.IGNORECASE)
 # The speech of somebody else: a quotation, or the first line of a dialogue.
 _QUOTED = re.compile(r"[\"'\u201c\u201e\u00ab\u300c]|[A-Z][\w.-]*(?: [\w.-]+)?:\s")
-_TRIGGER = re.compile(TRIGGERS, re.IGNORECASE)
+_TRIGGER = re.compile(rf"{TRIGGERS}|{IDIOM_TRIGGERS}", re.IGNORECASE)
+_ALL_REFUSALS = (*REFUSALS, *IDIOMS)
 _QUOTATION = re.compile(r"\"[^\"]*\"?|\u201c[^\u201d]*\u201d?|\u00ab[^\u00bb]*\u00bb?|\u300c[^\u300d]*\u300d?|`[^`]*`?")
 _REPORTED = re.compile(
     r"[\"\u201d,]\s*(?:[\w']+ ){0,3}(?:said|says|repl(?:ied|ies)|answer(?:ed|s)|asked|wrote|writes|thought|cried"
@@ -72,7 +74,7 @@ class Refusals(Filter):
         start = text.lstrip()[: self.head]
         sentences = list(_sentences(start))
         for reason, phrases, forms in (
-            (RejectReason.REFUSAL, self.refusals, REFUSALS),
+            (RejectReason.REFUSAL, self.refusals, _ALL_REFUSALS),
             (RejectReason.SELF_REFERENCE, self.self_references, SELF_REFERENCES),
         ):
             if phrase := _find_form(forms, sentences) if phrases is None else find_phrase(phrases, start):

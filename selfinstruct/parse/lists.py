@@ -1,11 +1,15 @@
-"""Parsing of lists with one-paragraph items: numbered ones, and ones that go over to bullets or have nothing else."""
+"""Parsing of lists with one-paragraph items: numbered ones, and ones that go over to bullets or have nothing else.
+
+Tables, JSON arrays and lists in HTML are read by ``list_forms``.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from selfinstruct.parse.list_forms import read_other_form
+from selfinstruct.parse.listing import Item, Listing
 from selfinstruct.parse.text import (
     FLAGS,
     LEAD,
@@ -51,22 +55,6 @@ _LEAST_BULLETS = 2  # of a list without numbers
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One item: its verbatim text and its span."""
-
-    text: str
-    span: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The items of a text, and the discarded parts."""
-
-    items: tuple[Item, ...] = ()
-    discards: tuple[Discard, ...] = ()
-
-
 def read_numbered_list(text: str, *, first: int, last: int, continued: bool, truncated: bool) -> Listing:
     """Read the items ``first`` to ``last`` of a numbered list.
 
@@ -91,7 +79,8 @@ def read_list(text: str, *, first: int, last: int, continued: bool, truncated: b
     Numbers may stand in brackets, or between a word and a dash (``(9)``, ``Task 9 -``), or in a heading. A line with a
     bullet or a dash is an item where the list has no numbers, and after its last number; deeper ones are its text.
     Letters and Roman numerals count as bullets in a text without either. Bullets below a line that ends with a colon
-    belong to its item.
+    belong to its item. A Markdown table with a task in each row, a JSON array of strings or objects, and a list in HTML
+    are read if they begin before any number or bullet.
     """
     fences = fence_spans(text, 0)
     bullets = list(outside_fences(_BULLET.finditer(text), fences))
@@ -99,6 +88,12 @@ def read_list(text: str, *, first: int, last: int, continued: bool, truncated: b
         letters = list(outside_fences(_LETTER.finditer(text), fences))
         # Below a question, letters are the choices of its answer.
         bullets = letters if letters and text[: letters[0].start()].rstrip()[-1:] in ("", ":") else []
+    opening = _opening(text, first, continued, _ANY_NUMBER)
+    starts = [len(text) if opening is None else opening[1], *(bullet.start() for bullet in bullets[:1])]
+    if not continued or opening is None:
+        other = read_other_form(text, before=min(starts), most=last + 1 - first, truncated=truncated)
+        if other is not None:
+            return other
     return _read(text, first, last, continued=continued, truncated=truncated, pattern=_ANY_NUMBER, bullets=bullets)
 
 

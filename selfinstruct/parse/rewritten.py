@@ -3,11 +3,14 @@
 Before the task stand greetings, headings and labels ("### Rewritten task", "**Evolved instruction:**"), after it
 remarks on what was changed ("(Added a constraint.)", "Note: I made it harder."). A remark is recognised by what it
 speaks about, the rewriting, and not by its form alone: a task may end in parentheses, or with a note to its reader.
+A paragraph that states a constraint ("The constraint added is x > 3.") is part of the task, unless the task says the
+same already.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 from selfinstruct.parse.preamble import skip_preamble
 from selfinstruct.parse.text import BLANK_LINE, fence_spans, strip_emphasis, strip_span
@@ -101,6 +104,29 @@ _OFFER_ABOUT = re.compile(
     rf"\b(?:if you|if this|me to|helps?|another|further|adjust|rewrite|{_HOW} (?:version|{_WHAT})|changes)\b",
     re.IGNORECASE,
 )
+_CONSTRAINT = r"(?:constraint|requirement|condition|restriction|limitation|rule|limit)s?"
+_STATEMENT = re.compile(  # what follows is the constraint itself
+    rf"(?:note: )?(?:(?:the|an?|one|this|these|my|our|your|\d+) )?(?:(?:added|adding|new|additional|further|extra"
+    rf"|more|second|third|final|only|main|key) ){{0,3}}(?:{_CONSTRAINT}(?: (?:(?:that|which|i|we|was|were|is|are"
+    r"|has|have|been|now|to be|here|newly) ){0,3}(?:added|introduced|imposed|included|applied|set|required))?"
+    r"|added(?=:))[*_]{0,3}(?:[ \t]?[:=][*_]{0,3}| (?:is|are|reads?|says|states|requires?)(?: now)?"
+    r"(?: as follows)?:?(?: that)?)\s+(?P<content>\S.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_TALK = re.compile(  # what a constraint is about or for, and not what it says
+    r"(?:(?:now|also|there|here|in place|added|included|needed|necessary|meant|designed|intended|supposed)\b"
+    r"|(?:about|on|concerning|regarding|related to) |to (?:make|increase|raise|deepen|challenge|encourage|add|test)\b"
+    rf"|(?:an? |one |two |the |some )?(?:(?:new|further|extra|additional|more|specific) )*(?:{_CONSTRAINT}\b|{_WHAT}\b"
+    r"|depth|complexity|difficulty|detail)"
+    r"|(?:it|this|the (?:task|prompt|instruction|question|model|answerer)) (?:now )?(?:is|becomes|makes|adds|asks)\b"
+    r"|(?:harder|deeper|more)\b)",
+    re.IGNORECASE,
+)
+_TOKEN = re.compile(r"\w+|[<>=\u2264\u2265+*/^%-]")
+_OPENING_MARKS = " \t>#*_-([\u2013\u2014"
+_MOST_STATED = 1000  # characters of a constraint that are compared with the task
+_LEAST_STATED = 2  # words of a constraint; one alone names a subject ("length")
+_SAID = 0.6  # share of a statement's words in the task from which it says nothing new
 _PARENTHESIS = re.compile(r"[*_]{0,2}(?:\([^()]{1,400}\)|\[[^\[\]]{1,400}\])[*_]{0,2}\.?\Z")
 _WRAPPED = re.compile(
     r"(?P<ticks>`{3,}|~{3,})[ \t]?(?:text|txt|plain|plaintext|markdown|md)?[ \t]*\n(?P<body>.*?)\n?(?P=ticks)\Z",
@@ -115,7 +141,7 @@ _ITEM = re.compile(r"[ \t]{0,3}(?:[-*+\u2022]|\d{1,3}[.)])[ \t]")
 _TAGGED = re.compile(
     rf"<(?P<name>(?:(?:{_STRONG}|new)[ _-])?{_WHAT})>(?P<body>.*)</(?P=name)>", re.DOTALL | re.IGNORECASE
 )
-_MOST = 12  # remarks removed, one after the other
+_MOST = 12  # remarks removed, one after the other, and titles of remarks considered
 
 
 def rewritten_task(text: str) -> Span:
@@ -162,8 +188,9 @@ def _after_announcements(text: str, start: int, end: int) -> int:
 
 def _last_remark(text: str, start: int, end: int) -> int | None:
     """Return the start of the last remark of a task: its last paragraph, line or parenthesis; None without one."""
-    for title in _REMARK_TITLE.finditer(text, start + 1, end):
-        if not _announces(text[start : title.start()]):
+    for title in islice(_REMARK_TITLE.finditer(text, start + 1, end), _MOST):
+        task, remark = text[start : title.start()], text[title.start() : min(end, title.start() + _MOST_STATED)]
+        if not _announces(task) and not _states_constraint(remark, task):
             return title.start()
     if end_mark := _END_MARK.search(text, max(start + 1, end - 80), end):
         return end_mark.start()
@@ -175,7 +202,7 @@ def _last_remark(text: str, start: int, end: int) -> int | None:
     if (
         parenthesis is not None
         and not _announces(text[start : parenthesis.start()])
-        and _is_remark(parenthesis.group())
+        and _is_remark(parenthesis.group(), text[start : parenthesis.start()])
     ):
         return parenthesis.start()
     for begin in dict.fromkeys((last, line)):
@@ -186,18 +213,32 @@ def _last_remark(text: str, start: int, end: int) -> int | None:
             and not _announces(text[start:begin])
             and not _in_fence(text, begin)
             and not (is_item and begin != last)
-            and _is_remark(piece)
+            and _is_remark(piece, text[start:begin])
         ):
             return begin
     return None
 
 
-def _is_remark(text: str) -> bool:
-    """Return whether a paragraph, line or parenthesis speaks about the rewriting, or offers more."""
-    plain = text.lstrip(" \t>#*_-([\u2013\u2014")
+def _is_remark(text: str, task: str) -> bool:
+    """Return whether a paragraph, line or parenthesis after a task speaks about the rewriting, or offers more."""
+    plain = text.lstrip(_OPENING_MARKS)
     if _OFFER.match(plain):
         return _OFFER_ABOUT.search(plain) is not None
-    return _REMARK.match(text) is not None and _ABOUT.search(plain) is not None
+    is_remark = _REMARK.match(text) is not None and _ABOUT.search(plain) is not None
+    return is_remark and not _states_constraint(text, task)
+
+
+def _states_constraint(text: str, task: str) -> bool:
+    """Return whether a text says what is asked for, and the task before it does not say so."""
+    statement = _STATEMENT.match(text.lstrip(_OPENING_MARKS))
+    if statement is None:
+        return False
+    content = statement["content"].strip(" \t\r\n*_)].")
+    tokens = [token for token in _TOKEN.findall(content.casefold()) if len(token) > 3 or not token.isalpha()]
+    if _TALK.match(content.lstrip("-* \t")) or len(content.split()) < _LEAST_STATED:
+        return False
+    said = set(_TOKEN.findall(task.casefold()))
+    return sum(token in said for token in tokens) < _SAID * len(tokens)
 
 
 def _announces(text: str) -> bool:

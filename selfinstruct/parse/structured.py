@@ -10,17 +10,18 @@ from typing import Any
 
 from selfinstruct.common.codec import loads
 from selfinstruct.parse.blocks import Block, Blocks
-from selfinstruct.parse.lists import Item, Listing
+from selfinstruct.parse.listing import Item, Listing
 from selfinstruct.parse.text import content_end, discard_span
 from selfinstruct.reasons import RejectReason, missing_field
 from selfinstruct.records import Discard
 
-__all__ = ["read_object", "read_records", "read_strings"]
+__all__ = ["read_array", "read_object", "read_records", "read_strings"]
 
 # A string or a bracket. Possessive, since a string may be unterminated; then it has no group "close".
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*(?P<close>")?|[\[{\]}]', re.DOTALL)
 _SPACE = re.compile(r"\s*+")
 _SCALAR = re.compile(r'[^\s,\[\]{}"]++')
+_ANY_ARRAY = re.compile(r'^[ \t]*+(?P<named>\{\s*+"[^"\\\n]{1,40}+"\s*+:\s*+)?\[(?=\s*+(?:"|\{\s*+"))', re.MULTILINE)
 _OBJECT = re.compile(r'\{\s*+"')
 _FRAME = re.compile(r"\s*+\}?")  # the end of the object around the array
 
@@ -68,7 +69,7 @@ def read_records(
         ``wrong_type`` (an item that is not an object, or a field that is not a string), ``no_<field>``,
         ``over_count``, ``no_rows`` (an empty array).
     """
-    array = _read(text, key, r'\{\s*+"', most, truncated)
+    array = _read(text, _opening(key, r'\{\s*+"').search(text), most, truncated)
     if array is None:
         return None
     blocks: list[Block] = []
@@ -89,7 +90,7 @@ def read_strings(text: str, key: str, *, most: int, truncated: bool) -> Listing 
 
     A blank string is discarded as ``no_instruction``, like a blank item of a numbered list.
     """
-    array = _read(text, key, '"', most, truncated)
+    array = _read(text, _opening(key, '"').search(text), most, truncated)
     if array is None:
         return None
     items: list[Item] = []
@@ -102,6 +103,43 @@ def read_strings(text: str, key: str, *, most: int, truncated: bool) -> Listing 
         else:
             items.append(Item(value, span))
     return Listing(tuple(items), tuple(discards)) if items or array.named else None
+
+
+def read_array(text: str, fields: Sequence[str], *, most: int, truncated: bool) -> Listing | None:
+    """Read the first array at the start of a line, or under the only key of an object there, that nobody asked for.
+
+    Args:
+        text: The model's answer.
+        fields: Names of the fields of an object that may hold an item's text, the first ones preferred.
+        most, truncated: As for ``read_records``.
+
+    Returns:
+        The strings, and the texts of the objects; None without such an array, or if nothing in it is a text.
+    """
+    array = _read(text, _ANY_ARRAY.search(text), most, truncated)
+    if array is None:
+        return None
+    items: list[Item] = []
+    discards = list(array.discards)
+    for value, span in array.values:
+        item = _text_of(value, fields)
+        if item is None:
+            discards.append(Discard(RejectReason.WRONG_TYPE, span))
+        elif not item.strip():
+            discards.append(Discard(RejectReason.NO_INSTRUCTION, span))
+        else:
+            items.append(Item(item.strip(), span))
+    return Listing(tuple(items), tuple(discards)) if items else None
+
+
+def _text_of(value: Any, fields: Sequence[str]) -> str | None:
+    """Return a string, or the text in an object: under one of the names, or its only one."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, str) else None
+    texts = {name.casefold(): text for name, text in value.items() if isinstance(text, str)}
+    if len(texts) == 1:
+        return next(iter(texts.values()))
+    return next((texts[name] for name in fields if name in texts), None)
 
 
 def read_object(text: str) -> dict[str, Any] | None:
@@ -117,9 +155,8 @@ def read_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _read(text: str, key: str, item: str, most: int, truncated: bool) -> _Array | None:
-    """Read the items of the first array of this form, visiting each character a bounded number of times."""
-    opening = _opening(key, item).search(text)
+def _read(text: str, opening: re.Match[str] | None, most: int, truncated: bool) -> _Array | None:
+    """Read the items of the array that a match opens, visiting each character a bounded number of times."""
     if opening is None:
         return None
     named = opening["named"] is not None

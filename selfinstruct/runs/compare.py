@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfinstruct.engine.near_duplicates import row_text
 from selfinstruct.engine.plan import recorded_plan
-from selfinstruct.engine.row_filters import FilterOutcome, row_text
+from selfinstruct.engine.row_filters import FilterOutcome
 from selfinstruct.engine.run_state import RunState
 from selfinstruct.ledger import Reader
 from selfinstruct.pool import AcceptedRow

@@ -16,8 +16,9 @@ from rapidfuzz.distance import LCSseq
 
 from selfinstruct.common.formats import user_text
 from selfinstruct.engine.inherited import follow_up_key
+from selfinstruct.engine.near_duplicates import row_text
 from selfinstruct.engine.plan import RunPlan, recorded_plan
-from selfinstruct.engine.row_filters import FilteredCandidate, FilterOutcome, row_text
+from selfinstruct.engine.row_filters import FilteredCandidate, FilterOutcome
 from selfinstruct.engine.run_state import RunState
 from selfinstruct.engine.verdict_cache import VerdictCache
 from selfinstruct.errors import UsageError

@@ -32,6 +32,7 @@ class SeedReport:
     Attributes:
         errors: Lines that can't be loaded, as ``file:line: error``.
         warnings: Tasks that load but would harm a run, as ``file:line: warning``.
+        notices: What is left out of the tasks, one sentence for each field.
         closest: ROUGE-L F1 of the most similar pair of instructions, and their line numbers.
     """
 
@@ -44,6 +45,7 @@ class SeedReport:
     closest: tuple[float, int, int]
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -83,6 +85,7 @@ def check_seeds(path: Path, *, threshold: float = 0.7) -> SeedReport:
         closest=closest,
         errors=tuple(seeds.errors),
         warnings=tuple(warnings),
+        notices=seeds.notices,
     )
 
 

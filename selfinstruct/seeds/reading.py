@@ -19,6 +19,7 @@ from selfinstruct.common.codec import Json, dumps
 from selfinstruct.common.messages import Turn, is_absent, plain_name
 from selfinstruct.common.rows import Exchange, ParsedRow, parse_row
 from selfinstruct.common.sources import open_rows
+from selfinstruct.common.unread import unread_notices
 from selfinstruct.errors import DataError
 from selfinstruct.records import Instance, Message, Task
 from selfinstruct.verifiers import check_verifier, without_nulls
@@ -37,6 +38,7 @@ __all__ = [
 
 _MAX_ERRORS = 20  # errors listed in one message
 
+_USE = "sent to the model"
 _MEDIA = ("image", "images", "imagepath", "imageurl", "audio", "audios", "video", "videos")
 _CANDIDATE = re.compile(r"\d+\.\d+")  # the form of candidate ids
 
@@ -63,6 +65,12 @@ class SeedFile:
     numbers: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     empty_inputs: list[tuple[int, str]] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What is left out of the valid rows, one sentence for each field."""
+        return tuple(unread_notices(self.unread, _USE))
 
 
 def read_seed_file(path: Path) -> SeedFile:
@@ -88,6 +96,7 @@ def read_seed_file(path: Path) -> SeedFile:
         seeds.numbers[task.id] = row.number
         seeds.tasks.append(task)
         seeds.empty_inputs += [(row.number, text) for text in parsed.empty_inputs]
+        seeds.unread.update(parsed.unread)
     return seeds
 
 
@@ -117,7 +126,7 @@ def load_demonstrations(path: Path, *, skip_malformed: bool = False) -> LoadedTa
         raise DataError(_listed(seeds.errors))
     if not seeds.tasks:
         raise DataError(f"{path}: {NO_SEED}")
-    return LoadedTasks(seeds.tasks, _skipped(seeds.errors))
+    return LoadedTasks(seeds.tasks, (*_skipped(seeds.errors), *seeds.notices))
 
 
 NO_SEED = "the file has no seed task; each row must be an object with an instruction and an output"
@@ -162,6 +171,7 @@ def load_tasks(path: Path, *, skip_malformed: bool = False, without_context: str
     errors: list[str] = []
     taken: set[str] = set()
     notices: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
     for row in source.rows:
         if isinstance(row, DataError):
             errors.append(str(row))
@@ -177,6 +187,7 @@ def load_tasks(path: Path, *, skip_malformed: bool = False, without_context: str
             errors.append(f"{source.where(row.number)}: {_with_remedy(str(error))}")
             continue
         notices.update(_reading(parsed))
+        unread.update(parsed.unread)
         for task in row_tasks:
             name = _unused(task.id, f"row_{row.number}", taken)
             taken.add(name)
@@ -191,7 +202,7 @@ def load_tasks(path: Path, *, skip_malformed: bool = False, without_context: str
             f"{path}: the file has no task; each row must be an object with an instruction, a prompt or messages"
         )
     readings = [f"{_rows(count)} {text}" for text, count in notices.items()]
-    return LoadedTasks(tasks, (*_skipped(errors), *readings))
+    return LoadedTasks(tasks, (*_skipped(errors), *readings, *unread_notices(unread, _USE)))
 
 
 def _with_remedy(error: str) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.refusals import HALVES, measure, read
+from bench.refusals import DATA, HALVES, measure, read
 from selfinstruct.engine.earlier_filters import filters_of
 from selfinstruct.engine.row_filters import FilterOptions
 from selfinstruct.errors import UsageError
@@ -22,6 +22,13 @@ def test_the_labelled_lines_are_many_different_and_in_both_halves() -> None:
 def test_precision_and_recall(half: str) -> None:
     result = measure([line for line in LINES if line.half == half])
     print(f"{half}: precision {result.precision:.3f}, recall {result.recall:.3f}")
+    assert result.precision >= 0.95
+    assert result.recall >= 0.9
+
+
+def test_refusals_by_idiom_or_rule() -> None:
+    result = measure(read(DATA.with_name("refusals-idioms.jsonl")))
+    print(f"idioms: precision {result.precision:.3f}, recall {result.recall:.3f}")
     assert result.precision >= 0.95
     assert result.recall >= 0.9
 

@@ -110,6 +110,79 @@ def test_the_last_bullet_is_cut_at_the_token_limit_and_the_count_holds() -> None
     assert len(items("\n".join(f"- Name a bird called {number}." for number in range(20)))) == 7
 
 
+OTHERS = {
+    "table": "| # | Task |\n|---|---|\n" + "".join(f"| {n} | {task} |\n" for n, task in enumerate(TASKS, 9)),
+    "table of one column": "| Instruction |\n|:-:|\n" + "".join(f"| **{task}** |\n" for task in TASKS),
+    "table of ideas": "No | What | Level\n-|-|-\n" + "".join(f"{n} | {t} | easy\n" for n, t in enumerate(TASKS, 9)),
+    "table with numbered cells": "|Task|Topic|\n|--|--|\n" + "".join(f"|{n}. {t}|a|\n" for n, t in enumerate(TASKS, 9)),
+    "strings": "[" + ", ".join(f'"{task}"' for task in TASKS) + "]",
+    "strings on lines": "[\n" + ",\n".join(f'  "{n}. {task}"' for n, task in enumerate(TASKS, 9)) + "\n]",
+    "objects": "[\n" + ",\n".join(f'{{"id": {n}, "task": "{t}", "input": ""}}' for n, t in enumerate(TASKS)) + "]",
+    "objects of one field": "[" + ",".join(f'{{"aufgabe": "{task}"}}' for task in TASKS) + "]",
+    "under a key": '{"list": [' + ", ".join(f'"{task}"' for task in TASKS) + "]}",
+    "HTML": "<ol>\n" + "".join(f"  <li>{task}</li>\n" for task in TASKS) + "</ol>",
+    "HTML, open": "<ul>" + "".join(f"<LI><b>{task}</b>" for task in TASKS),
+    "HTML, numbered": '<ol start="9">' + "".join(f'<li class="a"><p>{n}. {t}</p></li>' for n, t in enumerate(TASKS, 9)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", ["{}", "Sure! Here are some:\n\n{}\n", "```\n{}\n```", "{}\n\nI hope they help!"])
+@pytest.mark.parametrize("form", OTHERS)
+def test_tables_json_and_html(form: str, wrap: str) -> None:
+    if form == "HTML, open" and "hope" in wrap:
+        pytest.skip("without a closing tag, the rest of the text belongs to the last item")
+    assert [item.strip("\n `") for item in items(wrap.format(OTHERS[form]))] == [*TASKS]
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_the_last_item_of_another_form_is_cut_at_the_token_limit(form: str) -> None:
+    text = OTHERS[form]
+    text = text[: text.index("blue")]
+    assert items(text, truncated=True) == [*TASKS[:2]]
+    assert len(items(OTHERS[form], last=10)) == 2
+
+
+def test_escapes_of_another_form_are_resolved() -> None:
+    assert items("| Task |\n|--|\n| Print a \\| b. |\n| Name a bird. |") == ["Print a | b.", "Name a bird."]
+    assert items('["Say \\"no\\".", "Name a bird."]') == ['Say "no".', "Name a bird."]
+    assert items("<li>Is 1 &lt; 2?</li><li>Name a <i>bird</i>.</li>") == ["Is 1 < 2?", "Name a  bird ."]
+
+
+def test_items_inside_an_item_in_html_belong_to_it() -> None:
+    text = "<ul><li>Choose one:<ul><li>a dog</li><li>a cat</li></ul></li><li>Name a tree.</li></ul>"
+    first, second = items(text)
+    assert [line.strip() for line in first.splitlines()] == ["Choose one:", "- a dog", "- a cat"]
+    assert second == "Name a tree."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '9. Sort this:\n["pear", "fig"]\n10. Name a tree.',
+        '- Sort this:\n["pear", "fig"]\n- Name a tree.',
+        "9. Fill in the table.\n| name | task |\n|---|---|\n| Ann | 3 |\n| Bob | 4 |\n10. Name a tree.",
+        "- Explain <li> and <ul>.\n- Name a tree, with <li> twice.",
+    ],
+)
+def test_other_forms_inside_an_item_belong_to_it(text: str) -> None:
+    assert len(items(text)) == 2
+
+
+def test_a_table_of_figures_is_no_list() -> None:
+    assert items("| name | age |\n|---|---|\n| Ann | 3 |\n| Bob | 4 |") == []
+
+
+@given(st.text(alphabet='ab \n|-:[]{}",<>/liu1.', max_size=80), st.booleans())
+def test_items_of_another_form_are_in_order(text: str, truncated: bool) -> None:
+    listing = read_list(text, first=1, last=5, continued=False, truncated=truncated)
+    ends = [0]
+    for item in listing.items:
+        assert item.text
+        assert ends[-1] <= item.span[0] <= item.span[1] <= len(text)
+        ends.append(item.span[1])
+    assert len(listing.items) <= 5
+
+
 @given(st.text(alphabet="ab -*\u2022\n9.10():#`T", max_size=80), st.booleans(), st.booleans())
 def test_items_are_spans_in_order_and_nothing_is_lost(text: str, continued: bool, truncated: bool) -> None:
     listing = read_list(text, first=9, last=15, continued=continued, truncated=truncated)
@@ -119,4 +192,4 @@ def test_items_are_spans_in_order_and_nothing_is_lost(text: str, continued: bool
         assert item.span[0] >= ends[-1]
         ends.append(item.span[1])
     numbered = read_numbered_list(text, first=9, last=15, continued=continued, truncated=truncated)
-    assert listing.items or not numbered.items
+    assert listing.items or not any(item.text.strip("9.10():#`-* ") for item in numbered.items)

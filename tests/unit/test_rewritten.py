@@ -86,6 +86,35 @@ AFTER = (
 )
 
 
+EQUATION = "Solve x + 2 = y for y."
+STATED = (
+    "The constraint added is x > 3.",
+    "Added constraint: x > 3.",
+    "Additional constraint: the answer must be a prime number.",
+    "(Added constraint: do not use a calculator.)",
+    "The added requirement is that y is positive.",
+    "**Added constraint:** Use no more than 50 words.",
+    "Note: The added constraint is that x must be even.",
+    "The new constraint is to use only integers.",
+    "Added: x must be even.",
+    "Constraints added:\n- x > 3\n- y < 10",
+    "The constraint I added is y < 100.",
+    "One further condition: the solution must be an integer.",
+)
+SPOKEN_OF = (
+    "I added a constraint that x > 3.",
+    "The constraint added is about length.",
+    "The new requirement is meant to raise the difficulty.",
+    "Added constraint: length.",
+    "(Added constraint: solve for y.)",  # the task says so already
+    "The added constraint is designed to make the task harder.",
+    "The added constraint is to make it more challenging.",
+    "Constraints added: one more requirement.",
+    "I have added a requirement to the task.",
+    "Rewritten by adding a constraint to the given prompt.",
+)
+
+
 def task(text: str) -> str:
     """Return the task in a text."""
     return text[slice(*rewritten_task(text))]
@@ -106,6 +135,18 @@ def test_an_announcement_before_the_task_is_removed(before: str, expected: str) 
 @pytest.mark.parametrize("expected", TASKS[:5])
 def test_a_remark_after_the_task_is_removed(after: str, expected: str) -> None:
     assert task(expected + after) == expected
+
+
+@pytest.mark.parametrize("gap", ["\n\n", "\n"])
+@pytest.mark.parametrize("stated", STATED)
+def test_a_constraint_that_is_stated_after_the_task_belongs_to_it(stated: str, gap: str) -> None:
+    assert task(EQUATION + gap + stated) == EQUATION + gap + stated
+
+
+@pytest.mark.parametrize("gap", ["\n\n", "\n"])
+@pytest.mark.parametrize("remark", SPOKEN_OF)
+def test_a_constraint_that_is_only_spoken_of_is_removed(remark: str, gap: str) -> None:
+    assert task(EQUATION + gap + remark) == EQUATION
 
 
 @given(st.sampled_from(BEFORE), st.sampled_from(TASKS), st.sampled_from(AFTER))

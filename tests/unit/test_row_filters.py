@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from selfinstruct.engine.earlier_filters import filters_of
 from selfinstruct.engine.row_filters import FilterOptions, FilterOutcome, RowFilters, every_request
 from selfinstruct.engine.saturation import Saturation, SaturationOptions
 from selfinstruct.engine.stats import Stats
-from selfinstruct.pool import Pool
-from selfinstruct.records import Candidate, Failure, Received, Request, Sampling, Task, Verdict
+from selfinstruct.pool import AcceptedRow, Pool
+from selfinstruct.records import Candidate, Failure, Message, Received, Request, Sampling, Task, Verdict
 
 SEEDS = [Task("s0", "Describe the colour of the evening sky over the sea")]
 FOLLOW_UP = Request("next", (), Sampling(1))
@@ -167,3 +170,58 @@ def test_a_text_that_is_not_a_task_is_indexed_and_not_counted() -> None:
     again.index_pool()
     repeated = again.apply(Request("s", (), Sampling(1), number=8), Received((person, task)))
     assert [candidate.reason for candidate in repeated.candidates] == ["similar", "similar"]
+
+
+LONG = "The quick brown fox jumps over the lazy dog near the river bank every single morning of the year"
+
+
+def _answered(question: str, output: str, *, system: str = "", history: tuple[Message, ...] = ()) -> Candidate:
+    messages = (*history, Message("user", question), Message("assistant", output)) if history else ()
+    return Candidate(question, output=output, system=system, messages=messages)
+
+
+DIALOGUE = (Message("user", f"Tell a tale. {LONG}"), Message("assistant", f"{LONG}. {LONG}"))
+OTHER_DIALOGUE = (Message("user", "Hello."), Message("assistant", "Good morning, what may it be?"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        (_answered("Why so?", LONG), _answered("Why so?", LONG), False),
+        (_answered("Why so?", LONG, system="Be brief."), _answered("Why so?", LONG, system="Be kind."), True),
+        (_answered("Why so?", LONG, system="Be brief."), _answered("Why so?", LONG), True),
+        (_answered("Why so?", LONG, system="Be brief."), _answered("Why so?", LONG, system="be  BRIEF."), False),
+        (_answered("Why so?", LONG, history=DIALOGUE), _answered("Why so?", LONG, history=OTHER_DIALOGUE), True),
+        (_answered("Why so?", LONG, history=DIALOGUE), _answered("Why so?", LONG, history=DIALOGUE), False),
+        # The dialogue is most of the text of both rows.
+        (_answered("Why so?", "A.", history=DIALOGUE), _answered("Who was it?", "Bo.", history=DIALOGUE), True),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_near_duplicates_are_compared_within_their_scope(
+    first: Candidate, second: Candidate, kept: bool, at_once: bool
+) -> None:
+    options = FilterOptions(word_count=None, novelty=None)
+    filters = RowFilters(options, Pool(SEEDS))
+    request = Request("s", (), Sampling(1), number=7)
+    batches = [(first, second)] if at_once else [(first,), (second,)]
+    candidates = [
+        candidate
+        for number, batch in enumerate(batches)
+        for candidate in filters.apply(replace(request, number=7 + number), Received(batch)).candidates
+    ]
+    assert [candidate.reason for candidate in candidates] == ["", "" if kept else "near_duplicate"]
+    if not at_once:
+        pool = Pool(SEEDS)
+        pool.rows.append(AcceptedRow("7.0", "7.0", first))
+        resumed = RowFilters(options, pool)
+        resumed.index_pool()
+        (again,) = resumed.apply(replace(request, number=8), Received((second,))).candidates
+        assert again.kept == kept
+
+
+def test_a_run_of_the_first_semantics_compares_whole_rows() -> None:
+    filters = RowFilters(filters_of(FilterOptions(word_count=None, novelty=None), 1), Pool(SEEDS))
+    request = Request("s", (), Sampling(1), number=7)
+    rows = (_answered("Why so?", LONG, system="Be brief."), _answered("Why so?", LONG, system="Be kind."))
+    assert [each.reason for each in filters.apply(request, Received(rows)).candidates] == ["", "near_duplicate"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import bz2
 import codecs
 import gzip
+import io
 import json
 import lzma
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,3 +195,65 @@ def test_splits_in_a_folder_are_not_mixed(tmp_path: Path) -> None:
 def test_an_empty_file_has_no_rows(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(content)
     assert read(tmp_path / "rows.jsonl") == []
+
+
+def tar(data: bytes, mode: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode, format=tarfile.USTAR_FORMAT) as archive:  # type: ignore[call-overload]  # a mode in a variable
+        member = tarfile.TarInfo("rows.jsonl")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("rows.tar.gz", tar(BYTES, "w:gz"), "a tar archive; unpack it"),
+        ("rows.tar", tar(BYTES, "w"), "a tar archive; unpack it"),
+        ("rows.tar.xz", tar(BYTES, "w:xz"), "a tar archive; unpack it"),
+        ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "a picture (PNG); put what it shows"),
+        ("a.jsonl", b"\xff\xd8\xff\xe0" + bytes(40), "a picture (JPEG)"),
+        ("a.webp", b"RIFF\x10\x00\x00\x00WEBPVP8 ", "(RIFF)"),
+        ("a.mp4", b"\x00\x00\x00\x18ftypmp42" + bytes(40), "(MP4, HEIF)"),
+        ("a.mp3", b"ID3\x04" + bytes(40), "a sound file (MP3); transcribe it"),
+        ("a.rtf", rb"{\rtf1\ansi Hello}", "an RTF document; save it as plain text"),
+        ("a.rar", b"Rar!\x1a\x07\x00", "a RAR archive; unpack it"),
+        (
+            "model.safetensors",
+            b'\x40\x00\x00\x00\x00\x00\x00\x00{"a":1}',
+            "a binary file of an unknown kind; write",
+        ),
+    ],
+)
+def test_a_file_without_rows_is_refused_in_one_line_with_its_kind_and_a_remedy(
+    name: str, content: bytes, kind: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        list(open_rows(tmp_path / name).rows)
+    assert str(caught.value).startswith(f"{tmp_path / name} can't be read: it is ")
+    assert kind in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_line_with_a_zero_byte_is_an_error_of_this_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b'{"instruction": "a\0b"}\n' + BYTES)
+    damaged, *others = read(tmp_path / "rows.jsonl")
+    assert isinstance(damaged, DataError)
+    assert len(others) == len(ROWS)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.txt", "rows.csv", "rows.json"])
+def test_text_in_latin_1_is_reported_with_the_letter_and_the_remedy(name: str, tmp_path: Path) -> None:
+    content = {"rows.txt": "Name a caf\xe9.\n", "rows.csv": "instruction,output\nName a caf\xe9.,Yes\n"}
+    text = content.get(name, '{"instruction": "Name a caf\xe9."}\n')
+    (tmp_path / name).write_bytes((f"[{text}]" if name == "rows.json" else text).encode("latin-1"))
+    messages = []
+    try:
+        messages = [str(row) for row in read(tmp_path / name) if isinstance(row, DataError)]
+    except (UsageError, DataError) as error:
+        messages = [str(error)]
+    assert len(messages) == 1
+    assert "not UTF-8 at byte" in messages[0]
+    assert "(é in Latin-1?); save the file as UTF-8, as by: iconv -f latin1 -t utf-8" in messages[0]
