@@ -1,7 +1,7 @@
 """The filters of a run as its semantics define them, so that a run of an earlier version gives the same rows as then.
 
 With semantics 1 the tokenizer ``auto`` had no symbols, refusals were phrases, only some scripts without spaces had
-words, and the search for near-duplicates knew no scopes.
+words, and near-duplicates were found without regard to scopes and symbols.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class _Copied1(Copied):
 
 class _NearDuplicate1(NearDuplicateOptions):
     scoped = False
+    symbols = False
 
 
 def filters_of(options: FilterOptions, semantics: int) -> FilterOptions:

@@ -91,7 +91,9 @@ class NearDuplicateOptions:
     threshold: float = 0.8
     num_perm: int = 128
     bands: int = 20
-    scoped: ClassVar[bool] = True  # not with semantics 1
+    # Not with semantics 1.
+    scoped: ClassVar[bool] = True
+    symbols: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -210,7 +212,7 @@ class RowFilters:
             if not verdict.kept
         ]
         if near := options.near_duplicate:
-            index = NearDuplicateIndex(near.threshold, num_perm=near.num_perm, bands=near.bands)
+            index = NearDuplicateIndex(near.threshold, near.num_perm, near.bands, symbols=near.symbols)
             self._near_duplicate = RowIndex(index, scoped=near.scoped)
 
     def index_pool(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,7 @@ __all__ = [
     "Tokenizer",
     "count_words",
     "count_words_of_semantics_1",
+    "differ_in_symbols_alone",
     "find_words",
     "stored_tokenizer",
     "tokenize",
@@ -82,6 +83,8 @@ _TOKENS = regex.compile(
 )
 # A text without a match has no symbol, and takes the fast path.
 _MAYBE_SYMBOL = re.compile(r"[#$%&*+/<=>@\\^|~\[{(]|[:.!](?=\S)|(?<=\d)!|-(?![A-Za-z]{2})")
+
+_MARKUP = frozenset("*()[]{}")  # emphasis, lists and brackets of a sentence
 
 # Typographic forms of one sign, and superscripts, which NFKC turns into plain digits: 10² is not 102.
 _SIGNS = regex.compile(r"\p{Pd}|[\u2044\u2212\u2215\uFE0E\uFE0F]")
@@ -180,6 +183,33 @@ def tokenize(text: str, tokenizer: Tokenizer = "auto") -> list[str]:
             without spaces.
     """
     return tokenizer_function(tokenizer)(text)
+
+
+def differ_in_symbols_alone(first: str, second: str) -> bool:
+    """Return whether two texts have the same words but other symbols: ``2 + 2`` and ``2 - 2``, ``C++`` and ``C#``.
+
+    Asterisks and brackets don't count, since they also mark emphasis, lists and asides.
+    """
+    if not (_has_symbol(first) or _has_symbol(second)) or first.casefold() == second.casefold():
+        return False
+    words, symbols = zip(*(_split_symbols(tokenize(text)) for text in (first, second)), strict=True)
+    return bool(words[0] == words[1] and symbols[0] != symbols[1])
+
+
+def _has_symbol(text: str) -> bool:
+    return not text.isascii() or _MAYBE_SYMBOL.search(text) is not None
+
+
+def _split_symbols(tokens: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the words and the symbols of a text."""
+    words: list[str] = []
+    symbols: list[str] = []
+    for token in tokens:
+        if token[0].isalnum():
+            words.append(token)
+        elif not _MARKUP.issuperset(token):
+            symbols.append(token)
+    return words, symbols
 
 
 def count_words(text: str) -> int:

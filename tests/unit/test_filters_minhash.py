@@ -252,3 +252,40 @@ def test_a_megabyte_of_one_character():
     index = NearDuplicateIndex()
     assert index.offer("a" * 10**6 + "!").kept
     assert not index.offer("a" * 10**6 + "!").kept
+
+
+SYMBOLS_ALONE = [
+    ("Explain pointers in C++", "Explain pointers in C#"),
+    ("Explain to a beginner what the result of 12 + 5 is", "Explain to a beginner what the result of 12 - 5 is"),
+    ("Write a regular expression for a & b", "Write a regular expression for a | b"),
+    ("Say what happens if the price rises by 5%", "Say what happens if the price rises by $5"),
+    ("Is it true that x < y for every x in the table?", "Is it true that x >= y for every x in the table?"),
+]
+SAME = [
+    ("Explain in plain words what **pointers** are good for", "Explain in plain words what pointers are good for"),
+    ("Explain pointers in plain words!", "Explain pointers (in plain words)"),
+    ("Explain pointers in C++", "explain  Pointers in c++"),
+    ("Explain pointers in C++ to a new reader", "Explain pointers in C++ to the new reader"),
+]
+
+
+@pytest.mark.parametrize("engine", ["numpy", "auto"])
+@pytest.mark.parametrize(("first", "second"), SYMBOLS_ALONE)
+def test_texts_that_differ_in_symbols_alone_are_kept(first, second, engine):
+    together = NearDuplicateIndex(0.6, engine=engine).offer_many([first, second])
+    index = NearDuplicateIndex(0.6, engine=engine)
+    assert (
+        [verdict.kept for verdict in together] == [index.offer(text).kept for text in (first, second)] == [True, True]
+    )
+    assert not NearDuplicateIndex(0.6, symbols=False, engine=engine).fit([first]).query(second).kept
+
+
+@pytest.mark.parametrize(("first", "second"), SAME)
+def test_other_small_changes_make_no_new_text(first, second):
+    assert not NearDuplicateIndex(0.6).fit([first]).query(second).kept
+
+
+def test_the_rule_of_symbols_is_saved_with_the_index(tmp_path):
+    first, second = SYMBOLS_ALONE[0]
+    NearDuplicateIndex(0.6, symbols=False).fit([first]).save(tmp_path / "index.npz")
+    assert not NearDuplicateIndex.load(tmp_path / "index.npz").query(second).kept

@@ -24,6 +24,7 @@ from selfinstruct.filters.minhash.bands import Bands, Hits, pack_entries, pairs_
 from selfinstruct.filters.minhash.signatures import Signatures
 from selfinstruct.filters.minhash.sketches import Columns, Sketcher, Sketches
 from selfinstruct.filters.rouge.token_store import Longs
+from selfinstruct.filters.text import differ_in_symbols_alone
 from selfinstruct.filters.text_index import Rows, TextIndex
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
@@ -42,6 +43,8 @@ class NearDuplicateIndex(TextIndex):
 
     Ids work as in every ``TextIndex``. A text may also belong to a group: texts of the same group are not compared.
 
+    Texts that differ in symbols alone (``C++`` and ``C#``) are never near-duplicates, however many shingles they share.
+
     The index stores the texts, for the exact comparison, and for each text 8 bytes per band and 68 more; it stores
     neither shingles nor signatures.
 
@@ -51,6 +54,7 @@ class NearDuplicateIndex(TextIndex):
         bands: Number of bands of a signature; more bands find more pairs and verify more.
         shingles: ``char5`` for runs of 5 characters, ``word3`` for runs of 3 words (``tokenize``); any number from 1 to
             99. Case and the width of white space are ignored.
+        symbols: Whether texts that differ in symbols alone are kept. If not, the Jaccard similarity alone decides.
         engine: As in ``NoveltyIndex``.
 
     Raises:
@@ -68,6 +72,7 @@ class NearDuplicateIndex(TextIndex):
         bands: int = 20,
         *,
         shingles: str = "char5",
+        symbols: bool = True,
         engine: Engine = "auto",
     ) -> None:
         if not 0 < threshold <= 1:
@@ -79,6 +84,7 @@ class NearDuplicateIndex(TextIndex):
         self.bands = bands
         self.engine = engine
         self.shingles = shingles
+        self.symbols = symbols
         self._sketcher = Sketcher(shingles, num_perm, bands)
         self._texts: list[str] = []
         self._groups: dict[int, str] = {}  # only of rows with a group
@@ -87,7 +93,14 @@ class NearDuplicateIndex(TextIndex):
 
     def empty(self, threshold: float) -> NearDuplicateIndex:
         """Return an empty index with another threshold and otherwise the same settings."""
-        return NearDuplicateIndex(threshold, self.num_perm, self.bands, shingles=self.shingles, engine=self.engine)
+        return NearDuplicateIndex(
+            threshold,
+            self.num_perm,
+            self.bands,
+            shingles=self.shingles,
+            symbols=self.symbols,
+            engine=self.engine,
+        )
 
     def signatures(self, texts: Iterable[str]) -> Signatures:
         """Return the signature of each text, shape (texts, num_perm), as ``to_datasketch`` takes it."""
@@ -184,6 +197,7 @@ class NearDuplicateIndex(TextIndex):
                 parameters["num_perm"],
                 parameters["bands"],
                 shingles=parameters["shingles"],
+                symbols=parameters.get("symbols", True),
                 engine=engine,
             )._check_words(parameters, path),
         )
@@ -207,6 +221,7 @@ class NearDuplicateIndex(TextIndex):
             "num_perm": self.num_perm,
             "bands": self.bands,
             "shingles": self.shingles,
+            "symbols": self.symbols,
             **({} if self.shingles.startswith("char") else {"words": "symbols"}),
         }
 
@@ -288,7 +303,8 @@ class NearDuplicateIndex(TextIndex):
         """Return for each text the row of its nearest near-duplicate in the pool and the score, or -1 and 0.0."""
         rows, scores = [-1] * len(texts), [0.0] * len(texts)
         for number, row, score in self._similar(pairs_of(hits), texts, sketches, self._texts, self._columns):
-            if score > scores[number] and (groups[number] is None or self._groups.get(row) != groups[number]):
+            comparable = groups[number] is None or self._groups.get(row) != groups[number]
+            if score > scores[number] and comparable and not self._distinct(texts[number], self._texts[row]):
                 rows[number], scores[number] = row, score
         return rows, scores
 
@@ -309,11 +325,16 @@ class NearDuplicateIndex(TextIndex):
         matches: dict[int, int] = {}
         for number, other, score in self._similar(pairs, texts, sketches, texts, sketches):
             comparable = groups[number] is None or groups[other] != groups[number]
-            if score > scores[number] and comparable and other not in matches:
+            comparable = comparable and other not in matches
+            if score > scores[number] and comparable and not self._distinct(texts[number], texts[other]):
                 matches[number], scores[number] = other, score
         kept = np.cumsum([row < 0 and number not in matches for number, row in enumerate(rows)])
         for number, other in matches.items():
             rows[number] = len(self._texts) + int(kept[other]) - 1
+
+    def _distinct(self, first: str, second: str) -> bool:
+        """Return whether two similar texts are different ones because of their symbols."""
+        return self.symbols and differ_in_symbols_alone(first, second)
 
     def _similar(
         self,
