@@ -118,6 +118,7 @@ JSON_KEYS = {
         "file": "seed file", "ok": "neither errors nor warnings", "tasks": "", "classification": "", "with_input": "",
         "instances": "", "domains": "tasks by domain", "median_words": "of an instruction",
         "closest": "ROUGE-L and lines of the most similar pair", "errors": "", "warnings": "",
+        "notices": "fields that no request will contain",
     },
     "doctor": {"checks": "one object per check: name, ok, detail, remedy"},
 }  # fmt: skip
