@@ -202,7 +202,7 @@ class _Monitor:
     def __init__(self, loop: TrainingLoop, start: int) -> None:
         self.loop = loop
         self.finite = torch.ones((), dtype=torch.bool, device=loop.device)
-        self._pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
+        self._pending: list[tuple[int, Tensor]] = []  # number of the step; (3,) loss, gradient norm, whether finite
         self._norm = 0.0
         self._logged_tokens = loop.plan.tokens_before(start)
         self._started = self._logged_at = time.perf_counter()
@@ -212,21 +212,25 @@ class _Monitor:
     def record(self, step: int, loss: Tensor, norm: Tensor, finite: Tensor) -> None:
         """Keep the results of a step without waiting for the device."""
         self.finite = finite
-        self._pending.append((step, loss, norm, finite))
+        self._pending.append((step, torch.stack([loss, norm, finite.to(loss.dtype)])))
 
     def synchronize(self, completed: int, rate: float, *, log: bool) -> None:
         """Read the pending results, stop if one is not finite, and log them if asked."""
-        for step, loss, norm, finite in self._pending:
+        for (step, _), (loss, norm, finite) in zip(self._pending, self._read(), strict=True):
             if not finite:
-                raise self.loop.diverged(step, float(loss), float(norm))
-            self.loop.unlogged.append(float(loss))
-            self._norm = float(norm)
+                raise self.loop.diverged(step, loss, norm)
+            self.loop.unlogged.append(loss)
+            self._norm = norm
         self._pending.clear()
         now = time.perf_counter()
         self.loop.seconds = now - self._started
         self.loop.progress.step = completed
         if log:
             self._log(completed, rate, now)
+
+    def _read(self) -> list[list[float]]:
+        """Return the pending results by a single transfer, for which the host waits."""
+        return torch.stack([results for _, results in self._pending]).tolist() if self._pending else []
 
     def _log(self, completed: int, rate: float, now: float) -> None:
         progress, plan = self.loop.progress, self.loop.plan
