@@ -62,6 +62,8 @@ def use_packed_attention(model: Any, name: str) -> None:
         UsageError: The model bypasses the attention interface.
     """
     AttentionInterface.register(_PREFIX + name, _sdpa if name == "sdpa" else _varlen_attention())
+    if name == "sdpa":  # on a GPU, the kernels of cuDNN would be planned anew for each length of a document
+        torch.backends.cuda.enable_cudnn_sdp(False)
     original = model.config._attn_implementation
     refusal = UsageError(
         f"packed documents can't be isolated in a model of type {model.config.model_type!r}: its attention does not "
