@@ -94,7 +94,7 @@ class TrainingOptions:
             and float32 on a CPU.
         attention: How packed documents are isolated: ``varlen`` (GPU), ``sdpa`` (one call per document), or ``auto``:
             varlen on a GPU, sdpa on a CPU.
-        compile: Whether to compile the layers. Default: on a GPU only.
+        compile: Whether to compile the layers. Default: with varlen attention only.
         recompute: Whether to recompute activations in the backward pass to save memory. Default: if the predicted
             memory does not fit.
         lora: Train adapters instead of the weights.

@@ -19,6 +19,7 @@ import torch
 
 from finetune.data.plan import FEW_STEPS, EpochPlan
 from finetune.data.render import Renderer, RenderResult
+from finetune.data.shapes import FixedShapes
 from finetune.data.training_data import TrainingData, read_training_data
 from finetune.evaluation.held_out import Losses, evaluate, pooled_mean
 from finetune.evaluation.samples import sample_answers
@@ -294,7 +295,7 @@ class _Run:
         metrics = Metrics(self.out, self.notify)
         loop = TrainingLoop(
             packed_lm, optimizer, plan, world, progress=self.progress, mfu=estimate.mfu,
-            fixed_shapes=self.setup.fixed_shapes, unlogged=unlogged,
+            shapes=FixedShapes.of(plan) if self.setup.fixed_shapes else None, unlogged=unlogged,
         )  # fmt: skip
 
         def save_checkpoint(step: int) -> None:
@@ -317,7 +318,7 @@ class _Run:
             metrics.rewind(start)
             loop.log = metrics.log
         if self.setup.compile:
-            compile_layers(packed_lm)
+            compile_layers(packed_lm, self.setup)
         try:
             steps = loop.run(start)
         finally:

@@ -9,6 +9,7 @@ from training.shapes import Cell, documents, make
 from training.turns import Turns
 
 from finetune.data.plan import EpochPlan
+from finetune.data.shapes import FixedShapes
 from finetune.model.adapters import add_adapters
 from finetune.options import Lora, TrainingOptions
 from finetune.training.distributed import World
@@ -41,8 +42,8 @@ def prepare(cell: Cell, turns: Turns) -> Any:
         turns.wait()
 
     if setup.compile:
-        compile_layers(packed_lm)
+        compile_layers(packed_lm, setup)
     optimizer = FlatAdamW(packed_lm.parameters(), options)
     return TrainingLoop(
-        packed_lm, optimizer, plan, world, log=log, fixed_shapes=setup.fixed_shapes
+        packed_lm, optimizer, plan, world, log=log, shapes=FixedShapes.of(plan) if setup.fixed_shapes else None
     ).run  # fmt: skip

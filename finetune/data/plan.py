@@ -62,7 +62,7 @@ class EpochPlan:
         total = self.options.epochs * self.steps_per_epoch
         return total if self.options.max_steps is None else min(total, self.options.max_steps)
 
-    @property
+    @cached_property
     def max_seqlen(self) -> int:
         """Tokens of the longest document."""
         return int(self.corpus.lengths.max())

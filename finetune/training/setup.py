@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from finetune.model.attention import resolve_attention, use_packed_attention
 from finetune.model.isolation import check_head, check_isolation
@@ -17,6 +18,7 @@ from selfinstruct.errors import UsageError
 
 __all__ = ["RuntimeSetup", "compile_layers", "prepare"]
 
+_RECOMPILE_LIMIT = 64
 _BUDGET = {"cuda": 32_768, "cpu": 2_048}  # tokens
 
 
@@ -48,12 +50,18 @@ class RuntimeSetup:
         cuda = device.type == "cuda"
         dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
         dtype = dtypes.get(options.dtype, torch.bfloat16 if cuda else torch.float32)
+        attention = resolve_attention(options.attention, device, dtype) if options.packing else ""
+        if options.compile and attention == "sdpa":
+            raise UsageError(
+                "compile=true with attention=sdpa would compile the layers anew for each micro-batch, because their "
+                "code depends on the lengths of its documents; use --set compile=false, or attention=varlen on a GPU"
+            )
         return cls(
             device=device,
             dtype=dtype,
-            attention=resolve_attention(options.attention, device, dtype) if options.packing else "",
+            attention=attention,
             budget=options.micro_batch_tokens or _BUDGET["cuda" if cuda else "cpu"],
-            compile=cuda if options.compile is None else options.compile,
+            compile=attention == "varlen" if options.compile is None else options.compile,
         )
 
     @property
@@ -94,11 +102,30 @@ def _enable_recompute(causal: Any) -> None:
         raise UsageError(f"recompute=on: {error}") from None
 
 
-def compile_layers(packed_lm: PackedCausalLM) -> None:
+def compile_layers(packed_lm: PackedCausalLM, setup: RuntimeSetup) -> None:
     """Compile each layer separately: layers share their code, so one is compiled and the others reuse it.
 
     Only ``forward`` is compiled, not the hooks around it, which gather the weights of a sharded layer.
     """
+    # Beyond the limit of 8, Dynamo runs a layer uncompiled. A kind of layer is compiled for each shape of a micro-batch.
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _RECOMPILE_LIMIT)
+    _let_inputs_require_gradients(packed_lm)
     for layer in packed_lm.decoder.layers:
         forward: Callable[..., Any] = layer.forward
-        layer.forward = torch.compile(forward, dynamic=False)
+        layer.forward = torch.compile(forward, dynamic=not setup.fixed_shapes)
+
+
+def _let_inputs_require_gradients(packed_lm: PackedCausalLM) -> None:
+    """Let the input of the first layer require a gradient also if the embeddings are frozen.
+
+    Otherwise, the first layer would be compiled separately, for each shape again.
+    """
+    embeddings = packed_lm.causal.get_input_embeddings()
+    if any(parameter.requires_grad for parameter in embeddings.parameters()):
+        return
+
+    def require_gradient(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        return output.requires_grad_() if torch.is_grad_enabled() else output
+
+    embeddings.register_forward_hook(require_gradient)

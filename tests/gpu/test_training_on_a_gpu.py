@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from finetune.data.batch import Batch, collate
 from finetune.data.corpus import Corpus, Document
 from finetune.data.plan import EpochPlan
+from finetune.data.shapes import FixedShapes
 from finetune.evaluation.held_out import evaluate
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import TrainingOptions
@@ -104,11 +105,11 @@ def train(options: TrainingOptions, **more: Any) -> tuple[list[dict[str, Any]], 
     packed_lm = prepare(llama().to(setup.dtype).to(WORLD.device), setup, WORLD, recompute=bool(options.recompute))
     optimizer = FlatAdamW(packed_lm.parameters(), options)
     if setup.compile:
-        compile_layers(packed_lm)
+        compile_layers(packed_lm, setup)
     lines: list[dict[str, Any]] = []
     TrainingLoop(
         packed_lm, optimizer, plan, WORLD, log=lambda _step, values: lines.append(dict(values)),
-        fixed_shapes=setup.fixed_shapes, **more,
+        shapes=FixedShapes.of(plan) if setup.fixed_shapes else None, **more,
     ).run()  # fmt: skip
     return lines, optimizer
 
