@@ -13,10 +13,20 @@ from finetune.data.packing import Packing, Step, plan_epoch
 from finetune.options import TrainingOptions
 from selfinstruct.errors import UsageError
 
-__all__ = ["FEW_STEPS", "EpochPlan"]
+__all__ = ["FEW_STEPS", "EpochPlan", "require_supervised"]
 
 FEW_STEPS = 10
 """With fewer steps than this a model learns little, and the learning rate schedule is hardly followed."""
+
+
+def require_supervised(corpus: Corpus) -> None:
+    """Check that a token of the corpus is supervised.
+
+    Raises:
+        UsageError: None is.
+    """
+    if not len(corpus) or not corpus.supervised.any():
+        raise UsageError("the dataset has no supervised token: there is nothing to train on")
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,7 @@ class EpochPlan:
         Raises:
             UsageError: No token of the corpus is supervised.
         """
-        if not len(corpus) or not corpus.supervised.any():
-            raise UsageError("the dataset has no supervised token: there is nothing to train on")
+        require_supervised(corpus)
         budget = max(budget, min(options.max_length, int(corpus.lengths.max())))
         row = min(budget, options.max_length)
         packing = Packing(budget, row, options.batch_size, options.batch_tokens, world_size, options.packing)

@@ -19,25 +19,25 @@ from selfinstruct.errors import UsageError
 __all__ = ["RuntimeSetup", "compile_layers", "prepare"]
 
 _RECOMPILE_LIMIT = 64
-_BUDGET = {"cuda": 32_768, "cpu": 2_048}  # tokens
 
 
 @dataclass(frozen=True)
 class RuntimeSetup:
-    """The options that are ``auto`` or null, resolved for this machine (except ``recompute``: see ``CostEstimate``).
+    """The options that are ``auto`` or null, resolved for this machine.
+
+    Those that depend on the memory (``micro_batch_tokens``, ``recompute``) are chosen by
+    ``finetune.training.estimate.CostEstimate``.
 
     Attributes:
         device: Device of this process.
         dtype: Precision of weights and activations.
         attention: ``varlen`` or ``sdpa``; without packing the empty string, for the model's own attention.
-        budget: Tokens in a micro-batch.
         compile: Whether the layers are compiled.
     """
 
     device: torch.device
     dtype: torch.dtype
     attention: str
-    budget: int
     compile: bool
 
     @classmethod
@@ -60,7 +60,6 @@ class RuntimeSetup:
             device=device,
             dtype=dtype,
             attention=attention,
-            budget=options.micro_batch_tokens or _BUDGET["cuda" if cuda else "cpu"],
             compile=attention == "varlen" if options.compile is None else options.compile,
         )
 
@@ -102,11 +101,15 @@ def _enable_recompute(causal: Any) -> None:
         raise UsageError(f"recompute=on: {error}") from None
 
 
-def compile_layers(packed_lm: PackedCausalLM, setup: RuntimeSetup) -> None:
+def compile_layers(packed_lm: PackedCausalLM, setup: RuntimeSetup, *, activation_budget: float = 1.0) -> None:
     """Compile each layer separately: layers share their code, so one is compiled and the others reuse it.
 
     Only ``forward`` is compiled, not the hooks around it, which gather the weights of a sharded layer.
+
+    Args:
+        activation_budget: Share of the activations that layers keep for the backward pass, instead of recomputing them.
     """
+    torch._functorch.config.activation_memory_budget = activation_budget  # read when a layer is compiled
     # Beyond the limit of 8, Dynamo runs a layer uncompiled. A kind of layer is compiled for each shape of a micro-batch.
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, _RECOMPILE_LIMIT)

@@ -213,11 +213,13 @@ def test_an_out_of_memory_error_names_the_setting() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_predicted_memory_is_close_to_the_measured_peak(recompute: bool) -> None:
     model = llama(hidden_size=1024, intermediate_size=4096, num_hidden_layers=8, vocab_size=32_000, head_dim=128)
-    options = TrainingOptions(batch_size=64, epochs=1, compile=False, checkpoint_every=0, recompute=recompute)
+    options = TrainingOptions(
+        batch_size=64, epochs=1, compile=False, checkpoint_every=0, recompute=recompute, micro_batch_tokens=4096
+    )
     documents = Corpus.of([corpus(1, 512)[0]] * 64)
     plan = EpochPlan.of(documents, options, budget=4096)
     setup = RuntimeSetup.of(options, WORLD.device)
-    estimate = CostEstimate.of(copy.deepcopy(model.config), plan, setup)
+    estimate = CostEstimate.of(copy.deepcopy(model.config), documents, options, setup)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
