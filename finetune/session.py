@@ -242,6 +242,9 @@ class _Run:
             self.notify(f"{few}; more rows, more epochs or a smaller batch give more")
         if not estimate.fits or (estimate.recompute and self.options.recompute is None):
             self.notify(estimate.describe())
+        shortage = checkpoint.describe_shortage(self.out, estimate.checkpoint, self.options.keep)
+        if shortage and self.options.checkpoint_every:
+            self.notify(shortage)
         count = torch.cuda.device_count()
         if self.world.world_size == 1 and count > 1:
             self.notify(

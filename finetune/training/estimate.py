@@ -113,6 +113,11 @@ class CostEstimate:
         """Whether the predicted memory fits, as far as that is known."""
         return fits_in_memory(self.memory, self.available)
 
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of a checkpoint of all devices: the trained weights, which are as large as their gradients, and AdamW."""
+        return sum(self.memory.get(name, 0) for name in ("gradients", "optimizer")) * self.world_size
+
     def mfu(self, tokens_per_second: float) -> float | None:
         """Return the model FLOPs utilisation of all devices together; None if their peak is not known."""
         return mfu(tokens_per_second / self.world_size, self.flops, self.device)
