@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from finetune.data.plan import FEW_STEPS, EpochPlan
+from finetune.data.plan import EpochPlan
 from finetune.data.render import Renderer, RenderResult
 from finetune.data.shapes import FixedShapes
 from finetune.data.training_data import TrainingData, read_training_data
@@ -37,7 +37,7 @@ from finetune.training.metrics import Metrics
 from finetune.training.optimizer import FlatAdamW
 from finetune.training.progress import TrainingProgress
 from finetune.training.setup import RuntimeSetup, compile_layers, prepare
-from selfinstruct.common.console import plural
+from finetune.warnings import warnings
 from selfinstruct.errors import RunChangedError, SelfInstructError
 
 __all__ = ["Preview", "TrainingResult", "preview", "train"]
@@ -197,7 +197,8 @@ class _Run:
     ) -> TrainingResult:
         options, progress = self.options, self.progress
         record = read_record(self.out, identity)
-        self._warn(data, plan, estimate)
+        for line in warnings(self.out, data, plan, estimate, self.world):
+            self.notify(line)
         progress.phase = "loading"
         torch.manual_seed(options.seed)
         # A model to be sharded is loaded on the CPU, and moved to the devices shard by shard.
@@ -233,23 +234,6 @@ class _Run:
         self._remove_checkpoints()
         progress.phase = "done"
         return TrainingResult.of_complete(self.out, record, data.prompts)
-
-    def _warn(self, data: TrainingData, plan: EpochPlan, estimate: CostEstimate) -> None:
-        for line in data.warnings():
-            self.notify(line)
-        if plan.steps < FEW_STEPS:
-            few = f"only {plural(plan.steps, 'step')}: too few to learn much"
-            self.notify(f"{few}; more rows, more epochs or a smaller batch give more")
-        if not estimate.fits or (estimate.recompute and self.options.recompute is None):
-            self.notify(estimate.describe())
-        shortage = checkpoint.describe_shortage(self.out, estimate.checkpoint, self.options.keep)
-        if shortage and self.options.checkpoint_every:
-            self.notify(shortage)
-        count = torch.cuda.device_count()
-        if self.world.world_size == 1 and count > 1:
-            self.notify(
-                f"one of {count} GPUs is used; to use all: torchrun --nproc-per-node {count} -m finetune train ..."
-            )
 
     def _measure(
         self, packed_lm: PackedCausalLM, loaded: Loaded, renderer: Renderer, data: TrainingData, plan: EpochPlan
