@@ -93,6 +93,8 @@ class TrainingOptions:
         max_grad_norm: Norm to which gradients are clipped; 0 disables clipping.
         dtype: Precision of weights and activations; ``auto`` is bfloat16 on a GPU (with exact float32 master weights)
             and float32 on a CPU.
+        fp8: Whether the linear layers of a bfloat16 model multiply in 8 bits while training, for speed on a GPU with such
+            units. The losses differ from those of bfloat16.
         attention: How packed documents are isolated: ``varlen`` (GPU), ``sdpa`` (one call per document), or ``auto``:
             varlen on a GPU, sdpa on a CPU.
         compile: Whether to compile the layers. Default: with varlen attention only.
@@ -124,6 +126,7 @@ class TrainingOptions:
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    fp8: bool = False
     attention: Literal["auto", "varlen", "sdpa"] = "auto"
     compile: bool | None = None
     recompute: bool | None = None

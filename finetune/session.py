@@ -37,7 +37,7 @@ from finetune.training.metrics import Metrics
 from finetune.training.optimizer import FlatAdamW
 from finetune.training.progress import TrainingProgress
 from finetune.training.setup import RuntimeSetup, compile_layers, prepare
-from finetune.warnings import warnings
+from finetune.training.warnings import warnings
 from selfinstruct.errors import RunChangedError, SelfInstructError
 
 __all__ = ["Preview", "TrainingResult", "preview", "train"]

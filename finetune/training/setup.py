@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.model.attention import resolve_attention, use_packed_attention
+from finetune.model.float8 import check_float8, use_float8
 from finetune.model.isolation import check_head, check_isolation
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import TrainingOptions
@@ -33,12 +34,14 @@ class RuntimeSetup:
         dtype: Precision of weights and activations.
         attention: ``varlen`` or ``sdpa``; without packing the empty string, for the model's own attention.
         compile: Whether the layers are compiled.
+        fp8: Whether linear layers multiply in 8 bits.
     """
 
     device: torch.device
     dtype: torch.dtype
     attention: str
     compile: bool
+    fp8: bool = False
 
     @classmethod
     def of(cls, options: TrainingOptions, device: torch.device) -> RuntimeSetup:
@@ -56,17 +59,22 @@ class RuntimeSetup:
                 "compile=true with attention=sdpa would compile the layers anew for each micro-batch, because their "
                 "code depends on the lengths of its documents; use --set compile=false, or attention=varlen on a GPU"
             )
+        if options.fp8:
+            if not attention:
+                raise UsageError("fp8=true needs packing=true: its kernels take multiples of 16 tokens")
+            check_float8(device, dtype)
         return cls(
             device=device,
             dtype=dtype,
             attention=attention,
             compile=attention == "varlen" if options.compile is None else options.compile,
+            fp8=options.fp8,
         )
 
     @property
     def fixed_shapes(self) -> bool:
-        """Whether micro-batches are padded to a few shapes, so that layers are compiled only a few times."""
-        return self.compile and self.attention == "varlen"
+        """Whether micro-batches are padded: to few shapes for compiled layers, or to multiples of 16 tokens for fp8."""
+        return (self.compile and self.attention == "varlen") or self.fp8
 
 
 def prepare(model: Any, setup: RuntimeSetup, world: World, *, recompute: bool) -> PackedCausalLM:
@@ -89,6 +97,8 @@ def prepare(model: Any, setup: RuntimeSetup, world: World, *, recompute: bool) -
     if setup.attention:  # unpacked, a document is alone in its micro-batch, and no layer can leak
         check_isolation(packed_lm, setup.device)
     packed_lm.chunked_head = check_head(packed_lm, setup.device)
+    if setup.fp8:
+        use_float8(packed_lm.decoder.layers)
     return packed_lm
 
 
