@@ -93,8 +93,8 @@ class TrainingOptions:
         max_grad_norm: Norm to which gradients are clipped; 0 disables clipping.
         dtype: Precision of weights and activations; ``auto`` is bfloat16 on a GPU (with exact float32 master weights)
             and float32 on a CPU.
-        fp8: Whether the linear layers of a bfloat16 model multiply in 8 bits while training, for speed on a GPU with such
-            units. The losses differ from those of bfloat16.
+        fp8: Whether the linear layers of a bfloat16 model multiply in 8 bits while training, for speed on a GPU with
+            8-bit units. The losses differ from those of bfloat16.
         attention: How packed documents are isolated: ``varlen`` (GPU), ``sdpa`` (one call per document), or ``auto``:
             varlen on a GPU, sdpa on a CPU.
         compile: Whether to compile the layers. Default: with varlen attention only.

@@ -118,7 +118,7 @@ class _CorpusKey:
         return isinstance(other, _CorpusKey) and other.corpus is self.corpus
 
 
-# At the border of two epochs the loop and the thread that prefetches batches use two plans, and both are asked for often.
+# At the border of two epochs, the loop and the thread that prefetches batches ask for two plans in turn.
 @lru_cache(maxsize=4)
 def _plan_epoch(packing: Packing, key: _CorpusKey, seed: int, number: int) -> list[Step]:
     return plan_epoch(key.corpus.lengths, packing, seed=seed, epoch=number)

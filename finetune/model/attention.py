@@ -137,7 +137,7 @@ def _window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
 def _varlen_attention() -> Callable[..., tuple[Tensor, None]]:
     """Return attention within each document by PyTorch's variable-length flash attention.
 
-    What depends on the version of PyTorch is decided here, once, so that a compiled layer traces nothing but tensor operations.
+    What depends on the version of PyTorch is decided here, once: a compiled layer traces only operations on tensors.
     """
     from torch.nn.attention.varlen import varlen_attn
 

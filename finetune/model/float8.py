@@ -32,7 +32,9 @@ def check_float8(device: torch.device, dtype: torch.dtype) -> None:
     if dtype != torch.bfloat16:
         raise UsageError("fp8=true needs a model in bfloat16: --set dtype=bfloat16")
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        raise UsageError(f"fp8=true needs a GPU with 8-bit units (Ada, Hopper or newer), not {torch.cuda.get_device_name(device)}")
+        raise UsageError(
+            f"fp8=true needs a GPU with 8-bit units (Ada, Hopper or newer), not {torch.cuda.get_device_name(device)}"
+        )
 
 
 def use_float8(layers: nn.Module) -> int:
@@ -46,7 +48,11 @@ def use_float8(layers: nn.Module) -> int:
     """
     count = 0
     for name, layer in layers.named_modules():
-        if type(layer) is nn.Linear and "lora_" not in name and not any(size % _MULTIPLE for size in layer.weight.shape):
+        if (
+            type(layer) is nn.Linear
+            and "lora_" not in name
+            and not any(size % _MULTIPLE for size in layer.weight.shape)
+        ):
             layer.__class__ = Float8Linear
             count += 1
     if not count:

@@ -115,7 +115,7 @@ class CostEstimate:
 
     @property
     def checkpoint(self) -> int:
-        """Bytes of a checkpoint of all devices: the trained weights, which are as large as their gradients, and AdamW."""
+        """Bytes of a checkpoint: AdamW's state, and the trained weights, which are as large as their gradients."""
         return sum(self.memory.get(name, 0) for name in ("gradients", "optimizer")) * self.world_size
 
     def mfu(self, tokens_per_second: float) -> float | None:

@@ -120,7 +120,7 @@ def compile_layers(packed_lm: PackedCausalLM, setup: RuntimeSetup, *, activation
         activation_budget: Share of the activations that layers keep for the backward pass, instead of recomputing them.
     """
     torch._functorch.config.activation_memory_budget = activation_budget  # read when a layer is compiled
-    # Beyond the limit of 8, Dynamo runs a layer uncompiled. A kind of layer is compiled for each shape of a micro-batch.
+    # Beyond the limit of 8, Dynamo would run a layer uncompiled. A kind of layer is compiled once a shape.
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, _RECOMPILE_LIMIT)
     _let_inputs_require_gradients(packed_lm)
