@@ -14,6 +14,7 @@ from finetune.data.plan import EpochPlan
 __all__ = ["FixedShapes", "choose_sizes"]
 
 _MULTIPLE = 256  # tokens
+_EPOCHS = 3  # as many plans are kept in memory
 _MOST = 8  # a compilation takes seconds
 _FILLER = 0.02  # share of padding that is not worth another compilation
 
@@ -32,9 +33,10 @@ class FixedShapes:
 
     @classmethod
     def of(cls, plan: EpochPlan) -> FixedShapes:
-        """Choose shapes for the micro-batches of the first epoch; those of other epochs have about the same sizes."""
+        """Choose shapes for the micro-batches of the first epochs; those of later ones have about the same sizes."""
         lengths = plan.corpus.lengths
-        micro_batches = [micro_batch for step in plan.epoch(0) for micro_batch in step]
+        epochs = range(min(plan.options.epochs, _EPOCHS))
+        micro_batches = [micro_batch for epoch in epochs for step in plan.epoch(epoch) for micro_batch in step]
         tokens = [max(1, int(lengths[list(micro_batch)].sum())) for micro_batch in micro_batches]
         shapes = cls(choose_sizes(tokens), 0)
         # Padding consists of documents, too: as many as the longest document divides it into.
@@ -46,8 +48,8 @@ class FixedShapes:
 
     def pad_to(self, tokens: int) -> int:
         """Return the size for a micro-batch of ``tokens`` tokens."""
-        # Another epoch may have a larger micro-batch than the first. An eighth of the largest size bounds the number of
-        # further compilations.
+        # A later epoch may have a larger micro-batch than the first ones; multiples of an eighth of the largest size
+        # bound the number of further compilations.
         further = max(_MULTIPLE, _round_up(self.sizes[-1] // _MOST, _MULTIPLE))
         return next((size for size in self.sizes if size >= tokens), _round_up(tokens, further))
 
