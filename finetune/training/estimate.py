@@ -30,7 +30,7 @@ __all__ = ["CostEstimate"]
 _BUDGETS = {"cuda": (65_536, 2_048), "cpu": (2_048, 512)}
 _UNMEASURED_BUDGET = {"cuda": 32_768, "cpu": 2_048}
 # What compiled layers save, as a fraction of what eager ones do: Inductor recomputes elementwise operations anyway.
-_COMPILED_SHARE = 0.8
+_COMPILED_SHARE = 0.75
 _ACTIVATION_BUDGET = 0.8  # Inductor reaches this share of that by recomputing without a matrix product
 
 

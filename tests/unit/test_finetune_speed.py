@@ -32,6 +32,7 @@ from finetune.data.shapes import FixedShapes, choose_sizes
 from finetune.model.adapters import add_adapters
 from finetune.model.attention import use_packed_attention
 from finetune.model.float8 import Float8Linear, use_float8
+from finetune.model.footprint import measure_footprint
 from finetune.model.loss import chunk_bytes, linear_cross_entropy
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import Lora, TrainingOptions
@@ -206,20 +207,21 @@ class Counting:
         return graph.forward
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks whether there is one
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)])
 def test_layers_are_compiled_once_for_each_shape(monkeypatch: pytest.MonkeyPatch, lora: Lora | None) -> None:
     """Two layers, ten shapes: more than Dynamo's limit of 8, above which layers would run uncompiled."""
     backend = Counting()
     recorded(monkeypatch, backend)
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     model = make_model(VOCABULARY)
     packed_lm = PackedCausalLM(model if lora is None else add_adapters(model, lora))
     use_packed_attention(packed_lm.causal, "sdpa")
-    compile_layers(packed_lm, RuntimeSetup(CPU, torch.float32, "varlen", compile=True))
-    for size in range(10, 20):
-        for _ in range(2):
-            packed_lm(collate(corpus([size]), (0,), max_seqlen=64), 1.0).backward()
+    with torch._dynamo.config.patch(recompile_limit=8):
+        compile_layers(packed_lm, RuntimeSetup(CPU, torch.float32, "varlen", compile=True))
+        for size in range(10, 20):
+            for _ in range(2):
+                packed_lm(collate(corpus([size]), (0,), max_seqlen=64), 1.0).backward()
     torch._dynamo.reset()
     assert backend.graphs == 10
 
@@ -252,7 +254,7 @@ def test_key_heads_reach_the_kernel_as_they_are(monkeypatch: pytest.MonkeyPatch,
     def attend(q: Any, k: Any, v: Any, bounds: Any, scale: Any, window: Any) -> Any:
         assert window == (-1, 0)
         heads.append((q.shape[1], k.shape[1]))
-        parts = [(tensor[a:b].transpose(0, 1) for tensor in (q, k, v)) for a, b in pairwise([0, 5, 8])]
+        parts = [[tensor[a:b].transpose(0, 1) for tensor in (q, k, v)] for a, b in pairwise([0, 5, 8])]
         outputs = [scaled_dot_product_attention(*part, is_causal=True, scale=scale, enable_gqa=True) for part in parts]
         return torch.cat(outputs, 1).transpose(0, 1)
 
@@ -417,11 +419,12 @@ def test_a_smaller_micro_batch_is_chosen_before_activations_are_recomputed(monke
 
 def test_recomputation_is_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
     documents, options = corpus([400] * 8), TrainingOptions(batch_size=8)
-    config = make_model(VOCABULARY, num_hidden_layers=8).config
+    footprint = measure_footprint(make_model(VOCABULARY, num_hidden_layers=8).config, dtype=torch.float32)
+    monkeypatch.setattr(finetune.training.estimate, "measure_footprint", lambda *_arguments, **_options: footprint)
     chosen = []
     for memory in (1 << 30, *(size << 20 for size in range(40, 4, -1))):
         monkeypatch.setattr(finetune.training.estimate, "total_memory", lambda _device, memory=memory: memory)
-        estimate = CostEstimate.of(config, documents, options, RuntimeSetup.of(options, CPU))
+        estimate = CostEstimate.of(None, documents, options, RuntimeSetup.of(options, CPU))
         chosen.append((estimate.budget, estimate.recompute))
     order = list(dict.fromkeys(chosen))
     assert order == [(2048, False), (1024, False), (512, False), (2048, True), (1024, True), (512, True)]
@@ -431,7 +434,7 @@ def test_recomputation_is_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> No
 def test_settings_that_are_given_are_kept(monkeypatch: pytest.MonkeyPatch, recompute: bool) -> None:
     monkeypatch.setattr(finetune.training.estimate, "total_memory", lambda _device: 1 << 20)
     options = TrainingOptions(micro_batch_tokens=777, recompute=recompute)
-    config = make_model(VOCABULARY).config
+    config = make_model(VOCABULARY, hidden_size=256).config
     estimate = CostEstimate.of(config, corpus([20] * 8), options, RuntimeSetup.of(options, CPU))
     assert (estimate.budget, estimate.recompute, estimate.fits) == (777, recompute, False)
 
@@ -521,8 +524,8 @@ def test_a_model_trains_in_8_bits_about_as_in_16() -> None:
         ).run()  # fmt: skip
         curves[fp8] = losses
     assert curves[True] != curves[False]
-    assert curves[True][-1] < 0.9 * curves[True][0]
-    assert curves[True] == pytest.approx(curves[False], rel=0.05)
+    assert curves[True][-1] < 0.5 * curves[True][0]
+    assert curves[True] == pytest.approx(curves[False], rel=0.1)
 
 
 @pytest.mark.parametrize(
