@@ -143,6 +143,8 @@ def main() -> None:
     chosen = cells(arguments.device, models, arguments.batch, arguments.documents, arguments.repeats + 1)
     words = [word for word in arguments.only.split(",") if word]
     chosen = [cell for cell in chosen if not words or any(word in _name(cell) for word in words)]
+    if not chosen:
+        parser.error(f"--only: no cell contains {' or '.join(words)}")
     out = arguments.out or RESULTS / f"train-{arguments.device}-{today()}.md"
     out.parent.mkdir(parents=True, exist_ok=True)
     bench = Bench(out, arguments, [CellResult(cell) for cell in chosen])

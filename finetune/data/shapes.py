@@ -35,7 +35,7 @@ class FixedShapes:
     def of(cls, plan: EpochPlan) -> FixedShapes:
         """Choose shapes for the micro-batches of the first epochs; those of later ones have about the same sizes."""
         lengths = plan.corpus.lengths
-        epochs = range(min(plan.options.epochs, _EPOCHS))
+        epochs = range(min(-(-plan.steps // plan.steps_per_epoch), _EPOCHS))
         micro_batches = [micro_batch for epoch in epochs for step in plan.epoch(epoch) for micro_batch in step]
         tokens = [max(1, int(lengths[list(micro_batch)].sum())) for micro_batch in micro_batches]
         shapes = cls(choose_sizes(tokens), 0)

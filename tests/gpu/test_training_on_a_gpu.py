@@ -127,6 +127,15 @@ def test_all_settings_lead_to_the_same_losses(options: dict[str, Any]) -> None:
         assert line["loss"] == pytest.approx(expected["loss"], rel=1e-2), (line, expected)
 
 
+def test_losses_in_8_bits_are_close_to_those_in_16() -> None:
+    usual: dict[str, Any] = {"batch_size": 8, "epochs": 3, "learning_rate": 1e-3, "warmup": 0.0, "checkpoint_every": 0}
+    plain, _ = train(TrainingOptions(**usual))
+    rounded, _ = train(TrainingOptions(**usual, fp8=True))
+    losses, expected = ([line["loss"] for line in lines] for lines in (rounded, plain))
+    assert losses == pytest.approx(expected, rel=5e-2)
+    assert losses != expected
+
+
 def test_batches_of_many_lengths_compile_only_a_few_times() -> None:
     from torch._dynamo.utils import counters
 

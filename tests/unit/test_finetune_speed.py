@@ -468,7 +468,8 @@ def test_a_disk_without_room_for_checkpoints_is_named(tmp_path: Path) -> None:
 
 
 def test_the_memory_of_a_gpu_is_allocated_in_growing_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")  # so that it is restored
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
     with process_group():
         assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "backend:native")
