@@ -30,7 +30,7 @@ def compute_in_input_dtype(model: nn.Module) -> None:
 def _adapted_linear() -> Any:
     from peft.tuners.lora import Linear
 
-    class AdaptedLinear(Linear):
+    class AdaptedLinear(Linear):  # type: ignore[misc]  # peft has no types
         """The layer of peft with another forward pass."""
 
         def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

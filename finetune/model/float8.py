@@ -69,7 +69,7 @@ class Float8Linear(nn.Linear):
         if not torch.is_grad_enabled() or len(rows) % _MULTIPLE:
             return functional.linear(input, self.weight, self.bias)
         output: Tensor = _Product.apply(rows, self.weight)  # type: ignore[no-untyped-call]
-        output = output.unflatten(0, input.shape[:-1])
+        output = output.view(*input.shape[:-1], -1)
         return output if self.bias is None else output + self.bias
 
 

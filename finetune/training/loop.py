@@ -168,7 +168,7 @@ class TrainingLoop:
                 tokens = int(plan.corpus.lengths[list(micro_batch)].sum())
                 yield collate(
                     plan.corpus, micro_batch, max_seqlen=plan.max_seqlen,
-                    pad_to=shapes and shapes.pad_to(tokens), boundaries=shapes.boundaries if shapes else 0,
+                    pad_to=shapes.pad_to(tokens) if shapes else None, boundaries=shapes.boundaries if shapes else 0,
                 )  # fmt: skip
 
     def _out_of_memory(self, step: int, batch: Batch) -> OutOfMemoryError:

@@ -42,5 +42,5 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         file.write(len(encoded).to_bytes(8, "little"))
         file.write(encoded)
         for _, tensor in ordered:
-            for piece in tensor.detach().reshape(-1).split(_PIECE // tensor.element_size()):
+            for piece in torch.split(tensor.detach().reshape(-1), _PIECE // tensor.element_size()):
                 file.write(piece.cpu().contiguous().view(torch.uint8).numpy().data)
