@@ -3,6 +3,8 @@
     NULLGPU_HOME=~/nullgpu python bench/rehearse.py [--layers N] [--only WORDS]
 
 ``NULLGPU_HOME`` holds ``venv``, an environment with the versions of a GPU machine, and ``lib``, the stand-in libraries.
+PyTorch looks for the CUDA runtime in its own environment first: there, ``nvidia/cu13/lib/libcudart.so.13`` must be a
+link to the stand-in.
 Without it, nothing is rehearsed. PyTorch's dispatch, Dynamo, Inductor, Triton and the caching allocator run as on a
 GPU; nothing is computed, so that losses and times mean nothing, and three things that read results are replaced here.
 
