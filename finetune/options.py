@@ -78,7 +78,8 @@ class TrainingOptions:
             slower, for models whose layers can't be isolated.
         batch_size: Documents per optimizer step.
         batch_tokens: Instead of ``batch_size``: approximate tokens per optimizer step, packed over the whole epoch.
-        micro_batch_tokens: Tokens that go through the model at once. Default: 32,768 on a GPU, 2,048 on a CPU.
+        micro_batch_tokens: Tokens that go through the model at once. Default: as many as are predicted to fit, from
+            2,048 to 65,536 on a GPU, and 2,048 (at least 512) on a CPU.
         epochs: Number of passes over the data.
         max_steps: Maximum number of optimizer steps; the learning rate schedule ends there too.
         learning_rate: Peak learning rate, reached after warm-up.
@@ -92,11 +93,13 @@ class TrainingOptions:
         max_grad_norm: Norm to which gradients are clipped; 0 disables clipping.
         dtype: Precision of weights and activations; ``auto`` is bfloat16 on a GPU (with exact float32 master weights)
             and float32 on a CPU.
+        fp8: Whether the linear layers of a bfloat16 model multiply in 8 bits while training, for speed on a GPU with
+            8-bit units. The losses differ from those of bfloat16.
         attention: How packed documents are isolated: ``varlen`` (GPU), ``sdpa`` (one call per document), or ``auto``:
             varlen on a GPU, sdpa on a CPU.
-        compile: Whether to compile the layers. Default: on a GPU only.
+        compile: Whether to compile the layers. Default: with varlen attention only.
         recompute: Whether to recompute activations in the backward pass to save memory. Default: if the predicted
-            memory does not fit.
+            memory does not fit with the smallest micro-batch either.
         lora: Train adapters instead of the weights.
         evaluation: The measurements before and after training.
         checkpoint_every: Steps between checkpoints; 0 saves none.
@@ -123,6 +126,7 @@ class TrainingOptions:
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    fp8: bool = False
     attention: Literal["auto", "varlen", "sdpa"] = "auto"
     compile: bool | None = None
     recompute: bool | None = None

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from finetune.data.plan import FEW_STEPS, EpochPlan
+from finetune.data.plan import EpochPlan
 from finetune.data.render import Renderer, RenderResult
+from finetune.data.shapes import FixedShapes
 from finetune.data.training_data import TrainingData, read_training_data
 from finetune.evaluation.held_out import Losses, evaluate, pooled_mean
 from finetune.evaluation.samples import sample_answers
@@ -36,7 +37,7 @@ from finetune.training.metrics import Metrics
 from finetune.training.optimizer import FlatAdamW
 from finetune.training.progress import TrainingProgress
 from finetune.training.setup import RuntimeSetup, compile_layers, prepare
-from selfinstruct.common.console import plural
+from finetune.training.warnings import warnings
 from selfinstruct.errors import RunChangedError, SelfInstructError
 
 __all__ = ["Preview", "TrainingResult", "preview", "train"]
@@ -117,8 +118,9 @@ def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
         renderer = Renderer(load_tokenizer(model), options.format, max_length=options.max_length)
         training_data = read_training_data(data, renderer, options)
         setup = RuntimeSetup.of(options, world.device)
-        plan = EpochPlan.of(training_data.train, options, budget=setup.budget, world_size=world.world_size)
-        estimate = CostEstimate.of(load_config(model), plan, setup)
+        train, world_size = training_data.train, world.world_size
+        estimate = CostEstimate.of(load_config(model), train, options, setup, world_size=world_size)
+        plan = EpochPlan.of(train, options, budget=estimate.budget, world_size=world_size)
         rendered, skipped = training_data.rendered, training_data.skipped
         return Preview(rendered, renderer, plan, skipped, estimate, training_data.notices)
 
@@ -179,23 +181,24 @@ class _Run:
         self.progress.phase = "reading"
         renderer = Renderer(load_tokenizer(self.model), options.format, max_length=options.max_length)
         training_data = read_training_data(data, renderer, options)
-        world_size = self.world.world_size
-        plan = EpochPlan.of(training_data.train, options, budget=self.setup.budget, world_size=world_size)
         identity = run_identity(self.model or EMBEDDED, options, training_data, renderer.format)
         record = read_record(self.out, identity)
         if record.get("complete"):
             self._remove_checkpoints()  # in case the process was killed before it removed them
             return TrainingResult.of_complete(self.out, record, training_data.prompts, was_complete=True)
+        train, world_size = training_data.train, self.world.world_size
+        estimate = CostEstimate.of(load_config(self.model), train, options, self.setup, world_size=world_size)
+        plan = EpochPlan.of(train, options, budget=estimate.budget, world_size=world_size)
         with lock_run(self.out) if self.world.main else nullcontext():
-            return self._train_locked(renderer, training_data, plan, identity)
+            return self._train_locked(renderer, training_data, plan, estimate, identity)
 
     def _train_locked(
-        self, renderer: Renderer, data: TrainingData, plan: EpochPlan, identity: dict[str, Any]
+        self, renderer: Renderer, data: TrainingData, plan: EpochPlan, estimate: CostEstimate, identity: dict[str, Any]
     ) -> TrainingResult:
         options, progress = self.options, self.progress
         record = read_record(self.out, identity)
-        estimate = CostEstimate.of(load_config(self.model), plan, self.setup)
-        self._warn(data, plan, estimate)
+        for line in warnings(self.out, data, plan, estimate, self.world):
+            self.notify(line)
         progress.phase = "loading"
         torch.manual_seed(options.seed)
         # A model to be sharded is loaded on the CPU, and moved to the devices shard by shard.
@@ -204,7 +207,7 @@ class _Run:
         packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
         if "before" not in record:
             record = {**identity, "model_digest": loaded.base.digest, "complete": False}
-            record["before"] = self._measure(packed_lm, loaded, renderer, data).to_json()
+            record["before"] = self._measure(packed_lm, loaded, renderer, data, plan).to_json()
             self._write(record)
         elif record["model_digest"] != loaded.base.digest:
             raise RunChangedError(f"{self.out}: the model now has other weights than when this run started")
@@ -213,13 +216,13 @@ class _Run:
             stopping.record(0, pooled_mean(Measurements.from_json(record["before"]).losses.values()))
 
         def measure() -> float:
-            return pooled_mean(self._losses(packed_lm, data).values())
+            return pooled_mean(self._losses(packed_lm, data, plan).values())
 
         try:
             steps, seconds = self._fit(packed_lm, plan, estimate, stopping, measure)
         except TrainingStopped:
             return TrainingResult(self.out, self.progress.step, complete=False)
-        record["after"] = self._measure(packed_lm, loaded, renderer, data).to_json()
+        record["after"] = self._measure(packed_lm, loaded, renderer, data, plan).to_json()
         progress.phase = "saving"
         self._save(loaded)
         record.update(steps=steps, seconds=round(seconds, 3), complete=True)
@@ -232,35 +235,21 @@ class _Run:
         progress.phase = "done"
         return TrainingResult.of_complete(self.out, record, data.prompts)
 
-    def _warn(self, data: TrainingData, plan: EpochPlan, estimate: CostEstimate) -> None:
-        for line in data.warnings():
-            self.notify(line)
-        if plan.steps < FEW_STEPS:
-            few = f"only {plural(plan.steps, 'step')}: too few to learn much"
-            self.notify(f"{few}; more rows, more epochs or a smaller batch give more")
-        if not estimate.fits or (estimate.recompute and self.options.recompute is None):
-            self.notify(estimate.describe())
-        count = torch.cuda.device_count()
-        if self.world.world_size == 1 and count > 1:
-            self.notify(
-                f"one of {count} GPUs is used; to use all: torchrun --nproc-per-node {count} -m finetune train ..."
-            )
-
     def _measure(
-        self, packed_lm: PackedCausalLM, loaded: Loaded, renderer: Renderer, data: TrainingData
+        self, packed_lm: PackedCausalLM, loaded: Loaded, renderer: Renderer, data: TrainingData, plan: EpochPlan
     ) -> Measurements:
         """Compute held-out losses and sample answers."""
-        losses = self._losses(packed_lm, data)
+        losses = self._losses(packed_lm, data, plan)
         self.progress.phase = "answering"
         max_tokens = self.options.evaluation.sample_tokens
         answers = sample_answers(packed_lm, loaded.tokenizer, renderer, data.samples, max_tokens)
         return Measurements(losses, answers)
 
-    def _losses(self, packed_lm: PackedCausalLM, data: TrainingData) -> dict[str, Losses]:
+    def _losses(self, packed_lm: PackedCausalLM, data: TrainingData, plan: EpochPlan) -> dict[str, Losses]:
         """Compute the losses of each held-out set."""
         self.progress.phase = "evaluating"
         return {
-            name: evaluate(packed_lm, corpus, budget=self.setup.budget, world=self.world)
+            name: evaluate(packed_lm, corpus, budget=plan.packing.budget, world=self.world)
             for name, corpus in data.held_out.items()
         }
 
@@ -294,7 +283,7 @@ class _Run:
         metrics = Metrics(self.out, self.notify)
         loop = TrainingLoop(
             packed_lm, optimizer, plan, world, progress=self.progress, mfu=estimate.mfu,
-            fixed_shapes=self.setup.fixed_shapes, unlogged=unlogged,
+            shapes=FixedShapes.of(plan) if self.setup.fixed_shapes else None, unlogged=unlogged,
         )  # fmt: skip
 
         def save_checkpoint(step: int) -> None:
@@ -317,7 +306,7 @@ class _Run:
             metrics.rewind(start)
             loop.log = metrics.log
         if self.setup.compile:
-            compile_layers(packed_lm)
+            compile_layers(packed_lm, self.setup, activation_budget=estimate.activation_budget)
         try:
             steps = loop.run(start)
         finally:

@@ -34,21 +34,25 @@ def prepare(cell: Cell, turns: Turns) -> Any:
     gpu = cell.device == "cuda"
     model = make(cell, attention)
     rows = _rows(corpus)
+    step = cell.batch
     if packing:
-        rows = pack_dataset(rows, 512, "bfd")
+        rows = pack_dataset(rows, cell.longest, "bfd")
         options["padding_free"] = True  # packing=True would set it, but the rows are packed already
-    micro = options.pop("micro", cell.batch)
-    step = options.pop("step", cell.batch)
+        step = max(1, round(cell.batch * len(rows) / len(corpus)))  # about as many documents as in the other cells
+    micro = min(options.pop("micro", step), step)
+    step = max(1, round(step / micro)) * micro
     steps = -(-len(rows) // step)
-    # One long epoch on a GPU, so that batches are prefetched; on a CPU an epoch is a turn, for every sampler.
-    dataset = concatenate_datasets([rows] * cell.turns) if gpu else rows
+    # One long epoch on a GPU, so that batches are prefetched; on a CPU, and for a sampler that sorts, a turn is one.
+    one_epoch = gpu and "train_sampling_strategy" not in options
+    dataset = concatenate_datasets([rows] * cell.turns) if one_epoch else rows
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=not gpu, bf16=gpu, gradient_checkpointing=False, report_to="none",
         save_strategy="no", disable_tqdm=True, logging_steps=10**6, logging_nan_inf_filter=False,
-        dataset_kwargs={"skip_prepare_dataset": True}, max_length=None, num_train_epochs=1 if gpu else cell.turns,
+        dataset_kwargs={"skip_prepare_dataset": True}, max_length=None, num_train_epochs=1 if one_epoch else cell.turns,
         per_device_train_batch_size=micro, gradient_accumulation_steps=step // micro, learning_rate=2e-5,
-        lr_scheduler_type="cosine", warmup_steps=0.03, dataloader_num_workers=2 if gpu else 0,
-        dataloader_pin_memory=gpu, use_liger_kernel=liger, **{"train_sampling_strategy": "sequential", **options},
+        lr_scheduler_type="cosine", warmup_steps=0.03, dataloader_num_workers=8 if gpu else 0,
+        dataloader_pin_memory=gpu, dataloader_persistent_workers=gpu, use_liger_kernel=liger,
+        **{"train_sampling_strategy": "sequential", **options},
     )  # fmt: skip
     trainer = SFTTrainer(
         model=model, args=config, train_dataset=dataset, processing_class=_tokenizer(), peft_config=_lora(cell),

@@ -28,9 +28,14 @@ class FailedError(Exception):
 
 
 class Turns:
-    """The child's side. Output of libraries goes to standard error."""
+    """The child's side. Output of libraries goes to standard error.
+
+    Attributes:
+        facts: Facts on the cell, which are part of its final answer.
+    """
 
     def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
         self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         self._began = 0.0

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from finetune.data.corpus import Corpus
 
-__all__ = ["Batch", "PackedSequences", "collate"]
+__all__ = ["BOUNDARY_MULTIPLE", "Batch", "PackedSequences", "collate"]
 
-# With ``pad_to``, ``cu_seqlens`` is padded to a multiple of this length: few shapes, hence few compilations.
-_BOUNDARY_MULTIPLE = 64
+BOUNDARY_MULTIPLE = 64
+"""With ``pad_to``, ``cu_seqlens`` is padded to a multiple of this length: few shapes, hence few compilations."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,16 @@ class Batch:
         )
 
 
-def collate(corpus: Corpus, indices: Sequence[int], *, max_seqlen: int, pad_to: int | None = None) -> Batch:
+def collate(
+    corpus: Corpus, indices: Sequence[int], *, max_seqlen: int, pad_to: int | None = None, boundaries: int = 0
+) -> Batch:
     """Concatenate documents in the order of ``indices``.
 
     Args:
         max_seqlen: Tokens of the longest document of the run.
         pad_to: Pad to this number of tokens with unsupervised documents, to give compiled code a fixed shape. None pads
             nothing, except that a batch without documents gets one token.
+        boundaries: With ``pad_to``, the length that ``cu_seqlens`` is padded to, if it is not longer already.
     """
     documents = [corpus[index] for index in indices]
     lengths = [len(document) for document in documents]
@@ -105,7 +108,8 @@ def collate(corpus: Corpus, indices: Sequence[int], *, max_seqlen: int, pad_to: 
     cu_seqlens = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
     position_ids = np.arange(len(ids)) - np.repeat(cu_seqlens[:-1], lengths)
     if pad_to:
-        cu_seqlens = np.pad(cu_seqlens, (0, -len(cu_seqlens) % _BOUNDARY_MULTIPLE), mode="edge")
+        missing = max(boundaries - len(cu_seqlens), -len(cu_seqlens) % BOUNDARY_MULTIPLE)
+        cu_seqlens = np.pad(cu_seqlens, (0, missing), mode="edge")
     labels = ids[logit_indices + 1] if len(logit_indices) else np.zeros(0)
     return Batch(
         input_ids=torch.from_numpy(ids.astype(np.int64)),

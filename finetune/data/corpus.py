@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +68,12 @@ class Corpus:
         span = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         return Document(self.ids[span], self.supervised[span], self.names[index])
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """(documents,) tokens of each document."""
         return np.diff(self.offsets)
 
-    @property
+    @cached_property
     def targets(self) -> NDArray[np.int64]:
         """(documents,) supervised tokens of each document."""
         cumulative = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.supervised, dtype=np.int64)])

@@ -6,7 +6,7 @@ and hold at most ``budget`` tokens each. There are two ways to form steps:
 - by documents: the shuffled epoch is cut into batches of ``batch_size`` documents, each packed into few micro-batches.
   The steps contain the same documents as in unpacked training;
 - by tokens: the whole epoch is packed into rows of ``row`` tokens, the rows are shuffled, and each step takes rows of
-  about ``batch_tokens`` tokens in total.
+  about ``batch_tokens`` tokens in total. The steps contain the same rows with any budget and number of processes.
 
 Packing is best-fit decreasing (Johnson 1974; for language models: Ding et al. 2024, arXiv:2404.10830): documents in
 order of decreasing length, each into the fullest bin that still has room. No document is cut or left out.
@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,16 +69,18 @@ def plan_epoch(lengths: NDArray[np.int64], packing: Packing, *, seed: int, epoch
         ]
     rows = _pack(order, lengths, packing.row, packing.together)
     rows = Rng("rows", seed, epoch).shuffled(rows)
-    rows_per_micro_batch = max(1, packing.budget // packing.row) if packing.together else 1
-    micro_batches = [
-        sum(rows[start : start + rows_per_micro_batch], ()) for start in range(0, len(rows), rows_per_micro_batch)
-    ]
-    mean_tokens = max(1, round(int(lengths.sum()) / max(1, len(micro_batches))))
-    per_step = max(1, round(packing.batch_tokens / (mean_tokens * packing.world_size))) * packing.world_size
-    return [
-        _pad_step(micro_batches[start : start + per_step], packing.world_size)
-        for start in range(0, len(micro_batches), per_step)
-    ]
+    mean_tokens = max(1, round(int(lengths.sum()) / max(1, len(rows))))
+    per_step = max(1, round(packing.batch_tokens / mean_tokens))
+    return [_join_rows(rows[start : start + per_step], packing) for start in range(0, len(rows), per_step)]
+
+
+def _join_rows(rows: Sequence[MicroBatch], packing: Packing) -> Step:
+    """Join the rows of a step to as few micro-batches as the budget allows, of about as many rows each."""
+    most = max(1, packing.budget // packing.row) if packing.together else 1
+    count = -(-len(rows) // most)
+    count += -count % packing.world_size  # a rank without rows would wait for the others
+    bounds = [len(rows) * number // count for number in range(count + 1)]
+    return tuple(sum(rows[start:end], ()) for start, end in pairwise(bounds))
 
 
 def _pack(order: Sequence[int], lengths: NDArray[np.int64], capacity: int, together: bool) -> list[MicroBatch]:

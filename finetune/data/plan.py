@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from finetune.data.corpus import Corpus
 from finetune.data.packing import Packing, Step, plan_epoch
 from finetune.options import TrainingOptions
 from selfinstruct.errors import UsageError
 
-__all__ = ["FEW_STEPS", "EpochPlan"]
+__all__ = ["FEW_STEPS", "EpochPlan", "require_supervised"]
 
 FEW_STEPS = 10
 """With fewer steps than this a model learns little, and the learning rate schedule is hardly followed."""
+
+
+def require_supervised(corpus: Corpus) -> None:
+    """Check that a token of the corpus is supervised.
+
+    Raises:
+        UsageError: None is.
+    """
+    if not len(corpus) or not corpus.supervised.any():
+        raise UsageError("the dataset has no supervised token: there is nothing to train on")
 
 
 @dataclass(frozen=True)
@@ -37,8 +50,7 @@ class EpochPlan:
         Raises:
             UsageError: No token of the corpus is supervised.
         """
-        if not len(corpus) or not corpus.supervised.any():
-            raise UsageError("the dataset has no supervised token: there is nothing to train on")
+        require_supervised(corpus)
         budget = max(budget, min(options.max_length, int(corpus.lengths.max())))
         row = min(budget, options.max_length)
         packing = Packing(budget, row, options.batch_size, options.batch_tokens, world_size, options.packing)
@@ -48,7 +60,7 @@ class EpochPlan:
         """Return the steps of epoch ``number``, counted from 0."""
         return _plan_epoch(self.packing, _CorpusKey(self.corpus), self.options.seed, number)
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch, the same for all epochs."""
         return len(self.epoch(0))
@@ -59,7 +71,7 @@ class EpochPlan:
         total = self.options.epochs * self.steps_per_epoch
         return total if self.options.max_steps is None else min(total, self.options.max_steps)
 
-    @property
+    @cached_property
     def max_seqlen(self) -> int:
         """Tokens of the longest document."""
         return int(self.corpus.lengths.max())
@@ -82,10 +94,15 @@ class EpochPlan:
     def tokens_before(self, number: int) -> int:
         """Return the number of document tokens in the first ``number`` steps."""
         epochs, remaining = divmod(number, self.steps_per_epoch)
-        lengths = self.corpus.lengths
-        partial = self.epoch(epochs)[:remaining] if remaining else []
-        indices = [index for step in partial for micro_batch in step for index in micro_batch]
-        return epochs * int(lengths.sum()) + int(lengths[indices].sum())
+        tokens = epochs * self._tokens_per_epoch
+        if remaining:
+            key = _CorpusKey(self.corpus)
+            tokens += int(_cumulative_tokens(self.packing, key, self.options.seed, epochs)[remaining - 1])
+        return tokens
+
+    @cached_property
+    def _tokens_per_epoch(self) -> int:
+        return int(self.corpus.lengths.sum())
 
 
 class _CorpusKey:
@@ -101,9 +118,19 @@ class _CorpusKey:
         return isinstance(other, _CorpusKey) and other.corpus is self.corpus
 
 
-@lru_cache(maxsize=2)
+# At the border of two epochs, the loop and the thread that prefetches batches ask for two plans in turn.
+@lru_cache(maxsize=4)
 def _plan_epoch(packing: Packing, key: _CorpusKey, seed: int, number: int) -> list[Step]:
     return plan_epoch(key.corpus.lengths, packing, seed=seed, epoch=number)
+
+
+@lru_cache(maxsize=4)
+def _cumulative_tokens(packing: Packing, key: _CorpusKey, seed: int, number: int) -> NDArray[np.int64]:
+    """Return (steps,) the number of document tokens up to the end of each step of an epoch."""
+    lengths = key.corpus.lengths
+    steps = _plan_epoch(packing, key, seed, number)
+    tokens = [sum(int(lengths[list(micro_batch)].sum()) for micro_batch in step) for step in steps]
+    return np.cumsum(tokens, dtype=np.int64)
 
 
 @lru_cache(maxsize=2)

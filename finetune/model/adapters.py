@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from finetune.model.adapter_layer import compute_in_input_dtype
 from finetune.options import Lora
 from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import first_line, write_folder
@@ -54,7 +55,9 @@ def add_adapters(model: Any, lora: Lora) -> Any:
         task_type="CAUSAL_LM",
     )
     with _without_warnings():
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+    compute_in_input_dtype(adapted)
+    return adapted
 
 
 def _linear_layers(model: Any) -> list[str]:

@@ -12,10 +12,10 @@ a soft cap, attention sinks) is refused.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -61,8 +61,9 @@ def use_packed_attention(model: Any, name: str) -> None:
     Raises:
         UsageError: The model bypasses the attention interface.
     """
-    function = {"sdpa": _sdpa, "varlen": _varlen}[name]
-    AttentionInterface.register(_PREFIX + name, function)
+    AttentionInterface.register(_PREFIX + name, _sdpa if name == "sdpa" else _varlen_attention())
+    if name == "sdpa":  # on a GPU, the kernels of cuDNN would be planned anew for each length of a document
+        torch.backends.cuda.enable_cudnn_sdp(False)
     original = model.config._attn_implementation
     refusal = UsageError(
         f"packed documents can't be isolated in a model of type {model.config.model_type!r}: its attention does not "
@@ -132,46 +133,41 @@ def _window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
     return (distance >= 0) & (distance < window)
 
 
-def _varlen(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, *,
-    packed: PackedSequences | None = None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """Attend within each document by flash attention; shapes as ``_sdpa``."""
-    # ``cu_seqlens`` is the only batch-dependent value that is read here, so that one compiled layer serves all batches.
-    packed = _check(module, packed, attention_mask, kwargs)
-    if dropout:
-        raise UsageError(f"variable-length attention has no dropout; {_USE_SDPA}")
-    size = query.shape[3]
-    if query.dtype not in (torch.bfloat16, torch.float16) or value.shape[3] != size or size > 256 or size % 8:
-        raise UsageError(
-            "variable-length attention takes bfloat16 heads of a multiple of 8 up to 256, as wide for keys as for "
-            f"values, not {query.dtype} heads of {size} and {value.shape[3]}; {_USE_SDPA}"
-        )
-    window = _window(module, kwargs, packed)
-    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))  # (T, H, D)
-    output = _varlen_function()(q, k, v, packed.cu_seqlens, packed.max_seqlen, scaling, (window or 0) - 1)  # (T, H, D)
-    return output[None], None
-
-
 @cache
-def _varlen_function() -> Callable[..., Tensor]:
-    """Return PyTorch's function; before 2.12 it has no grouped heads, so key and value heads are repeated."""
+def _varlen_attention() -> Callable[..., tuple[Tensor, None]]:
+    """Return attention within each document by PyTorch's variable-length flash attention.
+
+    What depends on the version of PyTorch is decided here, once: a compiled layer traces only operations on tensors.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    supports_gqa = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    # The kernels take fewer heads for keys and values than for queries. Since 2.12 the function asks for a flag.
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
     def attend(
-        q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float | None, left: int
-    ) -> Tensor:
-        groups = q.shape[1] // k.shape[1]
-        if groups > 1 and not supports_gqa:
-            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        kwargs: dict[str, Any] = {"enable_gqa": groups > 1} if supports_gqa else {}
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, *,
+        packed: PackedSequences | None = None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        """Shapes as ``_sdpa``."""
+        # ``cu_seqlens`` is the only batch-dependent value that is read here, so one compiled layer serves all batches.
+        packed = _check(module, packed, attention_mask, kwargs)
+        if dropout:
+            raise UsageError(f"variable-length attention has no dropout; {_USE_SDPA}")
+        size = query.shape[3]
+        if query.dtype not in (torch.bfloat16, torch.float16) or value.shape[3] != size or size > 256 or size % 8:
+            raise UsageError(
+                "variable-length attention takes bfloat16 heads of a multiple of 8 up to 256, as wide for keys as for "
+                f"values, not {query.dtype} heads of {size} and {value.shape[3]}; {_USE_SDPA}"
+            )
+        window = _window(module, kwargs, packed) or 0
+        q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))  # (T, H or KV heads, D)
+        longest, boundaries = packed.max_seqlen, packed.cu_seqlens
         output = varlen_attn(
-            q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=(left, 0), **kwargs
-        )
+            q, k, v, boundaries, boundaries, longest, longest, scale=scaling, window_size=(window - 1, 0),
+            **(grouped if len(k[0]) < len(q[0]) else {}),
+        )  # fmt: skip
         assert isinstance(output, Tensor)
-        return output
+        return output[None], None
 
     return attend
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from finetune.model.adapters import add_adapters
-from finetune.model.loss import chunk_rows
+from finetune.model.loss import CHUNK_BYTES
 from finetune.options import Lora
 from selfinstruct.errors import SelfInstructError
 
@@ -101,17 +101,30 @@ class ModelFootprint:
         recomputed = 2 * (trained + frozen) + attention if recompute else 0.0
         return 6 * trained + 4 * frozen + (6 if self.head_trained else 4) * head + 3 * attention + recomputed
 
-    def memory(self, *, tokens: int, supervised: float = 1.0, recompute: bool = False) -> dict[str, int]:
+    def memory(
+        self,
+        *,
+        tokens: int,
+        supervised: float = 1.0,
+        recompute: bool = False,
+        share: float = 1.0,
+        chunk: int = CHUNK_BYTES,
+    ) -> dict[str, int]:
         """Return the bytes of each part at the peak of a training step, for a micro-batch of ``tokens`` tokens.
 
-        ``activations`` are the tensors that eager layers save for the backward pass; compiled layers save fewer. With
-        ``recompute``, each layer saves only its input, and one layer at a time the rest. ``head`` is a chunk of logits,
-        the hidden states of the supervised tokens with their gradients, and the gradient of the head's weight.
+        ``activations`` are the tensors that eager layers save for the backward pass. With ``recompute``, each layer
+        saves only its input, and one layer at a time the rest. ``head`` is a chunk of logits, the hidden states of the
+        supervised tokens with their gradients, and the gradient of the head's weight.
+
+        Args:
+            supervised: Fraction of supervised tokens.
+            share: What compiled layers save, as a fraction of what eager ones do.
+            chunk: Bytes of a chunk of logits (``finetune.model.loss.chunk_bytes``).
         """
         rows = max(1, round(tokens * supervised))
         row_bytes = self.width * self.element
-        kept = self.layers * row_bytes + self.kept / self.layers if recompute else self.kept
-        chunk = min(rows, chunk_rows(self.vocabulary, self.element))
+        kept = self.layers * row_bytes + share * self.kept / self.layers if recompute else share * self.kept
+        chunk = min(rows, max(1, chunk // (self.vocabulary * self.element)))
         # With several chunks, the gradient is summed in float32 and rounded to the weight's dtype at the end.
         gradient_bytes = self.element + (4 if rows > chunk and self.element < 4 else 0)
         return {
@@ -125,8 +138,13 @@ class ModelFootprint:
         }
 
 
-def measure_footprint(config: Any, *, dtype: torch.dtype, lora: Lora | None = None) -> ModelFootprint | None:
+def measure_footprint(
+    config: Any, *, dtype: torch.dtype, lora: Lora | None = None, repeated: bool = True
+) -> ModelFootprint | None:
     """Measure a model from its configuration, without its weights; None if its code can't run on the meta device.
+
+    Args:
+        repeated: Whether attention repeats the heads of keys and values for the heads of queries, as sdpa does.
 
     Raises:
         SelfInstructError: ``lora`` does not fit this model, or peft is not installed.
@@ -140,7 +158,7 @@ def measure_footprint(config: Any, *, dtype: torch.dtype, lora: Lora | None = No
             if lora is not None:
                 model = add_adapters(model, replace(lora, base="full"))
         causal = model.get_base_model() if lora is not None else model
-        kept, attention = _trial_run(model.train(), causal)
+        kept, attention = _trial_run(model.train(), causal, repeated)
         return _count(model, causal, quantized, kept, attention)
     except SelfInstructError:
         raise
@@ -203,7 +221,7 @@ class _TrialAttention(torch.autograd.Function):
         return out
 
 
-def _trial_run(model: Any, causal: Any) -> tuple[float, int]:
+def _trial_run(model: Any, causal: Any, repeated: bool) -> tuple[float, int]:
     """Run the layers on the meta device.
 
     Returns:
@@ -215,7 +233,7 @@ def _trial_run(model: Any, causal: Any) -> tuple[float, int]:
         _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any = None, **_: Any
     ) -> tuple[Tensor, None]:
         groups = query.shape[1] // key.shape[1]
-        if groups > 1:  # as finetune.model.attention does
+        if groups > 1 and repeated:  # as finetune.model.attention does
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         widths.append(query.shape[1] * (query.shape[3] + value.shape[3]) // 2)
         return _TrialAttention.apply(query, key, value), None  # type: ignore[no-untyped-call]

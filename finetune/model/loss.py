@@ -12,20 +12,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["CHUNK_BYTES", "chunk_rows", "linear_cross_entropy", "token_losses"]
+__all__ = ["CHUNK_BYTES", "chunk_bytes", "chunk_rows", "linear_cross_entropy", "token_losses"]
 
 CHUNK_BYTES = 512 << 20
-"""Bytes of the logits of a chunk.
+"""Bytes of the logits of a chunk; a GPU with much memory takes more (``chunk_bytes``).
 
 The weight gradient of each chunk, (V, H), is added to a float32 sum: with few rows per chunk, these passes over memory
 would take longer than the matrix products.
 """
+
+_MOST_CHUNK_BYTES = 2 << 30
+_ROWS_MULTIPLE = 256  # rows of a chunk, for the tiles of a GPU's matrix product
 
 
 def linear_cross_entropy(
@@ -36,6 +40,7 @@ def linear_cross_entropy(
     scale: float | Tensor = 1.0,
     chunk: int | None = None,
     bias: Tensor | None = None,
+    unscaled: bool = False,
 ) -> Tensor:
     """Return ``scale * cross_entropy(hidden @ weight.T + bias, labels, reduction="sum")`` as a float32 scalar.
 
@@ -47,11 +52,16 @@ def linear_cross_entropy(
         hidden: (M, H).
         weight: (V, H), the output embedding.
         labels: (M,) int64, each in [0, V).
-        chunk: Rows per chunk; by default as many as make 512 MiB of logits.
+        chunk: Maximum rows of a chunk; by default as many as make ``chunk_bytes`` of logits.
         bias: (V,), or None.
+        unscaled: Whether the caller promises that the gradient of the result is 1, as it is in ``loss.backward()``. A
+            GPU then saves a pass over the gradients; a CPU checks the promise.
+
+    Raises:
+        RuntimeError: In the backward pass on a CPU, if the promise is broken.
     """
-    rows = chunk or chunk_rows(weight.shape[0], weight.element_size())
-    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, scale, rows)  # type: ignore[no-any-return,no-untyped-call]
+    rows = chunk or chunk_rows(weight.shape[0], weight.element_size(), weight.device)
+    return _LinearCrossEntropy.apply(hidden, weight, bias, labels, scale, rows, unscaled)  # type: ignore[no-any-return,no-untyped-call]
 
 
 @torch.no_grad()
@@ -72,8 +82,10 @@ def token_losses(
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, scale: float | Tensor, rows: int
-    ) -> Tensor:
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, scale: float | Tensor, rows: int,
+        unscaled: bool,
+    ) -> Tensor:  # fmt: skip
+        ctx.unscaled = unscaled
         total = _widen(hidden.new_zeros(()))
         # A tensor on the device, so that compiled code is not specialised to one value; a transfer would synchronise.
         scale = scale.to(total) if isinstance(scale, Tensor) else total.new_full((), scale)
@@ -95,6 +107,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     d_weight += logits.T @ hidden[chunk]
             if d_bias is not None:
                 d_bias += logits.sum(0, dtype=d_bias.dtype)
+            del logits  # otherwise it would live on while those of the next chunk are computed
         ctx.save_for_backward(  # saved tensors are freed after use, whereas an attribute lives as long as the loss
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
@@ -105,11 +118,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        # The upstream gradient is usually 1. On a GPU, reading it would synchronise, so there it is always multiplied.
+        # The upstream gradient is usually 1. On a GPU, reading it would synchronise, so there a promise has to do.
         gradients = ctx.saved_tensors
-        if upstream.device.type != "cpu" or upstream.item() != 1:
+        one = upstream.item() == 1 if upstream.device.type == "cpu" else ctx.unscaled
+        if ctx.unscaled and not one:
+            raise RuntimeError("the loss was multiplied before backward(), although unscaled=True promised otherwise")
+        if not one:
             gradients = tuple(None if grad is None else grad * upstream.to(grad.dtype) for grad in gradients)
-        return (*gradients, None, None, None)
+        return (*gradients, None, None, None, None)
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -144,18 +160,36 @@ def _gradient_function(logits: Tensor) -> Callable[[Tensor, Tensor, Tensor], Ten
 def _compiled() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Return the gradient function compiled for a GPU, which fuses the passes over the logits into two.
 
-    The number of rows is dynamic, so that chunks of other sizes don't recompile it.
+    The number of rows is dynamic, so that chunks of other sizes don't recompile it. Timing configurations at the first
+    call would copy the logits, which the function overwrites.
     """
-    return torch.compile(_replace_by_gradient, dynamic=True) if find_spec("triton") else _replace_by_gradient
+    if find_spec("triton") is None:
+        return _replace_by_gradient
+    return torch.compile(_replace_by_gradient, dynamic=True, options={"triton.autotune_pointwise": False})
 
 
-def chunk_rows(vocabulary: int, element_size: int) -> int:
-    """Return the number of rows whose logits fit in ``CHUNK_BYTES``, at least 1."""
-    return max(1, CHUNK_BYTES // (vocabulary * element_size))
+def chunk_bytes(memory: int | None = None) -> int:
+    """Return the bytes of a chunk's logits on a GPU with ``memory`` bytes, or on a CPU (None)."""
+    return CHUNK_BYTES if memory is None else min(max(CHUNK_BYTES, memory // 64), _MOST_CHUNK_BYTES)
+
+
+def chunk_rows(vocabulary: int, element_size: int, device: torch.device | None = None) -> int:
+    """Return the maximum number of rows of a chunk, at least 1."""
+    compiled = device is not None and device.type == "cuda" and find_spec("triton") is not None
+    memory = torch.cuda.get_device_properties(device).total_memory if compiled else None
+    return max(1, chunk_bytes(memory) // (vocabulary * element_size))
 
 
 def _chunks(count: int, rows: int) -> Iterator[slice]:
-    return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+    """Yield slices of at most ``rows`` rows that differ by at most 256 rows, in multiples of 256 where rows suffice.
+
+    A last chunk of a few rows would cost another pass over the head's weight.
+    """
+    unit = _ROWS_MULTIPLE if rows >= _ROWS_MULTIPLE else 1
+    units = -(-count // unit)
+    chunks = -(-units // (rows // unit))
+    bounds = [min(count, units * number // chunks * unit) for number in range(chunks + 1)] if chunks else []
+    return (slice(start, end) for start, end in pairwise(bounds))
 
 
 def _widen(tensor: Tensor) -> Tensor:

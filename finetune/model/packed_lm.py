@@ -70,10 +70,15 @@ class PackedCausalLM(nn.Module):
         return logits[0].index_select(0, batch.logit_indices).float()
 
     def forward(self, batch: Batch, scale: float | Tensor) -> Tensor:
-        """Return ``scale`` times the summed cross entropy of the M supervised tokens, a float32 scalar."""
+        """Return ``scale`` times the summed cross entropy of the M supervised tokens, a float32 scalar.
+
+        Call ``backward()`` on it as it is: the chunked head relies on a gradient of 1.
+        """
         if self.chunked_head:
             head = self.head
-            return linear_cross_entropy(self._hidden(batch), head.weight, batch.labels, scale=scale, bias=head.bias)
+            return linear_cross_entropy(
+                self._hidden(batch), head.weight, batch.labels, scale=scale, bias=head.bias, unscaled=True
+            )
         return functional.cross_entropy(self._logits(batch), batch.labels, reduction="sum") * scale
 
     @torch.no_grad()

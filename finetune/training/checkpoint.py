@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from finetune.training.distributed import SINGLE_PROCESS, World
+from finetune.training.tensor_file import write_tensors
 from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import describe_os_error, fsync, write_atomic
 from selfinstruct.errors import SelfInstructError, UsageError
 
-__all__ = ["Checkpoint", "latest", "restore_rng_state", "rng_state", "save"]
+__all__ = ["Checkpoint", "describe_shortage", "latest", "restore_rng_state", "rng_state", "save"]
 
 _PART = ".part"
 
@@ -82,8 +83,7 @@ def save(
                 shutil.rmtree(leftover, ignore_errors=True)
             part.mkdir()
         world.barrier()
-        on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-        save_file(on_cpu, part / _tensor_file(world))
+        write_tensors(part / _tensor_file(world), tensors)
         fsync(part / _tensor_file(world))
         world.barrier()
         if world.main:
@@ -93,13 +93,25 @@ def save(
                 shutil.rmtree(folder)
             os.replace(part, folder)
             fsync(root)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        detail = describe_os_error(error) if isinstance(error, OSError) else str(error)
+        detail = describe_os_error(error)
         raise SelfInstructError(f"can't write the checkpoint {folder}: {detail}; earlier ones are untouched") from None
     if world.main:
         for outdated in _folders(root)[:-keep]:
             shutil.rmtree(outdated, ignore_errors=True)
+
+
+def describe_shortage(root: Path, size: int, keep: int) -> str | None:
+    """Describe what to do if the disk has no room for ``keep`` checkpoints of ``size`` bytes and the next one."""
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if (keep + 1) * size <= free:
+        return None
+    return (
+        f"{existing}: {free / 2**30:.1f} GiB are free, and up to {keep + 1} checkpoints take {size / 2**30:.1f} GiB "
+        "each: train on another disk, or with --set keep=1 or checkpoint_every=0 (no checkpoints)"
+    )
 
 
 def latest(root: Path) -> Checkpoint | None:

@@ -76,6 +76,8 @@ def process_group() -> Iterator[World]:
     Raises:
         UsageError: There are more processes than GPUs.
     """
+    # Segments that grow leave less memory unused between blocks. Read when the GPU is first used.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     cuda = torch.cuda.is_available()
     world_size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if world_size == 1:

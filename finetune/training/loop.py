@@ -24,14 +24,13 @@ from torch import Tensor
 from finetune.data.batch import Batch, collate
 from finetune.data.packing import Step
 from finetune.data.plan import EpochPlan
+from finetune.data.shapes import FixedShapes
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.progress import TrainingProgress
 from finetune.training.schedule import learning_rate
 from selfinstruct.errors import SelfInstructError
 
 __all__ = ["DivergedError", "Optimizer", "OutOfMemoryError", "TrainingLoop", "TrainingStopped"]
-
-_BUCKETS = 8  # compiled code pads micro-batches to multiples of an eighth of the budget: few shapes to compile for
 
 
 class DivergedError(SelfInstructError):
@@ -68,7 +67,7 @@ class TrainingLoop:
         save: Called with the number of completed steps, every ``checkpoint_every`` steps and when stopped.
         progress: Updated while the loop runs.
         mfu: Function from tokens per second to model FLOPs utilisation, or None where that is not known.
-        fixed_shapes: Whether micro-batches are padded to a few fixed shapes, for compiled layers.
+        shapes: The shapes that micro-batches are padded to, for compiled layers; None pads nothing.
         seconds: Time spent in ``run``, up to the latest synchronisation with the device.
         unlogged: Losses of the steps since the latest log line; a resumed run takes them from its checkpoint.
     """
@@ -82,7 +81,7 @@ class TrainingLoop:
     save: Callable[[int], None] = lambda _step: None
     progress: TrainingProgress = field(default_factory=TrainingProgress)
     mfu: Callable[[float], float | None] = lambda _rate: None
-    fixed_shapes: bool = False
+    shapes: FixedShapes | None = None
     seconds: float = 0.0
     unlogged: list[float] = field(default_factory=list)
 
@@ -163,12 +162,14 @@ class TrainingLoop:
         return self.plan.step(step)[self.world.rank :: self.world.world_size]
 
     def _batches(self, start: int, steps: int) -> Iterator[Batch]:
-        bucket = max(1, self.plan.packing.budget // _BUCKETS)
+        plan, shapes = self.plan, self.shapes
         for step in range(start, steps):
             for micro_batch in self._micro_batches(step):
-                tokens = int(sum(self.plan.corpus.lengths[list(micro_batch)])) if micro_batch else 1
-                pad_to = -(-tokens // bucket) * bucket if self.fixed_shapes else None
-                yield collate(self.plan.corpus, micro_batch, max_seqlen=self.plan.max_seqlen, pad_to=pad_to)
+                tokens = int(plan.corpus.lengths[list(micro_batch)].sum())
+                yield collate(
+                    plan.corpus, micro_batch, max_seqlen=plan.max_seqlen,
+                    pad_to=shapes.pad_to(tokens) if shapes else None, boundaries=shapes.boundaries if shapes else 0,
+                )  # fmt: skip
 
     def _out_of_memory(self, step: int, batch: Batch) -> OutOfMemoryError:
         half, max_seqlen = max(len(batch.input_ids) // 2, self.plan.max_seqlen), self.plan.max_seqlen
@@ -184,8 +185,9 @@ class TrainingLoop:
         for index in sorted({index for micro_batch in self.plan.step(step) for index in micro_batch}):
             batch = collate(self.plan.corpus, [index], max_seqlen=self.plan.max_seqlen).to(self.device)
             self.optimizer.zero_grad()
-            row_loss = self.packed_lm(batch, 1.0)
-            row_loss.backward()
+            with torch.compiler.set_stance("force_eager"):  # each row would trigger a compilation
+                row_loss = self.packed_lm(batch, 1.0)
+                row_loss.backward()
             if not (math.isfinite(float(row_loss.detach())) and math.isfinite(float(self.optimizer.grad_norm()))):
                 rows.append(self.plan.corpus.names[index])
         self.optimizer.zero_grad()
@@ -202,7 +204,7 @@ class _Monitor:
     def __init__(self, loop: TrainingLoop, start: int) -> None:
         self.loop = loop
         self.finite = torch.ones((), dtype=torch.bool, device=loop.device)
-        self._pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
+        self._pending: list[tuple[int, Tensor]] = []  # number of the step; (3,) loss, gradient norm, whether finite
         self._norm = 0.0
         self._logged_tokens = loop.plan.tokens_before(start)
         self._started = self._logged_at = time.perf_counter()
@@ -212,21 +214,25 @@ class _Monitor:
     def record(self, step: int, loss: Tensor, norm: Tensor, finite: Tensor) -> None:
         """Keep the results of a step without waiting for the device."""
         self.finite = finite
-        self._pending.append((step, loss, norm, finite))
+        self._pending.append((step, torch.stack([loss, norm, finite.to(loss.dtype)])))
 
     def synchronize(self, completed: int, rate: float, *, log: bool) -> None:
         """Read the pending results, stop if one is not finite, and log them if asked."""
-        for step, loss, norm, finite in self._pending:
+        for (step, _), (loss, norm, finite) in zip(self._pending, self._read(), strict=True):
             if not finite:
-                raise self.loop.diverged(step, float(loss), float(norm))
-            self.loop.unlogged.append(float(loss))
-            self._norm = float(norm)
+                raise self.loop.diverged(step, loss, norm)
+            self.loop.unlogged.append(loss)
+            self._norm = norm
         self._pending.clear()
         now = time.perf_counter()
         self.loop.seconds = now - self._started
         self.loop.progress.step = completed
         if log:
             self._log(completed, rate, now)
+
+    def _read(self) -> list[list[float]]:
+        """Return the pending results by a single transfer, for which the host waits."""
+        return torch.stack([results for _, results in self._pending]).tolist() if self._pending else []
 
     def _log(self, completed: int, rate: float, now: float) -> None:
         progress, plan = self.loop.progress, self.loop.plan

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,10 @@ from finetune.options import TrainingOptions
 __all__ = ["FlatAdamW", "join_float32", "split_float32"]
 
 _ALIGNMENT = 64  # elements; each parameter begins at a multiple of 128 bytes, for vectorised loads
+
+# Inductor would time two configurations of a kernel at its first call, and keep copies of the tensors that the kernel
+# overwrites in pinned host memory while it does: for AdamW, weights and moments of the whole model.
+_COMPILE_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"triton.autotune_pointwise": False}
 
 
 def split_float32(exact: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,12 +211,17 @@ class FlatAdamW:
             finite: 0-d bool; if False, neither weights nor moments change.
         """
         options = self._options
-        values = [rate, 1 - options.beta1**step, 1 - options.beta2**step]
+        device = self.groups[0].weight.device
+        # From pinned memory, since the host would wait for a transfer from pageable memory.
+        rates = torch.tensor(
+            [rate, 1 - options.beta1**step, 1 - options.beta2**step],
+            dtype=torch.float32,
+            pin_memory=device.type == "cuda",
+        ).to(device, non_blocking=True)
         for group in self.groups:
             if self._fused and group.remainder is None:
                 self._step_fused(group, step, rate, grad_scale, finite)
                 continue
-            rates = torch.tensor(values, dtype=torch.float32).to(group.weight.device, non_blocking=True)
             tensors = (group.first, group.second, group.gradient, grad_scale, finite, rates)
             numbers = (group.decay, options.beta1, options.beta2, options.epsilon)
             step_float32, step_bfloat16 = self._kernels
@@ -229,10 +239,12 @@ class FlatAdamW:
     def _kernels(self) -> tuple[Callable[..., None], Callable[..., None]]:
         """The step functions for float32 and bfloat16 weights, compiled on a GPU."""
         if any(group.weight.device.type == "cuda" for group in self.groups):
-            # Flat buffers have few sizes; shards of parameters have many, hence dynamic shapes.
-            compiled = partial(torch.compile, dynamic=self._sharded)
-            return compiled(_step_float32), compiled(_step_bfloat16)
+            return self._compile(_step_float32), self._compile(_step_bfloat16)
         return _step_float32, _step_bfloat16
+
+    def _compile(self, function: Callable[..., None]) -> Callable[..., None]:
+        # Flat buffers have few sizes; shards of parameters have many, hence dynamic shapes.
+        return torch.compile(function, dynamic=self._sharded, options=_COMPILE_OPTIONS)
 
     def _step_fused(self, group: _Group, step: int, rate: float, grad_scale: Tensor, finite: Tensor) -> None:
         if not finite:  # reading a CPU tensor does not synchronise anything

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from finetune.model.attention import resolve_attention, use_packed_attention
+from finetune.model.float8 import check_float8, use_float8
 from finetune.model.isolation import check_head, check_isolation
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import TrainingOptions
@@ -17,26 +19,29 @@ from selfinstruct.errors import UsageError
 
 __all__ = ["RuntimeSetup", "compile_layers", "prepare"]
 
-_BUDGET = {"cuda": 32_768, "cpu": 2_048}  # tokens
+_RECOMPILE_LIMIT = 64
 
 
 @dataclass(frozen=True)
 class RuntimeSetup:
-    """The options that are ``auto`` or null, resolved for this machine (except ``recompute``: see ``CostEstimate``).
+    """The options that are ``auto`` or null, resolved for this machine.
+
+    Those that depend on the memory (``micro_batch_tokens``, ``recompute``) are chosen by
+    ``finetune.training.estimate.CostEstimate``.
 
     Attributes:
         device: Device of this process.
         dtype: Precision of weights and activations.
         attention: ``varlen`` or ``sdpa``; without packing the empty string, for the model's own attention.
-        budget: Tokens in a micro-batch.
         compile: Whether the layers are compiled.
+        fp8: Whether linear layers multiply in 8 bits.
     """
 
     device: torch.device
     dtype: torch.dtype
     attention: str
-    budget: int
     compile: bool
+    fp8: bool = False
 
     @classmethod
     def of(cls, options: TrainingOptions, device: torch.device) -> RuntimeSetup:
@@ -48,18 +53,28 @@ class RuntimeSetup:
         cuda = device.type == "cuda"
         dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
         dtype = dtypes.get(options.dtype, torch.bfloat16 if cuda else torch.float32)
+        attention = resolve_attention(options.attention, device, dtype) if options.packing else ""
+        if options.compile and attention == "sdpa":
+            raise UsageError(
+                "compile=true with attention=sdpa would compile the layers anew for each micro-batch, because their "
+                "code depends on the lengths of its documents; use --set compile=false, or attention=varlen on a GPU"
+            )
+        if options.fp8:
+            if not attention:
+                raise UsageError("fp8=true needs packing=true: its kernels take multiples of 16 tokens")
+            check_float8(device, dtype)
         return cls(
             device=device,
             dtype=dtype,
-            attention=resolve_attention(options.attention, device, dtype) if options.packing else "",
-            budget=options.micro_batch_tokens or _BUDGET["cuda" if cuda else "cpu"],
-            compile=cuda if options.compile is None else options.compile,
+            attention=attention,
+            compile=attention == "varlen" if options.compile is None else options.compile,
+            fp8=options.fp8,
         )
 
     @property
     def fixed_shapes(self) -> bool:
-        """Whether micro-batches are padded to a few shapes, so that layers are compiled only a few times."""
-        return self.compile and self.attention == "varlen"
+        """Whether micro-batches are padded: to few shapes for compiled layers, or to multiples of 16 tokens for fp8."""
+        return (self.compile and self.attention == "varlen") or self.fp8
 
 
 def prepare(model: Any, setup: RuntimeSetup, world: World, *, recompute: bool) -> PackedCausalLM:
@@ -82,6 +97,8 @@ def prepare(model: Any, setup: RuntimeSetup, world: World, *, recompute: bool) -
     if setup.attention:  # unpacked, a document is alone in its micro-batch, and no layer can leak
         check_isolation(packed_lm, setup.device)
     packed_lm.chunked_head = check_head(packed_lm, setup.device)
+    if setup.fp8:
+        use_float8(packed_lm.decoder.layers)
     return packed_lm
 
 
@@ -94,11 +111,34 @@ def _enable_recompute(causal: Any) -> None:
         raise UsageError(f"recompute=on: {error}") from None
 
 
-def compile_layers(packed_lm: PackedCausalLM) -> None:
+def compile_layers(packed_lm: PackedCausalLM, setup: RuntimeSetup, *, activation_budget: float = 1.0) -> None:
     """Compile each layer separately: layers share their code, so one is compiled and the others reuse it.
 
     Only ``forward`` is compiled, not the hooks around it, which gather the weights of a sharded layer.
+
+    Args:
+        activation_budget: Share of the activations that layers keep for the backward pass, instead of recomputing them.
     """
+    torch._functorch.config.activation_memory_budget = activation_budget  # read when a layer is compiled
+    # Beyond the limit of 8, Dynamo would run a layer uncompiled. A kind of layer is compiled once a shape.
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _RECOMPILE_LIMIT)
+    _let_inputs_require_gradients(packed_lm)
     for layer in packed_lm.decoder.layers:
         forward: Callable[..., Any] = layer.forward
-        layer.forward = torch.compile(forward, dynamic=False)
+        layer.forward = torch.compile(forward, dynamic=not setup.fixed_shapes)
+
+
+def _let_inputs_require_gradients(packed_lm: PackedCausalLM) -> None:
+    """Let the input of the first layer require a gradient also if the embeddings are frozen.
+
+    Otherwise, the first layer would be compiled separately, for each shape again.
+    """
+    embeddings = packed_lm.causal.get_input_embeddings()
+    if any(parameter.requires_grad for parameter in embeddings.parameters()):
+        return
+
+    def require_gradient(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        return output.requires_grad_() if torch.is_grad_enabled() else output
+
+    embeddings.register_forward_hook(require_gradient)

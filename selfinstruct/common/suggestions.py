@@ -8,8 +8,6 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
-from rapidfuzz.distance import OSA
-
 __all__ = ["dataclass_in", "suggest", "suggest_option"]
 
 _MOST = 3  # suggestions in one message
@@ -55,6 +53,9 @@ def dataclass_in(hint: Any) -> type | None:
 
 def _distance(word: str, name: str) -> int | None:
     """Return the edit distance of two names; None if they are not similar. Hyphens and underscores are equal."""
+    # Here, because machines that only train have no rapidfuzz, and no misspelled options either.
+    from rapidfuzz.distance import OSA
+
     limit = min(3, (len(word) + 2) // 3)
     distance = OSA.distance(_plain(word), _plain(name), score_cutoff=limit)
     return distance if distance <= limit else None

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from finetune.data.batch import Batch, collate
 from finetune.data.corpus import Corpus, Document
 from finetune.data.plan import EpochPlan
+from finetune.data.shapes import FixedShapes
 from finetune.evaluation.held_out import evaluate
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import TrainingOptions
@@ -104,11 +105,11 @@ def train(options: TrainingOptions, **more: Any) -> tuple[list[dict[str, Any]], 
     packed_lm = prepare(llama().to(setup.dtype).to(WORLD.device), setup, WORLD, recompute=bool(options.recompute))
     optimizer = FlatAdamW(packed_lm.parameters(), options)
     if setup.compile:
-        compile_layers(packed_lm)
+        compile_layers(packed_lm, setup)
     lines: list[dict[str, Any]] = []
     TrainingLoop(
         packed_lm, optimizer, plan, WORLD, log=lambda _step, values: lines.append(dict(values)),
-        fixed_shapes=setup.fixed_shapes, **more,
+        shapes=FixedShapes.of(plan) if setup.fixed_shapes else None, **more,
     ).run()  # fmt: skip
     return lines, optimizer
 
@@ -124,6 +125,15 @@ def test_all_settings_lead_to_the_same_losses(options: dict[str, Any]) -> None:
     assert len(plain) == 9
     for line, expected in zip(other, plain, strict=True):
         assert line["loss"] == pytest.approx(expected["loss"], rel=1e-2), (line, expected)
+
+
+def test_losses_in_8_bits_are_close_to_those_in_16() -> None:
+    usual: dict[str, Any] = {"batch_size": 8, "epochs": 3, "learning_rate": 1e-3, "warmup": 0.0, "checkpoint_every": 0}
+    plain, _ = train(TrainingOptions(**usual))
+    rounded, _ = train(TrainingOptions(**usual, fp8=True))
+    losses, expected = ([line["loss"] for line in lines] for lines in (rounded, plain))
+    assert losses == pytest.approx(expected, rel=5e-2)
+    assert losses != expected
 
 
 def test_batches_of_many_lengths_compile_only_a_few_times() -> None:
@@ -212,11 +222,13 @@ def test_an_out_of_memory_error_names_the_setting() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_predicted_memory_is_close_to_the_measured_peak(recompute: bool) -> None:
     model = llama(hidden_size=1024, intermediate_size=4096, num_hidden_layers=8, vocab_size=32_000, head_dim=128)
-    options = TrainingOptions(batch_size=64, epochs=1, compile=False, checkpoint_every=0, recompute=recompute)
+    options = TrainingOptions(
+        batch_size=64, epochs=1, compile=False, checkpoint_every=0, recompute=recompute, micro_batch_tokens=4096
+    )
     documents = Corpus.of([corpus(1, 512)[0]] * 64)
     plan = EpochPlan.of(documents, options, budget=4096)
     setup = RuntimeSetup.of(options, WORLD.device)
-    estimate = CostEstimate.of(copy.deepcopy(model.config), plan, setup)
+    estimate = CostEstimate.of(copy.deepcopy(model.config), documents, options, setup)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

@@ -65,6 +65,17 @@ def test_packing_by_documents_keeps_the_batches(sizes, batch_size, seed) -> None
     assert all(len(sum(step, ())) == batch_size for step in packed[:-1])
 
 
+@given(lengths, st.integers(1, 1000), st.integers(0, 5), st.integers(64, 500), st.integers(1, 4))
+def test_steps_by_tokens_do_not_depend_on_the_micro_batch(sizes, batch_tokens, seed, budget, world_size) -> None:
+    """A run may be resumed with another micro-batch, which is chosen by the memory of the machine."""
+    steps = [
+        plan_epoch(sizes, Packing(size, 64, 1, batch_tokens, count), seed=seed, epoch=0)
+        for size, count in ((64, 1), (budget, world_size))
+    ]
+    documents, others = ([sum(step, ()) for step in plan] for plan in steps)
+    assert documents == others
+
+
 @given(lengths)
 def test_best_fit_needs_at_most_a_fifth_more_bins_than_the_minimum(sizes) -> None:
     """Best-fit decreasing uses at most 11/9 of the optimum and 4 bins more (Johnson 1974)."""
