@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +18,15 @@ from typing import Any
 import torch
 
 from finetune.data.plan import FEW_STEPS, EpochPlan
-from finetune.data.render import Renderer, RenderResult
-from finetune.data.training_data import TrainingData, read_training_data
+from finetune.data.render import Renderer
+from finetune.data.training_data import TrainingData
 from finetune.evaluation.held_out import Losses, evaluate, pooled_mean
 from finetune.evaluation.samples import sample_answers
 from finetune.model.adapters import save_adapters
-from finetune.model.loading import EMBEDDED, Loaded, load, load_config, load_tokenizer, save
+from finetune.model.loading import EMBEDDED, Loaded, load, save
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import TrainingOptions
+from finetune.preparation import Preparation, Preview
 from finetune.record import Measurements, lock_run, read_record, run_identity, write_record
 from finetune.training import checkpoint
 from finetune.training.distributed import World, full_state_dict, process_group
@@ -82,27 +83,6 @@ class TrainingResult:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Preview:
-    """The preview of a training run.
-
-    Attributes:
-        rendered: The documents, and the rows that were dropped.
-        renderer: The renderer, which can show a document in pieces.
-        plan: The steps.
-        skipped: A message for each row that could not be read.
-        estimate: The predicted cost.
-        notices: What is left out of the rows that are used.
-    """
-
-    rendered: RenderResult
-    renderer: Renderer
-    plan: EpochPlan
-    skipped: list[str]
-    estimate: CostEstimate
-    notices: Sequence[str] = ()
-
-
 def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
     """Render the dataset and plan the steps, without loading the weights.
 
@@ -111,16 +91,10 @@ def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
         data: As for ``train``.
 
     Raises:
-        SelfInstructError: The dataset or the tokenizer can't be used, as for ``train``.
+        SelfInstructError: The dataset, the tokenizer or the kind of model can't be used, as for ``train``.
     """
     with process_group() as world:
-        renderer = Renderer(load_tokenizer(model), options.format, max_length=options.max_length)
-        training_data = read_training_data(data, renderer, options)
-        setup = RuntimeSetup.of(options, world.device)
-        plan = EpochPlan.of(training_data.train, options, budget=setup.budget, world_size=world.world_size)
-        estimate = CostEstimate.of(load_config(model), plan, setup)
-        rendered, skipped = training_data.rendered, training_data.skipped
-        return Preview(rendered, renderer, plan, skipped, estimate, training_data.notices)
+        return Preparation.of(model, data, options, world).preview()
 
 
 def train(
@@ -175,32 +149,29 @@ class _Run:
 
     def train(self, data: str) -> TrainingResult:
         """Read the data, then train unless the run is complete."""
-        options = self.options
         self.progress.phase = "reading"
-        renderer = Renderer(load_tokenizer(self.model), options.format, max_length=options.max_length)
-        training_data = read_training_data(data, renderer, options)
-        world_size = self.world.world_size
-        plan = EpochPlan.of(training_data.train, options, budget=self.setup.budget, world_size=world_size)
-        identity = run_identity(self.model or EMBEDDED, options, training_data, renderer.format)
+        prepared = Preparation.of(self.model, data, self.options, self.world)
+        identity = run_identity(self.model or EMBEDDED, self.options, prepared.data, prepared.renderer.format)
         record = read_record(self.out, identity)
         if record.get("complete"):
             self._remove_checkpoints()  # in case the process was killed before it removed them
-            return TrainingResult.of_complete(self.out, record, training_data.prompts, was_complete=True)
+            return TrainingResult.of_complete(self.out, record, prepared.data.prompts, was_complete=True)
         with lock_run(self.out) if self.world.main else nullcontext():
-            return self._train_locked(renderer, training_data, plan, identity)
+            return self._train_locked(prepared, identity)
 
-    def _train_locked(
-        self, renderer: Renderer, data: TrainingData, plan: EpochPlan, identity: dict[str, Any]
-    ) -> TrainingResult:
+    def _train_locked(self, prepared: Preparation, identity: dict[str, Any]) -> TrainingResult:
         options, progress = self.options, self.progress
+        renderer, data, plan, estimate = prepared.renderer, prepared.data, prepared.plan, prepared.estimate
         record = read_record(self.out, identity)
-        estimate = CostEstimate.of(load_config(self.model), plan, self.setup)
-        self._warn(data, plan, estimate)
+        self._warn(prepared)
         progress.phase = "loading"
         torch.manual_seed(options.seed)
         # A model to be sharded is loaded on the CPU, and moved to the devices shard by shard.
         device = self.world.device if self.world.world_size == 1 else "cpu"
         loaded = load(self.model, dtype=self.setup.dtype, device=device, lora=options.lora)
+        if prepared.config.tie_word_embeddings and not loaded.model.config.tie_word_embeddings:
+            self.notify("the configuration says that the head is tied to the embeddings, but its weights differ: trained "
+                        "and saved as a head that is not tied")  # fmt: skip
         packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
         if "before" not in record:
             record = {**identity, "model_digest": loaded.base.digest, "complete": False}
@@ -232,8 +203,9 @@ class _Run:
         progress.phase = "done"
         return TrainingResult.of_complete(self.out, record, data.prompts)
 
-    def _warn(self, data: TrainingData, plan: EpochPlan, estimate: CostEstimate) -> None:
-        for line in data.warnings():
+    def _warn(self, prepared: Preparation) -> None:
+        plan, estimate = prepared.plan, prepared.estimate
+        for line in (*prepared.data.warnings(), *prepared.notices):
             self.notify(line)
         if plan.steps < FEW_STEPS:
             few = f"only {plural(plan.steps, 'step')}: too few to learn much"

@@ -21,6 +21,7 @@ from transformers.utils.hub import cached_file
 
 from finetune.model.adapters import BASE, add_adapters, load_adapters, nf4_config, read_base_record
 from finetune.model.gguf_reading import config_overrides, patched_reader, set_pre_tokenizer, without_gguf_metadata
+from finetune.model.limits import correct_tied_head
 from finetune.options import Lora
 from selfinstruct.common import embedded, gguf
 from selfinstruct.common.files import write_folder
@@ -283,6 +284,7 @@ def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: 
         )  # fmt: skip
     if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         raise UsageError(f"{name}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again")
+    correct_tied_head(model)
     return model
 
 

@@ -17,7 +17,7 @@ from selfinstruct.common.messages import (
 )
 from selfinstruct.common.row_fields import Fields, is_blank, read_input
 
-__all__ = ["Exchange", "answer_turns", "is_wrong", "read_exchange", "read_instances", "read_rejected"]
+__all__ = ["Exchange", "answer_field", "answer_turns", "is_wrong", "read_exchange", "read_instances", "read_rejected"]
 
 _ANSWERS = {
     "prompt": ("completion", "response"),
@@ -28,6 +28,8 @@ _ANSWERS = {
 """Fields that are tried first for the answer, by layout."""
 _ANY_ANSWER = ("output", "response", "completion", "answer", "solution", "target", "reply", "chosen", "outputs",
                "answers", "responses", "completions", "targets", "assistant", "gpt", "bot")  # fmt: skip
+_VERDICTS = ("ktotag", "isdesirable", "desirable")
+_WRONG = ("false", "no", "0", "0.0", "bad", "rejected", "undesirable")
 _ANSWER_TEXTS = ("response", "output", "text", "content", "value", "completion", "answer")
 
 
@@ -63,12 +65,16 @@ class Exchange:
 
 
 def is_wrong(layout: str, fields: Fields) -> bool:
-    """Return whether the row marks its answer as a rejected one (KTO); elsewhere a label has another meaning."""
-    labelled = layout == "prompt" or isinstance(fields[layout][1], list | tuple)
-    return labelled and any(key in fields and fields[key][1] is False for key in ("label", "ktotag"))
+    """Return whether the row marks its answer as a rejected one (KTO).
+
+    A ``label`` does so only next to a prompt or messages; elsewhere it is a class.
+    """
+    labelled = layout not in ("instruction", "question", "query", "problem", "definition", "input", "inputs", "text")
+    names = (*_VERDICTS, "label") if labelled else _VERDICTS
+    return any(str(fields[key][1]).strip().casefold() in _WRONG for key in names if key in fields)
 
 
-def _answer_field(layout: str, fields: Fields) -> str | None:
+def answer_field(layout: str, fields: Fields) -> str | None:
     """Return the plain name of the field with the answer: the first that isn't blank, otherwise the first."""
     names: tuple[str, ...] = (*_ANSWERS.get(layout, ()), *_ANY_ANSWER)
     blank = None
@@ -86,7 +92,7 @@ def answer_turns(layout: str, fields: Fields, *, is_open: bool = False) -> tuple
     Args:
         is_open: Whether the answer follows messages. Only then, and in preference rows, may its text hold messages.
     """
-    key = _answer_field(layout, fields)
+    key = answer_field(layout, fields)
     if key is None:
         return ()
     name, value = fields[key]
@@ -110,7 +116,7 @@ def _repeats(turns: Sequence[Turn], prompt: object) -> bool:
 
 def read_exchange(layout: str, fields: Fields, input_text: str) -> Exchange:
     """Return an input with the answers of a row: a string, a list of strings, or objects that hold one each."""
-    key = _answer_field(layout, fields)
+    key = answer_field(layout, fields)
     if key is None:
         return Exchange(input_text)
     name, value = fields[key]

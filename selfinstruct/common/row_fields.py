@@ -10,6 +10,7 @@ from selfinstruct.common.messages import Turn, as_text, parse_nested, read_messa
 
 __all__ = [
     "INPUT",
+    "READ_BY_NAME",
     "TASK_INPUT",
     "Fields",
     "describe_fields",
@@ -36,7 +37,11 @@ INPUT = (
 )  # fmt: skip
 TASK_INPUT = ("input", "inputs", "inputtext")  # may hold the task itself where the instruction is blank
 _TOOLS = ("tools", "functions", "availabletools")
-_REASONING = ("reasoning", "reasoningcontent", "thinking", "thought", "rationale")
+READ_BY_NAME = frozenset((*_SYSTEM, *_HISTORY, *INPUT, *_TOOLS, "rejected", "instances", "ktotag", "isdesirable",
+                          "desirable")) - {*TASK_INPUT}  # fmt: skip
+"""Plain names of the fields that are read in every layout."""
+_REASONING = ("reasoning", "reasoningcontent", "thinking", "thought", "thoughts", "rationale", "cot", "complexcot",
+              "chainofthought", "reasoningtrace", "thinkingtrace", "thinkingtrajectories")  # fmt: skip
 _EMPTY_INPUT = re.compile(
     r"[\[(<{\"'\s#]*(?:(?i:nan|null|none|n/a|n\.a|no[ _-]?(?:additional )?input"
     r"(?: (?:is |was )?(?:needed|required|necessary|provided|given|available))?"
@@ -111,8 +116,13 @@ def read_tools(fields: Fields) -> str:
 
 
 def read_reasoning(fields: Fields) -> str:
-    """Return the reasoning that a separate field holds; "" for none."""
-    return next((text for key in _REASONING if key in fields and isinstance(text := fields[key][1], str)), "")
+    """Return the reasoning that a separate field holds, as a text or a list of texts; "" for none."""
+    for key in _REASONING:
+        value = fields[key][1] if key in fields else ""
+        texts = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+        if all(isinstance(text, str) for text in texts) and (reasoning := paragraphs(texts)):
+            return reasoning
+    return ""
 
 
 def spells_nothing(text: str) -> bool:

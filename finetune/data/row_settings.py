@@ -1,0 +1,110 @@
+"""What a row says besides its texts: arguments of the chat template, media, and fields that nothing reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from selfinstruct.common.marks import ROW_MARKS
+from selfinstruct.common.messages import parse_nested, plain_fields, plain_name
+from selfinstruct.common.row_fields import READ_BY_NAME, TASK_INPUT, is_blank
+from selfinstruct.common.rows import ParsedRow
+
+__all__ = ["check_media", "find_unread", "is_harmless", "read_template_arguments"]
+
+_ARGUMENTS = ("chattemplatekwargs", "chattemplatearguments", "templatekwargs", "templatearguments")
+_SINGLE_ARGUMENTS = {"enablethinking": "enable_thinking", "thinking": "thinking", "reasoningeffort": "reasoning_effort"}
+_RESERVED = ("messages", "conversation", "tools", "chat_template", "tokenize", "add_generation_prompt",
+             "continue_final_message", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding",
+             "truncation", "max_length", "tokenizer_kwargs")  # fmt: skip
+_MIN_PART = 12  # characters from which a part of a text is no coincidence
+_MEDIA = ("image", "images", "imagepath", "imageurl", "audio", "audios", "video", "videos")
+
+_HARMLESS = frozenset((
+    "id", "ids", "uid", "uuid", "guid", "idx", "index", "hash", "source", "sources", "origin", "dataset",
+    "datasets", "subset", "split", "file", "path", "url", "urls", "link", "license", "licence", "author", "user",
+    "username", "annotator", "creator", "created", "updated", "date", "time", "timestamp", "year", "version",
+    "revision", "category", "categories", "subcategory", "domain", "subject", "topic", "topics", "skill", "skills",
+    "tag", "tags", "keywords", "type", "kind", "name", "title", "lang", "language", "languages", "locale",
+    "difficulty", "level", "score", "scores", "rating", "ratings", "rank", "reward", "rewards", "votes", "count",
+    "counts", "tokens", "length", "turns", "rounds", "size", "meta", "metadata", "model", "models", "generator",
+    "method", "strategy", "engine", "provider", "temperature", "seed", "verifier", "lineage", "parent", "parents",
+    "perplexity", "ppl", "similarity", "distance", "classification",
+))  # fmt: skip
+"""Last words of names of fields that describe a row and don't change what it teaches."""
+
+
+def is_harmless(name: str) -> bool:
+    """Return whether a field describes a row, by the last word of its name: ``prompt_id``, ``createdAt``."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+    last = words[-1].casefold() if words else ""
+    return not words or last in _HARMLESS or (last in ("at", "by", "on") and len(words) > 1)
+
+
+def read_template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the chat template that a row sets, without the ones that are null.
+
+    Raises:
+        ValueError: They are no JSON object, or one of them is set by the trainer.
+    """
+    fields = plain_fields(row)
+    arguments: dict[str, Any] = {}
+    for key, argument in _SINGLE_ARGUMENTS.items():
+        name, value = fields.get(key, ("", None))
+        word = {"true": True, "false": False}.get(value.strip().casefold()) if isinstance(value, str) else value
+        if isinstance(word, bool):
+            arguments[argument] = word
+        elif key == "reasoningeffort" and isinstance(value, str) and value:
+            arguments[argument] = value
+        elif key == "enablethinking" and name:
+            raise ValueError(f"{name!r} must be true or false, not {value!r:.40}")
+    for name, value in (fields[key] for key in _ARGUMENTS if key in fields):
+        given = parse_nested(value) if isinstance(value, str) and value.strip() else value or {}
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{name!r} must be an object with arguments of the chat template")
+        if reserved := next((argument for argument in given if argument in _RESERVED), ""):
+            raise ValueError(f"{name!r} has {reserved!r}, which the trainer sets itself; remove it")
+        arguments |= {argument: item for argument, item in given.items() if item is not None}
+    return arguments
+
+
+def check_media(row: Mapping[str, Any]) -> None:
+    """Refuse a row about a picture, a sound or a film.
+
+    Raises:
+        ValueError: The row has one; the message names the field.
+    """
+    for name, value in row.items():
+        if plain_name(str(name)) in _MEDIA and value is not None and not is_blank(value):
+            raise ValueError(f"{name!r} can't be trained on; remove that field to train on the text alone")
+
+
+def find_unread(row: Mapping[str, Any], parsed: ParsedRow) -> Iterator[str]:
+    """Yield the names of the fields of a row, and of its messages, that are neither read nor harmless.
+
+    A text that repeats what is read is harmless too, such as the complete prompt with its answer.
+    """
+    exchanges = parsed.exchanges or ()
+    answers = [text for exchange in exchanges for text in exchange.outputs]
+    contents = [text for turn in parsed.turns for text in (turn.content, turn.reasoning)]
+    inputs = [exchange.input for exchange in exchanges]
+    texts = [text for text in (parsed.instruction, *inputs, *answers, *contents, parsed.system, parsed.reasoning,
+                               *parsed.rejected) if text.strip()]  # fmt: skip
+    read = {parsed.layout, parsed.answer_field, *(exchange.field for exchange in exchanges)}
+    names = {*READ_BY_NAME, *ROW_MARKS, *_ARGUMENTS, *_SINGLE_ARGUMENTS, *(TASK_INPUT if exchanges else ())}
+    for plain, (name, value) in plain_fields(row).items():
+        if name in read or plain in names or is_harmless(name) or is_blank(value):
+            continue
+        values = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(item, str) and _repeats(item.strip(), texts) for item in values):
+            yield repr(name)
+    for name in dict.fromkeys(name for turn in parsed.turns for name in turn.unread if not is_harmless(name)):
+        yield f"{name!r} of a message"
+
+
+def _repeats(value: str, texts: Sequence[str]) -> bool:
+    """Return whether a value is one of the texts or a part of one, or holds both the first one and another."""
+    if any(value == text.strip() or (len(value) >= _MIN_PART and value in text) for text in texts):
+        return True
+    return bool(texts) and texts[0] in value and any(text in value for text in texts[1:])
