@@ -170,8 +170,8 @@ class _Run:
         device = self.world.device if self.world.world_size == 1 else "cpu"
         loaded = load(self.model, dtype=self.setup.dtype, device=device, lora=options.lora)
         if prepared.config.tie_word_embeddings and not loaded.model.config.tie_word_embeddings:
-            self.notify("the configuration says that the head is tied to the embeddings, but its weights differ: trained "
-                        "and saved as a head that is not tied")  # fmt: skip
+            self.notify("the configuration says that the head is tied to the embeddings, but its weights differ: it is "
+                        "trained and saved apart")  # fmt: skip
         packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
         if "before" not in record:
             record = {**identity, "model_digest": loaded.base.digest, "complete": False}

@@ -45,7 +45,7 @@ class TrainingData:
 
     @property
     def unread(self) -> list[UnreadRow]:
-        """Every row that is not trained on: the ones that could not be read, then the ones that could not be rendered."""
+        """Every row that is not trained on: first the rows that could not be read."""
         return [*self.skipped, *(UnreadRow(*row) for row in self.rendered.dropped)]
 
     def warnings(self) -> list[str]:

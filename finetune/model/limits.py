@@ -1,4 +1,4 @@
-"""What the configuration of a model rules out before its weights are loaded: its kind, its positions, its vocabulary."""
+"""What the configuration of a model rules out before its weights are loaded: its kind, positions and vocabulary."""
 
 from __future__ import annotations
 

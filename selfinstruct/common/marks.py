@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MARKS", "ROW_MARKS", "Mark", "combine_marks", "read_mark"]
+__all__ = ["MARKS", "NO_MARK", "ROW_MARKS", "Mark", "combine_marks", "read_mark"]
 
 _LEARNT = ("weight", "train", "training", "trained", "trainable", "istrainable", "istrained", "shouldtrain", "loss",
            "lossweight", "lossscale", "lossmask", "steplossmask", "computeloss", "learn", "learnt", "learned",
@@ -45,6 +45,9 @@ class Mark:
     problem: str = ""
 
 
+NO_MARK = Mark()
+
+
 def read_mark(fields: Mapping[str, tuple[str, Any]], text: str = "", *, of_row: bool = False) -> Mark:
     """Return what the marks among some fields say. If one of several says that an answer is not learnt, it is not.
 
@@ -75,9 +78,9 @@ def _read(plain: str, name: str, value: Any, text: str, *, of_row: bool) -> Mark
     if plain in _UNCLEAR:
         return Mark(problem=f"{name!r} may mean learnt or not learnt; write a 'weight' of 0 or 1 instead")
     if plain == "loss" and not isinstance(value, bool | str) and weight not in (0, 1):  # a measurement, not a choice
-        return Mark()
+        return NO_MARK
     if weight is None:
-        return Mark() if of_row else Mark(problem=f"{name!r} must be a number or true or false, not {value!r:.40}")
+        return NO_MARK if of_row else Mark(problem=f"{name!r} must be a number or true or false, not {value!r:.40}")
     return Mark(1 - weight if plain in _NOT_LEARNT else weight)
 
 
@@ -98,7 +101,7 @@ def _read_spans(name: str, value: Any, text: str) -> Mark:
     problem = Mark(problem=f"{name!r} marks parts of a message, which can't be followed; split the message, or mark it "
                    "as a whole with a 'weight' of 0 or 1")  # fmt: skip
     if value in ([], ()):
-        return Mark()
+        return NO_MARK
     try:
         spans = sorted((int(span["begin_offset"]), int(span["end_offset"]), _weight(span["train"])) for span in value)
     except (TypeError, KeyError, ValueError):

@@ -17,7 +17,7 @@ from itertools import cycle
 from typing import Any
 
 from selfinstruct.common.codec import dumps, loads
-from selfinstruct.common.marks import MARKS, Mark, combine_marks, read_mark
+from selfinstruct.common.marks import MARKS, NO_MARK, Mark, combine_marks, read_mark
 
 __all__ = ["ROLES", "Turn", "is_absent", "is_message", "parse_nested", "plain_fields", "plain_name", "read_messages",
            "read_transcript"]  # fmt: skip
@@ -101,7 +101,7 @@ class Turn:
     reasoning: str = ""
     calls: tuple[str, ...] = ()
     other_parts: tuple[str, ...] = ()
-    mark: Mark = Mark()
+    mark: Mark = NO_MARK
     name: str = ""
     call_id: str = ""
     unread: tuple[str, ...] = ()
@@ -291,12 +291,12 @@ class _Content:
         if len(set(self.marks)) > 1:
             return Mark(problem=f"the parts of {self.where} have different marks; split it, or mark it as a whole with "
                         "a 'weight' of 0 or 1")  # fmt: skip
-        return self.marks[0] if self.marks else Mark()
+        return self.marks[0] if self.marks else NO_MARK
 
     def add_reasoning(self, value: Any) -> bool:
         """Add the value of a reasoning field: a string, a part, or a list of them; return False for anything else."""
         if isinstance(value, list | tuple):
-            return all([self.add_reasoning(part) for part in value])
+            return all(tuple(map(self.add_reasoning, value)))  # adds all, also after one that can't be read
         if isinstance(value, Mapping):
             fields = plain_fields(value)
             value = next((fields[key][1] for key in _PART_FIELDS if key in fields), None)
@@ -331,9 +331,8 @@ class _Content:
             fields = plain_fields(part)
             result = _Content(self.where)
             result.add(name, next((fields[key][1] for key in ("content", "output", "response") if key in fields), ""))
-            text = "\n".join(result.texts)
-            self.results.append(Turn("tool", text, name=_string(fields, _NAME_FIELDS),
-                                     call_id=_string(fields, _CALL_ID_FIELDS)))  # fmt: skip
+            tool, call_id = _string(fields, _NAME_FIELDS), _string(fields, _CALL_ID_FIELDS)
+            self.results.append(Turn("tool", "\n".join(result.texts), name=tool, call_id=call_id))
         elif plain in _TEXT_PARTS or plain in _REASONING_PARTS:
             fields = plain_fields(part)
             text = next((fields[key][1] for key in _PART_FIELDS if key in fields), None)

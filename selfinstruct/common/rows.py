@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selfinstruct.common.formats import user_text
-from selfinstruct.common.marks import Mark
+from selfinstruct.common.marks import NO_MARK, Mark
 from selfinstruct.common.messages import (
     Turn,
     is_absent,
@@ -285,7 +285,7 @@ def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
     answers = answer_turns(layout, fields)
     if any(turn.role == "user" for turn in answers):
         return _parse_conversation(layout, fields, answers)  # the chosen conversation repeats the prompt
-    if len(answers) > 1 or any(turn.calls or turn.reasoning or turn.mark != Mark() for turn in answers):
+    if len(answers) > 1 or any(turn.calls or turn.reasoning or turn.mark != NO_MARK for turn in answers):
         question = Turn("user", user_text(value, read_input(fields, skip=(layout,))[0]))
         return _parse_conversation(layout, fields, (question,))
     rejected, context_field = read_rejected(fields), ""
