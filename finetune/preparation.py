@@ -135,6 +135,6 @@ def _require_embeddings(data: TrainingData, tokenizer: Any, config: Any, name: s
         tokens = ", ".join(f"{tokenizer.convert_ids_to_tokens(int(token))!r} ({token})" for token in ids[:3])
         row = corpus.names[int(np.searchsorted(corpus.offsets, unknown[0], side="right")) - 1]
         raise UsageError(
-            f"{name}: the model has {rows:,} embeddings, and none for tokens of its tokenizer: {tokens}, first in {row}; "
+            f"{name}: the model has {rows:,} embeddings, and its tokenizer more tokens: {tokens}, first in {row}; "
             "enlarge it (resize_token_embeddings of transformers), or give it the tokenizer that it was made with"
         )

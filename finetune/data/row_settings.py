@@ -15,9 +15,6 @@ __all__ = ["check_media", "find_unread", "is_harmless", "read_template_arguments
 
 _ARGUMENTS = ("chattemplatekwargs", "chattemplatearguments", "templatekwargs", "templatearguments")
 _SINGLE_ARGUMENTS = {"enablethinking": "enable_thinking", "thinking": "thinking", "reasoningeffort": "reasoning_effort"}
-_RESERVED = ("messages", "conversation", "tools", "chat_template", "tokenize", "add_generation_prompt",
-             "continue_final_message", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding",
-             "truncation", "max_length", "tokenizer_kwargs")  # fmt: skip
 _MIN_PART = 12  # characters from which a part of a text is no coincidence
 _MEDIA = ("image", "images", "imagepath", "imageurl", "audio", "audios", "video", "videos")
 
@@ -46,7 +43,7 @@ def read_template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of the chat template that a row sets, without the ones that are null.
 
     Raises:
-        ValueError: They are no JSON object, or one of them is set by the trainer.
+        ValueError: They are no JSON object.
     """
     fields = plain_fields(row)
     arguments: dict[str, Any] = {}
@@ -63,8 +60,6 @@ def read_template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
         given = parse_nested(value) if isinstance(value, str) and value.strip() else value or {}
         if not isinstance(given, Mapping):
             raise ValueError(f"{name!r} must be an object with arguments of the chat template")
-        if reserved := next((argument for argument in given if argument in _RESERVED), ""):
-            raise ValueError(f"{name!r} has {reserved!r}, which the trainer sets itself; remove it")
         arguments |= {argument: item for argument, item in given.items() if item is not None}
     return arguments
 

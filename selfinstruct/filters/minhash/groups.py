@@ -1,8 +1,8 @@
 """Groups of near-duplicates, for a split of a dataset that separates no text from its near-duplicates.
 
 ``NearDuplicateIndex`` compares a text with the kept ones only. Here every pair counts: texts are in one group if a
-chain of near-duplicates connects them. Candidates share a band of their signatures, 32 bands of 4 permutations: a pair of
-Jaccard 0.8 shares none with a probability of 5e-8. The exact similarity decides on each.
+chain of near-duplicates connects them. Candidates share a band of their signatures (32 bands of 4 permutations): a pair
+of Jaccard 0.8 shares none with a probability of 5e-8. The exact similarity decides on each.
 """
 
 from __future__ import annotations
