@@ -25,7 +25,7 @@ _HARMLESS = frozenset((
     "revision", "category", "categories", "subcategory", "domain", "subject", "topic", "topics", "skill", "skills",
     "tag", "tags", "keywords", "type", "kind", "name", "title", "lang", "language", "languages", "locale",
     "difficulty", "level", "score", "scores", "rating", "ratings", "rank", "reward", "rewards", "votes", "count",
-    "counts", "tokens", "length", "turns", "rounds", "size", "meta", "metadata", "model", "models", "generator",
+    "counts", "tokens", "length", "turn", "turns", "rounds", "size", "meta", "metadata", "model", "models", "generator",
     "method", "strategy", "engine", "provider", "temperature", "seed", "verifier", "lineage", "parent", "parents",
     "perplexity", "ppl", "similarity", "distance", "classification",
 ))  # fmt: skip

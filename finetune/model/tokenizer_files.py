@@ -39,8 +39,7 @@ def read_tokenizer(where: str) -> Any:
     templates = tokenizer.chat_template
     texts = templates.values() if isinstance(templates, dict) else [templates or ""]
     if not all(isinstance(text, str) for text in texts):
-        raise UsageError(f"{where}: chat_template in tokenizer_config.json is neither a template nor a list of templates "
-                         "with names")  # fmt: skip
+        raise UsageError(f"{where}: its chat_template is neither a template nor a list of templates with names")
     return tokenizer
 
 
