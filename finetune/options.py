@@ -73,7 +73,8 @@ class TrainingOptions:
     Attributes:
         format: How a row is rendered: ``alpaca`` (the Alpaca prompt), ``chat`` (the model's chat template),
             ``completion`` (prompt and completion with nothing between), or ``auto``: chat if the model has a template.
-        max_length: Maximum tokens of a document, or the model's positions if it has fewer; the rest is cut, and no stop token is added in its place.
+        max_length: Maximum tokens of a document, or the model's positions if it has fewer; the rest is cut, and no stop
+            token is added in its place.
         packing: Whether several documents share a micro-batch, isolated from each other. Off: one document at a time,
             slower, for models whose layers can't be isolated.
         batch_size: Documents per optimizer step.

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from selfinstruct.common.marks import ROW_MARKS
-from selfinstruct.common.messages import parse_nested, plain_fields, plain_name
+from selfinstruct.common.messages import is_message, plain_fields, plain_name
+from selfinstruct.common.nested import parse_nested
 from selfinstruct.common.row_fields import READ_BY_NAME, TASK_INPUT, is_blank
 from selfinstruct.common.rows import ParsedRow
 
@@ -91,11 +92,17 @@ def find_unread(row: Mapping[str, Any], parsed: ParsedRow) -> Iterator[str]:
     for plain, (name, value) in plain_fields(row).items():
         if name in read or plain in names or is_harmless(name) or is_blank(value):
             continue
-        values = value if isinstance(value, list | tuple) else [value]
+        values = [_content(item) for item in (value if isinstance(value, list | tuple) else [value])]
         if not all(isinstance(item, str) and _repeats(item.strip(), texts) for item in values):
             yield repr(name)
     for name in dict.fromkeys(name for turn in parsed.turns for name in turn.unread if not is_harmless(name)):
         yield f"{name!r} of a message"
+
+
+def _content(item: Any) -> Any:
+    """Return the content of a message; any other value unchanged."""
+    fields = plain_fields(item) if is_message(item) else {}
+    return next((fields[key][1] for key in ("content", "value", "text") if key in fields), item)
 
 
 def _repeats(value: str, texts: Sequence[str]) -> bool:

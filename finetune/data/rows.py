@@ -23,7 +23,8 @@ from selfinstruct.common.console import plural
 from selfinstruct.common.files import first_line
 from selfinstruct.common.formats import user_text
 from selfinstruct.common.marks import Mark, read_mark
-from selfinstruct.common.messages import Turn, parse_nested, plain_fields, plain_name
+from selfinstruct.common.messages import Turn, plain_fields, plain_name
+from selfinstruct.common.nested import parse_nested
 from selfinstruct.common.rows import Exchange, ParsedRow, describe_fields, parse_row
 from selfinstruct.common.sources import open_rows
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
@@ -286,7 +287,7 @@ def _is_learnt(mark: Mark, what: str) -> bool:
         raise ValueError(mark.problem)
     weight = 1.0 if mark.weight is None else mark.weight
     if weight not in (0, 1):
-        raise ValueError(f"{what} has the weight {weight:g}; only 0 and 1 are supported")
+        raise ValueError(f"{what} has the weight {weight:g}; only 0 and 1 are supported, for learnt or not")
     return weight == 1
 
 

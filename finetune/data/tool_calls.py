@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from selfinstruct.common.messages import parse_nested
+from selfinstruct.common.nested import parse_nested
 
 __all__ = ["read_calls", "read_tools"]
 

@@ -18,13 +18,13 @@ _LEARNT = ("weight", "train", "training", "trained", "trainable", "istrainable",
            "lossweight", "lossscale", "lossmask", "steplossmask", "computeloss", "learn", "learnt", "learned",
            "learnable", "supervise", "supervised")  # fmt: skip
 _NOT_LEARNT = ("masked", "ismasked", "ignore", "ignored", "ignoreloss", "noloss", "skiploss", "skip", "exclude",
-               "excluded", "notrain", "donttrain")  # fmt: skip
+               "excluded", "notrain", "donttrain", "bad", "isbad", "isrejected", "iswrong")  # fmt: skip
 _SPANS = ("traindetail", "traindetails", "trainingdetail", "trainingdetails")
 _TOKENS = ("completionmask", "assistantmask", "assistantmasks", "assistanttokensmask", "inputids", "tokenids",
            "targetids", "promptids", "completionids")  # fmt: skip
 _UNCLEAR = ("mask",)  # 1 masks in some collections, and is learnt in others
 ROW_MARKS = ("weight", "train", "trainable", "istrainable", "shouldtrain", "loss", "lossweight", "supervised", "ignore",
-            "ignored", "exclude", "excluded", *_TOKENS)  # fmt: skip
+            "ignored", "exclude", "excluded", "isbad", "isrejected", "iswrong", *_TOKENS)  # fmt: skip
 """Plain names of the fields that hold marks in a row."""
 MARKS = frozenset((*_LEARNT, *_NOT_LEARNT, *_SPANS, *_TOKENS, *_UNCLEAR))
 """Plain names of the fields that hold marks in a message."""

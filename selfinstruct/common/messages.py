@@ -7,7 +7,6 @@ strings, and transcripts (``Human: ...``, ``### Human: ...``, ChatML).
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,30 +15,20 @@ from functools import lru_cache
 from itertools import cycle
 from typing import Any
 
-from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.marks import MARKS, NO_MARK, Mark, combine_marks, read_mark
+from selfinstruct.common.nested import as_text, parse_nested
 
-__all__ = ["ROLES", "Turn", "is_absent", "is_message", "parse_nested", "plain_fields", "plain_name", "read_messages",
+__all__ = ["ROLES", "Turn", "is_absent", "is_message", "plain_fields", "plain_name", "read_messages",
            "read_transcript"]  # fmt: skip
 
+_TOOL_ROLES = ("tool", "toolresponse", "toolresult", "function", "functionresponse", "functionresult", "observation",
+               "ipython")  # fmt: skip
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "client"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai", "agent", "llm"), "assistant"),
     "system": "system",
     "developer": "developer",
-    **dict.fromkeys(
-        (
-            "tool",
-            "observation",
-            "toolresponse",
-            "toolresult",
-            "ipython",
-            "function",
-            "functionresponse",
-            "functionresult",
-        ),
-        "tool",
-    ),
+    **dict.fromkeys(_TOOL_ROLES, "tool"),
     **dict.fromkeys(("functioncall", "toolcall", "toolcalls"), "tool calls"),
 }
 """Role names of published collections (see ``plain_name``), with the names that chat templates use for them."""
@@ -53,6 +42,7 @@ _ROLE_FIELDS = ("role", "from", "speaker", "author", "sender")
 _CONTENT_FIELDS = ("content", "value", "text", "message", "utterance", "parts")
 _REASONING_FIELDS = ("reasoningcontent", "reasoning", "reasoningdetails", "thinking", "thought", "thoughts")
 _CALL_FIELDS = ("toolcalls", "functioncall", "toolcall", "functioncalls")
+_TOOL_FIELDS = ("tools", "functions")
 _NAME_FIELDS = ("name", "toolname", "functionname")
 _CALL_ID_FIELDS = ("toolcallid", "callid", "tooluseid")
 _TEXT_PARTS = ("", "text", "inputtext", "outputtext")
@@ -76,7 +66,6 @@ _MARK_ROLES = {"[INST]": "user", "[/INST]": "assistant", "<<SYS>>": "system", "<
 _OPENING = re.compile(r"(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>|\s)*")
 _CLOSING = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>", "<s>",
             "<eos>")  # fmt: skip
-_MAX_LITERALS = 10_000  # brackets of Python literals that are parsed, since Python's parser recurses
 _PREAMBLE = "Below is an instruction that describes a task"  # of Stanford Alpaca's prompt
 
 
@@ -93,6 +82,7 @@ class Turn:
         mark: What the message says about its weight in training.
         name: Name of the speaker, or of the tool whose result this is.
         call_id: Id of the call whose result this is.
+        tools: Descriptions of tools as JSON, which some collections keep in the system message.
         unread: Names of the fields that are not read.
     """
 
@@ -104,6 +94,7 @@ class Turn:
     mark: Mark = NO_MARK
     name: str = ""
     call_id: str = ""
+    tools: str = ""
     unread: tuple[str, ...] = ()
 
 
@@ -134,38 +125,6 @@ def is_message(value: object) -> bool:
         return False
     names = {plain_name(str(name)) for name in value}
     return not names.isdisjoint(_ROLE_FIELDS) and not names.isdisjoint((*_CONTENT_FIELDS, *_CALL_FIELDS))
-
-
-def as_text(value: Any) -> str:
-    """Return a value as JSON; values that JSON can't hold, as Python writes them."""
-    try:
-        return dumps(value)
-    except (TypeError, ValueError):
-        return str(value)
-
-
-def parse_nested(text: str) -> Any:
-    """Return the list or object that a string holds as JSON or as Python literals; None if it holds neither."""
-    stripped = text.strip()
-    if stripped[:2] in ('"[', '"{'):  # written as JSON twice
-        try:
-            stripped = str(loads(stripped)).strip()
-        except ValueError:
-            return None
-    if stripped[:1] not in ("[", "{") or stripped[-1:] not in ("]", "}"):
-        return None
-    try:
-        return loads(stripped)
-    except ValueError:
-        pass
-    if stripped.count("[") + stripped.count("{") > _MAX_LITERALS:
-        return None
-    try:
-        value = ast.literal_eval(stripped)
-        dumps(value)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return value if isinstance(value, list | dict) else None
 
 
 def read_messages(name: str, value: object) -> tuple[Turn, ...]:
@@ -245,7 +204,8 @@ def _messages(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) -
     if not values and not calls and not content.reasoning:
         raise ValueError(f"{where} lacks a role or content: none of {', '.join(_CONTENT_FIELDS[:4])} has a value")
     if values:
-        content.add(*fields[values[0]])
+        name, value = fields[values[0]]
+        content.add(name, as_text(value) if speaker == "tool" and not _is_content(value) else value)
     yield from content.results
     if content.results and not content.texts and not calls:
         return
@@ -256,7 +216,16 @@ def _messages(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) -
             content.reasoning.append(thought[1].strip("\n"))
             text = text[thought.end() :]
         speaker, text, calls = "assistant", "", [*calls, text]
-    read = {*_ROLE_FIELDS, *values[:1], *reasoning, *_CALL_FIELDS, *_NAME_FIELDS, *_CALL_ID_FIELDS, *MARKS}
+    read = {
+        *_ROLE_FIELDS,
+        *values[:1],
+        *reasoning,
+        *_CALL_FIELDS,
+        *_NAME_FIELDS,
+        *_CALL_ID_FIELDS,
+        *_TOOL_FIELDS,
+        *MARKS,
+    }
     yield Turn(
         speaker,
         text,
@@ -266,8 +235,16 @@ def _messages(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) -
         combine_marks((read_mark(fields, text), content.mark())),
         _string(fields, _NAME_FIELDS),
         _string(fields, (*_CALL_ID_FIELDS, *(("id",) if speaker == "tool" else ()))),
+        next((as_text(fields[key][1]) for key in _TOOL_FIELDS if key in fields and fields[key][1]), ""),
         tuple(name for key, (name, _) in fields.items() if key not in read),
     )
+
+
+def _is_content(value: object) -> bool:
+    """Return whether a value is a text, a part of a content, or a list of them, and not the result of a tool."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(part, str) or _is_content(part) for part in value)
+    return isinstance(value, str) or (isinstance(value, Mapping) and isinstance(value.get("type"), str))
 
 
 def _string(fields: Mapping[str, tuple[str, Any]], names: Sequence[str]) -> str:
@@ -326,7 +303,7 @@ class _Content:
         kind = str(part.get("type") or "")
         plain = plain_name(kind)
         if plain in _CALL_PARTS:
-            self.calls.append(part)
+            self.calls.append(part["value"] if isinstance(part.get("value"), str) else part)
         elif plain in _RESULT_PARTS:
             fields = plain_fields(part)
             result = _Content(self.where)

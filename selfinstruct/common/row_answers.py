@@ -6,15 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfinstruct.common.messages import (
-    Turn,
-    as_text,
-    is_message,
-    parse_nested,
-    plain_fields,
-    read_messages,
-    read_transcript,
-)
+from selfinstruct.common.messages import Turn, is_message, plain_fields, read_messages, read_transcript
+from selfinstruct.common.nested import as_text, parse_nested
 from selfinstruct.common.row_fields import Fields, is_blank, read_input
 
 __all__ = ["Exchange", "answer_field", "answer_turns", "is_wrong", "read_exchange", "read_instances", "read_rejected"]

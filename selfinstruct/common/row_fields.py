@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from selfinstruct.common.messages import Turn, as_text, parse_nested, read_messages
+from selfinstruct.common.messages import Turn, read_messages
+from selfinstruct.common.nested import as_text, parse_nested
 
 __all__ = [
     "INPUT",

@@ -16,12 +16,12 @@ from selfinstruct.common.messages import (
     Turn,
     is_absent,
     is_message,
-    parse_nested,
     plain_fields,
     plain_name,
     read_messages,
     read_transcript,
 )
+from selfinstruct.common.nested import parse_nested
 from selfinstruct.common.row_answers import (
     Exchange,
     answer_field,
@@ -218,6 +218,7 @@ def _conversation(layout: str, name: str, value: object) -> tuple[Turn, ...]:
 def _parse_conversation(layout: str, fields: Fields, turns: tuple[Turn, ...]) -> ParsedRow:
     count = next((i for i, turn in enumerate(turns) if turn.role not in _SYSTEM_ROLES), len(turns))
     system, role = paragraphs(turn.content for turn in turns[:count]), turns[0].role if count else "system"
+    described = next((turn.tools for turn in turns if turn.tools), "")
     turns = turns[count:]
     rejected = read_rejected(fields)
     turns, answer, problem = _with_answer(layout, fields, turns)
@@ -238,7 +239,7 @@ def _parse_conversation(layout: str, fields: Fields, turns: tuple[Turn, ...]) ->
         answer_problem=problem,
         context=context,
         context_field=next((fields[key][0] for key in INPUT if key in fields), "") if context else "",
-        tools=read_tools(fields),
+        tools=read_tools(fields) or described,
         reasoning=read_reasoning(fields),
         rejected=rejected,
         empty_inputs=empty,

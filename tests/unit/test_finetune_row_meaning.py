@@ -50,7 +50,8 @@ def learnt(row: dict[str, Any]) -> list[bool]:
         {"weight": 0}, {"weight": 0.0}, {"weight": False}, {"weight": "0"}, {"Weight": 0}, {"loss_weight": 0.0},
         {"train": False}, {"train": "false"}, {"training": False}, {"trainable": False}, {"is_trainable": False},
         {"loss": False}, {"loss": 0}, {"loss_scale": 0}, {"loss_mask": 0}, {"step_loss_mask": 0},
-        {"supervised": False}, {"masked": True}, {"ignore": True}, {"exclude": 1}, {"weight": 1, "train": False},
+        {"supervised": False}, {"masked": True}, {"ignore": True}, {"exclude": 1}, {"is_bad": True},
+        {"weight": 1, "train": False},
         {"train_detail": [{"begin_offset": 0, "end_offset": 4, "train": False},
                           {"begin_offset": 5, "end_offset": len(A) - 1, "train": False}]},
         {"content": [{"type": "text", "text": A, "train": False}]},
@@ -190,6 +191,7 @@ PLAIN_CALL = {"name": "weather", "arguments": {"city": "Gdynia"}}
         {"role": "assistant", "content": [{"type": "tool_use", "name": "weather", "input": {"city": "Gdynia"}}]},
         {"from": "function_call", "value": json.dumps(PLAIN_CALL)},
         {"from": "function_call", "value": json.dumps([PLAIN_CALL])},
+        {"role": "assistant", "content": [{"type": "tool_call", "value": json.dumps(PLAIN_CALL)}]},
         {"role": "tool_call", "content": json.dumps({"name": "weather", "parameters": {"city": "Gdynia"}})},
     ],
 )  # fmt: skip
@@ -260,6 +262,22 @@ def test_tool_results_in_parts_of_a_message_become_messages() -> None:
     turns = single_example({"messages": messages}).turns
     assert turns[1] == ChatTurn("assistant", "Let me see.", calls=({"id": "c1", **CALL},))
     assert turns[2:] == (ChatTurn("tool", "Rain.", name="weather", call_id="c1"), ChatTurn("assistant", A))
+
+
+@pytest.mark.parametrize("result", [{"temp": 3}, [{"temp": 3}], 3, None, True])
+def test_a_tool_result_that_is_no_text_is_written_as_json(result: Any) -> None:
+    messages = [USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": result},
+                {"role": "assistant", "content": A}]  # fmt: skip
+    if result is None:
+        assert "message 3 of 'messages' lacks a role or content" in error_of({"messages": messages})
+    else:
+        assert json.loads(single_example({"messages": messages}).turns[2].content) == result
+
+
+def test_tools_of_the_system_message_are_those_of_the_row() -> None:
+    row = conversation({})
+    row["messages"].insert(0, {"role": "system", "content": "Be brief.", "tools": [TOOL]})
+    assert single_example(row).tools == (TOOL,)
 
 
 def test_an_answer_in_json_is_a_call_if_the_row_describes_its_tool() -> None:
@@ -334,6 +352,7 @@ def test_fields_that_nothing_reads_are_reported_once_with_their_count(tmp_path: 
         {"text": f"### Instruction:\n{Q}\n### Response:\n{A}"},
         {"messages_json": "", "extra_field": None, "more": [], "others": {}},
         {"first": Q},
+        {"others": [{"role": "user", "content": Q}, {"role": "assistant", "content": A}]},
     ],
 )
 def test_fields_that_describe_or_repeat_a_row_are_not_reported(tmp_path: Path, fields: dict[str, Any]) -> None:
