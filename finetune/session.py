@@ -169,7 +169,7 @@ class _Run:
         # A model to be sharded is loaded on the CPU, and moved to the devices shard by shard.
         device = self.world.device if self.world.world_size == 1 else "cpu"
         loaded = load(self.model, dtype=self.setup.dtype, device=device, lora=options.lora)
-        if prepared.config.tie_word_embeddings and not loaded.model.config.tie_word_embeddings:
+        if _is_tied(prepared.config) and not _is_tied(loaded.model.config):
             self.notify("the configuration says that the head is tied to the embeddings, but its weights differ: it is "
                         "trained and saved apart")  # fmt: skip
         packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
@@ -352,6 +352,10 @@ class _Run:
             for name, losses in record["before"]["losses"].items()
         }
         Metrics(self.out, self.notify).plot(self.out.name, held_out)
+
+
+def _is_tied(config: Any) -> bool:
+    return bool(getattr(config, "tie_word_embeddings", False))
 
 
 def _restore_kept(optimizer: FlatAdamW, root: Path, step: int, world: World) -> None:

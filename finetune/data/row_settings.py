@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from selfinstruct.common.marks import ROW_MARKS
@@ -33,6 +34,7 @@ _HARMLESS = frozenset((
 """Last words of names of fields that describe a row and don't change what it teaches."""
 
 
+@lru_cache(maxsize=4096)
 def is_harmless(name: str) -> bool:
     """Return whether a field describes a row, by the last word of its name: ``prompt_id``, ``createdAt``."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)

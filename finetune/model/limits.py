@@ -76,6 +76,6 @@ def correct_tied_head(model: Any) -> None:
     transformers loads such a head as it is, but whoever loads the saved model by its configuration (vLLM, or a
     converter to GGUF) would drop it.
     """
-    if model.config.tie_word_embeddings and model._tied_weights_keys and head_differs(model):
+    if getattr(model.config, "tie_word_embeddings", False) and model._tied_weights_keys and head_differs(model):
         model.config.tie_word_embeddings = False
         model.config.get_text_config().tie_word_embeddings = False

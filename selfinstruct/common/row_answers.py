@@ -22,7 +22,7 @@ _ANSWERS = {
 _ANY_ANSWER = ("output", "response", "completion", "answer", "solution", "target", "reply", "chosen", "outputs",
                "answers", "responses", "completions", "targets", "assistant", "gpt", "bot")  # fmt: skip
 _VERDICTS = ("ktotag", "isdesirable", "desirable")
-_WRONG = ("false", "no", "0", "0.0", "bad", "rejected", "undesirable")
+_WRONG = ("false", "no", "bad", "rejected", "undesirable")
 _ANSWER_TEXTS = ("response", "output", "text", "content", "value", "completion", "answer")
 
 
@@ -60,11 +60,12 @@ class Exchange:
 def is_wrong(layout: str, fields: Fields) -> bool:
     """Return whether the row marks its answer as a rejected one (KTO).
 
-    A ``label`` does so only next to a prompt or messages; elsewhere it is a class.
+    A ``label`` does so only next to a prompt or messages, and as a truth value or a word; elsewhere it is a class.
     """
     labelled = layout not in ("instruction", "question", "query", "problem", "definition", "input", "inputs", "text")
     names = (*_VERDICTS, "label") if labelled else _VERDICTS
-    return any(str(fields[key][1]).strip().casefold() in _WRONG for key in names if key in fields)
+    verdicts = {key: str(fields[key][1]).strip().casefold() for key in names if key in fields}
+    return any(word in _WRONG or (key != "label" and word in ("0", "0.0")) for key, word in verdicts.items())
 
 
 def answer_field(layout: str, fields: Fields) -> str | None:
