@@ -12,7 +12,7 @@ from selfinstruct.common.console import echo, format_duration, show
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from finetune.session import Preview
+    from finetune.preparation import Preview
 
 __all__ = ["show_preview", "show_progress"]
 

@@ -42,8 +42,8 @@ class Evaluation:
     """The measurements before and after training.
 
     Attributes:
-        fraction: Fraction of the rows held out of training, drawn by ``seed``.
-        seed_tasks: Number of built-in seed tasks whose loss is measured; they are never trained on.
+        fraction: Fraction of the rows held out of training, drawn by ``seed`` in groups of similar rows.
+        seed_tasks: Number of built-in seed tasks whose loss is measured; tasks that the rows contain are left out.
         samples: Number of held-out instructions that the model answers, for a table of answers before and after.
         sample_tokens: Maximum tokens of a sample answer.
         patience: Early stopping: the number of epochs in a row without a lower held-out loss (over all held-out tokens)
@@ -73,7 +73,8 @@ class TrainingOptions:
     Attributes:
         format: How a row is rendered: ``alpaca`` (the Alpaca prompt), ``chat`` (the model's chat template),
             ``completion`` (prompt and completion with nothing between), or ``auto``: chat if the model has a template.
-        max_length: Maximum tokens of a document; the rest is cut, and no stop token is added in its place.
+        max_length: Maximum tokens of a document, or the model's positions if it has fewer; the rest is cut, and no stop
+            token is added in its place.
         packing: Whether several documents share a micro-batch, isolated from each other. Off: one document at a time,
             slower, for models whose layers can't be isolated.
         batch_size: Documents per optimizer step.
@@ -83,7 +84,7 @@ class TrainingOptions:
         epochs: Number of passes over the data.
         max_steps: Maximum number of optimizer steps; the learning rate schedule ends there too.
         learning_rate: Peak learning rate, reached after warm-up.
-        warmup: Fraction of the steps over which the learning rate rises from 0.
+        warmup: Fraction of the steps over which the learning rate rises from 0; at most all steps except the last.
         schedule: Decay of the learning rate after warm-up: ``cosine`` or ``linear`` to ``min_rate`` times the peak, or
             ``constant``.
         min_rate: Final learning rate as a fraction of the peak.

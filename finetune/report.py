@@ -9,7 +9,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.data.plan import FEW_STEPS
 from finetune.evaluation.held_out import Losses, difference
@@ -18,12 +18,14 @@ from selfinstruct.common.console import plural, strip_control_chars
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from finetune.session import Preview, TrainingResult
+    from finetune.data.rows import UnreadRow
+    from finetune.preparation import Preview
+    from finetune.session import TrainingResult
 
-__all__ = ["coloured", "preview_lines", "result_lines"]
+__all__ = ["coloured", "preview_json", "preview_lines", "result_lines", "unread_json"]
 
 _DOCUMENTS = 3  # documents shown by a dry run
-_MAX_LISTED = 20  # rows that could not be read, listed one by one
+_MAX_LISTED = 20  # rows that are not trained on, listed one by one
 _MAX_TEXT = 300  # characters of a text in the table of answers
 _WIDTH = 100  # characters of a line of that table
 _OPEN, _CLOSE = "⟦", "⟧"  # around supervised text
@@ -103,11 +105,14 @@ def preview_lines(preview: Preview) -> Iterator[str]:
         f"{plural(len(corpus), 'document')}, {plural(tokens, 'token')}, {targets:,} supervised; "
         f"format {preview.renderer.format}"
     )
+    yield f"answers end with {' or '.join(preview.stop_tokens)}"
     for reason, count in Counter(reason for _, reason, _ in preview.rendered.dropped).most_common():
         yield f"dropped, {reason}: {count:,}"
     if preview.skipped:
         yield f"not read: {plural(len(preview.skipped), 'row')}"
-        yield from (f"  {message}" for message in preview.skipped[:_MAX_LISTED])
+    yield from (f"  {strip_control_chars(str(row))}" for row in preview.unread[:_MAX_LISTED])
+    if len(preview.unread) > _MAX_LISTED:
+        yield f"  and {len(preview.unread) - _MAX_LISTED:,} more; --report FILE lists all of them"
     yield from (f"note: {notice}" for notice in preview.notices)
     if preview.rendered.truncated:
         yield f"cut to the maximum length: {preview.rendered.truncated:,}"
@@ -116,10 +121,39 @@ def preview_lines(preview: Preview) -> Iterator[str]:
         f"{plural(len(plan.corpus), 'document')}; micro-batches of at most {plural(plan.packing.budget, 'token')}, "
         f"{plan.efficiency:.0%} full"
     )
+    for name, count in preview.held_out.items():
+        yield f"held out, {name}: {plural(count, 'document')}"
     if plan.steps < FEW_STEPS:
         yield f"only {plural(plan.steps, 'step')}: too few to learn much"
     if preview.estimate.memory:
         yield preview.estimate.describe()
+
+
+def preview_json(preview: Preview) -> dict[str, Any]:
+    """Return a dry run as JSON values."""
+    corpus, plan = preview.rendered.corpus, preview.plan
+    return {
+        "documents": len(corpus),
+        "tokens": int(corpus.lengths.sum()),
+        "supervised": int(corpus.supervised.sum()),
+        "truncated": preview.rendered.truncated,
+        "format": preview.renderer.format,
+        "stop_tokens": list(preview.stop_tokens),
+        "trained": len(plan.corpus),
+        "held_out": dict(preview.held_out),
+        "steps": plan.steps,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "micro_batch_tokens": plan.packing.budget,
+        "memory": preview.estimate.memory,
+        "memory_available": preview.estimate.available,
+        "notes": list(preview.notices),
+        "unread": unread_json(preview.unread),
+    }
+
+
+def unread_json(rows: Sequence[UnreadRow]) -> list[dict[str, str]]:
+    """Return rows that are not trained on as JSON values."""
+    return [{"row": row.name, "reason": row.reason, "detail": row.detail} for row in rows]
 
 
 def coloured(line: str) -> Text:

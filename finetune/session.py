@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +18,16 @@ from typing import Any
 import torch
 
 from finetune.data.plan import EpochPlan
-from finetune.data.render import Renderer, RenderResult
+from finetune.data.render import Renderer
 from finetune.data.shapes import FixedShapes
-from finetune.data.training_data import TrainingData, read_training_data
+from finetune.data.training_data import TrainingData
 from finetune.evaluation.held_out import Losses, evaluate, pooled_mean
 from finetune.evaluation.samples import sample_answers
 from finetune.model.adapters import save_adapters
-from finetune.model.loading import EMBEDDED, Loaded, load, load_config, load_tokenizer, save
+from finetune.model.loading import EMBEDDED, Loaded, load, save
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import TrainingOptions
+from finetune.preparation import Preparation, Preview
 from finetune.record import Measurements, lock_run, read_record, run_identity, write_record
 from finetune.training import checkpoint
 from finetune.training.distributed import World, full_state_dict, process_group
@@ -83,27 +84,6 @@ class TrainingResult:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Preview:
-    """The preview of a training run.
-
-    Attributes:
-        rendered: The documents, and the rows that were dropped.
-        renderer: The renderer, which can show a document in pieces.
-        plan: The steps.
-        skipped: A message for each row that could not be read.
-        estimate: The predicted cost.
-        notices: What is left out of the rows that are used.
-    """
-
-    rendered: RenderResult
-    renderer: Renderer
-    plan: EpochPlan
-    skipped: list[str]
-    estimate: CostEstimate
-    notices: Sequence[str] = ()
-
-
 def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
     """Render the dataset and plan the steps, without loading the weights.
 
@@ -112,17 +92,10 @@ def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
         data: As for ``train``.
 
     Raises:
-        SelfInstructError: The dataset or the tokenizer can't be used, as for ``train``.
+        SelfInstructError: The dataset, the tokenizer or the kind of model can't be used, as for ``train``.
     """
     with process_group() as world:
-        renderer = Renderer(load_tokenizer(model), options.format, max_length=options.max_length)
-        training_data = read_training_data(data, renderer, options)
-        setup = RuntimeSetup.of(options, world.device)
-        train, world_size = training_data.train, world.world_size
-        estimate = CostEstimate.of(load_config(model), train, options, setup, world_size=world_size)
-        plan = EpochPlan.of(train, options, budget=estimate.budget, world_size=world_size)
-        rendered, skipped = training_data.rendered, training_data.skipped
-        return Preview(rendered, renderer, plan, skipped, estimate, training_data.notices)
+        return Preparation.of(model, data, options, world).preview()
 
 
 def train(
@@ -177,33 +150,30 @@ class _Run:
 
     def train(self, data: str) -> TrainingResult:
         """Read the data, then train unless the run is complete."""
-        options = self.options
         self.progress.phase = "reading"
-        renderer = Renderer(load_tokenizer(self.model), options.format, max_length=options.max_length)
-        training_data = read_training_data(data, renderer, options)
-        identity = run_identity(self.model or EMBEDDED, options, training_data, renderer.format)
+        prepared = Preparation.of(self.model, data, self.options, self.world)
+        identity = run_identity(self.model or EMBEDDED, self.options, prepared.data, prepared.renderer.format)
         record = read_record(self.out, identity)
         if record.get("complete"):
             self._remove_checkpoints()  # in case the process was killed before it removed them
-            return TrainingResult.of_complete(self.out, record, training_data.prompts, was_complete=True)
-        train, world_size = training_data.train, self.world.world_size
-        estimate = CostEstimate.of(load_config(self.model), train, options, self.setup, world_size=world_size)
-        plan = EpochPlan.of(train, options, budget=estimate.budget, world_size=world_size)
+            return TrainingResult.of_complete(self.out, record, prepared.data.prompts, was_complete=True)
         with lock_run(self.out) if self.world.main else nullcontext():
-            return self._train_locked(renderer, training_data, plan, estimate, identity)
+            return self._train_locked(prepared, identity)
 
-    def _train_locked(
-        self, renderer: Renderer, data: TrainingData, plan: EpochPlan, estimate: CostEstimate, identity: dict[str, Any]
-    ) -> TrainingResult:
+    def _train_locked(self, prepared: Preparation, identity: dict[str, Any]) -> TrainingResult:
         options, progress = self.options, self.progress
+        renderer, data, plan, estimate = prepared.renderer, prepared.data, prepared.plan, prepared.estimate
         record = read_record(self.out, identity)
-        for line in warnings(self.out, data, plan, estimate, self.world):
+        for line in (*warnings(self.out, data, plan, estimate, self.world), *prepared.notices):
             self.notify(line)
         progress.phase = "loading"
         torch.manual_seed(options.seed)
         # A model to be sharded is loaded on the CPU, and moved to the devices shard by shard.
         device = self.world.device if self.world.world_size == 1 else "cpu"
         loaded = load(self.model, dtype=self.setup.dtype, device=device, lora=options.lora)
+        if _is_tied(prepared.config) and not _is_tied(loaded.model.config):
+            self.notify("the configuration says that the head is tied to the embeddings, but its weights differ: it is "
+                        "trained and saved apart")  # fmt: skip
         packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
         if "before" not in record:
             record = {**identity, "model_digest": loaded.base.digest, "complete": False}
@@ -369,6 +339,10 @@ class _Run:
             for name, losses in record["before"]["losses"].items()
         }
         Metrics(self.out, self.notify).plot(self.out.name, held_out)
+
+
+def _is_tied(config: Any) -> bool:
+    return bool(getattr(config, "tie_word_embeddings", False))
 
 
 def _restore_kept(optimizer: FlatAdamW, root: Path, step: int, world: World) -> None:

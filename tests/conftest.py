@@ -32,6 +32,7 @@ SLOW = {
         "gguf",
         "model",
         "optim",
+        "preparation",
         "report",
         "sample",
         "speed",

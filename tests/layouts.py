@@ -45,7 +45,7 @@ MESSAGES = [{"role": role, "content": text} for role, text in BOTH]
 SHAREGPT = [{"from": "human", "value": Q}, {"from": "gpt", "value": A}]
 TOOL = {"name": "weather", "description": "Weather of a city", "parameters": {"type": "object", "properties": {}}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
-NO_TOOLS, TOOLS = Refused("tools, which can't be sent"), Refused("tools or tool calls, which can't be trained on")
+NO_TOOLS, CALLS = Refused("tools, which can't be sent"), [*USER, ("assistant", "")]
 NO_SYSTEM, NO_ROUNDS = Refused("has a system prompt"), Refused("several rounds")
 NO_OUTPUT, NO_ANSWER = Refused("'instances' or 'output' is required"), Refused("no field")
 
@@ -195,12 +195,14 @@ LAYOUTS = [
     Layout("task alone", {"idx": 1, "Skill": "Maps", "Instruction": Q}, "Instruction", NO_OUTPUT, USER, NO_ANSWER),
     Layout("tools", {"tools": [TOOL], "messages": [MESSAGES[0], {"role": "assistant", "content": None,
                                                                  "tool_calls": [CALL]}]}, "messages", NO_TOOLS,
-           NO_TOOLS, TOOLS),
+           NO_TOOLS, CALLS),
     Layout("tools in a string", {"tools": json.dumps([TOOL]), "query": Q, "answers": json.dumps([TOOL])}, "query",
-           NO_TOOLS, NO_TOOLS, TOOLS),
-    Layout("function calls", {"conversations": [SHAREGPT[0], {"from": "function_call", "value": "{}"},
+           NO_TOOLS, NO_TOOLS, CALLS),
+    Layout("function calls", {"conversations": [SHAREGPT[0], {"from": "function_call", "value": '{"name": "weather"}'},
                                                 {"from": "observation", "value": "4"}, SHAREGPT[1]]}, "conversations",
-           Refused("holds no answer"), USER, TOOLS),
+           Refused("holds no answer"), USER, [*CALLS, ("tool", "4"), BOTH[1]]),
+    Layout("a call without a name", {"conversations": [SHAREGPT[0], {"from": "function_call", "value": "{}"}]},
+           "conversations", Refused("holds no answer"), USER, Refused("a tool call has no name")),
     Layout("empty first message", {"messages": [{"role": "user", "content": " "}, MESSAGES[1]]}, "nothing_to_judge",
            Refused("first message of 'messages' is empty"), Refused("first message of 'messages' is empty"),
            Refused("empty user message")),
@@ -222,6 +224,7 @@ LAYOUTS = [
     refused("null messages", {"messages": None}, "'messages' has no value"),
     refused("a conversation by another name", {"turns": MESSAGES}, "rename it to 'messages'"),
     Layout("a picture", {"image": "a.png", "instruction": Q, "output": A}, "instruction",
-           Refused("'image', which can't be sent"), Refused("'image', which can't be sent"), BOTH),
+           Refused("'image', which can't be sent"), Refused("'image', which can't be sent"),
+           Refused("'image' can't be trained on")),
     refused("unknown fields", {"sentence": Q, "label": 1}, "it has 'sentence', 'label'"),
 ]  # fmt: skip

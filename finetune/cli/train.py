@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from finetune.recipes import load_options, recipe_names
+from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo
+from selfinstruct.common.files import write_atomic
+
+if TYPE_CHECKING:
+    from finetune.preparation import Preview
 
 _PATH = click.Path(path_type=Path)
 
@@ -27,13 +33,17 @@ _PATH = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_PATH, metavar="OUT", help="Directory of the run and its model. Not needed "
               "with --dry-run.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show documents, steps and predicted memory; train and write nothing.")
+@click.option("--report", type=_PATH, metavar="FILE", help="With --dry-run: write a line of JSON for each row that "
+              "is not trained on.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
 @click.option("--skip-malformed/--no-skip-malformed", default=True, show_default=True,
               help="Leave out rows that can't be read, and count them; or refuse the data.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.pass_context
 def command(
     ctx: click.Context, /, model: str | None, data: str, recipe: str, config: Path | None,
-    assignments: tuple[str, ...], output: Path | None, dry_run: bool, skip_malformed: bool, quiet: bool,
+    assignments: tuple[str, ...], output: Path | None, dry_run: bool, report: Path | None, as_json: bool,
+    skip_malformed: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Fine-tune a model on the rows of a dataset, or resume the run in OUT.
 
@@ -58,8 +68,10 @@ def command(
     options = load_options(recipe, config, assignments)
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output'.", ctx)
+    if (report or as_json) and not dry_run:
+        raise click.UsageError("--report and --json belong to --dry-run.", ctx)
     from finetune.data.rows import require_readable
-    from finetune.display import show_preview, show_progress
+    from finetune.display import show_progress
     from finetune.report import result_lines
     from finetune.session import preview, train
     from finetune.training.distributed import is_main_process
@@ -67,7 +79,7 @@ def command(
     if not skip_malformed:
         require_readable(data)
     if output is None or dry_run:
-        show_preview(preview(model, data, options))
+        _show(preview(model, data, options), report, as_json=as_json)
         return
     show = _show_nothing if quiet else show_progress
     result = train(model, data, output, options, show=show, notify=lambda line: echo(line, err=True))
@@ -75,6 +87,18 @@ def command(
         echo(line)
     if not result.complete:
         ctx.exit(130)
+
+
+def _show(preview: Preview, report: Path | None, *, as_json: bool) -> None:
+    from finetune.display import show_preview
+    from finetune.report import preview_json, unread_json
+
+    if report is not None:
+        write_atomic(report, [f"{dumps(row)}\n".encode() for row in unread_json(preview.unread)])
+    if as_json:
+        echo(dumps(preview_json(preview)))
+    else:
+        show_preview(preview)
 
 
 def _show_nothing(_: object) -> AbstractContextManager[None]:

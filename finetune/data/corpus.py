@@ -10,8 +10,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from selfinstruct.common.rng import Rng
-
 __all__ = ["Corpus", "Document"]
 
 
@@ -82,20 +80,6 @@ class Corpus:
     def subset(self, indices: Sequence[int]) -> Corpus:
         """Return the documents at ``indices``, in that order."""
         return Corpus.of(self[index] for index in indices)
-
-    def split(self, fraction: float, seed: int) -> tuple[Corpus, Corpus]:
-        """Split at random into training and held-out documents, both in the original order.
-
-        A fraction above 0 holds out at least one document and leaves at least one for training, if there are two.
-        """
-        count = round(fraction * len(self))
-        if fraction > 0 and len(self) > 1:
-            count = min(max(count, 1), len(self) - 1)
-        held_out = set(Rng("held out", seed).sample(range(len(self)), count))
-        return (
-            self.subset([index for index in range(len(self)) if index not in held_out]),
-            self.subset(sorted(held_out)),
-        )
 
     @property
     def digest(self) -> str:

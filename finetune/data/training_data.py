@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from finetune.data.corpus import Corpus
 from finetune.data.render import Renderer, RenderResult, render_all
-from finetune.data.rows import Example, read_examples
+from finetune.data.rows import Example, UnreadRow, read_examples
+from finetune.data.splitting import split_documents
 from finetune.options import TrainingOptions
+from selfinstruct.common.console import plural
 from selfinstruct.common.resources import builtin_seeds
 from selfinstruct.common.rng import Rng
 
@@ -22,7 +24,7 @@ class TrainingData:
 
     Attributes:
         rendered: All documents, and the rows that were dropped.
-        skipped: A message for each row that could not be read.
+        skipped: The rows that could not be read.
         notices: What is left out of the rows that are used.
         train: The training documents.
         held_out: The held-out sets by name, on which the loss is measured before and after training.
@@ -30,7 +32,7 @@ class TrainingData:
     """
 
     rendered: RenderResult
-    skipped: list[str]
+    skipped: list[UnreadRow]
     notices: list[str]
     train: Corpus
     held_out: dict[str, Corpus]
@@ -41,14 +43,20 @@ class TrainingData:
         """The prompts of the sample answers, as plain text."""
         return [example.prompt_text for example in self.samples]
 
+    @property
+    def unread(self) -> list[UnreadRow]:
+        """Every row that is not trained on: first the rows that could not be read."""
+        return [*self.skipped, *(UnreadRow(*row) for row in self.rendered.dropped)]
+
     def warnings(self) -> list[str]:
         """Return a line for each row that is left out (up to a limit), and one for each kind of part left out."""
-        dropped = self.rendered.dropped
-        lines = [f"skipped {message}" for message in self.skipped[:_MAX_LISTED]]
-        lines += [f"dropped {name}: {reason} ({detail})" for name, reason, detail in dropped[:_MAX_LISTED]]
-        remaining = len(self.skipped) + len(dropped) - len(lines)
+        lines = [f"skipped {row}" for row in self.skipped[:_MAX_LISTED]]
+        lines += [
+            f"dropped {name}: {reason} ({detail})" for name, reason, detail in self.rendered.dropped[:_MAX_LISTED]
+        ]
+        remaining = len(self.unread) - len(lines)
         if remaining > 0:
-            lines.append(f"and {remaining:,} more rows")
+            lines.append(f"and {remaining:,} more rows; --report FILE lists all of them")
         lines += self.notices
         if self.rendered.truncated:
             lines.append(f"{self.rendered.truncated:,} documents are longer than max_length and were cut")
@@ -64,14 +72,20 @@ def read_training_data(data: str, renderer: Renderer, options: TrainingOptions) 
     rows = read_examples(data)
     rendered = render_all(rows.examples, renderer)
     evaluation = options.evaluation
-    train, held_out_rows = rendered.corpus.split(evaluation.fraction, options.seed)
-    held_out = {"rows": held_out_rows} if len(held_out_rows) else {}
-    held_out_names = set(held_out_rows.names)
-    samples = [example for example in rows.examples if example.name in held_out_names]
+    tasks = read_examples(str(builtin_seeds())).examples if evaluation.seed_tasks else []
+    split = split_documents(rendered.corpus, rows.examples, evaluation.fraction, options.seed, tasks)
+    held_out = {"rows": split.held_out} if len(split.held_out) else {}
+    samples = rows.examples
+    notices = [*rows.notices, *([split.notice] if split.notice else [])]
     if evaluation.seed_tasks:
-        seeds = read_examples(str(builtin_seeds())).examples
-        chosen = Rng("seed tasks", options.seed).sample(seeds, evaluation.seed_tasks)
-        if len(tasks := render_all(chosen, renderer).corpus):
-            held_out["seed tasks"] = tasks
-        samples += chosen
-    return TrainingData(rendered, rows.skipped, rows.notices, train, held_out, samples[: evaluation.samples])
+        if known := len(tasks) - len(split.tasks):
+            notices.append(
+                f"{plural(known, 'built-in seed task')} of {len(tasks)} are in the rows, and are not measured"
+            )
+        chosen = Rng("seed tasks", options.seed).sample(split.tasks, evaluation.seed_tasks)
+        if len(measured := render_all(chosen, renderer).corpus):
+            held_out["seed tasks"] = measured
+        samples = [*samples, *chosen]
+    names = {name for corpus in held_out.values() for name in corpus.names}
+    samples = [example for example in samples if example.name in names]
+    return TrainingData(rendered, rows.skipped, notices, split.train, held_out, samples[: evaluation.samples])

@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from finetune.model.adapters import BASE, add_adapters, load_adapters, nf4_config, read_base_record
 from finetune.model.gguf_reading import config_overrides, patched_reader, set_pre_tokenizer, without_gguf_metadata
+from finetune.model.limits import correct_tied_head
+from finetune.model.tokenizer_files import read_tokenizer
 from finetune.options import Lora
 from selfinstruct.common import embedded, gguf
 from selfinstruct.common.files import write_folder
@@ -150,11 +152,8 @@ def load_tokenizer(name: str | None) -> Any:
     """
     where, options = _source(name)
     with _quiet(), _explain_errors(name):
-        if options:
-            # AutoTokenizer gives the same result, after seconds of parsing the header on its own.
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        # Of a GGUF file, AutoTokenizer gives the same result, after seconds of parsing the header on its own.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options) if options else read_tokenizer(where)
     if options:
         set_pre_tokenizer(tokenizer.backend_tokenizer, Path(where) / options["gguf_file"])
     tokenizer.init_kwargs.pop("local_files_only", None)  # comes from HF_HUB_OFFLINE, and would be saved with the model
@@ -283,6 +282,7 @@ def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: 
         )  # fmt: skip
     if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         raise UsageError(f"{name}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again")
+    correct_tied_head(model)
     return model
 
 

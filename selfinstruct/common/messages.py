@@ -7,7 +7,6 @@ strings, and transcripts (``Human: ...``, ``### Human: ...``, ChatML).
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,18 +15,20 @@ from functools import lru_cache
 from itertools import cycle
 from typing import Any
 
-from selfinstruct.common.codec import dumps, loads
+from selfinstruct.common.marks import MARKS, NO_MARK, Mark, combine_marks, read_mark
+from selfinstruct.common.nested import as_text, parse_nested
 
-__all__ = ["ROLES", "Turn", "is_absent", "is_message", "parse_nested", "plain_fields", "plain_name", "read_messages",
+__all__ = ["ROLES", "Turn", "is_absent", "is_message", "plain_fields", "plain_name", "read_messages",
            "read_transcript"]  # fmt: skip
 
+_TOOL_ROLES = ("tool", "toolresponse", "toolresult", "function", "functionresponse", "functionresult", "observation",
+               "ipython")  # fmt: skip
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "client"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai", "agent", "llm"), "assistant"),
     "system": "system",
     "developer": "developer",
-    **dict.fromkeys(("tool", "observation", "toolresponse", "toolresult", "ipython"), "tool"),
-    "function": "function",
+    **dict.fromkeys(_TOOL_ROLES, "tool"),
     **dict.fromkeys(("functioncall", "toolcall", "toolcalls"), "tool calls"),
 }
 """Role names of published collections (see ``plain_name``), with the names that chat templates use for them."""
@@ -39,13 +40,17 @@ _ROUND_ROLES = {
 }
 _ROLE_FIELDS = ("role", "from", "speaker", "author", "sender")
 _CONTENT_FIELDS = ("content", "value", "text", "message", "utterance", "parts")
-_REASONING_FIELDS = ("reasoningcontent", "reasoning", "thinking", "thought", "thoughts")
-_CALL_FIELDS = ("toolcalls", "functioncall", "toolcall")
-_WEIGHT_FIELDS = ("weight", "train", "trainable", "loss")
+_REASONING_FIELDS = ("reasoningcontent", "reasoning", "reasoningdetails", "thinking", "thought", "thoughts")
+_CALL_FIELDS = ("toolcalls", "functioncall", "toolcall", "functioncalls")
+_TOOL_FIELDS = ("tools", "functions")
+_NAME_FIELDS = ("name", "toolname", "functionname")
+_CALL_ID_FIELDS = ("toolcallid", "callid", "tooluseid")
 _TEXT_PARTS = ("", "text", "inputtext", "outputtext")
 _PART_FIELDS = ("text", "value", "content", "inputtext", "outputtext", *_REASONING_FIELDS)
 _REASONING_PARTS = ("thinking", "reasoning", "thought")
-_CALL_PARTS = ("tooluse", "toolcall", "functioncall", "toolresult")
+_CALL_PARTS = ("tooluse", "toolcall", "functioncall")
+_RESULT_PARTS = ("toolresult", "functionresponse")
+_LEADING_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 _SPEAKERS = "Human|User|Prompter|Assistant|ChatGPT|GPT|Bot|AI|System"
 _TRANSCRIPTS = (
@@ -61,7 +66,6 @@ _MARK_ROLES = {"[INST]": "user", "[/INST]": "assistant", "<<SYS>>": "system", "<
 _OPENING = re.compile(r"(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>|\s)*")
 _CLOSING = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>", "<s>",
             "<eos>")  # fmt: skip
-_MAX_LITERALS = 10_000  # brackets of Python literals that are parsed, since Python's parser recurses
 _PREAMBLE = "Below is an instruction that describes a task"  # of Stanford Alpaca's prompt
 
 
@@ -70,20 +74,28 @@ class Turn:
     """One message of a conversation.
 
     Attributes:
-        role: ``system``, ``developer``, ``user``, ``assistant``, ``tool`` or ``function``.
+        role: ``system``, ``developer``, ``user``, ``assistant`` or ``tool``.
         content: Its text.
         reasoning: The reasoning that precedes the content, where the row keeps it apart.
-        calls: Tool calls as JSON; "" for none.
+        calls: Tool calls, or lists of them, as JSON.
         other_parts: Types of content parts that are not text, such as ``image_url``.
-        weight: Weight of the message in training.
+        mark: What the message says about its weight in training.
+        name: Name of the speaker, or of the tool whose result this is.
+        call_id: Id of the call whose result this is.
+        tools: Descriptions of tools as JSON, which some collections keep in the system message.
+        unread: Names of the fields that are not read.
     """
 
     role: str
     content: str
     reasoning: str = ""
-    calls: str = ""
+    calls: tuple[str, ...] = ()
     other_parts: tuple[str, ...] = ()
-    weight: float = 1.0
+    mark: Mark = NO_MARK
+    name: str = ""
+    call_id: str = ""
+    tools: str = ""
+    unread: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=4096)
@@ -113,38 +125,6 @@ def is_message(value: object) -> bool:
         return False
     names = {plain_name(str(name)) for name in value}
     return not names.isdisjoint(_ROLE_FIELDS) and not names.isdisjoint((*_CONTENT_FIELDS, *_CALL_FIELDS))
-
-
-def as_text(value: Any) -> str:
-    """Return a value as JSON; values that JSON can't hold, as Python writes them."""
-    try:
-        return dumps(value)
-    except (TypeError, ValueError):
-        return str(value)
-
-
-def parse_nested(text: str) -> Any:
-    """Return the list or object that a string holds as JSON or as Python literals; None if it holds neither."""
-    stripped = text.strip()
-    if stripped[:2] in ('"[', '"{'):  # written as JSON twice
-        try:
-            stripped = str(loads(stripped)).strip()
-        except ValueError:
-            return None
-    if stripped[:1] not in ("[", "{") or stripped[-1:] not in ("]", "}"):
-        return None
-    try:
-        return loads(stripped)
-    except ValueError:
-        pass
-    if stripped.count("[") + stripped.count("{") > _MAX_LITERALS:
-        return None
-    try:
-        value = ast.literal_eval(stripped)
-        dumps(value)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return value if isinstance(value, list | dict) else None
 
 
 def read_messages(name: str, value: object) -> tuple[Turn, ...]:
@@ -205,10 +185,11 @@ def _turns(name: str, number: int, message: object) -> Iterator[Turn]:
         speakers.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))
         yield from (Turn(speaker, text) for speaker, text in speakers if text or speaker != "system")
         return
-    yield _message(where, role, fields)
+    yield from _messages(where, role, fields)
 
 
-def _message(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) -> Turn:
+def _messages(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) -> Iterator[Turn]:
+    """Yield a message, after the tool results in its parts."""
     if not isinstance(role, str):
         raise ValueError(f"{where} lacks a role or content: its role is {type(role).__name__}")
     speaker = ROLES.get(plain_name(role))
@@ -218,25 +199,56 @@ def _message(where: str, role: object, fields: Mapping[str, tuple[str, Any]]) ->
         )
     content = _Content(where)
     calls = [fields[key][1] for key in _CALL_FIELDS if key in fields and fields[key][1] not in ("", [], {}, "[]")]
-    for key in _REASONING_FIELDS:
-        if key in fields and isinstance(fields[key][1], str):
-            content.reasoning.append(fields[key][1])
-    values = [fields[key] for key in _CONTENT_FIELDS if key in fields]
-    if not values and not calls:
+    reasoning = [key for key in _REASONING_FIELDS if key in fields and content.add_reasoning(fields[key][1])]
+    values = [key for key in _CONTENT_FIELDS if key in fields]
+    if not values and not calls and not content.reasoning:
         raise ValueError(f"{where} lacks a role or content: none of {', '.join(_CONTENT_FIELDS[:4])} has a value")
     if values:
-        content.add(*values[0])
+        name, value = fields[values[0]]
+        content.add(name, as_text(value) if speaker == "tool" and not _is_content(value) else value)
+    yield from content.results
+    if content.results and not content.texts and not calls:
+        return
     calls += content.calls
     text = "\n".join(content.texts)
     if speaker == "tool calls":
+        if thought := _LEADING_THOUGHT.match(text):
+            content.reasoning.append(thought[1].strip("\n"))
+            text = text[thought.end() :]
         speaker, text, calls = "assistant", "", [*calls, text]
-    weight = next((fields[key] for key in _WEIGHT_FIELDS if key in fields), ("", 1))
-    if weight[0] == "loss" and not isinstance(weight[1], bool):  # a measurement, not a choice
-        weight = ("", 1)
-    if not isinstance(weight[1], bool | int | float):
-        raise ValueError(f"{where}: {weight[0]!r} must be a number or true or false, not {type(weight[1]).__name__}")
-    as_json = [call if isinstance(call, str) else as_text(call) for call in calls]
-    return Turn(speaker, text, "\n".join(content.reasoning), "\n".join(as_json), tuple(content.other), float(weight[1]))
+    read = {
+        *_ROLE_FIELDS,
+        *values[:1],
+        *reasoning,
+        *_CALL_FIELDS,
+        *_NAME_FIELDS,
+        *_CALL_ID_FIELDS,
+        *_TOOL_FIELDS,
+        *MARKS,
+    }
+    yield Turn(
+        speaker,
+        text,
+        "\n".join(dict.fromkeys(content.reasoning)),
+        tuple(call if isinstance(call, str) else as_text(call) for call in calls),
+        tuple(content.other),
+        combine_marks((read_mark(fields, text), content.mark())),
+        _string(fields, _NAME_FIELDS),
+        _string(fields, (*_CALL_ID_FIELDS, *(("id",) if speaker == "tool" else ()))),
+        next((as_text(fields[key][1]) for key in _TOOL_FIELDS if key in fields and fields[key][1]), ""),
+        tuple(name for key, (name, _) in fields.items() if key not in read),
+    )
+
+
+def _is_content(value: object) -> bool:
+    """Return whether a value is a text, a part of a content, or a list of them, and not the result of a tool."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(part, str) or _is_content(part) for part in value)
+    return isinstance(value, str) or (isinstance(value, Mapping) and isinstance(value.get("type"), str))
+
+
+def _string(fields: Mapping[str, tuple[str, Any]], names: Sequence[str]) -> str:
+    return next((value for key in names if key in fields and isinstance(value := fields[key][1], str)), "")
 
 
 @dataclass(slots=True)
@@ -247,7 +259,27 @@ class _Content:
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[Any] = field(default_factory=list)
+    results: list[Turn] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)  # of each part with a text
+
+    def mark(self) -> Mark:
+        """Return the mark that all parts have."""
+        if len(set(self.marks)) > 1:
+            return Mark(problem=f"the parts of {self.where} have different marks; split it, or mark it as a whole with "
+                        "a 'weight' of 0 or 1")  # fmt: skip
+        return self.marks[0] if self.marks else NO_MARK
+
+    def add_reasoning(self, value: Any) -> bool:
+        """Add the value of a reasoning field: a string, a part, or a list of them; return False for anything else."""
+        if isinstance(value, list | tuple):
+            return all(tuple(map(self.add_reasoning, value)))  # adds all, also after one that can't be read
+        if isinstance(value, Mapping):
+            fields = plain_fields(value)
+            value = next((fields[key][1] for key in _PART_FIELDS if key in fields), None)
+        if isinstance(value, str):
+            self.reasoning.append(value)
+        return isinstance(value, str)
 
     def add(self, name: str, value: Any) -> None:
         """Add the value of a content field: a string, a part, or a list of them."""
@@ -271,7 +303,13 @@ class _Content:
         kind = str(part.get("type") or "")
         plain = plain_name(kind)
         if plain in _CALL_PARTS:
-            self.calls.append(part)
+            self.calls.append(part["value"] if isinstance(part.get("value"), str) else part)
+        elif plain in _RESULT_PARTS:
+            fields = plain_fields(part)
+            result = _Content(self.where)
+            result.add(name, next((fields[key][1] for key in ("content", "output", "response") if key in fields), ""))
+            tool, call_id = _string(fields, _NAME_FIELDS), _string(fields, _CALL_ID_FIELDS)
+            self.results.append(Turn("tool", "\n".join(result.texts), name=tool, call_id=call_id))
         elif plain in _TEXT_PARTS or plain in _REASONING_PARTS:
             fields = plain_fields(part)
             text = next((fields[key][1] for key in _PART_FIELDS if key in fields), None)
@@ -283,7 +321,11 @@ class _Content:
                     f"{self.where}: a part of type {kind or 'text'} in {name!r} holds no text that can be read; "
                     f"it has {names}"
                 )
-            (self.texts if plain in _TEXT_PARTS else self.reasoning).append(text)
+            if plain in _REASONING_PARTS:
+                self.reasoning.append(text)
+                return
+            self.texts.append(text)
+            self.marks.append(read_mark(fields, text))
         else:
             self.other.append(kind)
 

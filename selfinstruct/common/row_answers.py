@@ -6,18 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfinstruct.common.messages import (
-    Turn,
-    as_text,
-    is_message,
-    parse_nested,
-    plain_fields,
-    read_messages,
-    read_transcript,
-)
+from selfinstruct.common.messages import Turn, is_message, plain_fields, read_messages, read_transcript
+from selfinstruct.common.nested import as_text, parse_nested
 from selfinstruct.common.row_fields import Fields, is_blank, read_input
 
-__all__ = ["ANSWERS", "Exchange", "answer_turns", "is_wrong", "read_exchange", "read_instances", "read_rejected"]
+__all__ = ["ANSWERS", "Exchange", "answer_field", "answer_turns", "is_wrong", "read_exchange", "read_instances",
+           "read_rejected"]  # fmt: skip
 
 _ANSWERS = {
     "prompt": ("completion", "response"),
@@ -30,6 +24,8 @@ _ANY_ANSWER = ("output", "response", "completion", "answer", "solution", "target
                "answers", "responses", "completions", "targets", "assistant", "gpt", "bot")  # fmt: skip
 ANSWERS = frozenset((*_ANY_ANSWER, *(name for names in _ANSWERS.values() for name in names)))
 """Names of the fields that may hold an answer."""
+_VERDICTS = ("ktotag", "isdesirable", "desirable")
+_WRONG = ("false", "no", "bad", "rejected", "undesirable")
 _ANSWER_TEXTS = ("response", "output", "text", "content", "value", "completion", "answer")
 
 
@@ -65,12 +61,17 @@ class Exchange:
 
 
 def is_wrong(layout: str, fields: Fields) -> bool:
-    """Return whether the row marks its answer as a rejected one (KTO); elsewhere a label has another meaning."""
-    labelled = layout == "prompt" or isinstance(fields[layout][1], list | tuple)
-    return labelled and any(key in fields and fields[key][1] is False for key in ("label", "ktotag"))
+    """Return whether the row marks its answer as a rejected one (KTO).
+
+    A ``label`` does so only next to a prompt or messages, and as a truth value or a word; elsewhere it is a class.
+    """
+    labelled = layout not in ("instruction", "question", "query", "problem", "definition", "input", "inputs", "text")
+    names = (*_VERDICTS, "label") if labelled else _VERDICTS
+    verdicts = {key: str(fields[key][1]).strip().casefold() for key in names if key in fields}
+    return any(word in _WRONG or (key != "label" and word in ("0", "0.0")) for key, word in verdicts.items())
 
 
-def _answer_field(layout: str, fields: Fields) -> str | None:
+def answer_field(layout: str, fields: Fields) -> str | None:
     """Return the plain name of the field with the answer: the first that isn't blank, otherwise the first."""
     names: tuple[str, ...] = (*_ANSWERS.get(layout, ()), *_ANY_ANSWER)
     blank = None
@@ -88,7 +89,7 @@ def answer_turns(layout: str, fields: Fields, *, is_open: bool = False) -> tuple
     Args:
         is_open: Whether the answer follows messages. Only then, and in preference rows, may its text hold messages.
     """
-    key = _answer_field(layout, fields)
+    key = answer_field(layout, fields)
     if key is None:
         return ()
     name, value = fields[key]
@@ -112,7 +113,7 @@ def _repeats(turns: Sequence[Turn], prompt: object) -> bool:
 
 def read_exchange(layout: str, fields: Fields, input_text: str) -> Exchange:
     """Return an input with the answers of a row: a string, a list of strings, or objects that hold one each."""
-    key = _answer_field(layout, fields)
+    key = answer_field(layout, fields)
     if key is None:
         return Exchange(input_text)
     name, value = fields[key]

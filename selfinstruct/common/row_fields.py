@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from selfinstruct.common.messages import Turn, as_text, parse_nested, read_messages
+from selfinstruct.common.messages import Turn, read_messages
+from selfinstruct.common.nested import as_text, parse_nested
 
 __all__ = [
     "INPUT",
+    "READ_BY_NAME",
     "TASK_INPUT",
     "WITHOUT_TASK",
     "Fields",
@@ -37,9 +39,13 @@ INPUT = (
 )  # fmt: skip
 TASK_INPUT = ("input", "inputs", "inputtext")  # may hold the task itself where the instruction is blank
 _TOOLS = ("tools", "functions", "availabletools")
-_REASONING = ("reasoning", "reasoningcontent", "thinking", "thought", "rationale")
+_REASONING = ("reasoning", "reasoningcontent", "thinking", "thought", "thoughts", "rationale", "cot", "complexcot",
+              "chainofthought", "reasoningtrace", "thinkingtrace", "thinkingtrajectories")  # fmt: skip
 WITHOUT_TASK = (*_SYSTEM, *_HISTORY, *_TOOLS, *_REASONING)
 """Names of the fields that are read in every layout, next to the task and the answer."""
+READ_BY_NAME = frozenset((*_SYSTEM, *_HISTORY, *INPUT, *_TOOLS, "rejected", "instances", "ktotag", "isdesirable",
+                          "desirable")) - {*TASK_INPUT}  # fmt: skip
+"""Plain names of the fields that are read in every layout."""
 _EMPTY_INPUT = re.compile(
     r"[\[(<{\"'\s#]*(?:(?i:nan|null|none|n/a|n\.a|no[ _-]?(?:additional )?input"
     r"(?: (?:is |was )?(?:needed|required|necessary|provided|given|available))?"
@@ -114,8 +120,13 @@ def read_tools(fields: Fields) -> str:
 
 
 def read_reasoning(fields: Fields) -> str:
-    """Return the reasoning that a separate field holds; "" for none."""
-    return next((text for key in _REASONING if key in fields and isinstance(text := fields[key][1], str)), "")
+    """Return the reasoning that a separate field holds, as a text or a list of texts; "" for none."""
+    for key in _REASONING:
+        value = fields[key][1] if key in fields else ""
+        texts = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+        if all(isinstance(text, str) for text in texts) and (reasoning := paragraphs(texts)):
+            return reasoning
+    return ""
 
 
 def spells_nothing(text: str) -> bool:

@@ -78,7 +78,7 @@ def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
     except ValueError as error:
         hint = "no text to filter: " if str(error).startswith("none of") else ""
         raise ValueError(f"{hint}{error}{'; use --column' if hint else ''}") from None
-    messages = [text for turn in parsed.turns for text in (turn.content, turn.calls)]
+    messages = [text for turn in parsed.turns for text in (turn.content, *turn.calls)]
     if parsed.is_conversation:
         start, end = parsed.question_span(of_first_round=True)
         question = paragraphs(turn.content for turn in parsed.turns[start:end])

@@ -10,19 +10,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from selfinstruct.common.formats import user_text
+from selfinstruct.common.marks import NO_MARK, Mark
 from selfinstruct.common.messages import (
     Turn,
     is_absent,
     is_message,
-    parse_nested,
     plain_fields,
     plain_name,
     read_messages,
     read_transcript,
 )
+from selfinstruct.common.nested import parse_nested
 from selfinstruct.common.row_answers import (
     ANSWERS,
     Exchange,
+    answer_field,
     answer_turns,
     is_wrong,
     read_exchange,
@@ -56,9 +59,11 @@ LAYOUTS = (
     "text", "user", "human", "input", "inputs", "chosen",
 )  # fmt: skip
 """Plain names of the fields that identify the layout of a row, in order of precedence."""
+_PROMPTS = ("prompt", "userprompt")
 _QUESTIONS = ("question", "query", "problem")
 _SPEAKERS = ("assistant", "gpt", "bot", "response", "output")  # with which ``user`` is a message and not a name
 _SYSTEM_ROLES = ("system", "developer")
+_WRONG = "the label of the row is false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class ParsedRow:
         system: The system prompt of the row or the first message; "" for none.
         system_role: Role of the system prompt: ``system`` or ``developer``.
         unused_system: Whether a field holds another system prompt than the messages, which take precedence.
+        answer_field: Name of the field with the answer, if it is not the one with the messages.
         answer_problem: Why the last answer of a conversation can't be used; "" if it can.
         context: An input next to a conversation that none of its messages contains; "" for none.
         context_field: Name of the field with the context, or with an input that is one (a passage, say).
@@ -90,6 +96,7 @@ class ParsedRow:
     system: str = ""
     system_role: str = "system"
     unused_system: bool = False
+    answer_field: str = ""
     answer_problem: str = ""
     context: str = ""
     context_field: str = ""
@@ -231,17 +238,13 @@ def _conversation(layout: str, name: str, value: object) -> tuple[Turn, ...]:
 def _parse_conversation(layout: str, fields: Fields, turns: tuple[Turn, ...]) -> ParsedRow:
     count = next((i for i, turn in enumerate(turns) if turn.role not in _SYSTEM_ROLES), len(turns))
     system, role = paragraphs(turn.content for turn in turns[:count]), turns[0].role if count else "system"
+    described = next((turn.tools for turn in turns if turn.tools), "")
     turns = turns[count:]
     rejected = read_rejected(fields)
-    answers = answer_turns(layout, fields, is_open=True)
-    if turns and turns[-1].role == "user" and answers:
-        if any(turn.role == "user" for turn in answers):  # the chosen conversation repeats the prompt
-            turns = tuple(turn for turn in answers if turn.role not in _SYSTEM_ROLES)
-        else:
-            turns = (*turns, *answers)
-    is_rejected = is_wrong(layout, fields) and turns[-1:] != () and turns[-1].role == "assistant"
-    if is_rejected:
+    turns, answer, problem = _with_answer(layout, fields, turns)
+    if is_wrong(layout, fields) and turns and turns[-1].role == "assistant":
         rejected, turns = (*rejected, turns[-1].content), turns[:-1]
+        problem = f"{_WRONG}: its last answer is a rejected one; rename the label if it is a class"
     turns = (*read_history(fields), *turns)
     context, empty = read_input(fields, skip=(layout, *TASK_INPUT))
     if any(context in turn.content for turn in turns):
@@ -252,14 +255,40 @@ def _parse_conversation(layout: str, fields: Fields, turns: tuple[Turn, ...]) ->
         system=system or read_system(fields),
         system_role=role,
         unused_system=bool(system) and read_system(fields) not in ("", system),
-        answer_problem="the label of the row is false: its last answer is a rejected one" if is_rejected else "",
+        answer_field=answer,
+        answer_problem=problem,
         context=context,
         context_field=next((fields[key][0] for key in INPUT if key in fields), "") if context else "",
-        tools=read_tools(fields),
+        tools=read_tools(fields) or described,
         reasoning=read_reasoning(fields),
         rejected=rejected,
         empty_inputs=empty,
     )
+
+
+def _with_answer(layout: str, fields: Fields, turns: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], str, str]:
+    """Return the messages with the answer that a separate field holds.
+
+    The answers within a prompt are given, not learnt, if a separate field holds the answer to it.
+
+    Returns:
+        The messages; the name of the field with the answer, or ""; why the answer can't be used, or "".
+    """
+    key, answers = answer_field(layout, fields), answer_turns(layout, fields, is_open=True)
+    if key is None or not answers:
+        return turns, "", ""
+    name, is_answered = fields[key][0], bool(turns) and turns[-1].role == "assistant"
+    if is_answered and layout not in _PROMPTS:
+        return turns, "", ""
+    questions = {turn.content for turn in turns if turn.role == "user"}
+    if any(turn.role == "user" and turn.content in questions for turn in answers):  # the answer repeats the prompt
+        return tuple(turn for turn in answers if turn.role not in _SYSTEM_ROLES), name, ""
+    if is_answered:
+        problem = f"{fields[layout][0]!r} ends with an answer, which {name!r} would continue; join the two"
+        return turns, name, problem
+    if layout in _PROMPTS:
+        turns = tuple(replace(turn, mark=Mark(0.0)) if turn.role == "assistant" else turn for turn in turns)
+    return (*turns, *answers), name, ""
 
 
 def _is_missing(instruction: str) -> bool:
@@ -277,8 +306,9 @@ def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
     answers = answer_turns(layout, fields)
     if any(turn.role == "user" for turn in answers):
         return _parse_conversation(layout, fields, answers)  # the chosen conversation repeats the prompt
-    if any(turn.calls for turn in answers):
-        return _parse_conversation(layout, fields, (Turn("user", value), *answers))
+    if len(answers) > 1 or any(turn.calls or turn.reasoning or turn.mark != NO_MARK for turn in answers):
+        question = Turn("user", user_text(value, read_input(fields, skip=(layout,))[0]))
+        return _parse_conversation(layout, fields, (question,))
     rejected, context_field = read_rejected(fields), ""
     if "instances" in fields and layout in ("instruction", "definition"):
         exchanges, empty = read_instances(fields["instances"][1])
@@ -293,7 +323,7 @@ def _parse_flat(layout: str, fields: Fields) -> ParsedRow:
         exchange = Exchange(input_text) if layout == "text" else read_exchange(layout, fields, input_text)
         if exchange.field and is_wrong(layout, fields):
             rejected += exchange.outputs
-            wrong = f"the label of the row is false: {exchange.field!r} holds a rejected answer"
+            wrong = f"{_WRONG}: {exchange.field!r} holds a rejected answer; rename the label if it is a class"
             exchange = Exchange(input_text, (), exchange.field, wrong)
         exchanges = (exchange,)
     return ParsedRow(

@@ -37,11 +37,14 @@ _METADATA = frozenset((
     "timestamp", "timestamps", "created", "updated", "modified", "year", "month", "day",
     # making
     "model", "models", "generator", "engine", "teacher", "judge", "provider", "temperature", "seed", "method",
-    "strategy", "pipeline", "config", "meta", "metadata", "reason",
-    # answers, which no question shows
+    "strategy", "pipeline", "config", "meta", "metadata", "reason", "verifier", "lineage", "parent", "parents",
+    "ppl", "distance", "keywords", "rounds",
+))  # fmt: skip
+_ANSWER_WORDS = frozenset((
     "answer", "answers", "solution", "solutions", "output", "outputs", "response", "responses", "completion",
     "completions", "chosen", "rejected",
 ))  # fmt: skip
+"""Last words of names of answers, which no question shows."""
 _FIRST_WORDS = frozenset(("is", "has", "num", "n", "meta", "metadata", "created", "updated"))
 _CODES = frozenset(("language", "lang", "country", "subject", "category", "locale", "class"))  # before "code"
 _NAME_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+|\d+")
@@ -63,7 +66,9 @@ def unread_fields(fields: Fields, read: Collection[str], texts: Sequence[str]) -
     names = []
     for key in fields.keys() - read:
         name, value = fields[key]
-        if not is_metadata(name) and any(not _is_shown(text, texts) for text in _texts(value)):
+        if is_metadata(name) or _last_word(name) in _ANSWER_WORDS:
+            continue
+        if any(not _is_shown(text, texts) for text in _texts(value)):
             names.append(name)
     return tuple(sorted(names))
 
@@ -86,14 +91,24 @@ def unread_notices(counts: Counter[str], use: str) -> Iterator[str]:
 @lru_cache(maxsize=4096)
 def is_metadata(name: str) -> bool:
     """Return whether the name of a field stands for metadata, judging by its last word and a few first ones."""
-    words = [word.lower() for word in _NAME_WORD.findall(name)]
-    while words and words[-1].isdigit():
-        words.pop()
+    words = _words(name)
     if not words or name.startswith("_"):
         return True  # "0", "__index_level_0__": columns of a table's own making
     is_code = len(words) > 1 and words[-1] == "code" and words[-2] in _CODES
     is_moment = len(words) > 1 and words[-1] in ("at", "on", "by")
     return words[-1] in _METADATA or words[0] in _FIRST_WORDS or is_code or is_moment
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name in lower case, without a number at the end."""
+    words = [word.lower() for word in _NAME_WORD.findall(name)]
+    while words and words[-1].isdigit():
+        words.pop()
+    return words
+
+
+def _last_word(name: str) -> str:
+    return next(reversed(_words(name)), "")
 
 
 def _texts(value: Any) -> Sequence[str]:

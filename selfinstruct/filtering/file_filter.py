@@ -12,7 +12,7 @@ from typing import IO, Any, Literal
 
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.files import write_atomic
-from selfinstruct.common.messages import parse_nested
+from selfinstruct.common.nested import parse_nested
 from selfinstruct.common.row_texts import RowTexts, texts_of
 from selfinstruct.common.sources import Source, SourceRow, open_rows
 from selfinstruct.common.unread import unread_notices

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from selfinstruct.common.codec import dumps
-from selfinstruct.common.messages import parse_nested
+from selfinstruct.common.nested import parse_nested
 from selfinstruct.common.row_texts import RowTexts, texts_of
 from selfinstruct.common.sources import STDIO, SourceRow, open_rows
 from selfinstruct.errors import DataError, UsageError

@@ -23,6 +23,7 @@ from selfinstruct.filters.instructions import (
     WordCount,
 )
 from selfinstruct.filters.language import Language
+from selfinstruct.filters.minhash.groups import group_near_duplicates
 from selfinstruct.filters.minhash.index import NearDuplicateIndex
 from selfinstruct.filters.patterns import Boilerplate
 from selfinstruct.filters.perplexity import Ifd, Perplexity
@@ -71,6 +72,7 @@ __all__ = [
     "check_instances",
     "dedup",
     "f1",
+    "group_near_duplicates",
     "lcs_length",
     "rouge_l",
     "tokenize",

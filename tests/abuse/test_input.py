@@ -138,7 +138,7 @@ def test_a_bad_line_is_reported_with_file_and_line_and_the_others_are_kept(
 
     found = read_examples(path)
     assert [example.name for example in found.examples] == [f"{path}:1", f"{path}:4"]
-    told_once(Said(0, "\n".join(found.skipped)), where)
+    told_once(Said(0, "\n".join(map(str, found.skipped))), where)
     if kind == "two values":  # alone, the line is two objects one after the other
         return
     path.write_bytes(line_with(BAD[kind]) + b"\n")

@@ -174,6 +174,24 @@ def test_a_dry_run_marks_supervised_text_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_lists_unread_rows_in_a_file_and_as_json(tiny_model_folder: Path, tmp_path: Path) -> None:
+    data, report = tmp_path / "rows.jsonl", tmp_path / "unread.jsonl"
+    bad = [{"instruction": f"Name {number}."} for number in range(25)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS[:3], *bad]))
+    options = ("--model", tiny_model_folder, "--data", data, "--set=format=chat", "--dry-run", "--report", report)
+    output = call("train", *options)
+    assert "not read: 25 rows" in output
+    assert f"  {data}:23: no field 'output' with an answer" in output
+    assert f"{data}:24" not in output
+    assert "  and 5 more; --report FILE lists all of them" in output
+    unread = [json.loads(line) for line in report.read_text().splitlines()]
+    assert unread[-1] == {"row": f"{data}:28", "reason": "unreadable", "detail": "no field 'output' with an answer"}
+    result = json.loads(call("train", *options, "--json"))
+    assert result["unread"] == unread
+    assert (result["documents"], result["trained"], result["stop_tokens"]) == (3, 3, ["<|im_end|>"])
+    assert "belong to --dry-run" in call("train", "--data", data, "-o", tmp_path / "out", "--json", code=2)
+
+
 def test_chat_uses_the_format_of_the_training_run(trained: tuple[Path, str]) -> None:
     output = call("chat", trained[0], "--prompt", ROWS[0]["instruction"], "--temperature", 0, "--max-tokens", 8)
     assert output.strip()

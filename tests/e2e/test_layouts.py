@@ -148,4 +148,4 @@ def test_finetune_counts_what_it_skips_and_what_it_leaves_out(rows: Path, tiny_m
     assert f"not read: {refused} rows" in output
     assert sum(line.startswith(f"  {rows}:") for line in output.splitlines()) == min(refused, 20)
     assert "with rejected answers, which are not trained on" in output
-    assert "with reasoning in a separate field, which is not trained on" in output
+    assert "note: 1 row with the field 'answer', which is not read" in output

@@ -154,7 +154,7 @@ def test_role_aliases_become_the_roles_of_chat_templates(role: str, known: str) 
         ({"messages": ["x"]}, "not a list of messages"),
         ({"messages": [{"role": "user", "content": "x"}]}, "has no assistant message"),
         ({"messages": [{"role": "assistant", "content": None}]}, "lacks a role or content"),
-        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}, "tool calls"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}, "a tool call can't be read as JSON"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "holds no text, only image"),
         ({"messages": [{"role": "im_end|>", "content": "x"}]}, "unknown role 'im_end|>'"),
         ({"prompt": "x", "completion": None}, "no field 'completion'"),
@@ -171,7 +171,8 @@ def test_bad_lines_are_skipped_and_reported_with_their_line_number(tmp_path: Pat
     path = lines(tmp_path / "rows.jsonl", ROW, "{", "", {"instruction": "x"}, "[1]", '{"a": NaN}', ROW)
     result = read_examples(str(path))
     assert [example.name for example in result.examples] == [f"{path}:1", f"{path}:7"]
-    assert [message.split(": ")[0] for message in result.skipped] == [f"{path}:{number}" for number in (2, 4, 5, 6)]
+    assert [row.name for row in result.skipped] == [f"{path}:{number}" for number in (2, 4, 5, 6)]
+    assert {row.reason for row in result.skipped} == {"unreadable"}
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "{\n", '{"a": 1}\n'])
@@ -204,7 +205,7 @@ def test_a_json_array_is_read_and_its_rows_are_numbered(tmp_path: Path) -> None:
     path.write_text(json.dumps([ROW, 3, {"a": 1}, ROW], indent=1))
     result = read_examples(path)
     assert [example.name for example in result.examples] == [f"{path}: row 1", f"{path}: row 4"]
-    assert [message.split(":")[1] for message in result.skipped] == [" row 2", " row 3"]
+    assert [row.name for row in result.skipped] == [f"{path}: row 2", f"{path}: row 3"]
     path.write_text("[{,")
     with pytest.raises(UsageError, match="not JSON"):
         read_examples(path)
@@ -253,7 +254,7 @@ def test_parquet_is_read_by_rows(tmp_path: Path) -> None:
     parquet.write_table(arrow.Table.from_pylist([{"messages": messages}, {"messages": None}]), path)
     result = read_examples(path)
     assert [(example.name, example.turns[1].content) for example in result.examples] == [(f"{path}: row 1", "Yo")]
-    assert result.skipped[0].startswith(f"{path}: row 2: 'messages' has no value")
+    assert str(result.skipped[0]).startswith(f"{path}: row 2: 'messages' has no value")
     path.write_bytes(b"PAR1")
     with pytest.raises(UsageError, match="can't read"):
         read_examples(path)

@@ -9,12 +9,13 @@ import pytest
 
 from finetune.data.plan import EpochPlan
 from finetune.data.render import Renderer, render_all
-from finetune.data.rows import ChatTurn, Example
+from finetune.data.rows import ChatTurn, Example, UnreadRow
 from finetune.evaluation.held_out import Losses
 from finetune.options import TrainingOptions
+from finetune.preparation import Preview
 from finetune.record import Measurements
 from finetune.report import coloured, preview_lines, result_lines
-from finetune.session import Preview, TrainingResult
+from finetune.session import TrainingResult
 from finetune.training.estimate import CostEstimate
 from selfinstruct.common.console import strip_control_chars
 from tests.finetune_fixtures import tiny_tokenizer  # noqa: F401
@@ -102,7 +103,7 @@ def test_only_control_characters_are_replaced() -> None:
         assert strip_control_chars(text) == text
 
 
-def dry_run(tokenizer: Any, answers: list[str], *, skipped: list[str], memory: dict[str, int]) -> Preview:
+def dry_run(tokenizer: Any, answers: list[str], *, skipped: list[UnreadRow], memory: dict[str, int]) -> Preview:
     renderer = Renderer(tokenizer, "chat", max_length=64)
     examples = [
         Example(f"x:{number}", (ChatTurn("user", "Say [b]it[/b]."), ChatTurn("assistant", answer)))
@@ -130,12 +131,15 @@ def test_a_dry_run_marks_exactly_the_supervised_text(tiny_tokenizer: Any) -> Non
 
 def test_a_dry_run_reports_what_is_left_out(tiny_tokenizer: Any) -> None:  # noqa: F811
     preview = dry_run(
-        tiny_tokenizer, ["a", "", "word " * 60, "b", "c"], skipped=["x:9: bad"], memory={"weights": 3 << 29, "head": 0}
+        tiny_tokenizer,
+        ["a", "", "word " * 60, "b", "c"],
+        skipped=[UnreadRow("x:9", "unreadable", "bad")],
+        memory={"weights": 3 << 29, "head": 0},
     )
     text = "\n".join(preview_lines(preview))
     assert "4 documents" in text
     assert "dropped, empty: 1" in text
-    assert "not read: 1 row\n" in text
+    assert "not read: 1 row\n  x:9: bad\n  x:2: turn 2: the response is empty\n" in text
     assert "cut to the maximum length: 1" in text
     assert "2 steps, 2 an epoch; trained on 4 documents; micro-batches of at most 128 tokens" in text
     assert "only 2 steps" in text
