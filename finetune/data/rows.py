@@ -36,6 +36,9 @@ class ChatTurn:
         role: One of the roles that chat templates know.
         content: Its text.
         trained: Whether an assistant's message is supervised.
+        reasoning: The reasoning that precedes the content, where the row keeps it apart; "" for none.
+        calls: Tool calls of an assistant's message, in OpenAI's form, with the arguments as an object.
+        name: Name of the speaker, or of the tool whose result this is; "" for none.
 
     Raises:
         ValueError: The role is unknown to chat templates. Templates write roles verbatim, some of them inside a special
@@ -45,6 +48,9 @@ class ChatTurn:
     role: str
     content: str
     trained: bool = True
+    reasoning: str = ""
+    calls: tuple[dict[str, Any], ...] = ()
+    name: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in _KNOWN_ROLES:
@@ -60,6 +66,8 @@ class Example:
         turns: The conversation. For an Alpaca row: its system prompt, the instruction with its input, and the output.
         instruction, input, output: Fields of an Alpaca row or a seed task; otherwise None.
         prompt, completion: Fields of a row with a prompt or a question; otherwise None.
+        tools: Descriptions of the tools that the model may call, in OpenAI's form.
+        template_arguments: Further arguments of the chat template, such as ``enable_thinking``.
     """
 
     name: str
@@ -69,6 +77,8 @@ class Example:
     output: str | None = None
     prompt: str | None = None
     completion: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def prompt_text(self) -> str:
