@@ -120,6 +120,8 @@ def run_identity(model: str, options: TrainingOptions, data: TrainingData, promp
     settings = {name: value for name, value in asdict(options).items() if name not in _NOT_IDENTITY}
     if not options.evaluation.patience:
         del settings["evaluation"]["patience"]  # older runs have no such setting
+    if not options.template_arguments:
+        del settings["template_arguments"]
     held_out = hashlib.sha256("".join(corpus.digest for corpus in data.held_out.values()).encode()).hexdigest()
     return {
         "model": model, "options": settings, "format": prompt_format, "documents": data.train.digest,

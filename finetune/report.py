@@ -108,7 +108,7 @@ def preview_lines(preview: Preview) -> Iterator[str]:
     if preview.skipped:
         yield f"not read: {plural(len(preview.skipped), 'row')}"
         yield from (f"  {message}" for message in preview.skipped[:_MAX_LISTED])
-    yield from (f"note: {notice}" for notice in preview.notices)
+    yield from (f"note: {notice}" for notice in (*preview.notices, *preview.rendered.notices()))
     if preview.rendered.truncated:
         yield f"cut to the maximum length: {preview.rendered.truncated:,}"
     yield (

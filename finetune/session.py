@@ -114,7 +114,7 @@ def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
         SelfInstructError: The dataset or the tokenizer can't be used, as for ``train``.
     """
     with process_group() as world:
-        renderer = Renderer(load_tokenizer(model), options.format, max_length=options.max_length)
+        renderer = _renderer(model, options)
         training_data = read_training_data(data, renderer, options)
         setup = RuntimeSetup.of(options, world.device)
         plan = EpochPlan.of(training_data.train, options, budget=setup.budget, world_size=world.world_size)
@@ -157,6 +157,13 @@ def train(
             return _Run(model, out, options, world, progress, notify).train(data)
 
 
+def _renderer(model: str | None, options: TrainingOptions) -> Renderer:
+    return Renderer(
+        load_tokenizer(model), options.format, max_length=options.max_length,
+        template_arguments=options.template_arguments,
+    )  # fmt: skip
+
+
 class _Run:
     """A training run in progress, in one process."""
 
@@ -177,7 +184,7 @@ class _Run:
         """Read the data, then train unless the run is complete."""
         options = self.options
         self.progress.phase = "reading"
-        renderer = Renderer(load_tokenizer(self.model), options.format, max_length=options.max_length)
+        renderer = _renderer(self.model, options)
         training_data = read_training_data(data, renderer, options)
         world_size = self.world.world_size
         plan = EpochPlan.of(training_data.train, options, budget=self.setup.budget, world_size=world_size)

@@ -16,7 +16,7 @@ __all__ = ["Corpus", "Document"]
 
 @dataclass(frozen=True)
 class Document:
-    """A tokenized row.
+    """A tokenized row, or a part of one up to an answer.
 
     Attributes:
         ids: (n,) int32 token ids.
@@ -85,15 +85,17 @@ class Corpus:
     def split(self, fraction: float, seed: int) -> tuple[Corpus, Corpus]:
         """Split at random into training and held-out documents, both in the original order.
 
-        A fraction above 0 holds out at least one document and leaves at least one for training, if there are two.
+        All documents of a row are on the same side. A fraction above 0 holds out at least one row and leaves at least
+        one for training, if there are two.
         """
-        count = round(fraction * len(self))
-        if fraction > 0 and len(self) > 1:
-            count = min(max(count, 1), len(self) - 1)
-        held_out = set(Rng("held out", seed).sample(range(len(self)), count))
+        rows = list(dict.fromkeys(self.names))
+        count = round(fraction * len(rows))
+        if fraction > 0 and len(rows) > 1:
+            count = min(max(count, 1), len(rows) - 1)
+        held_out = {rows[index] for index in Rng("held out", seed).sample(range(len(rows)), count)}
         return (
-            self.subset([index for index in range(len(self)) if index not in held_out]),
-            self.subset(sorted(held_out)),
+            self.subset([index for index, name in enumerate(self.names) if name not in held_out]),
+            self.subset([index for index, name in enumerate(self.names) if name in held_out]),
         )
 
     @property

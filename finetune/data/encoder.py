@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from finetune.data.templates import RenderedText, RenderError
+from finetune.data.formats import RenderedText, RenderError
 from selfinstruct.errors import UsageError
 
 __all__ = ["Encoded", "Encoder"]
@@ -143,6 +143,12 @@ def backend_of(tokenizer: Any) -> Any:
 def added_tokens(tokenizer: Any) -> dict[int, str]:
     """Return the added tokens by id, which are split from the text before normalization."""
     return {token_id: token.content for token_id, token in backend_of(tokenizer).get_added_tokens_decoder().items()}
+
+
+def special_tokens(tokenizer: Any) -> frozenset[str]:
+    """Return the added tokens that are special."""
+    tokens = backend_of(tokenizer).get_added_tokens_decoder().values()
+    return frozenset(token.content for token in tokens if token.special)
 
 
 def _with_placeholders(backend: Any, placeholders: dict[str, str]) -> Any:

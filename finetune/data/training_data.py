@@ -49,7 +49,7 @@ class TrainingData:
         remaining = len(self.skipped) + len(dropped) - len(lines)
         if remaining > 0:
             lines.append(f"and {remaining:,} more rows")
-        lines += self.notices
+        lines += [*self.notices, *self.rendered.notices()]
         if self.rendered.truncated:
             lines.append(f"{self.rendered.truncated:,} documents are longer than max_length and were cut")
         return lines
