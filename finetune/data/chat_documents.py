@@ -8,9 +8,10 @@ for each answer that it rewrites.
 
 A document is what the template renders, which begins with the generation prompt, with three exceptions:
 
-- The template drops the thought that begins an answer, even of the last turn (DeepSeek-R1), or renders the turns before
-  an answer differently once it is answered (gpt-oss after a tool call). The document is the generation prompt followed
-  by the answer.
+- The template drops the thought that begins an answer, even of the last turn (DeepSeek-R1); or the answer lacks the
+  opening of its thought, which the generation prompt has; or the template renders the turns before an answer
+  differently once it is answered (gpt-oss after a tool call). The document is the generation prompt followed by the
+  answer.
 - The template has no field for reasoning, but mentions the markup of thoughts (SmolLM3). The reasoning is written
   before the answer with this markup. Without such markup it is left out, with a note.
 - The generation prompt opens a thought, and the answer as rendered has none. The document is what the template
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from finetune.data.formats import REASONING_LEFT_OUT, RenderedText, RenderError, ResponseSpan
-from finetune.data.marks import Piece, common_prefix
+from finetune.data.marks import Owner, Piece, common_prefix
 from finetune.data.rows import ChatTurn, Example
 from finetune.data.templates import ChatTemplate, Rendering
 
@@ -40,10 +41,19 @@ _PLACEHOLDER = ChatTurn("assistant", "x")
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """An answer as the last turn of a conversation: the text, the row's own pieces in it, and the span to learn."""
+    """An answer in a conversation.
+
+    Attributes:
+        text: The text of the conversation.
+        pieces: The row's own pieces in it.
+        missing: The own texts that the template left out.
+        span: The span to learn.
+        notes: What the rendering leaves out or changes.
+    """
 
     text: str
     pieces: tuple[Piece, ...]
+    missing: tuple[Owner, ...]
     span: ResponseSpan
     notes: tuple[str, ...] = ()
 
@@ -85,17 +95,18 @@ class ChatDocuments:
             try:
                 answer = self._answer(example, index)
             except RenderError as error:
-                if error.reason not in ("rewritten", "prompt"):
+                if error.reason not in ("rewritten", "prompt", "tools"):
                     raise
                 errors.append(error)
                 continue
-            spans = [answer.span]
+            spans, notes = [answer.span], {*answer.notes}
             for earlier in reversed(learnt):
-                if span := self._shared(example, earlier, answer):
-                    spans.insert(0, span)
+                if shared := self._shared(example, earlier, answer):
+                    spans.insert(0, shared.span)
+                    notes.update(shared.notes)
                     learnt.remove(earlier)
             content = tuple((piece.start, piece.end) for piece in answer.pieces)
-            documents.insert(0, RenderedText(answer.text, content, tuple(spans), answer.notes))
+            documents.insert(0, RenderedText(answer.text, content, tuple(spans), tuple(sorted(notes))))
         if not documents:
             raise errors[-1]
         return documents, errors[::-1]
@@ -119,25 +130,34 @@ class ChatDocuments:
             if turn.role == "assistant" and turn.trained and index:
                 start = len(before) if rendering.text.startswith(before := self._prompt_text(example, index)) else None
                 if start is not None:
-                    spans.append(ResponseSpan(index + 1, start, start, start))
+                    spans.append(ResponseSpan(index + 1, start, start, start, start))
         return RenderedText(rendering.text, tuple((piece.start, piece.end) for piece in rendering.pieces), tuple(spans))
 
     def _prompt_text(self, example: Example, index: int) -> str:
         return self._template.text(example, index, generation_prompt=True)
 
-    def _shared(self, example: Example, index: int, later: _Answer) -> ResponseSpan | None:
-        """Return the span of an earlier answer in the document of a later one; None if it needs a document of its own.
+    def _shared(self, example: Example, index: int, later: _Answer) -> _Answer | None:
+        """Return an earlier answer in the document of a later one; None if it needs a document of its own.
 
         That is the case if its own document differs from the later one before the end of its stop token.
         """
-        end = max((piece.end for piece in later.pieces if piece.turn == index), default=None)
-        stop = end and self._stops.search(later.text, end)
-        if not index or not stop or _problem(example, index, later.pieces):
+        after = min(piece.start for piece in later.pieces if piece.turn > index)  # which may repeat the names of calls
+        own = [piece for piece in later.pieces if piece.turn == index and piece.start < after]
+        stop = self._stops.search(later.text, own[-1].end) if own else None
+        if not index or not stop or _problem(example, index, own):
             return None
         prompt, full = self._prompt_text(example, index), self._template.text(example, index + 1)
         if not full.startswith(prompt) or full[: stop.end()] != later.text[: stop.end()]:
             return None
-        return ResponseSpan(index + 1, len(prompt), end or 0, stop.start())
+        lost = {owner.kind for owner in later.missing if owner.turn == index}
+        spelled = not example.turns[index].reasoning
+        if "call" in lost or ("reasoning" in lost and (spelled or self._pair(prompt))):
+            return None
+        if _thinks(own, index) and self._template.tags.closed_by(prompt):
+            return None
+        notes = (REASONING_LEFT_OUT,) if lost else ()
+        span = ResponseSpan(index + 1, len(prompt), own[-1].end, *stop.span())
+        return replace(later, span=span, notes=notes)
 
     def _answer(self, example: Example, index: int) -> _Answer:
         """Render an answer as the last turn.
@@ -147,15 +167,14 @@ class ChatDocuments:
                 the answer contradicts the generation prompt.
         """
         prompt = self._prompt_text(example, index) if index else None
-        opened = self._template.tags.opened_by(prompt) if prompt else None
+        opened = self._template.tags.opened_by(prompt or "")
         full = self._template.render(example, index + 1, opened=opened)
-        own = [piece for piece in full.pieces if piece.turn == index]
         notes: tuple[str, ...] = ()
         if any(owner.turn == index and owner.kind == "reasoning" for owner in full.missing):
             turn = example.turns[index]
             if not turn.reasoning:
-                return self._after_prompt(example, index, prompt or "", full)
-            if pair := opened or self._written_pair():
+                return self._after_prompt(example, index, prompt, full)
+            if pair := self._pair(prompt or ""):
                 content = f"{pair[0]}\n{turn.reasoning.strip()}\n{pair[1]}\n\n{turn.content}"
                 folded = replace(turn, content=content, reasoning="")
                 turns = (*example.turns[:index], folded, *example.turns[index + 1 :])
@@ -164,36 +183,48 @@ class ChatDocuments:
         if problem := _problem(example, index, full.pieces):
             raise RenderError("rewritten", f"turn {index + 1}: {problem}")
         if prompt is None:
-            return self._finish(index, full.text, full.pieces, own[0].start, notes)
+            return self._finish(index, full, next(piece.start for piece in full.pieces if piece.turn == index), notes)
+        if _thinks(full.pieces, index) and self._template.tags.closed_by(prompt):
+            raise _contradiction(index, prompt)
         if full.text.startswith(prompt):
-            return self._finish(index, full.text, full.pieces, len(prompt), notes)
-        shared = common_prefix(prompt, full.text)
+            return self._finish(index, full, len(prompt), notes)
+        return self._apart_from_prompt(example, index, prompt, full, notes)
+
+    def _apart_from_prompt(
+        self, example: Example, index: int, prompt: str, full: Rendering, notes: tuple[str, ...]
+    ) -> _Answer:
+        """Return an answer whose rendering does not begin with its generation prompt."""
         history = max((piece.end for piece in full.pieces if piece.turn < index), default=0)
+        if answer := self._after_changed_history(example, index, full, history):
+            return answer
+        shared = common_prefix(prompt, full.text)
         if shared < history:
-            return self._after_changed_history(example, index, full, history)
-        if any(piece.kind == "reasoning" for piece in own):
-            raise RenderError(
-                "prompt",
-                f"turn {index + 1}: the generation prompt, which ends in {prompt[-40:]!r}, has no place for the "
-                "reasoning of the answer; change template_arguments (of the row: chat_template_kwargs), or leave the "
-                "reasoning out",
-            )
-        start = min(shared, own[0].start)
-        start = self._template.before_token(full.text, start)
+            detail = f"turn {index + 1}: with the answer, the chat template renders the turns before it differently"
+            raise RenderError("rewritten", detail)
+        if _thinks(full.pieces, index):
+            opened = self._template.tags.opened_by(prompt)
+            if opened and opened[0] not in example.turns[index].content and not example.turns[index].reasoning:
+                return self._after_prompt(example, index, prompt, full)  # the prompt has the opening
+            raise _contradiction(index, prompt)
+        first = next(piece.start for piece in full.pieces if piece.turn == index)
+        start = self._template.before_token(full.text, min(shared, first))
         notes = (*notes, _DOES_NOT_CONTINUE.format(repr(prompt[start:])))
-        return self._finish(index, full.text, full.pieces, start, notes)
+        return self._finish(index, full, start, notes)
 
-    def _written_pair(self) -> tuple[str, str] | None:
-        """Return the markup of thoughts that the template mentions."""
+    def _pair(self, prompt: str) -> tuple[str, str] | None:
+        """Return the markup of thoughts that the generation prompt opens, or that the template mentions."""
         tags = self._template.tags
-        return next((pair for pair in tags.thoughts if pair[1] in tags.lone_ends), None)
+        mentioned = (pair for pair in tags.thoughts if pair[1] in tags.lone_ends)
+        return tags.opened_by(prompt) or next(mentioned, None)
 
-    def _after_prompt(self, example: Example, index: int, prompt: str, full: Rendering) -> _Answer:
-        """Append an answer whose thought the template drops to its generation prompt, as the row spells it."""
-        own = [piece for piece in full.pieces if piece.turn == index]
-        if not own or own[0].kind != "content" or _problem(example, index, full.pieces):
+    def _after_prompt(self, example: Example, index: int, prompt: str | None, full: Rendering) -> _Answer:
+        """Append an answer to its generation prompt, with its thought as the row spells it."""
+        own = [piece for piece in full.pieces if piece.turn == index and piece.kind != "reasoning"]
+        if prompt is None or not own or own[0].kind != "content" or _problem(example, index, full.pieces):
             raise RenderError("rewritten", f"turn {index + 1}: the chat template changes the response")
         tags = self._template.tags
+        if tags.closed_by(prompt):
+            raise _contradiction(index, prompt)
         opened = tags.opened_by(prompt)
         parts = tags.parts(example.turns[index].content, opened)
         count = next(number for number, part in enumerate(parts) if part.kind == "content" and part.text.strip())
@@ -202,7 +233,8 @@ class ChatDocuments:
         if opened and head[0].kind == "markup":
             head = head[1:]  # the prompt has the opening
         text = prompt
-        pieces = list(self._template.render(example, index, generation_prompt=True).pieces) if index else []
+        before = self._template.render(example, index, generation_prompt=True)
+        pieces = [*before.pieces]
         for number, part in enumerate(head):
             spelled = part.text
             if not number:
@@ -213,13 +245,17 @@ class ChatDocuments:
         text += body[: len(body) - len(body.lstrip())]
         moved = len(text) - own[0].start
         pieces += [replace(piece, start=piece.start + moved, end=piece.end + moved) for piece in own]
-        return self._finish(index, text + full.text[own[0].start :], tuple(pieces), len(prompt))
+        whole = Rendering(text + full.text[own[0].start :], tuple(pieces), before.missing)
+        return self._finish(index, whole, len(prompt))
 
-    def _after_changed_history(self, example: Example, index: int, full: Rendering, history: int) -> _Answer:
+    def _after_changed_history(self, example: Example, index: int, full: Rendering, history: int) -> _Answer | None:
         """Append an answer to its generation prompt, since its rendering changes the turns before it.
 
         Args:
             history: Where the turns before it end in its rendering.
+
+        Returns:
+            The answer; None if the text that begins it in the prompt does not precede it in its rendering.
         """
         prompt = self._template.render(example, index, generation_prompt=True)
         without = self._template.text(example, index)
@@ -227,23 +263,33 @@ class ChatDocuments:
         opening = prompt.text.removeprefix(without) if prompt.text.startswith(without) else ""
         at = full.text.rfind(opening, history, own[0].start) if opening else -1
         if at < 0:
-            raise RenderError(
-                "rewritten",
-                f"turn {index + 1}: with the answer, the chat template renders the turns before it differently",
-            )
+            return None
         start = at + len(opening)
         moved = len(prompt.text) - start
         pieces = [replace(piece, start=piece.start + moved, end=piece.end + moved) for piece in own]
-        return self._finish(index, prompt.text + full.text[start:], (*prompt.pieces, *pieces), len(prompt.text))
+        whole = Rendering(prompt.text + full.text[start:], (*prompt.pieces, *pieces), prompt.missing)
+        return self._finish(index, whole, len(prompt.text))
 
-    def _finish(
-        self, index: int, text: str, pieces: tuple[Piece, ...], start: int, notes: tuple[str, ...] = ()
-    ) -> _Answer:
-        end = max(piece.end for piece in pieces if piece.turn == index)
-        stop = self._stops.search(text, end)
+    def _finish(self, index: int, whole: Rendering, start: int, notes: tuple[str, ...] = ()) -> _Answer:
+        end = max(piece.end for piece in whole.pieces if piece.turn == index)
+        stop = self._stops.search(whole.text, end)
         if not stop:
             raise RenderError("no stop", f"turn {index + 1}: no stop token follows the response")
-        return _Answer(text, pieces, ResponseSpan(index + 1, start, end, stop.start()), notes)
+        span = ResponseSpan(index + 1, start, end, *stop.span())
+        return _Answer(whole.text, whole.pieces, whole.missing, span, notes)
+
+
+def _thinks(pieces: Sequence[Piece], index: int) -> bool:
+    """Return whether an answer is rendered with a thought."""
+    return any(piece.turn == index and piece.kind == "reasoning" for piece in pieces)
+
+
+def _contradiction(index: int, prompt: str) -> RenderError:
+    return RenderError(
+        "prompt",
+        f"turn {index + 1}: the generation prompt, which ends in {prompt[-40:]!r}, has no place for the reasoning "
+        "of the answer; change template_arguments (of the row: chat_template_kwargs), or leave the reasoning out",
+    )
 
 
 def _piece(turn: int, offset: int, text: str) -> Piece:

@@ -91,6 +91,18 @@ class Encoder:
         ids = [self._original_ids.get(token_id, token_id) for token_id in encoded.ids]
         return Encoded(ids, encoded.starts, encoded.ends)
 
+    def joined(self, rendered: RenderedText) -> set[int]:
+        """Return the indices of the responses at whose start the tokenization of the whole text has no boundary.
+
+        As part of the history of a later response, inference would tokenize such a response differently.
+        """
+        text = self._replace_control_tokens(rendered)
+        unsplit = self._copy.encode(text, add_special_tokens=False).ids
+        boundaries = [response.start for response in rendered.responses]
+        if self._encode_split(text, boundaries).ids == unsplit:
+            return set()
+        return {index for index, start in enumerate(boundaries) if not self._is_prefix(text[:start], unsplit)}
+
     def _is_prefix(self, text: str, ids: Sequence[int]) -> bool:
         prefix = self._copy.encode(text, add_special_tokens=False).ids
         return bool(ids[: len(prefix)] == prefix)

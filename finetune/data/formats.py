@@ -26,8 +26,8 @@ class RenderError(DataError):
     """A row, or an answer of a row, that can't be rendered as a document.
 
     Attributes:
-        reason: A code for counting: ``empty``, ``turns``, ``template``, ``rewritten``, ``prompt``, ``no stop``,
-            ``special``, ``decoding``, ``too long``.
+        reason: A code for counting: ``empty``, ``turns``, ``template``, ``rewritten``, ``prompt``, ``tools``,
+            ``no stop``, ``special``, ``decoding``, ``too long``.
         detail: A description for people.
     """
 
@@ -46,13 +46,14 @@ class ResponseSpan:
         start: Where the model begins to write. In a chat this is the end of the generation prompt, so that text which
             the template writes before the response (a space, an empty ``<think>`` block) is supervised too.
         end: End of the row's own text in the response.
-        stop: Where its stop token begins.
+        stop, close: Span of its stop token.
     """
 
     turn: int
     start: int
     end: int
     stop: int
+    close: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +118,5 @@ def _prompt_and_output(prompt: str, output: str, stop: str, example: Example) ->
         raise RenderError("empty", "the response is empty")
     start, end = len(prompt), len(prompt) + len(output)
     notes = (REASONING_LEFT_OUT,) if example.turns[-1].reasoning else ()
-    return RenderedText(prompt + output + stop, ((0, end),), (ResponseSpan(2, start, end, end),), notes)
+    response = ResponseSpan(2, start, end, end, end + len(stop))
+    return RenderedText(prompt + output + stop, ((0, end),), (response,), notes)

@@ -24,7 +24,7 @@ __all__ = ["Kind", "Part", "Tags", "is_markup", "mentioned_tokens"]
 
 Kind = Literal["content", "reasoning", "call", "argument", "tools", "markup"]
 _THOUGHT = re.compile(r"think|thought|reason", re.I)
-_CALL = re.compile(r"tool\W?calls?|function\W?calls?", re.I)
+_CALL = re.compile(r"(tool|function)[\W_]*call", re.I)
 _ENDS = {"begin": "end", "start": "end"}
 _THINK = ("<think>", "</think>")  # the usual pair, which some tokenizers have no tokens for
 
@@ -50,7 +50,7 @@ class Tags:
 
     Attributes:
         thoughts, calls: Opening and closing text of each pair.
-        lone_ends: Ends of thoughts that need no opening, since the template looks for them alone.
+        lone_ends: Ends of thoughts that need no opening, since the template mentions them.
     """
 
     thoughts: tuple[tuple[str, str], ...] = (_THINK,)
@@ -58,22 +58,26 @@ class Tags:
     lone_ends: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, tokens: Collection[str], mentioned: Collection[str]) -> Tags:
+    def of(cls, tokens: Collection[str], source: str) -> Tags:
         """Find the pairs among the added tokens.
 
         Args:
             tokens: The added tokens.
-            mentioned: Those which the chat template mentions.
+            source: The chat template.
         """
         pairs = [(token, end) for token in sorted(tokens) for end in _ends(token) if end in tokens]
         thoughts = dict.fromkeys([*(pair for pair in pairs if _THOUGHT.search(pair[0])), _THINK])
         calls = tuple(pair for pair in pairs if _CALL.search(pair[0]))
-        return cls(tuple(thoughts), calls, frozenset(end for _, end in thoughts if end in mentioned))
+        return cls(tuple(thoughts), calls, frozenset(end for _, end in thoughts if end in source))
 
     def opened_by(self, prompt: str) -> tuple[str, str] | None:
         """Return the pair whose opening ends a generation prompt."""
         text = prompt.rstrip()
         return next((pair for pair in self.thoughts if text.endswith(pair[0])), None)
+
+    def closed_by(self, prompt: str) -> bool:
+        """Return whether a generation prompt ends in the end of a thought."""
+        return prompt.rstrip().endswith(tuple(end for _, end in self.thoughts))
 
     def parts(self, answer: str, opened: tuple[str, str] | None = None) -> list[Part]:
         """Divide an answer into a thought, prose and tool calls; joined, the parts are the answer.
@@ -97,8 +101,8 @@ class Tags:
                     return parts, thought
                 return [*parts, Part("reasoning", thought), Part("markup", closing)], rest
         for pair in self.thoughts:
-            if pair[1] in answer and (pair == opened or pair[1] in self.lone_ends):
-                thought, closing, rest = answer.partition(pair[1])
+            thought, closing, rest = answer.partition(pair[1])
+            if closing and pair[0] not in thought and (pair == opened or pair[1] in self.lone_ends):
                 return [Part("reasoning", thought), Part("markup", closing)], rest
         return [], answer
 

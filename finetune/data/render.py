@@ -169,14 +169,12 @@ class Renderer:
         Raises:
             RenderError: The example, or an answer of it, can't be rendered; or it is several documents.
         """
-        rendered = self.render(example)
-        if rendered.errors:
-            raise rendered.errors[0]
-        if len(rendered.documents) > 1:
-            raise RenderError(
-                "rewritten", f"the chat template rewrites earlier answers: {len(rendered.documents)} documents"
-            )
-        return self.truncate(rendered.documents[0])
+        texts, errors = self._texts(example)
+        if errors:
+            raise errors[0]
+        if len(texts) > 1:
+            raise RenderError("rewritten", f"the chat template rewrites earlier answers: {len(texts)} documents")
+        return self.truncate(self._document(texts[0], example.name))
 
     def render(self, example: Example) -> Rendered:
         """Render an example as documents, however long they are.
@@ -188,7 +186,20 @@ class Renderer:
         notes = {note for text in texts for note in text.notes}
         if self._template and (unread := self._template.unread(example.template_arguments)):
             notes.add(f"with the template argument {', '.join(unread)}, which the chat template does not read")
-        return Rendered([self._document(text, example.name) for text in texts], errors, frozenset(notes))
+        separate = [part for text in texts for part in self._separate(text)]
+        return Rendered([self._document(text, example.name) for text in separate], errors, frozenset(notes))
+
+    def _separate(self, text: RenderedText) -> list[RenderedText]:
+        """Give each response a document of its own whose tokens differ from those in the history of a later one."""
+        *earlier, last = text.responses
+        joined = self._encoder.joined(text) - {len(earlier)} if earlier else set()
+        kept = tuple(response for index, response in enumerate(earlier) if index not in joined)
+        alone = []
+        for index in sorted(joined):
+            end = earlier[index].close
+            content = tuple(span for span in text.content if span[1] <= end)
+            alone.append(RenderedText(text.text[:end], content, (earlier[index],)))
+        return [*alone, replace(text, responses=(*kept, last))]
 
     def _texts(self, example: Example) -> tuple[list[RenderedText], list[RenderError]]:
         if self._template:

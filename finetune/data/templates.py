@@ -101,7 +101,10 @@ class ChatTemplate:
         tokens = frozenset(added_tokens(tokenizer).values())
         mentioned = mentioned_tokens(tokens, self._source) | special_tokens(tokenizer)
         mentioned |= tokens.intersection(getattr(tokenizer, "chat_control_tokens", None) or ())
-        self.tags = Tags.of(tokens, mentioned)
+        self.tags = Tags.of(tokens, self._source)
+        for pair in (*self.tags.thoughts, *self.tags.calls):
+            if not mentioned.isdisjoint(pair):
+                mentioned |= tokens.intersection(pair)
         self._control = _pattern(mentioned)
         self.tokens = self._probe(mentioned, tokens, getattr(tokenizer, "eos_token", None))
         self._control = _pattern(self.tokens.control)
@@ -152,10 +155,11 @@ class ChatTemplate:
         missing = tuple(owner for index, owner in enumerate(marks.owners) if index not in shown)
         for owner in missing:
             where = f"turn {owner.turn + 1}: the chat template leaves out"
-            if owner.kind == "content":
+            # An answer that is left out of the history is left out at inference as well.
+            if owner.kind == "content" and (owner.turn == count - 1 or turns[owner.turn].role != "assistant"):
                 raise RenderError("rewritten", f"{where} the {turns[owner.turn].role}")
             if owner.kind == "call" and owner.turn == count - 1:
-                raise RenderError("rewritten", f"{where} a tool call; use a model whose template has them")
+                raise RenderError("tools", f"{where} a tool call; use a model whose template has them")
         return Rendering(text, tuple(pieces), missing)
 
     def before_token(self, text: str, offset: int) -> int:
@@ -171,7 +175,7 @@ class ChatTemplate:
         """
         if example.tools and self.text(example, count) == self.text(replace(example, tools=()), count):
             raise RenderError(
-                "rewritten",
+                "tools",
                 "the chat template leaves out the tools; use a model whose template has them, or describe them in the "
                 "system prompt",
             )
@@ -185,7 +189,7 @@ class ChatTemplate:
             opened: The pair of markup that the generation prompt of the last turn has opened.
         """
         messages: list[dict[str, Any]] = []
-        waiting: list[dict[str, Any]] = []  # calls without a result
+        waiting: list[tuple[Any, dict[str, Any]]] = []  # names of calls without a result, and the calls
         for index, turn in enumerate(turns):
             content, reasoning, calls = turn.content, turn.reasoning, turn.calls
             if marks:
@@ -204,12 +208,13 @@ class ChatTemplate:
                 message["reasoning_content"] = message["thinking"] = reasoning
             if calls:
                 message["tool_calls"] = [self._call(call) for call in calls]
-                waiting = [*message["tool_calls"]]
+                names = [call["function"].get("name") for call in turn.calls]
+                waiting = list(zip(names, message["tool_calls"], strict=True))
             if turn.name:
                 message["name"] = marks.around_strings(index, "argument", turn.name) if marks else turn.name
             if turn.role == "tool" and waiting:
-                names = [call["function"].get("name") for call in waiting]
-                call = waiting.pop(names.index(turn.name) if turn.name in names else 0)
+                names = [name for name, _ in waiting]
+                _, call = waiting.pop(names.index(turn.name) if turn.name in names else 0)
                 if "id" in call:
                     message["tool_call_id"] = call["id"]
             messages.append(message)
@@ -319,7 +324,8 @@ def _stop(rendering: Rendering, longer: Rendering | None, pattern: re.Pattern[st
     Args:
         longer: A rendering in which a further turn follows the first response.
     """
-    tail, end, tokens = rendering.text[rendering.pieces[-1].end :], -1, []
+    tail, end = rendering.text[rendering.pieces[-1].end :], -1
+    tokens: list[re.Match[str]] = []
     for match in pattern.finditer(tail):
         if tokens and match.start() != end:
             break
