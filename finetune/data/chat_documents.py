@@ -141,8 +141,10 @@ class ChatDocuments:
 
         That is the case if its own document differs from the later one before the end of its stop token.
         """
-        after = min(piece.start for piece in later.pieces if piece.turn > index)  # which may repeat the names of calls
-        own = [piece for piece in later.pieces if piece.turn == index and piece.start < after]
+        pieces = [piece for piece in later.pieces if piece.turn == index]
+        calls = {piece.owner: piece for piece in reversed(pieces) if piece.kind == "call"}.values()
+        # The result of a call may repeat its name.
+        own = [piece for piece in pieces if piece.kind != "call" or piece in calls]
         stop = self._stops.search(later.text, own[-1].end) if own else None
         if not index or not stop or _problem(example, index, own):
             return None

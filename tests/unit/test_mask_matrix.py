@@ -39,7 +39,7 @@ EXPECTED = {
     "Command R": "=|=|=|- (template)|=|!|=|- (template)|=|=",
     "Command A": "=|=|=|=|=|=|=|=|=|=",
     "GLM-4": "|".join(["- (no stop)"] * 10),
-    "gpt-oss": "=|= 3|=|= 2|=|=|= 2|+ 3|= 2|=",
+    "gpt-oss": "=|= 3|=|=|=|=|= 2|+ 2|= 2|=",
 }  # fmt: skip
 
 
