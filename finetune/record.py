@@ -152,9 +152,9 @@ def read_record(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{path}: not a record of a training run; remove {out} to begin again")
     changed = [name for name in identity if record.get(name) != identity[name]]
     if "options" in changed:
-        recorded = record["options"]
+        recorded, options = record["options"], identity["options"]
         changed.remove("options")
-        changed += [name for name, value in identity["options"].items() if recorded.get(name) != value]
+        changed += [name for name in {**options, **recorded} if recorded.get(name) != options.get(name)]
     if changed:
         raise RunChangedError(
             f"{out} holds a run with another {', '.join(changed)}; name another folder with -o, or remove this one"
