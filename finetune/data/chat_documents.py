@@ -146,9 +146,10 @@ class ChatDocuments:
         # The result of a call may repeat its name.
         own = [piece for piece in pieces if piece.kind != "call" or piece in calls]
         stop = self._stops.search(later.text, own[-1].end) if own else None
-        if not index or not stop or _problem(example, index, own):
+        if not stop or _problem(example, index, own):
             return None
-        prompt, full = self._prompt_text(example, index), self._template.text(example, index + 1)
+        prompt = self._prompt_text(example, index) if index else ""
+        full = self._template.text(example, index + 1)
         if not full.startswith(prompt) or full[: stop.end()] != later.text[: stop.end()]:
             return None
         lost = {owner.kind for owner in later.missing if owner.turn == index}
@@ -158,7 +159,7 @@ class ChatDocuments:
         if _thinks(own, index) and self._template.tags.closed_by(prompt):
             return None
         notes = (REASONING_LEFT_OUT,) if lost else ()
-        span = ResponseSpan(index + 1, len(prompt), own[-1].end, *stop.span())
+        span = ResponseSpan(index + 1, len(prompt) or own[0].start, own[-1].end, *stop.span())
         return replace(later, span=span, notes=notes)
 
     def _answer(self, example: Example, index: int) -> _Answer:

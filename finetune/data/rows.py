@@ -39,6 +39,7 @@ class ChatTurn:
         reasoning: The reasoning that precedes the content, where the row keeps it apart; "" for none.
         calls: Tool calls of an assistant's message, in OpenAI's form, with the arguments as an object.
         name: Name of the speaker, or of the tool whose result this is; "" for none.
+        call_id: Id of the call whose result this is; "" for none.
 
     Raises:
         ValueError: The role is unknown to chat templates. Templates write roles verbatim, some of them inside a special
@@ -51,6 +52,7 @@ class ChatTurn:
     reasoning: str = ""
     calls: tuple[dict[str, Any], ...] = ()
     name: str = ""
+    call_id: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in _KNOWN_ROLES:

@@ -189,7 +189,7 @@ class ChatTemplate:
             opened: The pair of markup that the generation prompt of the last turn has opened.
         """
         messages: list[dict[str, Any]] = []
-        waiting: list[tuple[Any, dict[str, Any]]] = []  # names of calls without a result, and the calls
+        waiting: list[Mapping[str, Any]] = []  # calls without a result
         for index, turn in enumerate(turns):
             content, reasoning, calls = turn.content, turn.reasoning, turn.calls
             if marks:
@@ -208,15 +208,11 @@ class ChatTemplate:
                 message["reasoning_content"] = message["thinking"] = reasoning
             if calls:
                 message["tool_calls"] = [self._call(call) for call in calls]
-                names = [call["function"].get("name") for call in turn.calls]
-                waiting = list(zip(names, message["tool_calls"], strict=True))
+                waiting = list(turn.calls)
             if turn.name:
                 message["name"] = marks.around_strings(index, "argument", turn.name) if marks else turn.name
-            if turn.role == "tool" and waiting:
-                names = [name for name, _ in waiting]
-                _, call = waiting.pop(names.index(turn.name) if turn.name in names else 0)
-                if "id" in call:
-                    message["tool_call_id"] = call["id"]
+            if turn.role == "tool" and (call_id := turn.call_id or _next_id(waiting, turn.name)):
+                message["tool_call_id"] = marks.around_strings(index, "argument", call_id) if marks else call_id
             messages.append(message)
         return messages
 
@@ -358,12 +354,18 @@ def _marked_call(marks: Marks, turn: int, call: Mapping[str, Any]) -> dict[str, 
     return marked
 
 
+def _next_id(waiting: list[Mapping[str, Any]], name: str) -> str:
+    """Remove the call that a result without an id answers, the first or the first of this name; return its id."""
+    names = [call["function"].get("name") for call in waiting]
+    return str(waiting.pop(names.index(name) if name in names else 0).get("id", "")) if waiting else ""
+
+
 def _strings(value: Any) -> Iterator[str]:
     """Yield the strings of turns and JSON values."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, ChatTurn):
-        yield from _strings([value.content, value.reasoning, value.name, value.calls])
+        yield from _strings([value.content, value.reasoning, value.name, value.call_id, value.calls])
     elif isinstance(value, Mapping):
         yield from _strings([*value.keys(), *value.values()])
     elif isinstance(value, list | tuple):

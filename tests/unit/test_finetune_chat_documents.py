@@ -188,11 +188,17 @@ def test_a_call_and_its_result_share_their_id() -> None:
     first, second = ({**CALL, "id": f"call0000{number}"} for number in (1, 2))
     second = {**second, "function": {"name": "time", "arguments": {}}}
     results = ChatTurn("tool", "1", name="time"), ChatTurn("tool", "2", name="weather")
+    named = [
+        ChatTurn("tool", result.content, call_id=f"call0000{number}")
+        for number, result in ((2, results[0]), (1, results[1]))
+    ]
     row = example(QUESTION, assistant(calls=(first, second)), *results, assistant("Yes."), tools=(WEATHER,))
     renderer = chat(tokenizer("Mistral Nemo"))
-    text = "".join(text for text, _ in renderer.pieces(renderer.render(row).documents[0]))
-    assert '{"content": 1, "call_id": "call00002"}' in text
-    assert '{"content": 2, "call_id": "call00001"}' in text
+    for each in (row, example(*row.turns[:2], *named, row.turns[-1], tools=(WEATHER,))):
+        (document,) = renderer.render(each).documents
+        text = "".join(text for text, _ in renderer.pieces(document))
+        assert '{"content": 1, "call_id": "call00002"}' in text
+        assert '{"content": 2, "call_id": "call00001"}' in text
 
 
 def test_a_template_that_takes_arguments_as_text_gets_json() -> None:
@@ -300,6 +306,11 @@ def test_control_tokens_in_template_arguments_of_a_row_are_text() -> None:
 
 
 # History that the template rewrites
+
+
+def test_a_conversation_may_begin_with_an_answer() -> None:
+    turns = assistant("Hello."), QUESTION, assistant("Blue.")
+    assert learnt(chat(make_tokenizer()), example(*turns)) == [["Hello.<|im_end|>", "Blue.<|im_end|>"]]
 
 
 def test_answers_of_which_some_can_not_be_learnt_are_reported_one_by_one() -> None:
