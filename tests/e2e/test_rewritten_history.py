@@ -22,6 +22,9 @@ from tests.finetune_chat_models import tokenizer
 from tests.finetune_fixtures import make_model
 
 TURNS = 3
+QUESTIONS = ("Which river crosses Paris?", "Name a noble gas.", "How do bees make honey?", "What is seven times six?",
+             "Who wrote Faust?", "Describe the taste of salt.", "Where do penguins live?",
+             "Why is the sea blue?")  # fmt: skip
 OFF = "template_arguments.enable_thinking=false"
 SETTINGS = ["format=chat", "batch_size=4", "epochs=2", "learning_rate=1e-3", "checkpoint_every=2", "dtype=float32",
             "evaluation={fraction: 0.25, samples: 1, sample_tokens: 4}"]  # fmt: skip
@@ -42,8 +45,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Eight conversations of three answers each."""
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     lines = []
-    for number in range(8):
-        exchange = ({"role": "user", "content": "Again?"}, {"role": "assistant", "content": f"Red {number}."})
+    for number, question in enumerate(QUESTIONS):
+        exchange = ({"role": "user", "content": question}, {"role": "assistant", "content": f"Red {number}."})
         lines.append(json.dumps({"messages": exchange * TURNS}) + "\n")
     path.write_text("".join(lines))
     return str(path)
