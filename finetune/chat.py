@@ -63,9 +63,9 @@ def run_chat(
     """
     if folder is not None:
         require_complete(Path(folder))
-    prompt_format = _recorded_format(folder)
+    prompt_format, template_arguments = _recorded_format(folder)
     loaded = load_model(folder, base=base)
-    renderer = Renderer(loaded.tokenizer, prompt_format, max_length=1 << 20)
+    renderer = Renderer(loaded.tokenizer, prompt_format, max_length=1 << 20, template_arguments=template_arguments)
     if system and renderer.format == "completion":
         raise UsageError(f"the format {renderer.format} has no system prompt; leave --system out")
     torch.manual_seed(seed)
@@ -214,12 +214,13 @@ class _AnswerStream(BaseStreamer):  # type: ignore[misc] # the types of transfor
         return text
 
 
-def _recorded_format(folder: str | None) -> str:
-    """Return the format that the run in ``folder`` recorded; ``auto`` if it is not a run."""
-    record = Path(folder or ".") / RECORD
-    if folder is None or not record.is_file():
-        return "auto"
+def _recorded_format(folder: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the format and the template arguments that the run in ``folder`` recorded; ``auto`` if it is not a run."""
+    path = Path(folder or ".") / RECORD
+    if folder is None or not path.is_file():
+        return "auto", {}
     try:
-        return str(loads(record.read_bytes())["format"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{record}: not a record of a training run; remove it to chat without one") from None
+        record = loads(path.read_bytes())
+        return str(record["format"]), dict(record.get("options", {}).get("template_arguments", {}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path}: not a record of a training run; remove it to chat without one") from None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from selfinstruct.common.unused import Unused
 
@@ -73,6 +73,8 @@ class TrainingOptions:
     Attributes:
         format: How a row is rendered: ``alpaca`` (the Alpaca prompt), ``chat`` (the model's chat template),
             ``completion`` (prompt and completion with nothing between), or ``auto``: chat if the model has a template.
+        template_arguments: Arguments of the chat template, such as ``enable_thinking: false``. A row's own
+            (``chat_template_kwargs``) take precedence. They are recorded: ``finetune chat`` uses them too.
         max_length: Maximum tokens of a document, or the model's positions if it has fewer; the rest is cut, and no stop
             token is added in its place.
         packing: Whether several documents share a micro-batch, isolated from each other. Off: one document at a time,
@@ -110,6 +112,7 @@ class TrainingOptions:
     """
 
     format: Literal["auto", "alpaca", "chat", "completion"] = "auto"
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
     max_length: int = 512
     packing: bool = True
     batch_size: int = 128
@@ -159,6 +162,8 @@ class TrainingOptions:
 
     def unused(self) -> Iterator[Unused]:
         """Yield the settings that the others leave without effect."""
+        if self.format not in ("auto", "chat"):
+            yield Unused("format", "chat", ("template_arguments",))
         if self.batch_tokens is not None:
             yield Unused("batch_tokens", "null", ("batch_size",))
         if not self.packing:

@@ -93,7 +93,9 @@ class Preparation:
         positions = max_positions(config) or options.max_length
         max_length = min(options.max_length, positions)
         tokenizer = load_tokenizer(model)
-        renderer = Renderer(tokenizer, options.format, max_length=max_length)
+        renderer = Renderer(
+            tokenizer, options.format, max_length=max_length, template_arguments=options.template_arguments
+        )
         training_data = read_training_data(data, renderer, options)
         _require_embeddings(training_data, tokenizer, config, name)
         setup = RuntimeSetup.of(options, world.device)

@@ -122,6 +122,8 @@ def run_identity(model: str, options: TrainingOptions, data: TrainingData, promp
         del settings["evaluation"]["patience"]  # older runs have no such setting
     if not options.fp8:
         del settings["fp8"]  # likewise
+    if not options.template_arguments:
+        del settings["template_arguments"]
     held_out = hashlib.sha256("".join(corpus.digest for corpus in data.held_out.values()).encode()).hexdigest()
     return {
         "model": model, "options": settings, "format": prompt_format, "documents": data.train.digest,
@@ -152,9 +154,9 @@ def read_record(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{path}: not a record of a training run; remove {out} to begin again")
     changed = [name for name in identity if record.get(name) != identity[name]]
     if "options" in changed:
-        recorded = record["options"]
+        recorded, options = record["options"], identity["options"]
         changed.remove("options")
-        changed += [name for name, value in identity["options"].items() if recorded.get(name) != value]
+        changed += [name for name in {**options, **recorded} if recorded.get(name) != options.get(name)]
     if changed:
         raise RunChangedError(
             f"{out} holds a run with another {', '.join(changed)}; name another folder with -o, or remove this one"

@@ -15,7 +15,7 @@ __all__ = ["Corpus", "Document"]
 
 @dataclass(frozen=True)
 class Document:
-    """A tokenized row.
+    """A tokenized row, or a part of one up to an answer.
 
     Attributes:
         ids: (n,) int32 token ids.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from finetune.data.templates import RenderedText, RenderError
+from finetune.data.formats import RenderedText, RenderError
 from selfinstruct.errors import UsageError
 
 __all__ = ["Encoded", "Encoder"]
@@ -91,6 +91,18 @@ class Encoder:
         ids = [self._original_ids.get(token_id, token_id) for token_id in encoded.ids]
         return Encoded(ids, encoded.starts, encoded.ends)
 
+    def joined(self, rendered: RenderedText) -> set[int]:
+        """Return the indices of the responses at whose start the tokenization of the whole text has no boundary.
+
+        As part of the history of a later response, inference would tokenize such a response differently.
+        """
+        text = self._replace_control_tokens(rendered)
+        unsplit = self._copy.encode(text, add_special_tokens=False).ids
+        boundaries = [response.start for response in rendered.responses]
+        if self._encode_split(text, boundaries).ids == unsplit:
+            return set()
+        return {index for index, start in enumerate(boundaries) if not self._is_prefix(text[:start], unsplit)}
+
     def _is_prefix(self, text: str, ids: Sequence[int]) -> bool:
         prefix = self._copy.encode(text, add_special_tokens=False).ids
         return bool(ids[: len(prefix)] == prefix)
@@ -143,6 +155,12 @@ def backend_of(tokenizer: Any) -> Any:
 def added_tokens(tokenizer: Any) -> dict[int, str]:
     """Return the added tokens by id, which are split from the text before normalization."""
     return {token_id: token.content for token_id, token in backend_of(tokenizer).get_added_tokens_decoder().items()}
+
+
+def special_tokens(tokenizer: Any) -> frozenset[str]:
+    """Return the added tokens that are special."""
+    tokens = backend_of(tokenizer).get_added_tokens_decoder().values()
+    return frozenset(token.content for token in tokens if token.special)
 
 
 def _with_placeholders(backend: Any, placeholders: dict[str, str]) -> Any:

@@ -1,6 +1,6 @@
 """Rendering of examples as documents: token ids and a loss mask.
 
-Each example is rendered once and tokenized once. The loss mask follows from the character spans of the responses and
+Each document is rendered once and tokenized once. The loss mask follows from the character spans of the responses and
 the token offsets, and every masked span is decoded and compared with its response. A response ends
 with its stop token, which is supervised; nothing after it is (ChatML, for one, writes a newline there). The pad token
 plays no part.
@@ -9,24 +9,43 @@ plays no part.
 from __future__ import annotations
 
 import unicodedata
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from finetune.data.chat_documents import ChatDocuments
 from finetune.data.corpus import Corpus, Document
-from finetune.data.encoder import Encoded, Encoder, added_tokens, backend_of
+from finetune.data.encoder import Encoded, Encoder, added_tokens, backend_of, special_tokens
+from finetune.data.formats import RenderedText, RenderError, ResponseSpan, alpaca, completion
 from finetune.data.rows import ChatTurn, Example
-from finetune.data.templates import ChatTemplate, RenderedText, RenderError, ResponseSpan, alpaca, completion
+from finetune.data.templates import ChatTemplate
+from selfinstruct.common.console import plural
 from selfinstruct.errors import UsageError
 
-__all__ = ["FORMATS", "RenderError", "RenderResult", "Renderer", "render_all"]
+__all__ = ["FORMATS", "RenderError", "RenderResult", "Rendered", "Renderer", "render_all"]
 
 FORMATS = ("alpaca", "chat", "completion")
 _PLACEHOLDER_ANSWER = "x"  # used as the response when only the prompt is rendered
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The documents rendered from an example.
+
+    Attributes:
+        documents: At full length: one, or one for each answer that the chat template renders differently as the last.
+        errors: An error for each answer that can't be learnt although others of the example can.
+        notes: What the rendering leaves out or changes, one phrase for each kind.
+    """
+
+    documents: list[Document]
+    errors: list[RenderError]
+    notes: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -35,30 +54,57 @@ class RenderResult:
 
     Attributes:
         corpus: The documents.
-        dropped: Name, reason and detail of each example that could not be rendered.
+        dropped: Name, reason and detail of each example, or answer of an example, that could not be rendered.
         truncated: Number of documents that were cut to the maximum length.
+        divided: Number of examples that became several documents.
+        notes: Number of examples with each note of their rendering.
     """
 
     corpus: Corpus
     dropped: list[tuple[str, str, str]]
     truncated: int
+    divided: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def notices(self) -> list[str]:
+        """Return a line for each kind of change to the examples that are used."""
+        lines = [f"{plural(count, 'row')} {note}" for note, count in self.notes.items()]
+        if self.divided:
+            lines.append(
+                f"{plural(self.divided, 'row')} with several documents each: the chat template renders an answer "
+                "differently once another turn follows, so that each answer is learnt as the last one"
+            )
+        return lines
 
 
 def render_all(examples: Iterable[Example], renderer: Renderer) -> RenderResult:
     """Render examples in order; errors are recorded in the result, not raised."""
     documents: list[Document] = []
     dropped: list[tuple[str, str, str]] = []
-    truncated = 0
+    truncated = divided = 0
+    notes: Counter[str] = Counter()
     for example in examples:
         try:
-            full = renderer.full_document(example)
-            document = renderer.truncate(full)
+            rendered = renderer.render(example)
         except RenderError as error:
             dropped.append((example.name, error.reason, error.detail))
             continue
-        documents.append(document)
-        truncated += len(document) < len(full)
-    return RenderResult(Corpus.of(documents), dropped, truncated)
+        kept = 0
+        errors = list(rendered.errors)
+        for full in rendered.documents:
+            try:
+                document = renderer.truncate(full)
+            except RenderError as error:
+                errors.append(error)
+                continue
+            documents.append(document)
+            kept += 1
+            truncated += len(document) < len(full)
+        dropped += [(example.name, error.reason, error.detail) for error in errors]
+        divided += kept > 1
+        if kept:
+            notes.update(rendered.notes)
+    return RenderResult(Corpus.of(documents), dropped, truncated, divided, notes)
 
 
 class Renderer:
@@ -68,16 +114,26 @@ class Renderer:
         tokenizer: A fast tokenizer of transformers; it is not modified.
         format: ``alpaca``, ``chat``, ``completion``, or ``auto``: chat if there is a chat template, otherwise alpaca.
         max_length: Maximum tokens of a document; the rest is cut.
+        template_arguments: Further arguments of the chat template, such as ``enable_thinking``; those of an example
+            take precedence.
 
     Attributes:
         format: The format, never ``auto``.
         stop_ids: Ids of the tokens that end a response.
 
     Raises:
-        UsageError: The tokenizer is slow, has no usable chat template or no eos token; or the format is unknown.
+        UsageError: The tokenizer is slow, has no usable chat template or no eos token; the format is unknown; or an
+            argument is unknown to the chat template.
     """
 
-    def __init__(self, tokenizer: Any, format: str, *, max_length: int) -> None:  # noqa: A002
+    def __init__(
+        self,
+        tokenizer: Any,
+        format: str,  # noqa: A002
+        *,
+        max_length: int,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         self._backend = backend_of(tokenizer)
         if format == "auto":
             format = "chat" if getattr(tokenizer, "chat_template", None) else "alpaca"  # noqa: A001
@@ -85,56 +141,81 @@ class Renderer:
             raise UsageError(f"no format {format!r}; known: auto, {', '.join(FORMATS)}")
         self.format = format
         self.max_length = max_length
-        added = added_tokens(tokenizer)
-        special = {token.content for token in self._backend.get_added_tokens_decoder().values() if token.special}
+        token_ids = {token: token_id for token_id, token in added_tokens(tokenizer).items()}
         eos = tokenizer.eos_token or ""
-        stops: set[str] = {eos} & set(added.values())
-        control = special | stops
-        self._chat = ChatTemplate(tokenizer) if format == "chat" else None
-        if self._chat:
-            tokens = self._chat.probe(added.values())
+        stops: set[str] = {eos} & set(token_ids)
+        control = special_tokens(tokenizer) | stops
+        self._template: ChatTemplate | None = None
+        if format == "chat":
+            self._template = ChatTemplate(tokenizer, template_arguments)
+            tokens = self._template.tokens
             stops, control = stops | tokens.stops, control | tokens.control
+            self._chat = ChatDocuments(self._template, frozenset(stops))
         elif not stops:
             raise UsageError(
                 f"the tokenizer has no eos token, so that a response in the format {format} could not end; "
                 "set eos_token in its tokenizer_config.json"
             )
         self._eos: str = eos
-        token_ids = {token: token_id for token_id, token in added.items()}
         self.stop_ids: frozenset[int] = frozenset(token_ids[stop] for stop in stops)
-        self._control_ids = frozenset(token_ids[token] for token in control)
         self._encoder = Encoder(tokenizer, control)
         # The model was trained with the BOS that its tokenizer puts first.
         bos = tokenizer.bos_token_id
         self._bos = [bos] if bos is not None and tokenizer("a").input_ids[:1] == [bos] else []
 
     def document(self, example: Example) -> Document:
-        """Render an example, cut to ``max_length`` tokens.
+        """Render an example that is one document, cut to ``max_length`` tokens.
 
         Raises:
-            RenderError: The example can't be rendered.
+            RenderError: The example, or an answer of it, can't be rendered; or it is several documents.
         """
-        return self.truncate(self.full_document(example))
+        texts, errors = self._texts(example)
+        if errors:
+            raise errors[0]
+        if len(texts) > 1:
+            raise RenderError("rewritten", f"the chat template rewrites earlier answers: {len(texts)} documents")
+        return self.truncate(self._document(texts[0], example.name))
 
-    def full_document(self, example: Example) -> Document:
-        """Render an example, however long it is.
+    def render(self, example: Example) -> Rendered:
+        """Render an example as documents, however long they are.
 
         Raises:
-            RenderError: The example can't be rendered, or the masked tokens don't decode to the response.
+            RenderError: No answer of the example can be rendered, or the masked tokens don't decode to the response.
         """
-        rendered = self._render(example)
+        texts, errors = self._texts(example)
+        notes = {note for text in texts for note in text.notes}
+        if self._template and (unread := self._template.unread(example.template_arguments)):
+            notes.add(f"with the template argument {', '.join(unread)}, which the chat template does not read")
+        separate = [part for text in texts for part in self._separate(text)]
+        return Rendered([self._document(text, example.name) for text in separate], errors, frozenset(notes))
+
+    def _separate(self, text: RenderedText) -> list[RenderedText]:
+        """Give each response a document of its own whose tokens differ from those in the history of a later one."""
+        *earlier, last = text.responses
+        joined = self._encoder.joined(text) - {len(earlier)} if earlier else set()
+        kept = tuple(response for index, response in enumerate(earlier) if index not in joined)
+        alone = []
+        for index in sorted(joined):
+            end = earlier[index].close
+            content = tuple(span for span in text.content if span[1] <= end)
+            alone.append(RenderedText(text.text[:end], content, (earlier[index],)))
+        return [*alone, replace(text, responses=(*kept, last))]
+
+    def _texts(self, example: Example) -> tuple[list[RenderedText], list[RenderError]]:
+        if self._template:
+            return self._chat.render(example)
+        return [(alpaca if self.format == "alpaca" else completion)(example, self._eos)], []
+
+    def _document(self, rendered: RenderedText, name: str) -> Document:
         encoded = self._encoder.encode(rendered)
         bos = self._missing_bos(encoded.ids)
         ids = np.array(bos + encoded.ids, np.int32)
         supervised = np.zeros(len(ids), np.bool_)
-        untrained = {index for index, turn in enumerate(example.turns, start=1) if not turn.trained}
         for response in rendered.responses:
-            if response.turn in untrained:
-                continue
             first, stop = self._token_span(rendered, encoded, response)
             supervised[len(bos) + first : len(bos) + stop + 1] = True
         supervised[:1] = False  # no token precedes it from which it could be predicted
-        return Document(ids, supervised, example.name)
+        return Document(ids, supervised, name)
 
     def truncate(self, document: Document) -> Document:
         """Return the first ``max_length`` tokens of a document.
@@ -162,14 +243,15 @@ class Renderer:
         if not isinstance(example, Example):
             example = Example("prompt", tuple(example))
         turns = example.turns
-        if not turns or turns[-1].role != "assistant":
-            example = replace(example, turns=(*turns, ChatTurn("assistant", _PLACEHOLDER_ANSWER)))
-        elif not turns[-1].content.strip():
-            example = replace(example, turns=(*turns[:-1], ChatTurn("assistant", _PLACEHOLDER_ANSWER)))
-        rendered = self._render(example, strict=False)
-        end = rendered.responses[-1].start
-        content = tuple((start, min(stop, end)) for start, stop in rendered.content if start < end)
-        ids = self._encoder.encode(RenderedText(rendered.text[:end], content, rendered.responses[:-1])).ids
+        answered = turns[:-1] if turns and turns[-1].role == "assistant" else turns
+        if self._template:
+            rendered = self._chat.prompt(replace(example, turns=answered))
+        else:
+            answer = ChatTurn("assistant", _PLACEHOLDER_ANSWER)
+            (full,), _ = self._texts(replace(example, turns=(*answered, answer)))
+            end = full.responses[0].start
+            rendered = RenderedText(full.text[:end], ((0, end),), ())
+        ids = self._encoder.encode(rendered).ids
         return self._missing_bos(ids) + ids
 
     def pieces(self, document: Document) -> list[tuple[str, bool]]:
@@ -183,14 +265,6 @@ class Renderer:
         runs = pairwise([*map(len, prefixes), len(text)])
         return [(text[start:end], bool(mask[change])) for (start, end), change in zip(runs, changes, strict=False)]
 
-    def _render(self, example: Example, *, strict: bool = True) -> RenderedText:
-        if self._chat:
-            last = max((index for index, turn in enumerate(example.turns) if turn.role == "assistant"), default=None)
-            if last is None:
-                raise RenderError("turns", "the conversation has no assistant message")
-            return self._chat.render(example.turns[: last + 1], strict=strict)
-        return (alpaca if self.format == "alpaca" else completion)(example, self._eos)
-
     def _missing_bos(self, ids: list[int]) -> list[int]:
         """Return the BOS if the tokenizer begins with it and the template did not write it."""
         return [] if ids[:1] == self._bos else self._bos
@@ -203,10 +277,7 @@ class Renderer:
         """
         ids, where = encoded.ids, f"turn {response.turn}"
         first = bisect_left(encoded.starts, response.start)
-        limit = min((start for start, _ in rendered.content if start >= response.end), default=len(rendered.text))
-        stop = bisect_left(encoded.ends, response.end + 1, lo=first)
-        while stop < len(ids) and ids[stop] not in self._control_ids and encoded.starts[stop] < limit:
-            stop += 1
+        stop = bisect_right(encoded.ends, response.stop, lo=first)  # the first token that ends after its beginning
         if stop == len(ids) or ids[stop] not in self.stop_ids:
             raise RenderError("no stop", f"{where}: no stop token follows the response")
         expected = rendered.text[response.start : encoded.starts[stop]]

@@ -1,136 +1,41 @@
-"""Rendering of examples as text: the Alpaca prompt, prompt and completion, and any chat template.
-
-Besides the text of a document, rendering yields the character spans of the row's own content (as opposed to what the
-format wrote) and of the responses that the model is trained on.
-
-In a chat, spans are located by rendering twice: unmodified, and with two private-use characters around each message,
-which travel through the template. Without those marks both renderings must be equal. Whitespace around a message stays
-outside its marks, so that a template which trims messages behaves as usual; a template that rewrites a message, or
-leaves it out, is detected.
-"""
+"""The chat template of a tokenizer: rendering of conversations, and what the template writes."""
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
+from finetune.data.encoder import added_tokens, special_tokens
+from finetune.data.formats import RenderError
+from finetune.data.marks import TOOLS, Marks, Owner, Piece
+from finetune.data.markup import Part, Tags, mentioned_tokens
 from finetune.data.rows import ChatTurn, Example
 from selfinstruct.common.chat_template import LIMIT_S, TODAY, EndlessError, bounded
-from selfinstruct.errors import DataError, UsageError
+from selfinstruct.errors import UsageError
 
-__all__ = ["ChatTemplate", "RenderError", "RenderedText", "ResponseSpan", "TemplateTokens", "alpaca", "completion"]
+__all__ = ["ChatTemplate", "Rendering", "TemplateTokens"]
 
-_ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-_ALPACA_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request."
-)
 # The date in a template must not change: this macro, prepended to the template, shadows the function of transformers.
-_NO_CLOCK = f"{{% macro strftime_now(format) %}}{TODAY}{{% endmacro %}}{{{{ '' }}}}"
-_PRIVATE = range(0xF0000, 0xFFFFE)  # private-use characters of Unicode's plane 15, which mark message boundaries
-
-
-class RenderError(DataError):
-    """A row that can't be rendered as a document.
-
-    Attributes:
-        reason: A code for counting: ``empty``, ``turns``, ``template``, ``rewritten``, ``no stop``, ``special``,
-            ``decoding``, ``too long``.
-        detail: A description for people.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseSpan:
-    """Character span of one response.
-
-    Attributes:
-        turn: Number of its turn, from 1, for messages.
-        start: Where the model begins to write. In a chat this is the end of the generation prompt, so that text which
-            the template writes before the response (a space, an empty ``<think>`` block) is supervised too.
-        body, end: Span of the response itself, without surrounding whitespace.
-    """
-
-    turn: int
-    start: int
-    body: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedText:
-    """The text of a document with its spans.
-
-    Attributes:
-        text: The full text, including the strings of the stop tokens.
-        content: Start and end of each piece of the row's own content, in order. Special tokens in it are plain text.
-        responses: Spans of the supervised responses, in order.
-    """
-
-    text: str
-    content: tuple[tuple[int, int], ...]
-    responses: tuple[ResponseSpan, ...]
-
-
-def alpaca(example: Example, stop: str) -> RenderedText:
-    """Render the prompt of Stanford Alpaca (Taori et al. 2023), the output directly after it, and the stop token.
-
-    A system prompt replaces the introductory sentences of the Alpaca prompt, which only announce a task.
-
-    Raises:
-        RenderError: The example is not a single question with an answer, or the answer is empty.
-    """
-    system = example.turns[0].content if example.turns and example.turns[0].role == "system" else ""
-    question, output = _single_exchange(replace(example, turns=example.turns[1:]) if system else example, "alpaca")
-    if example.instruction is None:
-        instruction, input_text = question, ""
-    else:
-        instruction, input_text = example.instruction, example.input or ""
-    parts = [system or (_ALPACA_INPUT if input_text else _ALPACA), f"### Instruction:\n{instruction}"]
-    parts += [f"### Input:\n{input_text}"] if input_text else []
-    return _prompt_and_output("\n\n".join([*parts, "### Response:"]), output, stop)
-
-
-def completion(example: Example, stop: str) -> RenderedText:
-    """Render the prompt, the completion directly after it, and the stop token.
-
-    Raises:
-        RenderError: As ``alpaca``.
-    """
-    prompt, output = _single_exchange(example, "completion")
-    return _prompt_and_output(prompt, output, stop)
-
-
-def _single_exchange(example: Example, name: str) -> tuple[str, str]:
-    roles = [turn.role for turn in example.turns]
-    if roles != ["user", "assistant"]:
-        raise RenderError(
-            "turns", f"the format {name} holds one question and its answer, not {', '.join(roles)}; use chat"
-        )
-    return example.turns[0].content, example.turns[1].content
-
-
-def _prompt_and_output(prompt: str, output: str, stop: str) -> RenderedText:
-    if not output.strip():
-        raise RenderError("empty", "the response is empty")
-    start, end = len(prompt), len(prompt) + len(output)
-    return RenderedText(prompt + output + stop, ((0, end),), (ResponseSpan(2, start, start, end),))
+NO_CLOCK = f"{{% macro strftime_now(format) %}}{TODAY}{{% endmacro %}}{{{{ '' }}}}"
+_EXCHANGE = (ChatTurn("user", "q"), ChatTurn("assistant", "a"))
+_TOOL = {"type": "function", "function": {"name": "probe", "description": "d", "parameters": {
+    "type": "object", "properties": {"key": {"type": "string", "description": "k"}}, "required": ["key"]}}}  # fmt: skip
+_CALL = {"id": "probe0000", "type": "function", "function": {"name": "probe", "arguments": {"key": "argument"}}}
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateTokens:
-    """The special tokens that a chat template writes.
+    """The control tokens of a chat template.
 
     Attributes:
         stops: Tokens that end a response.
-        control: The stop tokens and all tokens outside responses: they delimit turns, and no row may spell them.
+        control: The tokens that the template writes or mentions, the stop tokens included.
     """
 
     stops: frozenset[str]
@@ -138,103 +43,201 @@ class TemplateTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class _MessageSpan:
-    """Character span of a rendered message; ``exact`` if the template left it unchanged."""
+class Rendering:
+    """A rendered conversation.
 
-    turn: int
-    start: int
-    end: int
-    exact: bool
+    Attributes:
+        text: Its text.
+        pieces: The row's own texts in it, in order.
+        missing: Those which the template left out.
+    """
+
+    text: str
+    pieces: tuple[Piece, ...]
+    missing: tuple[Owner, ...]
+
+    def outside(self) -> str:
+        """Return the text that the template wrote, in lines."""
+        ends = [0, *(piece.end for piece in self.pieces)]
+        starts = [*(piece.start for piece in self.pieces), len(self.text)]
+        return "\n".join(self.text[end:start] for end, start in zip(ends, starts, strict=True))
 
 
 class ChatTemplate:
     """The chat template of a tokenizer.
 
+    Args:
+        tokenizer: A tokenizer of transformers.
+        arguments: Further arguments of the template, such as ``enable_thinking``; those of an example take precedence.
+
+    Attributes:
+        tokens: The control tokens.
+        tags: The markup of thoughts and calls.
+        arguments: As above.
+
     Raises:
-        UsageError: The tokenizer has no chat template, or an invalid one.
+        UsageError: The tokenizer has no chat template, an invalid one, or one that does not read an argument; or the
+            template ends no response.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise UsageError(
                 "the tokenizer has no chat template; choose another format (--set format=alpaca or completion), "
                 "or a model that has one, often the one with Instruct or Chat in its name"
             )
         self._tokenizer = tokenizer
-        template: str = tokenizer.get_chat_template()
-        self._template = _NO_CLOCK + template if "strftime_now" in template else template
+        try:
+            sources = [tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[_TOOL])]
+        except ValueError as error:  # several templates, none of which is the default
+            raise UsageError(f"the chat template can't be chosen: {error}") from None
+        self._source = "\n".join(dict.fromkeys(sources))
+        self._plain, self._for_tools = (NO_CLOCK + text if "strftime_now" in text else text for text in sources)
+        self._reserved = frozenset(inspect.signature(tokenizer.apply_chat_template).parameters) | {"messages"}
+        self.arguments = dict(arguments or {})
+        if unread := self.unread(self.arguments):
+            raise UsageError(f"template_arguments: the chat template does not read {', '.join(unread)}")
+        self._keeps_blank, self._calls_as_text, self._in_parts = True, False, False
+        tokens = frozenset(added_tokens(tokenizer).values())
+        mentioned = mentioned_tokens(tokens, self._source) | special_tokens(tokenizer)
+        mentioned |= tokens.intersection(getattr(tokenizer, "chat_control_tokens", None) or ())
+        self.tags = Tags.of(tokens, self._source)
+        for pair in (*self.tags.thoughts, *self.tags.calls):
+            if not mentioned.isdisjoint(pair):
+                mentioned |= tokens.intersection(pair)
+        self._control = _pattern(mentioned)
+        self.tokens = self._probe(mentioned, tokens, getattr(tokenizer, "eos_token", None))
+        self._control = _pattern(self.tokens.control)
 
-    def render(self, turns: Sequence[ChatTurn], *, strict: bool = True) -> RenderedText:
-        """Render a conversation, with every assistant turn as a response.
+    def unread(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Return the names of the arguments that the template does not read.
+
+        Raises:
+            UsageError: An argument has the name of one that rendering sets itself.
+        """
+        if reserved := sorted(self._reserved & set(arguments)):
+            raise UsageError(f"template_arguments: {', '.join(reserved)} can't be set, since rendering sets it")
+        return [name for name in arguments if not re.search(rf"\b{re.escape(name)}\b", self._source)]
+
+    def text(self, example: Example, count: int, *, generation_prompt: bool = False) -> str:
+        """Render the first ``count`` turns.
+
+        Raises:
+            RenderError: The template rejects the conversation.
+        """
+        return self._apply(self._messages(example.turns[:count]), example, generation_prompt)
+
+    def render(
+        self, example: Example, count: int, *, generation_prompt: bool = False, opened: tuple[str, str] | None = None
+    ) -> Rendering:
+        """Render the first ``count`` turns, and locate the row's own texts.
 
         Args:
-            strict: Whether every response must be rendered unchanged. False requires it only of the last one (for
-                prompts, whose earlier responses are not supervised).
+            opened: The pair of markup that the generation prompt of the last turn has opened.
 
         Raises:
-            RenderError: A response is empty; or the template rejects the conversation, or omits or changes a message.
+            RenderError: The template rejects the conversation, or renders it differently with marks; it leaves out a
+                message, or a call of the last one.
         """
-        responses = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
-        for index in responses if strict else responses[-1:]:
-            if not turns[index].content.strip():
-                raise RenderError("empty", f"turn {index + 1}: the response is empty")
-        text, messages = self._message_spans(turns)
-        spans = []
-        for index in responses:
-            matches = [message for message in messages if message.turn == index]
-            if len(matches) == 1 and matches[0].exact:
-                body = matches[0]
-                previous_end = max((message.end for message in messages if message.end <= body.start), default=0)
-                start = self._response_start(turns[:index], text, previous_end, body.start)
-                spans.append(ResponseSpan(index + 1, start, body.start, body.end))
-            elif strict or index == responses[-1]:
-                raise RenderError("rewritten", f"turn {index + 1}: the chat template changes the response")
-        return RenderedText(text, tuple((message.start, message.end) for message in messages), tuple(spans))
+        turns = example.turns[:count]
+        arguments = {**self.arguments, **example.template_arguments}
+        marks = Marks({*"".join(_strings([turns, example.tools, arguments]))}, self._control)
+        marked = replace(
+            example,
+            tools=tuple(marks.around_strings(TOOLS, "tools", example.tools)),
+            template_arguments=marks.around_strings(TOOLS, "tools", arguments),
+        )
+        text = self.text(example, count, generation_prompt=generation_prompt)
+        pieces = marks.pieces(self._apply(self._messages(turns, marks, opened), marked, generation_prompt), text)
+        if pieces is None:
+            raise RenderError("rewritten", "the chat template changes the messages depending on how they begin or end")
+        shown = {piece.owner for piece in pieces}
+        missing = tuple(owner for index, owner in enumerate(marks.owners) if index not in shown)
+        for owner in missing:
+            where = f"turn {owner.turn + 1}: the chat template leaves out"
+            # An answer that is left out of the history is left out at inference as well.
+            if owner.kind == "content" and (owner.turn == count - 1 or turns[owner.turn].role != "assistant"):
+                raise RenderError("rewritten", f"{where} the {turns[owner.turn].role}")
+            if owner.kind == "call" and owner.turn == count - 1:
+                raise RenderError("tools", f"{where} a tool call; use a model whose template has them")
+        return Rendering(text, tuple(pieces), missing)
 
-    def probe(self, tokens: Collection[str]) -> TemplateTokens:
-        """Find out which of ``tokens`` the template writes, and where, by rendering short conversations.
+    def before_token(self, text: str, offset: int) -> int:
+        """Return the offset, or the start of the control token that it divides."""
+        matches = self._control.finditer(text, max(0, offset - 200), offset + 200)
+        return next((match.start() for match in matches if match.start() < offset < match.end()), offset)
+
+    def require_tools(self, example: Example, count: int) -> None:
+        """Require that the template renders the tools of an example.
 
         Raises:
-            UsageError: None of the conversations can be rendered, or none of ``tokens`` ends a response.
+            RenderError: It leaves them out, or rejects the conversation.
         """
-        exchange = [ChatTurn("user", "q"), ChatTurn("assistant", "a")]
-        stops: set[str] = set()
-        control: set[str] = set()
-        failure: RenderError | None = None
-        rendered = 0
-        for turns in (exchange, exchange * 2, [ChatTurn("system", "s"), *exchange]):
-            try:
-                conversation = self.render(turns)
-            except RenderError as error:
-                failure = failure or error
-                continue
-            rendered += 1
-            written, end = _token_offsets(conversation.text, tokens), 0
-            for response in conversation.responses:
-                control |= {token for offset, token in written if end <= offset < response.start}
-                after = [(offset, token) for offset, token in written if offset >= response.end]
-                end = after[0][0] if after else len(conversation.text)
-            # The first token after an earlier response may belong to the next turn; only the last one is sure to stop.
-            stops |= {token for _, token in after[:1]}
-            control |= {token for offset, token in written if offset >= end}
-        if not rendered:
-            raise UsageError(f"the chat template can't be rendered: {failure}")
-        if not stops:
-            raise UsageError(
-                "the chat template ends a response with no special token, so the model would never learn to stop; "
-                "write {{ eos_token }} after the response in the template, or use --set format=alpaca"
+        if example.tools and self.text(example, count) == self.text(replace(example, tools=()), count):
+            raise RenderError(
+                "tools",
+                "the chat template leaves out the tools; use a model whose template has them, or describe them in the "
+                "system prompt",
             )
-        return TemplateTokens(frozenset(stops), frozenset(control))
 
-    def _apply(self, turns: Sequence[ChatTurn], *, generation_prompt: bool = False) -> str:
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    def _messages(
+        self, turns: Sequence[ChatTurn], marks: Marks | None = None, opened: tuple[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the messages of turns, with marks around their texts.
+
+        Args:
+            opened: The pair of markup that the generation prompt of the last turn has opened.
+        """
+        messages: list[dict[str, Any]] = []
+        waiting: list[Mapping[str, Any]] = []  # calls without a result
+        for index, turn in enumerate(turns):
+            content, reasoning, calls = turn.content, turn.reasoning, turn.calls
+            if marks:
+                parts = [Part("content", content)]
+                if turn.role == "assistant":
+                    parts = self.tags.parts(content, opened if index == len(turns) - 1 else None)
+                content = marks.around_parts(index, parts)
+                reasoning = marks.around(index, "reasoning", reasoning)
+                calls = tuple(_marked_call(marks, index, call) for call in calls)
+            message: dict[str, Any] = {"role": turn.role, "content": content}
+            if self._in_parts:
+                message["content"] = [{"type": "text", "text": content}]
+            if not turn.content and turn.calls and not self._keeps_blank:
+                del message["content"]
+            if turn.reasoning:  # as transformers does, since templates read either name
+                message["reasoning_content"] = message["thinking"] = reasoning
+            if calls:
+                message["tool_calls"] = [self._call(call) for call in calls]
+                waiting = list(turn.calls)
+            if turn.name:
+                message["name"] = marks.around_strings(index, "argument", turn.name) if marks else turn.name
+            if turn.role == "tool" and (call_id := turn.call_id or _next_id(waiting, turn.name)):
+                message["tool_call_id"] = marks.around_strings(index, "argument", call_id) if marks else call_id
+            messages.append(message)
+        return messages
+
+    def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        function = dict(call["function"])
+        if self._calls_as_text and not isinstance(function.get("arguments"), str):
+            function["arguments"] = json.dumps(function.get("arguments", {}), ensure_ascii=False)
+        return {**call, "function": function}
+
+    def _apply(self, messages: list[dict[str, Any]], example: Example, generation_prompt: bool) -> str:
+        arguments = example.template_arguments
+        if reserved := sorted(self._reserved & set(arguments)):
+            raise RenderError("template", f"the row sets {', '.join(reserved)}, which rendering sets itself")
         import jinja2
 
         try:
             with bounded():
                 return str(
                     self._tokenizer.apply_chat_template(
-                        messages, chat_template=self._template, tokenize=False, add_generation_prompt=generation_prompt
+                        messages,
+                        tools=list(example.tools) or None,
+                        chat_template=self._for_tools if example.tools else self._plain,
+                        tokenize=False,
+                        add_generation_prompt=generation_prompt,
+                        **{**self.arguments, **arguments},
                     )
                 )
         except EndlessError:
@@ -245,80 +248,126 @@ class ChatTemplate:
         ) as error:
             raise RenderError("template", f"the chat template refuses the conversation: {error}") from None
 
-    def _response_start(self, turns: Sequence[ChatTurn], text: str, previous_end: int, body: int) -> int:
-        """Return where the model begins to write the response to ``turns``: between ``previous_end`` and ``body``."""
-        if not turns:
-            return body
-        try:
-            prompt = self._apply(turns, generation_prompt=True)
-        except RenderError:
-            return body
-        # Some templates write a generation prompt that differs from what precedes a finished response, or rewrite
-        # earlier turns.
-        return len(prompt) if previous_end <= len(prompt) <= body and text.startswith(prompt) else body
+    def _probe(self, mentioned: frozenset[str], tokens: Collection[str], eos: str | None) -> TemplateTokens:
+        """Find out which tokens the template writes, and which end a response, by rendering short conversations.
 
-    def _message_spans(self, turns: Sequence[ChatTurn]) -> tuple[str, list[_MessageSpan]]:
-        """Return the rendered conversation and the span of each message in it."""
-        bodies = [turn.content.strip() for turn in turns]
-        marks = _unused_marks("".join(bodies), 2 * len(turns))
-        marked = []
-        for index, (turn, body) in enumerate(zip(turns, bodies, strict=True)):
-            lead = turn.content[: len(turn.content) - len(turn.content.lstrip())]
-            tail = turn.content[len(lead) + len(body) :]
-            inner = marks[2 * index] + body + marks[2 * index + 1] if body else ""
-            marked.append(ChatTurn(turn.role, lead + inner + tail))
-        text = self._apply(turns)
-        pieces = re.split(f"([{re.escape(marks)}])", self._apply(marked)) if marks else [text]
-        if "".join(pieces[::2]) != text:
-            raise RenderError("rewritten", "the chat template changes the messages depending on how they begin or end")
-        spans = sorted(_spans_between_marks(pieces, marks, bodies, text), key=lambda span: span.start)
-        for index, body in enumerate(bodies):
-            if body and not any(span.turn == index for span in spans):
-                raise RenderError(
-                    "rewritten", f"turn {index + 1}: the chat template leaves out the {turns[index].role}"
-                )
-        return text, spans
+        Raises:
+            UsageError: None of the conversations can be rendered, or no token ends a response.
+        """
+        exchanges, failure = self._probe_exchanges()
+        if not exchanges:
+            raise UsageError(f"the chat template can't be rendered: {failure}")
+        written = [*exchanges.values(), *self._probe_calls(), *self._probe_reasoning()]
+        control = mentioned | mentioned_tokens(tokens, "\n".join(rendering.outside() for rendering in written))
+        pattern = _pattern(control)
+        stops = set()
+        for rendering in exchanges.values():
+            stops |= _stop(rendering, exchanges.get(len(_EXCHANGE) * 2), pattern, eos)
+        if not stops:
+            raise UsageError(
+                "the chat template ends a response with no special token, so the model would never learn to stop; "
+                "write {{ eos_token }} after the response in the template, or use --set format=alpaca"
+            )
+        for rendering in written:
+            if rendering.pieces[-1].kind == "call":
+                after = [match[0] for match in pattern.finditer(rendering.text, rendering.pieces[-1].end)]
+                if after and stops.isdisjoint(after) and eos not in after:
+                    stops.add(after[-1])
+        return TemplateTokens(frozenset(stops), frozenset(control | stops))
+
+    def _probe_exchanges(self) -> tuple[dict[int, Rendering], RenderError | None]:
+        """Render exchanges, by their number of turns, with messages as strings or, if need be, as lists of parts."""
+        failure, exchanges = None, {}
+        for self._in_parts in (False, True):
+            for turns in (_EXCHANGE, _EXCHANGE * 2, (ChatTurn("system", "s"), *_EXCHANGE)):
+                try:
+                    exchanges[len(turns)] = self.render(Example("probe", turns), len(turns))
+                except RenderError as error:
+                    failure = failure or error
+            if exchanges:
+                break
+        return exchanges, failure
+
+    def _probe_calls(self) -> Iterator[Rendering]:
+        """Find out in which form the template takes calls; yield a call, and an exchange with its result."""
+        user, answer = _EXCHANGE
+        turns = (user, ChatTurn("assistant", "", calls=(_CALL,)), ChatTurn("tool", "r", name="probe"), answer)
+        example = Example("probe", turns, tools=(_TOOL,))
+        for self._calls_as_text, self._keeps_blank in product((False, True), (True, False)):
+            try:
+                rendering = self.render(example, 2)
+            except RenderError:
+                continue
+            after = rendering.text[rendering.pieces[-1].end :]
+            if "argument" in after and "'key'" not in after:  # not as Python writes a dictionary
+                yield rendering
+                with suppress(RenderError):
+                    yield self.render(example, 4)
+                return
+        self._calls_as_text, self._keeps_blank = False, True
+
+    def _probe_reasoning(self) -> Iterator[Rendering]:
+        """Yield an answer with reasoning."""
+        with suppress(RenderError):
+            yield self.render(Example("probe", (_EXCHANGE[0], ChatTurn("assistant", "a", reasoning="r"))), 2)
 
 
-def _unused_marks(content: str, count: int) -> str:
-    """Return ``count`` private-use characters that don't occur in ``content``."""
-    used = set(content)
-    free = (chr(code) for code in _PRIVATE if chr(code) not in used)
-    return "".join(mark for mark, _ in zip(free, range(count), strict=False))
+def _stop(rendering: Rendering, longer: Rendering | None, pattern: re.Pattern[str], eos: str | None) -> set[str]:
+    """Return the token that ends the last response: one of those directly after each other that follow it.
 
+    It is the last one which also ends an earlier response; if there is none, the eos token or the first.
 
-def _spans_between_marks(pieces: list[str], marks: str, bodies: list[str], text: str) -> Iterator[_MessageSpan]:
-    """Yield the spans between the two marks of each message.
-
-    Where a template dropped one mark, the span extends as far as the text matches the message.
+    Args:
+        longer: A rendering in which a further turn follows the first response.
     """
-    offset = 0
-    opened: dict[int, int] = {}
-    for piece, mark in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
-        offset += len(piece)
-        if not mark:
+    tail, end = rendering.text[rendering.pieces[-1].end :], -1
+    tokens: list[re.Match[str]] = []
+    for match in pattern.finditer(tail):
+        if tokens and match.start() != end:
             break
-        turn, closes = divmod(marks.index(mark), 2)
-        if not closes:
-            opened[turn] = offset
-            continue
-        start = opened.pop(turn, None)
-        if start is None:
-            start = offset - _common_prefix(text[:offset][::-1], bodies[turn][::-1])
-        yield _MessageSpan(turn, start, offset, text[start:offset] == bodies[turn])
-    for turn, start in opened.items():
-        end = start + _common_prefix(text[start:], bodies[turn])
-        yield _MessageSpan(turn, start, end, text[start:end] == bodies[turn])
+        tokens.append(match)
+        end = match.end()
+    following = longer.text[longer.pieces[1].end :] if longer else ""
+    shared = [match[0] for match in tokens if following.startswith(tail[: match.end()])]
+    if shared:
+        return {shared[-1]}
+    names = [match[0] for match in tokens]
+    return {eos} if eos and eos in names else {*names[:1]}
 
 
-def _common_prefix(first: str, second: str) -> int:
-    """Return the length of the common prefix of two strings."""
-    length = min(len(first), len(second))
-    return next((index for index in range(length) if first[index] != second[index]), length)
-
-
-def _token_offsets(text: str, tokens: Collection[str]) -> list[tuple[int, str]]:
-    """Return the offset of each occurrence of ``tokens`` in ``text``."""
+def _pattern(tokens: Collection[str]) -> re.Pattern[str]:
+    """Return a pattern that matches any of the tokens, the longest first."""
     longest_first = sorted(tokens, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-    return [(match.start(), match.group()) for match in pattern.finditer(text)]
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+def _marked_call(marks: Marks, turn: int, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool call with marks around its name, and around strings that spell a control token."""
+    marked: dict[str, Any] = {}
+    for key, value in call.items():
+        if key == "function":
+            marked[key] = _marked_call(marks, turn, value)
+        elif key == "name":
+            marked[key] = marks.around(turn, "call", value)
+        else:
+            marked[key] = marks.around_strings(turn, "argument", value)
+    return marked
+
+
+def _next_id(waiting: list[Mapping[str, Any]], name: str) -> str:
+    """Remove the call that a result without an id answers, the first or the first of this name; return its id."""
+    names = [call["function"].get("name") for call in waiting]
+    return str(waiting.pop(names.index(name) if name in names else 0).get("id", "")) if waiting else ""
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield the strings of turns and JSON values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, ChatTurn):
+        yield from _strings([value.content, value.reasoning, value.name, value.call_id, value.calls])
+    elif isinstance(value, Mapping):
+        yield from _strings([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)

@@ -57,7 +57,7 @@ class TrainingData:
         remaining = len(self.unread) - len(lines)
         if remaining > 0:
             lines.append(f"and {remaining:,} more rows; --report FILE lists all of them")
-        lines += self.notices
+        lines += [*self.notices, *self.rendered.notices()]
         if self.rendered.truncated:
             lines.append(f"{self.rendered.truncated:,} documents are longer than max_length and were cut")
         return lines

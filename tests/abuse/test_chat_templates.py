@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from finetune.data.render import Renderer
-from finetune.data.rows import ChatTurn
+from finetune.data.rows import ChatTurn, Example
 from finetune.data.templates import ChatTemplate
 from selfinstruct.errors import UsageError
 from tests import finetune_fixtures
@@ -27,6 +27,7 @@ tiny_tokenizer = finetune_fixtures.tiny_tokenizer
 tiny_model_folder = finetune_fixtures.tiny_model_folder
 
 TURNS = (ChatTurn("user", "What is it?"), ChatTurn("assistant", "A boat."))
+ROW = Example("rows.jsonl:1", TURNS)
 ESCAPES = (
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ messages.__class__.__base__.__subclasses__() }}",
@@ -69,10 +70,10 @@ def test_a_template_sees_only_the_conversation(template: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     tokenizer = make_tokenizer(template=template + CHATML)
     try:
-        text = ChatTemplate(tokenizer).render(TURNS).text
+        text = ChatTemplate(tokenizer).render(ROW, len(TURNS)).text
     except UsageError:
         text = ""
-    usual = ChatTemplate(make_tokenizer(template=CHATML)).render(TURNS).text
+    usual = ChatTemplate(make_tokenizer(template=CHATML)).render(ROW, len(TURNS)).text
     assert text in ("", usual), "either refused, or as if it had said nothing"
     assert list(tmp_path.iterdir()) == []
 
@@ -92,7 +93,7 @@ ENDLESS = (
 )
 SCRIPT = """
 import sys
-from finetune.data.rows import ChatTurn
+from finetune.data.rows import ChatTurn, Example
 from finetune.data.render import Renderer
 from selfinstruct.errors import UsageError
 from tests.finetune_fixtures import CHATML, make_tokenizer

@@ -42,6 +42,12 @@ def supervised_texts(renderer: Renderer, example: Example) -> list[str]:
     return [text for text, supervised in renderer.pieces(renderer.document(example)) if supervised]
 
 
+def learnt(renderer: Renderer, example: Example) -> list[list[str]]:
+    """Return the supervised texts of each document of an example."""
+    documents = renderer.render(example).documents
+    return [[text for text, supervised in renderer.pieces(each) if supervised] for each in documents]
+
+
 def reason(renderer: Renderer, example: Example) -> str:
     with pytest.raises(RenderError) as caught:
         renderer.document(example)
@@ -190,17 +196,22 @@ def thinking(**options: Any) -> Renderer:
 
 
 def test_thoughts_that_the_template_writes_are_supervised_with_the_response() -> None:
-    assert supervised_texts(thinking(), chat(*CHAT)) == [
-        "Red.<|im_end|>",
-        "<think>\n\n</think>\n\nBlue 🟦, naïve.<|im_end|>",
+    assert learnt(thinking(), chat(*CHAT)) == [
+        ["<think>\n\n</think>\n\nRed.<|im_end|>"],
+        ["<think>\n\n</think>\n\nBlue 🟦, naïve.<|im_end|>"],
     ]
     thought = "<think>\nThe sky?\n</think>\n\nBlue."
-    assert supervised_texts(thinking(), chat(*CHAT[:3], ("assistant", thought)))[1:] == [f"{thought}<|im_end|>"]
+    assert learnt(thinking(), chat(*CHAT[:3], ("assistant", thought)))[1:] == [[f"{thought}<|im_end|>"]]
 
 
-def test_a_response_that_the_template_rewrites_drops_the_row() -> None:
-    thought = ("assistant", "<think>\nThe sky?\n</think>\n\nBlue.")
-    assert reason(thinking(), chat(CHAT[0], thought, *CHAT[2:])) == "rewritten"
+def test_a_response_that_the_template_rewrites_later_has_a_document_of_its_own() -> None:
+    thought = "<think>\nThe sky?\n</think>\n\nBlue."
+    row = chat(CHAT[0], ("assistant", thought), *CHAT[2:])
+    assert learnt(thinking(), row) == [[f"{thought}<|im_end|>"], [f"<think>\n\n</think>\n\n{CHAT[3][1]}<|im_end|>"]]
+    assert reason(thinking(), row) == "rewritten"  # as a single document
+    rendered = render_all([row, chat(*CHAT[:2])], thinking())
+    assert (len(rendered.corpus), rendered.divided, rendered.dropped) == (3, 1, [])
+    assert rendered.corpus.names == ("rows.jsonl:7",) * 3
 
 
 def test_an_earlier_response_that_the_template_rewrites_can_still_be_prompted_with() -> None:
@@ -223,18 +234,21 @@ def test_a_message_that_the_template_omits_drops_the_row() -> None:
     assert reason(renderer, chat(("system", "Be kind."), *CHAT[:2])) == "rewritten"
 
 
-def test_a_generation_prompt_that_begins_the_response_keeps_it_whole() -> None:
-    # As in DeepSeek-R1, the generation prompt ends with the beginning of a finished response.
+def test_an_answer_begins_where_the_generation_prompt_ends() -> None:
+    # As in DeepSeek-R1, the generation prompt ends with the beginning of a thought.
     template = SHAPES["chatml"].template.replace(
         "{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>assistant\n<think>\n' }}"
     )
     tokenizer = make_tokenizer(SHAPES["chatml"].special, template, eos_token="<|im_end|>")
     renderer = Renderer(tokenizer, "chat", max_length=512)
-    for answer in ("<think>\nThe sky?\n</think>\nBlue.", "Blue."):
-        example = chat(CHAT[0], ("assistant", answer))
-        assert supervised_texts(renderer, example) == [f"{answer}<|im_end|>"]
-        prompt = renderer.prompt(example)
-        assert prompt == renderer.prompt(example.turns[:1]) == renderer.document(example).ids[: len(prompt)].tolist()
+    example = chat(CHAT[0], ("assistant", "<think>\nThe sky?\n</think>\nBlue."))
+    assert supervised_texts(renderer, example) == ["The sky?\n</think>\nBlue.<|im_end|>"]
+    prompt = renderer.prompt(example)
+    assert prompt == renderer.prompt(example.turns[:1]) == renderer.document(example).ids[: len(prompt)].tolist()
+    rendered = render_all([chat(CHAT[0], ("assistant", "Blue."))], renderer)
+    assert learnt(renderer, chat(CHAT[0], ("assistant", "Blue."))) == [["Blue.<|im_end|>"]]
+    (notice,) = rendered.notices()
+    assert "1 row with an answer that does not continue the generation prompt, which ends in '<think>" in notice
 
 
 @pytest.mark.parametrize("written", ["{{ 'Mode: ' if mode }}", "{{ 'A' if mode else 'B' }}"])
@@ -301,11 +315,11 @@ def test_a_tokenizer_without_bos_gets_none(tiny_tokenizer: Any) -> None:
     assert document.ids.tolist() == [*tiny_tokenizer("ab").input_ids, tiny_tokenizer.eos_token_id]
 
 
-def test_a_response_that_ends_without_a_stop_token_drops_the_row() -> None:
+def test_a_response_that_ends_without_a_stop_token_once_another_follows_has_a_document_of_its_own() -> None:
     template = SHAPES["chatml"].template.replace("'<|im_end|>\n'", "('<|im_end|>' if loop.last else '') + '\n'", 1)
     tokenizer = make_tokenizer(SHAPES["chatml"].special, template, eos_token="<|im_end|>")
     renderer = Renderer(tokenizer, "chat", max_length=512)
-    assert reason(renderer, chat(*CHAT)) == "no stop"
+    assert learnt(renderer, chat(*CHAT)) == [["Red.<|im_end|>"], [f"{CHAT[3][1]}<|im_end|>"]]
 
 
 def test_a_response_never_takes_the_stop_token_of_the_next_turn() -> None:
@@ -314,8 +328,7 @@ def test_a_response_never_takes_the_stop_token_of_the_next_turn() -> None:
         "{% if loop.last or m['role'] == 'user' %}{{ eos_token }}{% endif %}{% endfor %}"
     )
     renderer = Renderer(make_tokenizer(template=late), "chat", max_length=512)
-    assert supervised_texts(renderer, chat(*CHAT[:2])) == ["assistant: Red.<|im_end|>"]
-    assert reason(renderer, chat(*CHAT)) == "no stop"
+    assert learnt(renderer, chat(*CHAT)) == [["assistant: Red.<|im_end|>"], [f"assistant: {CHAT[3][1]}<|im_end|>"]]
 
 
 def test_a_template_without_stop_tokens_is_rejected_with_a_remedy() -> None:
