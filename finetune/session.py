@@ -201,7 +201,10 @@ class _Run:
         # A model to be sharded is loaded on the CPU, and moved to the devices shard by shard.
         device = self.world.device if self.world.world_size == 1 else "cpu"
         loaded = load(self.model, dtype=self.setup.dtype, device=device, lora=options.lora)
-        packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
+        packed_lm = prepare(
+            loaded.model, self.setup, self.world, recompute=estimate.recompute, longest=data.longest, notify=self.notify
+        )
+        plan = plan.limited(packed_lm.token_budget(plan.packing.budget))
         if "before" not in record:
             record = {**identity, "model_digest": loaded.base.digest, "complete": False}
             record["before"] = self._measure(packed_lm, loaded, renderer, data).to_json()
@@ -292,9 +295,11 @@ class _Run:
         if stopping.patience and start == 0:
             checkpoint.save(kept, 0, optimizer.weights(), {}, keep=1, world=world)
         metrics = Metrics(self.out, self.notify)
+        # In place of the attention that was asked for, shapes follow the documents, and each would be compiled.
+        compiled = self.setup.compile and packed_lm.attention == self.setup.attention
         loop = TrainingLoop(
             packed_lm, optimizer, plan, world, progress=self.progress, mfu=estimate.mfu,
-            fixed_shapes=self.setup.fixed_shapes, unlogged=unlogged,
+            fixed_shapes=self.setup.fixed_shapes and compiled, unlogged=unlogged,
         )  # fmt: skip
 
         def save_checkpoint(step: int) -> None:
@@ -316,7 +321,7 @@ class _Run:
         if world.main:
             metrics.rewind(start)
             loop.log = metrics.log
-        if self.setup.compile:
+        if compiled:
             compile_layers(packed_lm)
         try:
             steps = loop.run(start)

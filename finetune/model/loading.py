@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from finetune.model.adapters import BASE, add_adapters, load_adapters, nf4_config, read_base_record
+from finetune.model.anatomy import auto_class, freeze_other_modalities
 from finetune.model.gguf_reading import config_overrides, patched_reader, set_pre_tokenizer, without_gguf_metadata
 from finetune.options import Lora
 from selfinstruct.common import embedded, gguf
@@ -104,6 +105,8 @@ def load(
     base = Base(name or EMBEDDED, _digest(name))
     if lora is not None:
         model = add_adapters(model, lora)
+    else:
+        freeze_other_modalities(model)
     return Loaded(model, load_tokenizer(name), base)
 
 
@@ -275,11 +278,14 @@ def _load_4bit(name: str | None, dtype: torch.dtype, device: torch.device | str)
 
 
 def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: dict[str, Any]) -> Any:
+    overrides = _overrides(where, options)
     with _quiet(), _explain_errors(name):
-        auto: Any = AutoModelForCausalLM
-        model, info = auto.from_pretrained(
-            where, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True, **options, **_overrides(where, options),
+        gguf_file = {key: options[key] for key in ("gguf_file",) if key in options}
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **gguf_file, **overrides)
+        # The attention is the default of the architecture: sdpa if it has that, else eager.
+        model, info = auto_class(config).from_pretrained(
+            where, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+            **options, **overrides,
         )  # fmt: skip
     if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         raise UsageError(f"{name}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again")

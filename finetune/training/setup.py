@@ -8,11 +8,16 @@ from typing import Any
 
 import torch
 
-from finetune.model.attention import resolve_attention, use_packed_attention
-from finetune.model.isolation import check_head, check_isolation
+from finetune.model.anatomy import find_layers
+from finetune.model.attention import resolve_attention
+from finetune.model.balance import LoadBalancing
+from finetune.model.isolation import check_head, check_loss
+from finetune.model.lora_targets import describe_coverage
 from finetune.model.packed_lm import PackedCausalLM
+from finetune.model.rotary import use_document_frequencies
 from finetune.options import TrainingOptions
 from finetune.training.distributed import World, shard
+from finetune.training.isolate import isolate_documents
 from selfinstruct.errors import UsageError
 
 __all__ = ["RuntimeSetup", "compile_layers", "prepare"]
@@ -62,26 +67,38 @@ class RuntimeSetup:
         return self.compile and self.attention == "varlen"
 
 
-def prepare(model: Any, setup: RuntimeSetup, world: World, *, recompute: bool) -> PackedCausalLM:
-    """Prepare a model for the training loop: packed attention, sharded over the processes, checked for leaks.
+def prepare(
+    model: Any, setup: RuntimeSetup, world: World, *, recompute: bool, longest: int = 0,
+    notify: Callable[[str], None] = lambda _line: None,
+) -> PackedCausalLM:  # fmt: skip
+    """Prepare a model for the training loop: documents isolated, sharded over the processes, checked for leaks.
 
-    Compile its layers (``compile_layers``) after any evaluation before training.
+    Whether documents are packed is then decided (``PackedCausalLM.packs``). Compile the layers (``compile_layers``)
+    after any evaluation before training.
+
+    Args:
+        longest: Tokens of the longest document of the run.
+        notify: Called with a line on each thing that differs from the options.
 
     Raises:
-        UsageError: The model does not support packing, recomputation or sharding.
+        UsageError: The model is not causal, or does not support recomputation or sharding.
     """
     packed_lm = PackedCausalLM(model)
-    if setup.attention:
-        use_packed_attention(packed_lm.causal, setup.attention)
+    use_document_frequencies(packed_lm.causal)
     if recompute:
         _enable_recompute(packed_lm.causal)
     if world.world_size > 1:
         if getattr(packed_lm.causal, "is_loaded_in_4bit", False):
             raise UsageError("weights in 4 bits can't be sharded over processes; start one, or use lora.base=full")
         shard(packed_lm, world)
-    if setup.attention:  # unpacked, a document is alone in its micro-batch, and no layer can leak
-        check_isolation(packed_lm, setup.device)
+    lines = isolate_documents(packed_lm, setup.attention, setup.device, longest=longest)
     packed_lm.chunked_head = check_head(packed_lm, setup.device)
+    packed_lm.balancing = LoadBalancing.of(packed_lm.causal)
+    lines += [line for line in [check_loss(packed_lm, setup.device)] if line]
+    if packed_lm.model is not packed_lm.causal:
+        lines += describe_coverage(packed_lm.model)
+    for line in lines:
+        notify(line)
     return packed_lm
 
 
@@ -99,6 +116,6 @@ def compile_layers(packed_lm: PackedCausalLM) -> None:
 
     Only ``forward`` is compiled, not the hooks around it, which gather the weights of a sharded layer.
     """
-    for layer in packed_lm.decoder.layers:
+    for layer in find_layers(packed_lm.decoder):
         forward: Callable[..., Any] = layer.forward
         layer.forward = torch.compile(forward, dynamic=False)
