@@ -41,13 +41,19 @@ _SIZES: dict[str, Any] = {
     "mamba_chunk_size": 8, "time_step_rank": 4, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 8,
     "lru_width": 32, "attention_hidden_size": 32, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
     "linear_key_head_dim": 8, "linear_value_head_dim": 8, "conv_L_cache": 3, "block_size": 16, "num_random_blocks": 1,
-    "rotary_dim": 4, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0, "activation_sparsity_pattern": 0.0,
+    "rotary_dim": 4, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
     "laurel_rank": 8, "altup_num_inputs": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0,
     "dropout": 0.0, "initializer_range": 0.1,
-    "depth": 1, "embed_dim": 32, "out_hidden_size": 32, "mlp_ratio": 2, "image_size": 28, "patch_size": 14, "image_token_id": 5, "image_token_index": 5, "video_token_id": 6,
+    "depth": 1,
+    "embed_dim": 32, "out_hidden_size": 32, "mlp_ratio": 2, "image_size": 28, "patch_size": 14, "image_token_id": 5, "image_token_index": 5, "video_token_id": 6,
     "audio_token_id": 7, "boi_token_id": 8, "eoi_token_id": 9, "vision_start_token_id": 8, "vision_end_token_id": 9,
 }  # fmt: skip
+
+
+def _mrope() -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}}
+
 
 # What makes an architecture small, or buildable, beyond its sizes.
 _EXTRA: dict[str, dict[str, Any]] = {
@@ -68,7 +74,12 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "reformer": {"is_decoder": True, "attn_layers": ["local", "local"], "axial_pos_shape": [8, 16],
                  "axial_pos_embds_dim": [16, 16], "local_attn_chunk_length": 8},
     "mamba2": {"num_heads": 8, "expand": 2}, "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
-    "xlnet": {"d_head": 8}, "openai-gpt": {}, "phimoe": {},
+    "xlnet": {"d_head": 8}, "qwen2_vl": _mrope(), "qwen2_5_vl": _mrope(), "qwen3_vl": _mrope(), "qwen3_5": _mrope(),
+    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "gemma3n_text": {"activation_sparsity_pattern": [0.0, 0.0]}, "gemma3n": {"activation_sparsity_pattern": [0.0, 0.0]},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
+    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
 }  # fmt: skip
 
 
