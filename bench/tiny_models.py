@@ -46,7 +46,8 @@ _SIZES: dict[str, Any] = {
     "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0,
     "dropout": 0.0, "initializer_range": 0.1,
     "depth": 1,
-    "embed_dim": 32, "out_hidden_size": 32, "mlp_ratio": 2, "image_size": 28, "patch_size": 14, "image_token_id": 5, "image_token_index": 5, "video_token_id": 6,
+    "embed_dim": 32, "out_hidden_size": 32, "mlp_ratio": 2, "image_size": 28, "patch_size": 14,
+    "image_token_id": 5, "image_token_index": 5, "video_token_id": 6,
     "audio_token_id": 7, "boi_token_id": 8, "eoi_token_id": 9, "vision_start_token_id": 8, "vision_end_token_id": 9,
 }  # fmt: skip
 

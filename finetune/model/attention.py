@@ -235,6 +235,11 @@ def _check(
 
 
 def _window(module: Any, kwargs: dict[str, Any], packed: PackedSequences) -> int:
-    """Return the sliding window in tokens, or 0 if no document is longer than it."""
-    window = int(kwargs.get("sliding_window", getattr(module, "sliding_window", None)) or 0)
+    """Return the sliding window in tokens, or 0 if no document is longer than it.
+
+    A layer that names none may still have the one of its configuration, if that is the same for all layers.
+    """
+    config = getattr(module, "config", None)
+    common = None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
+    window = int(kwargs.get("sliding_window", getattr(module, "sliding_window", common)) or 0)
     return window if packed.max_seqlen > window else 0

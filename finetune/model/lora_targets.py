@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from finetune.model.anatomy import find_decoder
@@ -76,7 +77,8 @@ def matrices(causal: Any) -> Iterator[Matrix]:
         if id(module) not in inside or module is head or isinstance(module, _NOT_LINEAR) or "lora_" in name:
             continue
         if isinstance(module, _LINEAR):
-            yield Matrix(name, "weight", _size(module.weight, module), "linear")
+            kind = "linear" if _computes_product(module) else "router"
+            yield Matrix(name, "weight", _size(module.weight, module), kind)
             continue
         for label, parameter in module.named_parameters(recurse=False):
             experts = "expert" in f"{name} {type(module).__name__}".lower()
@@ -221,6 +223,21 @@ def _covered(model: Any) -> set[tuple[str, str]]:
         for name, module in model.get_base_model().named_modules()
         if hasattr(module, "lora_A")
     }
+
+
+def _computes_product(module: Any) -> bool:
+    """Return whether a linear layer is called with a matrix and returns one, as adapters expect.
+
+    Architectures derive other things from linear layers, such as routers that return the chosen experts.
+    """
+    if not type(module).forward.__module__.startswith("transformers.models."):
+        return True
+    with torch.no_grad():
+        try:
+            output = module(module.weight.new_zeros(1, module.in_features))
+        except (RuntimeError, TypeError, ValueError):
+            return False
+    return isinstance(output, Tensor) and output.shape == (1, module.out_features)
 
 
 def _size(weight: Any, module: Any) -> int:
