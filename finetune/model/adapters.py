@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from finetune.model.lora_targets import all_linear, named_targets
@@ -68,11 +69,30 @@ def load_adapters(model: Any, folder: Path) -> Any:
             from peft import PeftModel
 
             adapted = PeftModel.from_pretrained(model, str(folder))
+        _set_weights(adapted, load_file(folder / "adapter_model.safetensors"))
     except ImportError:
         raise MissingExtraError("peft", "train") from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{folder}: can't read the adapters: {first_line(error)}") from None
     return adapted.eval()
+
+
+def _set_weights(adapted: Any, weights: dict[str, Tensor]) -> None:
+    """Set the adapters to the saved weights by their names.
+
+    peft renames them as transformers renames the weights of older checkpoints, and where that renames a current name,
+    it loads nothing and warns.
+
+    Raises:
+        KeyError: A weight does not belong to an adapter of this model, or one is missing.
+    """
+    parameters = {name: parameter for name, parameter in adapted.named_parameters() if ".lora_" in name}
+    names = {name.replace(".default", ""): name for name in parameters}
+    if different := names.keys() ^ weights.keys():
+        raise KeyError(min(different))
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameters[names[name]].copy_(weight)
 
 
 def read_base_record(folder: Path) -> dict[str, str]:

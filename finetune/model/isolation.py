@@ -94,6 +94,23 @@ def check_isolation(packed_lm: PackedCausalLM, device: torch.device | str = "cpu
             f"in a model of type {model_type!r} a packed document differs from the same document alone (states differ "
             f"by {deviation:.1%}); {NO_PACKING}"
         )
+    if not packed_lm.chunked_head:
+        _check_own_head(packed_lm, corpus.subset((0, 2)), device)
+
+
+def _check_own_head(packed_lm: PackedCausalLM, corpus: Corpus, device: torch.device | str) -> None:
+    """Check that the model's own head passes on the document boundaries, by the logits of two short documents."""
+    exact = next(packed_lm.model.parameters()).dtype == torch.float32
+    batch = collate(corpus, (0, 1), max_seqlen=_SHORT).to(device)
+    with _evaluation_mode(packed_lm):
+        packed = packed_lm.logits(batch)
+        with _alone(packed_lm):
+            alone = [packed_lm.logits(collate(corpus, (i,), max_seqlen=_SHORT).to(device)) for i in (0, 1)]
+    if not _deviation(packed, torch.cat(alone), exact) <= _ALONE_TOLERANCE[not exact]:
+        raise UsageError(
+            f"the head of a model of type {packed_lm.causal.config.model_type!r} does not isolate packed documents; "
+            f"{NO_PACKING}"
+        )
 
 
 @torch.no_grad()
@@ -122,7 +139,7 @@ def check_causality(packed_lm: PackedCausalLM, device: torch.device | str = "cpu
 
 @torch.no_grad()
 def check_head(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") -> bool:
-    """Decide whether the model's logits are exactly ``hidden @ lm_head.weight.T``.
+    """Decide whether the model's logits are exactly ``hidden @ lm_head.weight.T``, for a document alone.
 
     What goes into the head and comes out of it during a forward pass is compared to the last bit: small logits hide a
     soft cap from any tolerance.
@@ -139,8 +156,10 @@ def check_head(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") ->
     ]
     batch = _probe(packed_lm, device)
     try:
-        with _evaluation_mode(packed_lm):
+        with _evaluation_mode(packed_lm), _alone(packed_lm):
             logits = packed_lm.logits(batch)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False  # the model asks for more than text here
     finally:
         for hook in hooks:
             hook.remove()

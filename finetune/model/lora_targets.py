@@ -80,13 +80,13 @@ def matrices(causal: Any) -> Iterator[Matrix]:
             kind = "linear" if _computes_product(module) else "router"
             yield Matrix(name, "weight", _size(module.weight, module), kind)
             continue
+        experts = "expert" in f"{name} {type(module).__name__}".lower()
         for label, parameter in module.named_parameters(recurse=False):
-            experts = "expert" in f"{name} {type(module).__name__}".lower()
-            if "bias" in label or "lora_" in label:
+            if "bias" in label or parameter.ndim < 2:
                 continue
-            if parameter.ndim == 3 or (parameter.ndim == 2 and experts):
+            if experts:  # mostly (experts, rows, columns)
                 yield Matrix(name, label, parameter.numel(), "experts")
-            elif parameter.ndim == 2 and label == "weight":
+            elif label == "weight":
                 yield Matrix(name, label, parameter.numel(), "router")
 
 

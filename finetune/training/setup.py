@@ -91,8 +91,8 @@ def prepare(
         if getattr(packed_lm.causal, "is_loaded_in_4bit", False):
             raise UsageError("weights in 4 bits can't be sharded over processes; start one, or use lora.base=full")
         shard(packed_lm, world)
-    lines = isolate_documents(packed_lm, setup.attention, setup.device, longest=longest)
     packed_lm.chunked_head = check_head(packed_lm, setup.device)
+    lines = isolate_documents(packed_lm, setup.attention, setup.device, longest=longest)
     packed_lm.balancing = LoadBalancing.of(packed_lm.causal)
     lines += [line for line in [check_loss(packed_lm, setup.device)] if line]
     if packed_lm.model is not packed_lm.causal:
