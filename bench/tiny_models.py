@@ -23,13 +23,13 @@ _SIZES: dict[str, Any] = {
     "num_decoder_layers": 2, "num_encoder_layers": 1, "num_blocks": 2,
     "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4, "decoder_attention_heads": 4,
     "encoder_attention_heads": 4, "num_decoder_attention_heads": 4, "num_encoder_attention_heads": 4,
-    "num_key_value_heads": 2, "num_kv_heads": 2, "head_dim": 8, "kv_channels": 8, "dim_head": 8, "d_kv": 8,
+    "num_key_value_heads": 2, "num_kv_heads": 2, "kv_n_heads": 2, "moe_num_experts": 4, "moe_top_k": 2, "head_dim": 8, "kv_channels": 8, "dim_head": 8, "d_kv": 8,
     "attention_head_size": 8, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8,
     "max_position_embeddings": 128, "n_positions": 128, "n_ctx": 128, "max_seq_len": 128, "max_length": 20,
     "context_length": 128,
     "moe_intermediate_size": 16, "expert_ffn_hidden_size": 16, "shared_expert_intermediate_size": 16,
     "moe_shared_expert_intermediate_size": 16, "shared_intermediate_size": 16, "ffn_expert_size": 16,
-    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
     "moe_k": 2, "moe_topk": 2, "n_group": 1, "num_expert_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
     "num_dense_layers": 1,
     "moe_layer_start_index": 1, "moe_layer_end_index": 1, "zero_expert_num": 1,
@@ -56,6 +56,8 @@ def _mrope() -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}}
 
 
+_HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+
 # What makes an architecture small, or buildable, beyond its sizes.
 _EXTRA: dict[str, dict[str, Any]] = {
     "bert": {"is_decoder": True}, "bert-generation": {"is_decoder": True}, "big_bird": {"is_decoder": True},
@@ -70,13 +72,13 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "llama4_text": {"interleave_moe_layer_step": 2, "no_rope_layer_interval": 2},
     "deepseek_v2": {"topk_method": "greedy"},
-    "dbrx": {"ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
-             "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0}},
+    "dots1": {"n_shared_experts": 1},
     "reformer": {"is_decoder": True, "attn_layers": ["local", "local"], "axial_pos_shape": [8, 16],
                  "axial_pos_embds_dim": [16, 16], "local_attn_chunk_length": 8},
     "mamba2": {"num_heads": 8, "expand": 2}, "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
-    "xlnet": {"d_head": 8}, "qwen2_vl": _mrope(), "qwen2_5_vl": _mrope(), "qwen3_vl": _mrope(), "qwen3_5": _mrope(),
-    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "xlnet": {"d_head": 8}, "qwen2_vl": _mrope(), "qwen2_5_vl": _mrope(), "qwen3_vl": _mrope(), "qwen3_5": {**_mrope(), **_HYBRID}, "qwen3_5_moe": {**_mrope(), **_HYBRID},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]}, "qwen3_next": _HYBRID, "qwen3_5_text": _HYBRID,
+    "qwen3_5_moe_text": _HYBRID, "qwen4_exp_text": _HYBRID, "kimi_linear": _HYBRID, "bailing_hybrid": _HYBRID,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "gemma3n_text": {"activation_sparsity_pattern": [0.0, 0.0]}, "gemma3n": {"activation_sparsity_pattern": [0.0, 0.0]},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
@@ -118,6 +120,8 @@ def _tiny(kind: Any, fields: dict[str, Any]) -> Any:
             if dataclasses.is_dataclass(concrete):
                 settings[part] = _tiny(concrete, fields if part == text else {})
     settings |= {name: value for name, value in _SIZES.items() if name in names}
+    if "kv_lora_rank" in names:  # latent attention has a key for each head
+        settings["num_key_value_heads"] = settings["num_attention_heads"]
     if text is None:
         settings |= fields
     return kind(**settings)

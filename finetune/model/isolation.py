@@ -21,6 +21,7 @@ from finetune.data.corpus import Corpus, Document
 from finetune.model.anatomy import text_config
 from finetune.model.attention import NO_PACKING, original_attention
 from finetune.model.packed_lm import PackedCausalLM
+from selfinstruct.common.files import first_line
 from selfinstruct.common.rng import Rng
 from selfinstruct.errors import UsageError
 
@@ -180,29 +181,21 @@ def check_loss(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") ->
     Raises:
         UsageError: The configuration asks for a load-balancing loss, and the one computed here differs from it.
     """
-    model_type, balancing = packed_lm.causal.config.model_type, packed_lm.balancing
-    batch = _probe(packed_lm, device)
+    model_type, batch = packed_lm.causal.config.model_type, _probe(packed_lm, device)
     with _evaluation_mode(packed_lm):
         expected = float(packed_lm.token_losses(batch).mean())
         try:
             own, own_balance = packed_lm.own_losses(batch)
-            if balancing is not None:
-                counts = packed_lm.expert_counts(batch)
-                scale = 1 / len(batch.labels)
-                balance = float(packed_lm(batch, scale, balancing.load(counts)) - packed_lm(batch, scale))
+            balance = _balance(packed_lm, batch)
         except (TypeError, ValueError, AttributeError, RuntimeError, UsageError) as error:
-            if balancing is None:
+            if packed_lm.balancing is None:
                 return None
-            own_balance, balance = math.nan, str(error)
-    if balancing is not None:
+            raise UsageError(_no_balance(model_type, first_line(error))) from None
+    if packed_lm.balancing is not None:
+        wanted = math.nan if own_balance is None else packed_lm.balancing.coefficient * own_balance
         tolerance = 1e-3 if next(packed_lm.model.parameters()).dtype == torch.float32 else 5e-2
-        wanted = balancing.coefficient * (math.nan if own_balance is None else own_balance)
-        if isinstance(balance, str) or not math.isclose(balance, wanted, rel_tol=tolerance, abs_tol=1e-5):
-            raise UsageError(
-                f"a model of type {model_type!r} asks for a load-balancing loss that can't be reproduced here "
-                f"({balance} against {wanted:.4g}); to train without it, set output_router_logits to false in its "
-                "config.json"
-            )
+        if not math.isclose(balance, wanted, rel_tol=tolerance, abs_tol=1e-5):
+            raise UsageError(_no_balance(model_type, f"{balance:.4g} against {wanted:.4g}"))
         expected += wanted
     if math.isfinite(own) and abs(own - expected) > 0.02 * max(1.0, abs(expected)):
         return (
@@ -210,6 +203,22 @@ def check_loss(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") ->
             f"the next token is {expected:.4g}: its other terms are not trained here"
         )
     return None
+
+
+def _balance(packed_lm: PackedCausalLM, batch: Batch) -> float:
+    """Return the load-balancing loss of a document; 0 without one."""
+    if packed_lm.balancing is None:
+        return 0.0
+    scale = 1 / len(batch.labels)
+    with_load = packed_lm(batch, scale, packed_lm.balancing.load(packed_lm.expert_counts(batch)))
+    return float(with_load - packed_lm(batch, scale))
+
+
+def _no_balance(model_type: str, detail: str) -> str:
+    return (
+        f"a model of type {model_type!r} asks for a load-balancing loss that can't be reproduced here ({detail}); to "
+        "train without it, set output_router_logits to false in its config.json"
+    )
 
 
 def _probe(packed_lm: PackedCausalLM, device: torch.device | str) -> Batch:

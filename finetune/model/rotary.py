@@ -47,7 +47,7 @@ class _DocumentFrequencies:
         if position_ids is None:
             return self.forward(x, position_ids, *args, **kwargs)
         parts = []
-        for positions in position_ids.split(_document_lengths(position_ids), -1):
+        for positions in torch.split(position_ids, _document_lengths(position_ids), -1):
             self._reset()
             parts.append(self.forward(x, positions, *args, **kwargs))
         if len(parts) == 1:

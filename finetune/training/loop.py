@@ -25,7 +25,7 @@ from torch import Tensor
 from finetune.data.batch import Batch, collate
 from finetune.data.packing import Step
 from finetune.data.plan import EpochPlan
-from finetune.model.balance import ExpertLoad
+from finetune.model.balance import ExpertLoad, LoadBalancing
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.progress import TrainingProgress
 from finetune.training.schedule import learning_rate
@@ -169,7 +169,8 @@ class TrainingLoop:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             counts = sum(map(self.packed_lm.expert_counts, micro_batches), start=torch.zeros((), device=self.device))
-        return self.packed_lm.balancing.load(self.world.all_reduce(counts), self.world.world_size)
+        balancing: LoadBalancing = self.packed_lm.balancing
+        return balancing.load(self.world.all_reduce(counts), self.world.world_size)
 
     def _micro_batches(self, step: int) -> Step:
         """Return this process's micro-batches of a step."""
