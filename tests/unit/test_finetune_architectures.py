@@ -91,7 +91,7 @@ LONGROPE = {
 }  # fmt: skip
 ROPES = {
     "dynamic": ("llama", {"max_position_embeddings": 16, "rope_parameters": DYNAMIC}),
-    "longrope": ("phi3", {"max_position_embeddings": 128, "rope_parameters": LONGROPE}),
+    "longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16}),
     "phimoe": ("phimoe", {"rope_parameters": {**LONGROPE, "short_mscale": 1.1, "long_mscale": 1.4}}),
 }
 
@@ -111,7 +111,7 @@ def test_frequencies_follow_the_length_of_each_packed_document(name, order) -> N
 
 
 def test_the_probe_reaches_past_every_limit_that_the_run_reaches() -> None:
-    config = make_config("phi3", rope_parameters=LONGROPE, sliding_window=48)
+    config = make_config("phi3", rope_parameters=LONGROPE, original_max_position_embeddings=16, sliding_window=48)
     assert probe_length(config, 12) == 11
     assert probe_length(config, 40) == 16 + 8
     assert probe_length(config, 100) == 48 + 8
@@ -347,7 +347,9 @@ def test_the_loop_adds_the_load_balancing_loss() -> None:
         losses: list[float] = []
         optimizer = FlatAdamW(packed_lm.parameters(), options)
         plan = EpochPlan.of(documents, options, budget=budget)
-        TrainingLoop(packed_lm, optimizer, plan, log=lambda _, values: losses.append(values["loss"])).run()
+        TrainingLoop(
+            packed_lm, optimizer, plan, log=lambda _, values, losses=losses: losses.append(values["loss"])
+        ).run()
         results.append((losses[0], torch.cat([parameter.detach().flatten() for parameter in packed_lm.parameters()])))
     without, _ = ready(tiny("mixtral"))
     expected = sum(packed_losses(without.eval(), documents)) / 4
@@ -357,10 +359,10 @@ def test_the_loop_adds_the_load_balancing_loss() -> None:
 
 
 def test_a_load_balancing_loss_of_another_kind_is_refused_with_the_remedy(monkeypatch) -> None:
-    module = sys.modules[MixtralForCausalLM.__module__]
-    monkeypatch.setattr(
-        module, "load_balancing_loss_func", lambda gates, *_: sum(gate.square().mean() for gate in gates)
-    )
+    def squares(gates: Any, *_: Any) -> torch.Tensor:
+        return sum(gate.square().mean() for gate in gates)
+
+    monkeypatch.setattr(sys.modules[MixtralForCausalLM.__module__], "load_balancing_loss_func", squares)
     with pytest.raises(UsageError, match="set output_router_logits to false"):
         ready(tiny("mixtral", **BALANCED))
     ready(tiny("mixtral"))
