@@ -204,7 +204,7 @@ class _Run:
         packed_lm = prepare(
             loaded.model, self.setup, self.world, recompute=estimate.recompute, longest=data.longest, notify=self.notify
         )
-        plan = plan.limited(packed_lm.token_budget(plan.packing.budget))
+        plan, self.setup = plan.limited(packed_lm.token_budget(plan.packing.budget)), self.setup.after(packed_lm)
         if "before" not in record:
             record = {**identity, "model_digest": loaded.base.digest, "complete": False}
             record["before"] = self._measure(packed_lm, loaded, renderer, data).to_json()
@@ -295,11 +295,9 @@ class _Run:
         if stopping.patience and start == 0:
             checkpoint.save(kept, 0, optimizer.weights(), {}, keep=1, world=world)
         metrics = Metrics(self.out, self.notify)
-        # In place of the attention that was asked for, shapes follow the documents, and each would be compiled.
-        compiled = self.setup.compile and packed_lm.attention == self.setup.attention
         loop = TrainingLoop(
             packed_lm, optimizer, plan, world, progress=self.progress, mfu=estimate.mfu,
-            fixed_shapes=self.setup.fixed_shapes and compiled, unlogged=unlogged,
+            fixed_shapes=self.setup.fixed_shapes, unlogged=unlogged,
         )  # fmt: skip
 
         def save_checkpoint(step: int) -> None:
@@ -321,14 +319,14 @@ class _Run:
         if world.main:
             metrics.rewind(start)
             loop.log = metrics.log
-        if compiled:
+        if self.setup.compile:
             compile_layers(packed_lm)
         try:
             steps = loop.run(start)
         finally:
             metrics.close()
         if stopping.patience and stopping.step < steps:
-            _restore_kept(optimizer, kept, stopping.step, world)
+            checkpoint.restore_weights(optimizer, kept, stopping.step, world)
         return steps, earlier_seconds + loop.seconds
 
     def _restore(
@@ -385,20 +383,3 @@ class _Run:
             for name, losses in record["before"]["losses"].items()
         }
         Metrics(self.out, self.notify).plot(self.out.name, held_out)
-
-
-def _restore_kept(optimizer: FlatAdamW, root: Path, step: int, world: World) -> None:
-    """Restore the weights that were kept after ``step``.
-
-    Raises:
-        SelfInstructError: They can't be read.
-    """
-    kept = checkpoint.latest(root)
-    if kept is None or kept.step != step:
-        raise SelfInstructError(
-            f"{root}: the weights of step {step} are missing; remove {root.parent} to train from the beginning"
-        )
-    try:
-        optimizer.restore_weights(kept.tensors(world))
-    except (KeyError, RuntimeError) as error:
-        raise kept.damaged(error) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,14 @@ class RuntimeSetup:
             budget=options.micro_batch_tokens or _BUDGET["cuda" if cuda else "cpu"],
             compile=cuda if options.compile is None else options.compile,
         )
+
+    def after(self, packed_lm: PackedCausalLM) -> RuntimeSetup:
+        """Return the setup for a prepared model.
+
+        Where it does not have the attention that was asked for, its layers are not compiled: shapes follow the
+        documents, and each would be compiled.
+        """
+        return replace(self, compile=self.compile and packed_lm.attention == self.attention)
 
     @property
     def fixed_shapes(self) -> bool:
