@@ -37,7 +37,7 @@ from finetune.training.optimizer import FlatAdamW
 from finetune.training.progress import TrainingProgress
 from finetune.training.setup import RuntimeSetup, compile_layers, prepare
 from selfinstruct.common.console import plural
-from selfinstruct.errors import RunChangedError, SelfInstructError
+from selfinstruct.errors import RunChangedError
 
 __all__ = ["Preview", "TrainingResult", "preview", "train"]
 
