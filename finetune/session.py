@@ -369,7 +369,7 @@ class _Run:
         part = self.out / ".model.part"
         shutil.rmtree(part, ignore_errors=True)
         if self.options.lora is None:
-            save(loaded.model, loaded.tokenizer, part, state=state)
+            save(loaded.model, loaded.tokenizer, part, state=state, extra=loaded.extra)
         else:
             save_adapters(loaded.model, loaded.tokenizer, part, loaded.base, state=state)
         # The configuration last, so that its presence implies that all other files are there.

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from finetune.model.adapters import BASE, add_adapters, load_adapters, nf4_config, read_base_record
-from finetune.model.anatomy import auto_class, freeze_other_modalities
+from finetune.model.anatomy import auto_class, freeze_other_modalities, has_other_modalities
 from finetune.model.gguf_reading import config_overrides, patched_reader, set_pre_tokenizer, without_gguf_metadata
 from finetune.options import Lora
 from selfinstruct.common import embedded, gguf
@@ -55,11 +55,13 @@ class Loaded:
         model: The model of transformers, wrapped by peft if it has adapters.
         tokenizer: The tokenizer of transformers.
         base: The model that the weights, or the adapters, come from.
+        extra: Files of its folder that are saved unchanged, by name: how it processes images and sound.
     """
 
     model: Any
     tokenizer: Any
     base: Base
+    extra: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def load_model(name: str | Path | None = None, *, base: str | None = None) -> Loaded:
@@ -107,7 +109,7 @@ def load(
         model = add_adapters(model, lora)
     else:
         freeze_other_modalities(model)
-    return Loaded(model, load_tokenizer(name), base)
+    return Loaded(model, load_tokenizer(name), base, _processor_files(model, name))
 
 
 def load_adapted(
@@ -142,7 +144,8 @@ def load_adapted(
         model = _load_4bit(name, dtype, device)
     else:
         model = _load_weights(name, dtype).to(device)
-    return Loaded(load_adapters(model, folder), load_tokenizer(name), Base(name, digest))
+    adapted = load_adapters(model, folder)
+    return Loaded(adapted, load_tokenizer(name), Base(name, digest), _processor_files(model, name))
 
 
 def load_tokenizer(name: str | None) -> Any:
@@ -290,6 +293,18 @@ def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: 
     if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         raise UsageError(f"{name}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again")
     return model
+
+
+def _processor_files(model: Any, name: str | None) -> dict[str, bytes]:
+    """Return the files that describe how a model with other modalities processes its inputs."""
+    if name is None or not has_other_modalities(model.config):
+        return {}
+    with _quiet():
+        paths = {
+            file: cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+            for file in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+        }
+    return {file: Path(path).read_bytes() for file, path in paths.items() if path}
 
 
 def _digest(name: str | None) -> str:

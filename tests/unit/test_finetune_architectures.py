@@ -210,8 +210,10 @@ def test_layers_without_that_name_are_compiled(model_type, monkeypatch) -> None:
 
 @pytest.mark.parametrize("model_type", ["gemma3", "qwen2_vl", "mistral3", "llava"])
 def test_the_text_model_of_a_vision_model_is_trained_and_all_of_it_saved(model_type, tmp_path) -> None:
-    save(tiny(model_type), architectures.tokenizer(), tmp_path / "model")
+    processor = {"preprocessor_config.json": b'{"size": 28}'}
+    save(tiny(model_type), architectures.tokenizer(), tmp_path / "model", extra=processor)
     loaded = load(str(tmp_path / "model"), dtype=torch.float32)
+    assert loaded.extra == processor
     before = {name: parameter.detach().clone() for name, parameter in loaded.model.named_parameters()}
     packed_lm, lines = ready(loaded.model)
     assert packed_lm.packs, lines
