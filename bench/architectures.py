@@ -233,8 +233,8 @@ def measure(types: Sequence[str], *, gguf: bool = True) -> Iterator[Row | str]:
             yield try_type(model_type, Path(folder), gguf=gguf) or model_type
 
 
-def report(rows: Sequence[Row], missing: Sequence[str]) -> str:
-    """Return the table as Markdown, with counts before it."""
+def report(rows: Sequence[Row], missing: Sequence[str], arguments: str = "") -> str:
+    """Return the table as Markdown, with the arguments of the command and counts before it."""
     trained = [row for row in rows if not row.refused]
     exact = sum(row.exact for row in trained)
     packing = Counter(row.packing for row in trained)
@@ -243,7 +243,7 @@ def report(rows: Sequence[Row], missing: Sequence[str]) -> str:
 
     lines = [
         f"# Architectures, {today()}", "",
-        "Written by `python bench/architectures.py --write`. Random models with a vocabulary of "
+        f"Written by `python bench/architectures.py{arguments} --write`. Random models with a vocabulary of "
         f"{VOCABULARY} and two layers, documents of {', '.join(map(str, LENGTHS))} tokens, float32, on {hardware()}; "
         f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}.", "",
         f"Of {len(rows)} architectures, {len(trained)} train ({ways}), {exact} of them with the gradients of a plain "
@@ -276,7 +276,7 @@ def main() -> None:
             print(f"{result.seconds:5.1f}s | {' | '.join(result.cells())}", flush=True)
         else:
             missing.append(result)
-    text = report(rows, missing)
+    text = report(rows, missing, "".join(f" {name}" for name in [*(["--short"] * options.short), *options.types]))
     print(text)
     if options.write:
         (RESULTS / f"architectures-{today()}.md").write_text(text, encoding="utf-8")

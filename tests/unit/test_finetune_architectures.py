@@ -24,7 +24,8 @@ from finetune.model.isolation import check_head, probe_length
 from finetune.model.loading import load, save
 from finetune.model.lora_targets import coverage, describe_coverage
 from finetune.model.packed_lm import BLOCK_MASK_TOKENS, PackedCausalLM
-from finetune.options import Lora, TrainingOptions
+from finetune.options import Evaluation, Lora, TrainingOptions
+from finetune.session import train
 from finetune.training.distributed import SINGLE_PROCESS
 from finetune.training.loop import TrainingLoop
 from finetune.training.optimizer import FlatAdamW
@@ -165,6 +166,27 @@ def test_the_plan_follows_the_way_of_packing() -> None:
     unpacked = plan.limited(single.token_budget(plan.packing.budget))
     assert [len(step) for step in unpacked.epoch(0)] == [4]
     assert sorted(unpacked.epoch(0)[0]) == [(0,), (1,), (2,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "notice"),
+    [
+        ("mamba", "documents are trained one at a time, without packing: "),
+        ("gemma2", "the model's own eager attention"),
+    ],
+)
+def test_a_run_reports_how_it_packs(model_type, notice, tmp_path) -> None:
+    save(tiny(model_type), architectures.tokenizer(), tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"instruction": "Count to {n}.", "output": "{"1 " * n}."}}\n' for n in range(1, 6)))
+    options = TrainingOptions(
+        format="alpaca", batch_size=3, epochs=1, max_length=300, evaluation=Evaluation(fraction=0.2, samples=1)
+    )
+    lines: list[str] = []
+    result = train(str(tmp_path / "model"), str(rows), tmp_path / "run", options, notify=lines.append)
+    assert result.complete
+    assert any(notice in line for line in lines), lines
+    assert load(str(tmp_path / "run"), dtype=torch.float32).model.config.model_type == model_type
 
 
 @pytest.mark.parametrize("packing", [True, False])
