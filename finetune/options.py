@@ -20,7 +20,8 @@ class Lora:
         rank: Rank of each adapter: higher ranks learn more and cost more.
         alpha: Scale of the adapters; their output is multiplied by alpha / rank.
         dropout: Dropout probability of an adapter's inputs while training.
-        targets: Layers that get an adapter: ``all-linear``, or a comma-separated list of layer name endings.
+        targets: Layers that get an adapter: ``all-linear`` (experts included), or a comma-separated list of endings of
+            the names of layers and of parameters with experts.
         base: Precision of the frozen weights: ``full`` for the model's dtype, ``nf4`` for 4 bits (QLoRA).
     """
 
@@ -78,7 +79,7 @@ class TrainingOptions:
         max_length: Maximum tokens of a document, or the model's positions if it has fewer; the rest is cut, and no stop
             token is added in its place.
         packing: Whether several documents share a micro-batch, isolated from each other. Off: one document at a time,
-            slower, for models whose layers can't be isolated.
+            slower. Models whose layers can't be isolated are trained in that way in any case, and a line says so.
         batch_size: Documents per optimizer step.
         batch_tokens: Instead of ``batch_size``: approximate tokens per optimizer step, packed over the whole epoch.
         micro_batch_tokens: Tokens that go through the model at once. Default: as many as are predicted to fit, from

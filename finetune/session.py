@@ -39,7 +39,7 @@ from finetune.training.optimizer import FlatAdamW
 from finetune.training.progress import TrainingProgress
 from finetune.training.setup import RuntimeSetup, compile_layers, prepare
 from finetune.training.warnings import warnings
-from selfinstruct.errors import RunChangedError, SelfInstructError
+from selfinstruct.errors import RunChangedError
 
 __all__ = ["Preview", "TrainingResult", "preview", "train"]
 
@@ -175,6 +175,10 @@ class _Run:
             self.notify("the configuration says that the head is tied to the embeddings, but its weights differ: it is "
                         "trained and saved apart")  # fmt: skip
         packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
+        packed_lm = prepare(
+            loaded.model, self.setup, self.world, recompute=estimate.recompute, longest=data.longest, notify=self.notify
+        )
+        plan, self.setup = plan.limited(packed_lm.token_budget(plan.packing.budget)), self.setup.after(packed_lm)
         if "before" not in record:
             record = {**identity, "model_digest": loaded.base.digest, "complete": False}
             record["before"] = self._measure(packed_lm, loaded, renderer, data, plan).to_json()
@@ -282,7 +286,7 @@ class _Run:
         finally:
             metrics.close()
         if stopping.patience and stopping.step < steps:
-            _restore_kept(optimizer, kept, stopping.step, world)
+            checkpoint.restore_weights(optimizer, kept, stopping.step, world)
         return steps, earlier_seconds + loop.seconds
 
     def _restore(
@@ -325,7 +329,7 @@ class _Run:
         part = self.out / ".model.part"
         shutil.rmtree(part, ignore_errors=True)
         if self.options.lora is None:
-            save(loaded.model, loaded.tokenizer, part, state=state)
+            save(loaded.model, loaded.tokenizer, part, state=state, extra=loaded.extra)
         else:
             save_adapters(loaded.model, loaded.tokenizer, part, loaded.base, state=state)
         # The configuration last, so that its presence implies that all other files are there.
@@ -343,20 +347,3 @@ class _Run:
 
 def _is_tied(config: Any) -> bool:
     return bool(getattr(config, "tie_word_embeddings", False))
-
-
-def _restore_kept(optimizer: FlatAdamW, root: Path, step: int, world: World) -> None:
-    """Restore the weights that were kept after ``step``.
-
-    Raises:
-        SelfInstructError: They can't be read.
-    """
-    kept = checkpoint.latest(root)
-    if kept is None or kept.step != step:
-        raise SelfInstructError(
-            f"{root}: the weights of step {step} are missing; remove {root.parent} to train from the beginning"
-        )
-    try:
-        optimizer.restore_weights(kept.tensors(world))
-    except (KeyError, RuntimeError) as error:
-        raise kept.damaged(error) from None

@@ -25,6 +25,7 @@ SLOW = {
     f"test_finetune_{name}.py"
     for name in (
         "adapters",
+        "architectures",
         "chat",
         "core",
         "estimate",
@@ -36,6 +37,8 @@ SLOW = {
         "report",
         "sample",
         "speed",
+        "report",
+        "sample",
     )
 }
 

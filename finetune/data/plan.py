@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -55,6 +55,14 @@ class EpochPlan:
         row = min(budget, options.max_length)
         packing = Packing(budget, row, options.batch_size, options.batch_tokens, world_size, options.packing)
         return cls(corpus, options, packing)
+
+    def limited(self, budget: int) -> EpochPlan:
+        """Return the plan with micro-batches of at most ``budget`` tokens, or of one document each if it is 0."""
+        if budget >= self.packing.budget or not self.options.packing:
+            return self
+        options = self.options if budget else replace(self.options, packing=False)
+        budget = budget or self.packing.budget
+        return EpochPlan.of(self.corpus, options, budget=budget, world_size=self.packing.world_size)
 
     def epoch(self, number: int) -> list[Step]:
         """Return the steps of epoch ``number``, counted from 0."""

@@ -39,6 +39,11 @@ class TrainingData:
     samples: list[Example]
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest document, held-out ones included."""
+        return max(int(corpus.lengths.max(initial=0)) for corpus in (self.train, *self.held_out.values()))
+
+    @property
     def prompts(self) -> list[str]:
         """The prompts of the sample answers, as plain text."""
         return [example.prompt_text for example in self.samples]

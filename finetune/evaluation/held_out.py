@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from finetune.data.batch import collate
 from finetune.data.corpus import Corpus
-from finetune.model.attention import is_packed
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.training.distributed import SINGLE_PROCESS, World
 
@@ -88,7 +87,7 @@ def evaluate(packed_lm: PackedCausalLM, corpus: Corpus, *, budget: int, world: W
         budget: Maximum tokens that go through the model at once; a longer document goes alone.
         world: The processes that share the work; each returns the same losses.
     """
-    budget = budget if is_packed(packed_lm.causal) else 0
+    budget = packed_lm.token_budget(budget)
     sums = np.zeros(len(corpus))
     targets = corpus.targets
     max_seqlen = int(corpus.lengths.max(initial=0))

@@ -90,8 +90,8 @@ def merge_adapters(
         adapted = _logits(loaded.model, probes)
     merged = loaded.model.merge_and_unload().to(dtype or load_config(loaded.base.name).dtype or torch.float32)
     parity = Parity.of(adapted, _logits(merged, probes))
-    record = folder / RECORD
-    save(merged, loaded.tokenizer, out, extra={RECORD: record.read_bytes()} if record.is_file() else None)
+    record = {RECORD: (folder / RECORD).read_bytes()} if (folder / RECORD).is_file() else {}
+    save(merged, loaded.tokenizer, out, extra={**loaded.extra, **record})
     return parity
 
 

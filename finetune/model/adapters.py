@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from finetune.model.adapter_layer import compute_in_input_dtype
+from finetune.model.lora_targets import all_linear, named_targets
 from finetune.options import Lora
 from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import first_line, write_folder
@@ -26,10 +28,10 @@ BASE = "base.json"  # next to the adapters: name and digest of their base model,
 
 
 def add_adapters(model: Any, lora: Lora) -> Any:
-    """Freeze ``model`` and add float32 adapters to its linear layers.
+    """Freeze ``model`` and add float32 adapters to its matrices (``finetune.model.lora_targets``).
 
     Raises:
-        UsageError: ``targets`` names no layer.
+        UsageError: ``targets`` names no layer, or peft has no adapters for one.
         MissingExtraError: peft is not installed.
     """
     try:
@@ -37,33 +39,22 @@ def add_adapters(model: Any, lora: Lora) -> Any:
             from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingExtraError("peft", "train") from None
-    targets: Any = lora.targets.strip()
-    if targets != "all-linear":
-        targets = [part.strip() for part in targets.split(",")]
-        names = _linear_layers(model)
-        missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
-        if missing:
-            available = sorted({name.rpartition(".")[2] for name in names})
-            raise UsageError(
-                f"lora.targets: no linear layer is called {', '.join(missing)}; there are {', '.join(available)}"
-            )
+    targets = all_linear(model, lora) if lora.targets.strip() == "all-linear" else named_targets(model, lora)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=targets,
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
         task_type="CAUSAL_LM",
     )
-    with _without_warnings():
-        adapted = get_peft_model(model, config)
+    try:
+        with _without_warnings():
+            adapted = get_peft_model(model, config)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError, AttributeError) as error:
+        raise UsageError(f"lora.targets: peft can't add adapters to this model: {first_line(error)}") from None
     compute_in_input_dtype(adapted)
     return adapted
-
-
-def _linear_layers(model: Any) -> list[str]:
-    """Return the names of the layers that may get adapters: not the head, whose weight the loss uses directly."""
-    head = model.get_output_embeddings()
-    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head]
 
 
 def load_adapters(model: Any, folder: Path) -> Any:
@@ -81,11 +72,30 @@ def load_adapters(model: Any, folder: Path) -> Any:
             from peft import PeftModel
 
             adapted = PeftModel.from_pretrained(model, str(folder))
+        _set_weights(adapted, load_file(folder / "adapter_model.safetensors"))
     except ImportError:
         raise MissingExtraError("peft", "train") from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{folder}: can't read the adapters: {first_line(error)}") from None
     return adapted.eval()
+
+
+def _set_weights(adapted: Any, weights: dict[str, Tensor]) -> None:
+    """Set the adapters to the saved weights by their names.
+
+    peft renames them as transformers renames the weights of older checkpoints, and where that renames a current name,
+    it loads nothing and warns.
+
+    Raises:
+        KeyError: A weight does not belong to an adapter of this model, or one is missing.
+    """
+    parameters = {name: parameter for name, parameter in adapted.named_parameters() if ".lora_" in name}
+    names = {name.replace(".default", ""): name for name in parameters}
+    if different := names.keys() ^ weights.keys():
+        raise KeyError(min(different))
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameters[names[name]].copy_(weight)
 
 
 def read_base_record(folder: Path) -> dict[str, str]:
@@ -159,6 +169,7 @@ def save_adapters(
     for config in model.peft_config.values():
         config.base_model_name_or_path = base.name
         config.target_modules = sorted(config.target_modules)  # a set, whose order differs between processes
+        config.target_parameters = sorted(config.target_parameters) if config.target_parameters else None
     with write_folder(folder) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft looks for the configuration of the base model on the hub
         model.save_pretrained(part, safe_serialization=True, save_embedding_layers=False, state_dict=state)

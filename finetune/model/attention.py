@@ -1,17 +1,19 @@
 """Attention that isolates packed documents, plugged into the attention interface of transformers.
 
 ``sdpa`` makes one call per document: exact, fast on a CPU, and the reference. ``varlen`` is PyTorch's variable-length
-flash attention (CUDA, bfloat16 or float16). Neither builds a (T, T) mask.
+flash attention (CUDA, bfloat16 or float16). ``eager`` calls the model's own eager attention once per document, with all
+that it adds to plain attention: a soft cap, attention sinks. None of them builds a (T, T) mask.
 
 The document boundaries travel through the model to its attention as the keyword argument ``packed``
 (``finetune.data.batch.PackedSequences``). Without them the functions here refuse to guess; generation therefore runs
 within ``original_attention``. transformers builds no mask for an implementation name that it doesn't know
 (``masking_utils``), so that visibility is decided here alone, and a layer that asks for anything else (a custom mask,
-a soft cap, attention sinks) is refused.
+in ``sdpa`` and ``varlen`` also a soft cap or sinks) is refused. ``finetune.training.isolate`` chooses among them.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,13 +28,18 @@ from transformers import AttentionInterface
 from finetune.data.batch import PackedSequences
 from selfinstruct.errors import UsageError
 
-__all__ = ["NO_PACKING", "is_packed", "original_attention", "resolve_attention", "use_packed_attention"]
+__all__ = [
+    "NO_PACKING", "original_attention", "packed_attention", "resolve_attention", "restore_attention",
+    "use_packed_attention",
+]  # fmt: skip
 
 _PREFIX = "finetune_"
 NO_PACKING = "train it one document at a time: --set packing=false"
 _USE_SDPA = "use --set attention=sdpa"
-# Keyword arguments by which layers change the result of their attention, and which are not implemented here.
-_UNSUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
+# Keyword arguments by which layers change the result of their attention: some are the same for all tokens, so that a
+# model's eager attention can take them for one document; others refer to the tokens of the whole call.
+_TOKENWISE = ("position_bias", "indices", "block_indices")
+_UNSUPPORTED = ("softcap", "s_aux", "sinks", *_TOKENWISE)
 _ORIGINAL = "_finetune_original_attention"  # attribute of a switched model that holds its former implementation
 
 
@@ -56,12 +63,13 @@ def resolve_attention(name: str, device: torch.device | str, dtype: torch.dtype 
 
 
 def use_packed_attention(model: Any, name: str) -> None:
-    """Switch a model of transformers to ``sdpa`` or ``varlen`` attention over packed documents.
+    """Switch a model of transformers to ``sdpa``, ``varlen`` or ``eager`` attention over packed documents.
 
     Raises:
         UsageError: The model bypasses the attention interface.
     """
-    AttentionInterface.register(_PREFIX + name, _sdpa if name == "sdpa" else _varlen_attention())
+    function = {"sdpa": _sdpa, "eager": _eager}.get(name) or _varlen_attention()
+    AttentionInterface.register(_PREFIX + name, function)
     if name == "sdpa":  # on a GPU, the kernels of cuDNN would be planned anew for each length of a document
         torch.backends.cuda.enable_cudnn_sdp(False)
     original = model.config._attn_implementation
@@ -79,23 +87,30 @@ def use_packed_attention(model: Any, name: str) -> None:
         setattr(model, _ORIGINAL, original)
 
 
-def is_packed(model: Any) -> bool:
-    """Return whether a model was switched to attention over packed documents."""
-    return str(getattr(model.config, "_attn_implementation", "")).startswith(_PREFIX)
+def packed_attention(model: Any) -> str:
+    """Return the attention over packed documents that a model was switched to; empty for its own."""
+    name = str(getattr(model.config, "_attn_implementation", ""))
+    return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else ""
 
 
 @contextmanager
 def original_attention(model: Any) -> Iterator[None]:
     """Restore the model's original attention, as generation needs it, while the context is open."""
-    if not is_packed(model):
+    if not packed_attention(model):
         yield
         return
     packed = model.config._attn_implementation
-    model.set_attn_implementation(getattr(model, _ORIGINAL, "sdpa"))
+    restore_attention(model)
     try:
         yield
     finally:
         model.set_attn_implementation(packed)
+
+
+def restore_attention(model: Any) -> None:
+    """Switch a model back to the attention that it was loaded with."""
+    if packed_attention(model):
+        model.set_attn_implementation(getattr(model, _ORIGINAL, "sdpa"))
 
 
 def _sdpa(
@@ -124,6 +139,25 @@ def _sdpa(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout
         )
         outputs.append(output.transpose(1, 2))  # (1, n, H, D)
+    return torch.cat(outputs, 1), None
+
+
+def _eager(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, *,
+    packed: PackedSequences | None = None, **kwargs: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attend within each document by the model's own eager attention; shapes as ``_sdpa``."""
+    packed = _check(module, packed, attention_mask, kwargs, _TOKENWISE)
+    window = _window(module, kwargs, packed)
+    attend = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if attend is None:
+        raise UsageError(f"{type(module).__name__} has no eager attention that can be called; {NO_PACKING}")
+    outputs = []
+    lengths = list(packed.lengths)
+    for q, k, v in zip(*(torch.split(tensor, lengths, 2) for tensor in (query, key, value)), strict=True):
+        visible = _window_mask(q.shape[2], window or q.shape[2], q.device)[None, None]  # (1, 1, n, n)
+        mask = torch.zeros_like(visible, dtype=q.dtype).masked_fill_(~visible, torch.finfo(q.dtype).min)
+        outputs.append(attend(module, q, k, v, mask, **kwargs)[0])  # (1, n, H, D)
     return torch.cat(outputs, 1), None
 
 
@@ -172,7 +206,10 @@ def _varlen_attention() -> Callable[..., tuple[Tensor, None]]:
     return attend
 
 
-def _check(module: Any, packed: PackedSequences | None, mask: Tensor | None, kwargs: dict[str, Any]) -> PackedSequences:
+def _check(
+    module: Any, packed: PackedSequences | None, mask: Tensor | None, kwargs: dict[str, Any],
+    not_implemented: tuple[str, ...] = _UNSUPPORTED,
+) -> PackedSequences:  # fmt: skip
     """Return the document boundaries, or refuse a layer whose attention is not plain causal attention within them."""
     layer = type(module).__name__
     if packed is None:
@@ -180,7 +217,7 @@ def _check(module: Any, packed: PackedSequences | None, mask: Tensor | None, kwa
             f"{layer} was called without document boundaries: generate within "
             f"finetune.model.attention.original_attention; if this is training, {NO_PACKING}"
         )
-    unsupported = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
+    unsupported = [name for name in not_implemented if kwargs.get(name) is not None]
     unsupported += ["a custom mask"] if mask is not None else []
     if unsupported:
         raise UsageError(
@@ -195,6 +232,11 @@ def _check(module: Any, packed: PackedSequences | None, mask: Tensor | None, kwa
 
 
 def _window(module: Any, kwargs: dict[str, Any], packed: PackedSequences) -> int:
-    """Return the sliding window in tokens, or 0 if no document is longer than it."""
-    window = int(kwargs.get("sliding_window", getattr(module, "sliding_window", None)) or 0)
+    """Return the sliding window in tokens, or 0 if no document is longer than it.
+
+    A layer that names none may still have the one of its configuration, if that is the same for all layers.
+    """
+    config = getattr(module, "config", None)
+    common = None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
+    window = int(kwargs.get("sliding_window", getattr(module, "sliding_window", common)) or 0)
     return window if packed.max_seqlen > window else 0

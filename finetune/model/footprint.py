@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface
 
 from finetune.model.adapters import add_adapters
+from finetune.model.anatomy import auto_class, find_decoder, find_layers, freeze_other_modalities, text_config
 from finetune.model.loss import CHUNK_BYTES
 from finetune.options import Lora
 from selfinstruct.errors import SelfInstructError
@@ -152,11 +153,14 @@ def measure_footprint(
     quantized = lora is not None and lora.base == "nf4"
     try:
         with torch.device("meta"):
-            from_config: Any = AutoModelForCausalLM.from_config  # untyped
             # Around 4-bit weights, everything else is float32.
-            model = from_config(config, dtype=torch.float32 if quantized else dtype, attn_implementation="eager")
+            model = auto_class(config).from_config(
+                config, dtype=torch.float32 if quantized else dtype, attn_implementation="eager"
+            )
             if lora is not None:
                 model = add_adapters(model, replace(lora, base="full"))
+            else:
+                freeze_other_modalities(model)
         causal = model.get_base_model() if lora is not None else model
         kept, attention = _trial_run(model.train(), causal, repeated)
         return _count(model, causal, quantized, kept, attention)
@@ -170,7 +174,7 @@ def _count(model: nn.Module, causal: Any, quantized: bool, kept: float, attentio
     head = causal.get_output_embeddings()
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    active = _active_share(causal.config)
+    active = _active_share(text_config(causal.config))
     matrices = {True: 0.0, False: 0.0}  # parameters by whether they are trained
     frozen_linear = 0
     for name, module in model.named_modules():
@@ -193,7 +197,7 @@ def _count(model: nn.Module, causal: Any, quantized: bool, kept: float, attentio
         width=head.weight.shape[1],
         head_trained=head.weight.requires_grad,
         element=head.weight.element_size(),
-        layers=causal.config.num_hidden_layers,
+        layers=len(find_layers(find_decoder(causal) or causal)),
         attention=attention,
         kept=kept,
     )
@@ -249,7 +253,7 @@ def _trial_run(model: Any, causal: Any, repeated: bool) -> tuple[float, int]:
 
     ids = torch.zeros(1, _TRIAL_TOKENS, dtype=torch.int64, device="meta")
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        getattr(causal, causal.base_model_prefix)(input_ids=ids, use_cache=False)
+        (find_decoder(causal) or causal)(input_ids=ids, use_cache=False)
     total = sum(tensor.untyped_storage().nbytes() for address, tensor in saved.items() if address not in model_storage)
     return total / _TRIAL_TOKENS, sum(widths)
 

@@ -9,17 +9,18 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from finetune.model.adapters import BASE, add_adapters, load_adapters, nf4_config, read_base_record
+from finetune.model.anatomy import auto_class, freeze_other_modalities, has_other_modalities
 from finetune.model.gguf_reading import config_overrides, patched_reader, set_pre_tokenizer, without_gguf_metadata
 from finetune.model.limits import correct_tied_head
 from finetune.model.tokenizer_files import read_tokenizer
@@ -56,11 +57,13 @@ class Loaded:
         model: The model of transformers, wrapped by peft if it has adapters.
         tokenizer: The tokenizer of transformers.
         base: The model that the weights, or the adapters, come from.
+        extra: Files of its folder that are saved unchanged, by name: how it processes images and sound.
     """
 
     model: Any
     tokenizer: Any
     base: Base
+    extra: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def load_model(name: str | Path | None = None, *, base: str | None = None) -> Loaded:
@@ -106,7 +109,9 @@ def load(
     base = Base(name or EMBEDDED, _digest(name))
     if lora is not None:
         model = add_adapters(model, lora)
-    return Loaded(model, load_tokenizer(name), base)
+    else:
+        freeze_other_modalities(model)
+    return Loaded(model, load_tokenizer(name), base, _processor_files(model, name))
 
 
 def load_adapted(
@@ -141,7 +146,8 @@ def load_adapted(
         model = _load_4bit(name, dtype, device)
     else:
         model = _load_weights(name, dtype).to(device)
-    return Loaded(load_adapters(model, folder), load_tokenizer(name), Base(name, digest))
+    adapted = load_adapters(model, folder)
+    return Loaded(adapted, load_tokenizer(name), Base(name, digest), _processor_files(model, name))
 
 
 def load_tokenizer(name: str | None) -> Any:
@@ -274,16 +280,31 @@ def _load_4bit(name: str | None, dtype: torch.dtype, device: torch.device | str)
 
 
 def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: dict[str, Any]) -> Any:
+    overrides = _overrides(where, options)
     with _quiet(), _explain_errors(name):
-        auto: Any = AutoModelForCausalLM
-        model, info = auto.from_pretrained(
-            where, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True, **options, **_overrides(where, options),
+        gguf_file = {key: options[key] for key in ("gguf_file",) if key in options}
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **gguf_file, **overrides)
+        # The attention is the default of the architecture: sdpa if it has that, else eager.
+        model, info = auto_class(config).from_pretrained(
+            where, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+            **options, **overrides,
         )  # fmt: skip
     if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         raise UsageError(f"{name}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again")
     correct_tied_head(model)
     return model
+
+
+def _processor_files(model: Any, name: str | None) -> dict[str, bytes]:
+    """Return the files that describe how a model with other modalities processes its inputs."""
+    if name is None or not has_other_modalities(model.config):
+        return {}
+    with _quiet():
+        paths = {
+            file: cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+            for file in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+        }
+    return {file: Path(path).read_bytes() for file, path in paths.items() if path}
 
 
 def _digest(name: str | None) -> str:

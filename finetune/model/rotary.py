@@ -1,20 +1,83 @@
-"""Llama 3's scaled rotary position embedding, which GGUF files hold as a tensor of divisors."""
+"""Rotary position embeddings: frequencies that follow the length of a document, and Llama 3's divisors in GGUF files.
+
+With the types ``dynamic`` and ``longrope``, the frequencies of transformers depend on the longest position of a call
+(``transformers.modeling_rope_utils.dynamic_rope_update``), and those of ``dynamic`` on earlier calls too. Packed with a
+long document, a short one would get the frequencies of the long one. ``use_document_frequencies`` gives each document
+the frequencies that it has alone in a new model.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from selfinstruct.errors import UsageError
 
-__all__ = ["ROPE_TENSOR", "read_rope_parameters", "rope_divisors"]
+__all__ = ["ROPE_TENSOR", "read_rope_parameters", "rope_divisors", "use_document_frequencies"]
 
 ROPE_TENSOR = "rope_freqs.weight"
+# Types whose frequencies are the same for all lengths.
+_FIXED = {"default", "linear", "yarn", "llama3", "proportional"}
+_ORIGINAL = "original_inv_freq"
+
+
+def use_document_frequencies(model: nn.Module) -> None:
+    """Let rotary embeddings whose frequencies depend on the length of a text compute each document separately."""
+    for module in model.modules():
+        types = getattr(module, "rope_type", None)
+        kinds = set(types.values()) if isinstance(types, dict) else {types or "default"}
+        if not kinds <= _FIXED and not isinstance(module.forward, _DocumentFrequencies):
+            module.forward = _DocumentFrequencies(module, module.forward)
+
+
+class _DocumentFrequencies:
+    """The forward pass of a rotary embedding, called once for each document of a packed sequence."""
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self.module, self.forward = module, forward
+
+    def __call__(self, x: Tensor, position_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Return what ``forward`` returns: tensors (..., T, D), where ``position_ids`` is (..., T)."""
+        if position_ids is None:
+            return self.forward(x, position_ids, *args, **kwargs)
+        parts = []
+        for positions in torch.split(position_ids, _document_lengths(position_ids), -1):
+            self._reset()
+            parts.append(self.forward(x, positions, *args, **kwargs))
+        if len(parts) == 1:
+            return parts[0]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts, -2)
+        return tuple(torch.cat(tensors, -2) for tensors in zip(*parts, strict=True))
+
+    def _reset(self) -> None:
+        """Forget the lengths of earlier documents, which ``dynamic`` frequencies grow with."""
+        module = self.module
+        for name in [name for name in (*module._buffers, *vars(module)) if name.endswith(_ORIGINAL)]:
+            prefix = name.removesuffix(_ORIGINAL)
+            cached = f"{prefix}max_seq_len_cached"
+            if int(getattr(module, cached, 0)) > int(module.original_max_seq_len):  # type: ignore[arg-type]
+                frequencies = getattr(module, name).to(getattr(module, f"{prefix}inv_freq").device)
+                module.register_buffer(f"{prefix}inv_freq", frequencies.clone(), persistent=False)
+                setattr(module, cached, module.original_max_seq_len)
+
+
+def _document_lengths(position_ids: Tensor) -> list[int]:
+    """Return the lengths of packed documents, each of which begins at position 0.
+
+    Several rows are a padded batch, as in generation, and have one length.
+    """
+    positions = position_ids.reshape(-1, position_ids.shape[-1])
+    if len(positions) > 1 and not bool((positions == positions[:1]).all()):
+        return [positions.shape[1]]
+    starts = [0, *(index for index in (positions[0] == 0).nonzero()[:, 0].tolist() if index)]
+    return [end - start for start, end in zip(starts, [*starts[1:], positions.shape[1]], strict=True)]
 
 
 def rope_divisors(config: Any) -> Tensor:

@@ -19,7 +19,7 @@ from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import describe_os_error, fsync, write_atomic
 from selfinstruct.errors import SelfInstructError, UsageError
 
-__all__ = ["Checkpoint", "describe_shortage", "latest", "restore_rng_state", "rng_state", "save"]
+__all__ = ["Checkpoint", "describe_shortage", "latest", "restore_rng_state", "restore_weights", "rng_state", "save"]
 
 _PART = ".part"
 
@@ -132,6 +132,23 @@ def latest(root: Path) -> Checkpoint | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, error) from None
     return Checkpoint(folder, step, world_size, metadata)
+
+
+def restore_weights(optimizer: Any, root: Path, step: int, world: World) -> None:
+    """Restore the weights that were kept below ``root`` after ``step``.
+
+    Raises:
+        SelfInstructError: They can't be read.
+    """
+    kept = latest(root)
+    if kept is None or kept.step != step:
+        raise SelfInstructError(
+            f"{root}: the weights of step {step} are missing; remove {root.parent} to train from the beginning"
+        )
+    try:
+        optimizer.restore_weights(kept.tensors(world))
+    except (KeyError, RuntimeError) as error:
+        raise kept.damaged(error) from None
 
 
 def rng_state() -> dict[str, Tensor]:

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from finetune.model.anatomy import find_layers
 from finetune.model.packed_lm import PackedCausalLM
 from selfinstruct.errors import UsageError
 
 __all__ = ["SINGLE_PROCESS", "World", "full_state_dict", "is_main_process", "process_group", "shard"]
 
 # Methods called from outside like ``forward``: they too must gather the weights outside the layers.
-_FORWARD_METHODS = ("hidden", "logits", "token_losses", "generate")
+_FORWARD_METHODS = ("hidden", "logits", "token_losses", "expert_counts", "own_losses", "generate")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def shard(packed_lm: PackedCausalLM, world: World) -> None:
         # Reshard the root module too: between two calls, parameters are always the sharded ones.
         "reshard_after_forward": True,
     }
-    for layer in packed_lm.decoder.layers:
+    for layer in find_layers(packed_lm.decoder):
         fully_shard(layer, **settings)
     fully_shard(packed_lm, **settings)
     for name in _FORWARD_METHODS:

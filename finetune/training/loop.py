@@ -8,12 +8,13 @@ knows beforehand.
 
 from __future__ import annotations
 
+import itertools
 import math
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from finetune.data.batch import Batch, collate
 from finetune.data.packing import Step
 from finetune.data.plan import EpochPlan
 from finetune.data.shapes import FixedShapes
+from finetune.model.balance import ExpertLoad, LoadBalancing
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.progress import TrainingProgress
 from finetune.training.schedule import learning_rate
@@ -140,10 +142,14 @@ class TrainingLoop:
         # FSDP averages gradients over the processes, but their sum is needed.
         scale = self.world.world_size / self.plan.supervised_tokens(step)
         loss = torch.zeros((), device=self.device)
-        for _ in self._micro_batches(step):
-            batch = next(batches)
+        micro_batches: Iterable[Batch] = itertools.islice(batches, len(self._micro_batches(step)))
+        loads = []
+        if getattr(self.packed_lm, "balancing", None) is not None:
+            micro_batches = list(micro_batches)
+            loads = [self._expert_load(micro_batches)]
+        for batch in micro_batches:
             try:
-                partial_loss = self.packed_lm(batch, scale)
+                partial_loss = self.packed_lm(batch, scale, *loads)
                 partial_loss.backward()
             except torch.OutOfMemoryError:
                 raise self._out_of_memory(step, batch) from None
@@ -156,6 +162,14 @@ class TrainingLoop:
         self.optimizer.step(step + 1, rate, grad_scale, finite)
         self.optimizer.zero_grad()
         return loss, norm, finite
+
+    def _expert_load(self, micro_batches: Sequence[Batch]) -> ExpertLoad:
+        """Count how a step uses the experts, with the random numbers (dropout) of the passes that follow."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            counts = sum(map(self.packed_lm.expert_counts, micro_batches), start=torch.zeros((), device=self.device))
+        balancing: LoadBalancing = self.packed_lm.balancing
+        return balancing.load(self.world.all_reduce(counts), self.world.world_size)
 
     def _micro_batches(self, step: int) -> Step:
         """Return this process's micro-batches of a step."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from finetune.model.attention import resolve_attention, use_packed_attention
+from finetune.model.anatomy import find_layers
+from finetune.model.attention import resolve_attention
+from finetune.model.balance import LoadBalancing
 from finetune.model.float8 import check_float8, use_float8
-from finetune.model.isolation import check_head, check_isolation
+from finetune.model.isolation import check_head, check_loss
+from finetune.model.lora_targets import describe_coverage
 from finetune.model.packed_lm import PackedCausalLM
+from finetune.model.rotary import use_document_frequencies
 from finetune.options import TrainingOptions
 from finetune.training.distributed import World, shard
+from finetune.training.isolate import isolate_documents
 from selfinstruct.errors import UsageError
 
 __all__ = ["RuntimeSetup", "compile_layers", "prepare"]
@@ -71,34 +76,54 @@ class RuntimeSetup:
             fp8=options.fp8,
         )
 
+    def after(self, packed_lm: PackedCausalLM) -> RuntimeSetup:
+        """Return the setup for a prepared model.
+
+        Where it does not have the attention that was asked for, its layers are not compiled: shapes follow the
+        documents, and each would be compiled.
+        """
+        return replace(self, compile=self.compile and packed_lm.attention == self.attention)
+
     @property
     def fixed_shapes(self) -> bool:
         """Whether micro-batches are padded: to few shapes for compiled layers, or to multiples of 16 tokens for fp8."""
         return (self.compile and self.attention == "varlen") or self.fp8
 
 
-def prepare(model: Any, setup: RuntimeSetup, world: World, *, recompute: bool) -> PackedCausalLM:
-    """Prepare a model for the training loop: packed attention, sharded over the processes, checked for leaks.
+def prepare(
+    model: Any, setup: RuntimeSetup, world: World, *, recompute: bool, longest: int = 0,
+    notify: Callable[[str], None] = lambda _line: None,
+) -> PackedCausalLM:  # fmt: skip
+    """Prepare a model for the training loop: documents isolated, sharded over the processes, checked for leaks.
 
-    Compile its layers (``compile_layers``) after any evaluation before training.
+    Whether documents are packed is then decided (``PackedCausalLM.packs``). Compile the layers (``compile_layers``)
+    after any evaluation before training.
+
+    Args:
+        longest: Tokens of the longest document of the run.
+        notify: Called with a line on each thing that differs from the options.
 
     Raises:
-        UsageError: The model does not support packing, recomputation or sharding.
+        UsageError: The model is not causal, or does not support recomputation or sharding.
     """
     packed_lm = PackedCausalLM(model)
-    if setup.attention:
-        use_packed_attention(packed_lm.causal, setup.attention)
+    use_document_frequencies(packed_lm.causal)
     if recompute:
         _enable_recompute(packed_lm.causal)
     if world.world_size > 1:
         if getattr(packed_lm.causal, "is_loaded_in_4bit", False):
             raise UsageError("weights in 4 bits can't be sharded over processes; start one, or use lora.base=full")
         shard(packed_lm, world)
-    if setup.attention:  # unpacked, a document is alone in its micro-batch, and no layer can leak
-        check_isolation(packed_lm, setup.device)
     packed_lm.chunked_head = check_head(packed_lm, setup.device)
+    lines = isolate_documents(packed_lm, setup.attention, setup.device, longest=longest)
+    packed_lm.balancing = LoadBalancing.of(packed_lm.causal)
+    lines += [line for line in [check_loss(packed_lm, setup.device)] if line]
+    if packed_lm.model is not packed_lm.causal:
+        lines += describe_coverage(packed_lm.model)
     if setup.fp8:
-        use_float8(packed_lm.decoder.layers)
+        use_float8(nn.ModuleList(find_layers(packed_lm.decoder)))
+    for line in lines:
+        notify(line)
     return packed_lm
 
 
@@ -124,7 +149,7 @@ def compile_layers(packed_lm: PackedCausalLM, setup: RuntimeSetup, *, activation
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, _RECOMPILE_LIMIT)
     _let_inputs_require_gradients(packed_lm)
-    for layer in packed_lm.decoder.layers:
+    for layer in find_layers(packed_lm.decoder):
         forward: Callable[..., Any] = layer.forward
         layer.forward = torch.compile(forward, dynamic=not setup.fixed_shapes)
 

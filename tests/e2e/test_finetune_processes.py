@@ -107,6 +107,30 @@ def test_two_processes_train_like_one(rows: Path, tiny_model_folder: Path, tmp_p
 
 
 @pytest.mark.prove
+@pytest.mark.parametrize("model_type", ["gpt2", "qwen2_moe"])
+def test_two_processes_train_models_other_than_llama(model_type: str, rows: Path, tmp_path: Path) -> None:
+    """The layers of GPT-2 are not called so, and a mixture of experts balances their load over all processes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
+    experts = {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "intermediate_size": 32,
+        "num_key_value_heads": 2, "shared_expert_intermediate_size": 16, "output_router_logits": True,
+        "router_aux_loss_coef": 0.1,
+    }  # fmt: skip
+    tokenizer = finetune_fixtures.make_tokenizer()
+    fields = {**sizes, **(experts if model_type == "qwen2_moe" else {}), "vocab_size": len(tokenizer)}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if model_type == "gpt2" else {}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields, **dropout))
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for count, name in ((1, "alone"), (2, "two")):
+        train(count, *arguments(tmp_path / "model", rows, tmp_path / name))
+    assert_close(tmp_path / "two", tmp_path / "alone", "model.safetensors")
+
+
+@pytest.mark.prove
 def test_two_processes_train_like_one_and_resume_after_an_interruption(
     rows: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
