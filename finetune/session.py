@@ -7,7 +7,6 @@ processes work together (``finetune.training.distributed``); rank 0 writes files
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,9 +21,10 @@ from finetune.data.render import Renderer, RenderResult
 from finetune.data.training_data import TrainingData, read_training_data
 from finetune.evaluation.held_out import Losses, evaluate, pooled_mean
 from finetune.evaluation.samples import sample_answers
-from finetune.model.adapters import save_adapters
-from finetune.model.loading import EMBEDDED, Loaded, load, load_config, load_tokenizer, save
+from finetune.export.result import try_saving, write_result
+from finetune.model.loading import EMBEDDED, Loaded, load, load_config, load_tokenizer
 from finetune.model.packed_lm import PackedCausalLM
+from finetune.model.stopping import set_stop_tokens
 from finetune.options import TrainingOptions
 from finetune.record import Measurements, lock_run, read_record, run_identity, write_record
 from finetune.training import checkpoint
@@ -201,6 +201,9 @@ class _Run:
         # A model to be sharded is loaded on the CPU, and moved to the devices shard by shard.
         device = self.world.device if self.world.world_size == 1 else "cpu"
         loaded = load(self.model, dtype=self.setup.dtype, device=device, lora=options.lora)
+        set_stop_tokens(loaded.model, loaded.tokenizer, renderer)
+        if self.world.main and (refused := try_saving(loaded, self.out, adapters=options.lora is not None)):
+            self.notify(f"the result lacks generation settings that transformers refuses to save: {', '.join(refused)}")
         packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
         if "before" not in record:
             record = {**identity, "model_digest": loaded.base.digest, "complete": False}
@@ -319,11 +322,14 @@ class _Run:
         if self.setup.compile:
             compile_layers(packed_lm)
         try:
-            steps = loop.run(start)
+            # A finished run whose model could not be saved resumes here.
+            steps = start if stopping.exhausted else loop.run(start)
         finally:
             metrics.close()
+        if steps > start:
+            self._save_final(save_checkpoint, steps)
         if stopping.patience and stopping.step < steps:
-            _restore_kept(optimizer, kept, stopping.step, world)
+            checkpoint.restore_kept(kept, stopping.step, optimizer.restore_weights, world)
         return steps, earlier_seconds + loop.seconds
 
     def _restore(
@@ -350,6 +356,15 @@ class _Run:
         self.notify(f"resuming after step {latest.step} of {steps}")
         return latest.step, seconds, unlogged
 
+    def _save_final(self, save_checkpoint: Callable[[int], None], step: int) -> None:
+        """Save the final state, so that no error while the model is measured and saved can lose it."""
+        try:
+            save_checkpoint(step)
+        except SelfInstructError as error:
+            if self.world.world_size > 1:  # the other processes wait for this one
+                raise
+            self.notify(f"{error}; the model is saved nevertheless")
+
     def _remove_checkpoints(self) -> None:
         if self.world.main:
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
@@ -359,20 +374,9 @@ class _Run:
             write_record(self.out, record)
 
     def _save(self, loaded: Loaded) -> None:
-        """Write the model's files to a temporary folder, then move each into the run's folder."""
         state = full_state_dict(loaded.model)  # a collective call
-        if not self.world.main:
-            return
-        part = self.out / ".model.part"
-        shutil.rmtree(part, ignore_errors=True)
-        if self.options.lora is None:
-            save(loaded.model, loaded.tokenizer, part, state=state)
-        else:
-            save_adapters(loaded.model, loaded.tokenizer, part, loaded.base, state=state)
-        # The configuration last, so that its presence implies that all other files are there.
-        for path in sorted(part.iterdir(), key=lambda path: (path.name.endswith("config.json"), path.name)):
-            os.replace(path, self.out / path.name)
-        part.rmdir()
+        if self.world.main:
+            write_result(loaded, self.out, state, adapters=self.options.lora is not None)
 
     def _plot(self, record: dict[str, Any]) -> None:
         held_out = {
@@ -380,20 +384,3 @@ class _Run:
             for name, losses in record["before"]["losses"].items()
         }
         Metrics(self.out, self.notify).plot(self.out.name, held_out)
-
-
-def _restore_kept(optimizer: FlatAdamW, root: Path, step: int, world: World) -> None:
-    """Restore the weights that were kept after ``step``.
-
-    Raises:
-        SelfInstructError: They can't be read.
-    """
-    kept = checkpoint.latest(root)
-    if kept is None or kept.step != step:
-        raise SelfInstructError(
-            f"{root}: the weights of step {step} are missing; remove {root.parent} to train from the beginning"
-        )
-    try:
-        optimizer.restore_weights(kept.tensors(world))
-    except (KeyError, RuntimeError) as error:
-        raise kept.damaged(error) from None

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from finetune.model.saving import saveable_generation_config
 from finetune.options import Lora
 from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import first_line, write_folder
@@ -161,4 +162,6 @@ def save_adapters(
         model.save_pretrained(part, safe_serialization=True, save_embedding_layers=False, state_dict=state)
         (part / "README.md").unlink(missing_ok=True)  # an unfilled form
         tokenizer.save_pretrained(part)
+        if (generation := model.get_base_model().generation_config) is not None:
+            saveable_generation_config(generation)[0].save_pretrained(part)  # for the stop tokens
         (part / BASE).write_bytes(dumps(record).encode("utf-8"))

@@ -14,13 +14,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, modeling_gguf_pytorch_utils
 
 from finetune.model.pretokenizers import pre_tokenizer_by_name
-from finetune.model.rotary import ROPE_TENSOR, read_rope_parameters
+from finetune.model.gguf_values import ROPE_ARCHITECTURES, read_values
 from selfinstruct.common import gguf
 from selfinstruct.errors import UsageError
 
 __all__ = ["config_overrides", "patched_reader", "set_pre_tokenizer", "without_gguf_metadata"]
 
 _VOCABULARY = "tokenizer.ggml."
+_WITH_HEAD_SIZE = ("gemma", "gemma2", "gemma3", "qwen3")  # their heads are not as wide as the hidden states divided
 
 
 def set_pre_tokenizer(backend: Any, path: Path) -> None:
@@ -47,20 +48,26 @@ def _known_to_transformers() -> Mapping[str, str]:
 
 
 def config_overrides(path: Path) -> dict[str, Any]:
-    """Return configuration values that only the presence of tensors reveals, and that transformers ignores.
+    """Return the configuration values of a GGUF file that transformers ignores, or that only its tensors reveal.
 
     Raises:
         UsageError: The scaling of the rotary positions is unknown.
     """
     header = gguf.check(path)
+    architecture = header.texts.get("general.architecture", "")
     overrides: dict[str, Any] = {}
-    if header.texts.get("general.architecture") == "llama":
+    if architecture == "llama":
         # For other architectures the configuration itself says whether there are biases.
         biases = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
         overrides = {key: True for key, tensor in biases.items() if tensor in header.tensors}
-    if ROPE_TENSOR in header.tensors:
+    if architecture in _WITH_HEAD_SIZE and (size := header.numbers.get(f"{architecture}.attention.key_length")):
+        overrides["head_dim"] = size
+    stops = [header.numbers.get(f"{_VOCABULARY}{end}_token_id") for end in ("eos", "eot", "eom")]
+    if any(stops[1:]):
+        overrides["eos_token_id"] = list(dict.fromkeys(token_id for token_id in stops if token_id is not None))
+    if architecture in ROPE_ARCHITECTURES:
         with patched_reader():
-            overrides["rope_parameters"] = read_rope_parameters(path)
+            overrides |= read_values(path, architecture)
     return overrides
 
 
@@ -72,7 +79,7 @@ def without_gguf_metadata(loaded: Any, dtype: torch.dtype) -> Any:
     state = loaded.state_dict()
     with torch.device("meta"):
         auto: Any = AutoModelForCausalLM
-        model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = auto.from_config(config, dtype=dtype)
     model.load_state_dict(state, assign=True)
     model.tie_weights()
     for name, buffer in loaded.named_buffers():  # buffers outside the state dict, such as rotary frequencies

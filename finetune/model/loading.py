@@ -1,12 +1,10 @@
-"""Loading of causal language models (the embedded one, GGUF files, folders, hub names), and saving."""
+"""Loading of causal language models: the embedded one, GGUF files, folders, hub names."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import logging as stdlib_logging
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,18 +14,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from finetune.model.adapters import BASE, add_adapters, load_adapters, nf4_config, read_base_record
 from finetune.model.gguf_reading import config_overrides, patched_reader, set_pre_tokenizer, without_gguf_metadata
+from finetune.model.quiet import quiet
+from finetune.model.saving import quantization_method, save
+from finetune.model.stopping import adopt_stop_tokens
 from finetune.options import Lora
 from selfinstruct.common import embedded, gguf
-from selfinstruct.common.files import write_folder
-from selfinstruct.errors import MissingExtraError, RunChangedError, SelfInstructError, UsageError
+from selfinstruct.errors import MissingExtraError, RunChangedError, UsageError
 
 __all__ = [
-    "EMBEDDED", "Base", "Loaded", "load", "load_adapted", "load_config", "load_model", "load_tokenizer", "save",
+    "EMBEDDED", "Base", "Loaded", "load", "load_adapted", "load_config", "load_model", "load_tokenizer",
 ]  # fmt: skip
 
 EMBEDDED = "embedded"
@@ -139,7 +138,11 @@ def load_adapted(
         model = _load_4bit(name, dtype, device)
     else:
         model = _load_weights(name, dtype).to(device)
-    return Loaded(load_adapters(model, folder), load_tokenizer(name), Base(name, digest))
+        if dequantize and quantization_method(model) is not None:
+            model = model.dequantize()
+    tokenizer = load_tokenizer(name)
+    adopt_stop_tokens(model, tokenizer, folder)
+    return Loaded(load_adapters(model, folder), tokenizer, Base(name, digest))
 
 
 def load_tokenizer(name: str | None) -> Any:
@@ -149,7 +152,7 @@ def load_tokenizer(name: str | None) -> Any:
         UsageError: As ``load``; or the pre-tokenizer of a GGUF file is unknown.
     """
     where, options = _source(name)
-    with _quiet(), _explain_errors(name):
+    with quiet(), _explain_errors(name):
         if options:
             # AutoTokenizer gives the same result, after seconds of parsing the header on its own.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options)
@@ -168,52 +171,9 @@ def load_config(name: str | None) -> Any:
         UsageError: As ``load``.
     """
     where, options = _source(name)
-    with _quiet(), _explain_errors(name), patched_reader() if options else nullcontext():
+    with quiet(), _explain_errors(name), patched_reader() if options else nullcontext():
         overrides = _overrides(where, options)
         return AutoConfig.from_pretrained(where, trust_remote_code=False, **options, **overrides)
-
-
-def save(
-    model: Any, tokenizer: Any, folder: Path,
-    *, state: Mapping[str, torch.Tensor] | None = None, extra: Mapping[str, bytes] | None = None,
-) -> None:  # fmt: skip
-    """Write a model that ``AutoModelForCausalLM.from_pretrained`` loads: safetensors, configuration, tokenizer.
-
-    ``folder`` appears atomically, once all files are on disk.
-
-    Args:
-        state: The full weights if the model is sharded (``finetune.training.distributed.full_state_dict``).
-        extra: Contents of additional files, by name.
-
-    Raises:
-        UsageError: ``folder`` exists already.
-        SelfInstructError: The files can't be written.
-    """
-    model.config.name_or_path = ""  # a path of this machine, meaningless elsewhere
-    generation = model.generation_config
-    if generation is not None and not generation.do_sample:
-        with _quiet():
-            try:
-                generation.validate(strict=True)
-            except ValueError:
-                # Published models set a temperature without sampling, which transformers refuses to save.
-                generation.do_sample = True
-    with write_folder(folder) as part, _quiet():
-        try:
-            model.save_pretrained(part, state_dict=_without_tied(model, state))
-        except SafetensorError as error:
-            raise SelfInstructError(f"can't write {folder}: {error}") from None
-        tokenizer.save_pretrained(part)
-        for name, content in (extra or {}).items():
-            (part / name).write_bytes(content)
-
-
-def _without_tied(model: Any, state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
-    """Drop the duplicates of tied weights from a gathered state, which holds them as copies."""
-    if state is None:
-        return None
-    tied = model.all_tied_weights_keys
-    return {name: tensor for name, tensor in state.items() if name not in tied}
 
 
 def _source(name: str | None) -> tuple[str, dict[str, Any]]:
@@ -275,11 +235,11 @@ def _load_4bit(name: str | None, dtype: torch.dtype, device: torch.device | str)
 
 
 def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: dict[str, Any]) -> Any:
-    with _quiet(), _explain_errors(name):
+    with quiet(), _explain_errors(name):
         auto: Any = AutoModelForCausalLM
         model, info = auto.from_pretrained(
-            where, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True, **options, **_overrides(where, options),
+            where, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+            **options, **_overrides(where, options),
         )  # fmt: skip
     if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         raise UsageError(f"{name}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again")
@@ -299,26 +259,6 @@ def _digest(name: str | None) -> str:
         with file.open("rb") as opened:
             digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence progress bars and logs of transformers, and the hub's warning for every file that it did not find."""
-    hub = stdlib_logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(stdlib_logging.ERROR)
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        hub.setLevel(level)
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Llama 3's scaled rotary position embedding, which GGUF files hold as a tensor of divisors."""
+"""Scaled rotary position embeddings: Llama 3's, which GGUF files hold as a tensor of divisors, and YaRN's."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,17 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from selfinstruct.errors import UsageError
 
-__all__ = ["ROPE_TENSOR", "read_rope_parameters", "rope_divisors"]
+__all__ = ["ROPE_TENSOR", "read_rope_parameters", "rope_divisors", "yarn_attention"]
 
 ROPE_TENSOR = "rope_freqs.weight"
+
+
+def yarn_attention(factor: float) -> float:
+    """Return the scale of queries and keys for positions stretched by ``factor`` (Peng et al. 2023, arXiv:2309.00071).
+
+    llama.cpp multiplies by it, and transformers uses it unless the configuration has another.
+    """
+    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def rope_divisors(config: Any) -> Tensor:

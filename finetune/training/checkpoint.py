@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import describe_os_error, fsync, write_atomic
 from selfinstruct.errors import SelfInstructError, UsageError
 
-__all__ = ["Checkpoint", "latest", "restore_rng_state", "rng_state", "save"]
+__all__ = ["Checkpoint", "latest", "restore_kept", "restore_rng_state", "rng_state", "save"]
 
 _PART = ".part"
 
@@ -120,6 +121,23 @@ def latest(root: Path) -> Checkpoint | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, error) from None
     return Checkpoint(folder, step, world_size, metadata)
+
+
+def restore_kept(root: Path, step: int, restore: Callable[[dict[str, Tensor]], None], world: World) -> None:
+    """Restore the weights that were kept below ``root`` after ``step``.
+
+    Raises:
+        SelfInstructError: They can't be read.
+    """
+    kept = latest(root)
+    if kept is None or kept.step != step:
+        raise SelfInstructError(
+            f"{root}: the weights of step {step} are missing; remove {root.parent} to train from the beginning"
+        )
+    try:
+        restore(kept.tensors(world))
+    except (KeyError, RuntimeError) as error:
+        raise kept.damaged(error) from None
 
 
 def rng_state() -> dict[str, Tensor]:
