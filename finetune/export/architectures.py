@@ -94,7 +94,7 @@ def check_architecture(config: Any, name: str) -> Architecture:
 def _activation(config: Any, architecture: Architecture) -> str | None:
     given = getattr(config, "hidden_activation", None) or config.hidden_act
     if {"swish": "silu"}.get(given, given) != architecture.activation:
-        return f"llama.cpp computes a {config.model_type} with {architecture.activation}, and this one has {given!r}"
+        return f"the activation {given!r} where llama.cpp computes with {architecture.activation}"
     return None
 
 
@@ -103,7 +103,7 @@ def _rotation(config: Any, architecture: Architecture) -> str | None:
     if rope["rope_type"] not in architecture.rope:
         return f"rotary positions of type {rope['rope_type']!r}"
     if rope.get("partial_rotary_factor", 1.0) != 1.0 and not architecture.partial:
-        return "only a part of each head is rotated"
+        return "heads that are rotated in part"
     if rope["rope_type"] == "yarn":
         # llama.cpp has keys for these, and whether it reads them depends on the program around it.
         usual = {"beta_fast": 32, "beta_slow": 1, "attention_factor": yarn_attention(rope["factor"]), "truncate": True}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
-from finetune.model.pretokenizers import pre_tokenizer_name
+from finetune.model.pretokenizers import APPROXIMATED, pre_tokenizer_name
 from selfinstruct.errors import UsageError
 
 __all__ = ["model_name", "write_tokenizer"]
@@ -139,6 +139,8 @@ def _write_byte_level(
             f"{name}: its tokenizer has a pre-tokenizer for which no name of llama.cpp is known here: it can't be "
             "written as GGUF"
         )
+    if pre_tokenizer in APPROXIMATED:
+        notify("llama.cpp splits words with combining marks, as in Hindi, into other tokens than the tokenizer does")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre_tokenizer)
     writer.add_token_merges([" ".join(pair) for pair in _merges(model)])

@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
 
-__all__ = ["pre_tokenizer_by_name", "pre_tokenizer_name", "pre_tokenizer_names"]
+__all__ = ["APPROXIMATED", "pre_tokenizer_by_name", "pre_tokenizer_name", "pre_tokenizer_names"]
 
 _GPT2 = ByteLevel(add_prefix_space=False)
 _DIGITS = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
@@ -54,6 +54,9 @@ _PRE_TOKENIZERS: dict[tuple[str, ...], tuple[PreTokenizer, bool]] = {
     ("tekken",): (_TEKKEN, True),
     ("gpt-4o", "llama4"): (_GPT4O, False),
 }
+
+APPROXIMATED = ("tekken", "gpt-4o", "llama4")
+"""Names whose pre-tokenizer llama.cpp approximates: it splits words at combining marks, as in Hindi."""
 
 
 def pre_tokenizer_names() -> list[str]:
