@@ -23,7 +23,21 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 # These modules of unit tests import torch, and most of them train or load models: `make check` leaves them out.
 SLOW = {
     f"test_finetune_{name}.py"
-    for name in ("adapters", "architectures", "chat", "core", "estimate", "evaluate", "gguf", "gguf_tokenizers", "model", "optim", "report", "sample", "stopping")
+    for name in (
+        "adapters",
+        "architectures",
+        "chat",
+        "core",
+        "estimate",
+        "evaluate",
+        "gguf",
+        "gguf_tokenizers",
+        "model",
+        "optim",
+        "report",
+        "sample",
+        "stopping",
+    )
 }
 
 Promise = Callable[[str, str], None]

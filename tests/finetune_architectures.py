@@ -59,7 +59,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "original_max_position_embeddings": 192,
             "rope_parameters": {
-                "rope_type": "longrope", "rope_theta": 500.0, "long_factor": _LONG, "short_factor": _SHORT,
+                "rope_type": "longrope",
+                "rope_theta": 500.0,
+                "long_factor": _LONG,
+                "short_factor": _SHORT,
                 "original_max_position_embeddings": 192,
             },
         },

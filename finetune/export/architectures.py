@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.model.rotary import yarn_attention
@@ -53,11 +53,11 @@ class Architecture:
 
 
 _LLAMA = Architecture("LLAMA", ("default", "linear", "yarn", "llama3"), biases=_EVERYWHERE, interleaved=True)
-_GEMMA = {"rope": ("default", "linear"), "activation": "gelu_pytorch_tanh", "norm_offset": 1.0}
+_GEMMA = Architecture("GEMMA", ("default", "linear"), activation="gelu_pytorch_tanh", norm_offset=1.0, head_given=None)
 _ARCHITECTURES = {
-    "gemma": Architecture("GEMMA", **_GEMMA, head_given=None),
-    "gemma2": Architecture("GEMMA2", **_GEMMA, head_given=None, period=2),
-    "gemma3_text": Architecture("GEMMA3", **_GEMMA, period=6),
+    "gemma": _GEMMA,
+    "gemma2": replace(_GEMMA, graph="GEMMA2", period=2),
+    "gemma3_text": replace(_GEMMA, graph="GEMMA3", period=6, head_given=False),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "olmo2": Architecture("OLMO2", head_given=True, square=True),

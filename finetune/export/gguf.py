@@ -78,9 +78,7 @@ def _tensor_type(gguf: Any, tensor: Tensor, dtype: str) -> Any:
     return gguf.GGMLQuantizationType["F32" if plain else dtype.upper()]
 
 
-def _chunks(
-    gguf: Any, writer: Any, model: Any, architecture: Architecture, dtype: str, name: str
-) -> Iterator[bytes]:
+def _chunks(gguf: Any, writer: Any, model: Any, architecture: Architecture, dtype: str, name: str) -> Iterator[bytes]:
     """Yield the file piece by piece: the header, then each tensor at the offset that the header gives."""
     with tempfile.TemporaryDirectory() as folder:  # the package can only write to files
         path = Path(folder) / "header"

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.hub import cached_file
 
 from finetune.model.adapters import BASE, add_adapters, load_adapters, nf4_config, read_base_record
-from finetune.model.gguf_reading import config_overrides, patched_reader, set_pre_tokenizer, without_gguf_metadata
+from finetune.model.gguf_reading import as_plain_model, config_overrides, patched_reader, set_pre_tokenizer
 from finetune.model.quiet import quiet
 from finetune.model.saving import quantization_method, save
 from finetune.model.stopping import adopt_stop_tokens
@@ -139,7 +139,7 @@ def load_adapted(
     else:
         model = _load_weights(name, dtype).to(device)
         if dequantize and quantization_method(model) is not None:
-            model = model.dequantize()
+            model = as_plain_model(model.dequantize(), dtype)
     tokenizer = load_tokenizer(name)
     adopt_stop_tokens(model, tokenizer, folder)
     return Loaded(load_adapters(model, folder), tokenizer, Base(name, digest))
@@ -209,7 +209,7 @@ def _load_weights(name: str | None, dtype: torch.dtype) -> Any:
     if not options:
         return _from_pretrained(name, where, dtype, {})
     with patched_reader():
-        return without_gguf_metadata(_from_pretrained(name, where, dtype, options), dtype)
+        return as_plain_model(_from_pretrained(name, where, dtype, options), dtype)
 
 
 def _load_4bit(name: str | None, dtype: torch.dtype, device: torch.device | str) -> Any:

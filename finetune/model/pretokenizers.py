@@ -19,9 +19,7 @@ _DIGITS = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=F
 
 
 def _split(pattern: str) -> Sequence:
-    return Sequence(
-        [Split(Regex(pattern), behavior="isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    return Sequence([Split(Regex(pattern), behavior="isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _words(digits: str) -> Sequence:

@@ -64,7 +64,10 @@ def compare(what: str, folder: Path, tokenizer: Any, count: int) -> int:
         torch.testing.assert_close(llama.next(ids, len(expected)), expected, atol=tolerance(what), rtol=0)
     for prompt in PROMPTS:
         ids = tokenizer(prompt).input_ids
-        expected_ids, actual = continuation(model, ids, count), llama.greedy(ids, count, logit_bias=[[0, False], [2, False]])
+        expected_ids, actual = (
+            continuation(model, ids, count),
+            llama.greedy(ids, count, logit_bias=[[0, False], [2, False]]),
+        )
         equal += expected_ids == actual
         for at, (token, other) in enumerate(zip(expected_ids, actual, strict=True)):
             if token != other:
@@ -121,7 +124,9 @@ def test_a_head_next_to_a_configuration_that_says_tied_is_written(tokenizer, tmp
 
 def test_a_window_that_llama_cpp_lacks_limits_the_context(tokenizer, tmp_path) -> None:
     model, path, notices = exported("mistral", tmp_path, tokenizer, sliding_window=40)
-    assert notices == ["the file has a context of 40 tokens instead of 512: in llama.cpp, it computes no sliding windows"]
+    assert notices == [
+        "the file has a context of 40 tokens instead of 512: in llama.cpp, it computes no sliding windows"
+    ]
     llama = Llama(path)
     assert llama.ask("/completion", prompt=IDS[:39], n_predict=8)["tokens_predicted"] <= 2, "no further than the window"
     expected = logits(model, IDS[:38])[-1].log_softmax(-1)

@@ -20,8 +20,8 @@ from finetune.export.gguf import DTYPES, export_gguf
 from finetune.export.writer import export_model
 from finetune.model.adapters import BASE, save_adapters
 from finetune.model.loading import load, load_tokenizer
-from finetune.model.saving import save
 from finetune.model.pretokenizers import APPROXIMATED, pre_tokenizer_by_name, pre_tokenizer_name, pre_tokenizer_names
+from finetune.model.saving import save
 from finetune.options import Lora
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.errors import SelfInstructError, UsageError
@@ -321,7 +321,11 @@ def test_an_unsupported_architecture_is_rejected(tmp_path) -> None:
     tokenizer = make_tokenizer()
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     save(GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), **shape)), tokenizer, tmp_path / "model")
-    assert_rejected(tmp_path / "model", tmp_path, r"'gpt_neox' can't be written as GGUF; supported: gemma, gemma2, .*, llama, mistral, .*, qwen3\.")
+    assert_rejected(
+        tmp_path / "model",
+        tmp_path,
+        r"'gpt_neox' can't be written as GGUF; supported: gemma, gemma2, .*, llama, mistral, .*, qwen3\.",
+    )
 
 
 @pytest.mark.parametrize(

@@ -42,16 +42,16 @@ def sentencepiece(
     ordered = [*SPECIAL[:3], *byte_tokens, *pieces(), *SPECIAL[3:]]
     vocabulary = {token: token_id for token_id, token in enumerate(dict.fromkeys(ordered))}
     scores = {token: -token_id for token, token_id in vocabulary.items()}
-    merges = generate_merges({token: vocabulary[token] for token in pieces()}, {token: scores[token] for token in pieces()})
+    merges = generate_merges(
+        {token: vocabulary[token] for token in pieces()}, {token: scores[token] for token in pieces()}
+    )
     backend = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer, backend.pre_tokenizer = normalizer, pre_tokenizer
     backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     backend.add_special_tokens(
         [AddedToken(token, normalized=False, special=True, rstrip=token in rstrip) for token in SPECIAL]
     )
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
-    )
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="<|end|>", unk_token="<unk>", pad_token="<|endoftext|>"
     )
@@ -155,4 +155,3 @@ def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_rejected(tokenizer, messa
         exported(tokenizer(), tmp_path)
     assert message in str(caught.value)
     assert not (tmp_path / "m.gguf").exists()
-
