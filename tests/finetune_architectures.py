@@ -66,7 +66,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
                 "original_max_position_embeddings": 192,
             },
         },
-    ),  # fmt: skip
+    ),
     "qwen2": ("qwen2", {}),
     "qwen2, tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen2, yarn": ("qwen2", {"rope_parameters": _YARN}),

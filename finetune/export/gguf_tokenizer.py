@@ -221,10 +221,8 @@ def _adds_space(state: dict[str, Any], chat: bool, name: str, notify: Callable[[
         if scheme == "always":
             notify("llama.cpp puts a space before a text that begins with one already, and the tokenizer does not")
         elif scheme == "first":
-            where = "before a prompt without a chat template" if chat else "after a control token as well"
-            notify(
-                f"llama.cpp can't put a space before the first word only: it puts {'none ' if chat else 'one '}{where}"
-            )
+            where = "none before a prompt without a chat template" if chat else "one after a control token as well"
+            notify(f"llama.cpp can't put a space before the first word only: it puts {where}")
         return bool(scheme == "always" or (scheme == "first" and not chat))
     raise UsageError(f"{name}: its tokenizer treats spaces in a way for which no setting of llama.cpp is known here")
 

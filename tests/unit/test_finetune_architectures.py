@@ -64,10 +64,8 @@ def compare(what: str, folder: Path, tokenizer: Any, count: int) -> int:
         torch.testing.assert_close(llama.next(ids, len(expected)), expected, atol=tolerance(what), rtol=0)
     for prompt in PROMPTS:
         ids = tokenizer(prompt).input_ids
-        expected_ids, actual = (
-            continuation(model, ids, count),
-            llama.greedy(ids, count, logit_bias=[[0, False], [2, False]]),
-        )
+        expected_ids = continuation(model, ids, count)
+        actual = llama.greedy(ids, count, logit_bias=[[token, False] for token in ENDS])
         equal += expected_ids == actual
         for at, (token, other) in enumerate(zip(expected_ids, actual, strict=True)):
             if token != other:
@@ -124,9 +122,9 @@ def test_a_head_next_to_a_configuration_that_says_tied_is_written(tokenizer, tmp
 
 def test_a_window_that_llama_cpp_lacks_limits_the_context(tokenizer, tmp_path) -> None:
     model, path, notices = exported("mistral", tmp_path, tokenizer, sliding_window=40)
-    assert notices == [
-        "the file has a context of 40 tokens instead of 512: in llama.cpp, it computes no sliding windows"
-    ]
+    (notice,) = notices
+    assert "a context of 40 tokens instead of 512" in notice
+    assert "no sliding windows" in notice
     llama = Llama(path)
     assert llama.ask("/completion", prompt=IDS[:39], n_predict=8)["tokens_predicted"] <= 2, "no further than the window"
     expected = logits(model, IDS[:38])[-1].log_softmax(-1)
@@ -167,5 +165,5 @@ def test_a_gemma_3_of_27b_has_queries_scaled_by_its_width(tokenizer, tmp_path) -
     expected = logits(model)[-1].log_softmax(-1)
     torch.testing.assert_close(Llama(path).next(IDS, len(expected)), expected, atol=0.05, rtol=0)
     assert load_config(str(path)).query_pre_attn_scalar == 4
-    with pytest.raises(UsageError, match="query_pre_attn_scalar 12 where llama.cpp computes with 4"):
+    with pytest.raises(UsageError, match=r"query_pre_attn_scalar 12 where llama\.cpp computes with 4"):
         check_architecture(tiny("gemma3", 8, **shape).config, "x")

@@ -41,10 +41,8 @@ def sentencepiece(
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     ordered = [*SPECIAL[:3], *byte_tokens, *pieces(), *SPECIAL[3:]]
     vocabulary = {token: token_id for token_id, token in enumerate(dict.fromkeys(ordered))}
-    scores = {token: -token_id for token, token_id in vocabulary.items()}
-    merges = generate_merges(
-        {token: vocabulary[token] for token in pieces()}, {token: scores[token] for token in pieces()}
-    )
+    ranks = {token: vocabulary[token] for token in pieces()}
+    merges = generate_merges(ranks, {token: -rank for token, rank in ranks.items()})
     backend = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer, backend.pre_tokenizer = normalizer, pre_tokenizer
     backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
@@ -92,7 +90,7 @@ def test_llama_cpp_reads_the_same_tokens(normalizer, pre_tokenizer, tmp_path) ->
     ("scheme", "template", "notice", "same"),
     [
         ("always", CHAT, "a space before a text that begins with one already", (*PROMPTS, "<|user|>Name<|end|>\nx")),
-        ("first", CHAT, "it puts none before a prompt without a chat template", ("<s><|user|>Name<|end|>", CONVERSATION)),
+        ("first", CHAT, "none before a prompt without a chat template", ("<s><|user|>Name<|end|>", CONVERSATION)),
         ("first", None, "it puts one after a control token as well", PROMPTS),
     ],
 )  # fmt: skip

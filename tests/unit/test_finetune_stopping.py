@@ -1,4 +1,4 @@
-"""A trained model stops where it learnt to, in transformers and llama.cpp, and is never lost for want of a clean save."""
+"""A trained model stops where it learnt to, in transformers and llama.cpp, and an error in saving it loses nothing."""
 
 from __future__ import annotations
 
@@ -97,9 +97,8 @@ def assert_stops(folder: Path, tmp_path: Path) -> None:
     assert count < 40
     export_gguf(str(folder), tmp_path / "m.gguf", dtype="f32")
     llama = Llama(tmp_path / "m.gguf")
-    answer = llama.ask(
-        "/v1/chat/completions", messages=[{"role": "user", "content": QUESTION}], max_tokens=40, temperature=0
-    )
+    question = [{"role": "user", "content": QUESTION}]
+    answer = llama.ask("/v1/chat/completions", messages=question, max_tokens=40, temperature=0)
     assert answer["choices"][0]["message"]["content"] == ANSWER
     assert answer["choices"][0]["finish_reason"] == "stop"
 
@@ -185,11 +184,8 @@ def test_the_result_of_training_has_the_mended_configuration(tmp_path) -> None:
     model = base(tmp_path / "base", temperature=0.6, early_stopping=True, pad_token_id=-1)
     options = TrainingOptions(format="chat", max_steps=1, epochs=1)
     train(str(model), rows(tmp_path), tmp_path / "out", options, notify=notices.append)
-    refused = "generation settings that transformers refuses to save: temperature, early_stopping, pad_token_id"
-    assert any(
-        sorted(refused.split()) == sorted(line.removeprefix("the result lacks ").split()) or refused in line
-        for line in notices
-    ), notices
+    (notice,) = (line for line in notices if line.startswith("the result lacks generation settings"))
+    assert all(name in notice for name in ("temperature", "early_stopping", "pad_token_id"))
     generation = GenerationConfig.from_pretrained(tmp_path / "out")
     assert not generation.do_sample
     assert generation.temperature in (None, 1.0)
@@ -204,7 +200,7 @@ def test_quantised_weights_are_rejected_before_the_first_step(tmp_path) -> None:
     quantised.save_pretrained(tmp_path / "nf4")
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "nf4")
     options = TrainingOptions(format="chat", max_steps=1, epochs=1)
-    with pytest.raises(UsageError, match="weights are quantised .bitsandbytes.*--recipe lora"):
+    with pytest.raises(UsageError, match=r"weights are quantised \(bitsandbytes\).*--recipe lora"):
         train(str(tmp_path / "nf4"), rows(tmp_path), tmp_path / "out", options)
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
     adapted = TrainingOptions(format="chat", max_steps=1, epochs=1, lora=Lora(rank=2))
@@ -217,7 +213,7 @@ def test_quantised_weights_are_rejected_before_the_first_step(tmp_path) -> None:
 def test_a_configuration_that_can_not_be_written_is_rejected(tmp_path) -> None:
     model = make_model(384)
     model.config.extra = object()
-    with pytest.raises(UsageError, match="the trained model could not be saved: .*JSON serializable"):
+    with pytest.raises(UsageError, match=r"the trained model could not be saved: .*JSON serializable"):
         check_saveable(model)
 
 
@@ -241,9 +237,7 @@ def test_a_model_that_could_not_be_saved_is_saved_by_the_same_command(lora, tmp_
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(
-        SelfInstructError, match=r"training is complete, but the model could not be saved: .*No space left"
-    ) as caught:
+    with pytest.raises(SelfInstructError, match=r"training is complete, .* not be saved: .*No space left") as caught:
         train(model, data, tmp_path / "out", options)
     assert "the same command again" in str(caught.value)
     assert "\n" not in str(caught.value)
