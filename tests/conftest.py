@@ -25,12 +25,12 @@ SLOW = {
     f"test_finetune_{name}.py"
     for name in (
         "adapters",
-        "architectures",
         "chat",
         "core",
         "estimate",
         "evaluate",
         "gguf",
+        "gguf_architectures",
         "gguf_tokenizers",
         "model",
         "optim",

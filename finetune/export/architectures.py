@@ -92,7 +92,9 @@ def check_architecture(config: Any, name: str) -> Architecture:
 
 
 def _activation(config: Any, architecture: Architecture) -> str | None:
-    given = getattr(config, "hidden_activation", None) or config.hidden_act
+    # A Gemma 1 may have both, and is computed with hidden_act.
+    given = None if config.model_type == "gemma" else getattr(config, "hidden_activation", None)
+    given = given or config.hidden_act
     if {"swish": "silu"}.get(given, given) != architecture.activation:
         return f"the activation {given!r} where llama.cpp computes with {architecture.activation}"
     return None
@@ -107,9 +109,9 @@ def _rotation(config: Any, architecture: Architecture) -> str | None:
     if rope["rope_type"] == "yarn":
         # llama.cpp has keys for these, and whether it reads them depends on the program around it.
         usual = {"beta_fast": 32, "beta_slow": 1, "attention_factor": yarn_attention(rope["factor"]), "truncate": True}
-        for key, value in {**dict.fromkeys(("mscale", "mscale_all_dim")), **usual}.items():
-            if rope.get(key) not in (None, value):
-                return f"rotary positions with {key} {rope[key]:g}"
+        for key in (*usual, "mscale", "mscale_all_dim"):
+            if (value := rope.get(key)) is not None and not math.isclose(value, usual.get(key, math.nan)):
+                return f"rotary positions with {key} {value:g}"
     return None
 
 

@@ -266,7 +266,7 @@ def _explain_errors(name: str | None) -> Iterator[None]:
     """Turn errors of transformers into a ``UsageError`` that names the model."""
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"can't load the model {name or EMBEDDED!r}: {detail}; give a folder of transformers with safetensors, a "

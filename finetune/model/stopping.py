@@ -45,8 +45,9 @@ def set_stop_tokens(model: Any, tokenizer: Any, renderer: Renderer) -> None:
         tokenizer: Its tokenizer, which is changed as well.
         renderer: The renderer of the documents that the model is trained on.
     """
-    _set_ids(model, [*stop_tokens(model), *sorted(renderer.stop_ids)])
     last = _last_token(renderer)
+    # The learnt ones first: a GGUF file has room for three.
+    _set_ids(model, [*([] if last is None else [last]), *sorted(renderer.stop_ids), *stop_tokens(model)])
     if last is not None and "eos_token" not in str(tokenizer.chat_template or ""):
         _set_eos(tokenizer, tokenizer.convert_ids_to_tokens(last))
 
@@ -95,7 +96,7 @@ def _last_token(renderer: Renderer) -> int | None:
     exchange = (ChatTurn("user", "q"), ChatTurn("assistant", "a"))
     for turns in (exchange, (ChatTurn("system", "s"), *exchange)):
         try:
-            document = renderer.document(Example("example", turns))
+            document = renderer.full_document(Example("example", turns))
         except RenderError:
             continue
         return int(document.ids[document.supervised][-1])

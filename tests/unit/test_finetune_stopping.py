@@ -15,12 +15,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from finetune.chat import run_chat
+from finetune.data.render import Renderer
 from finetune.export.gguf import export_gguf
 from finetune.export.merge import merge_adapters
 from finetune.export.writer import export_model
 from finetune.model.loading import load, load_config, load_model
 from finetune.model.saving import check_saveable, require_space, save, saveable_generation_config
-from finetune.model.stopping import stop_tokens
+from finetune.model.stopping import set_stop_tokens, stop_tokens
 from finetune.options import Lora, TrainingOptions
 from finetune.session import train
 from selfinstruct.errors import SelfInstructError, UsageError
@@ -105,15 +106,15 @@ def assert_stops(folder: Path, tmp_path: Path) -> None:
 
 def test_a_trained_model_stops_in_transformers_and_llama_cpp(folder, tmp_path) -> None:
     assert_stops(folder, tmp_path)
-    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
-    assert load_config(str(folder)).eos_token_id == [0, 2]
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [2, 0]
+    assert load_config(str(folder)).eos_token_id == [2, 0]
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<turn-end>"
 
 
 def test_a_gguf_file_keeps_both_ends(folder, tmp_path) -> None:
     export_gguf(str(folder), tmp_path / "m.gguf")
     reloaded = load(str(tmp_path / "m.gguf"), dtype=torch.float32)
-    assert sorted(stop_tokens(reloaded.model)) == [0, 2]
+    assert stop_tokens(reloaded.model) == [2, 0]
     assert reloaded.tokenizer.eos_token == "<turn-end>"
 
 
@@ -122,7 +123,21 @@ def test_merged_adapters_stop(adapters, tmp_path) -> None:
     assert_stops(tmp_path / "merged", tmp_path)
     export_model(adapters, tmp_path / "exported")
     assert generated(tmp_path / "exported") == generated(tmp_path / "merged")
-    assert stop_tokens(load_model(adapters).model) == [0, 2]
+    assert stop_tokens(load_model(adapters).model) == [2, 0]
+
+
+def test_a_short_limit_of_the_documents_hides_no_end(tmp_path) -> None:
+    """The token that a response ends with is found in a conversation that is not cut."""
+    tokenizer = AutoTokenizer.from_pretrained(base(tmp_path))
+    model = make_model(len(tokenizer), eos_token_id=[5, 6, 7])
+    set_stop_tokens(model, tokenizer, Renderer(tokenizer, "chat", max_length=4))
+    assert tokenizer.eos_token == "<turn-end>"
+    assert stop_tokens(model) == [2, 0, 5, 6, 7]
+    save(model, tokenizer, tmp_path / "model")
+    notices: list[str] = []
+    export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", notify=notices.append)
+    names = ", ".join(repr(tokenizer.convert_ids_to_tokens(token_id)) for token_id in (6, 7))
+    assert notices == [f"a GGUF file names at most three tokens that end an answer: left out {names}"]
 
 
 def test_an_eos_that_the_template_writes_is_kept(tmp_path) -> None:

@@ -41,7 +41,7 @@ def test_it_stops_at_the_end_of_turn_of_a_base_model(mended: bool, tmp_path: Pat
     loaded.model.config.eos_token_id = loaded.model.generation_config.eos_token_id = END_OF_TEXT
     if mended:
         set_stop_tokens(loaded.model, loaded.tokenizer, Renderer(loaded.tokenizer, "chat", max_length=512))
-        assert loaded.model.generation_config.eos_token_id == [END_OF_TEXT, END_OF_TURN]
+        assert loaded.model.generation_config.eos_token_id == [END_OF_TURN, END_OF_TEXT]
     save(loaded.model, loaded.tokenizer, tmp_path / "model")
     completion = answer(tmp_path / "model")
     assert "Paris" in completion.text

@@ -13,8 +13,8 @@ from finetune.export.gguf import export_gguf
 from finetune.model.loading import load, load_config
 from finetune.model.saving import save
 from selfinstruct.errors import UsageError
-from tests.finetune_architectures import ARCHITECTURES, tiny
 from tests.finetune_fixtures import make_tokenizer
+from tests.gguf_models import ARCHITECTURES, tiny
 from tests.llama import IDS, PROMPTS, Llama, logits
 
 QUICK = ("gemma", "gemma2", "gemma3", "mistral", "olmo2", "phi3", "qwen2", "qwen3")  # the others are in make prove
