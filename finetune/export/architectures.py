@@ -196,16 +196,17 @@ def _context(config: Any, architecture: Architecture, notify: Callable[[str], No
     Within a sliding window that the graph lacks, attention is the same without it. With longrope, transformers has
     other frequencies for a long text, and llama.cpp for a large context: the file has those of short texts.
     """
-    positions, rope, types = config.max_position_embeddings, rope_of(config), getattr(config, "layer_types", None)
-    limits = {"": positions}
-    if not architecture.period and (types is None or "sliding_attention" in types):
-        limits["it computes no sliding windows"] = getattr(config, "sliding_window", None) or positions
+    positions, rope, types = int(config.max_position_embeddings), rope_of(config), getattr(config, "layer_types", None)
+    limits = [(positions, "")]
+    window = getattr(config, "sliding_window", None)
+    if window is not None and not architecture.period and (types is None or "sliding_attention" in types):
+        limits.append((int(window), "it computes no sliding windows"))
     if rope["rope_type"] == "longrope":
-        limits["it has one set of longrope factors at a time"] = rope["original_max_position_embeddings"]
-    reason = min(limits, key=lambda key: limits[key])
-    if limits[reason] < positions:
-        notify(f"the file has a context of {limits[reason]} tokens instead of {positions}: in llama.cpp, {reason}")
-    return int(limits[reason])
+        limits.append((int(rope["original_max_position_embeddings"]), "it has one set of longrope factors at a time"))
+    limit, reason = min(limits)
+    if limit < positions:
+        notify(f"the file has a context of {limit} tokens instead of {positions}: in llama.cpp, {reason}")
+    return limit
 
 
 def _write_rope(writer: Any, config: Any, size: int) -> None:
