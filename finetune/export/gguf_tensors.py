@@ -42,7 +42,7 @@ def tensors(model: Any, architecture: Architecture, name: str) -> Iterator[tuple
 
 
 def _is_tied(model: Any) -> bool:
-    """Return whether the head has the values of the embeddings, whatever the configuration says."""
+    """Return whether the head has the values of the embeddings; a configuration may say otherwise."""
     head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     return head is embeddings or torch.equal(head, embeddings)
 

@@ -79,7 +79,7 @@ def _check_added_tokens(state: dict[str, Any], tokenizer: Any, name: str) -> Non
 
 
 def model_name(tokenizer: Any) -> str:
-    """Return the name for a file: llama.cpp tells from it whether control tokens swallow the spaces after them."""
+    """Return the name for a file, by which llama.cpp decides whether control tokens swallow the spaces after them."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     as_phi3 = backend is not None and _strips_as_phi3(json.loads(backend.to_str()))
     return "fine-tuned Phi-3" if as_phi3 else "fine-tuned model"
