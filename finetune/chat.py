@@ -15,6 +15,7 @@ from finetune.data.render import Renderer, RenderError
 from finetune.data.rows import ChatTurn
 from finetune.evaluation.samples import generation_settings
 from finetune.model.loading import load_model
+from finetune.model.stopping import stop_tokens
 from finetune.record import RECORD, require_complete
 from selfinstruct.common.codec import loads
 from selfinstruct.common.console import strip_control_chars
@@ -68,17 +69,18 @@ def run_chat(
     renderer = Renderer(loaded.tokenizer, prompt_format, max_length=1 << 20, template_arguments=template_arguments)
     if system and renderer.format == "completion":
         raise UsageError(f"the format {renderer.format} has no system prompt; leave --system out")
+    stops = renderer.stop_ids.union(stop_tokens(loaded.model))
     torch.manual_seed(seed)
     config = GenerationConfig(
         do_sample=temperature > 0,
         temperature=temperature or None,
         top_p=top_p if temperature > 0 else None,
         top_k=0 if temperature > 0 else None,  # no further restriction of the tokens
-        eos_token_id=sorted(renderer.stop_ids),
-        pad_token_id=min(renderer.stop_ids),
+        eos_token_id=sorted(stops),
+        pad_token_id=min(stops),
     )
     opening = [ChatTurn("system", system)] if system else []
-    conversation = _Conversation(loaded.model, loaded.tokenizer, renderer, config, max_tokens, opening, write)
+    conversation = _Conversation(loaded.model, loaded.tokenizer, renderer, stops, config, max_tokens, opening, write)
     if prompt is not None:
         conversation.answer(prompt)
         return
@@ -117,6 +119,7 @@ class _Conversation:
     """A conversation with a model.
 
     Attributes:
+        stops: Ids of the tokens that end an answer.
         max_tokens: Maximum tokens of an answer.
         opening: Turns that every conversation begins with.
         turns: The turns so far.
@@ -125,6 +128,7 @@ class _Conversation:
     model: Any
     tokenizer: Any
     renderer: Renderer
+    stops: frozenset[int]
     config: Any
     max_tokens: int
     opening: list[ChatTurn]
@@ -156,7 +160,7 @@ class _Conversation:
             raise UsageError(
                 f"the conversation has {len(ids):,} tokens, the model takes {context:,}: /reset begins a new one"
             )
-        stream = _AnswerStream(self.tokenizer, self.renderer.stop_ids, self.write)
+        stream = _AnswerStream(self.tokenizer, self.stops, self.write)
         try:
             self._generate(ids, max_tokens, stream)
         finally:

@@ -7,7 +7,6 @@ processes work together (``finetune.training.distributed``); rank 0 writes files
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,9 +22,10 @@ from finetune.data.shapes import FixedShapes
 from finetune.data.training_data import TrainingData
 from finetune.evaluation.held_out import Losses, evaluate, pooled_mean
 from finetune.evaluation.samples import sample_answers
-from finetune.model.adapters import save_adapters
-from finetune.model.loading import EMBEDDED, Loaded, load, save
+from finetune.export.result import try_saving, write_result
+from finetune.model.loading import EMBEDDED, Loaded, load
 from finetune.model.packed_lm import PackedCausalLM
+from finetune.model.stopping import set_stop_tokens
 from finetune.options import TrainingOptions
 from finetune.preparation import Preparation, Preview
 from finetune.record import Measurements, lock_run, read_record, run_identity, write_record
@@ -39,7 +39,7 @@ from finetune.training.optimizer import FlatAdamW
 from finetune.training.progress import TrainingProgress
 from finetune.training.setup import RuntimeSetup, compile_layers, prepare
 from finetune.training.warnings import warnings
-from selfinstruct.errors import RunChangedError
+from selfinstruct.errors import RunChangedError, SelfInstructError
 
 __all__ = ["Preview", "TrainingResult", "preview", "train"]
 
@@ -174,7 +174,9 @@ class _Run:
         if _is_tied(prepared.config) and not _is_tied(loaded.model.config):
             self.notify("the configuration says that the head is tied to the embeddings, but its weights differ: it is "
                         "trained and saved apart")  # fmt: skip
-        packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
+        set_stop_tokens(loaded.model, loaded.tokenizer, renderer)
+        if self.world.main and (refused := try_saving(loaded, self.out, adapters=options.lora is not None)):
+            self.notify(f"the result lacks generation settings that transformers refuses to save: {', '.join(refused)}")
         packed_lm = prepare(
             loaded.model, self.setup, self.world, recompute=estimate.recompute, longest=data.longest, notify=self.notify
         )
@@ -282,11 +284,14 @@ class _Run:
         if self.setup.compile:
             compile_layers(packed_lm, self.setup, activation_budget=estimate.activation_budget)
         try:
-            steps = loop.run(start)
+            # A finished run whose model could not be saved resumes here.
+            steps = start if stopping.exhausted else loop.run(start)
         finally:
             metrics.close()
+        if steps > start:
+            self._save_final(save_checkpoint, steps)
         if stopping.patience and stopping.step < steps:
-            checkpoint.restore_weights(optimizer, kept, stopping.step, world)
+            checkpoint.restore_kept(kept, stopping.step, optimizer.restore_weights, world)
         return steps, earlier_seconds + loop.seconds
 
     def _restore(
@@ -313,6 +318,15 @@ class _Run:
         self.notify(f"resuming after step {latest.step} of {steps}")
         return latest.step, seconds, unlogged
 
+    def _save_final(self, save_checkpoint: Callable[[int], None], step: int) -> None:
+        """Save the final state, so that no error while the model is measured and saved can lose it."""
+        try:
+            save_checkpoint(step)
+        except SelfInstructError as error:
+            if self.world.world_size > 1:  # the other processes wait for this one
+                raise
+            self.notify(f"{error}; the model is saved nevertheless")
+
     def _remove_checkpoints(self) -> None:
         if self.world.main:
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
@@ -322,20 +336,9 @@ class _Run:
             write_record(self.out, record)
 
     def _save(self, loaded: Loaded) -> None:
-        """Write the model's files to a temporary folder, then move each into the run's folder."""
         state = full_state_dict(loaded.model)  # a collective call
-        if not self.world.main:
-            return
-        part = self.out / ".model.part"
-        shutil.rmtree(part, ignore_errors=True)
-        if self.options.lora is None:
-            save(loaded.model, loaded.tokenizer, part, state=state, extra=loaded.extra)
-        else:
-            save_adapters(loaded.model, loaded.tokenizer, part, loaded.base, state=state)
-        # The configuration last, so that its presence implies that all other files are there.
-        for path in sorted(part.iterdir(), key=lambda path: (path.name.endswith("config.json"), path.name)):
-            os.replace(path, self.out / path.name)
-        part.rmdir()
+        if self.world.main:
+            write_result(loaded, self.out, state, adapters=self.options.lora is not None)
 
     def _plot(self, record: dict[str, Any]) -> None:
         held_out = {

@@ -31,14 +31,15 @@ SLOW = {
         "estimate",
         "evaluate",
         "gguf",
+        "gguf_architectures",
+        "gguf_tokenizers",
         "model",
         "optim",
         "preparation",
         "report",
         "sample",
         "speed",
-        "report",
-        "sample",
+        "stopping",
     )
 }
 

@@ -13,7 +13,7 @@ from selfinstruct.common.console import echo
 @click.command("export")
 @click.argument("folder", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--format", "kind", type=click.Choice(["hf", "gguf"]), default="hf", show_default=True,
-              help="A folder for transformers and vLLM, or a file for llama.cpp (Llama only).")  # fmt: skip
+              help="A folder for transformers and vLLM, or a file for llama.cpp.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
               help="Precision of the weights; q8_0 in GGUF only.  [default: unchanged; f16 in GGUF]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", required=True,
@@ -28,5 +28,5 @@ def command(folder: Path, kind: Literal["hf", "gguf"], dtype: str | None, output
     """
     from finetune.export.writer import export_model
 
-    export_model(folder, output, kind, dtype=dtype)
+    export_model(folder, output, kind, dtype=dtype, notify=lambda line: echo(line, err=True))
     echo(f"model: {output}")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from finetune.model.adapters import read_base_record
-from finetune.model.loading import load_adapted, load_config, save
+from finetune.model.loading import load_adapted, load_config
+from finetune.model.saving import save
 from finetune.record import RECORD, require_complete
 from selfinstruct.common.files import require_absent
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,8 @@ import torch
 from finetune.export.gguf import DTYPES, export_gguf
 from finetune.export.merge import merge_adapters
 from finetune.model.adapters import BASE
-from finetune.model.loading import load, load_config, save
+from finetune.model.loading import load, load_config
+from finetune.model.saving import save
 from finetune.record import require_complete
 from selfinstruct.common.files import describe_os_error, require_absent
 from selfinstruct.errors import SelfInstructError, UsageError
@@ -23,7 +24,10 @@ __all__ = ["export_model"]
 _TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
-def export_model(folder: Path, out: Path, kind: Literal["hf", "gguf"] = "hf", *, dtype: str | None = None) -> None:
+def export_model(
+    folder: Path, out: Path, kind: Literal["hf", "gguf"] = "hf",
+    *, dtype: str | None = None, notify: Callable[[str], None] = lambda _line: None,
+) -> None:  # fmt: skip
     """Write the model in ``folder`` to ``out``, atomically.
 
     Args:
@@ -32,6 +36,7 @@ def export_model(folder: Path, out: Path, kind: Literal["hf", "gguf"] = "hf", *,
         kind: ``hf`` for a folder with safetensors, configuration and tokenizer; ``gguf`` for a single file.
         dtype: Precision of the matrices: ``f32``, ``f16``, ``bf16``, or ``q8_0`` (GGUF only). Default: the precision of
             the model for ``hf``, ``f16`` for ``gguf``.
+        notify: Called with a line on each known difference between llama.cpp and transformers.
 
     Raises:
         UsageError: There is no such model, it can't be written in this format, or ``out`` exists already.
@@ -45,7 +50,7 @@ def export_model(folder: Path, out: Path, kind: Literal["hf", "gguf"] = "hf", *,
     require_absent(out)  # before adapters are merged, which takes long
     with _merged(folder, out) as model:
         if kind == "gguf":
-            export_gguf(model, out, dtype=dtype or "f16")
+            export_gguf(model, out, dtype=dtype or "f16", notify=notify)
             return
         loaded = load(model, dtype=_TORCH_DTYPES[dtype] if dtype else load_config(model).dtype or torch.float32)
         save(loaded.model, loaded.tokenizer, out)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from finetune.model.adapter_layer import compute_in_input_dtype
 from finetune.model.lora_targets import all_linear, named_targets
+from finetune.model.saving import saveable_generation_config
 from finetune.options import Lora
 from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import first_line, write_folder
@@ -175,4 +176,6 @@ def save_adapters(
         model.save_pretrained(part, safe_serialization=True, save_embedding_layers=False, state_dict=state)
         (part / "README.md").unlink(missing_ok=True)  # an unfilled form
         tokenizer.save_pretrained(part)
+        if (generation := model.get_base_model().generation_config) is not None:
+            saveable_generation_config(generation)[0].save_pretrained(part)  # for the stop tokens
         (part / BASE).write_bytes(dumps(record).encode("utf-8"))

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, modeling_gguf_pytorch_utils
 
+from finetune.model.gguf_values import ROPE_ARCHITECTURES, read_values
 from finetune.model.pretokenizers import pre_tokenizer_by_name
-from finetune.model.rotary import ROPE_TENSOR, read_rope_parameters
 from selfinstruct.common import gguf
 from selfinstruct.errors import UsageError
 
-__all__ = ["config_overrides", "patched_reader", "set_pre_tokenizer", "without_gguf_metadata"]
+__all__ = ["as_plain_model", "config_overrides", "patched_reader", "set_pre_tokenizer"]
 
 _VOCABULARY = "tokenizer.ggml."
+_WITH_HEAD_SIZE = ("gemma", "gemma2", "gemma3", "qwen3")  # their heads are not as wide as the hidden states divided
 
 
 def set_pre_tokenizer(backend: Any, path: Path) -> None:
@@ -47,32 +48,38 @@ def _known_to_transformers() -> Mapping[str, str]:
 
 
 def config_overrides(path: Path) -> dict[str, Any]:
-    """Return configuration values that only the presence of tensors reveals, and that transformers ignores.
+    """Return the configuration values of a GGUF file that transformers ignores, or that only its tensors reveal.
 
     Raises:
         UsageError: The scaling of the rotary positions is unknown.
     """
     header = gguf.check(path)
+    architecture = header.texts.get("general.architecture", "")
     overrides: dict[str, Any] = {}
-    if header.texts.get("general.architecture") == "llama":
+    if architecture == "llama":
         # For other architectures the configuration itself says whether there are biases.
         biases = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
         overrides = {key: True for key, tensor in biases.items() if tensor in header.tensors}
-    if ROPE_TENSOR in header.tensors:
+    if architecture in _WITH_HEAD_SIZE and (size := header.numbers.get(f"{architecture}.attention.key_length")):
+        overrides["head_dim"] = size
+    stops = [header.numbers.get(f"{_VOCABULARY}{end}_token_id") for end in ("eos", "eot", "eom")]
+    if len(distinct := list(dict.fromkeys(token_id for token_id in stops if token_id is not None))) > 1:
+        overrides["eos_token_id"] = distinct
+    if architecture in ROPE_ARCHITECTURES:
         with patched_reader():
-            overrides["rope_parameters"] = read_rope_parameters(path)
+            overrides |= read_values(path, architecture)
     return overrides
 
 
-def without_gguf_metadata(loaded: Any, dtype: torch.dtype) -> Any:
-    """Move weights that came from GGUF into a plain model: transformers can't save one that records its GGUF origin."""
+def as_plain_model(loaded: Any, dtype: torch.dtype) -> Any:
+    """Move weights into a plain model: transformers can't save one whose weights were read from GGUF or from 4 bits."""
     values = {key: value for key, value in loaded.config.to_dict().items() if not key.startswith("_")}
     config = AutoConfig.for_model(**{**values, "quantization_config": None})
-    del config.quantization_config
+    vars(config).pop("quantization_config", None)
     state = loaded.state_dict()
     with torch.device("meta"):
         auto: Any = AutoModelForCausalLM
-        model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = auto.from_config(config, dtype=dtype)
     model.load_state_dict(state, assign=True)
     model.tie_weights()
     for name, buffer in loaded.named_buffers():  # buffers outside the state dict, such as rotary frequencies

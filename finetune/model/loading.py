@@ -1,12 +1,10 @@
-"""Loading of causal language models (the embedded one, GGUF files, folders, hub names), and saving."""
+"""Loading of causal language models: the embedded one, GGUF files, folders, hub names."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import logging as stdlib_logging
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,21 +14,22 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedTokenizerFast
-from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from finetune.model.adapters import BASE, add_adapters, load_adapters, nf4_config, read_base_record
 from finetune.model.anatomy import auto_class, freeze_other_modalities, has_other_modalities
-from finetune.model.gguf_reading import config_overrides, patched_reader, set_pre_tokenizer, without_gguf_metadata
+from finetune.model.gguf_reading import as_plain_model, config_overrides, patched_reader, set_pre_tokenizer
 from finetune.model.limits import correct_tied_head
+from finetune.model.quiet import quiet
+from finetune.model.saving import quantization_method, save
+from finetune.model.stopping import adopt_stop_tokens
 from finetune.model.tokenizer_files import read_tokenizer
 from finetune.options import Lora
 from selfinstruct.common import embedded, gguf
-from selfinstruct.common.files import write_folder
-from selfinstruct.errors import MissingExtraError, RunChangedError, SelfInstructError, UsageError
+from selfinstruct.errors import MissingExtraError, RunChangedError, UsageError
 
 __all__ = [
-    "EMBEDDED", "Base", "Loaded", "load", "load_adapted", "load_config", "load_model", "load_tokenizer", "save",
+    "EMBEDDED", "Base", "Loaded", "load", "load_adapted", "load_config", "load_model", "load_tokenizer",
 ]  # fmt: skip
 
 EMBEDDED = "embedded"
@@ -146,8 +145,12 @@ def load_adapted(
         model = _load_4bit(name, dtype, device)
     else:
         model = _load_weights(name, dtype).to(device)
+        if dequantize and quantization_method(model) is not None:
+            model = as_plain_model(model.dequantize(), dtype)
+    tokenizer = load_tokenizer(name)
+    adopt_stop_tokens(model, tokenizer, folder)
     adapted = load_adapters(model, folder)
-    return Loaded(adapted, load_tokenizer(name), Base(name, digest), _processor_files(model, name))
+    return Loaded(adapted, tokenizer, Base(name, digest), _processor_files(model, name))
 
 
 def load_tokenizer(name: str | None) -> Any:
@@ -157,7 +160,7 @@ def load_tokenizer(name: str | None) -> Any:
         UsageError: As ``load``; or the pre-tokenizer of a GGUF file is unknown.
     """
     where, options = _source(name)
-    with _quiet(), _explain_errors(name):
+    with quiet(), _explain_errors(name):
         # Of a GGUF file, AutoTokenizer gives the same result, after seconds of parsing the header on its own.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(where, **options) if options else read_tokenizer(where)
     if options:
@@ -173,52 +176,9 @@ def load_config(name: str | None) -> Any:
         UsageError: As ``load``.
     """
     where, options = _source(name)
-    with _quiet(), _explain_errors(name), patched_reader() if options else nullcontext():
+    with quiet(), _explain_errors(name), patched_reader() if options else nullcontext():
         overrides = _overrides(where, options)
         return AutoConfig.from_pretrained(where, trust_remote_code=False, **options, **overrides)
-
-
-def save(
-    model: Any, tokenizer: Any, folder: Path,
-    *, state: Mapping[str, torch.Tensor] | None = None, extra: Mapping[str, bytes] | None = None,
-) -> None:  # fmt: skip
-    """Write a model that ``AutoModelForCausalLM.from_pretrained`` loads: safetensors, configuration, tokenizer.
-
-    ``folder`` appears atomically, once all files are on disk.
-
-    Args:
-        state: The full weights if the model is sharded (``finetune.training.distributed.full_state_dict``).
-        extra: Contents of additional files, by name.
-
-    Raises:
-        UsageError: ``folder`` exists already.
-        SelfInstructError: The files can't be written.
-    """
-    model.config.name_or_path = ""  # a path of this machine, meaningless elsewhere
-    generation = model.generation_config
-    if generation is not None and not generation.do_sample:
-        with _quiet():
-            try:
-                generation.validate(strict=True)
-            except ValueError:
-                # Published models set a temperature without sampling, which transformers refuses to save.
-                generation.do_sample = True
-    with write_folder(folder) as part, _quiet():
-        try:
-            model.save_pretrained(part, state_dict=_without_tied(model, state))
-        except SafetensorError as error:
-            raise SelfInstructError(f"can't write {folder}: {error}") from None
-        tokenizer.save_pretrained(part)
-        for name, content in (extra or {}).items():
-            (part / name).write_bytes(content)
-
-
-def _without_tied(model: Any, state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
-    """Drop the duplicates of tied weights from a gathered state, which holds them as copies."""
-    if state is None:
-        return None
-    tied = model.all_tied_weights_keys
-    return {name: tensor for name, tensor in state.items() if name not in tied}
 
 
 def _source(name: str | None) -> tuple[str, dict[str, Any]]:
@@ -254,7 +214,7 @@ def _load_weights(name: str | None, dtype: torch.dtype) -> Any:
     if not options:
         return _from_pretrained(name, where, dtype, {})
     with patched_reader():
-        return without_gguf_metadata(_from_pretrained(name, where, dtype, options), dtype)
+        return as_plain_model(_from_pretrained(name, where, dtype, options), dtype)
 
 
 def _load_4bit(name: str | None, dtype: torch.dtype, device: torch.device | str) -> Any:
@@ -281,7 +241,7 @@ def _load_4bit(name: str | None, dtype: torch.dtype, device: torch.device | str)
 
 def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: dict[str, Any]) -> Any:
     overrides = _overrides(where, options)
-    with _quiet(), _explain_errors(name):
+    with quiet(), _explain_errors(name):
         gguf_file = {key: options[key] for key in ("gguf_file",) if key in options}
         config = AutoConfig.from_pretrained(where, trust_remote_code=False, **gguf_file, **overrides)
         # The attention is the default of the architecture: sdpa if it has that, else eager.
@@ -299,7 +259,7 @@ def _processor_files(model: Any, name: str | None) -> dict[str, bytes]:
     """Return the files that describe how a model with other modalities processes its inputs."""
     if name is None or not has_other_modalities(model.config):
         return {}
-    with _quiet():
+    with quiet():
         paths = {
             file: cached_file(name, file, _raise_exceptions_for_missing_entries=False)
             for file in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
@@ -323,31 +283,11 @@ def _digest(name: str | None) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence progress bars and logs of transformers, and the hub's warning for every file that it did not find."""
-    hub = stdlib_logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(stdlib_logging.ERROR)
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        hub.setLevel(level)
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextmanager
 def _explain_errors(name: str | None) -> Iterator[None]:
     """Turn errors of transformers into a ``UsageError`` that names the model."""
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"can't load the model {name or EMBEDDED!r}: {detail}; give a folder of transformers with safetensors, a "

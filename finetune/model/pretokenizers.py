@@ -12,21 +12,34 @@ from typing import Any
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
 
-__all__ = ["pre_tokenizer_by_name", "pre_tokenizer_name", "pre_tokenizer_names"]
+__all__ = ["APPROXIMATED", "pre_tokenizer_by_name", "pre_tokenizer_name", "pre_tokenizer_names"]
 
 _GPT2 = ByteLevel(add_prefix_space=False)
 _DIGITS = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
-_LLAMA3 = Sequence(
-    [
-        Split(
-            Regex(
-                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-                r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-            ),
-            behavior="isolated",
-        ),
-        ByteLevel(add_prefix_space=False, use_regex=False),
-    ]
+
+
+def _split(pattern: str) -> Sequence:
+    return Sequence([Split(Regex(pattern), behavior="isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _words(digits: str) -> Sequence:
+    """Return the pre-tokenizer of GPT-4 (cl100k), with runs of ``digits``."""
+    return _split(
+        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+_LLAMA3, _QWEN2 = _words(r"\p{N}{1,3}"), _words(r"\p{N}")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = _split(
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_GPT4O = _split(
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTION}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # What llama.cpp does for each name (src/llama-vocab.cpp), as ``pre_tokenizer_by_name`` returns it. The first name of
 # each group is the one that an export writes.
@@ -35,7 +48,13 @@ _PRE_TOKENIZERS: dict[tuple[str, ...], tuple[PreTokenizer, bool]] = {
     ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"): (_DIGITS, False),
     ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"): (_LLAMA3, True),
     ("smaug-bpe", "dbrx"): (_LLAMA3, False),
+    ("qwen2", "deepseek-r1-qwen", "megrez"): (_QWEN2, False),
+    ("tekken",): (_TEKKEN, True),
+    ("gpt-4o", "llama4"): (_GPT4O, False),
 }
+
+APPROXIMATED = ("tekken", "gpt-4o", "llama4")
+"""Names whose pre-tokenizer llama.cpp approximates: it splits words at combining marks, as in Hindi."""
 
 
 def pre_tokenizer_names() -> list[str]:

@@ -1,4 +1,4 @@
-"""Rotary position embeddings: frequencies that follow the length of a document, and Llama 3's divisors in GGUF files.
+"""Rotary position embeddings: frequencies that follow the length of a document, and scaled ones of GGUF files.
 
 With the types ``dynamic`` and ``longrope``, the frequencies of transformers depend on the longest position of a call
 (``transformers.modeling_rope_utils.dynamic_rope_update``), and those of ``dynamic`` on earlier calls too. Packed with a
@@ -8,6 +8,7 @@ the frequencies that it has alone in a new model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from selfinstruct.errors import UsageError
 
-__all__ = ["ROPE_TENSOR", "read_rope_parameters", "rope_divisors", "use_document_frequencies"]
+__all__ = ["ROPE_TENSOR", "read_rope_parameters", "rope_divisors", "use_document_frequencies", "yarn_attention"]
 
 ROPE_TENSOR = "rope_freqs.weight"
 # Types whose frequencies are the same for all lengths.
@@ -78,6 +79,14 @@ def _document_lengths(position_ids: Tensor) -> list[int]:
         return [positions.shape[1]]
     starts = [0, *(index for index in (positions[0] == 0).nonzero()[:, 0].tolist() if index)]
     return [end - start for start, end in zip(starts, [*starts[1:], positions.shape[1]], strict=True)]
+
+
+def yarn_attention(factor: float) -> float:
+    """Return the scale of queries and keys for positions stretched by ``factor`` (Peng et al. 2023, arXiv:2309.00071).
+
+    llama.cpp multiplies by it, and transformers uses it unless the configuration has another.
+    """
+    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def rope_divisors(config: Any) -> Tensor:

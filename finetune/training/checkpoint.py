@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import describe_os_error, fsync, write_atomic
 from selfinstruct.errors import SelfInstructError, UsageError
 
-__all__ = ["Checkpoint", "describe_shortage", "latest", "restore_rng_state", "restore_weights", "rng_state", "save"]
+__all__ = ["Checkpoint", "describe_shortage", "latest", "restore_kept", "restore_rng_state", "rng_state", "save"]
 
 _PART = ".part"
 
@@ -134,7 +135,7 @@ def latest(root: Path) -> Checkpoint | None:
     return Checkpoint(folder, step, world_size, metadata)
 
 
-def restore_weights(optimizer: Any, root: Path, step: int, world: World) -> None:
+def restore_kept(root: Path, step: int, restore: Callable[[dict[str, Tensor]], None], world: World) -> None:
     """Restore the weights that were kept below ``root`` after ``step``.
 
     Raises:
@@ -146,7 +147,7 @@ def restore_weights(optimizer: Any, root: Path, step: int, world: World) -> None
             f"{root}: the weights of step {step} are missing; remove {root.parent} to train from the beginning"
         )
     try:
-        optimizer.restore_weights(kept.tensors(world))
+        restore(kept.tensors(world))
     except (KeyError, RuntimeError) as error:
         raise kept.damaged(error) from None
 

@@ -11,7 +11,8 @@ import torch
 
 from finetune.export.merge import Parity, merge_adapters
 from finetune.model.adapters import BASE, add_adapters, load_adapters, save_adapters
-from finetune.model.loading import Base, load, save
+from finetune.model.loading import Base, load
+from finetune.model.saving import save
 from finetune.options import Lora
 from selfinstruct.errors import RunChangedError, UsageError
 from tests.finetune_fixtures import make_model, make_tokenizer

@@ -6,14 +6,12 @@ import asyncio
 import json
 import resource
 import shutil
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import xllamacpp
 from gguf import GGUFReader
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
@@ -21,37 +19,21 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from finetune.export.gguf import DTYPES, export_gguf
 from finetune.export.writer import export_model
 from finetune.model.adapters import BASE, save_adapters
-from finetune.model.loading import load, load_tokenizer, save
-from finetune.model.pretokenizers import pre_tokenizer_by_name, pre_tokenizer_name, pre_tokenizer_names
+from finetune.model.loading import load, load_tokenizer
+from finetune.model.pretokenizers import APPROXIMATED, pre_tokenizer_by_name, pre_tokenizer_name, pre_tokenizer_names
+from finetune.model.saving import save
 from finetune.options import Lora
 from selfinstruct.backends.llamacpp import LlamaCppBackend, LlamaCppOptions
 from selfinstruct.errors import SelfInstructError, UsageError
 from selfinstruct.records import PromptMessage, Request, Sampling
 from tests.finetune_fixtures import make_model, make_tokenizer
+from tests.llama import HARD, IDS, PROMPTS, Llama, logits
 
-HARD = (
-    "In 2024, I paid $1,234.50; the 7th of 12 parts  cost 3x100, 1000000 in all.",
-    "x  12\n\n  345   6789\t0 a1b2c3 \r\n\r\n end\r",
-    "def f(x):\n    return x ** 2  # Größe, naïve café\n\n\nclass A:\n\tpass\n",
-    "日本語のテキスト 123 和中文、한국어 ไทย हिन्दी العربية ١٢٣",
-    "😀🚀👩‍👩‍👧 ½ ² ⅷ ①é ﬁ ẞ İ",
-    "don't we'll I'M it'S THEY'RE 'tis   spaces   \n\n\n end ",
-    "    \t\t \n \n\n   ",
-    "a\u00a0b\u3000c\u2028d\u0085e\u200bf\ufeffg\u00adh\x0bi\x0cj",
-    "<|im_start|>user\nHi<|im_end|>\n<|endoftext|> <|im_start |> <|im_|im_end|>",
-    "https://example.com/a?b=1&c=%20#d_e-f {\"k\": [1, 2.5e-3, null]} \\n \\u0041 ``` === -> != ...?!",
-)  # fmt: skip
-PROMPTS = (
-    "The capital of France is", "Once upon a time", "def add(a, b):", "1. Write a story about", "The sky is",
-    "Water boils at", "My name is", "The best way to learn is", "In 1969, men", "A recipe for bread:", "Dear Sir,",
-    "Question: What is a cat?\nAnswer:", "The sun", "List three colours:", "How do I", "import numpy as np\n",
-    "Roses are red,", "The largest planet", "She said that", "2 + 2 =",
-)  # fmt: skip
-IDS = [5, 6, 7, 8, 90, 91, 200, 12, 300, 44, 45, 46] * 4
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}
 
 
 @pytest.fixture(autouse=True)
@@ -60,46 +42,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Llama:
-    """A llama.cpp server for a GGUF file, computing in float32; it ends with the last reference to it."""
-
-    def __init__(self, path: Path) -> None:
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.port = 512, 1, 0
-        params.hostnames, params.ui, params.warmup, params.verbosity = ["127.0.0.1"], False, False, -1
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-        params.n_gpu_layers, params.fit_params = 0, False
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self.server = xllamacpp.Server(params)
-        # A server that is destroyed before its loop has started hangs; a response shows that the loop runs.
-        self.ask("/completion", prompt=[5], n_predict=0)
-
-    def ask(self, path: str, **body: Any) -> Any:
-        data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        with urllib.request.urlopen(urllib.request.Request(self.server.listening_address + path, data, kind)) as answer:
-            return json.load(answer)
-
-    def tokens(self, text: str) -> list[int]:
-        return self.ask("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
-
-    def next(self, ids: list[int], size: int) -> torch.Tensor:
-        """Return (size,) log-probabilities of the next token, before any bias."""
-        # The server reports them only together with a complete character, so a bias makes it choose a letter.
-        body = {"n_predict": 1, "n_probs": size, "cache_prompt": False, "logit_bias": [[self.tokens("a")[-1], 1000]]}
-        answer = self.ask("/completion", prompt=ids, **body)
-        logprobs = torch.full((size,), float("nan"))
-        for entry in answer["completion_probabilities"][0]["top_logprobs"]:
-            logprobs[entry["id"]] = entry["logprob"]
-        return logprobs
-
-
-@torch.no_grad()
-def logits(model: Any, ids: list[int] = IDS) -> torch.Tensor:
-    return model.eval()(torch.tensor([ids])).logits[0].float()
 
 
 def saved(folder: Path, tokenizer: Any = None, size: int | None = None, **options: Any) -> Path:
@@ -197,12 +139,12 @@ def test_each_pre_tokenizer_agrees_with_llama_cpp(name, tmp_path, monkeypatch) -
     assert pre_tokenizer_by_name(written) == (pre_tokenizer, ignore_merges)
     tokenizer = tokenizer_with(name)
     saved(tmp_path / "model", tokenizer)
-    monkeypatch.setattr("finetune.export.gguf.pre_tokenizer_name", lambda *_, **__: name)
+    monkeypatch.setattr("finetune.export.gguf_tokenizer.pre_tokenizer_name", lambda *_, **__: name)
     export_gguf(str(tmp_path / "model"), tmp_path / "m.gguf", dtype="f32")
     llama, reloaded = Llama(tmp_path / "m.gguf"), load_tokenizer(str(tmp_path / "m.gguf"))
     for text in (*HARD, "an unreachable word", "<tool>1<tool> <tool >"):
         ids = tokenizer(text).input_ids
-        assert llama.tokens(text) == ids, text
+        assert (llama.tokens(text) == ids) == (name not in APPROXIMATED or "हिन्दी" not in text), text
         assert reloaded(text).input_ids == ids, text
         assert reloaded.decode(ids) == tokenizer.decode(ids)
     assert (tokenizer.vocab["Ġunreachable"] in tokenizer("an unreachable word").input_ids) == ignore_merges
@@ -210,7 +152,7 @@ def test_each_pre_tokenizer_agrees_with_llama_cpp(name, tmp_path, monkeypatch) -
 
 def test_the_pre_tokenizers_differ() -> None:
     """Otherwise the test above would prove nothing."""
-    names = ["gpt-2", "smollm", "llama-bpe", "smaug-bpe"]
+    names = ["gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "tekken", "gpt-4o"]
     tokenizations = {
         json.dumps([tokenizer_with(name)(text).input_ids for text in (*HARD, " unreachable")]) for name in names
     }
@@ -379,16 +321,18 @@ def test_an_unsupported_architecture_is_rejected(tmp_path) -> None:
     tokenizer = make_tokenizer()
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     save(GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), **shape)), tokenizer, tmp_path / "model")
-    assert_rejected(tmp_path / "model", tmp_path, "'gpt_neox'; only llama")
+    supported = "gemma, gemma2, gemma3_text, llama, mistral, olmo2, phi3, qwen2, qwen3"
+    assert_rejected(tmp_path / "model", tmp_path, f"'gpt_neox' can't be written as GGUF; supported: {supported}")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, "of type 'yarn' can't be"),
-        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}, "of type 'linear' can't be"),
-        ({"rope_parameters": {**LLAMA3, "partial_rotary_factor": 0.5}}, "only a part of each head"),
-        ({"hidden_act": "gelu"}, "with silu, and this one has 'gelu'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}, "of type 'dynamic' can't be"),
+        ({"rope_parameters": {**YARN, "attention_factor": 1.5}}, "with attention_factor 1.5 can't be"),
+        ({"rope_parameters": {**YARN, "beta_slow": 2.0}}, "with beta_slow 2 can't be"),
+        ({"rope_parameters": {**LLAMA3, "partial_rotary_factor": 0.5}}, "heads that are rotated in part"),
+        ({"hidden_act": "gelu"}, "the activation 'gelu' where llama.cpp computes with silu"),
     ],
 )
 def test_a_configuration_that_llama_cpp_computes_differently_is_rejected(options, message, tmp_path) -> None:
@@ -437,8 +381,8 @@ TWO_BOS = processors.TemplateProcessing(single="<|im_start|> <|im_start|> $A", s
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
     [
-        (wordpiece, "of type WordPiece; only byte-level BPE"),
-        (lambda: with_backend(normalizer=normalizers.NFC()), "normalizes text .NFC."),
+        (wordpiece, "of type WordPiece; only byte-level BPE and SentencePiece"),
+        (lambda: with_backend(normalizer=normalizers.NFKC()), "normalizes text .NFKC."),
         (lambda: with_backend(pre_tokenizer=BYTES(add_prefix_space=True)), "no name of llama.cpp is known"),
         (lambda: with_backend(pre_tokenizer=pre_tokenizers.Metaspace()), "no name of llama.cpp is known"),
         (lambda: with_backend(pre_tokenizer=None), "no name of llama.cpp is known"),

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.model.loading import load, load_tokenizer, save
+from finetune.model.loading import load, load_tokenizer
+from finetune.model.saving import save
 from selfinstruct.errors import UsageError
 from tests import finetune_fixtures
 

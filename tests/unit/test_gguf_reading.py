@@ -11,7 +11,8 @@ from gguf import GGUFReader
 
 from finetune.export.gguf import export_gguf
 from finetune.model.gguf_reading import patched_reader
-from finetune.model.loading import load_config, save
+from finetune.model.loading import load_config
+from finetune.model.saving import save
 from selfinstruct.common import gguf
 from tests.finetune_fixtures import make_model, make_tokenizer
 

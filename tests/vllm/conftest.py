@@ -33,7 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the embedded model, converted from GGUF to safetensors."""
     import torch
 
-    from finetune.model.loading import load, save
+    from finetune.model.loading import load
+    from finetune.model.saving import save
 
     folder = tmp_path_factory.mktemp("model") / "SmolLM2"
     loaded = load(None, dtype=torch.float32)
