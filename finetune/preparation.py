@@ -24,6 +24,8 @@ from selfinstruct.errors import UsageError
 
 __all__ = ["Preparation", "Preview"]
 
+_MAX_LISTED = 5  # unread rows that an error message quotes
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -97,6 +99,9 @@ class Preparation:
             tokenizer, options.format, max_length=max_length, template_arguments=options.template_arguments
         )
         training_data = read_training_data(data, renderer, options)
+        if not len(training_data.train):
+            listed = "".join(f"\n  {row}" for row in training_data.unread[:_MAX_LISTED])
+            raise UsageError(f"{data}: there is no row to train on{':' if listed else ''}{listed}")
         _require_embeddings(training_data, tokenizer, config, name)
         setup = RuntimeSetup.of(options, world.device)
         notices = []

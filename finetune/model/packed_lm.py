@@ -142,7 +142,7 @@ class PackedCausalLM(nn.Module):
         outputs = self._routed(batch)
         if self.chunked_head:
             hidden, head = outputs.last_hidden_state[0].index_select(0, batch.logit_indices), self.head
-            loss = linear_cross_entropy(hidden, head.weight, batch.labels, scale=scale, bias=head.bias)
+            loss = linear_cross_entropy(hidden, head.weight, batch.labels, scale=scale, bias=head.bias, unscaled=True)
         else:
             logits = outputs.logits[0].index_select(0, batch.logit_indices).float()
             loss = functional.cross_entropy(logits, batch.labels, reduction="sum") * scale

@@ -180,7 +180,7 @@ def test_a_run_reports_how_it_packs(model_type, notice, tmp_path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"instruction": "Count to {n}.", "output": "{"1 " * n}."}}\n' for n in range(1, 6)))
     options = TrainingOptions(
-        format="alpaca", batch_size=3, epochs=1, max_length=300, evaluation=Evaluation(fraction=0.2, samples=1)
+        format="completion", batch_size=3, epochs=1, max_length=300, evaluation=Evaluation(fraction=0.2, samples=1)
     )
     lines: list[str] = []
     result = train(str(tmp_path / "model"), str(rows), tmp_path / "run", options, notify=lines.append)
@@ -222,9 +222,10 @@ def test_layers_without_that_name_are_compiled(model_type, monkeypatch) -> None:
     model, documents = tiny(model_type), corpus((6, 9))
     packed_lm, _ = ready(copy.deepcopy(model))
     packed_lm.eval()
+    setup = RuntimeSetup.of(TrainingOptions(), torch.device("cpu"))
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
-    compile_layers(packed_lm)
+    compile_layers(packed_lm, setup)
     losses = packed_losses(packed_lm, documents)
     assert counter.frame_count > 0
     assert losses == pytest.approx(losses_alone(model, documents), abs=2e-5)

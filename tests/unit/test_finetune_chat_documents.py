@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from finetune.data.corpus import Corpus
 from finetune.data.markup import Tags, is_markup
 from finetune.data.render import Renderer, RenderError, render_all
 from finetune.data.rows import ChatTurn, Example
+from finetune.data.splitting import split_documents
 from selfinstruct.errors import UsageError
 from tests.finetune_chat_models import BAR, tokenizer
 from tests.finetune_fixtures import CHATML, make_tokenizer
@@ -335,13 +336,13 @@ def test_an_answer_whose_tokens_join_the_prompt_has_a_document_of_its_own() -> N
 
 
 def test_the_documents_of_a_row_are_never_divided_by_the_held_out_split() -> None:
-    turns = QUESTION, assistant("Red."), QUESTION, assistant("Blue."), QUESTION, assistant("Green.")
-    rows = [Example(f"rows.jsonl:{number}", turns) for number in range(1, 21)]
+    later = assistant("Red."), QUESTION, assistant("Blue."), QUESTION, assistant("Green.")
+    questions = [replace(QUESTION, content=f"{2**number:x} of {3**number:x}?") for number in range(10, 30)]
+    rows = [Example(f"rows.jsonl:{number}", (question, *later)) for number, question in enumerate(questions, start=1)]
     rendered = render_all(rows, chat(tokenizer("Qwen3")))
     assert (len(rendered.corpus), rendered.divided) == (60, 20)
     (notice,) = rendered.notices()
     assert notice.startswith("20 rows with several documents each: the chat template renders an answer differently")
-    train, held_out = rendered.corpus.split(0.25, seed=0)
-    assert (len(train), len(held_out)) == (45, 15)
-    assert set(train.names).isdisjoint(held_out.names)
-    assert isinstance(train, Corpus)
+    split = split_documents(rendered.corpus, rows, 0.25, seed=0)
+    assert (len(split.train), len(split.held_out)) == (45, 15)
+    assert set(split.train.names).isdisjoint(split.held_out.names)

@@ -78,7 +78,7 @@ def test_every_command_names_the_field_once_with_its_count(rows: Path, tmp_path:
     assert load_demonstrations(rows).notices == (sent,)
     assert check_seeds(rows).notices == (sent,)
     assert len(load_seeds(rows)) == 3
-    assert read_examples(rows).notices == ["field 'hint' of 2 rows is not trained on"]
+    assert read_examples(rows).notices == ["2 rows with the field 'hint', which is not read"]
     output = run_cli("seeds", "check", rows)
     assert output.count("'hint'") == 1
     assert f"note: {sent}" in output
