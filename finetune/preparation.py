@@ -15,6 +15,7 @@ from finetune.data.rows import UnreadRow
 from finetune.data.training_data import TrainingData, read_training_data
 from finetune.model.limits import embedding_rows, max_positions, require_decoder
 from finetune.model.loading import EMBEDDED, load_config, load_tokenizer
+from finetune.model.saving import quantization_method, require_plain_weights
 from finetune.options import TrainingOptions
 from finetune.training.distributed import World
 from finetune.training.estimate import CostEstimate
@@ -92,6 +93,10 @@ class Preparation:
         name = model or EMBEDDED
         config = load_config(model)
         require_decoder(config, name)
+        if (
+            options.lora is None and quantization_method(config) != "mxfp4"
+        ):  # transformers may load that as plain weights
+            require_plain_weights(config)
         positions = max_positions(config) or options.max_length
         max_length = min(options.max_length, positions)
         tokenizer = load_tokenizer(model)

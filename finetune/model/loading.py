@@ -145,7 +145,7 @@ def load_adapted(
         model = _load_4bit(name, dtype, device)
     else:
         model = _load_weights(name, dtype).to(device)
-        if dequantize and quantization_method(model) is not None:
+        if dequantize and quantization_method(model.config) is not None:
             model = as_plain_model(model.dequantize(), dtype)
     tokenizer = load_tokenizer(name)
     adopt_stop_tokens(model, tokenizer, folder)

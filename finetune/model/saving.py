@@ -17,7 +17,14 @@ from finetune.model.quiet import quiet
 from selfinstruct.common.files import first_line, write_folder
 from selfinstruct.errors import SelfInstructError, UsageError
 
-__all__ = ["check_saveable", "quantization_method", "require_space", "save", "saveable_generation_config"]
+__all__ = [
+    "check_saveable",
+    "quantization_method",
+    "require_plain_weights",
+    "require_space",
+    "save",
+    "saveable_generation_config",
+]
 
 # How tokens are chosen: these values decide which of the others make sense.
 _MODE = ("do_sample", "num_beams", "return_dict_in_generate", "use_cache", "cache_implementation")
@@ -65,11 +72,7 @@ def check_saveable(model: Any, tokenizer: Any = None) -> list[str]:
     Raises:
         UsageError: The model can't be saved, and why.
     """
-    if (method := quantization_method(model)) is not None:
-        raise UsageError(
-            f"the model's weights are quantised ({method}): they can't be trained, and the result could not be saved; "
-            "give the model with its plain weights, or train adapters on these (--recipe lora)"
-        )
+    require_plain_weights(model.config)
     refused: list[str] = []
     with tempfile.TemporaryDirectory() as folder, quiet():
         try:
@@ -87,12 +90,25 @@ def check_saveable(model: Any, tokenizer: Any = None) -> list[str]:
     return refused
 
 
-def quantization_method(model: Any) -> str | None:
-    """Return how the weights of a loaded model are quantised (``bitsandbytes``, ``gptq``); None for plain weights."""
-    config = getattr(model.config, "quantization_config", None)
-    if config is None:
+def require_plain_weights(config: Any) -> None:
+    """Require that the weights of a model can be trained as a whole.
+
+    Raises:
+        UsageError: They are quantised.
+    """
+    if (method := quantization_method(config)) is not None:
+        raise UsageError(
+            f"the model's weights are quantised ({method}): they can't be trained, and the result could not be saved; "
+            "give the model with its plain weights, or train adapters on these (--recipe lora)"
+        )
+
+
+def quantization_method(config: Any) -> str | None:
+    """Return how the weights of a model are quantised (``bitsandbytes``, ``gptq``); None for plain weights."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
         return None
-    method = config.get("quant_method") if isinstance(config, Mapping) else getattr(config, "quant_method", None)
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else getattr(settings, "quant_method", None)
     return str(getattr(method, "value", method))
 
 

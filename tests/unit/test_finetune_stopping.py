@@ -23,7 +23,7 @@ from finetune.model.loading import load, load_config, load_model
 from finetune.model.saving import check_saveable, require_space, save, saveable_generation_config
 from finetune.model.stopping import set_stop_tokens, stop_tokens
 from finetune.options import Lora, TrainingOptions
-from finetune.session import train
+from finetune.session import preview, train
 from selfinstruct.errors import SelfInstructError, UsageError
 from tests.finetune_fixtures import make_model, make_tokenizer
 from tests.llama import Llama
@@ -217,6 +217,8 @@ def test_quantised_weights_are_rejected_before_the_first_step(tmp_path) -> None:
     options = TrainingOptions(format="chat", max_steps=1, epochs=1)
     with pytest.raises(UsageError, match=r"weights are quantised \(bitsandbytes\).*--recipe lora"):
         train(str(tmp_path / "nf4"), rows(tmp_path), tmp_path / "out", options)
+    with pytest.raises(UsageError, match="weights are quantised"):
+        preview(str(tmp_path / "nf4"), rows(tmp_path), options)
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
     adapted = TrainingOptions(format="chat", max_steps=1, epochs=1, lora=Lora(rank=2))
     assert train(str(tmp_path / "nf4"), rows(tmp_path), tmp_path / "adapters", adapted).complete
