@@ -146,7 +146,7 @@ def preview_json(preview: Preview) -> dict[str, Any]:
         "micro_batch_tokens": plan.packing.budget,
         "memory": preview.estimate.memory,
         "memory_available": preview.estimate.available,
-        "notes": list(preview.notices),
+        "notes": [*preview.notices, *preview.rendered.notices()],
         "unread": unread_json(preview.unread),
     }
 
