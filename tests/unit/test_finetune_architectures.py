@@ -224,7 +224,7 @@ def test_layers_without_that_name_are_compiled(model_type, monkeypatch) -> None:
     packed_lm.eval()
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
-    compile_layers(packed_lm)
+    compile_layers(packed_lm, RuntimeSetup.of(TrainingOptions(), torch.device("cpu")))
     losses = packed_losses(packed_lm, documents)
     assert counter.frame_count > 0
     assert losses == pytest.approx(losses_alone(model, documents), abs=2e-5)
