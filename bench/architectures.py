@@ -35,9 +35,10 @@ from finetune.data.batch import collate
 from finetune.data.corpus import Corpus, Document
 from finetune.export.gguf import export_gguf
 from finetune.model.adapters import load_adapters, save_adapters
-from finetune.model.loading import load, save
+from finetune.model.loading import load
 from finetune.model.lora_targets import coverage
 from finetune.model.packed_lm import PackedCausalLM
+from finetune.model.saving import save
 from finetune.options import Lora, TrainingOptions
 from finetune.training.distributed import SINGLE_PROCESS
 from finetune.training.setup import RuntimeSetup, prepare

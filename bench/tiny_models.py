@@ -89,10 +89,13 @@ _EXTRA: dict[str, dict[str, Any]] = {
 
 
 def causal_types() -> list[str]:
-    """Return the types that transformers has a causal language model for."""
+    """Return the types that transformers has a causal language model for.
+
+    Without Reformer, whose reversible layers have gradients only in training mode, with dropout.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - {"reformer"})
 
 
 def vision_types() -> list[str]:

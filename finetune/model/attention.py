@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -77,11 +77,11 @@ def use_packed_attention(model: Any, name: str) -> None:
         f"packed documents can't be isolated in a model of type {model.config.model_type!r}: its attention does not "
         f"go through the interface of transformers; {NO_PACKING}"
     )
-    try:
+    with suppress(ValueError, AttributeError):
         model.set_attn_implementation(_PREFIX + name)
-    except (ValueError, AttributeError):
-        raise refusal from None
     if model.config._attn_implementation != _PREFIX + name:  # some models only log that they can't switch
+        with suppress(ValueError, AttributeError):
+            model.set_attn_implementation(original)  # parts of the model may have switched
         raise refusal
     if not str(original).startswith(_PREFIX):
         setattr(model, _ORIGINAL, original)

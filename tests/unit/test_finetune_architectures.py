@@ -21,9 +21,10 @@ from finetune.data.plan import EpochPlan
 from finetune.model.adapters import add_adapters, load_adapters, save_adapters
 from finetune.model.anatomy import find_decoder, find_layers
 from finetune.model.isolation import check_head, probe_length
-from finetune.model.loading import load, save
+from finetune.model.loading import load
 from finetune.model.lora_targets import coverage, describe_coverage
 from finetune.model.packed_lm import BLOCK_MASK_TOKENS, PackedCausalLM
+from finetune.model.saving import save
 from finetune.options import Evaluation, Lora, TrainingOptions
 from finetune.session import train
 from finetune.training.distributed import SINGLE_PROCESS
