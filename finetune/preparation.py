@@ -120,7 +120,8 @@ class Preparation:
         """Return what a dry run shows."""
         data = self.data
         return Preview(
-            data.rendered, self.renderer, self.plan, data.skipped, self.estimate, [*data.notices, *self.notices],
+            data.rendered, self.renderer, self.plan, data.skipped, self.estimate,
+            [*data.notices, *data.rendered.notices(), *self.notices],
             {name: len(corpus) for name, corpus in data.held_out.items()}, self.stop_tokens,
         )  # fmt: skip
 

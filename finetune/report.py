@@ -113,7 +113,7 @@ def preview_lines(preview: Preview) -> Iterator[str]:
     yield from (f"  {strip_control_chars(str(row))}" for row in preview.unread[:_MAX_LISTED])
     if len(preview.unread) > _MAX_LISTED:
         yield f"  and {len(preview.unread) - _MAX_LISTED:,} more; --report FILE lists all of them"
-    yield from (f"note: {notice}" for notice in (*preview.notices, *preview.rendered.notices()))
+    yield from (f"note: {notice}" for notice in preview.notices)
     if preview.rendered.truncated:
         yield f"cut to the maximum length: {preview.rendered.truncated:,}"
     yield (

@@ -26,9 +26,16 @@ from tests.finetune_chat_models import MODELS, tokenizer
 
 __all__ = ["ROWS", "Cell", "Inference", "check", "outcomes", "renderer"]
 
-WEATHER = {"type": "function", "function": {"name": "weather", "description": "Weather of a city.", "parameters": {
-    "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}  # fmt: skip
-CALL = {"id": "call00001", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Weather of a city.", "parameters": PARAMETERS},
+}
+CALL: dict[str, Any] = {
+    "id": "call00001",
+    "type": "function",
+    "function": {"name": "weather", "arguments": {"city": "Oslo"}},
+}
 
 
 def user(text: str) -> ChatTurn:
