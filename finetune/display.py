@@ -12,13 +12,14 @@ from selfinstruct.common.console import echo, format_duration, show
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from finetune.session import Preview
+    from finetune.results import Preview
 
 __all__ = ["show_preview", "show_progress"]
 
 _PHASES = {
     "loading": "loading the model",
     "reading": "reading the dataset",
+    "reference": "computing the probabilities of the reference",
     "evaluating": "measuring the loss on held-out text",
     "answering": "writing sample answers",
     "training": "training",

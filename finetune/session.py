@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from finetune.data.plan import FEW_STEPS, EpochPlan
-from finetune.data.render import Renderer, RenderResult
+from finetune.data.render import Renderer
 from finetune.data.training_data import TrainingData, read_training_data
 from finetune.evaluation.held_out import Losses, evaluate, pooled_mean
 from finetune.evaluation.samples import sample_answers
@@ -27,80 +28,24 @@ from finetune.model.loading import EMBEDDED, Loaded, load, load_config, load_tok
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.options import TrainingOptions
 from finetune.record import Measurements, lock_run, read_record, run_identity, write_record
+from finetune.results import Preview, TrainingResult
 from finetune.training import checkpoint
 from finetune.training.distributed import World, full_state_dict, process_group
 from finetune.training.early_stopping import EarlyStopping
 from finetune.training.estimate import CostEstimate
 from finetune.training.loop import TrainingLoop, TrainingStopped
 from finetune.training.metrics import Metrics
+from finetune.training.objective import Objective
 from finetune.training.optimizer import FlatAdamW
 from finetune.training.progress import TrainingProgress
 from finetune.training.setup import RuntimeSetup, compile_layers, prepare
 from selfinstruct.common.console import plural
 from selfinstruct.errors import RunChangedError, SelfInstructError
 
-__all__ = ["Preview", "TrainingResult", "preview", "train"]
+__all__ = ["TrainingRun", "preview", "train"]
 
 ShowProgress = Callable[[TrainingProgress], AbstractContextManager[None]]
 Notify = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """The outcome of a training run.
-
-    Attributes:
-        folder: Folder of the run, which holds the model.
-        steps: Completed optimizer steps.
-        before, after: Held-out losses and sample answers before and after training; None if the run is not complete.
-        prompts: Prompts of the sample answers.
-        seconds: Time spent on training steps.
-        complete: False after an interruption; repeat the call to resume.
-        was_complete: Whether the run was complete before this call.
-        kept_step: With early stopping, the step whose weights the model has; None if it has the last ones.
-    """
-
-    folder: Path
-    steps: int
-    before: Measurements | None = None
-    after: Measurements | None = None
-    prompts: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    complete: bool = True
-    was_complete: bool = False
-    kept_step: int | None = None
-
-    @classmethod
-    def of_complete(
-        cls, out: Path, record: dict[str, Any], prompts: list[str], *, was_complete: bool = False
-    ) -> TrainingResult:
-        """Build the result of a complete run from its record."""
-        before, after = Measurements.from_json(record["before"]), Measurements.from_json(record["after"])
-        return cls(
-            out, record["steps"], before, after, prompts, record["seconds"], was_complete=was_complete,
-            kept_step=record.get("kept_step"),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Preview:
-    """The preview of a training run.
-
-    Attributes:
-        rendered: The documents, and the rows that were dropped.
-        renderer: The renderer, which can show a document in pieces.
-        plan: The steps.
-        skipped: A message for each row that could not be read.
-        estimate: The predicted cost.
-        notices: What is left out of the rows that are used.
-    """
-
-    rendered: RenderResult
-    renderer: Renderer
-    plan: EpochPlan
-    skipped: list[str]
-    estimate: CostEstimate
-    notices: Sequence[str] = ()
 
 
 def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
@@ -113,14 +58,7 @@ def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
     Raises:
         SelfInstructError: The dataset or the tokenizer can't be used, as for ``train``.
     """
-    with process_group() as world:
-        renderer = Renderer(load_tokenizer(model), options.format, max_length=options.max_length)
-        training_data = read_training_data(data, renderer, options)
-        setup = RuntimeSetup.of(options, world.device)
-        plan = EpochPlan.of(training_data.train, options, budget=setup.budget, world_size=world.world_size)
-        estimate = CostEstimate.of(load_config(model), plan, setup)
-        rendered, skipped = training_data.rendered, training_data.skipped
-        return Preview(rendered, renderer, plan, skipped, estimate, training_data.notices)
+    return TrainingRun.preview(model, data, options)
 
 
 def train(
@@ -149,38 +87,70 @@ def train(
         SelfInstructError: The data or the settings can't be used, ``out`` holds another run, a loss is not finite, the
             memory is exhausted, or the disk is full.
     """
-    progress = TrainingProgress()
-    with process_group() as world:
-        if not world.main:
-            return _Run(model, out, options, world, progress, lambda _line: None).train(data)
-        with show(progress):
-            return _Run(model, out, options, world, progress, notify).train(data)
+    return TrainingRun.start(model, data, out, options, show, notify)
 
 
-class _Run:
-    """A training run in progress, in one process."""
+class TrainingRun:
+    """A training run in progress, in one process; subclasses train on other data, with another loss.
+
+    Attributes:
+        command: The command of ``finetune``, for messages.
+        unit: What the loss is a mean over.
+        kind: The class that wraps the model.
+        objective: The loss; None for the cross entropy.
+    """
+
+    command: ClassVar[str] = "train"
+    unit: ClassVar[str] = "token"
+    kind: ClassVar[type[PackedCausalLM]] = PackedCausalLM
 
     def __init__(
-        self,
-        model: str | None,
-        out: Path,
-        options: TrainingOptions,
-        world: World,
-        progress: TrainingProgress,
-        notify: Notify,
+        self, model: str | None, out: Path, options: Any, world: World, progress: TrainingProgress, notify: Notify
     ) -> None:
         self.model, self.out, self.options, self.world = model, out, options, world
         self.progress, self.notify = progress, notify
         self.setup = RuntimeSetup.of(options, world.device)
+        self.objective: Objective | None = None
+
+    @classmethod
+    def start(
+        cls, model: str | None, data: str, out: Path, options: Any, show: ShowProgress, notify: Notify
+    ) -> TrainingResult:  # fmt: skip
+        """Train, or resume; see ``train``."""
+        progress = TrainingProgress()
+        with process_group() as world:
+            if not world.main:
+                return cls(model, out, options, world, progress, lambda _line: None).train(data)
+            with show(progress):
+                return cls(model, out, options, world, progress, notify).train(data)
+
+    @classmethod
+    def preview(cls, model: str | None, data: str, options: Any) -> Preview:
+        """Render the dataset and plan the steps; see ``preview``."""
+        with process_group() as world:
+            run = cls(model, Path(), options, world, TrainingProgress(), lambda _line: None)
+            renderer, training_data, plan = run._prepare(data)
+            estimate = CostEstimate.of(load_config(model), plan, run.setup)
+            rendered, skipped = training_data.rendered, training_data.skipped
+            return Preview(rendered, renderer, plan, skipped, estimate, training_data.notices)
+
+    def _prepare(self, data: str) -> tuple[Renderer, TrainingData, EpochPlan]:
+        """Read the data and plan the steps."""
+        options = self.options
+        renderer = Renderer(load_tokenizer(self.model), options.format, max_length=options.max_length)
+        training_data = self._read(data, renderer)
+        world_size = self.world.world_size
+        plan = EpochPlan.of(training_data.train, options, budget=self.setup.budget, world_size=world_size)
+        return renderer, training_data, plan
+
+    def _read(self, data: str, renderer: Renderer) -> TrainingData:
+        return read_training_data(data, renderer, self.options)
 
     def train(self, data: str) -> TrainingResult:
         """Read the data, then train unless the run is complete."""
         options = self.options
         self.progress.phase = "reading"
-        renderer = Renderer(load_tokenizer(self.model), options.format, max_length=options.max_length)
-        training_data = read_training_data(data, renderer, options)
-        world_size = self.world.world_size
-        plan = EpochPlan.of(training_data.train, options, budget=self.setup.budget, world_size=world_size)
+        renderer, training_data, plan = self._prepare(data)
         identity = run_identity(self.model or EMBEDDED, options, training_data, renderer.format)
         record = read_record(self.out, identity)
         if record.get("complete"):
@@ -200,8 +170,9 @@ class _Run:
         torch.manual_seed(options.seed)
         # A model to be sharded is loaded on the CPU, and moved to the devices shard by shard.
         device = self.world.device if self.world.world_size == 1 else "cpu"
-        loaded = load(self.model, dtype=self.setup.dtype, device=device, lora=options.lora)
-        packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute)
+        loaded = self._load(device)
+        packed_lm = prepare(loaded.model, self.setup, self.world, recompute=estimate.recompute, kind=self.kind)
+        self._begin(packed_lm, loaded, data)
         if "before" not in record:
             record = {**identity, "model_digest": loaded.base.digest, "complete": False}
             record["before"] = self._measure(packed_lm, loaded, renderer, data).to_json()
@@ -213,7 +184,8 @@ class _Run:
             stopping.record(0, pooled_mean(Measurements.from_json(record["before"]).losses.values()))
 
         def measure() -> float:
-            return pooled_mean(self._losses(packed_lm, data).values())
+            progress.phase = "evaluating"
+            return pooled_mean(self._measure_held_out(packed_lm, data).losses.values())
 
         try:
             steps, seconds = self._fit(packed_lm, plan, estimate, stopping, measure)
@@ -242,27 +214,33 @@ class _Run:
             self.notify(estimate.describe())
         count = torch.cuda.device_count()
         if self.world.world_size == 1 and count > 1:
-            self.notify(
-                f"one of {count} GPUs is used; to use all: torchrun --nproc-per-node {count} -m finetune train ..."
-            )
+            command = f"torchrun --nproc-per-node {count} -m finetune {self.command} ..."
+            self.notify(f"one of {count} GPUs is used; to use all: {command}")
 
     def _measure(
         self, packed_lm: PackedCausalLM, loaded: Loaded, renderer: Renderer, data: TrainingData
     ) -> Measurements:
-        """Compute held-out losses and sample answers."""
-        losses = self._losses(packed_lm, data)
+        """Measure held-out data and sample answers."""
+        self.progress.phase = "evaluating"
+        measurements = self._measure_held_out(packed_lm, data)
         self.progress.phase = "answering"
         max_tokens = self.options.evaluation.sample_tokens
         answers = sample_answers(packed_lm, loaded.tokenizer, renderer, data.samples, max_tokens)
-        return Measurements(losses, answers)
+        return replace(measurements, answers=answers)
 
-    def _losses(self, packed_lm: PackedCausalLM, data: TrainingData) -> dict[str, Losses]:
+    def _measure_held_out(self, packed_lm: PackedCausalLM, data: TrainingData) -> Measurements:
         """Compute the losses of each held-out set."""
-        self.progress.phase = "evaluating"
-        return {
-            name: evaluate(packed_lm, corpus, budget=self.setup.budget, world=self.world)
-            for name, corpus in data.held_out.items()
-        }
+        budget, world = self.setup.budget, self.world
+        return Measurements({
+            name: evaluate(packed_lm, items.documents, budget=budget, world=world)
+            for name, items in data.held_out.items()
+        })  # fmt: skip
+
+    def _load(self, device: torch.device | str) -> Loaded:
+        return load(self.model, dtype=self.setup.dtype, device=device, lora=self.options.lora)
+
+    def _begin(self, packed_lm: PackedCausalLM, loaded: Loaded, data: TrainingData) -> None:
+        """Prepare the loss, before anything is measured."""
 
     def _fit(
         self,
@@ -293,7 +271,7 @@ class _Run:
             checkpoint.save(kept, 0, optimizer.weights(), {}, keep=1, world=world)
         metrics = Metrics(self.out, self.notify)
         loop = TrainingLoop(
-            packed_lm, optimizer, plan, world, progress=self.progress, mfu=estimate.mfu,
+            packed_lm, optimizer, plan, world, objective=self.objective, progress=self.progress, mfu=estimate.mfu,
             fixed_shapes=self.setup.fixed_shapes, unlogged=unlogged,
         )  # fmt: skip
 
@@ -365,21 +343,24 @@ class _Run:
             return
         part = self.out / ".model.part"
         shutil.rmtree(part, ignore_errors=True)
-        if self.options.lora is None:
-            save(loaded.model, loaded.tokenizer, part, state=state)
-        else:
-            save_adapters(loaded.model, loaded.tokenizer, part, loaded.base, state=state)
+        self._write_model(loaded, part, state)
         # The configuration last, so that its presence implies that all other files are there.
         for path in sorted(part.iterdir(), key=lambda path: (path.name.endswith("config.json"), path.name)):
             os.replace(path, self.out / path.name)
         part.rmdir()
+
+    def _write_model(self, loaded: Loaded, folder: Path, state: dict[str, Tensor] | None) -> None:
+        if self.options.lora is None:
+            save(loaded.model, loaded.tokenizer, folder, state=state)
+        else:
+            save_adapters(loaded.model, loaded.tokenizer, folder, loaded.base, state=state)
 
     def _plot(self, record: dict[str, Any]) -> None:
         held_out = {
             name: (Losses.of(**losses).mean, Losses.of(**record["after"]["losses"][name]).mean)
             for name, losses in record["before"]["losses"].items()
         }
-        Metrics(self.out, self.notify).plot(self.out.name, held_out)
+        Metrics(self.out, self.notify).plot(self.out.name, held_out, self.unit)
 
 
 def _restore_kept(optimizer: FlatAdamW, root: Path, step: int, world: World) -> None:

@@ -68,6 +68,11 @@ class Corpus:
         return Document(self.ids[span], self.supervised[span], self.names[index])
 
     @property
+    def documents(self) -> Corpus:
+        """The collection itself: a document is an item that is packed whole (``finetune.data.plan.Items``)."""
+        return self
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """(documents,) tokens of each document."""
         return np.diff(self.offsets)

@@ -4,16 +4,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from finetune.data.corpus import Corpus
 from finetune.data.packing import Packing, Step, plan_epoch
 from finetune.options import TrainingOptions
 from selfinstruct.errors import UsageError
 
-__all__ = ["FEW_STEPS", "EpochPlan"]
+__all__ = ["FEW_STEPS", "EpochPlan", "Items"]
 
 FEW_STEPS = 10
 """With fewer steps than this a model learns little, and the learning rate schedule is hardly followed."""
+
+
+class Items(Protocol):
+    """What a run is trained on, one by one: each item is in a micro-batch as a whole.
+
+    The documents of a ``Corpus`` are items with their supervised tokens as terms of the loss; the prompts of
+    ``finetune.data.comparisons.Comparisons`` are items of several documents with their pairs as terms.
+    """
+
+    @property
+    def documents(self) -> Corpus:
+        """The documents of all items."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Origin of each item, for messages."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(items,) tokens of each item."""
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """(items,) terms of the loss of each item."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the items, by which a resumed run recognises its data."""
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -21,26 +55,27 @@ class EpochPlan:
     """The steps of a run, epoch by epoch.
 
     Attributes:
-        corpus: The training documents.
+        corpus: The training documents, or comparisons of them.
         options: The settings.
         packing: How an epoch is divided into steps.
     """
 
-    corpus: Corpus
+    corpus: Items
     options: TrainingOptions
     packing: Packing
 
     @classmethod
-    def of(cls, corpus: Corpus, options: TrainingOptions, *, budget: int, world_size: int = 1) -> EpochPlan:
-        """Plan micro-batches of ``budget`` tokens, or of the longest document if it has more.
+    def of(cls, corpus: Items, options: TrainingOptions, *, budget: int, world_size: int = 1) -> EpochPlan:
+        """Plan micro-batches of ``budget`` tokens, or of the longest item if it has more.
 
         Raises:
             UsageError: No token of the corpus is supervised.
         """
-        if not len(corpus) or not corpus.supervised.any():
+        if not len(corpus) or not corpus.documents.supervised.any():
             raise UsageError("the dataset has no supervised token: there is nothing to train on")
-        budget = max(budget, min(options.max_length, int(corpus.lengths.max())))
-        row = min(budget, options.max_length)
+        longest = int(corpus.lengths.max())
+        budget = max(budget, longest)
+        row = max(longest, min(budget, options.max_length))
         packing = Packing(budget, row, options.batch_size, options.batch_tokens, world_size, options.packing)
         return cls(corpus, options, packing)
 
@@ -62,7 +97,7 @@ class EpochPlan:
     @property
     def max_seqlen(self) -> int:
         """Tokens of the longest document."""
-        return int(self.corpus.lengths.max())
+        return int(self.corpus.documents.lengths.max())
 
     @property
     def efficiency(self) -> float:
@@ -74,8 +109,8 @@ class EpochPlan:
         """Return step ``number`` of the run, counted from 0."""
         return self.epoch(number // self.steps_per_epoch)[number % self.steps_per_epoch]
 
-    def supervised_tokens(self, number: int) -> int:
-        """Return the number of supervised tokens in step ``number``, over all ranks."""
+    def loss_terms(self, number: int) -> int:
+        """Return the number of terms of the loss in step ``number``, over all ranks: supervised tokens, or pairs."""
         targets = _targets(_CorpusKey(self.corpus))
         return sum(targets[index] for micro_batch in self.step(number) for index in micro_batch)
 
@@ -91,7 +126,7 @@ class EpochPlan:
 class _CorpusKey:
     """Cache key that compares a corpus by identity, which suffices because a corpus is immutable."""
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Items) -> None:
         self.corpus = corpus
 
     def __hash__(self) -> int:

@@ -21,7 +21,7 @@ from selfinstruct.common.rows import Exchange, ParsedRow, describe_fields, parse
 from selfinstruct.common.sources import open_rows
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
-__all__ = ["ChatTurn", "Example", "Examples", "examples_of", "read_examples", "require_readable"]
+__all__ = ["ChatTurn", "Example", "Examples", "dataset_rows", "examples_of", "read_examples", "require_readable"]
 
 _MAX_LISTED = 5  # unusable rows that an error message quotes
 _KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -105,7 +105,7 @@ def read_examples(path_or_name: str | Path) -> Examples:
     name = str(path_or_name)
     result = Examples()
     unused: Counter[str] = Counter()
-    for where, row in _rows(name):
+    for where, row in dataset_rows(name):
         if isinstance(row, DataError):
             result.skipped.append(str(row))
             continue
@@ -214,7 +214,7 @@ def _unused_parts(parsed: ParsedRow) -> Iterator[str]:
 Rows = Iterator[tuple[str, "dict[str, Any] | DataError"]]
 
 
-def _rows(name: str) -> Rows:
+def dataset_rows(name: str) -> Rows:
     """Yield each row with its origin, or the error of a line that can't be parsed."""
     path = Path(name)
     if not path.exists():

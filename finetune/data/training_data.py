@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from finetune.data.corpus import Corpus
+from finetune.data.plan import Items
 from finetune.data.render import Renderer, RenderResult, render_all
 from finetune.data.rows import Example, read_examples
 from finetune.options import TrainingOptions
@@ -32,8 +33,8 @@ class TrainingData:
     rendered: RenderResult
     skipped: list[str]
     notices: list[str]
-    train: Corpus
-    held_out: dict[str, Corpus]
+    train: Items
+    held_out: Mapping[str, Items]
     samples: list[Example]
 
     @property
@@ -65,7 +66,7 @@ def read_training_data(data: str, renderer: Renderer, options: TrainingOptions) 
     rendered = render_all(rows.examples, renderer)
     evaluation = options.evaluation
     train, held_out_rows = rendered.corpus.split(evaluation.fraction, options.seed)
-    held_out = {"rows": held_out_rows} if len(held_out_rows) else {}
+    held_out: dict[str, Items] = {"rows": held_out_rows} if len(held_out_rows) else {}
     held_out_names = set(held_out_rows.names)
     samples = [example for example in rows.examples if example.name in held_out_names]
     if evaluation.seed_tasks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import first_line, write_folder
 from selfinstruct.errors import MissingExtraError, UsageError
 
-__all__ = ["BASE", "add_adapters", "load_adapters", "nf4_config", "read_base_record", "save_adapters"]
+__all__ = [
+    "BASE", "add_adapters", "load_adapters", "merged_state", "nf4_config", "read_base_record", "save_adapters",
+]  # fmt: skip
 
 BASE = "base.json"  # next to the adapters: name and digest of their base model, and its precision in training
 
@@ -122,6 +124,26 @@ def nf4_config(dtype: torch.dtype) -> dict[str, Any]:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     return {"quantization_config": quantization}
+
+
+def merged_state(state: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
+    """Return the weights of a model with its adapters merged, under the names that they have without adapters.
+
+    Args:
+        state: The weights of a model with adapters; sums are made in float32.
+        lora: The settings of the adapters.
+    """
+    merged = {}
+    for name, weight in state.items():
+        if ".lora_" in name:
+            continue
+        layer, is_adapted, rest = name.partition("base_layer.")
+        down, up = (state.get(f"{layer}lora_{part}.default.weight") for part in "AB")
+        if is_adapted and rest == "weight" and down is not None and up is not None:
+            change = (up.float() @ down.float()) * (lora.alpha / lora.rank)
+            weight = (weight.float() + change).to(weight.dtype)  # noqa: PLW2901 the same weight, merged
+        merged[f"{layer}{rest}"] = weight
+    return merged
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Shapes: T tokens in a micro-batch, M supervised tokens, V the vocabulary, H the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from finetune.data.batch import Batch
-from finetune.model.loss import linear_cross_entropy, token_losses
+from finetune.model.attention import is_packed
+from finetune.model.loss import linear_cross_entropy, linear_log_probs
 
 __all__ = ["PackedCausalLM"]
 
@@ -58,16 +60,34 @@ class PackedCausalLM(nn.Module):
         return self._hidden(batch)
 
     def _hidden(self, batch: Batch) -> Tensor:
-        states: Tensor = self.decoder(**_inputs(batch)).last_hidden_state  # (1, T, H)
-        return states[0].index_select(0, batch.logit_indices)
+        return self._states(batch).index_select(0, batch.logit_indices)
+
+    def _states(self, batch: Batch) -> Tensor:
+        """Return (T, H): the last hidden states of all tokens."""
+        return _join([self.decoder(**inputs).last_hidden_state[0] for inputs in self._inputs(batch)])
+
+    def _inputs(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        """Yield the arguments of one forward pass, or of one per document if the model can't isolate documents.
+
+        ``packed`` reaches the attention functions.
+        """
+        lengths = [len(batch.input_ids)] if is_packed(self.causal) else list(batch.packed.lengths)
+        split = (torch.split(tensor, lengths) for tensor in (batch.input_ids, batch.position_ids))
+        for ids, positions in zip(*split, strict=True):
+            yield {
+                "input_ids": ids[None],  # (1, T)
+                "position_ids": positions[None],  # (1, T)
+                "use_cache": False,
+                "packed": batch.packed,
+            }
 
     def logits(self, batch: Batch) -> Tensor:
         """Return (M, V) float32 logits of the model's own head."""
         return self._logits(batch)
 
     def _logits(self, batch: Batch) -> Tensor:
-        logits: Tensor = self.causal(**_inputs(batch)).logits  # (1, T, V)
-        return logits[0].index_select(0, batch.logit_indices).float()
+        logits = _join([self.causal(**inputs).logits[0] for inputs in self._inputs(batch)])  # (T, V)
+        return logits.index_select(0, batch.logit_indices).float()
 
     def forward(self, batch: Batch, scale: float | Tensor) -> Tensor:
         """Return ``scale`` times the summed cross entropy of the M supervised tokens, a float32 scalar."""
@@ -78,10 +98,17 @@ class PackedCausalLM(nn.Module):
 
     @torch.no_grad()
     def token_losses(self, batch: Batch) -> Tensor:
-        """Return (M,) float32: the cross entropy of each supervised token."""
+        """Return (M,) float32: the cross entropy of each supervised token, without gradients."""
+        return -self._log_probs(batch)
+
+    def log_probs(self, batch: Batch) -> Tensor:
+        """Return (M,) float32: the log-probability of each supervised token."""
+        return self._log_probs(batch)
+
+    def _log_probs(self, batch: Batch) -> Tensor:
         if self.chunked_head:
-            return token_losses(self._hidden(batch), self.head.weight, batch.labels, bias=self.head.bias)
-        return functional.cross_entropy(self._logits(batch), batch.labels, reduction="none")
+            return linear_log_probs(self._hidden(batch), self.head.weight, batch.labels, bias=self.head.bias)
+        return -functional.cross_entropy(self._logits(batch), batch.labels, reduction="none")
 
     def generate(self, **kwargs: Any) -> Tensor:
         """Call ``generate`` of transformers; with several processes, each continues until all have finished."""
@@ -89,11 +116,6 @@ class PackedCausalLM(nn.Module):
         return self.model.generate(**kwargs, synced_gpus=several)  # type: ignore[no-any-return]
 
 
-def _inputs(batch: Batch) -> dict[str, Any]:
-    """Return the arguments of the model's forward pass; ``packed`` reaches the attention functions."""
-    return {
-        "input_ids": batch.input_ids[None],  # (1, T)
-        "position_ids": batch.position_ids[None],  # (1, T)
-        "use_cache": False,
-        "packed": batch.packed,
-    }
+def _join(parts: list[Tensor]) -> Tensor:
+    """Concatenate tensors; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -44,7 +44,7 @@ class CostEstimate:
     @classmethod
     def of(cls, config: Any, plan: EpochPlan, setup: RuntimeSetup) -> CostEstimate:
         """Predict the cost from a model's configuration and the steps of a run."""
-        options, corpus, device = plan.options, plan.corpus, setup.device
+        options, corpus, device = plan.options, plan.corpus.documents, setup.device
         world_size = plan.packing.world_size
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         available = total_memory(device)
@@ -78,7 +78,7 @@ class CostEstimate:
 
 
 def _memory(footprint: ModelFootprint, plan: EpochPlan, *, recompute: bool) -> dict[str, int]:
-    supervised = float(plan.corpus.supervised.mean())
+    supervised = float(plan.corpus.documents.supervised.mean())
     parts = footprint.memory(tokens=plan.packing.budget, supervised=supervised, recompute=recompute)
     sharded = ("weights", "gradients", "optimizer")
     return {name: size // (plan.packing.world_size if name in sharded else 1) for name, size in parts.items()}

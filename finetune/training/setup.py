@@ -62,15 +62,20 @@ class RuntimeSetup:
         return self.compile and self.attention == "varlen"
 
 
-def prepare(model: Any, setup: RuntimeSetup, world: World, *, recompute: bool) -> PackedCausalLM:
+def prepare(
+    model: Any, setup: RuntimeSetup, world: World, *, recompute: bool, kind: type[PackedCausalLM] = PackedCausalLM
+) -> PackedCausalLM:  # fmt: skip
     """Prepare a model for the training loop: packed attention, sharded over the processes, checked for leaks.
 
     Compile its layers (``compile_layers``) after any evaluation before training.
 
+    Args:
+        kind: The class that wraps the model.
+
     Raises:
         UsageError: The model does not support packing, recomputation or sharding.
     """
-    packed_lm = PackedCausalLM(model)
+    packed_lm = kind(model)
     if setup.attention:
         use_packed_attention(packed_lm.causal, setup.attention)
     if recompute:
