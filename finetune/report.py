@@ -130,10 +130,10 @@ def preview_lines(preview: Preview) -> Iterator[str]:
     yield from (f"note: {notice}" for notice in preview.notices)
     if preview.rendered.truncated:
         yield f"cut to the maximum length: {preview.rendered.truncated:,}"
+    documents, budget = plural(len(plan.corpus.documents), "document"), plural(plan.packing.budget, "token")
     yield (
-        f"{plural(plan.steps, 'step')}, {plan.steps_per_epoch:,} an epoch; trained on "
-        f"{plural(len(plan.corpus.documents), 'document')}; micro-batches of at most {plural(plan.packing.budget, 'token')}, "
-        f"{plan.efficiency:.0%} full"
+        f"{plural(plan.steps, 'step')}, {plan.steps_per_epoch:,} an epoch; trained on {documents}; micro-batches of at "
+        f"most {budget}, {plan.efficiency:.0%} full"
     )
     if plan.steps < FEW_STEPS:
         yield f"only {plural(plan.steps, 'step')}: too few to learn much"
