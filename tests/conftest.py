@@ -23,7 +23,19 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 # These modules of unit tests import torch, and most of them train or load models: `make check` leaves them out.
 SLOW = {
     f"test_finetune_{name}.py"
-    for name in ("adapters", "chat", "core", "estimate", "evaluate", "gguf", "model", "optim", "report", "sample")
+    for name in (
+        "adapters",
+        "chat",
+        "core",
+        "estimate",
+        "evaluate",
+        "gguf",
+        "model",
+        "optim",
+        "preferences",
+        "report",
+        "sample",
+    )
 }
 
 Promise = Callable[[str, str], None]

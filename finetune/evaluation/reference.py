@@ -19,6 +19,7 @@ from finetune.data.corpus import Corpus
 from finetune.evaluation.held_out import evaluate
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.training.distributed import SINGLE_PROCESS, World
+from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import write_atomic
 from selfinstruct.errors import RunChangedError, SelfInstructError
 
@@ -59,7 +60,7 @@ def reference_log_probs(
         name: -evaluate(packed_lm, corpus, budget=budget, world=world).sums for name, corpus in sets.items()
     }  # fmt: skip
     if world.main:
-        write_atomic(path, [save(computed, metadata=key)])
+        write_atomic(path, [save(computed, metadata={"key": dumps(key)})])  # several entries would have no fixed order
     return computed
 
 
@@ -67,9 +68,9 @@ def _read(path: Path, key: Mapping[str, str], sizes: Mapping[str, int]) -> dict[
     remedy = "remove it, and the same command computes it again"
     try:
         with safe_open(path, framework="numpy") as file:
-            recorded = file.metadata() or {}
+            recorded = dict(loads((file.metadata() or {})["key"]))
             values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dictionary
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise SelfInstructError(f"{path}: can't be read ({error}); {remedy}") from None
     if changed := sorted(name for name in {*key, *recorded} if key.get(name) != recorded.get(name)):
         raise RunChangedError(f"{path} was computed with other {', '.join(changed)}; {remedy}")

@@ -65,6 +65,7 @@ def to_reward_model(causal: Any) -> Any:
     )
     for parameter in model.score.parameters():
         nn.init.zeros_(parameter)
+    model.generation_config = None  # it generates nothing, and ``finetune.model.loading.save`` looks for one
     return model
 
 
