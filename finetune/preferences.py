@@ -7,6 +7,7 @@ is off: policy and reference, or two answers, must differ in nothing but what is
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -20,16 +21,18 @@ from finetune.data.training_data import TrainingData
 from finetune.evaluation.held_out import evaluate
 from finetune.evaluation.pairs import compute_rewards, measure_pairs
 from finetune.evaluation.reference import reference_log_probs
-from finetune.model.adapters import merged_state
+from finetune.model.adapters import BASE, adapter_settings, merged_state, read_base_record
 from finetune.model.dropout import disable_dropout
-from finetune.model.loading import Loaded
+from finetune.model.loading import Loaded, load_adapted
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.model.reward import PackedRewardModel, choose_padding, save_reward_model, to_reward_model
 from finetune.options import DpoOptions, RewardOptions
 from finetune.record import REFERENCE, Measurements
 from finetune.results import Preview, TrainingResult
 from finetune.session import Notify, ShowProgress, TrainingRun
+from finetune.training.distributed import World
 from finetune.training.preference import BradleyTerry, DirectPreference, dpo_rewards
+from finetune.training.progress import TrainingProgress
 from selfinstruct.errors import UsageError
 
 __all__ = ["prefer", "preview_preferences", "preview_reward", "train_reward"]
@@ -89,6 +92,28 @@ class _ComparisonRun(TrainingRun):
     unit = "pair"
     cut: ClassVar[bool]
 
+    def __init__(
+        self, model: str | None, out: Path, options: Any, world: World, progress: TrainingProgress, notify: Notify
+    ) -> None:
+        self.adapters, self.adapters_digest = None, ""
+        if model is not None and (Path(model) / BASE).is_file():
+            self.adapters = Path(model)
+            model = read_base_record(self.adapters)["name"]
+            lora, self.adapters_digest = adapter_settings(self.adapters)
+            if options.lora not in (None, lora):
+                raise UsageError(f"lora: the adapters in {self.adapters} keep their settings; leave lora out")
+            options = replace(options, lora=lora)
+        super().__init__(model, out, options, world, progress, notify)
+
+    def _load(self, device: torch.device | str) -> Loaded:
+        """Load the model; adapters trained before are trained further."""
+        if self.adapters is None:
+            return super()._load(device)
+        loaded = load_adapted(self.adapters, dtype=self.setup.dtype, device=device)
+        for name, weight in loaded.model.named_parameters():
+            weight.requires_grad_(".lora_" in name)
+        return loaded
+
     def _read(self, data: str, renderer: Renderer) -> PreferenceData:
         if self.world.world_size > 1 and not self.options.packing:
             raise UsageError(
@@ -129,7 +154,8 @@ class _DpoRun(_ComparisonRun):
         lora = self.options.lora
         computed = reference_log_probs(
             self.out / REFERENCE, packed_lm, {name: comparisons.documents for name, comparisons in sets.items()},
-            weights=loaded.base.digest, precision="nf4" if lora and lora.base == "nf4" else str(self.setup.dtype),
+            weights=loaded.base.digest + self.adapters_digest,
+            precision="nf4" if lora and lora.base == "nf4" else str(self.setup.dtype),
             budget=self.setup.budget, world=self.world,
         )  # fmt: skip
         self.reference = {name: torch.from_numpy(values) for name, values in computed.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import warnings
@@ -20,7 +21,8 @@ from selfinstruct.common.files import first_line, write_folder
 from selfinstruct.errors import MissingExtraError, UsageError
 
 __all__ = [
-    "BASE", "add_adapters", "load_adapters", "merged_state", "nf4_config", "read_base_record", "save_adapters",
+    "BASE", "adapter_settings", "add_adapters", "load_adapters", "merged_state", "nf4_config", "read_base_record",
+    "save_adapters",
 ]  # fmt: skip
 
 BASE = "base.json"  # next to the adapters: name and digest of their base model, and its precision in training
@@ -85,6 +87,24 @@ def load_adapters(model: Any, folder: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{folder}: can't read the adapters: {first_line(error)}") from None
     return adapted.eval()
+
+
+def adapter_settings(folder: Path) -> tuple[Lora, str]:
+    """Return the settings of adapters trained here, to train them further, and the SHA-256 of their weights.
+
+    Raises:
+        UsageError: The folder has no adapters, or they are damaged.
+    """
+    held = read_base_record(folder)["held"]
+    path = folder / "adapter_config.json"
+    try:
+        config = loads(path.read_bytes())
+        targets = ",".join(config["target_modules"])
+        digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+        base: Any = "nf4" if held == "nf4" else "full"
+        return Lora(rank=config["r"], alpha=float(config["lora_alpha"]), targets=targets, base=base), digest
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: can't read the adapters ({first_line(error)})") from None
 
 
 def read_base_record(folder: Path) -> dict[str, str]:

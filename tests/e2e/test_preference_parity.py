@@ -75,15 +75,16 @@ def rows(options: TrainingOptions, *, whole: bool) -> dict[str, list[list[int]]]
 
 
 def arguments(folder: Path, options: TrainingOptions, accumulated: int) -> dict[str, Any]:
-    return dict(
-        output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True,
-        report_to="none", save_strategy="no", logging_steps=1, dataloader_pin_memory=False,
-        train_sampling_strategy="sequential", max_length=options.max_length, num_train_epochs=1,
-        per_device_train_batch_size=options.batch_size // accumulated, gradient_accumulation_steps=accumulated,
-        learning_rate=options.learning_rate, lr_scheduler_type="cosine", warmup_steps=options.warmup,
-        weight_decay=options.weight_decay, adam_beta1=options.beta1, adam_beta2=options.beta2,
-        adam_epsilon=options.epsilon, max_grad_norm=options.max_grad_norm,
-    )  # fmt: skip
+    return {
+        "output_dir": str(folder), "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
+        "disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1,
+        "dataloader_pin_memory": False, "train_sampling_strategy": "sequential", "max_length": options.max_length,
+        "num_train_epochs": 1, "per_device_train_batch_size": options.batch_size // accumulated,
+        "gradient_accumulation_steps": accumulated, "learning_rate": options.learning_rate,
+        "lr_scheduler_type": "cosine", "warmup_steps": options.warmup, "weight_decay": options.weight_decay,
+        "adam_beta1": options.beta1, "adam_beta2": options.beta2, "adam_epsilon": options.epsilon,
+        "max_grad_norm": options.max_grad_norm,
+    }  # fmt: skip
 
 
 def run_trl(kind: type, config: Any, model: Any, columns: dict[str, list[list[int]]]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ import finetune
 from finetune.data.preference_data import read_preference_data
 from finetune.data.render import Renderer
 from finetune.options import DpoOptions, RewardOptions
-from selfinstruct.errors import RunChangedError
+from selfinstruct.errors import RunChangedError, UsageError
 from tests import finetune_fixtures
 from tests.cli import environment, run_program
 from tests.comparisons import plain_dpo_loss
@@ -163,10 +163,10 @@ def test_a_preference_command_reports_accuracy_next_to_chance(
 def test_an_interrupted_preference_run_ends_with_the_same_bytes_and_refuses_a_stale_reference(
     tmp_path: Path, data: Path, tiny_model_folder: Path
 ) -> None:
-    settings = [f"--set={each}" for each in [*SETTINGS, "epochs=12", "lora.rank=4"]]
+    settings = [f"--set={each}" for each in [*SETTINGS, "epochs=6", "lora.rank=4"]]
     arguments = ["prefer", "--model", tiny_model_folder, "--data", data, *settings, "-o"]
     whole, out = tmp_path / "whole", tmp_path / "out"
-    run_program("finetune", [*arguments, whole], timeout=280)
+    finetune.prefer(str(tiny_model_folder), str(data), whole, dpo_options("epochs=6", "lora.rank=4"))
     process = subprocess.Popen(
         [sys.executable, "-m", "finetune", *map(str, arguments), str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(OMP_NUM_THREADS="1"),
@@ -185,7 +185,7 @@ def test_an_interrupted_preference_run_ends_with_the_same_bytes_and_refuses_a_st
 
     reference.write_bytes(content.replace(b"torch.float32", b"torch.float64"))
     with pytest.raises(RunChangedError, match="computed with other precision"):
-        finetune.prefer(str(tiny_model_folder), str(data), out, dpo_options("epochs=12", "lora.rank=4"))
+        finetune.prefer(str(tiny_model_folder), str(data), out, dpo_options("epochs=6", "lora.rank=4"))
     reference.write_bytes(content)
     assert "resuming after step" in run_program("finetune", [*arguments, out], timeout=280)
     assert (out / "adapter_model.safetensors").read_bytes() == (whole / "adapter_model.safetensors").read_bytes()
@@ -229,3 +229,34 @@ def test_two_processes_with_unequal_pair_counts_begin_at_ln_2_and_train_like_one
     for key in ("before", "after"):
         sums = [record(folder)[key]["losses"]["pairs"]["sums"] for folder in (alone, two)]
         assert sums[0] == pytest.approx(sums[1], rel=1e-3, abs=1e-5)
+
+
+def test_adapters_trained_before_are_part_of_the_reference_and_trained_further(
+    tmp_path: Path, data: Path, tiny_model_folder: Path
+) -> None:
+    """trl#1340: with the bare base model as the reference, the first loss is not ln 2."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"instruction": f"Name {n}.", "output": "Red."}) + "\n" for n in range(12)))
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    options = finetune.load_options(
+        "lora", None, ["lora.rank=4", "batch_size=4", "learning_rate=1e-2", "evaluation.fraction=0", "format=chat"]
+    )
+    finetune.train(str(tiny_model_folder), str(rows), tuned, options)
+    finetune.prefer(str(tuned), str(data), out, dpo_options())
+    assert metrics(out)[0]["loss"] == pytest.approx(LN2, abs=1e-6)
+    assert metrics(out)[-1]["loss"] < 0.65
+    for name in ("base.json", "adapter_config.json"):
+        before, after = (json.loads((folder / name).read_text()) for folder in (tuned, out))
+        assert {key: before[key] for key in ("name", "digest", "r", "lora_alpha") if key in before} == {
+            key: after[key] for key in ("name", "digest", "r", "lora_alpha") if key in after
+        }
+    with pytest.raises(UsageError, match="keep their settings"):
+        finetune.prefer(str(tuned), str(data), tmp_path / "other", dpo_options("lora.rank=8"))
+
+    values = load_reference(out)
+    finetune.prefer(str(tiny_model_folder), str(data), tmp_path / "base", dpo_options("lora.rank=4"))
+    assert not torch.allclose(values, load_reference(tmp_path / "base"), atol=0.1)
+
+
+def load_reference(out: Path) -> torch.Tensor:
+    return load_file(out / "reference.safetensors")["train"]

@@ -5,6 +5,7 @@ Tests are named after the bugs of other trainers that they exclude.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -211,7 +212,7 @@ def test_dropout_is_off_in_policy_and_reference() -> None:
     model = add_adapters(make_model(VOCAB, attention_dropout=0.5), Lora(rank=4, dropout=0.5))
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            weight += 0.1 * ("lora_B" in name)  # otherwise the adapters' dropout changes nothing
+            weight.add_(0.1 * ("lora_B" in name))  # otherwise the adapters' dropout changes nothing
     model = packed(model)
     objective = dpo(model, comparisons, ONE_STEP)
     batch = objective.collate(range(4), max_seqlen=51)
@@ -249,10 +250,8 @@ def test_a_resumed_preference_run_is_bit_identical_to_an_uninterrupted_one(tmp_p
         loop = TrainingLoop(
             model, optimizer, plan, objective=objective, log=lambda _, v: losses.append(v["loss"]), save=save
         )
-        try:
+        with contextlib.suppress(KilledError):
             loop.run(start)
-        except KilledError:
-            pass
         return losses, optimizer.state()
 
     expected, weights = run(tmp_path / "whole")
@@ -368,7 +367,8 @@ LAYOUTS = {
                  "chosen": {"from": "gpt", "value": "The Loire."}, "rejected": {"from": "gpt", "value": "Paris."}},
     "HH-RLHF": {"chosen": "\n\nHuman: Name a river.\n\nAssistant: The Loire.",
                 "rejected": "\n\nHuman: Name a river.\n\nAssistant: Paris."},
-    "ranks": {"prompt": "Name a river.", "answers": [{"answer": "Paris.", "rank": 2}, {"answer": "The Loire.", "rank": 1}]},
+    "ranks": {"prompt": "Name a river.", "answers": [{"answer": "Paris.", "rank": 2},
+                                                     {"answer": "The Loire.", "rank": 1}]},
     "lists": {"prompt": "Name a river.", "responses": ["The Loire.", "Paris."], "scores": [1, 0]},
     "messages as JSON": {"prompt": json.dumps([USER]), "chosen": json.dumps([GOOD]), "rejected": json.dumps([BAD])},
 }  # fmt: skip
@@ -383,10 +383,9 @@ def test_common_layouts_of_compared_answers_are_read(layout: str) -> None:
 
 
 def test_four_scored_answers_give_every_pair_with_different_scores() -> None:
-    row = {"instruction": "Add 1 and 1.", "completions": [
-        {"response": text, "overall_score": score} for text, score in (("2", 9), ("3", 1), ("two", 9), ("?", "N/A"), ("11", 4))
-    ]}  # fmt: skip
-    compared = compared_answers(row, "rows.jsonl:1")
+    scored = (("2", 9), ("3", 1), ("two", 9), ("?", "N/A"), ("11", 4))
+    completions = [{"response": text, "overall_score": score} for text, score in scored]
+    compared = compared_answers({"instruction": "Add 1 and 1.", "completions": completions}, "rows.jsonl:1")
     answers = [example.turns[-1].content for example in compared.examples]
     assert answers == ["2", "3", "two", "11"], "an answer without a score is left out"
     named = {(answers[chosen], answers[rejected]) for chosen, rejected in compared.pairs}
@@ -427,7 +426,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def test_rows_without_answer_tokens_are_left_out_by_name(tmp_path: Path, tiny_tokenizer: Any) -> None:
-    """trl#6321 and open-instruct#1685: an answer that is cut away altogether has log-probability 0, or NaN per token."""
+    """trl#6321 and open-instruct#1685: an answer that is cut away has log-probability 0, and NaN per token."""
     rows = [
         {"prompt": "word " * 50, "chosen": "The Loire.", "rejected": "Paris."},  # no room for an answer
         {"prompt": "Name a river.", "chosen": "", "rejected": "Paris."},
