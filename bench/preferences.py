@@ -154,8 +154,8 @@ def parity() -> list[str]:
 
     from finetune.options import DpoOptions, RewardOptions
 
-    model, pairs = make_model("tiny-parity"), random_pairs(400, 512, 64)
-    settings = {**SETTINGS, "max_length": 64, "learning_rate": 1e-3, "max_grad_norm": 0.5}
+    model, pairs = make_model("tiny-parity"), random_pairs(80, 512, 64)
+    settings = {**SETTINGS, "max_length": 64, "learning_rate": 1e-3, "max_grad_norm": 0.5, "epochs": 5}
     lines = []
     for name, options, loss in (
         ("DPO, sigmoid", DpoOptions(**settings), "sigmoid"),

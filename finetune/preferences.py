@@ -23,6 +23,7 @@ from finetune.evaluation.pairs import compute_rewards, measure_pairs
 from finetune.evaluation.reference import reference_log_probs
 from finetune.model.adapters import BASE, adapter_settings, merged_state, read_base_record
 from finetune.model.dropout import disable_dropout
+from finetune.model.isolation import check_repeatable
 from finetune.model.loading import Loaded, load_adapted
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.model.reward import PackedRewardModel, choose_padding, save_reward_model, to_reward_model
@@ -124,6 +125,7 @@ class _ComparisonRun(TrainingRun):
 
     def _begin(self, packed_lm: PackedCausalLM, loaded: Loaded, data: TrainingData) -> None:
         disable_dropout(packed_lm)
+        check_repeatable(packed_lm, self.world.device)
         self._begin_learning(packed_lm, loaded, cast("PreferenceData", data))
 
     def _begin_learning(self, packed_lm: PackedCausalLM, loaded: Loaded, data: PreferenceData) -> None:

@@ -14,14 +14,14 @@ from selfinstruct.errors import ConfigError, UsageError
 __all__ = ["load_options", "recipe_names", "recipe_path"]
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
-_FOLDERS = {TrainingOptions: _FOLDER, DpoOptions: _FOLDER / "prefer", RewardOptions: _FOLDER / "reward"}
+_SUBFOLDERS = {TrainingOptions: "", DpoOptions: "prefer", RewardOptions: "reward"}
 
 Options = TypeVar("Options", bound=TrainingOptions)
 
 
 def recipe_names(kind: type[TrainingOptions] = TrainingOptions) -> list[str]:
     """Return the names of the built-in recipes for a kind of settings, sorted."""
-    return sorted(path.stem for path in _FOLDERS[kind].glob("*.yaml"))
+    return sorted(path.stem for path in (_FOLDER / _SUBFOLDERS[kind]).glob("*.yaml"))
 
 
 def recipe_path(name: str, kind: type[TrainingOptions] = TrainingOptions) -> Path:
@@ -34,7 +34,7 @@ def recipe_path(name: str, kind: type[TrainingOptions] = TrainingOptions) -> Pat
         raise UsageError(
             f"no recipe {name!r}{suggest(name, recipe_names(kind))}; settings of your own go into --config FILE"
         )
-    return _FOLDERS[kind] / f"{name}.yaml"
+    return _FOLDER / _SUBFOLDERS[kind] / f"{name}.yaml"
 
 
 @overload

@@ -17,7 +17,7 @@ from finetune.model.packed_lm import PackedCausalLM
 from selfinstruct.common.rng import Rng
 from selfinstruct.errors import UsageError
 
-__all__ = ["check_head", "check_isolation"]
+__all__ = ["check_head", "check_isolation", "check_repeatable"]
 
 _MAX_SEQLEN = 16
 # Tolerances for hidden states, relative to their norm, in float32 and in 16 bits. With another neighbour of the same
@@ -76,6 +76,28 @@ def check_head(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") ->
         reference = functional.cross_entropy(packed_lm.logits(batch), batch.labels, reduction="none")
     tolerance = 1e-4 if head.weight.dtype == torch.float32 else 2e-2
     return bool(torch.allclose(chunked, reference, rtol=tolerance, atol=tolerance))
+
+
+@torch.no_grad()
+def check_repeatable(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") -> None:
+    """Compare two forward passes in training mode, after dropout was switched off.
+
+    Raises:
+        UsageError: They differ: the model has dropout or noise that could not be switched off.
+    """
+    corpus = _random_corpus(packed_lm, (_MAX_SEQLEN,))
+    training = packed_lm.training
+    packed_lm.train()
+    try:
+        first, second = (_hidden_states(packed_lm, corpus, (0,), device)[0] for _ in range(2))
+    finally:
+        packed_lm.train(training)
+    exact = next(packed_lm.model.parameters()).dtype == torch.float32
+    if not (deviation := _deviation(first, second)) <= _NEIGHBOUR_TOLERANCE[not exact]:
+        raise UsageError(
+            f"a model of type {packed_lm.causal.config.model_type!r} computes at random in training (states differ by "
+            f"{deviation:.1%}), and preferences are learnt without dropout: set it to 0 in the model's config.json"
+        )
 
 
 def _random_corpus(packed_lm: PackedCausalLM, lengths: tuple[int, ...]) -> Corpus:

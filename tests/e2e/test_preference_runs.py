@@ -137,6 +137,8 @@ def test_a_reward_model_is_loaded_by_transformers_with_the_rewards_that_were_mea
         assert result.after is not None
         assert result.after.accuracy is not None
         assert result.after.accuracy.mean == pytest.approx(float((margins > 0).double().mean()))
+        with pytest.raises(UsageError, match="a reward model, which scores texts"):
+            finetune.load_model(out)
 
 
 @pytest.mark.parametrize("command", ["prefer", "reward"])

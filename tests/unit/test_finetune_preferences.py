@@ -29,6 +29,7 @@ from finetune.evaluation.reference import reference_log_probs
 from finetune.model.adapters import add_adapters
 from finetune.model.attention import use_packed_attention
 from finetune.model.dropout import disable_dropout
+from finetune.model.isolation import check_repeatable
 from finetune.model.loss import linear_log_probs
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.model.reward import PackedRewardModel, to_reward_model
@@ -218,7 +219,10 @@ def test_dropout_is_off_in_policy_and_reference() -> None:
     batch = objective.collate(range(4), max_seqlen=51)
     model.train()
     assert float(objective.loss(model, batch, 1 / 8).detach()) != pytest.approx(LN2, abs=1e-3)
+    with pytest.raises(UsageError, match="computes at random"):
+        check_repeatable(model)
     disable_dropout(model)
+    check_repeatable(model)
     assert float(objective.loss(model, batch, 1 / 8).detach()) == pytest.approx(LN2, abs=1e-6)
 
 
