@@ -33,8 +33,8 @@ def run_options(recipe: str, kind: type[TrainingOptions]) -> Callable[[Command],
         click.option("--model", metavar="NAME", help="Model to start from: a folder, a .gguf file or a hub name.  "
                      "[default: the embedded SmolLM2-135M]"),
         click.option("--data", required=True, metavar="PATH",
-                     help="Compared answers: a file (.jsonl, .jsonl.gz, .json, .parquet), a datasets directory, a hub "
-                     "name."),
+                     help="Compared answers: a file (.jsonl, .jsonl.gz, .json, .parquet), a run with preference "
+                     "data, a datasets directory, a hub name."),
         click.option("--recipe", metavar="NAME", default=recipe, show_default=True,
                      help=f"Settings to start from: {', '.join(recipe_names(kind))}."),
         click.option("--config", type=_PATH, help="YAML file of settings that override the recipe."),

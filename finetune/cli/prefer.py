@@ -28,7 +28,7 @@ def command(ctx: click.Context, /, method: str, assignments: tuple[str, ...], **
     \b
     Examples:
       selfinstruct export runs/best --format preference
-      finetune prefer --model runs/best/model --data runs/best/dataset/preference.jsonl -o runs/best/preferred
+      finetune prefer --model runs/best/model --data runs/best -o runs/best/preferred
       finetune prefer --model runs/qwen --data pairs.jsonl --recipe tulu --set sft=0.1 -o runs/qwen-dpo
       finetune prefer --model runs/qwen --data pairs.jsonl --set lora.rank=16 --set learning_rate=2e-5 -o runs/qwen-lora
       finetune prefer --model runs/qwen --data pairs.jsonl --dry-run

@@ -26,7 +26,7 @@ def command(ctx: click.Context, /, **arguments: Any) -> None:
     Examples:
       finetune reward --model Qwen/Qwen3-0.6B --data pairs.jsonl -o runs/judge
       finetune reward --model runs/qwen --data ultrafeedback.jsonl --set evaluation.fraction=0.1 -o runs/judge
-      finetune reward --data runs/best/dataset/preference.jsonl --dry-run
+      finetune reward --data runs/best --dry-run
     """
     from finetune.preferences import preview_reward, train_reward
 

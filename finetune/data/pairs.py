@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from finetune.data.rows import Example, dataset_rows, examples_of
@@ -28,6 +29,7 @@ from selfinstruct.errors import DataError, UsageError
 __all__ = ["ComparedAnswers", "ComparedExamples", "compared_answers", "read_comparisons", "require_comparisons"]
 
 _MAX_LISTED = 5  # unusable rows that an error message quotes
+_PREFERENCE = "preference.jsonl"  # in the dataset folder of a run
 _CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
 _LISTS = ("completions", "responses", "answers", "candidates", "outputs", "generations")
 _ANSWERS = (*_LISTS, "output", "response", "completion", "answer", "solution", "target", "targets", "reply", "chosen",
@@ -74,7 +76,7 @@ def read_comparisons(path_or_name: str) -> ComparedExamples:
     """Read the rows of a dataset.
 
     Args:
-        path_or_name: As for ``finetune.data.rows.read_examples``.
+        path_or_name: As for ``finetune.data.rows.read_examples``. Of a run, its preference data is read.
 
     Raises:
         UsageError: There is no such dataset, it can't be read, or none of its rows compares answers.
@@ -82,7 +84,7 @@ def read_comparisons(path_or_name: str) -> ComparedExamples:
     """
     result = ComparedExamples()
     unused: Counter[str] = Counter()
-    for where, row in dataset_rows(path_or_name):
+    for where, row in dataset_rows(_of_run(path_or_name)):
         if isinstance(row, DataError):
             result.skipped.append(str(row))
             continue
@@ -96,6 +98,23 @@ def read_comparisons(path_or_name: str) -> ComparedExamples:
         raise UsageError(f"{path_or_name} holds no compared answers{':' if listed else ' (it is empty)'}{listed}")
     result.notices.extend(f"{plural(count, 'row')} {text}" for text, count in unused.items())
     return result
+
+
+def _of_run(name: str) -> str:
+    """Return the preference data of a run of selfinstruct, or of its ``dataset`` folder; any other name unchanged.
+
+    Raises:
+        UsageError: The run has no preference data.
+    """
+    folder = Path(name)
+    for path in (folder / "dataset" / _PREFERENCE, folder / _PREFERENCE):
+        if path.is_file():
+            return str(path)
+    if (folder / "run.sqlite").exists():
+        raise UsageError(
+            f"{name} has no dataset/{_PREFERENCE}; write it by: selfinstruct export {name} --format preference"
+        )
+    return name
 
 
 def require_comparisons(path_or_name: str) -> None:

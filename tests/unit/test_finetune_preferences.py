@@ -457,6 +457,16 @@ def test_a_reward_model_leaves_out_rows_that_are_too_long(tmp_path: Path, tiny_t
     ]
 
 
+def test_the_preference_data_of_a_run_is_read(tmp_path: Path) -> None:
+    (tmp_path / "run" / "dataset").mkdir(parents=True)
+    (tmp_path / "run" / "run.sqlite").touch()
+    with pytest.raises(UsageError, match=r"selfinstruct export .*run --format preference"):
+        read_comparisons(str(tmp_path / "run"))
+    write(tmp_path / "run" / "dataset" / "preference.jsonl", [LAYOUTS["export of selfinstruct"]])
+    for folder in (tmp_path / "run", tmp_path / "run" / "dataset"):
+        assert len(read_comparisons(str(folder)).comparisons) == 1
+
+
 def test_contradicting_scores_and_margins_are_named(tmp_path: Path) -> None:
     row = {**LAYOUTS["TRL, texts"], "score_chosen": 1, "score_rejected": 2, "margin": 0.5}
     notices = read_comparisons(write(tmp_path / "rows.jsonl", [row])).notices
