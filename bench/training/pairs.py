@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
@@ -31,6 +32,8 @@ from finetune.training.loop import TrainingLoop
 from finetune.training.objective import Objective
 from finetune.training.optimizer import FlatAdamW
 from finetune.training.preference import BradleyTerry, DirectPreference
+
+Clock = Callable[[], float]
 
 __all__ = ["Epoch", "random_pairs", "run_ours", "run_trl"]
 
@@ -79,19 +82,22 @@ def random_pairs(count: int, vocabulary: int, longest: int, seed: int = 0) -> Co
     return Comparisons.of(parts)
 
 
-def run_ours(causal: Any, comparisons: Comparisons, options: TrainingOptions, *, budget: int = 2048) -> Epoch:
-    """Train a copy of ``causal`` with this project's trainer."""
+def run_ours(
+    causal: Any, comparisons: Comparisons, options: TrainingOptions, *, budget: int = 2048,
+    clock: Clock = time.perf_counter,
+) -> Epoch:  # fmt: skip
+    """Train a copy of ``causal`` with this project's trainer; ``clock`` measures the time."""
     torch.manual_seed(0)
     model = copy.deepcopy(causal)
     reward = isinstance(options, RewardOptions)
     packed_lm = PackedRewardModel(_with_score(model)) if reward else PackedCausalLM(model)
     use_packed_attention(packed_lm.causal, "sdpa")
-    began = time.perf_counter()
+    began = clock()
     objective: Objective = BradleyTerry(comparisons)
     if isinstance(options, DpoOptions):
         reference = torch.from_numpy(-evaluate(packed_lm, comparisons.documents, budget=budget).sums)
         objective = DirectPreference(comparisons, reference, options)
-    ready = time.perf_counter()
+    ready = clock()
     losses: list[float] = []
     plan = EpochPlan.of(comparisons, options, budget=budget)
     optimizer = FlatAdamW(packed_lm.parameters(), options)
@@ -99,12 +105,13 @@ def run_ours(causal: Any, comparisons: Comparisons, options: TrainingOptions, *,
                         log=lambda _step, values: losses.append(values["loss"]))  # fmt: skip
     loop.run()
     tokens = int(comparisons.lengths.sum()) * options.epochs
-    return Epoch(tokens, loop.seconds, ready - began, losses, [weight.detach() for weight in packed_lm.parameters()])
+    weights = [weight.detach() for weight in packed_lm.parameters()]
+    return Epoch(tokens, clock() - ready, ready - began, losses, weights)
 
 
 def run_trl(
     causal: Any, comparisons: Comparisons, options: TrainingOptions, *, loss: str = "sigmoid", precompute: bool = True,
-    accumulated: int = 1,
+    accumulated: int = 1, clock: Clock = time.perf_counter,
 ) -> Epoch:  # fmt: skip
     """Train a copy of ``causal`` with TRL on the same steps.
 
@@ -112,6 +119,7 @@ def run_trl(
         loss: TRL's name of the loss of DPO.
         precompute: Whether TRL computes the reference before the steps, and not in each.
         accumulated: Micro-batches of a step.
+        clock: Measures the time.
     """
     torch.manual_seed(0)
     model = copy.deepcopy(causal)
@@ -135,30 +143,33 @@ def run_trl(
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-    clock = _Clock()
-    began = time.perf_counter()
+    timer = _Timer(clock)
+    began = clock()
     with redirect_stdout(StringIO()):
         trainer = Prepared(
             model=model, args=config, train_dataset=Dataset.from_dict(_columns(comparisons, options)),
-            processing_class=_tokenizer(), callbacks=[clock], **extra,
+            processing_class=_tokenizer(), callbacks=[timer], **extra,
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
-        ready = time.perf_counter()
+        ready = clock()
         trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     before = ready - began if settings.get("precompute_ref_log_probs") else 0.0
     tokens = int(comparisons.lengths.sum()) * options.epochs
-    return Epoch(tokens, clock.seconds, before, losses, [weight.detach() for weight in trainer.model.parameters()])
+    return Epoch(tokens, timer.seconds, before, losses, [weight.detach() for weight in trainer.model.parameters()])
 
 
-class _Clock(TrainerCallback):
+class _Timer(TrainerCallback):
     """Measures the time of the steps."""
 
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.began, self.seconds = clock, 0.0, 0.0
+
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.began = time.perf_counter()
+        self.began = self.clock()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.seconds = time.perf_counter() - self.began
+        self.seconds = self.clock() - self.began
 
 
 def _with_score(causal: Any) -> Any:
