@@ -107,11 +107,12 @@ def speed(arguments: argparse.Namespace) -> list[str]:
                   file=sys.stderr, flush=True)  # fmt: skip
             if number:
                 rounds[key].append(epoch)
+    kind = " of processor time" if arguments.processor_time else ""
     lines = [
         f"Model `{arguments.model}` ({sum(weight.numel() for weight in model.parameters()) / 1e6:.1f} million random "
-        f"weights), float32; {arguments.pairs} pairs of {pairs.documents.lengths.mean():.0f} tokens on average, 8 in a "
-        f"step. Tokens/s{' of processor time' if arguments.processor_time else ''} count both answers, without padding. "
-        "A ratio above 1 means that ours is faster; it is the median over the rounds, with minimum and maximum.", "",
+        f"weights), float32; {arguments.pairs} pairs of {pairs.documents.lengths.mean():.0f} tokens on average, 8 in "
+        f"a step. Tokens/s{kind} count both answers, without padding. A ratio above 1 means that ours is faster; it is "
+        "the median over the rounds, with minimum and maximum.", "",
         "| loss | trainer | tokens/s of the steps | with the reference | ours is faster, steps | with the reference |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -28,7 +28,7 @@ from finetune.model.loading import Loaded, load_adapted
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.model.reward import PackedRewardModel, choose_padding, save_reward_model, to_reward_model
 from finetune.options import DpoOptions, RewardOptions
-from finetune.record import REFERENCE, Measurements
+from finetune.record import REFERENCE, Measurements, require_complete
 from finetune.results import Preview, TrainingResult
 from finetune.session import Notify, ShowProgress, TrainingRun
 from finetune.training.distributed import World
@@ -99,6 +99,7 @@ class _ComparisonRun(TrainingRun):
         self.adapters, self.adapters_digest = None, ""
         if model is not None and (Path(model) / BASE).is_file():
             self.adapters = Path(model)
+            require_complete(self.adapters)
             model = read_base_record(self.adapters)["name"]
             lora, self.adapters_digest = adapter_settings(self.adapters)
             if options.lora not in (None, lora):
