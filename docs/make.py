@@ -15,7 +15,7 @@ import yaml
 
 import selfinstruct as package
 from finetune.cli import cli as finetune
-from finetune.options import Lora, TrainingOptions
+from finetune.options import DpoOptions, Lora, RewardOptions, TrainingOptions
 from finetune.recipes import recipe_names, recipe_path
 from selfinstruct.backends import builtin_backends
 from selfinstruct.cli import cli as selfinstruct
@@ -307,7 +307,25 @@ def configuration() -> str:
     ]
     for name in recipe_names():
         parts += [f"## Recipe `{name}`\n", "```yaml", recipe_path(name).read_text(encoding="utf-8") + "```\n"]
-    return "\n".join(parts)
+    return "\n".join([*parts, *_preferences()])
+
+
+def _preferences() -> Iterator[str]:
+    """Yield the parts on the settings that preference runs have in addition."""
+    yield "# Preferences\n"
+    yield (
+        "`finetune prefer` and `finetune reward` have the settings of a training run and these. `lora.dropout` and "
+        "`evaluation.seed_tasks` are 0 for both.\n"
+    )
+    common = {field.name for field in dataclasses.fields(TrainingOptions)}
+    for kind, command in ((DpoOptions, "prefer"), (RewardOptions, "reward")):
+        values = {name: value for name, value in to_plain(kind()).items() if name not in common}
+        text = yaml.safe_dump(values, sort_keys=False)
+        entries = (line for line in _entries(kind(), "") if "`evaluation." not in line)
+        yield "\n".join([f"## Settings of `finetune {command}`\n", "```yaml", text + "```\n", *entries]) + "\n"
+        for name in recipe_names(kind):
+            text = recipe_path(name, kind).read_text(encoding="utf-8")
+            yield "\n".join([f"## Recipe `{name}`\n", "```yaml", text + "```\n"])
 
 
 def _section(title: str, options: Any, values: Any) -> str:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of causal language models on instructions and answers.
+"""Fine-tuning of causal language models on instructions and answers, and on preferences between answers.
 
 A run of ``train`` takes a dataset and a model to a fine-tuned model in a folder, and can be interrupted and resumed at
 any step with bit-identical results::
@@ -14,7 +14,8 @@ any step with bit-identical results::
 Rows flow through the packages in this order: ``data`` reads rows, renders them to tokens with a loss mask, and packs
 them into batches; ``model`` loads a model and computes the loss of a batch; ``training`` is the loop with its
 optimizer, schedule and checkpoints; ``evaluation`` measures held-out losses and samples answers; ``export`` merges
-adapters and writes other formats. ``session`` is a run from start to end, and ``cli`` its command line.
+adapters and writes other formats. ``session`` is a run from start to end, ``preferences`` a run on compared answers,
+and ``cli`` the command line.
 """
 
 from __future__ import annotations
@@ -28,32 +29,45 @@ if TYPE_CHECKING:
     from finetune.export.merge import merge_adapters
     from finetune.export.writer import export_model
     from finetune.model.loading import load_model
-    from finetune.options import TrainingOptions
+    from finetune.options import DpoOptions, RewardOptions, TrainingOptions
+    from finetune.preferences import prefer, preview_preferences, preview_reward, train_reward
     from finetune.recipes import load_options
     from finetune.session import TrainingResult, preview, train
 
 __all__ = [
+    "DpoOptions",
+    "RewardOptions",
     "TrainingOptions",
     "TrainingResult",
     "export_model",
     "load_model",
     "load_options",
     "merge_adapters",
+    "prefer",
     "preview",
+    "preview_preferences",
+    "preview_reward",
     "train",
+    "train_reward",
 ]
 
 wait_passively()  # before torch loads its OpenMP runtime
 
 _MODULES = {
+    "DpoOptions": "finetune.options",
+    "RewardOptions": "finetune.options",
     "TrainingOptions": "finetune.options",
     "TrainingResult": "finetune.session",
     "export_model": "finetune.export.writer",
     "load_model": "finetune.model.loading",
     "load_options": "finetune.recipes",
     "merge_adapters": "finetune.export.merge",
+    "prefer": "finetune.preferences",
     "preview": "finetune.session",
+    "preview_preferences": "finetune.preferences",
+    "preview_reward": "finetune.preferences",
     "train": "finetune.session",
+    "train_reward": "finetune.preferences",
 }
 
 

@@ -19,6 +19,7 @@ __all__ = ["show_preview", "show_progress"]
 _PHASES = {
     "loading": "loading the model",
     "reading": "reading the dataset",
+    "reference": "computing the probabilities of the reference",
     "evaluating": "measuring the loss on held-out text",
     "answering": "writing sample answers",
     "training": "training",

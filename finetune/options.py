@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from selfinstruct.common.unused import Unused
 
-__all__ = ["Evaluation", "Lora", "TrainingOptions"]
+__all__ = ["DpoOptions", "Evaluation", "Lora", "RewardOptions", "TrainingOptions"]
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,60 @@ class TrainingOptions:
             yield Unused("schedule", "cosine or linear", ("min_rate",))
         if not self.evaluation.samples:
             yield Unused("evaluation.samples", "1 or more", ("evaluation.sample_tokens",))
+
+
+@dataclass(frozen=True)
+class _ComparisonOptions(TrainingOptions):
+    """What the runs on compared answers have in common: no dropout, and no built-in held-out set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            not self.lora or not self.lora.dropout, "lora.dropout: 0, since preferences are learnt without dropout"
+        )
+        _require(not self.fp8, "fp8: false, since preferences are learnt from small differences")
+        _require(not self.evaluation.seed_tasks, "evaluation.seed_tasks: 0, since seed tasks have no rejected answers")
+
+
+@dataclass(frozen=True)
+class DpoOptions(_ComparisonOptions):
+    """Settings of ``finetune prefer``: those of a training run, and these. ``batch_size`` counts prompts.
+
+    Attributes:
+        method: The loss: ``dpo``, direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290).
+        beta: How far the model may move away from the reference: higher values keep it closer.
+        length_normalised: Whether to divide an answer's log-probability by its number of tokens, so that long answers
+            have no more influence than short ones (Lambert et al. 2024, arXiv:2411.15124). ``beta`` is then larger,
+            such as 5.
+        sft: Weight of the cross entropy per token of the chosen answers, added to the loss (Pang et al. 2024,
+            arXiv:2404.19733). It keeps their probability from falling together with that of the rejected ones.
+    """
+
+    method: Literal["dpo"] = "dpo"
+    beta: float = 0.1
+    length_normalised: bool = False
+    sft: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(0 < self.beta < math.inf, "beta: a finite number above 0")
+        _require(0 <= self.sft < math.inf, "sft: a finite number, 0 or more")
+
+
+@dataclass(frozen=True)
+class RewardOptions(_ComparisonOptions):
+    """Settings of ``finetune reward``: those of a training run, and these. ``batch_size`` counts prompts.
+
+    Attributes:
+        method: The loss: ``bradley-terry`` (Ouyang et al. 2022, arXiv:2203.02155).
+    """
+
+    method: Literal["bradley-terry"] = "bradley-terry"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(not self.lora or self.lora.base == "full", "lora.base: full, since a reward model is saved as a whole")
+        _require(not self.evaluation.samples, "evaluation.samples: 0, since a reward model writes no answers")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,8 @@ from selfinstruct.common.console import plural
 from selfinstruct.errors import UsageError
 
 __all__ = ["Preparation", "Preview"]
+
+ReadData = Callable[[str, Renderer, TrainingOptions], TrainingData]
 
 _MAX_LISTED = 5  # unread rows that an error message quotes
 
@@ -83,8 +85,13 @@ class Preparation:
     notices: list[str]
 
     @classmethod
-    def of(cls, model: str | None, data: str, options: TrainingOptions, world: World) -> Preparation:
+    def of(
+        cls, model: str | None, data: str, options: TrainingOptions, world: World, read: ReadData = read_training_data
+    ) -> Preparation:
         """Read the model's configuration and tokenizer and the data.
+
+        Args:
+            read: Reads and renders the data.
 
         Raises:
             SelfInstructError: The model is of a kind that can't be trained, the tokenizer or the data can't be used, or
@@ -103,7 +110,7 @@ class Preparation:
         renderer = Renderer(
             tokenizer, options.format, max_length=max_length, template_arguments=options.template_arguments
         )
-        training_data = read_training_data(data, renderer, options)
+        training_data = read(data, renderer, options)
         if not len(training_data.train):
             listed = "".join(f"\n  {row}" for row in training_data.unread[:_MAX_LISTED])
             raise UsageError(f"{data}: there is no row to train on{':' if listed else ''}{listed}")
@@ -122,7 +129,7 @@ class Preparation:
         return Preview(
             data.rendered, self.renderer, self.plan, data.skipped, self.estimate,
             [*data.notices, *data.rendered.notices(), *self.notices],
-            {name: len(corpus) for name, corpus in data.held_out.items()}, self.stop_tokens,
+            {name: len(items.documents) for name, items in data.held_out.items()}, self.stop_tokens,
         )  # fmt: skip
 
     @cached_property
@@ -147,7 +154,8 @@ def _require_embeddings(data: TrainingData, tokenizer: Any, config: Any, name: s
     rows = embedding_rows(config)
     if rows is None:
         return
-    for corpus in (data.train, *data.held_out.values()):
+    for items in (data.train, *data.held_out.values()):
+        corpus = items.documents
         if not len(unknown := np.flatnonzero(corpus.ids >= rows)):
             continue
         ids = np.unique(corpus.ids[unknown])

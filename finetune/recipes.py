@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
-from finetune.options import TrainingOptions
+from finetune.options import DpoOptions, RewardOptions, TrainingOptions
 from selfinstruct.common.config import assign, build, merge, read_yaml, suggest, to_plain
 from selfinstruct.common.unused import unused_settings
 from selfinstruct.errors import ConfigError, UsageError
@@ -14,38 +14,65 @@ from selfinstruct.errors import ConfigError, UsageError
 __all__ = ["load_options", "recipe_names", "recipe_path"]
 
 _FOLDER = Path(__file__).resolve().parent / "recipes"
+_SUBFOLDERS = {TrainingOptions: "", DpoOptions: "prefer", RewardOptions: "reward"}
+
+Options = TypeVar("Options", bound=TrainingOptions)
 
 
-def recipe_names() -> list[str]:
-    """Return the names of the built-in recipes, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+def recipe_names(kind: type[TrainingOptions] = TrainingOptions) -> list[str]:
+    """Return the names of the built-in recipes for a kind of settings, sorted."""
+    return sorted(path.stem for path in (_FOLDER / _SUBFOLDERS[kind]).glob("*.yaml"))
 
 
-def recipe_path(name: str) -> Path:
+def recipe_path(name: str, kind: type[TrainingOptions] = TrainingOptions) -> Path:
     """Return the file of a recipe.
 
     Raises:
-        UsageError: There is no recipe of this name.
+        UsageError: There is no recipe of this name for this kind of settings.
     """
-    if name not in recipe_names():
+    if name not in recipe_names(kind):
         raise UsageError(
-            f"no recipe {name!r}{suggest(name, recipe_names())}; settings of your own go into --config FILE"
+            f"no recipe {name!r}{suggest(name, recipe_names(kind))}; settings of your own go into --config FILE"
         )
-    return _FOLDER / f"{name}.yaml"
+    return _FOLDER / _SUBFOLDERS[kind] / f"{name}.yaml"
+
+
+@overload
+def load_options(
+    recipe: str = "alpaca", config: Path | None = None, assignments: Iterable[str] = ()
+) -> TrainingOptions: ...
+
+
+@overload
+def load_options(
+    recipe: str, config: Path | None = None, assignments: Iterable[str] = (), *, kind: type[Options]
+) -> Options: ...
 
 
 def load_options(
-    recipe: str = "alpaca", config: Path | None = None, assignments: Iterable[str] = ()
+    recipe: str = "alpaca",
+    config: Path | None = None,
+    assignments: Iterable[str] = (),
+    *,
+    kind: type[TrainingOptions] = TrainingOptions,
 ) -> TrainingOptions:
     """Return the settings of a recipe, overridden by a YAML file and then by ``key=value`` assignments.
+
+    Args:
+        recipe: Name of a recipe.
+        config: The YAML file.
+        assignments: The assignments.
+        kind: The settings: ``TrainingOptions``, ``DpoOptions`` (recipes ``dpo`` and ``tulu``) or ``RewardOptions``
+            (recipe ``reward``).
 
     Raises:
         UsageError: There is no such recipe.
         ConfigError: A key is unknown, a value invalid, or a setting without effect under the others. Where the error is
             in the file, the message begins with ``file:line:``.
     """
-    values, recipe_lines = read_yaml(recipe_path(recipe))
-    defaults = _build(values, values, TrainingOptions(), recipe_path(recipe), recipe_lines)
+    path = recipe_path(recipe, kind)
+    values, recipe_lines = read_yaml(path)
+    defaults = _build(values, values, kind(), path, recipe_lines)
     lines: dict[str, int] = {}
     written: dict[str, Any] = {}
     if config is not None:
@@ -61,10 +88,10 @@ def load_options(
 def _build(
     values: Mapping[str, Any],
     written: Mapping[str, Any],
-    base: TrainingOptions,
+    base: Options,
     path: Path | None,
     lines: Mapping[str, int],
-) -> TrainingOptions:
+) -> Options:
     """Build the settings from ``values``.
 
     Args:
@@ -74,7 +101,7 @@ def _build(
         lines: The lines of its keys.
     """
     try:
-        options = build(TrainingOptions, values)
+        options = build(type(base), values)
     except ConfigError as error:
         if line := _line(error, lines):
             raise ConfigError(f"{path}:{line}: {error}", key=error.key) from None

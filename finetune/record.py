@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,21 @@ from selfinstruct.common.files import describe_os_error, write_atomic
 from selfinstruct.common.lock import RunLock
 from selfinstruct.errors import RunChangedError, UsageError
 
-__all__ = ["RECORD", "Measurements", "lock_run", "read_record", "require_complete", "run_identity", "write_record"]
+__all__ = [
+    "RECORD",
+    "REFERENCE",
+    "Measurements",
+    "lock_run",
+    "read_record",
+    "require_complete",
+    "run_identity",
+    "write_record",
+]
 
 RECORD = "finetune.json"
+REFERENCE = "reference.safetensors"  # of DPO; written before the record
 _LOCK = ".lock"
+_BEGUN = (_LOCK, f".{RECORD}.", REFERENCE, f".{REFERENCE}.")  # files that a run may leave before its record
 # Settings that don't affect the result, and may change when a run is resumed.
 _NOT_IDENTITY = ("checkpoint_every", "keep", "log_every", "micro_batch_tokens", "recompute", "compile")
 
@@ -33,26 +44,30 @@ class Measurements:
     Attributes:
         losses: Losses by name of the held-out set: ``rows``, ``seed tasks``.
         answers: One answer for each sample prompt.
+        accuracy: Held-out pairs in which the chosen answer has the higher reward, of all pairs, by prompt; None for a
+            run without pairs.
     """
 
     losses: dict[str, Losses]
-    answers: list[str]
+    answers: list[str] = field(default_factory=list)
+    accuracy: Losses | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the measurements as JSON values."""
-        return {
-            "losses": {
-                name: {"sums": list(map(float, losses.sums)), "counts": list(map(int, losses.counts))}
-                for name, losses in self.losses.items()
-            },
-            "answers": self.answers,
-        }
+        accuracy = {} if self.accuracy is None else {"accuracy": _to_json(self.accuracy)}
+        losses = {name: _to_json(losses) for name, losses in self.losses.items()}
+        return {"losses": losses, "answers": self.answers, **accuracy}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Measurements:
         """Rebuild measurements from the value of ``to_json``."""
         losses = {name: Losses.of(entry["sums"], entry["counts"]) for name, entry in value["losses"].items()}
-        return cls(losses, list(value["answers"]))
+        accuracy = value.get("accuracy")
+        return cls(losses, list(value["answers"]), accuracy and Losses.of(accuracy["sums"], accuracy["counts"]))
+
+
+def _to_json(losses: Losses) -> dict[str, list[Any]]:
+    return {"sums": list(map(float, losses.sums)), "counts": list(map(int, losses.counts))}
 
 
 @contextmanager
@@ -111,7 +126,7 @@ def _require_vacant_or_begun(out: Path) -> None:
     """
     if not out.exists():
         return
-    if not out.is_dir() or any(not path.name.startswith((_LOCK, f".{RECORD}.")) for path in out.iterdir()):
+    if not out.is_dir() or any(not path.name.startswith(_BEGUN) for path in out.iterdir()):
         raise UsageError(f"{out}: there is something else here already; name another folder with -o")
 
 

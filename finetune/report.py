@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.plan import FEW_STEPS
 from finetune.evaluation.held_out import Losses, difference
+from finetune.evaluation.pairs import wilson_interval
 from selfinstruct.common.console import plural, strip_control_chars
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from finetune.preparation import Preview
     from finetune.session import TrainingResult
 
-__all__ = ["coloured", "preview_json", "preview_lines", "result_lines", "unread_json"]
+__all__ = ["accuracy_line", "coloured", "preview_json", "preview_lines", "result_lines", "unread_json"]
 
 _DOCUMENTS = 3  # documents shown by a dry run
 _MAX_LISTED = 20  # rows that are not trained on, listed one by one
@@ -45,7 +46,9 @@ def result_lines(result: TrainingResult) -> Iterator[str]:
         )
     if result.before and result.after:
         for name, before in result.before.losses.items():
-            yield f"held-out loss, {name}: {_change(before, result.after.losses[name])}"
+            yield f"held-out loss, {name}: {_change(name, before, result.after.losses[name])}"
+        if result.after.accuracy is not None:
+            yield accuracy_line(result.after.accuracy)
         rows = list(zip(result.prompts, result.before.answers, result.after.answers, strict=True))
         if rows:
             yield ""
@@ -55,7 +58,23 @@ def result_lines(result: TrainingResult) -> Iterator[str]:
     yield f"model: {result.folder}   loss: {result.folder / 'loss.png'}   metrics: {result.folder / 'metrics.jsonl'}"
 
 
-def _change(before: Losses, after: Losses) -> str:
+def accuracy_line(accuracy: Losses) -> str:
+    """Return how often the chosen answer of a held-out pair has the higher reward, with an interval, next to chance.
+
+    Prompts, not pairs, are the random sample: the pairs of a prompt are not independent.
+    """
+    prompts, pairs = len(accuracy.counts), int(accuracy.counts.sum())
+    low, high = wilson_interval(accuracy.mean, prompts)
+    verdict = (
+        "not distinguishable from chance" if low <= 0.5 <= high else "above chance" if low > 0.5 else "below chance"
+    )
+    return (
+        f"held-out accuracy: {accuracy.mean:.1%} of {plural(pairs, 'pair')}, 95% interval {low:.1%} to {high:.1%} over "
+        f"{plural(prompts, 'prompt')} ({verdict}, which is 50%)"
+    )
+
+
+def _change(name: str, before: Losses, after: Losses) -> str:
     change, error = difference(before, after)
     values = f"{_with_error(before.mean, before.standard_error)} -> {_with_error(after.mean, after.standard_error)}"
     direction = "a rise" if change > 0 else "a fall"
@@ -63,7 +82,7 @@ def _change(before: Losses, after: Losses) -> str:
         direction = "no change"
     elif error is not None and abs(change) <= 2 * error:
         direction += " within two standard errors: no clear change"
-    documents = plural(len(before.counts), "document")
+    documents = plural(len(before.counts), "prompt" if name == "pairs" else "document")
     return f"{values}, change {_with_error(change, error, '+')} ({direction}; {documents})"
 
 
@@ -116,10 +135,10 @@ def preview_lines(preview: Preview) -> Iterator[str]:
     yield from (f"note: {notice}" for notice in preview.notices)
     if preview.rendered.truncated:
         yield f"cut to the maximum length: {preview.rendered.truncated:,}"
+    documents, budget = plural(len(plan.corpus.documents), "document"), plural(plan.packing.budget, "token")
     yield (
-        f"{plural(plan.steps, 'step')}, {plan.steps_per_epoch:,} an epoch; trained on "
-        f"{plural(len(plan.corpus), 'document')}; micro-batches of at most {plural(plan.packing.budget, 'token')}, "
-        f"{plan.efficiency:.0%} full"
+        f"{plural(plan.steps, 'step')}, {plan.steps_per_epoch:,} an epoch; trained on {documents}; micro-batches of at "
+        f"most {budget}, {plan.efficiency:.0%} full"
     )
     for name, count in preview.held_out.items():
         yield f"held out, {name}: {plural(count, 'document')}"
@@ -139,7 +158,7 @@ def preview_json(preview: Preview) -> dict[str, Any]:
         "truncated": preview.rendered.truncated,
         "format": preview.renderer.format,
         "stop_tokens": list(preview.stop_tokens),
-        "trained": len(plan.corpus),
+        "trained": len(plan.corpus.documents),
         "held_out": dict(preview.held_out),
         "steps": plan.steps,
         "steps_per_epoch": plan.steps_per_epoch,

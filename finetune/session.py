@@ -10,19 +10,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from finetune.data.plan import EpochPlan
 from finetune.data.render import Renderer
 from finetune.data.shapes import FixedShapes
-from finetune.data.training_data import TrainingData
+from finetune.data.training_data import TrainingData, read_training_data
 from finetune.evaluation.held_out import Losses, evaluate, pooled_mean
 from finetune.evaluation.samples import sample_answers
-from finetune.export.result import try_saving, write_result
+from finetune.export.result import try_saving, write_model, write_result
 from finetune.model.loading import EMBEDDED, Loaded, load
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.model.stopping import set_stop_tokens
@@ -35,13 +36,14 @@ from finetune.training.early_stopping import EarlyStopping
 from finetune.training.estimate import CostEstimate
 from finetune.training.loop import TrainingLoop, TrainingStopped
 from finetune.training.metrics import Metrics
+from finetune.training.objective import Objective
 from finetune.training.optimizer import FlatAdamW
 from finetune.training.progress import TrainingProgress
 from finetune.training.setup import RuntimeSetup, compile_layers, prepare
 from finetune.training.warnings import warnings
 from selfinstruct.errors import RunChangedError, SelfInstructError
 
-__all__ = ["Preview", "TrainingResult", "preview", "train"]
+__all__ = ["TrainingResult", "TrainingRun", "preview", "train"]
 
 ShowProgress = Callable[[TrainingProgress], AbstractContextManager[None]]
 Notify = Callable[[str], None]
@@ -94,8 +96,7 @@ def preview(model: str | None, data: str, options: TrainingOptions) -> Preview:
     Raises:
         SelfInstructError: The dataset, the tokenizer or the kind of model can't be used, as for ``train``.
     """
-    with process_group() as world:
-        return Preparation.of(model, data, options, world).preview()
+    return TrainingRun.preview(model, data, options)
 
 
 def train(
@@ -124,34 +125,59 @@ def train(
         SelfInstructError: The data or the settings can't be used, ``out`` holds another run, a loss is not finite, the
             memory is exhausted, or the disk is full.
     """
-    progress = TrainingProgress()
-    with process_group() as world:
-        if not world.main:
-            return _Run(model, out, options, world, progress, lambda _line: None).train(data)
-        with show(progress):
-            return _Run(model, out, options, world, progress, notify).train(data)
+    return TrainingRun.start(model, data, out, options, show, notify)
 
 
-class _Run:
-    """A training run in progress, in one process."""
+class TrainingRun:
+    """A training run in progress, in one process; subclasses train on other data, with another loss.
+
+    Attributes:
+        command: The command of ``finetune``, for messages.
+        unit: What the loss is a mean over.
+        kind: The class that wraps the model.
+        objective: The loss; None for the cross entropy.
+        adapters_digest: Digest of the adapters that are trained further; empty if the run starts without.
+    """
+
+    command: ClassVar[str] = "train"
+    unit: ClassVar[str] = "token"
+    kind: ClassVar[type[PackedCausalLM]] = PackedCausalLM
+    adapters_digest: str = ""
 
     def __init__(
-        self,
-        model: str | None,
-        out: Path,
-        options: TrainingOptions,
-        world: World,
-        progress: TrainingProgress,
-        notify: Notify,
+        self, model: str | None, out: Path, options: Any, world: World, progress: TrainingProgress, notify: Notify
     ) -> None:
         self.model, self.out, self.options, self.world = model, out, options, world
         self.progress, self.notify = progress, notify
         self.setup = RuntimeSetup.of(options, world.device)
+        self.objective: Objective | None = None
+
+    @classmethod
+    def start(
+        cls, model: str | None, data: str, out: Path, options: Any, show: ShowProgress, notify: Notify
+    ) -> TrainingResult:  # fmt: skip
+        """Train, or resume; see ``train``."""
+        progress = TrainingProgress()
+        with process_group() as world:
+            if not world.main:
+                return cls(model, out, options, world, progress, lambda _line: None).train(data)
+            with show(progress):
+                return cls(model, out, options, world, progress, notify).train(data)
+
+    @classmethod
+    def preview(cls, model: str | None, data: str, options: Any) -> Preview:
+        """Render the dataset and plan the steps; see ``preview``."""
+        with process_group() as world:
+            return cls(model, Path(), options, world, TrainingProgress(), lambda _line: None)._prepare(data).preview()
+
+    def _prepare(self, data: str) -> Preparation:
+        """Read everything but the weights."""
+        return Preparation.of(self.model, data, self.options, self.world, self._read)
 
     def train(self, data: str) -> TrainingResult:
         """Read the data, then train unless the run is complete."""
         self.progress.phase = "reading"
-        prepared = Preparation.of(self.model, data, self.options, self.world)
+        prepared = self._prepare(data)
         identity = run_identity(self.model or EMBEDDED, self.options, prepared.data, prepared.renderer.format)
         record = read_record(self.out, identity)
         if record.get("complete"):
@@ -164,41 +190,45 @@ class _Run:
         options, progress = self.options, self.progress
         renderer, data, plan, estimate = prepared.renderer, prepared.data, prepared.plan, prepared.estimate
         record = read_record(self.out, identity)
-        for line in (*warnings(self.out, data, plan, estimate, self.world), *prepared.notices):
+        for line in (*warnings(self.out, data, plan, estimate, self.world, command=self.command), *prepared.notices):
             self.notify(line)
         progress.phase = "loading"
         torch.manual_seed(options.seed)
         # A model to be sharded is loaded on the CPU, and moved to the devices shard by shard.
         device = self.world.device if self.world.world_size == 1 else "cpu"
-        loaded = load(self.model, dtype=self.setup.dtype, device=device, lora=options.lora)
-        if _is_tied(prepared.config) and not _is_tied(loaded.model.config):
+        loaded = self._load(device)
+        if self.kind is PackedCausalLM and _is_tied(prepared.config) and not _is_tied(loaded.model.config):
             self.notify("the configuration says that the head is tied to the embeddings, but its weights differ: it is "
                         "trained and saved apart")  # fmt: skip
         set_stop_tokens(loaded.model, loaded.tokenizer, renderer)
-        if self.world.main and (refused := try_saving(loaded, self.out, adapters=options.lora is not None)):
+        if self.world.main and (refused := try_saving(loaded, self.out, adapters=self._saves_adapters)):
             self.notify(f"the result lacks generation settings that transformers refuses to save: {', '.join(refused)}")
         packed_lm = prepare(
-            loaded.model, self.setup, self.world, recompute=estimate.recompute, longest=data.longest, notify=self.notify
-        )
+            loaded.model, self.setup, self.world, recompute=estimate.recompute, longest=data.longest, kind=self.kind,
+            notify=self.notify,
+        )  # fmt: skip
         plan, self.setup = plan.limited(packed_lm.token_budget(plan.packing.budget)), self.setup.after(packed_lm)
+        budget, weights = plan.packing.budget, loaded.base.digest + self.adapters_digest
+        self._begin(packed_lm, loaded, data, budget)
         if "before" not in record:
-            record = {**identity, "model_digest": loaded.base.digest, "complete": False}
-            record["before"] = self._measure(packed_lm, loaded, renderer, data, plan).to_json()
+            record = {**identity, "model_digest": weights, "complete": False}
+            record["before"] = self._measure(packed_lm, loaded, renderer, data, budget).to_json()
             self._write(record)
-        elif record["model_digest"] != loaded.base.digest:
+        elif record["model_digest"] != weights:
             raise RunChangedError(f"{self.out}: the model now has other weights than when this run started")
         stopping = EarlyStopping(options.evaluation.patience if data.held_out else 0)
         if stopping.patience:
             stopping.record(0, pooled_mean(Measurements.from_json(record["before"]).losses.values()))
 
         def measure() -> float:
-            return pooled_mean(self._losses(packed_lm, data, plan).values())
+            progress.phase = "evaluating"
+            return pooled_mean(self._measure_held_out(packed_lm, data, budget).losses.values())
 
         try:
             steps, seconds = self._fit(packed_lm, plan, estimate, stopping, measure)
         except TrainingStopped:
             return TrainingResult(self.out, self.progress.step, complete=False)
-        record["after"] = self._measure(packed_lm, loaded, renderer, data, plan).to_json()
+        record["after"] = self._measure(packed_lm, loaded, renderer, data, budget).to_json()
         progress.phase = "saving"
         self._save(loaded)
         record.update(steps=steps, seconds=round(seconds, 3), complete=True)
@@ -212,22 +242,38 @@ class _Run:
         return TrainingResult.of_complete(self.out, record, data.prompts)
 
     def _measure(
-        self, packed_lm: PackedCausalLM, loaded: Loaded, renderer: Renderer, data: TrainingData, plan: EpochPlan
+        self, packed_lm: PackedCausalLM, loaded: Loaded, renderer: Renderer, data: TrainingData, budget: int
     ) -> Measurements:
-        """Compute held-out losses and sample answers."""
-        losses = self._losses(packed_lm, data, plan)
+        """Measure held-out data and sample answers."""
+        self.progress.phase = "evaluating"
+        measurements = self._measure_held_out(packed_lm, data, budget)
         self.progress.phase = "answering"
         max_tokens = self.options.evaluation.sample_tokens
         answers = sample_answers(packed_lm, loaded.tokenizer, renderer, data.samples, max_tokens)
-        return Measurements(losses, answers)
+        return replace(measurements, answers=answers)
 
-    def _losses(self, packed_lm: PackedCausalLM, data: TrainingData, plan: EpochPlan) -> dict[str, Losses]:
-        """Compute the losses of each held-out set."""
-        self.progress.phase = "evaluating"
-        return {
-            name: evaluate(packed_lm, corpus, budget=plan.packing.budget, world=self.world)
-            for name, corpus in data.held_out.items()
-        }
+    def _read(self, data: str, renderer: Renderer, options: Any) -> TrainingData:
+        """Read and render the data."""
+        return read_training_data(data, renderer, options)
+
+    def _load(self, device: torch.device | str) -> Loaded:
+        """Load the model."""
+        return load(self.model, dtype=self.setup.dtype, device=device, lora=self.options.lora)
+
+    def _begin(self, packed_lm: PackedCausalLM, loaded: Loaded, data: TrainingData, budget: int) -> None:
+        """Prepare the loss, before anything is measured."""
+
+    def _measure_held_out(self, packed_lm: PackedCausalLM, data: TrainingData, budget: int) -> Measurements:
+        """Compute the losses of each held-out set, with at most ``budget`` tokens at once."""
+        return Measurements({
+            name: evaluate(packed_lm, items.documents, budget=budget, world=self.world)
+            for name, items in data.held_out.items()
+        })  # fmt: skip
+
+    @property
+    def _saves_adapters(self) -> bool:
+        """Whether the result is adapters, not a whole model."""
+        return self.options.lora is not None
 
     def _fit(
         self,
@@ -258,7 +304,7 @@ class _Run:
             checkpoint.save(kept, 0, optimizer.weights(), {}, keep=1, world=world)
         metrics = Metrics(self.out, self.notify)
         loop = TrainingLoop(
-            packed_lm, optimizer, plan, world, progress=self.progress, mfu=estimate.mfu,
+            packed_lm, optimizer, plan, world, objective=self.objective, progress=self.progress, mfu=estimate.mfu,
             shapes=FixedShapes.of(plan) if self.setup.fixed_shapes else None, unlogged=unlogged,
         )  # fmt: skip
 
@@ -338,14 +384,17 @@ class _Run:
     def _save(self, loaded: Loaded) -> None:
         state = full_state_dict(loaded.model)  # a collective call
         if self.world.main:
-            write_result(loaded, self.out, state, adapters=self.options.lora is not None)
+            write_result(self.out, lambda folder: self._write_model(loaded, folder, state), command=self.command)
+
+    def _write_model(self, loaded: Loaded, folder: Path, state: dict[str, Tensor] | None) -> None:
+        write_model(loaded, folder, state, adapters=self._saves_adapters)
 
     def _plot(self, record: dict[str, Any]) -> None:
         held_out = {
             name: (Losses.of(**losses).mean, Losses.of(**record["after"]["losses"][name]).mean)
             for name, losses in record["before"]["losses"].items()
         }
-        Metrics(self.out, self.notify).plot(self.out.name, held_out)
+        Metrics(self.out, self.notify).plot(self.out.name, held_out, self.unit)
 
 
 def _is_tied(config: Any) -> bool:

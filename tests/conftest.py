@@ -35,6 +35,7 @@ SLOW = {
         "gguf_tokenizers",
         "model",
         "optim",
+        "preferences",
         "preparation",
         "report",
         "sample",

@@ -11,6 +11,8 @@ __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "train": "Fine-tune a model on a dataset, or resume a run.",
+    "prefer": "Train a model to prefer some answers over others.",
+    "reward": "Train a reward model on compared answers.",
     "chat": "Chat with a model.",
     "merge": "Merge adapters into their base model.",
     "export": "Export a model as a folder or a GGUF file.",
@@ -39,6 +41,7 @@ def cli() -> None:
     Examples:
       finetune train --data runs/demo --recipe quickstart -o runs/demo/model
       finetune train --model Qwen/Qwen3-0.6B --data rows.jsonl --recipe chat -o runs/qwen
+      finetune prefer --model runs/qwen --data pairs.jsonl -o runs/qwen-dpo
       finetune chat runs/qwen
       finetune export runs/qwen --format gguf -o qwen.gguf
     """

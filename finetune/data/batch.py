@@ -5,8 +5,9 @@ Shapes in this package: T tokens in a micro-batch, D documents, M supervised tok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -57,31 +58,19 @@ class Batch:
     labels: Tensor
     num_tokens: int
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """Return a copy on ``device``, without waiting for the transfers to finish."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return replace(
-            self,
-            input_ids=move(self.input_ids),
-            position_ids=move(self.position_ids),
-            packed=replace(self.packed, cu_seqlens=move(self.packed.cu_seqlens)),
-            logit_indices=move(self.logit_indices),
-            labels=move(self.labels),
-        )
-
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> Self:
         """Return a copy in pinned memory, whose transfers to a GPU overlap with computation."""
-        return replace(
-            self,
-            input_ids=self.input_ids.pin_memory(),
-            position_ids=self.position_ids.pin_memory(),
-            packed=replace(self.packed, cu_seqlens=self.packed.cu_seqlens.pin_memory()),
-            logit_indices=self.logit_indices.pin_memory(),
-            labels=self.labels.pin_memory(),
-        )
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return a copy with every tensor changed, those of subclasses included."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, packed=replace(self.packed, cu_seqlens=change(self.packed.cu_seqlens)), **changed)
 
 
 def collate(

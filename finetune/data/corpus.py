@@ -66,6 +66,16 @@ class Corpus:
         span = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         return Document(self.ids[span], self.supervised[span], self.names[index])
 
+    @property
+    def documents(self) -> Corpus:
+        """The collection itself: a document is an item that is packed whole (``finetune.data.plan.Items``)."""
+        return self
+
+    @property
+    def document_counts(self) -> NDArray[np.int64]:
+        """(documents,) ones: each item is a single document."""
+        return np.ones(len(self), np.int64)
+
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """(documents,) tokens of each document."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from finetune.data.packing import Packing, Step, plan_epoch
 from finetune.options import TrainingOptions
 from selfinstruct.errors import UsageError
 
-__all__ = ["FEW_STEPS", "EpochPlan", "require_supervised"]
+__all__ = ["FEW_STEPS", "EpochPlan", "Items", "require_supervised"]
 
 FEW_STEPS = 10
 """With fewer steps than this a model learns little, and the learning rate schedule is hardly followed."""
@@ -29,35 +30,70 @@ def require_supervised(corpus: Corpus) -> None:
         raise UsageError("the dataset has no supervised token: there is nothing to train on")
 
 
+class Items(Protocol):
+    """What a run is trained on, one by one: each item is in a micro-batch as a whole.
+
+    The documents of a ``Corpus`` are items with their supervised tokens as terms of the loss; the prompts of
+    ``finetune.data.comparisons.Comparisons`` are items of several documents with their pairs as terms.
+    """
+
+    @property
+    def documents(self) -> Corpus:
+        """The documents of all items."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Origin of each item, for messages."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(items,) tokens of each item."""
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """(items,) terms of the loss of each item."""
+
+    @property
+    def document_counts(self) -> NDArray[np.int64]:
+        """(items,) documents of each item."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the items, by which a resumed run recognises its data."""
+
+    def __len__(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class EpochPlan:
     """The steps of a run, epoch by epoch.
 
     Attributes:
-        corpus: The training documents.
+        corpus: The training documents, or comparisons of them.
         options: The settings.
         packing: How an epoch is divided into steps.
     """
 
-    corpus: Corpus
+    corpus: Items
     options: TrainingOptions
     packing: Packing
 
     @classmethod
-    def of(cls, corpus: Corpus, options: TrainingOptions, *, budget: int, world_size: int = 1) -> EpochPlan:
-        """Plan micro-batches of ``budget`` tokens, or of the longest document if it has more.
+    def of(cls, corpus: Items, options: TrainingOptions, *, budget: int, world_size: int = 1) -> EpochPlan:
+        """Plan micro-batches of ``budget`` tokens, or of the longest item if it has more.
 
         Raises:
             UsageError: No token of the corpus is supervised.
         """
-        require_supervised(corpus)
-        budget = max(budget, min(options.max_length, int(corpus.lengths.max())))
-        row = min(budget, options.max_length)
+        require_supervised(corpus.documents)
+        longest = int(corpus.lengths.max())
+        budget = max(budget, longest)
+        row = max(longest, min(budget, options.max_length))
         packing = Packing(budget, row, options.batch_size, options.batch_tokens, world_size, options.packing)
         return cls(corpus, options, packing)
 
     def limited(self, budget: int) -> EpochPlan:
-        """Return the plan with micro-batches of at most ``budget`` tokens, or of one document each if it is 0."""
+        """Return the plan with micro-batches of at most ``budget`` tokens, or of one item each if it is 0."""
         if budget >= self.packing.budget or not self.options.packing:
             return self
         options = self.options if budget else replace(self.options, packing=False)
@@ -82,7 +118,7 @@ class EpochPlan:
     @cached_property
     def max_seqlen(self) -> int:
         """Tokens of the longest document."""
-        return int(self.corpus.lengths.max())
+        return int(self.corpus.documents.lengths.max())
 
     @property
     def efficiency(self) -> float:
@@ -94,8 +130,8 @@ class EpochPlan:
         """Return step ``number`` of the run, counted from 0."""
         return self.epoch(number // self.steps_per_epoch)[number % self.steps_per_epoch]
 
-    def supervised_tokens(self, number: int) -> int:
-        """Return the number of supervised tokens in step ``number``, over all ranks."""
+    def loss_terms(self, number: int) -> int:
+        """Return the number of terms of the loss in step ``number``, over all ranks: supervised tokens, or pairs."""
         targets = _targets(_CorpusKey(self.corpus))
         return sum(targets[index] for micro_batch in self.step(number) for index in micro_batch)
 
@@ -116,7 +152,7 @@ class EpochPlan:
 class _CorpusKey:
     """Cache key that compares a corpus by identity, which suffices because a corpus is immutable."""
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Items) -> None:
         self.corpus = corpus
 
     def __hash__(self) -> int:

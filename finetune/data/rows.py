@@ -29,7 +29,9 @@ from selfinstruct.common.rows import Exchange, ParsedRow, describe_fields, parse
 from selfinstruct.common.sources import open_rows
 from selfinstruct.errors import DataError, MissingExtraError, UsageError
 
-__all__ = ["ChatTurn", "Example", "Examples", "UnreadRow", "examples_of", "read_examples", "require_readable"]
+__all__ = [
+    "ChatTurn", "Example", "Examples", "UnreadRow", "dataset_rows", "examples_of", "read_examples", "require_readable",
+]  # fmt: skip
 
 _MAX_LISTED = 5  # unusable rows that an error message quotes
 _MAX_FIELDS = 20  # unread fields that are named
@@ -112,6 +114,13 @@ class UnreadRow(NamedTuple):
     reason: str
     detail: str
 
+    @classmethod
+    def of_error(cls, error: DataError) -> UnreadRow:
+        """Return the row of a line that can't be parsed."""
+        origin = _ORIGIN.match(str(error))
+        name, detail = origin.groups() if origin else ("", str(error))
+        return cls(name, "unreadable", detail)
+
     def __str__(self) -> str:
         return f"{self.name}: {self.detail}"
 
@@ -145,11 +154,9 @@ def read_examples(path_or_name: str | Path) -> Examples:
     result = Examples()
     unused: Counter[str] = Counter()
     unread: Counter[str] = Counter()
-    for where, row in _rows(name):
+    for where, row in dataset_rows(name):
         if isinstance(row, DataError):
-            origin = _ORIGIN.match(str(row))
-            name, detail = origin.groups() if origin else ("", str(row))
-            result.skipped.append(UnreadRow(name, "unreadable", detail))
+            result.skipped.append(UnreadRow.of_error(row))
             continue
         try:
             parsed = _parse(row)
@@ -323,7 +330,7 @@ def _unused_parts(parsed: ParsedRow) -> Iterator[str]:
 Rows = Iterator[tuple[str, "dict[str, Any] | DataError"]]
 
 
-def _rows(name: str) -> Rows:
+def dataset_rows(name: str) -> Rows:
     """Yield each row with its origin, or the error of a line that can't be parsed."""
     path = Path(name)
     if not path.exists():

@@ -34,14 +34,14 @@ class FixedShapes:
     @classmethod
     def of(cls, plan: EpochPlan) -> FixedShapes:
         """Choose shapes for the micro-batches of the first epochs; those of later ones have about the same sizes."""
-        lengths = plan.corpus.lengths
+        lengths, counts = plan.corpus.lengths, plan.corpus.document_counts
         epochs = range(min(-(-plan.steps // plan.steps_per_epoch), _EPOCHS))
         micro_batches = [micro_batch for epoch in epochs for step in plan.epoch(epoch) for micro_batch in step]
         tokens = [max(1, int(lengths[list(micro_batch)].sum())) for micro_batch in micro_batches]
         shapes = cls(choose_sizes(tokens), 0)
         # Padding consists of documents, too: as many as the longest document divides it into.
         documents = (
-            len(micro_batch) - (size - shapes.pad_to(size)) // plan.max_seqlen
+            int(counts[list(micro_batch)].sum()) - (size - shapes.pad_to(size)) // plan.max_seqlen
             for micro_batch, size in zip(micro_batches, tokens, strict=True)
         )
         return cls(shapes.sizes, _round_up(max(documents) + 1, BOUNDARY_MULTIPLE))

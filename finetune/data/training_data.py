@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from finetune.data.corpus import Corpus
+from finetune.data.plan import Items
 from finetune.data.render import Renderer, RenderResult, render_all
 from finetune.data.rows import Example, UnreadRow, read_examples
 from finetune.data.splitting import split_documents
@@ -34,14 +35,14 @@ class TrainingData:
     rendered: RenderResult
     skipped: list[UnreadRow]
     notices: list[str]
-    train: Corpus
-    held_out: dict[str, Corpus]
+    train: Items
+    held_out: Mapping[str, Items]
     samples: list[Example]
 
     @property
     def longest(self) -> int:
         """Tokens of the longest document, held-out ones included."""
-        return max(int(corpus.lengths.max(initial=0)) for corpus in (self.train, *self.held_out.values()))
+        return max(int(items.documents.lengths.max(initial=0)) for items in (self.train, *self.held_out.values()))
 
     @property
     def prompts(self) -> list[str]:
@@ -79,7 +80,7 @@ def read_training_data(data: str, renderer: Renderer, options: TrainingOptions) 
     evaluation = options.evaluation
     tasks = read_examples(str(builtin_seeds())).examples if evaluation.seed_tasks else []
     split = split_documents(rendered.corpus, rows.examples, evaluation.fraction, options.seed, tasks)
-    held_out = {"rows": split.held_out} if len(split.held_out) else {}
+    held_out: dict[str, Items] = {"rows": split.held_out} if len(split.held_out) else {}
     samples = rows.examples
     notices = [*rows.notices, *([split.notice] if split.notice else [])]
     if evaluation.seed_tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from finetune.data.batch import collate
 from finetune.data.corpus import Corpus
+from finetune.data.plan import Items
 from finetune.model.packed_lm import PackedCausalLM
 from finetune.training.distributed import SINGLE_PROCESS, World
 
-__all__ = ["Losses", "difference", "evaluate", "pooled_mean"]
+__all__ = ["Losses", "difference", "evaluate", "measure_documents", "pooled_mean"]
 
 
 @dataclass(frozen=True)
@@ -79,31 +80,51 @@ def _ratio_error(residuals: NDArray[np.float64], counts: NDArray[np.int64]) -> f
 
 
 def evaluate(packed_lm: PackedCausalLM, corpus: Corpus, *, budget: int, world: World = SINGLE_PROCESS) -> Losses:
-    """Compute the loss of each document in evaluation mode (no dropout); the former mode is restored.
+    """Compute the loss of each document; arguments as ``measure_documents``."""
+    targets = corpus.targets
+    max_seqlen = int(corpus.lengths.max(initial=0))
+
+    def summed_losses(indices: list[int]) -> tuple[list[int], Sequence[float]]:
+        batch = collate(corpus, indices, max_seqlen=max_seqlen).to(world.device)
+        losses = packed_lm.token_losses(batch).double().cpu().numpy()  # (M,)
+        return indices, [document.sum() for document in np.split(losses, np.cumsum(targets[indices])[:-1])]
+
+    return Losses(measure_documents(packed_lm, corpus, summed_losses, budget=budget, world=world), targets)
+
+
+def measure_documents(
+    packed_lm: PackedCausalLM,
+    items: Items,
+    measure: Callable[[list[int]], tuple[Sequence[int], Sequence[float]]],
+    *,
+    budget: int,
+    world: World = SINGLE_PROCESS,
+) -> NDArray[np.float64]:
+    """Measure a number for each document in evaluation mode (no dropout); the former mode is restored.
 
     Compiled layers run eagerly: every batch has another shape and would trigger a compilation.
 
     Args:
-        budget: Maximum tokens that go through the model at once; a longer document goes alone.
-        world: The processes that share the work; each returns the same losses.
+        measure: Returns the numbers of the documents in the items at some indices, and their values.
+        budget: Maximum tokens that go through the model at once; a longer item goes alone.
+        world: The processes that share the work; each returns the same values.
+
+    Returns:
+        (documents,) float64.
     """
     budget = packed_lm.token_budget(budget)
-    sums = np.zeros(len(corpus))
-    targets = corpus.targets
-    max_seqlen = int(corpus.lengths.max(initial=0))
+    values = np.zeros(len(items.documents))
     training = packed_lm.training
     packed_lm.eval()
     try:
         with torch.compiler.set_stance("force_eager"):
-            for indices in _share_of_rank(list(_split(corpus, budget)), world):
-                batch = collate(corpus, indices, max_seqlen=max_seqlen).to(world.device)
-                losses = packed_lm.token_losses(batch).double().cpu().numpy()  # (M,)
-                boundaries = np.cumsum(targets[indices])[:-1]
-                sums[indices] = [document.sum() for document in np.split(losses, boundaries)]
+            for indices in _share_of_rank(list(_split(items, budget)), world):
+                numbers, measured = measure(indices)
+                values[numbers] = measured
     finally:
         packed_lm.train(training)
-    # Each document is evaluated by one process, and is 0 for the others.
-    return Losses(world.all_reduce(torch.from_numpy(sums)).numpy(), targets)
+    # Each document is measured by one process, and is 0 for the others.
+    return world.all_reduce(torch.from_numpy(values)).numpy()
 
 
 def _share_of_rank(batches: list[list[int]], world: World) -> list[list[int]]:
@@ -112,11 +133,11 @@ def _share_of_rank(batches: list[list[int]], world: World) -> list[list[int]]:
     return padded[world.rank :: world.world_size]
 
 
-def _split(corpus: Corpus, budget: int) -> Iterator[list[int]]:
-    """Yield indices of consecutive documents of at most ``budget`` tokens together, but at least one document."""
+def _split(items: Items, budget: int) -> Iterator[list[int]]:
+    """Yield indices of consecutive items of at most ``budget`` tokens together, but at least one item."""
     batch: list[int] = []
     tokens = 0
-    for index, length in enumerate(corpus.lengths.tolist()):
+    for index, length in enumerate(items.lengths.tolist()):
         if batch and tokens + length > budget:
             yield batch
             batch, tokens = [], 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from finetune.model.saving import check_saveable, require_space, save
 from selfinstruct.common.files import first_line
 from selfinstruct.errors import SelfInstructError, UsageError
 
-__all__ = ["try_saving", "write_result"]
+__all__ = ["try_saving", "write_model", "write_result"]
 
 _PART = ".model.part"
 
@@ -33,7 +34,7 @@ def try_saving(loaded: Loaded, out: Path, *, adapters: bool) -> list[str]:
         require_space(out, size)
         return check_saveable(loaded.model, loaded.tokenizer)
     try:
-        _save(loaded, out / _PART, None, adapters=True)
+        write_model(loaded, out / _PART, None, adapters=True)
     except Exception as error:  # as in check_saveable: any library may raise anything here
         raise UsageError(f"the trained adapters could not be saved: {first_line(error)}") from error
     finally:
@@ -41,11 +42,12 @@ def try_saving(loaded: Loaded, out: Path, *, adapters: bool) -> list[str]:
     return []
 
 
-def write_result(loaded: Loaded, out: Path, state: dict[str, Tensor] | None, *, adapters: bool) -> None:
+def write_result(out: Path, write: Callable[[Path], None], *, command: str = "train") -> None:
     """Write the model's files to a temporary folder, then move each into the folder of the run.
 
     Args:
-        state: The full weights if the model is sharded.
+        write: Writes them to a folder, which it creates.
+        command: The command of ``finetune``, for the message of an error.
 
     Raises:
         SelfInstructError: The files can't be written; the message says how to try again.
@@ -53,7 +55,7 @@ def write_result(loaded: Loaded, out: Path, state: dict[str, Tensor] | None, *, 
     part = out / _PART
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _save(loaded, part, state, adapters=adapters)
+        write(part)
         # The configuration last, so that its presence implies that all other files are there.
         for path in sorted(part.iterdir(), key=lambda path: (path.name.endswith("config.json"), path.name)):
             os.replace(path, out / path.name)
@@ -62,11 +64,16 @@ def write_result(loaded: Loaded, out: Path, state: dict[str, Tensor] | None, *, 
         raise SelfInstructError(
             f"{out}: training is complete, but the model could not be saved: {first_line(error)}. Nothing is lost: its "
             f"final state is in {out / 'checkpoints'}. Once the cause is repaired, the same command again (finetune "
-            f"train ... -o {out}) saves the model without training"
+            f"{command} ... -o {out}) saves the model without training"
         ) from error
 
 
-def _save(loaded: Loaded, folder: Path, state: dict[str, Tensor] | None, *, adapters: bool) -> None:
+def write_model(loaded: Loaded, folder: Path, state: dict[str, Tensor] | None, *, adapters: bool) -> None:
+    """Write a model, or its adapters alone, to a folder that does not exist yet.
+
+    Args:
+        state: The full weights if the model is sharded.
+    """
     if adapters:
         save_adapters(loaded.model, loaded.tokenizer, folder, loaded.base, state=state)
     else:

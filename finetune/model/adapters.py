@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.model.adapter_layer import compute_in_input_dtype
 from finetune.model.lora_targets import all_linear, named_targets
@@ -23,7 +24,10 @@ from selfinstruct.common.codec import dumps, loads
 from selfinstruct.common.files import first_line, write_folder
 from selfinstruct.errors import MissingExtraError, UsageError
 
-__all__ = ["BASE", "add_adapters", "load_adapters", "nf4_config", "read_base_record", "save_adapters"]
+__all__ = [
+    "BASE", "adapter_settings", "add_adapters", "load_adapters", "merged_state", "nf4_config", "read_base_record",
+    "require_mergeable", "save_adapters",
+]  # fmt: skip
 
 BASE = "base.json"  # next to the adapters: name and digest of their base model, and its precision in training
 
@@ -99,6 +103,45 @@ def _set_weights(adapted: Any, weights: dict[str, Tensor]) -> None:
             parameters[names[name]].copy_(weight)
 
 
+def adapter_settings(folder: Path) -> tuple[Lora, str]:
+    """Return the settings of adapters trained here, to train them further, and the SHA-256 of their weights.
+
+    Raises:
+        UsageError: The folder has no adapters, they are damaged, or some are of experts in one parameter.
+    """
+    held = read_base_record(folder)["held"]
+    path = folder / "adapter_config.json"
+    try:
+        config = loads(path.read_bytes())
+        targets = ",".join(config["target_modules"])
+        digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+        base: Any = "nf4" if held == "nf4" else "full"
+        lora = Lora(rank=config["r"], alpha=float(config["lora_alpha"]), targets=targets, base=base)
+        parameters = config.get("target_parameters")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: can't read the adapters ({first_line(error)})") from None
+    if parameters:
+        raise UsageError(
+            f"{folder}: adapters of parameters ({', '.join(parameters)}) can't be trained further yet; start from the "
+            f"merged model (finetune merge {folder} -o ...)"
+        )
+    return lora, digest
+
+
+def require_mergeable(model: Any) -> None:
+    """Require that ``merged_state`` can merge the adapters of a model: all are of plain linear layers.
+
+    Raises:
+        UsageError: One is of something else, such as experts in one parameter.
+    """
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and not isinstance(module.get_base_layer(), nn.Linear):
+            raise UsageError(
+                f"lora: the adapters of {name.removeprefix('base_model.model.')} can't be merged into a reward model "
+                "yet; name other layers with --set lora.targets=..., or train without lora"
+            )
+
+
 def read_base_record(folder: Path) -> dict[str, str]:
     """Return ``name`` and ``digest`` of the adapters' base model, and its precision ``held`` (``full`` or ``nf4``).
 
@@ -136,6 +179,26 @@ def nf4_config(dtype: torch.dtype) -> dict[str, Any]:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     return {"quantization_config": quantization}
+
+
+def merged_state(state: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
+    """Return the weights of a model with its adapters merged, under the names that they have without adapters.
+
+    Args:
+        state: The weights of a model with adapters; sums are made in float32.
+        lora: The settings of the adapters.
+    """
+    merged = {}
+    for name, weight in state.items():
+        if ".lora_" in name:
+            continue
+        layer, is_adapted, rest = name.partition("base_layer.")
+        down, up = (state.get(f"{layer}lora_{part}.default.weight") for part in "AB")
+        if is_adapted and rest == "weight" and down is not None and up is not None:
+            change = (up.float() @ down.float()) * (lora.alpha / lora.rank)
+            weight = (weight.float() + change).to(weight.dtype)  # noqa: PLW2901 the same weight, merged
+        merged[f"{layer}{rest}"] = weight
+    return merged
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from selfinstruct.common.files import first_line
 from selfinstruct.common.rng import Rng
 from selfinstruct.errors import UsageError
 
-__all__ = ["check_causality", "check_head", "check_isolation", "check_loss", "probe_length"]
+__all__ = ["check_causality", "check_head", "check_isolation", "check_loss", "check_repeatable", "probe_length"]
 
 _SHORT, _LONG = 7, 11  # tokens of two documents
 _PAST = 8  # tokens beyond a limit
@@ -224,6 +224,28 @@ def _no_balance(model_type: str, detail: str) -> str:
 def _probe(packed_lm: PackedCausalLM, device: torch.device | str) -> Batch:
     """Return a single random document, all of whose tokens but the first are supervised."""
     return collate(_random_corpus(packed_lm, (16,)), (0,), max_seqlen=16).to(device)
+
+
+@torch.no_grad()
+def check_repeatable(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") -> None:
+    """Compare two forward passes in training mode, after dropout was switched off.
+
+    Raises:
+        UsageError: They differ: the model has dropout or noise that could not be switched off.
+    """
+    corpus = _random_corpus(packed_lm, (16,))
+    training = packed_lm.training
+    packed_lm.train()
+    try:
+        first, second = (_hidden_states(packed_lm, corpus, (0,), device)[0] for _ in range(2))
+    finally:
+        packed_lm.train(training)
+    exact = next(packed_lm.model.parameters()).dtype == torch.float32
+    if not (deviation := _deviation(first, second, exact)) <= _NEIGHBOUR_TOLERANCE[not exact]:
+        raise UsageError(
+            f"a model of type {packed_lm.causal.config.model_type!r} computes at random in training (states differ by "
+            f"{deviation:.1%}), and preferences are learnt without dropout: set it to 0 in the model's config.json"
+        )
 
 
 def _random_corpus(packed_lm: PackedCausalLM, lengths: tuple[int, ...]) -> Corpus:

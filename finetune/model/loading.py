@@ -249,6 +249,8 @@ def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: 
             where, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
             **options, **overrides,
         )  # fmt: skip
+    if "score.weight" in info["unexpected_keys"]:
+        raise UsageError(f"{name}: a reward model, which scores texts and writes none (finetune reward)")
     if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         raise UsageError(f"{name}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again")
     correct_tied_head(model)

@@ -1,8 +1,11 @@
-"""Cross entropy of a linear head that never materialises all logits.
+"""Cross entropy and log-probabilities of a linear head that never materialises all logits.
 
 In the forward pass, the logits of a chunk of rows become loss and gradients before the next chunk is computed, as in
 Liger (Hsu et al. 2024, arXiv:2410.10989) and Cut Cross-Entropy (Wijmans et al. 2024, arXiv:2411.09009).
 For a vocabulary of 128,256 and 32,768 rows, float32 logits and their gradients would take 33 GB.
+
+The gradient of a log-probability depends on what is computed from it, which is known in the backward pass only. There
+the logits of each chunk are computed again, unless they all fit in one chunk and were kept.
 
 Shapes: M rows (supervised tokens), C rows of a chunk, V the vocabulary, H the hidden size.
 """
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["CHUNK_BYTES", "chunk_bytes", "chunk_rows", "linear_cross_entropy", "token_losses"]
+__all__ = ["CHUNK_BYTES", "chunk_bytes", "chunk_rows", "linear_cross_entropy", "linear_log_probs", "token_losses"]
 
 CHUNK_BYTES = 512 << 20
 """Bytes of the logits of a chunk; a GPU with much memory takes more (``chunk_bytes``).
@@ -72,11 +75,18 @@ def token_losses(
 
     The arguments are the same as for ``linear_cross_entropy``.
     """
-    losses = [_widen(hidden.new_zeros(0))]
-    for rows in _chunks(len(hidden), chunk or chunk_rows(weight.shape[0], weight.element_size())):
-        logits = _widen(_logits(hidden[rows], weight, bias))  # (C, V)
-        losses.append(torch.logsumexp(logits, 1) - logits.gather(1, labels[rows, None])[:, 0])
-    return torch.cat(losses)
+    return -linear_log_probs(hidden, weight, labels, chunk=chunk, bias=bias)
+
+
+def linear_log_probs(
+    hidden: Tensor, weight: Tensor, labels: Tensor, *, chunk: int | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Return (M,) the log-probability of each label, in float32 or wider.
+
+    It can be differentiated once. The arguments are the same as for ``linear_cross_entropy``.
+    """
+    rows = chunk or chunk_rows(weight.shape[0], weight.element_size())
+    return _LinearLogProbs.apply(hidden, weight, bias, labels, rows)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -101,10 +111,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if d_hidden is not None:
                 torch.mm(logits, weight, out=d_hidden[chunk])
             if d_weight is not None:
-                if d_weight.dtype == logits.dtype:
-                    d_weight.addmm_(logits.T, hidden[chunk])
-                else:
-                    d_weight += logits.T @ hidden[chunk]
+                _add_product(d_weight, logits.T, hidden[chunk])
             if d_bias is not None:
                 d_bias += logits.sum(0, dtype=d_bias.dtype)
             del logits  # otherwise it would live on while those of the next chunk are computed
@@ -126,6 +133,59 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if not one:
             gradients = tuple(None if grad is None else grad * upstream.to(grad.dtype) for grad in gradients)
         return (*gradients, None, None, None, None)
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, rows: int
+    ) -> Tensor:  # fmt: skip
+        log_probs = _widen(hidden.new_empty(len(hidden)))
+        normalizers, kept = torch.empty_like(log_probs), None
+        for chunk in _chunks(len(hidden), rows):
+            logits = _logits(hidden[chunk], weight, bias)  # (C, V)
+            wide = _widen(logits)
+            normalizers[chunk] = torch.logsumexp(wide, 1)
+            log_probs[chunk] = wide.gather(1, labels[chunk, None])[:, 0] - normalizers[chunk]
+            kept = logits if len(hidden) <= rows else None
+        ctx.save_for_backward(hidden, weight, bias, labels, normalizers, kept)
+        ctx.rows = rows
+        return log_probs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, labels, normalizers, kept = ctx.saved_tensors
+        chunks = list(_chunks(len(hidden), ctx.rows))
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # (M, H)
+        sum_dtype = normalizers.dtype if len(chunks) > 1 else weight.dtype
+        d_weight = torch.zeros_like(weight, dtype=sum_dtype) if ctx.needs_input_grad[1] else None  # (V, H)
+        d_bias = torch.zeros_like(bias, dtype=normalizers.dtype) if ctx.needs_input_grad[2] else None
+        for chunk in chunks:
+            logits = _logits(hidden[chunk], weight, bias) if kept is None else kept
+            gradient = _log_prob_gradient(logits, labels[chunk], normalizers[chunk], upstream[chunk])
+            if d_hidden is not None:
+                torch.mm(gradient, weight, out=d_hidden[chunk])
+            if d_weight is not None:
+                _add_product(d_weight, gradient.T, hidden[chunk])
+            if d_bias is not None:
+                d_bias += gradient.sum(0, dtype=d_bias.dtype)
+        narrow = (None if sums is None else sums.to(weight.dtype) for sums in (d_weight, d_bias))
+        return (d_hidden, *narrow, None, None)
+
+
+def _log_prob_gradient(logits: Tensor, labels: Tensor, normalizers: Tensor, upstream: Tensor) -> Tensor:
+    """Return (C, V) the gradient of ``upstream @ log_probs`` in the logits, which it may overwrite."""
+    wide = _widen(logits).sub_(normalizers[:, None]).exp_().mul_(-upstream[:, None])
+    return wide.scatter_add_(1, labels[:, None], upstream[:, None]).to(logits.dtype)
+
+
+def _add_product(total: Tensor, first: Tensor, second: Tensor) -> None:
+    """Add ``first @ second`` to ``total``, which may be wider."""
+    if total.dtype == first.dtype:
+        total.addmm_(first, second)
+    else:
+        total += first @ second
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from finetune.data.batch import Batch
 from finetune.model.anatomy import find_decoder, text_config
 from finetune.model.attention import original_attention, packed_attention
 from finetune.model.balance import ExpertLoad, LoadBalancing
-from finetune.model.loss import linear_cross_entropy, token_losses
+from finetune.model.loss import linear_cross_entropy, linear_log_probs
 from selfinstruct.errors import UsageError
 
 __all__ = ["BLOCK_MASK_TOKENS", "PackedCausalLM"]
@@ -111,17 +111,28 @@ class PackedCausalLM(nn.Module):
         """
         return self._hidden(batch) if self._parts[0] is not None else self._logits(batch)
 
-    def _hidden(self, batch: Batch, **options: Any) -> Tensor:
-        states: Tensor = self.decoder(**self._inputs(self.decoder, batch), **options).last_hidden_state  # (1, T, H)
-        return states[0].index_select(0, batch.logit_indices)
+    def _hidden(self, batch: Batch) -> Tensor:
+        return self._states(batch).index_select(0, batch.logit_indices)
+
+    def _states(self, batch: Batch) -> Tensor:
+        """Return (T, H): the last hidden states of all tokens."""
+        return _join([outputs.last_hidden_state[0] for outputs in self._passes(self.decoder, batch)])
 
     def logits(self, batch: Batch) -> Tensor:
         """Return (M, V) float32 logits of the model's own head."""
         return self._logits(batch)
 
     def _logits(self, batch: Batch) -> Tensor:
-        logits: Tensor = self.causal(**self._inputs(self.causal, batch)).logits  # (1, T, V)
-        return logits[0].index_select(0, batch.logit_indices).float()
+        logits = _join([outputs.logits[0] for outputs in self._passes(self.causal, batch)])  # (T, V)
+        return logits.index_select(0, batch.logit_indices).float()
+
+    def _passes(self, module: Any, batch: Batch) -> list[Any]:
+        """Return the outputs of one forward pass, or of one per document if the model can't isolate documents."""
+        inputs = self._inputs(module, batch)
+        if self.packs:
+            return [module(**inputs)]
+        ids = inputs.pop("input_ids")  # (1, T)
+        return [module(input_ids=document, **inputs) for document in ids.split(_separate_lengths(batch), dim=1)]
 
     def forward(self, batch: Batch, scale: float | Tensor, load: ExpertLoad | None = None) -> Tensor:
         """Return ``scale`` times the summed cross entropy of the M supervised tokens, a float32 scalar.
@@ -160,10 +171,17 @@ class PackedCausalLM(nn.Module):
 
     @torch.no_grad()
     def token_losses(self, batch: Batch) -> Tensor:
-        """Return (M,) float32: the cross entropy of each supervised token."""
+        """Return (M,) float32: the cross entropy of each supervised token, without gradients."""
+        return -self._log_probs(batch)
+
+    def log_probs(self, batch: Batch) -> Tensor:
+        """Return (M,) float32: the log-probability of each supervised token."""
+        return self._log_probs(batch)
+
+    def _log_probs(self, batch: Batch) -> Tensor:
         if self.chunked_head:
-            return token_losses(self._hidden(batch), self.head.weight, batch.labels, bias=self.head.bias)
-        return functional.cross_entropy(self._logits(batch), batch.labels, reduction="none")
+            return linear_log_probs(self._hidden(batch), self.head.weight, batch.labels, bias=self.head.bias)
+        return -functional.cross_entropy(self._logits(batch), batch.labels, reduction="none")
 
     @torch.no_grad()
     def own_losses(self, batch: Batch) -> tuple[float, float | None]:
@@ -201,3 +219,16 @@ class PackedCausalLM(nn.Module):
                 raise UsageError(f"{type(module).__name__} does not accept {', '.join(missing)}")
             inputs = {name: value for name, value in inputs.items() if name in names}
         return inputs
+
+
+def _separate_lengths(batch: Batch) -> list[int]:
+    """Return the tokens of each document; the last one includes the padding, which no earlier token attends to."""
+    lengths = list(batch.packed.lengths)
+    while len(lengths) > 1 and sum(lengths[:-1]) >= batch.num_tokens:
+        lengths[-2:] = [sum(lengths[-2:])]
+    return lengths
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """Concatenate tensors; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

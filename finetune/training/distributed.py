@@ -24,7 +24,9 @@ from selfinstruct.errors import UsageError
 __all__ = ["SINGLE_PROCESS", "World", "full_state_dict", "is_main_process", "process_group", "shard"]
 
 # Methods called from outside like ``forward``: they too must gather the weights outside the layers.
-_FORWARD_METHODS = ("hidden", "logits", "token_losses", "expert_counts", "own_losses", "generate")
+_FORWARD_METHODS = (
+    "hidden", "logits", "token_losses", "log_probs", "rewards", "expert_counts", "own_losses", "generate",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def shard(packed_lm: PackedCausalLM, world: World) -> None:
         fully_shard(layer, **settings)
     fully_shard(packed_lm, **settings)
     for name in _FORWARD_METHODS:
-        register_fsdp_forward_method(packed_lm, name)
+        if hasattr(packed_lm, name):
+            register_fsdp_forward_method(packed_lm, name)
 
 
 def full_state_dict(model: Any) -> dict[str, Tensor] | None:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.data.corpus import Corpus
-from finetune.data.plan import require_supervised
+from finetune.data.plan import Items, require_supervised
 from finetune.model.footprint import (
     ModelFootprint,
     describe_memory,
@@ -70,16 +69,17 @@ class CostEstimate:
 
     @classmethod
     def of(
-        cls, config: Any, corpus: Corpus, options: TrainingOptions, setup: RuntimeSetup, *, world_size: int = 1
+        cls, config: Any, corpus: Items, options: TrainingOptions, setup: RuntimeSetup, *, world_size: int = 1
     ) -> CostEstimate:
-        """Predict the cost from a model's configuration and the documents, and choose the settings left open.
+        """Predict the cost from a model's configuration and the items, and choose the settings left open.
 
         A smaller micro-batch is preferred to recomputation, which repeats a third of the arithmetic.
 
         Raises:
             UsageError: No token of the corpus is supervised.
         """
-        require_supervised(corpus)
+        documents = corpus.documents
+        require_supervised(documents)
         device = setup.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         available = total_memory(device)
@@ -97,8 +97,8 @@ class CostEstimate:
             if fits_in_memory(memory, available):
                 break
         # A token attends within its own document, so that documents count in proportion to their length.
-        length = float((corpus.lengths**2).sum() / corpus.lengths.sum())
-        flops = footprint.flops_per_token(length, supervised=float(corpus.supervised.mean()))
+        length = float((documents.lengths**2).sum() / documents.lengths.sum())
+        flops = footprint.flops_per_token(length, supervised=float(documents.supervised.mean()))
         return cls(
             memory, available, choice.recompute, flops, name, world_size, choice.budget, choice.activation_budget
         )
@@ -123,7 +123,7 @@ class CostEstimate:
         return mfu(tokens_per_second / self.world_size, self.flops, self.device)
 
 
-def _choices(corpus: Corpus, options: TrainingOptions, setup: RuntimeSetup) -> Iterator[_Choice]:
+def _choices(corpus: Items, options: TrainingOptions, setup: RuntimeSetup) -> Iterator[_Choice]:
     """Yield the settings that the options leave open, the fastest first."""
     budgets = [options.micro_batch_tokens] if options.micro_batch_tokens else _budgets(corpus, options, setup)
     shares = (1.0, _ACTIVATION_BUDGET) if setup.compile else (1.0,)
@@ -133,11 +133,11 @@ def _choices(corpus: Corpus, options: TrainingOptions, setup: RuntimeSetup) -> I
         yield from (_Choice(budget, recompute=True) for budget in budgets)
 
 
-def _budgets(corpus: Corpus, options: TrainingOptions, setup: RuntimeSetup) -> list[int]:
+def _budgets(corpus: Items, options: TrainingOptions, setup: RuntimeSetup) -> list[int]:
     """Return the micro-batches to choose from, in tokens: the largest, and its halves down to the smallest."""
     largest, smallest = _BUDGETS[setup.device.type]
     # Rows of packing by tokens are not divided, so that steps have the same documents with any micro-batch.
-    longest = options.max_length if options.batch_tokens else int(corpus.lengths.max(initial=0))
+    longest = max(options.max_length if options.batch_tokens else 0, int(corpus.lengths.max(initial=0)))
     budgets = [largest]
     while budgets[-1] // 2 >= max(smallest, longest):
         budgets.append(budgets[-1] // 2)
@@ -145,12 +145,12 @@ def _budgets(corpus: Corpus, options: TrainingOptions, setup: RuntimeSetup) -> l
 
 
 def _memory(
-    footprint: ModelFootprint, corpus: Corpus, options: TrainingOptions, choice: _Choice, setup: RuntimeSetup,
+    footprint: ModelFootprint, corpus: Items, options: TrainingOptions, choice: _Choice, setup: RuntimeSetup,
     chunk: int, world_size: int,
 ) -> dict[str, int]:  # fmt: skip
     parts = footprint.memory(
         tokens=_largest_micro_batch(corpus, options, choice.budget),
-        supervised=float(corpus.supervised.mean()),
+        supervised=float(corpus.documents.supervised.mean()),
         recompute=choice.recompute,
         share=_COMPILED_SHARE * choice.activation_budget if setup.compile else 1.0,
         chunk=chunk,
@@ -159,10 +159,10 @@ def _memory(
     return {name: size // (world_size if name in sharded else 1) for name, size in parts.items()}
 
 
-def _largest_micro_batch(corpus: Corpus, options: TrainingOptions, budget: int) -> int:
+def _largest_micro_batch(corpus: Items, options: TrainingOptions, budget: int) -> int:
     """Return an upper bound of the tokens of a micro-batch."""
     longest = int(corpus.lengths.max(initial=0))
-    budget = max(budget, min(options.max_length, longest))
+    budget = max(budget, longest)
     if options.batch_tokens is not None or not options.packing:
         return budget if options.packing else longest
     return min(budget, int(np.sort(corpus.lengths)[-options.batch_size :].sum()))

@@ -1,9 +1,9 @@
 """The training loop: forward, backward, clip, step; log, save, stop.
 
 A step depends only on (corpus, options, step number): a run resumed from a checkpoint makes the same steps as one that
-was never stopped. The loss of a step is the mean over its supervised tokens, independent of micro-batches and ranks:
-each micro-batch contributes its summed loss, divided by the number of supervised tokens in the step, which the plan
-knows beforehand.
+was never stopped. The loss of a step is a mean over its terms (supervised tokens, or pairs of answers: see
+``finetune.training.objective``), independent of micro-batches and ranks: each micro-batch contributes the sum of its
+terms, divided by the number of terms in the step, which the plan knows beforehand.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from finetune.data.batch import Batch, collate
+from finetune.data.batch import Batch
 from finetune.data.packing import Step
 from finetune.data.plan import EpochPlan
 from finetune.data.shapes import FixedShapes
 from finetune.model.balance import ExpertLoad, LoadBalancing
 from finetune.training.distributed import SINGLE_PROCESS, World
+from finetune.training.objective import CrossEntropy, Objective
 from finetune.training.progress import TrainingProgress
 from finetune.training.schedule import learning_rate
 from selfinstruct.errors import SelfInstructError
@@ -60,10 +61,11 @@ class TrainingLoop:
     """One training run, from a start step to the end.
 
     Attributes:
-        packed_lm: The model; ``packed_lm(batch, scale)`` returns the scaled sum of the losses.
+        packed_lm: The model (``finetune.model.packed_lm.PackedCausalLM``).
         optimizer: Optimizer of its parameters.
         plan: The steps of the run.
         world: The processes that share the work; each takes every ``world_size``-th micro-batch.
+        objective: The loss; by default the cross entropy of the supervised tokens.
         log: Called with (step, metrics) after every ``log_every`` steps.
         measure: Called with the number of completed steps after each epoch and after the last step; True ends training.
         save: Called with the number of completed steps, every ``checkpoint_every`` steps and when stopped.
@@ -78,6 +80,7 @@ class TrainingLoop:
     optimizer: Optimizer
     plan: EpochPlan
     world: World = SINGLE_PROCESS
+    objective: Objective | None = None
     log: Callable[[int, dict[str, float | int | None]], None] = lambda _step, _metrics: None
     measure: Callable[[int], bool] = lambda _step: False
     save: Callable[[int], None] = lambda _step: None
@@ -86,6 +89,9 @@ class TrainingLoop:
     shapes: FixedShapes | None = None
     seconds: float = 0.0
     unlogged: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._objective = self.objective or CrossEntropy(self.plan.corpus.documents)
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +146,7 @@ class TrainingLoop:
             Loss, gradient norm, and ``finite`` updated: 0-d tensors on the device.
         """
         # FSDP averages gradients over the processes, but their sum is needed.
-        scale = self.world.world_size / self.plan.supervised_tokens(step)
+        scale = self.world.world_size / self.plan.loss_terms(step)
         loss = torch.zeros((), device=self.device)
         micro_batches: Iterable[Batch] = itertools.islice(batches, len(self._micro_batches(step)))
         loads = []
@@ -149,8 +155,8 @@ class TrainingLoop:
             loads = [self._expert_load(micro_batches)]
         for batch in micro_batches:
             try:
-                partial_loss = self.packed_lm(batch, scale, *loads)
-                partial_loss.backward()
+                partial_loss = self._objective.loss(self.packed_lm, batch, scale, *loads)
+                partial_loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
             except torch.OutOfMemoryError:
                 raise self._out_of_memory(step, batch) from None
             loss += partial_loss.detach()
@@ -180,8 +186,8 @@ class TrainingLoop:
         for step in range(start, steps):
             for micro_batch in self._micro_batches(step):
                 tokens = int(plan.corpus.lengths[list(micro_batch)].sum())
-                yield collate(
-                    plan.corpus, micro_batch, max_seqlen=plan.max_seqlen,
+                yield self._objective.collate(
+                    micro_batch, max_seqlen=plan.max_seqlen,
                     pad_to=shapes.pad_to(tokens) if shapes else None, boundaries=shapes.boundaries if shapes else 0,
                 )  # fmt: skip
 
@@ -197,11 +203,11 @@ class TrainingLoop:
         """Return the error for a step (from 0), naming the rows whose loss or gradient alone is not finite."""
         rows = []
         for index in sorted({index for micro_batch in self.plan.step(step) for index in micro_batch}):
-            batch = collate(self.plan.corpus, [index], max_seqlen=self.plan.max_seqlen).to(self.device)
+            batch = self._objective.collate([index], max_seqlen=self.plan.max_seqlen).to(self.device)
             self.optimizer.zero_grad()
             with torch.compiler.set_stance("force_eager"):  # each row would trigger a compilation
-                row_loss = self.packed_lm(batch, 1.0)
-                row_loss.backward()
+                row_loss = self._objective.loss(self.packed_lm, batch, 1.0)
+                row_loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
             if not (math.isfinite(float(row_loss.detach())) and math.isfinite(float(self.optimizer.grad_norm()))):
                 rows.append(self.plan.corpus.names[index])
         self.optimizer.zero_grad()

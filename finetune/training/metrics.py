@@ -74,11 +74,12 @@ class Metrics:
             self._writer.close()
             self._writer = None
 
-    def plot(self, title: str, held_out: Mapping[str, tuple[float, float]]) -> bool:
+    def plot(self, title: str, held_out: Mapping[str, tuple[float, float]], unit: str = "token") -> bool:
         """Plot ``loss.png``: the loss of each logged step and its moving average, and the learning rate below.
 
         Args:
             held_out: Losses before and after training by name, plotted at the first and the last step.
+            unit: What the loss is a mean over.
 
         Returns:
             False if there is nothing to plot, or matplotlib is not installed.
@@ -92,7 +93,7 @@ class Metrics:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # matplotlib's own, and for characters missing in its font
-                image = _plot(title, lines, held_out)
+                image = _plot(title, lines, held_out, unit)
         except ImportError:
             self._notify(f"no {_PLOT}: matplotlib is not installed")
             return False
@@ -146,7 +147,9 @@ class Metrics:
                 self._writer.add_scalar(f"train/{name}", value, step)
 
 
-def _plot(title: str, lines: Sequence[Mapping[str, Any]], held_out: Mapping[str, tuple[float, float]]) -> bytes:
+def _plot(
+    title: str, lines: Sequence[Mapping[str, Any]], held_out: Mapping[str, tuple[float, float]], unit: str
+) -> bytes:  # fmt: skip
     """Return the plot as PNG, without touching global state of matplotlib (window system, user settings)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -163,7 +166,7 @@ def _plot(title: str, lines: Sequence[Mapping[str, Any]], held_out: Mapping[str,
         label = f"held-out {name}: {before:.3f} before, {after:.3f} after"
         top.plot([0, steps[-1]], [before, after], "o:", color=f"C{number}", label=label.translate(_ESCAPE))
     top.set_title(title.translate(_ESCAPE), fontsize="medium")
-    top.set_ylabel("loss (nats per token)")
+    top.set_ylabel(f"loss (nats per {unit})")
     top.legend(fontsize="small")
     top.grid(alpha=0.3)
     bottom.plot(steps, [line["learning_rate"] for line in lines], "o" if few else "-", color="tab:grey")

@@ -7,6 +7,8 @@ from typing import Literal
 
 __all__ = ["TrainingProgress"]
 
+Phase = Literal["loading", "reading", "reference", "evaluating", "answering", "training", "saving", "done"]
+
 
 @dataclass
 class TrainingProgress:
@@ -23,7 +25,9 @@ class TrainingProgress:
         notice: A short note on something unusual.
     """
 
-    phase: Literal["loading", "reading", "evaluating", "answering", "training", "saving", "done"] = "loading"
+    phase: Literal["loading", "reading", "reference", "evaluating", "answering", "training", "saving", "done"] = (
+        "loading"
+    )
     step: int = 0
     steps: int = 0
     epoch: float = 0.0

@@ -92,7 +92,7 @@ class RuntimeSetup:
 
 def prepare(
     model: Any, setup: RuntimeSetup, world: World, *, recompute: bool, longest: int = 0,
-    notify: Callable[[str], None] = lambda _line: None,
+    kind: type[PackedCausalLM] = PackedCausalLM, notify: Callable[[str], None] = lambda _line: None,
 ) -> PackedCausalLM:  # fmt: skip
     """Prepare a model for the training loop: documents isolated, sharded over the processes, checked for leaks.
 
@@ -101,12 +101,13 @@ def prepare(
 
     Args:
         longest: Tokens of the longest document of the run.
+        kind: The class that wraps the model.
         notify: Called with a line on each thing that differs from the options.
 
     Raises:
         UsageError: The model is not causal, or does not support recomputation or sharding.
     """
-    packed_lm = PackedCausalLM(model)
+    packed_lm = kind(model)
     use_document_frequencies(packed_lm.causal)
     if recompute:
         _enable_recompute(packed_lm.causal)
@@ -117,7 +118,8 @@ def prepare(
     packed_lm.chunked_head = check_head(packed_lm, setup.device)
     lines = isolate_documents(packed_lm, setup.attention, setup.device, longest=longest)
     packed_lm.balancing = LoadBalancing.of(packed_lm.causal)
-    lines += [line for line in [check_loss(packed_lm, setup.device)] if line]
+    if kind is PackedCausalLM and (line := check_loss(packed_lm, setup.device)):
+        lines.append(line)
     if packed_lm.model is not packed_lm.causal:
         lines += describe_coverage(packed_lm.model)
     if setup.fp8:

@@ -17,8 +17,10 @@ from selfinstruct.common.console import plural
 __all__ = ["warnings"]
 
 
-def warnings(out: Path, data: TrainingData, plan: EpochPlan, estimate: CostEstimate, world: World) -> Iterator[str]:
-    """Yield a line for each problem of a run in the folder ``out``."""
+def warnings(
+    out: Path, data: TrainingData, plan: EpochPlan, estimate: CostEstimate, world: World, *, command: str = "train"
+) -> Iterator[str]:
+    """Yield a line for each problem of a run in the folder ``out``, which ``finetune`` ``command`` started."""
     options = plan.options
     yield from data.warnings()
     if plan.steps < FEW_STEPS:
@@ -30,4 +32,5 @@ def warnings(out: Path, data: TrainingData, plan: EpochPlan, estimate: CostEstim
         yield shortage
     count = torch.cuda.device_count()
     if world.world_size == 1 and count > 1:
-        yield f"one of {count} GPUs is used; to use all: torchrun --nproc-per-node {count} -m finetune train ..."
+        on_all = f"torchrun --nproc-per-node {count} -m finetune {command} ..."
+        yield f"one of {count} GPUs is used; to use all: {on_all}"

@@ -32,7 +32,7 @@ def call(*args: object, code: int = 0) -> str:
     return done.output
 
 
-@pytest.mark.parametrize("command", ["train", "chat", "merge", "export"])
+@pytest.mark.parametrize("command", ["train", "prefer", "reward", "chat", "merge", "export"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     assert command in run("--help")
     assert "Example" in run(command, "--help")

@@ -7,18 +7,21 @@ from pathlib import Path
 import pytest
 
 from finetune import recipes
-from finetune.options import Lora, TrainingOptions
+from finetune.options import DpoOptions, Lora, RewardOptions, TrainingOptions
 from finetune.recipes import load_options, recipe_names, recipe_path
 from selfinstruct.errors import ConfigError, UsageError
 
 
 def test_the_built_in_recipes() -> None:
     assert recipe_names() == ["alpaca", "chat", "lora", "qlora", "quickstart"]
+    assert recipe_names(DpoOptions) == ["dpo", "tulu"]
+    assert recipe_names(RewardOptions) == ["reward"]
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_is_valid(name: str) -> None:
-    assert isinstance(load_options(name), TrainingOptions)
+@pytest.mark.parametrize("kind", [TrainingOptions, DpoOptions, RewardOptions])
+def test_every_recipe_is_valid(kind: type[TrainingOptions]) -> None:
+    for name in recipe_names(kind):
+        assert type(load_options(name, kind=kind)) is kind
 
 
 def test_the_alpaca_recipe_is_the_published_one() -> None:
@@ -41,8 +44,9 @@ def test_quickstart_evaluates_and_suits_thirty_rows() -> None:
 
 
 def test_every_recipe_begins_with_its_source() -> None:
-    for name in recipe_names():
-        assert recipe_path(name).read_text().startswith("# "), name
+    for kind in (TrainingOptions, DpoOptions, RewardOptions):
+        for name in recipe_names(kind):
+            assert recipe_path(name, kind).read_text().startswith("# "), name
 
 
 def test_assignments_override_the_file_which_overrides_the_recipe(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_each_epoch_is_planned_once_although_batches_are_prefetched(monkeypatch:
     plan = EpochPlan.of(alpaca_like(40), TrainingOptions(batch_size=4, epochs=5), budget=600)
     for number in range(plan.steps):
         plan.step(min(number + 4, plan.steps - 1))  # as the thread that prefetches does
-        plan.supervised_tokens(number)
+        plan.loss_terms(number)
         plan.tokens_before(number + 1)
     assert planned == [0, 1, 2, 3, 4]
 
