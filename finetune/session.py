@@ -248,8 +248,8 @@ class TrainingRun:
         self.progress.phase = "evaluating"
         measurements = self._measure_held_out(packed_lm, data, budget)
         self.progress.phase = "answering"
-        max_tokens = self.options.evaluation.sample_tokens
-        answers = sample_answers(packed_lm, loaded.tokenizer, renderer, data.samples, max_tokens)
+        length = self.options.evaluation.sample_tokens
+        answers = sample_answers(packed_lm, loaded.tokenizer, renderer, data.samples, length)
         return replace(measurements, answers=answers)
 
     def _read(self, data: str, renderer: Renderer, options: Any) -> TrainingData:
@@ -257,7 +257,6 @@ class TrainingRun:
         return read_training_data(data, renderer, options)
 
     def _load(self, device: torch.device | str) -> Loaded:
-        """Load the model."""
         return load(self.model, dtype=self.setup.dtype, device=device, lora=self.options.lora)
 
     def _begin(self, packed_lm: PackedCausalLM, loaded: Loaded, data: TrainingData, budget: int) -> None:

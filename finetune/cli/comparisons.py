@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from finetune.cli.previews import write_preview
 from finetune.options import TrainingOptions
 from finetune.recipes import load_options, recipe_names
 from selfinstruct.common.console import echo
@@ -45,6 +46,9 @@ def run_options(recipe: str, kind: type[TrainingOptions]) -> Callable[[Command],
                      "with --dry-run."),
         click.option("--dry-run", is_flag=True,
                      help="Show documents, steps and predicted memory; train and write nothing."),
+        click.option("--report", type=_PATH, metavar="FILE", help="With --dry-run: write a line of JSON for each row "
+                     "or answer that is not trained on."),
+        click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON."),
         click.option("--skip-malformed/--no-skip-malformed", default=True, show_default=True,
                      help="Leave out rows that can't be read, and count them; or refuse the data."),
         click.option("-q", "--quiet", is_flag=True, help="Show no progress."),
@@ -71,6 +75,8 @@ def run_comparison(
     assignments: tuple[str, ...],
     output: Path | None,
     dry_run: bool,
+    report: Path | None,
+    as_json: bool,
     skip_malformed: bool,
     quiet: bool,
 ) -> None:
@@ -83,15 +89,17 @@ def run_comparison(
     options = load_options(recipe, config, assignments, kind=kind)
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output'.", ctx)
+    if (report or as_json) and not dry_run:
+        raise click.UsageError("--report and --json belong to --dry-run.", ctx)
     from finetune.data.pairs import require_comparisons
-    from finetune.display import show_preview, show_progress
+    from finetune.display import show_progress
     from finetune.report import result_lines
     from finetune.training.distributed import is_main_process
 
     if not skip_malformed:
         require_comparisons(data)
     if output is None or dry_run:
-        show_preview(preview(model, data, options))
+        write_preview(preview(model, data, options), report, as_json=as_json)
         return
     show = _show_nothing if quiet else show_progress
     result = train(model, data, output, options, show=show, notify=lambda line: echo(line, err=True))

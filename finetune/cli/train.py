@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from finetune.cli.previews import write_preview
 from finetune.recipes import load_options, recipe_names
-from selfinstruct.common.codec import dumps
 from selfinstruct.common.console import echo
-from selfinstruct.common.files import write_atomic
-
-if TYPE_CHECKING:
-    from finetune.preparation import Preview
 
 _PATH = click.Path(path_type=Path)
 
@@ -79,7 +74,7 @@ def command(
     if not skip_malformed:
         require_readable(data)
     if output is None or dry_run:
-        _show(preview(model, data, options), report, as_json=as_json)
+        write_preview(preview(model, data, options), report, as_json=as_json)
         return
     show = _show_nothing if quiet else show_progress
     result = train(model, data, output, options, show=show, notify=lambda line: echo(line, err=True))
@@ -87,18 +82,6 @@ def command(
         echo(line)
     if not result.complete:
         ctx.exit(130)
-
-
-def _show(preview: Preview, report: Path | None, *, as_json: bool) -> None:
-    from finetune.display import show_preview
-    from finetune.report import preview_json, unread_json
-
-    if report is not None:
-        write_atomic(report, [f"{dumps(row)}\n".encode() for row in unread_json(preview.unread)])
-    if as_json:
-        echo(dumps(preview_json(preview)))
-    else:
-        show_preview(preview)
 
 
 def _show_nothing(_: object) -> AbstractContextManager[None]:

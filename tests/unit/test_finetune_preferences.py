@@ -442,7 +442,7 @@ def test_rows_without_answer_tokens_are_left_out_by_name(tmp_path: Path, tiny_to
     data = read_preference_data(write(tmp_path / "rows.jsonl", rows), renderer, DpoOptions(), cut=True)
     assert [name.rpartition(":")[2] for name in data.train.names] == ["5"]
     assert all(int(count) > 0 for count in data.train.documents.targets)
-    named = " ".join(data.skipped) + " ".join(map(str, data.rendered.dropped))
+    named = " ".join(map(str, data.unread))
     for line in (1, 2, 3, 4):
         assert f"rows.jsonl:{line}" in named, line
 

@@ -35,7 +35,7 @@ FINETUNE_LAYERS = (
     {"evaluation"},
     {"record"},
     {"export"},
-    {"chat", "results"},
+    {"chat"},
     {"session"},
     {"preferences"},
     {"report"},
