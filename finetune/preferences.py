@@ -105,7 +105,10 @@ class _ComparisonRun(TrainingRun):
             lora, self.adapters_digest = adapter_settings(self.adapters)
             if options.lora not in (None, lora):
                 raise UsageError(f"lora: the adapters in {self.adapters} keep their settings; leave lora out")
-            options = replace(options, lora=lora)
+            try:
+                options = replace(options, lora=lora)
+            except ValueError as error:
+                raise UsageError(f"{self.adapters}: {error}") from None
         super().__init__(model, out, options, world, progress, notify)
 
     def _load(self, device: torch.device | str) -> Loaded:
