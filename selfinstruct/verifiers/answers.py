@@ -67,7 +67,7 @@ _MORE = "|".join(
 # no character is scanned twice.
 _TOKEN = regex.compile(
     rf"""
-    (?![\s,;:!?"'()]) (?:
+    (?![\s,;:!?"'()\[\]{{}}<>*\#@|`&~%=]|\.(?!\d)) (?:
     (?P<latex>(?P<before>{_OPENED}{_SIGN}\s|(?<![\w)\]}}]){_SIGN})?+(?P<whole>\d++\s?)?+
       {_FRAC}\s?\{{\s?(?P<over>{_SIGN}?\d++)\s?\}}\s?\{{\s?(?P<under>{_SIGN}?\d++)\s?\}})
       (?P<percent>\s?\\?[%\uff05])?+ (?P<more>{_MORE})?+ (?P<unit>[^\W\d_]\w*+)?+
