@@ -55,7 +55,7 @@ def test_slow_requests_are_cancelled_after_the_grace_and_sent_again_later(tmp_pa
     assert (report["open"], report["failures"]) == (2, {})
     assert f"the worst case of {report['lost_tokens']:,} tokens is counted" in output
     with Loopback(answer) as server:
-        respond(tmp_path / "a", tasks, server.url)
+        respond(tmp_path / "a", tasks, server.url, "--time-limit", 600)  # a run keeps its limit
         assert {item(arrived.body) for arrived in server.arrived} >= slow
         respond(tmp_path / "b", tasks, server.url)
     assert dataset(tmp_path / "a") == dataset(tmp_path / "b")

@@ -11,9 +11,10 @@ import pytest
 
 from selfinstruct.backends import BatchBackend, backend_spec, open_backend
 from selfinstruct.backends.batch import journal as journal_module
-from selfinstruct.backends.batch.backend import OpenAIBatchOptions, _error_text
+from selfinstruct.backends.batch.backend import OpenAIBatchOptions
 from selfinstruct.backends.batch.client import BatchApi
 from selfinstruct.backends.batch.journal import BatchJournal, ResultLines, custom_id, is_valid_id
+from selfinstruct.backends.batch.refusals import error_text
 from selfinstruct.common.config import build
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import BackendError, ConfigError
@@ -111,7 +112,7 @@ def test_a_key_in_a_batchs_error_is_hidden_before_the_text_is_cut() -> None:
     key = "hunter2pass1234"
     for position in range(280, 300):
         error = {"code": "c", "message": "x" * position + key}
-        assert "hunter" not in _error_text(error, lambda text: text.replace(key, "[key]"))
+        assert "hunter" not in error_text(error, lambda text: text.replace(key, "[key]"))
 
 
 class LateListing:
