@@ -95,7 +95,7 @@ def _replace_what_reads_results() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     read, check_head = loop._Monitor._read, setup.check_head
     # Each reads, and waits for, what the stand-in didn't compute.
-    loop._Monitor._read = lambda monitor: [[1.0, 1.0, 1.0] for _ in read(monitor)]  # type: ignore[method-assign]
+    loop._Monitor._read = lambda monitor: [[1.0, 1.0, 1.0] for _ in read(monitor)]  # type: ignore[method-assign]  # no numbers here
     setup.check_head = lambda *arguments: check_head(*arguments) or True
 
 
@@ -208,9 +208,9 @@ def interrupted_once() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
         return step(self, number, *arguments)
 
-    loop.TrainingLoop._step = interrupt  # type: ignore[method-assign]
+    loop.TrainingLoop._step = interrupt  # type: ignore[method-assign]  # for one run
     yield
-    loop.TrainingLoop._step = step  # type: ignore[method-assign]
+    loop.TrainingLoop._step = step  # type: ignore[method-assign]  # as before
     yield
 
 

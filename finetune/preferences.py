@@ -6,6 +6,7 @@ is off: policy and reference, or two answers, must differ in nothing but what is
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def preview_reward(model: str | None, data: str, options: RewardOptions) -> Prev
     return _RewardRun.preview(model, data, options)
 
 
-class _ComparisonRun(TrainingRun):
+class _ComparisonRun(TrainingRun, ABC):
     """What both kinds of runs have in common.
 
     Attributes:
@@ -137,13 +138,13 @@ class _ComparisonRun(TrainingRun):
         check_repeatable(packed_lm, self.world.device)
         self._begin_learning(packed_lm, loaded, cast("PreferenceData", data), budget)
 
+    @abstractmethod
     def _begin_learning(self, packed_lm: PackedCausalLM, loaded: Loaded, data: PreferenceData, budget: int) -> None:
         """Prepare the loss."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _rewards(self, packed_lm: PackedCausalLM, name: str, comparisons: Comparisons, budget: int) -> Tensor:
         """Return (N,) float64: the reward of each document of a held-out set."""
-        raise NotImplementedError
 
     def _measure_held_out(self, packed_lm: PackedCausalLM, data: TrainingData, budget: int) -> Measurements:
         """Compute loss and accuracy of the held-out pairs."""

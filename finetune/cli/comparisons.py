@@ -1,24 +1,17 @@
-"""What ``finetune prefer`` and ``finetune reward`` have in common: options, preview, report."""
+"""The options that ``finetune prefer`` and ``finetune reward`` have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from finetune.cli.previews import write_preview
 from finetune.options import TrainingOptions
-from finetune.recipes import load_options, recipe_names
-from selfinstruct.common.console import echo
+from finetune.recipes import recipe_names
 
-if TYPE_CHECKING:
-    from finetune.preparation import Preview
-    from finetune.session import TrainingResult
-
-__all__ = ["run_comparison", "run_options"]
+__all__ = ["run_options"]
 
 _PATH = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -60,54 +53,3 @@ def run_options(recipe: str, kind: type[TrainingOptions]) -> Callable[[Command],
         return command
 
     return decorate
-
-
-def run_comparison(
-    ctx: click.Context,
-    kind: type[TrainingOptions],
-    preview: Callable[[str | None, str, Any], Preview],
-    train: Callable[..., TrainingResult],
-    *,
-    model: str | None,
-    data: str,
-    recipe: str,
-    config: Path | None,
-    assignments: tuple[str, ...],
-    output: Path | None,
-    dry_run: bool,
-    report: Path | None,
-    as_json: bool,
-    skip_malformed: bool,
-    quiet: bool,
-) -> None:
-    """Preview or train, and report.
-
-    Args:
-        kind: The settings.
-        preview, train: The functions of ``finetune.preferences``.
-    """
-    options = load_options(recipe, config, assignments, kind=kind)
-    if output is None and not dry_run:
-        raise click.UsageError("Missing option '-o' / '--output'.", ctx)
-    if (report or as_json) and not dry_run:
-        raise click.UsageError("--report and --json belong to --dry-run.", ctx)
-    from finetune.data.pairs import require_comparisons
-    from finetune.display import show_progress
-    from finetune.report import result_lines
-    from finetune.training.distributed import is_main_process
-
-    if not skip_malformed:
-        require_comparisons(data)
-    if output is None or dry_run:
-        write_preview(preview(model, data, options), report, as_json=as_json)
-        return
-    show = _show_nothing if quiet else show_progress
-    result = train(model, data, output, options, show=show, notify=lambda line: echo(line, err=True))
-    for line in result_lines(result) if is_main_process() else ():
-        echo(line)
-    if not result.complete:
-        ctx.exit(130)
-
-
-def _show_nothing(_: object) -> AbstractContextManager[None]:
-    return nullcontext()

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from finetune.cli.comparisons import run_comparison, run_options
+from finetune.cli.comparisons import run_options
+from finetune.cli.running import Functions, run_training
 from finetune.options import DpoOptions
 
 
@@ -33,7 +34,12 @@ def command(ctx: click.Context, /, method: str, assignments: tuple[str, ...], **
       finetune prefer --model runs/qwen --data pairs.jsonl --set lora.rank=16 --set learning_rate=2e-5 -o runs/qwen-lora
       finetune prefer --model runs/qwen --data pairs.jsonl --dry-run
     """
+    settings = (f"method={method}", *assignments)
+    run_training(ctx, _load, kind=DpoOptions, assignments=settings, **arguments)
+
+
+def _load() -> Functions:
+    from finetune.data.pairs import require_comparisons
     from finetune.preferences import prefer, preview_preferences
 
-    settings = (f"method={method}", *assignments)
-    run_comparison(ctx, DpoOptions, preview_preferences, prefer, assignments=settings, **arguments)
+    return Functions(require_comparisons, preview_preferences, prefer)

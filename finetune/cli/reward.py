@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from finetune.cli.comparisons import run_comparison, run_options
+from finetune.cli.comparisons import run_options
+from finetune.cli.running import Functions, run_training
 from finetune.options import RewardOptions
 
 
@@ -28,6 +29,11 @@ def command(ctx: click.Context, /, **arguments: Any) -> None:
       finetune reward --model runs/qwen --data ultrafeedback.jsonl --set evaluation.fraction=0.1 -o runs/judge
       finetune reward --data runs/best --dry-run
     """
+    run_training(ctx, _load, kind=RewardOptions, **arguments)
+
+
+def _load() -> Functions:
+    from finetune.data.pairs import require_comparisons
     from finetune.preferences import preview_reward, train_reward
 
-    run_comparison(ctx, RewardOptions, preview_reward, train_reward, **arguments)
+    return Functions(require_comparisons, preview_reward, train_reward)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import click
 
-from finetune.cli.previews import write_preview
-from finetune.recipes import load_options, recipe_names
-from selfinstruct.common.console import echo
+from finetune.cli.running import Functions, run_training
+from finetune.recipes import recipe_names
 
 _PATH = click.Path(path_type=Path)
 
@@ -60,29 +58,14 @@ def command(
       finetune train --model /models/llama --data rows.parquet --recipe qlora --set lora.rank=32 -o runs/llama
       torchrun --nproc-per-node 8 -m finetune train --model /models/llama --data rows.parquet -o runs/llama8
     """
-    options = load_options(recipe, config, assignments)
-    if output is None and not dry_run:
-        raise click.UsageError("Missing option '-o' / '--output'.", ctx)
-    if (report or as_json) and not dry_run:
-        raise click.UsageError("--report and --json belong to --dry-run.", ctx)
+    run_training(
+        ctx, _load, model=model, data=data, recipe=recipe, config=config, assignments=assignments, output=output,
+        dry_run=dry_run, report=report, as_json=as_json, skip_malformed=skip_malformed, quiet=quiet,
+    )  # fmt: skip
+
+
+def _load() -> Functions:
     from finetune.data.rows import require_readable
-    from finetune.display import show_progress
-    from finetune.report import result_lines
     from finetune.session import preview, train
-    from finetune.training.distributed import is_main_process
 
-    if not skip_malformed:
-        require_readable(data)
-    if output is None or dry_run:
-        write_preview(preview(model, data, options), report, as_json=as_json)
-        return
-    show = _show_nothing if quiet else show_progress
-    result = train(model, data, output, options, show=show, notify=lambda line: echo(line, err=True))
-    for line in result_lines(result) if is_main_process() else ():
-        echo(line)
-    if not result.complete:
-        ctx.exit(130)
-
-
-def _show_nothing(_: object) -> AbstractContextManager[None]:
-    return nullcontext()
+    return Functions(require_readable, preview, train)

@@ -129,14 +129,14 @@ class Renderer:
     def __init__(
         self,
         tokenizer: Any,
-        format: str,  # noqa: A002
+        format: str,  # noqa: A002 the name of the option
         *,
         max_length: int,
         template_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         self._backend = backend_of(tokenizer)
         if format == "auto":
-            format = "chat" if getattr(tokenizer, "chat_template", None) else "alpaca"  # noqa: A001
+            format = "chat" if getattr(tokenizer, "chat_template", None) else "alpaca"  # noqa: A001 likewise
         if format not in FORMATS:
             raise UsageError(f"no format {format!r}; known: auto, {', '.join(FORMATS)}")
         self.format = format

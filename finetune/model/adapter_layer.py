@@ -37,7 +37,7 @@ def _adapted_linear() -> Any:
             names = [name for name in self.active_adapters if name in self.lora_A]
             usual = self.disable_adapters or self.merged or len(names) != 1 or args or kwargs
             if usual or self.lora_A[names[0]].weight.dtype == x.dtype:
-                return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+                return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]  # as above
             (name,) = names
             base: Tensor = self.base_layer(x)  # (..., out)
             down, up = (matrix[name].weight.to(x.dtype) for matrix in (self.lora_A, self.lora_B))

@@ -68,7 +68,7 @@ class Float8Linear(nn.Linear):
         rows = input.flatten(0, -2)  # (T, K)
         if not torch.is_grad_enabled() or len(rows) % _MULTIPLE:
             return functional.linear(input, self.weight, self.bias)
-        output: Tensor = _Product.apply(rows, self.weight)  # type: ignore[no-untyped-call]
+        output: Tensor = _Product.apply(rows, self.weight)  # type: ignore[no-untyped-call]  # as in torch
         output = output.view(*input.shape[:-1], -1)
         return output if self.bias is None else output + self.bias
 

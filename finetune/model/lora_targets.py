@@ -243,4 +243,4 @@ def _computes_product(module: Any) -> bool:
 def _size(weight: Any, module: Any) -> int:
     """Return the number of weights; packed 4-bit weights have no shape that shows it."""
     features = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-    return math.prod(features) if None not in features else weight.numel()  # type: ignore[arg-type]
+    return math.prod(features) if None not in features else weight.numel()  # type: ignore[arg-type]  # no None

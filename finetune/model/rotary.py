@@ -63,7 +63,7 @@ class _DocumentFrequencies:
         for name in [name for name in (*module._buffers, *vars(module)) if name.endswith(_ORIGINAL)]:
             prefix = name.removesuffix(_ORIGINAL)
             cached = f"{prefix}max_seq_len_cached"
-            if int(getattr(module, cached, 0)) > int(module.original_max_seq_len):  # type: ignore[arg-type]
+            if int(getattr(module, cached, 0)) > int(module.original_max_seq_len):  # type: ignore[arg-type]  # an int
                 frequencies = getattr(module, name).to(getattr(module, f"{prefix}inv_freq").device)
                 module.register_buffer(f"{prefix}inv_freq", frequencies.clone(), persistent=False)
                 setattr(module, cached, module.original_max_seq_len)

@@ -66,7 +66,20 @@ def pair_losses(rewards: Tensor, chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DirectPreference:
+class _OfComparisons:
+    """What the objectives have in common: micro-batches of compared answers."""
+
+    comparisons: Comparisons
+
+    def collate(
+        self, indices: Sequence[int], *, max_seqlen: int, pad_to: int | None = None, boundaries: int = 0
+    ) -> ComparisonBatch:
+        """Concatenate the answers of comparisons."""
+        return self.comparisons.collate(indices, max_seqlen=max_seqlen, pad_to=pad_to, boundaries=boundaries)
+
+
+@dataclass(frozen=True)
+class DirectPreference(_OfComparisons):
     """DPO; the loss of a pair may include the cross entropy per token of its chosen answer.
 
     Attributes:
@@ -76,15 +89,8 @@ class DirectPreference:
             weight of the cross entropy (Pang et al. 2024, arXiv:2404.19733, equation 1).
     """
 
-    comparisons: Comparisons
     reference: Tensor
     options: DpoOptions
-
-    def collate(
-        self, indices: Sequence[int], *, max_seqlen: int, pad_to: int | None = None, boundaries: int = 0
-    ) -> ComparisonBatch:
-        """Concatenate the answers of comparisons."""
-        return self.comparisons.collate(indices, max_seqlen=max_seqlen, pad_to=pad_to, boundaries=boundaries)
 
     def loss(self, packed_lm: Any, batch: ComparisonBatch, scale: float, *loads: ExpertLoad) -> Tensor:
         """Return ``scale`` times the summed losses of the pairs."""
@@ -98,20 +104,12 @@ class DirectPreference:
 
 
 @dataclass(frozen=True)
-class BradleyTerry:
+class BradleyTerry(_OfComparisons):
     """The loss of a reward model: answers that were preferred get the higher reward.
 
     Attributes:
         comparisons: The compared answers.
     """
-
-    comparisons: Comparisons
-
-    def collate(
-        self, indices: Sequence[int], *, max_seqlen: int, pad_to: int | None = None, boundaries: int = 0
-    ) -> ComparisonBatch:
-        """Concatenate the answers of comparisons."""
-        return self.comparisons.collate(indices, max_seqlen=max_seqlen, pad_to=pad_to, boundaries=boundaries)
 
     def loss(self, packed_lm: Any, batch: ComparisonBatch, scale: float, *loads: ExpertLoad) -> Tensor:
         """Return ``scale`` times the summed losses of the pairs."""
