@@ -71,7 +71,8 @@ FAULTS = (
 class Shop:
     """A server that counts what it bills, regardless of the usage that it reports.
 
-    A byte counts as a token, and a request without a response counts at its maximum.
+    A byte counts as a token. A refusal for the rate (429) costs nothing, as with real servers; a request that gets no
+    completion for any other reason counts at its maximum.
 
     Args:
         lies: Values reported in place of the count, more often than not.
@@ -113,8 +114,9 @@ class Shop:
             self._came[number] += 1
             fault = self._chosen(number, self._came[number])
             self.requests += 1
-            self.prompt_tokens += len(body["prompt"].encode())
-            self.completion_tokens += body["max_tokens"] if fault else self._generated(body)
+            if not fault or fault.status != 429:
+                self.prompt_tokens += len(body["prompt"].encode())
+                self.completion_tokens += body["max_tokens"] if fault else self._generated(body)
             if not fault:
                 self.answered.add(number)
         return fault

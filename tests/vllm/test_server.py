@@ -92,14 +92,30 @@ def test_the_error_about_a_wrong_model_name_says_what_to_do(server: str, tmp_pat
     assert "Check the model's name ('large')" in go(tmp_path / "run", server, model="large")
 
 
-def test_a_request_that_exceeds_the_context_is_a_recorded_failure(server: str, tmp_path: Path) -> None:
-    """The requests of the first stage fit and those of the second do not; the run continues."""
+def test_requests_that_exceed_the_context_are_recorded_failures(server: str, tmp_path: Path) -> None:
+    """Two of twelve tasks do not fit into 1,024 tokens; the run answers the others."""
+    tasks = [f"Name {number} things that are green." for number in range(2, 12)]
+    tasks[3:3] = ["Count these words: " + "word " * 2000, "Repeat these letters: " + "a b " * 1000]
+    seeds = tmp_path / "tasks.jsonl"
+    seeds.write_text("".join(json.dumps({"instruction": task}) + "\n" for task in tasks), "utf-8")
     run = tmp_path / "run"
-    shown = ("--set", "self-instruct.classify_yes=60", "--set", "self-instruct.classify_no=60")
-    go(run, server, "--max-requests", 14, *shown)
+    line = ["generate", run, "--strategy", "respond", "--from", seeds, "--backend", "openai", "--model", "small",
+            "--base-url", server, "--concurrency", 4, "--set", "respond.answer.max_tokens=16",
+            "--set", "accept_endings=[length]"]  # fmt: skip
+    run_cli(*line)
     with Reader(run) as reader:
         outcomes = [stored.outcome for stored in reader.outcomes()]
     failed = [outcome for outcome in outcomes if not isinstance(outcome, Completion)]
-    assert failed
-    assert len(failed) < len(outcomes) == 14
-    assert {failure.code for failure in failed} == {"context_length"}
+    assert [failure.code for failure in failed] == ["context_length", "context_length"]
+    assert len(outcomes) == len(tasks)
+
+
+def test_a_stage_whose_requests_all_exceed_the_context_stops_the_run(server: str, tmp_path: Path) -> None:
+    """The requests of the first stage fit and none of the second: the setting is at fault, and nothing is lost."""
+    run = tmp_path / "run"
+    shown = ("--set", "self-instruct.classify_yes=60", "--set", "self-instruct.classify_no=60")
+    output = go(run, server, "--max-requests", 60, *shown)
+    assert "maximum context length is 1024 tokens" in output
+    assert "requests are refused" in output
+    report = json.loads(run_cli("status", run, "--json"))
+    assert report["failures"] == {}
