@@ -21,7 +21,7 @@ LAYERS = (
     {"errors", "version"},
     {"common"},
     {"plugins", "reasons", "records"},
-    {"filters", "parse", "pool", "prompts", "seeds", "strategies", "verifiers"},
+    {"filters", "parse", "pool", "prompts", "seeds", "strategies", "suites", "verifiers"},
     {"backends", "engine.dispatch", "ledger"},
     {"api", "doctor", "engine", "filtering", "runs"},
     {"__main__", "cli"},
