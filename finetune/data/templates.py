@@ -68,7 +68,8 @@ class ChatTemplate:
 
     Args:
         tokenizer: A tokenizer of transformers.
-        arguments: Further arguments of the template, such as ``enable_thinking``; those of an example take precedence.
+        arguments: Further arguments of the template, such as ``enable_thinking``; an example's own arguments take
+            precedence.
 
     Attributes:
         tokens: The control tokens.
