@@ -367,7 +367,7 @@ def test_a_second_answer_or_input_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("is_bad", True), ("review_status", "rejected"), ("qualityFlag", "low"), ("label", 0)]
+    ("name", "value"), [("is_verified", False), ("review_status", "rejected"), ("qualityFlag", "low"), ("label", 0)]
 )
 def test_a_field_that_may_say_that_a_row_is_bad_is_reported(tmp_path: Path, name: str, value: Any) -> None:
     assert notices_of(tmp_path, {"instruction": Q, "output": A, name: value}) == [
