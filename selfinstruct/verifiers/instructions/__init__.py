@@ -1,4 +1,4 @@
-"""The instructions of IFEval and IFBench whose observance code can check, without a network, a model or a random number.
+"""The instructions of IFEval and IFBench, checked by code: without a network, a model or random numbers.
 
 Each is a function from an answer and its arguments to a finding, in a table by its published id. The verdicts follow
 the published checkers unless these contradict the words of their instruction; ``docs/suites.md`` lists the differences.

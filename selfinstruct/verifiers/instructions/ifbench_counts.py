@@ -34,7 +34,7 @@ _TIMES = {"keyword1": 1, "keyword2": 2, "keyword3": 3, "keyword4": 5, "keyword5"
 _INTERROBANGS = ("?!", "!?", "\u203d")
 _MARKS = ".,!?;:"
 _JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
-_NAME_PATTERN = re.compile(rf"\b(?:{'|'.join(NAMES)})\b")
+_NAME_PATTERN = re.compile(rf"\b(?:{'|'.join(sorted(NAMES))})\b")
 _TOLERANCE = 2  # percent points of ratio:overlap
 
 

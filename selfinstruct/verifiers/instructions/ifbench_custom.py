@@ -48,7 +48,9 @@ def multiple_choice(answer: str, _: Arguments) -> Finding:
     questions = [_read_question(part) for part in _QUESTION.split(answer) if part.strip()]
     lengths, counts = [length for length, _ in questions], [count for _, count in questions]
     kept = counts == [5] * 4 and all(first < second for first, second in pairwise(lengths))
-    return Finding(kept, expected, f"{len(questions)} questions of {short(lengths)} characters, {short(counts)} options")
+    return Finding(
+        kept, expected, f"{len(questions)} questions of {short(lengths)} characters, {short(counts)} options"
+    )
 
 
 def _read_question(part: str) -> tuple[int, int]:
@@ -68,7 +70,9 @@ def reverse_countries(answer: str, _: Arguments) -> Finding:
     wrong = next((f"{first}, {second}" for first, second in pairwise(countries) if first < second), "")
     found = f"{len(countries)} lines counted{f' and {short(wrong)}' if wrong else ''}"
     return Finding(
-        len(countries) >= _COUNTRIES_FROM_ZIMBABWE and not wrong, "52 or more lines in reverse order from Zimbabwe", found
+        len(countries) >= _COUNTRIES_FROM_ZIMBABWE and not wrong,
+        "52 or more lines in reverse order from Zimbabwe",
+        found,
     )
 
 
@@ -106,7 +110,9 @@ def european_capitals(answer: str, _: Arguments) -> Finding:
     position = len(names) - len(others) and names.index(next(name for name in names if name in ("Kyiv", "Kiev")))
     kept = others == list(_CAPITALS) and position in (0, _CAPITALS.index("Prague"))
     first = next((name for name, wanted in zip(others, _CAPITALS, strict=False) if name != wanted), "")
-    return Finding(kept, f"{len(_CAPITALS)} capitals from north to south", f"{len(names)}{f', {short(first)}' * bool(first)}")
+    return Finding(
+        kept, f"{len(_CAPITALS)} capitals from north to south", f"{len(names)}{f', {short(first)}' * bool(first)}"
+    )
 
 
 @IFBENCH_CUSTOM.add("custom:csv_city")

@@ -119,7 +119,9 @@ def words_position(answer: str, arguments: Arguments) -> Finding:
     words = _word_tokens(answer)
     wanted = arguments["keyword"].strip().lower()
     found = (words[1], words[-2]) if len(words) > 1 else ()
-    return Finding(set(found) == {wanted}, f"{short(wanted)} as second and second to last word", short(", ".join(found)))
+    return Finding(
+        set(found) == {wanted}, f"{short(wanted)} as second and second to last word", short(", ".join(found))
+    )
 
 
 def _word_tokens(text: str) -> list[str]:
@@ -141,7 +143,9 @@ def keyword_position(answer: str, arguments: Arguments) -> Finding:
 def last_first(answer: str, _: Arguments) -> Finding:
     """The last word of each sentence is the first of the next one, in any case."""
     sentences = [sentence.strip(_EDGES).lower().split() for sentence in split_sentences(answer)]
-    wrong = next((i for i, (one, two) in enumerate(pairwise(sentences), 2) if not one or not two or one[-1] != two[0]), 0)
+    wrong = next(
+        (i for i, (one, two) in enumerate(pairwise(sentences), 2) if not one or not two or one[-1] != two[0]), 0
+    )
     found = f"sentence {wrong} does not" if wrong else "all do"
     return Finding(not wrong, "each sentence to begin with the last word of the one before", found)
 

@@ -1,4 +1,4 @@
-"""IFEval's instructions about format, beginnings and ends, and parts of an answer (Zhou et al. 2023, arXiv:2311.07911)."""
+"""IFEval's instructions about format, parts, beginnings and ends (Zhou et al. 2023, arXiv:2311.07911)."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def json_format(answer: str, _: Arguments) -> Finding:
 
 @IFEVAL_LAYOUT.add("detectable_format:constrained_response")
 def constrained_response(answer: str, _: Arguments) -> Finding:
-    """The answer contains ``My answer is yes.``, ``My answer is no.`` or ``My answer is maybe.``"""
+    """One of ``My answer is yes.``, ``My answer is no.`` and ``My answer is maybe.`` occurs."""
     kept = any(option in answer for option in _OPTIONS)
     return Finding(kept, f"one of {', '.join(map(short, _OPTIONS))}", "found" if kept else "none of them")
 

@@ -140,9 +140,7 @@ def _cased(answer: str, is_cased: bool, expected: str, is_wrong: Any) -> Finding
     return Finding(kept := is_in_language(answer, "en"), expected, "English" if kept else "another language")
 
 
-@IFEVAL_WORDS.add(
-    "change_case:capital_word_frequency", capital_frequency=check_whole, capital_relation=check_relation
-)
+@IFEVAL_WORDS.add("change_case:capital_word_frequency", capital_frequency=check_whole, capital_relation=check_relation)
 def capital_words(answer: str, arguments: Arguments) -> Finding:
     """At least, or less than, a number of words consist of capital letters; ``A`` and ``I`` are such words."""
     count = sum(token.isupper() for token in tokens(answer))

@@ -17,6 +17,7 @@ import regex
 
 from selfinstruct.filters.language import Language
 from selfinstruct.verifiers.base import nearest_name, short
+from selfinstruct.verifiers.instructions.lexicon import words_of
 
 __all__ = ["LANGUAGES", "check_language", "is_in_language"]
 
@@ -48,9 +49,9 @@ _SHARING = {
     ),
 }
 _FREQUENT = {
-    "hi": frozenset("है हैं का की के में से को और नहीं यह था थी ने हो कर लिए पर भी तो एक या इस".split()),
-    "mr": frozenset("आहे आहेत आणि च्या ची चे चा मध्ये नाही हे हा ही ते होते करण्यासाठी साठी या एक तर मी असे आपण".split()),
-    "ne": frozenset("छ छन् र को लाई मा हो पनि यो गर्न गर्ने भएको थियो छैन तपाईं हुन्छ म हामी एक बाट लागि".split()),
+    "hi": words_of("है हैं का की के में से को और नहीं यह था थी ने हो कर लिए पर भी तो एक या इस"),
+    "mr": words_of("आहे आहेत आणि च्या ची चे चा मध्ये नाही हे हा ही ते होते करण्यासाठी साठी या एक तर मी असे आपण"),
+    "ne": words_of("छ छन् र को लाई मा हो पनि यो गर्न गर्ने भएको थियो छैन तपाईं हुन्छ म हामी एक बाट लागि"),
 }
 _ENDINGS = {
     "mr": ("च्या", "ांना", "मध्ये", "साठी", "ण्यास", "ाची", "ाचे", "ाचा"),

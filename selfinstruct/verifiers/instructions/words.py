@@ -45,7 +45,7 @@ def plain_pieces(text: str) -> list[str]:
 
 
 def stripped_pieces(text: str) -> list[str]:
-    """Return the pieces of a text in small letters, without punctuation marks at their edges; empty ones are left out."""
+    """Return the pieces of a text in small letters, without punctuation marks at their edges; no empty ones."""
     return [stripped for piece in text.lower().split() if (stripped := piece.strip(_EDGES))]
 
 
