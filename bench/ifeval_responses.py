@@ -1,4 +1,4 @@
-"""Varied responses to the prompts of IFEval, some of which follow their instructions: for ``bench/ifeval_parity.py``."""
+"""Varied responses to the prompts of IFEval, some of which follow their instructions, for ``ifeval_parity``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENTENCES = {
     "ko": "오늘 아침에 나는 시장에 가서 과일을 샀다. 그 후 우리는 집으로 돌아왔다.",
     "sw": "Leo asubuhi nilikwenda sokoni na kununua matunda. Baadaye tulirudi nyumbani pamoja.",
     "de": "Heute Morgen ging ich auf den Markt und kaufte Obst. Danach sind wir nach Hause gegangen.",
-    "bg": "Тази сутрин отидох на пазара и купих плодове. След това се върнахме у дома.",
+    "bg": "Тази сутрин отидох на пазара и купих плодове. След това се върнахме у дома.",  # noqa: RUF001
     "pt": "Hoje de manhã fui ao mercado e comprei frutas. Depois voltamos para casa juntos.",
     "gu": "આજે સવારે હું બજારમાં ગયો અને ફળો ખરીદ્યા. પછી અમે ઘરે પાછા આવ્યા.",
     "te": "ఈ రోజు ఉదయం నేను మార్కెట్‌కు వెళ్లి పండ్లు కొన్నాను. తరువాత మేము ఇంటికి వచ్చాము.",
@@ -30,7 +30,7 @@ SENTENCES = {
     "ar": "ذهبت هذا الصباح إلى السوق واشتريت بعض الفواكه. ثم عدنا جميعا إلى البيت.",
     "ta": "இன்று காலை நான் சந்தைக்குச் சென்று பழங்கள் வாங்கினேன். பின்னர் நாங்கள் வீடு திரும்பினோம்.",
     "fi": "Tänä aamuna menin torille ja ostin hedelmiä. Sen jälkeen palasimme yhdessä kotiin.",
-    "ur": "آج صبح میں بازار گیا اور پھل خریدے۔ اس کے بعد ہم سب گھر واپس آ گئے ہیں۔",
+    "ur": "آج صبح میں بازار گیا اور پھل خریدے۔ اس کے بعد ہم سب گھر واپس آ گئے ہیں۔",  # noqa: RUF001
     "th": "เช้านี้ฉันไปตลาดและซื้อผลไม้ หลังจากนั้นเราก็กลับบ้านด้วยกัน",
     "ne": "आज बिहान म बजार गएँ र फलफूल किनें। त्यसपछि हामी सबै घर फर्क्यौं र खाना खायौं।",
     "bn": "আজ সকালে আমি বাজারে গিয়েছিলাম এবং ফল কিনেছিলাম। তারপর আমরা বাড়ি ফিরে এলাম।",
@@ -48,7 +48,7 @@ def _to_words(text: str, arguments: Arguments, rng: Random) -> str:
 
 
 def _to_sentences(text: str, arguments: Arguments, rng: Random) -> str:
-    parts = [f"{part.strip()}." for part in text.replace("\n", " ").split(". ") if part.strip()] * 40
+    parts = [f"{part.strip().rstrip('.')}." for part in text.replace("\n", " ").split(". ") if part.strip()] * 40
     return " ".join(parts[: max(1, arguments["num_sentences"] + rng.randint(-2, 1))])
 
 
@@ -77,34 +77,47 @@ SHAPES: dict[str, Callable[[str, Arguments, Random], str]] = {
         text, a["num_paragraphs"] + rng.choice((0, 0, 1)), rng.choice(("\n***\n", "\n\n***\n\n", "\n* * *\n"))
     ),
     "length_constraints:nth_paragraph_first_word": _nth_paragraph,
-    "change_case:english_capital": lambda text, _, rng: text.upper(),
-    "change_case:english_lowercase": lambda text, _, rng: text.lower(),
+    "change_case:english_capital": lambda text, _, _rng: text.upper(),
+    "change_case:english_lowercase": lambda text, _, _rng: text.lower(),
     "change_case:capital_word_frequency": lambda text, a, rng: " ".join(
         word.upper() if index < a["capital_frequency"] + rng.randint(-3, 2) else word.lower()
         for index, word in enumerate(text.split(" "))
     ),
-    "language:response_language": lambda text, a, rng: f"{SENTENCES[a['language']]} " * rng.randint(1, 4),
-    "punctuation:no_comma": lambda text, _, rng: text.replace(",", ""),
-    "detectable_content:number_placeholders": lambda text, a, rng: text
-    + " [name]" * (a["num_placeholders"] - rng.randint(0, 1)),
-    "detectable_content:postscript": lambda text, a, rng: f"{text}\n\n{rng.choice((a['postscript_marker'], 'P. S. '))} x",
-    "detectable_format:number_bullet_lists": lambda text, a, rng: "Here:\n"
-    + "\n".join(f"{rng.choice(('* ', '- ', '  * ', '**'))}{line}" for line in _repeat(text, a["num_bullets"], "\n").split("\n")),
-    "detectable_format:number_highlighted_sections": lambda text, a, rng: text
-    + "\n*a part*" * (a["num_highlights"] - rng.randint(0, 1))
-    + rng.choice(("", " **bold** ", "****")),
+    "language:response_language": lambda _text, a, rng: f"{SENTENCES[a['language']]} " * rng.randint(1, 4),
+    "punctuation:no_comma": lambda text, _, _rng: text.replace(",", ""),
+    "detectable_content:number_placeholders": lambda text, a, rng: (
+        text + " [name]" * (a["num_placeholders"] - rng.randint(0, 1))
+    ),
+    "detectable_content:postscript": lambda text, a, rng: (
+        f"{text}\n\n{rng.choice((a['postscript_marker'], 'P. S. '))} x"
+    ),
+    "detectable_format:number_bullet_lists": lambda text, a, rng: (
+        "Here:\n"
+        + "\n".join(
+            f"{rng.choice(('* ', '- ', '  * ', '**'))}{line}"
+            for line in _repeat(text, a["num_bullets"], "\n").split("\n")
+        )
+    ),
+    "detectable_format:number_highlighted_sections": lambda text, a, rng: (
+        text + "\n*a part*" * (a["num_highlights"] - rng.randint(0, 1)) + rng.choice(("", " **bold** ", "****"))
+    ),
     "detectable_format:multiple_sections": lambda text, a, rng: "\n".join(
-        f"{a['section_spliter']} {number}\n{text[:200]}" for number in range(1, a["num_sections"] + 1 - rng.randint(0, 1))
+        f"{a['section_spliter']} {number}\n{text[:200]}"
+        for number in range(1, a["num_sections"] + 1 - rng.randint(0, 1))
     ),
     "detectable_format:title": lambda text, _, rng: f"<<{rng.choice(('A title', ' ', 'a > b'))}>>\n{text}",
-    "detectable_format:json_format": lambda text, _, rng: rng.choice(("", "```json\n"))
-    + json.dumps({"answer": text[:300]})
-    + rng.choice(("", "\n```")),
-    "detectable_format:constrained_response": lambda text, _, rng: rng.choice(("My answer is yes.", "My answer is no", "Yes.")),
-    "combination:two_responses": lambda text, _, rng: f"{text[:200]}\n******\n{rng.choice((text[:200], 'Another one.'))}",
-    "combination:repeat_prompt": lambda text, a, rng: f"{a['prompt_to_repeat']}\n\n{text}",
+    "detectable_format:json_format": lambda text, _, rng: (
+        rng.choice(("", "```json\n")) + json.dumps({"answer": text[:300]}) + rng.choice(("", "\n```"))
+    ),
+    "detectable_format:constrained_response": lambda _text, _, rng: rng.choice(
+        ("My answer is yes.", "My answer is no", "Yes.")
+    ),
+    "combination:two_responses": lambda text, _, rng: (
+        f"{text[:200]}\n******\n{rng.choice((text[:200], 'Another one.'))}"
+    ),
+    "combination:repeat_prompt": lambda text, a, _rng: f"{a['prompt_to_repeat']}\n\n{text}",
     "startend:end_checker": lambda text, a, rng: f"{text}\n{a['end_phrase']}{rng.choice(('', '.', ' '))}",
-    "startend:quotation": lambda text, _, rng: f'"{text}"',
+    "startend:quotation": lambda text, _, _rng: f'"{text}"',
 }
 _SMALL_TALK = ("Sure! Here it is:\n{}", "{}\nI hope that this helps!", "**{}**", "Of course:\n\n{}\n\nAnything else?")
 

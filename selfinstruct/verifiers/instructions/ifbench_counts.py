@@ -31,7 +31,7 @@ __all__ = ["IFBENCH_COUNTS"]
 IFBENCH_COUNTS = Table()
 
 _TIMES = {"keyword1": 1, "keyword2": 2, "keyword3": 3, "keyword4": 5, "keyword5": 7}
-_INTERROBANGS = ("?!", "!?", "\u203d")
+_INTERROBANGS = ("\u203d", "?!", "!?")
 _MARKS = ".,!?;:"
 _JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
 _NAME_PATTERN = re.compile(rf"\b(?:{'|'.join(sorted(NAMES))})\b")

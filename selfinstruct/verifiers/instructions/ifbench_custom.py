@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import date
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from selfinstruct.verifiers.base import Finding, short
 from selfinstruct.verifiers.instructions.base import Arguments, Table
@@ -27,6 +27,7 @@ _CAPITALS = (
     "Dublin", "Berlin", "Amsterdam", "Warsaw", "London", "Brussels", "Prague", "Luxembourg", "Paris", "Vienna",
     "Bratislava", "Budapest", "Vaduz", "Chisinau", "Bern", "Ljubljana", "Zagreb",
 )  # fmt: skip
+_CAPITALS_WITH_KYIV = (*_CAPITALS[: _CAPITALS.index("Prague")], "Kyiv", *_CAPITALS[_CAPITALS.index("Prague") :])
 _FIELD = r"(?:\"(?:[^\"]|\"\")*+\"|[^\"{0}\n][^{0}\n]*+|(?=[{0}\n]|$))"
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)", re.ASCII)
 _NAPOLEON = range(1769, 1822)
@@ -106,13 +107,11 @@ def sentence_alphabet(answer: str, _: Arguments) -> Finding:
 def european_capitals(answer: str, _: Arguments) -> Finding:
     """The answer is the European capitals north of 45 degrees, from north to south, separated by commas."""
     names = [name for part in _plain(answer).strip().removesuffix(".").split(",") if (name := part.strip())]
-    others = [name for name in names if name not in ("Kyiv", "Kiev")]
-    position = len(names) - len(others) and names.index(next(name for name in names if name in ("Kyiv", "Kiev")))
-    kept = others == list(_CAPITALS) and position in (0, _CAPITALS.index("Prague"))
-    first = next((name for name, wanted in zip(others, _CAPITALS, strict=False) if name != wanted), "")
-    return Finding(
-        kept, f"{len(_CAPITALS)} capitals from north to south", f"{len(names)}{f', {short(first)}' * bool(first)}"
-    )
+    wanted = _CAPITALS_WITH_KYIV if "Kyiv" in names else _CAPITALS
+    pairs = zip_longest(names, wanted, fillvalue="")
+    wrong = next((f"{name} for {other}" for name, other in pairs if name != other), "")
+    found = f"{len(names)} names{f', {short(wrong)}' if wrong else ''}"
+    return Finding(not wrong, f"{len(_CAPITALS)} capitals from north to south", found)
 
 
 @IFBENCH_CUSTOM.add("custom:csv_city")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from selfinstruct.verifiers.base import Finding, check_text, short
 from selfinstruct.verifiers.instructions.base import Arguments, Table, check_whole, counted, whole
@@ -94,11 +94,8 @@ def word_lines(answer: str, _: Arguments) -> Finding:
 def emoji_sentences(answer: str, _: Arguments) -> Finding:
     """Each sentence ends with an emoji, which may stand before or after its mark."""
     sentences = [without_punctuation(sentence).strip() for sentence in split_sentences(answer)]
-    following = [*sentences[1:], ""]
-    wrong = sum(
-        not sentence or not (ends_with_emoji(sentence) or begins_with_emoji(after))
-        for sentence, after in zip(sentences, following, strict=True)
-    )
+    pairs = zip_longest(sentences, sentences[1:], fillvalue="")
+    wrong = sum(not one or not (ends_with_emoji(one) or begins_with_emoji(after)) for one, after in pairs)
     return Finding(not wrong, "an emoji at the end of each sentence", f"{wrong} of {len(sentences)} without one")
 
 

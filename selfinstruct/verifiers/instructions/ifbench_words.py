@@ -23,6 +23,7 @@ _CLUSTER = re.compile("[bcdfghjklmnpqrstvwxyz]{2}")
 _MIN_PALINDROMES = 10
 _MIN_PALINDROME_LENGTH = 5
 _MAX_VOWELS = 3
+_BEGINNING = 200  # characters in which the first word is searched
 
 
 def _first_that(words: Sequence[str], is_wrong: Callable[[str], bool]) -> str:
@@ -108,8 +109,8 @@ def odd_even_syllables(answer: str, _: Arguments) -> Finding:
 
 @IFBENCH_WORDS.add("words:start_verb")
 def start_verb(answer: str, _: Arguments) -> Finding:
-    """The first word is a verb, by a list of English verbs and their inflections."""
-    first = next(iter(tokens(answer[:200])), "")
+    """The first word is a verb, by a list of common English verbs and their inflections."""
+    first = next(iter(_word_tokens(answer[:_BEGINNING])), "")
     return Finding(is_verb(first), "a verb at its beginning", short(first))
 
 

@@ -6,7 +6,7 @@ The published checkers ask ``langdetect``, which draws random numbers: the same 
 - Hindi, Marathi and Nepali share one, and are told apart by their most frequent words;
 - all others are detected by lingua (the extra ``language``), among the languages that share their script.
 
-A text with too few letters to decide follows the instruction, as in the published checkers.
+A text without letters follows the instruction, as in the published checkers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import regex
 
-from selfinstruct.filters.language import Language
+from selfinstruct.filters.language import MIN_CONFIDENCE, MIN_LETTERS, Language
 from selfinstruct.verifiers.base import nearest_name, short
 from selfinstruct.verifiers.instructions.lexicon import words_of
 
@@ -66,7 +66,7 @@ def check_language(value: Any) -> None:
 
 
 def is_in_language(text: str, code: str) -> bool:
-    """Return whether a text is in a language; True if it has too few letters to decide.
+    """Return whether a text is in a language; True if it has no letter.
 
     Raises:
         MissingExtraError: The language shares its script, and lingua is not installed.
@@ -83,8 +83,11 @@ def is_in_language(text: str, code: str) -> bool:
         return code in _likely_devanagari(text)
     if script not in _SHARING:
         return True
-    detected = Language(allow=(code,), among=_SHARING[script], min_confidence=0.0)
-    return detected.verdict(text.lower()).kept
+    # English is asked for together with a case, of code and names too: what lingua cannot decide follows that
+    # instruction. Of another language, the likeliest decides, since an answer in English must not follow it.
+    limits = (MIN_CONFIDENCE, MIN_LETTERS) if code == "en" else (0.0, 1)
+    detector = Language(allow=(code,), among=_SHARING[script], min_confidence=limits[0], min_letters=limits[1])
+    return detector.verdict(text.lower()).kept
 
 
 def _letters_of(text: str, script: str) -> int:
