@@ -10,7 +10,7 @@ from selfinstruct.verifiers.base import Finding, short
 
 __all__ = [
     "Arguments", "Check", "Instruction", "Table", "check_index", "check_percentage", "check_relation", "check_whole",
-    "compared", "counted", "whole",
+    "compared", "counted", "integer",
 ]  # fmt: skip
 
 Arguments = Mapping[str, Any]
@@ -92,7 +92,7 @@ def check_relation(value: Any) -> None:
         raise ValueError(f"must be 'at least' or 'less than', found {short(value)}")
 
 
-def whole(arguments: Arguments, name: str) -> int:
+def integer(arguments: Arguments, name: str) -> int:
     """Return an argument that ``check_whole`` accepts, as an integer."""
     return int(arguments[name])
 

@@ -13,7 +13,7 @@ from selfinstruct.verifiers.instructions.base import (
     check_percentage,
     check_whole,
     counted,
-    whole,
+    integer,
 )
 from selfinstruct.verifiers.instructions.lexicon import CONJUNCTIONS, NAMES, PRONOUNS, STOP_WORDS
 from selfinstruct.verifiers.instructions.sentences import split_sentences
@@ -46,42 +46,42 @@ def _check_range(arguments: Arguments) -> None:
 @IFBENCH_COUNTS.add("count:word_count_range", _check_range, min_words=check_whole, max_words=check_whole)
 def word_count_range(answer: str, arguments: Arguments) -> Finding:
     """The number of words lies between two limits, inclusive."""
-    least, most, count = whole(arguments, "min_words"), whole(arguments, "max_words"), len(find_all_words(answer))
+    least, most, count = integer(arguments, "min_words"), integer(arguments, "max_words"), len(find_all_words(answer))
     return counted(least <= count <= most, f"{least} to {most} words", count)
 
 
 @IFBENCH_COUNTS.add("count:unique_word_count", N=check_whole)
 def unique_words(answer: str, arguments: Arguments) -> Finding:
     """At least a number of different words occur; case and punctuation at their edges do not matter."""
-    limit, count = whole(arguments, "N"), len(set(stripped_pieces(answer)))
+    limit, count = integer(arguments, "N"), len(set(stripped_pieces(answer)))
     return counted(count >= limit, f"at least {limit} different words", count)
 
 
 @IFBENCH_COUNTS.add("count:numbers", N=check_whole)
 def numbers(answer: str, arguments: Arguments) -> Finding:
     """Exactly a number of numbers occur, written with digits; ``100,000`` and ``3.14`` are one each."""
-    limit, count = whole(arguments, "N"), len(re.findall(r"\d+", without_punctuation(answer)))
+    limit, count = integer(arguments, "N"), len(re.findall(r"\d+", without_punctuation(answer)))
     return counted(count == limit, f"exactly {limit} numbers", count)
 
 
 @IFBENCH_COUNTS.add("count:person_names", N=check_whole)
 def person_names(answer: str, arguments: Arguments) -> Finding:
     """At least a number of different names of the list in the prompt occur, as whole words."""
-    limit, count = whole(arguments, "N"), len(set(_NAME_PATTERN.findall(answer)))
+    limit, count = integer(arguments, "N"), len(set(_NAME_PATTERN.findall(answer)))
     return counted(count >= limit, f"at least {limit} different names of the list", count)
 
 
 @IFBENCH_COUNTS.add("count:conjunctions", small_n=check_whole)
 def conjunctions(answer: str, arguments: Arguments) -> Finding:
     """At least a number of different coordinating conjunctions occur: and, but, for, nor, or, so, yet."""
-    limit, count = whole(arguments, "small_n"), len(CONJUNCTIONS & set(stripped_pieces(answer)))
+    limit, count = integer(arguments, "small_n"), len(CONJUNCTIONS & set(stripped_pieces(answer)))
     return counted(count >= limit, f"at least {limit} different coordinating conjunctions", count)
 
 
 @IFBENCH_COUNTS.add("count:pronouns", N=check_whole)
 def pronouns(answer: str, arguments: Arguments) -> Finding:
     """At least a number of personal, possessive and reflexive pronouns occur; a slash separates two."""
-    limit = whole(arguments, "N")
+    limit = integer(arguments, "N")
     count = sum(token in PRONOUNS for token in tokens(answer.lower().replace("/", " ")))
     return counted(count >= limit, f"at least {limit} pronouns", count)
 
@@ -110,7 +110,7 @@ def _occurrences(word: str, text: str) -> int:
 @IFBENCH_COUNTS.add("count:words_japanese", N=check_index)
 def words_japanese(answer: str, arguments: Arguments) -> Finding:
     """Every nth word, as white space separates them, has a Japanese character, unless it is a number or punctuation."""
-    step = whole(arguments, "N")
+    step = integer(arguments, "N")
     nth = [piece.strip(f"{PUNCTUATION} ") for piece in answer.split()[step - 1 :: step]]
     wrong = sum(bool(word) and not word.isdigit() and not _JAPANESE.search(word) for word in nth)
     return Finding(not wrong, f"every word number {step} in Japanese", f"{wrong} others of {len(nth)} counted")
@@ -129,16 +129,16 @@ def stop_words(answer: str, arguments: Arguments) -> Finding:
 def sentence_type(answer: str, _: Arguments) -> Finding:
     """Twice as many sentences end with a full stop as with a question mark, and at least one does."""
     statements, questions, _exclamations = _sentence_types(answer)
-    found = f"{statements} and {questions} counted"
-    return Finding(statements == 2 * questions > 0, "2 statements for each question", found)
+    observed = f"{statements} and {questions} counted"
+    return Finding(statements == 2 * questions > 0, "2 statements for each question", observed)
 
 
 @IFBENCH_COUNTS.add("ratio:sentence_balance")
 def sentence_balance(answer: str, _: Arguments) -> Finding:
     """As many sentences end with a full stop as with a question mark and with an exclamation mark, and at least one."""
     types = _sentence_types(answer)
-    found = f"{', '.join(map(str, types))} counted"
-    return Finding(types[0] == types[1] == types[2] > 0, "as many statements as questions and exclamations", found)
+    observed = f"{', '.join(map(str, types))} counted"
+    return Finding(types[0] == types[1] == types[2] > 0, "as many statements as questions and exclamations", observed)
 
 
 def _sentence_types(answer: str) -> Sequence[int]:
@@ -153,8 +153,8 @@ def sentence_words(answer: str, _: Arguments) -> Finding:
     words = plain_pieces(answer)
     kept = len(sentences) == 3 and len(set(map(len, sentences))) == 1 and len(set(words)) == len(words)
     lengths = ", ".join(str(len(sentence)) for sentence in sentences[:5])
-    found = f"{len(sentences)} sentences of {lengths} characters, {len(words) - len(set(words))} repeated words"
-    return Finding(kept, "3 sentences of equal length without a repeated word", found)
+    observed = f"{len(sentences)} sentences of {lengths} characters, {len(words) - len(set(words))} repeated words"
+    return Finding(kept, "3 sentences of equal length without a repeated word", observed)
 
 
 @IFBENCH_COUNTS.add("ratio:overlap", reference_text=check_text, percentage=check_percentage)

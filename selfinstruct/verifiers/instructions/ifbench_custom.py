@@ -28,7 +28,7 @@ _CAPITALS = (
     "Bratislava", "Budapest", "Vaduz", "Chisinau", "Bern", "Ljubljana", "Zagreb",
 )  # fmt: skip
 _CAPITALS_WITH_KYIV = (*_CAPITALS[: _CAPITALS.index("Prague")], "Kyiv", *_CAPITALS[_CAPITALS.index("Prague") :])
-_FIELD = r"(?:\"(?:[^\"]|\"\")*+\"|[^\"{0}\n][^{0}\n]*+|(?=[{0}\n]|$))"
+_FIELD = r"(?:\"[^\"]*+(?:\"\"[^\"]*+)*\"|[^\"{0}\n][^{0}\n]*+|(?=[{0}\n]|$))"
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)", re.ASCII)
 _NAPOLEON = range(1769, 1822)
 
@@ -69,11 +69,11 @@ def reverse_countries(answer: str, _: Arguments) -> Finding:
     start = next((index for index, line in enumerate(lines) if "Zimbabwe" in line), len(lines))
     countries = [_plain(line) for line in lines[start:]]
     wrong = next((f"{first}, {second}" for first, second in pairwise(countries) if first < second), "")
-    found = f"{len(countries)} lines counted{f' and {short(wrong)}' if wrong else ''}"
+    observed = f"{len(countries)} lines counted{f' and {short(wrong)}' if wrong else ''}"
     return Finding(
         len(countries) >= _COUNTRIES_FROM_ZIMBABWE and not wrong,
         "52 or more lines in reverse order from Zimbabwe",
-        found,
+        observed,
     )
 
 
@@ -112,8 +112,8 @@ def european_capitals(answer: str, _: Arguments) -> Finding:
     wanted = _CAPITALS_WITH_KYIV if "Kyiv" in names else _CAPITALS
     pairs = zip_longest(names, wanted, fillvalue="")
     wrong = next((f"{name} for {other}" for name, other in pairs if name != other), "")
-    found = f"{len(names)} names{f', {short(wrong)}' if wrong else ''}"
-    return Finding(not wrong, f"{len(_CAPITALS)} capitals from north to south", found)
+    observed = f"{len(names)} names{f', {short(wrong)}' if wrong else ''}"
+    return Finding(not wrong, f"{len(_CAPITALS)} capitals from north to south", observed)
 
 
 @IFBENCH_CUSTOM.add("custom:csv_city")
@@ -181,8 +181,8 @@ def napoleon_dates(answer: str, _: Arguments) -> Finding:
     """The answer is dates of Napoleon's lifetime in the form YYYY-MM-DD, separated by commas."""
     parts = [part.strip() for part in answer.strip().split(",")]
     wrong = next((part for part in parts if not _is_date(part)), None)
-    found = f"{len(parts)} dates" if wrong is None else short(wrong)
-    return Finding(wrong is None, "dates from 1769 to 1821 as YYYY-MM-DD, separated by commas", found)
+    observed = f"{len(parts)} dates" if wrong is None else short(wrong)
+    return Finding(wrong is None, "dates from 1769 to 1821 as YYYY-MM-DD, separated by commas", observed)
 
 
 def _is_date(text: str) -> bool:

@@ -7,7 +7,7 @@ import string
 from itertools import pairwise, zip_longest
 
 from selfinstruct.verifiers.base import Finding, check_text, short
-from selfinstruct.verifiers.instructions.base import Arguments, Table, check_whole, counted, whole
+from selfinstruct.verifiers.instructions.base import Arguments, Table, check_whole, counted, integer
 from selfinstruct.verifiers.instructions.emoji import begins_with_emoji, ends_with_emoji
 from selfinstruct.verifiers.instructions.lexicon import MINOR_WORDS
 from selfinstruct.verifiers.instructions.sentences import split_sentences
@@ -65,21 +65,21 @@ def quote_unquote(answer: str, _: Arguments) -> Finding:
     text = "".join(answer.translate(_STRAIGHT).replace("'\"'", "").split())
     is_last = text.strip(string.digits + PUNCTUATION.replace('"', "")).endswith('"')
     adjacent = text.count('""')
-    found = f"{adjacent} adjacent ones counted" if adjacent else "one at the end" if is_last else "all explained"
-    return Finding(not adjacent and not is_last, "an explanation after each quotation", found)
+    observed = f"{adjacent} adjacent ones counted" if adjacent else "one at the end" if is_last else "all explained"
+    return Finding(not adjacent and not is_last, "an explanation after each quotation", observed)
 
 
 @IFBENCH_FORMAT.add("format:options", options=check_text)
 def options(answer: str, arguments: Arguments) -> Finding:
     """The answer is one of the options and nothing else; letters such as ``a)`` must be spelled as in the list."""
-    given = arguments["options"]
-    separator = "/" if "/" in given else "or" if "or" in given else ","
-    choices = [choice.strip() for choice in given.split(separator)]
-    if _LETTERED.match(given):
+    listed = arguments["options"]
+    separator = "/" if "/" in listed else "or" if "or" in listed else ","
+    choices = [choice.strip() for choice in listed.split(separator)]
+    if _LETTERED.match(listed):
         kept = answer in choices
     else:
         kept = answer.strip(_EDGES).lower() in {choice.strip(_EDGES).lower() for choice in choices}
-    return Finding(kept, f"one of {short(given)}", short(answer.strip()[:80]))
+    return Finding(kept, f"one of {short(listed)}", short(answer.strip()[:80]))
 
 
 @IFBENCH_FORMAT.add("format:newline")
@@ -95,7 +95,7 @@ def emoji_sentences(answer: str, _: Arguments) -> Finding:
     """Each sentence ends with an emoji, which may stand before or after its mark."""
     sentences = [without_punctuation(sentence).strip() for sentence in split_sentences(answer)]
     pairs = zip_longest(sentences, sentences[1:], fillvalue="")
-    wrong = sum(not one or not (ends_with_emoji(one) or begins_with_emoji(after)) for one, after in pairs)
+    wrong = sum(not (ends_with_emoji(sentence) or begins_with_emoji(after)) for sentence, after in pairs)
     return Finding(not wrong, "an emoji at the end of each sentence", f"{wrong} of {len(sentences)} without one")
 
 
@@ -145,8 +145,8 @@ def sentences_then_bullets(answer: str, _: Arguments) -> Finding:
     bullets = sum(line.startswith("*") for line in lines[first:])
     others = sum(bool(line) and not line.startswith("*") for line in lines[first:])
     kept = sentences >= 2 and bullets >= 2 and not others
-    found = f"{sentences} sentences, {bullets} bullets and {others} other lines after the first bullet counted"
-    return Finding(kept, "2 or more sentences, then 2 or more bullets *", found)
+    observed = f"{sentences} sentences, {bullets} bullets and {others} other lines after the first bullet counted"
+    return Finding(kept, "2 or more sentences, then 2 or more bullets *", observed)
 
 
 @IFBENCH_FORMAT.add("format:title_case")
@@ -199,5 +199,7 @@ def _check_span(arguments: Arguments) -> None:
 )
 def repeat_span(answer: str, arguments: Arguments) -> Finding:
     """The answer is the words of the request from one index to another, counted from 0, both inclusive, in any case."""
-    words = arguments["prompt_to_repeat"].lower().split()[whole(arguments, "n_start") : whole(arguments, "n_end") + 1]
+    words = (
+        arguments["prompt_to_repeat"].lower().split()[integer(arguments, "n_start") : integer(arguments, "n_end") + 1]
+    )
     return Finding(answer.lower().split() == words, short(" ".join(words)), short(answer.strip()[:80]))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from selfinstruct.verifiers.base import Finding, check_text, short
-from selfinstruct.verifiers.instructions.base import Arguments, Table, check_index, check_whole, counted, whole
+from selfinstruct.verifiers.instructions.base import Arguments, Table, check_index, check_whole, counted, integer
 from selfinstruct.verifiers.instructions.sentences import split_sentences
 from selfinstruct.verifiers.instructions.syllables import count_syllables
 from selfinstruct.verifiers.instructions.verbs import is_verb
@@ -85,7 +85,7 @@ def palindromes(answer: str, _: Arguments) -> Finding:
 @IFBENCH_WORDS.add("words:repeats", small_n=check_whole)
 def repeats(answer: str, arguments: Arguments) -> Finding:
     """No word occurs more than a number of times."""
-    limit = whole(arguments, "small_n")
+    limit = integer(arguments, "small_n")
     word, count = max(Counter(plain_pieces(answer)).items(), key=lambda item: item[1], default=("", 0))
     return Finding(count <= limit, f"each word at most {limit} times", f"{short(word)} {count} times")
 
@@ -119,10 +119,8 @@ def words_position(answer: str, arguments: Arguments) -> Finding:
     """The second word and the second to last word are a given word, in any case; punctuation does not count."""
     words = _word_tokens(answer)
     wanted = arguments["keyword"].strip().lower()
-    found = (words[1], words[-2]) if len(words) > 1 else ()
-    return Finding(
-        set(found) == {wanted}, f"{short(wanted)} as second and second to last word", short(", ".join(found))
-    )
+    pair = (words[1], words[-2]) if len(words) > 1 else ()
+    return Finding(set(pair) == {wanted}, f"{short(wanted)} as second and second to last word", short(", ".join(pair)))
 
 
 def _word_tokens(text: str) -> list[str]:
@@ -132,12 +130,12 @@ def _word_tokens(text: str) -> list[str]:
 @IFBENCH_WORDS.add("words:keywords_specific_position", keyword=check_text, n=check_index, m=check_index)
 def keyword_position(answer: str, arguments: Arguments) -> Finding:
     """The mth word of the nth sentence is a given word, in any case."""
-    n, m, wanted = whole(arguments, "n"), whole(arguments, "m"), arguments["keyword"].strip().lower()
+    n, m, wanted = integer(arguments, "n"), integer(arguments, "m"), arguments["keyword"].strip().lower()
     sentences = split_sentences(answer)
     words = _word_tokens(sentences[n - 1]) if n <= len(sentences) else []
     word = words[m - 1] if m <= len(words) else ""
-    found = f"{short(word)} there, {len(sentences)} sentences and {len(words)} words in it counted"
-    return Finding(word == wanted, f"{short(wanted)} as word {m} of sentence {n}", found)
+    observed = f"{short(word)} there, {len(sentences)} sentences and {len(words)} words in it counted"
+    return Finding(word == wanted, f"{short(wanted)} as word {m} of sentence {n}", observed)
 
 
 @IFBENCH_WORDS.add("words:last_first")
@@ -145,10 +143,10 @@ def last_first(answer: str, _: Arguments) -> Finding:
     """The last word of each sentence is the first of the next one, in any case."""
     sentences = [sentence.strip(_EDGES).lower().split() for sentence in split_sentences(answer)]
     wrong = next(
-        (i for i, (one, two) in enumerate(pairwise(sentences), 2) if not one or not two or one[-1] != two[0]), 0
+        (i for i, (first, second) in enumerate(pairwise(sentences), 2) if first[-1:] != second[:1] or not first), 0
     )
-    found = f"sentence {wrong} does not" if wrong else "all do"
-    return Finding(not wrong, "each sentence to begin with the last word of the one before", found)
+    observed = f"sentence {wrong} does not" if wrong else "all do"
+    return Finding(not wrong, "each sentence to begin with the last word of the one before", observed)
 
 
 @IFBENCH_WORDS.add("words:paragraph_last_first")
@@ -162,18 +160,18 @@ def paragraph_last_first(answer: str, _: Arguments) -> Finding:
 @IFBENCH_WORDS.add("sentence:keyword", word=check_text, N=check_index)
 def sentence_keyword(answer: str, arguments: Arguments) -> Finding:
     """The nth sentence contains a given word, as a whole word in any case."""
-    number, word = whole(arguments, "N"), arguments["word"].strip()
+    number, word = integer(arguments, "N"), arguments["word"].strip()
     sentences = split_sentences(answer)
     sentence = sentences[number - 1] if number <= len(sentences) else ""
     kept = re.search(rf"\b{re.escape(word)}\b", sentence, re.IGNORECASE) is not None
-    found = "found" if kept else "not there" if sentence else f"{len(sentences)} sentences counted"
-    return Finding(kept, f"{short(word)} in sentence {number}", found)
+    observed = "found" if kept else "not there" if sentence else f"{len(sentences)} sentences counted"
+    return Finding(kept, f"{short(word)} in sentence {number}", observed)
 
 
 @IFBENCH_WORDS.add("sentence:increment", small_n=check_whole)
 def sentence_increment(answer: str, arguments: Arguments) -> Finding:
     """Each sentence has a number of words more than the one before."""
-    step = whole(arguments, "small_n")
+    step = integer(arguments, "small_n")
     lengths = [len(without_punctuation(sentence).split()) for sentence in split_sentences(answer)]
     kept = all(second == first + step for first, second in pairwise(lengths))
     return Finding(kept, f"{step} words more in each sentence", f"{', '.join(map(str, lengths[:10]))} counted")

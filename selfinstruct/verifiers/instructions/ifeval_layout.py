@@ -6,7 +6,7 @@ import re
 
 from selfinstruct.common.codec import loads
 from selfinstruct.verifiers.base import Finding, check_text, short
-from selfinstruct.verifiers.instructions.base import Arguments, Table, check_whole, counted, whole
+from selfinstruct.verifiers.instructions.base import Arguments, Table, check_whole, counted, integer
 
 __all__ = ["IFEVAL_LAYOUT"]
 
@@ -22,7 +22,7 @@ _SHOWN = 40  # characters of an answer that a finding repeats
 @IFEVAL_LAYOUT.add("detectable_content:number_placeholders", num_placeholders=check_whole)
 def placeholders(answer: str, arguments: Arguments) -> Finding:
     """At least a number of placeholders in square brackets occur, such as ``[address]``."""
-    limit = whole(arguments, "num_placeholders")
+    limit = integer(arguments, "num_placeholders")
     count = sum(map(_brackets, answer.split("\n")))
     return counted(count >= limit, f"at least {limit} placeholders in square brackets", count)
 
@@ -52,14 +52,14 @@ def bullets(answer: str, arguments: Arguments) -> Finding:
     """Exactly a number of lines are bullets: they begin with ``*`` or ``-``, but not with ``**``."""
     lines = [line.strip() for line in answer.split("\n")]
     count = sum(line.startswith("-") or (line.startswith("*") and not line.startswith("**")) for line in lines)
-    limit = whole(arguments, "num_bullets")
+    limit = integer(arguments, "num_bullets")
     return counted(count == limit, f"exactly {limit} bullets", count)
 
 
 @IFEVAL_LAYOUT.add("detectable_format:number_highlighted_sections", num_highlights=check_whole)
 def highlights(answer: str, arguments: Arguments) -> Finding:
     """At least a number of sections are highlighted with ``*one star*`` or ``**two**``."""
-    limit = whole(arguments, "num_highlights")
+    limit = integer(arguments, "num_highlights")
     count = sum(bool(text.strip()) for pattern in (_SINGLE_STARS, _DOUBLE_STARS) for text in pattern.findall(answer))
     return counted(count >= limit, f"at least {limit} highlighted sections", count)
 
@@ -67,7 +67,7 @@ def highlights(answer: str, arguments: Arguments) -> Finding:
 @IFEVAL_LAYOUT.add("detectable_format:multiple_sections", section_spliter=check_text, num_sections=check_whole)
 def sections(answer: str, arguments: Arguments) -> Finding:
     """At least a number of sections begin with a word and a number, such as ``SECTION 1``; case matters."""
-    name, limit = arguments["section_spliter"].strip(), whole(arguments, "num_sections")
+    name, limit = arguments["section_spliter"].strip(), integer(arguments, "num_sections")
     count = len(re.findall(rf"{re.escape(name)}\s?\d+", answer))
     return counted(count >= limit, f"at least {limit} sections that begin with {short(name)} and a number", count)
 
@@ -113,8 +113,8 @@ def two_responses(answer: str, _: Arguments) -> Finding:
     responses = [part for part in parts if part]
     inner_blank = "" in parts[1:-1]
     differ = len(responses) == 2 and responses[0] != responses[1]
-    found = "2 equal ones" if len(responses) == 2 and not differ else f"{len(responses)} counted"
-    return Finding(differ and not inner_blank, "two different responses separated by ******", found)
+    observed = "2 equal ones" if len(responses) == 2 and not differ else f"{len(responses)} counted"
+    return Finding(differ and not inner_blank, "two different responses separated by ******", observed)
 
 
 @IFEVAL_LAYOUT.add("combination:repeat_prompt", prompt_to_repeat=check_text)

@@ -13,7 +13,7 @@ from selfinstruct.verifiers.instructions.base import (
     check_relation,
     check_whole,
     compared,
-    whole,
+    integer,
 )
 from selfinstruct.verifiers.instructions.languages import LANGUAGES, check_language, is_in_language
 from selfinstruct.verifiers.instructions.sentences import split_sentences
@@ -33,8 +33,8 @@ def _check_letter(value: Any) -> None:
 def keywords_exist(answer: str, arguments: Arguments) -> Finding:
     """The answer contains every keyword, in any case and also within words."""
     missing = [word for word in arguments["keywords"] if not re.search(re.escape(word), answer, re.IGNORECASE)]
-    found = f"no {', '.join(map(short, missing))}" if missing else "all of them"
-    return Finding(not missing, f"the keywords {', '.join(map(short, arguments['keywords']))}", found)
+    observed = f"no {', '.join(map(short, missing))}" if missing else "all of them"
+    return Finding(not missing, f"the keywords {', '.join(map(short, arguments['keywords']))}", observed)
 
 
 @IFEVAL_WORDS.add("keywords:frequency", keyword=check_text, frequency=check_whole, relation=check_relation)
@@ -42,7 +42,7 @@ def keyword_frequency(answer: str, arguments: Arguments) -> Finding:
     """A keyword occurs at least, or less than, a number of times, in any case and also within words."""
     keyword = arguments["keyword"].strip()
     count = len(re.findall(re.escape(keyword), answer, re.IGNORECASE))
-    return compared(count, arguments["relation"], whole(arguments, "frequency"), f"times {short(keyword)}")
+    return compared(count, arguments["relation"], integer(arguments, "frequency"), f"times {short(keyword)}")
 
 
 @IFEVAL_WORDS.add("keywords:forbidden_words", forbidden_words=check_texts)
@@ -65,19 +65,19 @@ def letter_frequency(answer: str, arguments: Arguments) -> Finding:
     """
     letter = arguments["letter"].strip().lower()
     count = answer.lower().count(letter)
-    return compared(count, arguments["let_relation"], whole(arguments, "let_frequency"), f"times {short(letter)}")
+    return compared(count, arguments["let_relation"], integer(arguments, "let_frequency"), f"times {short(letter)}")
 
 
 @IFEVAL_WORDS.add("length_constraints:number_words", num_words=check_whole, relation=check_relation)
 def number_of_words(answer: str, arguments: Arguments) -> Finding:
     r"""The answer has at least, or less than, a number of words (runs of letters, digits and underscores)."""
-    return compared(len(find_all_words(answer)), arguments["relation"], whole(arguments, "num_words"), "words")
+    return compared(len(find_all_words(answer)), arguments["relation"], integer(arguments, "num_words"), "words")
 
 
 @IFEVAL_WORDS.add("length_constraints:number_sentences", num_sentences=check_whole, relation=check_relation)
 def number_of_sentences(answer: str, arguments: Arguments) -> Finding:
     """The answer has at least, or less than, a number of sentences."""
-    limit = whole(arguments, "num_sentences")
+    limit = integer(arguments, "num_sentences")
     return compared(len(split_sentences(answer)), arguments["relation"], limit, "sentences")
 
 
@@ -87,9 +87,9 @@ def number_of_paragraphs(answer: str, arguments: Arguments) -> Finding:
     parts = answer.split("***")
     inner_blank = any(not part.strip() for part in parts[1:-1])
     count = sum(bool(part.strip()) for part in parts)
-    expected = f"exactly {whole(arguments, 'num_paragraphs')} paragraphs separated by ***"
-    found = f"{count} counted{' and a blank one between' if inner_blank else ''}"
-    return Finding(not inner_blank and count == arguments["num_paragraphs"], expected, found)
+    expected = f"exactly {integer(arguments, 'num_paragraphs')} paragraphs separated by ***"
+    observed = f"{count} counted{' and a blank one between' if inner_blank else ''}"
+    return Finding(not inner_blank and count == arguments["num_paragraphs"], expected, observed)
 
 
 def _check_nth(arguments: Arguments) -> None:
@@ -107,8 +107,8 @@ def _check_nth(arguments: Arguments) -> None:
 def nth_paragraph_first_word(answer: str, arguments: Arguments) -> Finding:
     """The answer has exactly a number of paragraphs separated by blank lines, and one begins with a given word."""
     paragraphs = [part for part in answer.split("\n\n") if part.strip()]
-    nth, wanted = whole(arguments, "nth_paragraph"), arguments["first_word"].strip().lower()
-    total = whole(arguments, "num_paragraphs")
+    nth, wanted = integer(arguments, "nth_paragraph"), arguments["first_word"].strip().lower()
+    total = integer(arguments, "num_paragraphs")
     first = _first_word(paragraphs[nth - 1]) if nth <= len(paragraphs) else ""
     expected = f"exactly {total} paragraphs and {short(wanted)} at the beginning of paragraph {nth}"
     kept = len(paragraphs) == total and first == wanted
@@ -144,7 +144,7 @@ def _cased(answer: str, is_cased: bool, expected: str, is_wrong: Any) -> Finding
 def capital_words(answer: str, arguments: Arguments) -> Finding:
     """At least, or less than, a number of words consist of capital letters; ``A`` and ``I`` are such words."""
     count = sum(token.isupper() for token in tokens(answer))
-    limit = whole(arguments, "capital_frequency")
+    limit = integer(arguments, "capital_frequency")
     return compared(count, arguments["capital_relation"], limit, "words in capital letters")
 
 
