@@ -1,4 +1,4 @@
-"""Write the generated pages of the documentation (``make docs``): api, commands, configuration and reasons."""
+"""Write the generated pages of the documentation (``make docs``), listed in ``PAGES``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from selfinstruct.reasons import RejectReason
 from selfinstruct.strategies import STRATEGIES, QualityOptions
 from selfinstruct.strategies.mixture import MixtureStrategy
 from selfinstruct.strategies.quality.options import JudgeOptions
+from selfinstruct.verifiers.instructions import IFBENCH, IFEVAL
 
 DOCS = Path(__file__).resolve().parent
 COMMANDS = {"selfinstruct": selfinstruct, "finetune": finetune}
@@ -372,7 +373,26 @@ def reasons() -> str:
     return "\n".join(parts) + "\n"
 
 
-PAGES = {"api": api, "commands": commands, "configuration": configuration, "reasons": reasons}
+def instructions() -> str:
+    """Return the page of the instructions of IFEval and IFBench."""
+    parts = [
+        "# Instructions that code can check\n",
+        NOTE,
+        "What the [suites](suites.md) IFEval and IFBench ask for. The [verifier](verifiers.md) `instruction` checks "
+        "them, too.\n",
+    ]
+    for name, table in (("IFEval", IFEVAL), ("IFBench", IFBENCH)):
+        parts.append(f"## {name}\n\n| id | arguments | is followed if |\n| --- | --- | --- |")
+        for key, entry in table.items():
+            arguments = ", ".join(f"`{argument}`" for argument in entry.arguments)
+            parts.append(f"| `{key}` | {arguments} | {entry.summary.replace('``', '`')} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+PAGES = {
+    "api": api, "commands": commands, "configuration": configuration, "reasons": reasons, "instructions": instructions,
+}  # fmt: skip
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -18,7 +18,8 @@ Kinds that check content:
 
 Kinds that check form (IFEval, Zhou et al. 2023, arXiv:2311.07911): ``words`` and ``sentences`` (``min``, ``max``),
 ``bullets`` (``count``), ``contains`` and ``excludes`` (``words``, as whole words in any case), ``starts_with`` and
-``ends_with`` (``text``), ``lowercase``, ``uppercase``, ``no_commas``. ``all`` combines several verifiers (``of``).
+``ends_with`` (``text``), ``lowercase``, ``uppercase``, ``no_commas``. ``instruction`` checks one of the published
+instructions of IFEval and IFBench (``id``, ``arguments``). ``all`` combines several verifiers (``of``).
 """
 
 from selfinstruct.verifiers.journal import Journal, use_journal

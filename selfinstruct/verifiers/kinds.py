@@ -12,6 +12,7 @@ from selfinstruct.records import Verdict
 from selfinstruct.verifiers.answers import NUMBER, TEXT
 from selfinstruct.verifiers.base import Finding, Kind, Spec, nearest_name, short
 from selfinstruct.verifiers.constraints import CONSTRAINTS
+from selfinstruct.verifiers.instructions import INSTRUCTION
 from selfinstruct.verifiers.journal import recorded
 from selfinstruct.verifiers.patterns import REGEX
 from selfinstruct.verifiers.programs import PYTHON, TESTS
@@ -45,6 +46,7 @@ _KINDS: dict[str, Kind] = {
     "python": PYTHON,
     "tests": TESTS,
     **CONSTRAINTS,
+    "instruction": INSTRUCTION,
     "all": Kind(_verify_all, {"of": _check_parts}, required=("of",)),
 }
 

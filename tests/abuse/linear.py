@@ -71,6 +71,7 @@ from selfinstruct.records import Instance
 from selfinstruct.strategies.alpaca import FORM
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST
 from selfinstruct.verifiers import check_verifier, verify
+from tests.instructions import CASES
 
 ITEMS = (
     "Write a poem about the sea in winter",
@@ -244,6 +245,7 @@ _FORMS = [
 ]  # fmt: skip
 _SCHEMA = {"$defs": {"a": {"anyOf": [{"items": {"$ref": "#/$defs/a"}, "uniqueItems": True}, {"pattern": "(a|a)*b"}]}},
            "$ref": "#/$defs/a", "additionalProperties": {"$ref": "#/$defs/a"}}  # fmt: skip
+_LANGUAGE = {"language:response_language": {"language": "ne"}}  # without lingua's models, which take a second to load
 _CHECKS = {
     "verify number": [{"kind": "number", "value": 5, "where": where} for where in ("last", "only", {"after": "1"})],
     "verify text": [{"kind": "text", "values": ["a", "1"]}],
@@ -252,6 +254,8 @@ _CHECKS = {
     "verify code": [{"kind": "python", "value": 5}, {"kind": "tests", "tests": "assert x", "seconds": 1}],
     "verify json": [{"kind": "json"}, {"kind": "json", "schema": _SCHEMA}],
     "verify form": [{"kind": "all", "of": _FORMS}],
+    "verify instruction": [{"kind": "instruction", "id": name, "arguments": _LANGUAGE.get(name, case.arguments)}
+                           for name, case in CASES.items()],
 }  # fmt: skip
 
 

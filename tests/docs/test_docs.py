@@ -29,7 +29,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["api", "commands", "configuration", "reasons"])
+@pytest.mark.parametrize("page", ["api", "commands", "configuration", "instructions", "reasons"])
 def test_generated_pages_are_fresh(page: str) -> None:
     assert (ROOT / "docs" / f"{page}.md").read_text() == load_docs_make().PAGES[page](), "run: make docs"
 
