@@ -101,7 +101,7 @@ class _Share(click.ParamType[tuple[str, float]]):
               help="Causal language model for --perplexity and --ifd: a directory or a name.")  # fmt: skip
 @click.option("--reward", metavar="MODEL",
               help="Add the score of this reward model as the field 'reward': a directory or a name.")  # fmt: skip
-@click.option("--min-reward", type=FiniteRange(), metavar="REWARD",
+@click.option("--min-reward", type=float, metavar="REWARD",
               help="With --reward: drop rows with a lower score, or with none.")  # fmt: skip
 @click.option("--semantic", type=FiniteRange(-1, 1), is_flag=False, flag_value=0.9, metavar="[COSINE]",
               help="Drop rows whose instruction is closer to a kept one in meaning; alone: 0.9.")  # fmt: skip

@@ -64,6 +64,10 @@ class Reward:
     model: str | Path | RewardScorer
     min: float | None = field(default=None, kw_only=True)
 
+    def __post_init__(self) -> None:
+        if self.min is not None and not math.isfinite(self.min):
+            raise UsageError(f"the minimum of a reward must be a finite number, not {self.min}")
+
     def decide(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         """Decide on each prompt with its answer.
 
