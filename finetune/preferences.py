@@ -147,11 +147,11 @@ class _ComparisonRun(TrainingRun, ABC):
         """Return (N,) float64: the reward of each document of a held-out set."""
 
     def _measure_held_out(self, packed_lm: PackedCausalLM, data: TrainingData, budget: int) -> Measurements:
-        """Compute loss and accuracy of the held-out pairs."""
+        """Compute loss, accuracy and margin of the held-out pairs."""
         measurements = Measurements({})
         for name, comparisons in cast("PreferenceData", data).held_out.items():
-            losses, accuracy = measure_pairs(comparisons, self._rewards(packed_lm, name, comparisons, budget))
-            measurements = Measurements({name: losses}, accuracy=accuracy)
+            pairs = measure_pairs(comparisons, self._rewards(packed_lm, name, comparisons, budget))
+            measurements = Measurements({name: pairs.losses}, accuracy=pairs.accuracy, margin=pairs.margin)
         return measurements
 
 

@@ -46,24 +46,31 @@ class Measurements:
         answers: One answer for each sample prompt.
         accuracy: Held-out pairs in which the chosen answer has the higher reward, of all pairs, by prompt; None for a
             run without pairs.
+        margin: Reward of the chosen answer minus that of the rejected one, of all held-out pairs, by prompt.
     """
 
     losses: dict[str, Losses]
     answers: list[str] = field(default_factory=list)
     accuracy: Losses | None = None
+    margin: Losses | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the measurements as JSON values."""
-        accuracy = {} if self.accuracy is None else {"accuracy": _to_json(self.accuracy)}
+        measured = {"accuracy": self.accuracy, "margin": self.margin}
+        pairs = {name: _to_json(values) for name, values in measured.items() if values is not None}
         losses = {name: _to_json(losses) for name, losses in self.losses.items()}
-        return {"losses": losses, "answers": self.answers, **accuracy}
+        return {"losses": losses, "answers": self.answers, **pairs}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Measurements:
         """Rebuild measurements from the value of ``to_json``."""
-        losses = {name: Losses.of(entry["sums"], entry["counts"]) for name, entry in value["losses"].items()}
-        accuracy = value.get("accuracy")
-        return cls(losses, list(value["answers"]), accuracy and Losses.of(accuracy["sums"], accuracy["counts"]))
+        losses = {name: _from_json(entry) for name, entry in value["losses"].items()}
+        pairs = {name: _from_json(value[name]) for name in ("accuracy", "margin") if name in value}
+        return cls(losses, list(value["answers"]), **pairs)
+
+
+def _from_json(value: dict[str, Any]) -> Losses:
+    return Losses.of(value["sums"], value["counts"])
 
 
 def _to_json(losses: Losses) -> dict[str, list[Any]]:

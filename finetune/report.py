@@ -49,6 +49,9 @@ def result_lines(result: TrainingResult) -> Iterator[str]:
             yield f"held-out loss, {name}: {_change(name, before, result.after.losses[name])}"
         if result.after.accuracy is not None:
             yield accuracy_line(result.after.accuracy)
+        if (margin := result.after.margin) is not None:
+            mean = _with_error(margin.mean, margin.standard_error, "+")
+            yield f"held-out margin: {mean}, the mean reward of a chosen answer minus that of the rejected one"
         rows = list(zip(result.prompts, result.before.answers, result.after.answers, strict=True))
         if rows:
             yield ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinstruct.backends import AdaptiveBackend, BackendObserver, BatchBackend, open_backend
+from selfinstruct.backends.reward import RewardBackend
 from selfinstruct.common.codec import Json, canonical
 from selfinstruct.common.config import to_yaml
 from selfinstruct.common.files import write_atomic
@@ -464,7 +465,8 @@ def _run(folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: R
         option = plan.capabilities.reasoning_option
         remedy = f"--set {plan.settings.backend}.{option}=false" if option else ""
         backend = RoomyBackend(backend, room, remedy)
-    engine = Engine(plan, state, ledger, reader, backend, budget, progress)
+    judge = _judge(plan)
+    engine = Engine(plan, state, ledger, reader, backend, judge, budget, progress)
 
     async def main() -> _Ended:
         loop = asyncio.get_running_loop()
@@ -475,6 +477,8 @@ def _run(folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: R
         try:
             return _Ended(await engine.run(), engine.in_batches, engine.cancelled, progress.remarks)
         finally:
+            if judge is not None:
+                await judge.close()
             await backend.close()
 
     with show(progress):
@@ -484,3 +488,11 @@ def _run(folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: R
             return asyncio.run(main())
         with ThreadPoolExecutor(1) as executor:  # a notebook's thread has a running loop and can't hold another
             return executor.submit(lambda: asyncio.run(main())).result()
+
+
+def _judge(plan: RunPlan) -> RewardBackend | None:
+    """Return the reward model of a run; None without one, and for a replay, which answers from a ledger."""
+    quality = plan.settings.quality
+    if quality is None or quality.reward is None or plan.settings.backend == "replay":
+        return None
+    return RewardBackend(quality.reward.model, quality.reward.identity)

@@ -134,8 +134,8 @@ class RejectReason(StrEnum):
     # Quality.
     SAME_ANSWER = "same_answer", "A further answer equals one that the row has already."
     MISSING_CHOICE = "missing_choice", "The server returned fewer choices than were asked for."
-    LOW_SCORE = "low_score", "The mean score of the best answer is below the threshold."
-    NO_SCORE = "no_score", "The judge's answer holds no score."
+    LOW_SCORE = "low_score", "The score of the answer, or the mean score of the best one, is below the minimum."
+    NO_SCORE = "no_score", "The judge's answer holds no score, or the reward model gives none."
 
 
 def missing_field(name: str) -> str:

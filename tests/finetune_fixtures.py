@@ -18,6 +18,7 @@ __all__ = [
     "CHATML",
     "TEXTS",
     "make_model",
+    "make_reward_model",
     "make_tokenizer",
     "smollm2_tokenizer",
     "tiny_model",
@@ -92,6 +93,21 @@ def make_model(vocab: int, seed: int = 0, **options: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(LlamaConfig(**{**fields, **options})).eval()
+
+
+def make_reward_model(folder: Path, seed: int = 0, template: str | None = CHATML) -> Path:
+    """Write a reward model with random weights, head included, to ``folder``, as ``finetune reward`` does."""
+    import torch
+
+    from finetune.model.reward import choose_padding, save_reward_model, to_reward_model
+
+    tokenizer = make_tokenizer(template=template)
+    model = to_reward_model(make_model(len(tokenizer), seed))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(model.score.weight)
+    save_reward_model(model, tokenizer, folder, choose_padding(tokenizer, ()))
+    return folder
 
 
 @pytest.fixture(scope="session")

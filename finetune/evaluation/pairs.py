@@ -1,8 +1,9 @@
-"""Loss and accuracy on held-out pairs: how often the chosen answer has the higher reward."""
+"""Loss, accuracy and margin on held-out pairs: how often, and by how much, the chosen answer has the higher reward."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from finetune.model.reward import PackedRewardModel
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.preference import pair_losses
 
-__all__ = ["compute_rewards", "measure_pairs", "wilson_interval"]
+__all__ = ["PairMeasurements", "compute_rewards", "measure_pairs", "wilson_interval"]
 
 
 def compute_rewards(
@@ -33,10 +34,22 @@ def compute_rewards(
     return torch.from_numpy(measure_documents(packed_lm, comparisons, rewards, budget=budget, world=world))
 
 
-def measure_pairs(comparisons: Comparisons, rewards: Tensor) -> tuple[Losses, Losses]:
-    """Return the loss of the pairs, and the pairs decided rightly, each as sums by prompt.
+class PairMeasurements(NamedTuple):
+    """What the rewards of held-out answers say about their pairs, each as sums by prompt.
 
-    A pair of equal rewards counts as half a right decision.
+    Attributes:
+        losses: The loss of the pairs.
+        accuracy: The pairs in which the chosen answer has the higher reward; equal rewards count as half a pair.
+        margin: The reward of the chosen answer minus that of the rejected one.
+    """
+
+    losses: Losses
+    accuracy: Losses
+    margin: Losses
+
+
+def measure_pairs(comparisons: Comparisons, rewards: Tensor) -> PairMeasurements:
+    """Return loss, accuracy and margin of the pairs.
 
     Args:
         rewards: (N,) reward of each document.
@@ -50,7 +63,7 @@ def measure_pairs(comparisons: Comparisons, rewards: Tensor) -> tuple[Losses, Lo
         sums = np.bincount(prompts, weights=values.numpy(), minlength=len(comparisons)).astype(np.float64)
         return Losses(sums, comparisons.targets)
 
-    return by_prompt(pair_losses(rewards, chosen, rejected)), by_prompt(right)
+    return PairMeasurements(by_prompt(pair_losses(rewards, chosen, rejected)), by_prompt(right), by_prompt(margins))
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:

@@ -135,7 +135,8 @@ def _details(verdict: Verdict) -> Iterator[str]:
     scores, reasons = verdict.detail.get("scores"), verdict.detail.get("reasons")
     if isinstance(scores, Mapping) and isinstance(reasons, Mapping):
         for name, score in scores.items():
-            yield f"{name} {_number(score)}: {_indented(str(reasons[name]), 6)}"
+            reason = _indented(str(reasons[name]), 6)
+            yield f"{name} {_number(score)}" + (f": {reason}" if reason else "")
     means = verdict.detail.get("means")
     if isinstance(means, Sequence):
         yield f"answer {verdict.detail['answer']} of {len(means)}: {', '.join(map(_number, means))}"

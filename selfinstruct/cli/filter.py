@@ -99,6 +99,10 @@ class _Share(click.ParamType[tuple[str, float]]):
               help="Drop rows whose instruction-following difficulty by --scorer is outside; alone: 0:1.")  # fmt: skip
 @click.option("--scorer", metavar="MODEL",
               help="Causal language model for --perplexity and --ifd: a directory or a name.")  # fmt: skip
+@click.option("--reward", metavar="MODEL",
+              help="Add the score of this reward model as the field 'reward': a directory or a name.")  # fmt: skip
+@click.option("--min-reward", type=float, metavar="REWARD",
+              help="With --reward: drop rows with a lower score, or with none.")  # fmt: skip
 @click.option("--semantic", type=FiniteRange(-1, 1), is_flag=False, flag_value=0.9, metavar="[COSINE]",
               help="Drop rows whose instruction is closer to a kept one in meaning; alone: 0.9.")  # fmt: skip
 @click.option("--embedder", metavar="MODEL", default=EMBEDDER, show_default=True,
@@ -125,7 +129,7 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
 
     Layouts (docs/layouts.md): instruction with input and output; messages; prompt; question; text; and others, by the
     names of the fields. Filters run in this order: words, keywords, repetition, refusals, boilerplate, language, pii,
-    decontaminate, use, verify, perplexity, ifd, rouge, minhash, semantic, balance.
+    decontaminate, use, verify, perplexity, ifd, reward, rouge, minhash, semantic, balance.
 
     Malformed rows are reported and left out; the exit code is then 1, or 0 with --skip-malformed.
 
@@ -140,6 +144,7 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
       selfinstruct filter rows.jsonl -o plain.jsonl --boilerplate --balance domain:0.25
       selfinstruct filter rows.jsonl -o new.jsonl --semantic 0.9 --embedder minishlab/potion-base-8M
       selfinstruct filter rows.jsonl -o hard.jsonl --perplexity 5:500 --ifd 0.3:1 --scorer ./small-model
+      selfinstruct filter rows.jsonl -o best.jsonl --reward runs/judge --min-reward 0.5
       selfinstruct filter - -o - --column question --language en --quiet
     """
     report, quiet, skip = options.pop("report"), options.pop("quiet"), options["skip_malformed"]

@@ -46,6 +46,12 @@ _OPTIONS = (
     click.option("--seeds", metavar="FILE", help="Seed tasks, JSONL.  [default: the built-in ones]"),
     skip_malformed_option,
     click.option("--prompts", metavar="DIR", help="Folder of templates that replace built-in ones of the same name."),
+    click.option(
+        "--judge",
+        metavar="MODEL",
+        help="Reward model that scores the answers to each row's question, of which the best is kept: a folder that "
+        "finetune reward wrote, or a hub name. --set quality.best_of=4 requests 4 answers.",
+    ),
     click.option("-n", "rows", type=int, help="Rows to make.  [default: 100; respond: one for each task]"),
     click.option("--seed", type=int, help="Seed of every random choice.  [default: 0]"),
     click.option("--concurrency", type=int, help="Requests in flight.  [default: depends on the backend]"),
@@ -108,6 +114,8 @@ def settings_of(run_dir: Path, options: Mapping[str, Any]) -> tuple[dict[str, An
                       ("rows", "n"), ("seed", "seed"), ("concurrency", "concurrency")):  # fmt: skip
         if options.get(key) is not None:
             settings[name] = options[key]
+    if options.get("judge") is not None:
+        settings = merge(settings, {"quality": {"reward": {"model": options["judge"]}}})
     if options.get("skip_malformed"):
         settings["skip_malformed"] = True
     source = _read_source(run_dir, settings, options)

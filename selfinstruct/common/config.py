@@ -192,13 +192,14 @@ def identity_fields(options: Any) -> dict[str, Any]:
     Paths (``NAMES_FILE``) are left out, and so are ``ADDED`` options at their default: a run that was started before an
     option existed must not appear changed.
     """
-    plain: dict[str, Any] = to_plain(options)
-    fields = dataclasses.fields(options)
-    unset = {
-        field.name for field in fields if field.metadata.get("added") and getattr(options, field.name) == field.default
-    }
-    paths = {field.name for field in fields if field.metadata.get("names_file")}
-    return {name: value for name, value in plain.items() if name not in unset | paths}
+    identity: dict[str, Any] = {}
+    for option in dataclasses.fields(options):
+        value = getattr(options, option.name)
+        is_unset = option.metadata.get("added") and value == option.default
+        if option.init and not is_unset and not option.metadata.get("names_file"):
+            is_section = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            identity[option.name] = identity_fields(value) if is_section else to_plain(value)
+    return identity
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selfinstruct.common.formats import user_text
-from selfinstruct.common.rows import describe_fields, paragraphs, parse_row
+from selfinstruct.common.rows import ParsedRow, describe_fields, paragraphs, parse_row
 
 __all__ = ["RowTexts", "texts_of"]
 
@@ -26,6 +26,8 @@ class RowTexts:
         scope: What the question is asked in: system prompt, tools, context, and earlier rounds of ``history``.
         body: The texts of the row outside ``scope``.
         answer_problem: Why the answer can't be read; "" if it can.
+        messages: Role (``system``, ``user``, ``assistant``) and content of each message up to the answer; () if there
+            is no answer, or the conversation holds more than texts (tools, images).
         unread: Names of fields with texts that may belong to the task and are in none of these texts.
     """
 
@@ -37,6 +39,7 @@ class RowTexts:
     scope: str
     body: str
     answer_problem: str = ""
+    messages: tuple[tuple[str, str], ...] = ()
     unread: tuple[str, ...] = ()
 
 
@@ -54,10 +57,11 @@ def texts_of(row: Mapping[str, Any], column: str | None = None, output_column: s
     if output_column is None:
         return texts
     answer = _column(row, output_column)
+    messages = (("user", texts.prompt), ("assistant", answer))
     if column is not None:
-        return replace(texts, answer=answer)
+        return replace(texts, answer=answer, messages=messages)
     full_text, body = _join(texts.prompt, answer), _join(texts.question, answer)
-    return replace(texts, answer=answer, full_text=full_text, body=body, answer_problem="")
+    return replace(texts, answer=answer, full_text=full_text, body=body, answer_problem="", messages=messages)
 
 
 def _column_texts(column: str, text: str) -> RowTexts:
@@ -93,8 +97,25 @@ def _detect_texts(row: Mapping[str, Any]) -> RowTexts:
         texts = [text for exchange in parsed.exchanges for text in (exchange.input, exchange.loose_text)]
         body = _join(question, *(texts[1:] if parsed.context_field else texts), *parsed.rejected)
     scope = _join(parsed.system, parsed.tools, *context)
-    return RowTexts(parsed.layout, question, prompt, answer, _join(*context, body), scope, body, problem,
+    conversation = _messages(parsed, prompt, answer)
+    return RowTexts(parsed.layout, question, prompt, answer, _join(*context, body), scope, body, problem, conversation,
                     parsed.unread)  # fmt: skip
+
+
+def _messages(parsed: ParsedRow, prompt: str, answer: str) -> tuple[tuple[str, str], ...]:
+    """Return the messages of a row up to its answer; () without an answer, or with more than texts."""
+    turns = [(turn.role, turn.content) for turn in parsed.turns]
+    if parsed.is_conversation:
+        last = max((index for index, (role, _) in enumerate(turns) if role == "assistant"), default=-1)
+        turns = turns[: last + 1]
+        start = parsed.question_span(of_first_round=True)[0]
+        if parsed.context and start < len(turns):
+            turns[start] = ("user", user_text(turns[start][1], parsed.context))
+    elif answer:
+        turns += [("user", prompt), ("assistant", answer)]
+    if not turns or parsed.tools or any(turn.calls or turn.other_parts for turn in parsed.turns):
+        return ()
+    return (*((("system", parsed.system),) if parsed.system else ()), *turns)
 
 
 def _join(*texts: str) -> str:

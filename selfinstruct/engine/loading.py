@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from selfinstruct.common.codec import loads
@@ -14,13 +15,15 @@ from selfinstruct.common.resources import builtin_prompts, builtin_seeds
 from selfinstruct.engine.methods import Method, recorded_methods
 from selfinstruct.engine.settings import Settings
 from selfinstruct.errors import UsageError
+from selfinstruct.filters.reward import model_identity
 from selfinstruct.ledger import Reader
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import LoadedTasks, load_demonstrations, load_tasks, seeds_from_json
+from selfinstruct.strategies import QualityOptions
 from selfinstruct.strategies.abilities import BeginsWithTasks, ReadsDataFiles, SendsContext
 
-__all__ = ["add_data_files", "load_run_prompts", "load_run_seeds", "recorded_seeds"]
+__all__ = ["add_data_files", "identify_reward_model", "load_run_prompts", "load_run_seeds", "recorded_seeds"]
 
 
 def load_run_seeds(
@@ -113,6 +116,18 @@ def add_data_files(prompts: Prompts, methods: Sequence[Method], base: Reader | N
             elif issubclass(method.kind, ReadsDataFiles):
                 texts[name] = method.kind.read_data(path)
     return Prompts({**prompts.texts, **texts}, prompts.api) if texts else prompts
+
+
+def identify_reward_model(quality: QualityOptions | None) -> QualityOptions | None:
+    """Return the quality settings with the identity of the reward model, unless they hold it already.
+
+    Raises:
+        UsageError: The reward model's folder holds no model.
+    """
+    if quality is None or quality.reward is None or quality.reward.identity:
+        return quality
+    identity = model_identity(quality.reward.model)
+    return replace(quality, reward=replace(quality.reward, identity=identity))
 
 
 def recorded_seeds(base: Reader) -> list[Task]:

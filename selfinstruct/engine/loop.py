@@ -61,6 +61,7 @@ class Engine:
         ledger: Stores sends and outcomes.
         reader: Reads the same ledger.
         backend: Completes requests.
+        judge: Completes the requests that ask for a score; None if the backend completes these, too.
         budget: Reserves the worst case of each request.
         progress: Updated while the loop runs.
 
@@ -76,6 +77,7 @@ class Engine:
         ledger: Ledger,
         reader: Reader,
         backend: Backend,
+        judge: Backend | None,
         budget: Budget,
         progress: RunProgress,
     ) -> None:
@@ -84,6 +86,7 @@ class Engine:
         self._ledger = ledger
         self._reader = reader
         self._backend = backend
+        self._judge = judge
         self._batch_backend = backend if isinstance(backend, BatchBackend) else None
         self._at_server: set[int] = set()  # sent by an earlier invocation and still processed by the server
         self.in_batches = 0
@@ -125,8 +128,9 @@ class Engine:
             return self._ending
         if self._batch_backend is not None:
             open_ = self._state.scheduler.open
+            sent = [open_[number] for number in sorted(self._earlier_sends) if number in open_]
             self._at_server = await self._batch_backend.resume(
-                [open_[number] for number in sorted(self._earlier_sends) if number in open_]
+                [request for request in sent if not request.asks_for_score]
             )
         for number in sorted(self._at_server):  # regardless of the budget, which counts them already
             self._begin(self._state.scheduler.open[number])
@@ -138,7 +142,9 @@ class Engine:
                     self._release_waiting()
                 if self._in_flight:
                     if self._batch_backend is not None:
-                        self._batch_backend.active_count_changed(min(len(self._in_flight), self._window))
+                        flights = self._in_flight.values()
+                        at_server = sum(not flight.request.asks_for_score for flight in flights)
+                        self._batch_backend.active_count_changed(min(at_server, self._window))
                     await self._wait()
                 elif self._fault or self._ending or not self._send_control():
                     break
@@ -155,7 +161,7 @@ class Engine:
 
     async def _start(self) -> bool:
         """Start the backend, which may take minutes; return False if it was interrupted."""
-        start, wake = asyncio.create_task(self._backend.start()), asyncio.create_task(self._wake.wait())
+        start, wake = asyncio.create_task(self._start_backends()), asyncio.create_task(self._wake.wait())
         try:
             await asyncio.wait({start, wake}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -164,6 +170,11 @@ class Engine:
         with contextlib.suppress(asyncio.CancelledError):
             await start
         return not self._ending
+
+    async def _start_backends(self) -> None:
+        if self._judge is not None:
+            await self._judge.start()
+        await self._backend.start()
 
     def interrupt(self) -> None:
         """Drain at the first call, cancel requests in flight at the second. For signal handlers of the event loop."""
@@ -282,7 +293,7 @@ class Engine:
             self._handle_error(flight, error)
         else:
             outcome = task.result()
-            if isinstance(outcome, Completion):
+            if isinstance(outcome, Completion) and not flight.request.asks_for_score:
                 self._suspects.answered(flight.request, flight.latest)
             self._receive(flight.request.number, outcome)
         await self._resolve_suspects()
@@ -380,7 +391,7 @@ class Engine:
                 if new:
                     await acknowledged(self._ledger.record_request(request))
                 return
-            if self._batch_backend is not None:
+            if self._batch_backend is not None and not request.asks_for_score:
                 await self._batch_backend.wait_for_batch(request)
             flight.idle = False
             if attempt > 1:
@@ -394,7 +405,11 @@ class Engine:
 
         outcome: Outcome
         try:
-            outcome = await self._retry.complete(self._backend, flight.request, before_attempt)
+            if self._judge is not None and flight.request.asks_for_score:
+                await before_attempt(flight.request, 1)
+                outcome = await self._judge.complete(flight.request)
+            else:
+                outcome = await self._retry.complete(self._backend, flight.request, before_attempt)
         except SelfInstructError as error:
             self._release(flight, error)
             explain_refusal(self._plan, flight.request, error)

@@ -20,7 +20,7 @@ from selfinstruct.common.suggestions import suggest, suggest_option
 from selfinstruct.engine.checks import check_choices, check_raw, check_reasoning, check_rubrics, check_schemas
 from selfinstruct.engine.earlier_filters import filters_of
 from selfinstruct.engine.effect import check_effect, check_templates
-from selfinstruct.engine.loading import add_data_files, load_run_prompts, load_run_seeds
+from selfinstruct.engine.loading import add_data_files, identify_reward_model, load_run_prompts, load_run_seeds
 from selfinstruct.engine.methods import MIX, Method, build_methods, build_options, build_strategy, merge_with_previous
 from selfinstruct.engine.plugin_versions import backend_plugin, row_plugins
 from selfinstruct.engine.presets import defaults_for, overlay_settings, preset_for
@@ -323,6 +323,7 @@ def _plan(values: Mapping[str, Any], base: Reader | None, recorded: frozenset[st
             f"semantics {SEMANTICS}; install selfinstruct=={base.meta('version')} for it, or start a new run"
         )
     settings = build(Settings, {key: value for key, value in values.items() if key in general})
+    settings = replace(settings, quality=identify_reward_model(settings.quality))
     settings.filters.build_plugins()  # checks names and settings before anything is written
     mixed = settings.strategies is not None
     for kind, name, registered, other, others in (

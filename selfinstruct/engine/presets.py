@@ -55,7 +55,7 @@ def overlay_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> di
 
     When quality is enabled for the embedded model, its preset is merged in as well.
     """
-    base = _without_discoveries(base, settings)
+    base = _without_identity(_without_discoveries(base, settings), settings)
     merged = merge(base, settings)
     if settings.get("quality") and not base.get("quality") and _is_embedded(merged):
         base = {**base, **_preset("embedded-quality")}
@@ -71,6 +71,14 @@ def _without_discoveries(base: Mapping[str, Any], settings: Mapping[str, Any]) -
     if all(name in spec.free_options or before.get(name) == value for name, value in after.items()):
         return base
     return {**base, backend: {key: value for key, value in before.items() if key not in spec.discovered_options}}
+
+
+def _without_identity(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return recorded settings without the identity of their reward model if ``settings`` name a model."""
+    quality = base.get("quality")
+    if not isinstance(quality, Mapping) or "model" not in section(section(settings, "quality"), "reward"):
+        return base
+    return {**base, "quality": {**quality, "reward": {**section(quality, "reward"), "identity": ""}}}
 
 
 def _preset(name: str) -> dict[str, Any]:

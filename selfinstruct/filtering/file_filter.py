@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from selfinstruct.common.codec import dumps
+from selfinstruct.common.console import plural
 from selfinstruct.common.files import write_atomic
 from selfinstruct.common.nested import parse_nested
 from selfinstruct.common.row_texts import RowTexts, texts_of
@@ -18,7 +19,7 @@ from selfinstruct.common.sources import Source, SourceRow, open_rows
 from selfinstruct.common.unread import unread_notices
 from selfinstruct.errors import DataError, UsageError
 from selfinstruct.filtering.options import FilterFileOptions
-from selfinstruct.filtering.sinks import check_sink, write_rows
+from selfinstruct.filtering.sinks import check_sink, with_score_columns, write_rows
 from selfinstruct.filtering.steps import Step, all_texts, full_text, steps_of
 from selfinstruct.filters import Balance, DecidedRow, On, Pii, Pipeline, Verdict
 from selfinstruct.filters.result import TEMPLATE_ROWS, TEMPLATE_SHARE
@@ -85,8 +86,8 @@ def filter_file(
     """Write the rows of one file that the filters keep into another file.
 
     If no filter is on, ROUGE-L at 0.7 is. The filters decide in this order: words, keywords, repetition, refusals,
-    boilerplate, language, PII, decontamination, plugins, verifiers, perplexity, IFD, ROUGE-L, MinHash, semantic,
-    balance. A row that one filter drops is not offered to the next.
+    boilerplate, language, PII, decontamination, plugins, verifiers, perplexity, IFD, reward, ROUGE-L, MinHash,
+    semantic, balance. A row that one filter drops is not offered to the next.
 
     Args:
         source, output: Paths; ``-`` for the standard streams. ``source`` may be anything that ``open_rows`` opens.
@@ -106,11 +107,12 @@ def filter_file(
     if report is not None and Path(report).exists() and not Path(report).is_file():
         raise UsageError(f"{report} is not a regular file")
     steps = steps_of(options)
+    columns = [step.column for step in steps if step.column]
     opened = open_rows(source)
     with tempfile.TemporaryFile() as spool:
         file_pass = _FilePass(opened, options, steps, None if report is None else spool, on_malformed)
         with nullcontext() if show is None else show(file_pass.progress):
-            converted = write_rows(output, file_pass.rows(), opened.schema)
+            converted = write_rows(output, file_pass.rows(), with_score_columns(opened.schema, columns))
         if report is not None:
             spool.seek(0)
             write_atomic(Path(report), iter(lambda: spool.read(CHUNK), b""))
@@ -142,6 +144,7 @@ class _FilePass:
         self._balance = None if options.balance is None else Balance(options.balance[0], options.balance[1])
         self._groups: Counter[tuple[str, str]] = Counter()
         self._unread: Counter[str] = Counter()
+        self._replaced: Counter[str] = Counter()
         self._first_malformed = ""
 
     def rows(self) -> Iterator[SourceRow]:
@@ -154,6 +157,8 @@ class _FilePass:
     def notices(self) -> Iterator[str]:
         """Yield a notice for each field that was left out, and for each row that many others were dropped for."""
         yield from unread_notices(self._unread, "judged")
+        for name, count in self._replaced.items():
+            yield f"the field {name!r} of {plural(count, 'row')} was replaced by the new score"
         for (name, nearest), size in self._groups.most_common():
             if self.progress.read >= TEMPLATE_ROWS and size > TEMPLATE_SHARE * self.progress.read:
                 yield (f"{size:,} of {self.progress.read:,} rows were dropped by {name} for resembling "
@@ -164,10 +169,19 @@ class _FilePass:
             if verdicts and not verdicts[-1].kept:
                 self._drop(row, self._steps[len(verdicts) - 1], verdicts[-1])
             else:
-                yield row
+                yield self._with_scores(row, verdicts)
         self.progress.done = self._source.done() if self.progress.unit == "bytes" else self.progress.done
         if not self.progress.read and self._first_malformed:
             raise DataError(f"no row could be read; the first error: {self._first_malformed}")
+
+    def _with_scores(self, row: SourceRow, verdicts: Sequence[Verdict]) -> SourceRow:
+        """Return the row with the scores that its filters keep as fields."""
+        steps = zip(self._steps, verdicts, strict=True)
+        scores = {step.column: verdict.score for step, verdict in steps if step.column}
+        if not scores:
+            return row
+        self._replaced.update(name for name in scores if name in row.value)
+        return SourceRow(row.number, {**row.value, **scores}, texts=row.texts)
 
     def _balanced(self, balance: Balance, rows: list[SourceRow]) -> Iterator[SourceRow]:
         for row, verdict in zip(rows, balance.decide([row.value for row in rows]), strict=True):

@@ -31,6 +31,8 @@ class FilterFileOptions:
         perplexity: Lowest and highest perplexity of a kept answer.
         ifd: Lowest and highest instruction-following difficulty of a kept row; see ``Ifd``.
         scorer: Name or directory of the causal language model for ``perplexity`` and ``ifd``.
+        reward: Name or directory of a reward model; the kept rows get its score as the field ``reward``.
+        min_reward: Drop a row whose reward is below this, or that has none; see ``Reward``.
         language: ISO 639-1 codes of the languages that are kept.
         pii: ``drop`` rows with personal data or secrets, ``redact`` them, or ``flag`` them in the report.
         decontaminate: Files with benchmark items; rows that reveal an item are dropped.
@@ -56,6 +58,8 @@ class FilterFileOptions:
     perplexity: tuple[float, float] | None = None
     ifd: tuple[float, float] | None = None
     scorer: str | None = None
+    reward: str | None = None
+    min_reward: float | None = None
     language: tuple[str, ...] = ()
     pii: PiiAction | None = None
     decontaminate: tuple[str, ...] = ()
@@ -70,7 +74,8 @@ class FilterFileOptions:
     @property
     def any_filter(self) -> bool:
         """Whether at least one filter is on."""
-        settings = (self.rouge, self.minhash, self.semantic, self.words, self.perplexity, self.ifd, self.balance)
+        settings = (self.rouge, self.minhash, self.semantic, self.words, self.perplexity, self.ifd, self.reward,
+                    self.balance)  # fmt: skip
         flags = (self.keywords, self.repetition, self.refusals, self.boilerplate, self.verify, self.pii is not None)
         lists = (self.language, self.decontaminate, self.plugins)
         return any(setting is not None for setting in settings) or any(flags) or any(lists)

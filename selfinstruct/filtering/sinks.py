@@ -26,7 +26,7 @@ from selfinstruct.common.files import describe_os_error, first_line, write_atomi
 from selfinstruct.common.sources import STDIO, SourceRow
 from selfinstruct.errors import DataError, MissingExtraError, SelfInstructError, UsageError
 
-__all__ = ["check_sink", "write_rows"]
+__all__ = ["check_sink", "with_score_columns", "write_rows"]
 
 GROUP = 8192  # rows of a Parquet row group, and of an Arrow batch
 
@@ -60,6 +60,17 @@ def check_sink(name: str) -> str:
         except ImportError:
             raise MissingExtraError(kind if kind == "datasets" else "pyarrow", "data") from None
     return kind
+
+
+def with_score_columns(schema: Any, names: Iterable[str]) -> Any:
+    """Return an Arrow schema with columns of scores, which replace columns of the same name; None stays None."""
+    for name in names if schema is not None else ():
+        import pyarrow
+
+        field = pyarrow.field(name, pyarrow.float64())
+        index = schema.get_field_index(name)
+        schema = schema.append(field) if index < 0 else schema.set(index, field)
+    return schema
 
 
 def write_rows(name: str, rows: Iterator[SourceRow], schema: Any = None) -> list[str]:

@@ -27,6 +27,7 @@ from selfinstruct.filters import (
     Pii,
     Refusals,
     Repetition,
+    Reward,
     SemanticIndex,
     TextIndex,
     Verdict,
@@ -34,6 +35,7 @@ from selfinstruct.filters import (
 )
 from selfinstruct.filters.base import Reads
 from selfinstruct.filters.perplexity import load_scorer
+from selfinstruct.filters.reward import load_reward_scorer
 from selfinstruct.reasons import RejectReason
 from selfinstruct.verifiers import verify, without_nulls
 
@@ -52,6 +54,7 @@ class Step:
         text: Returns the text that the filter decides on.
         reported: Returns the text for the report; None for the text that the filter decides on.
         compares: Whether the filter compares rows, so that a rejection names a row.
+        column: The field of a kept row that takes the score of the verdict; "" for none.
     """
 
     filter: Filter | TextIndex
@@ -59,11 +62,12 @@ class Step:
     text: Text
     reported: Text | None = None
     compares: bool = False
+    column: str = ""
 
     @property
     def reads_answer(self) -> bool:
         """Whether the filter decides on the answer, which must be readable then."""
-        return self.text in (_answer_of, _verifier_and_answer, _prompt_and_answer)
+        return self.text in (_answer_of, _verifier_and_answer, _prompt_and_answer, _messages_of)
 
 
 def steps_of(options: FilterFileOptions) -> list[Step]:
@@ -104,6 +108,17 @@ def _rules(options: FilterFileOptions) -> Iterator[Step]:
 
 
 def _models(options: FilterFileOptions) -> Iterator[Step]:
+    yield from _language_models(options)
+    if options.reward is not None:
+        low = options.min_reward
+        reward = _RowReward(Reward(load_reward_scorer(options.reward), min=low))  # fails before any row is read
+        label = "reward" if low is None else f"reward {low:g} or more"
+        yield Step(reward, label, _messages_of, reported=_answer_of, column=reward.name)
+    elif options.min_reward is not None:
+        raise UsageError("min_reward needs a reward model: name it or its directory by --reward")
+
+
+def _language_models(options: FilterFileOptions) -> Iterator[Step]:
     if options.perplexity is None and options.ifd is None:
         return
     if options.scorer is None:
@@ -236,6 +251,11 @@ def _prompt_and_answer(row: SourceRow) -> str:
     return dumps([_texts_of(row).prompt, _answer_of(row)])
 
 
+def _messages_of(row: SourceRow) -> str:
+    """Return a row's messages as one JSON text, since a filter decides on texts."""
+    return dumps(_texts_of(row).messages)
+
+
 @dataclass(frozen=True)
 class _Verified(Filter):
     """Rejects a row whose answer fails the row's own verifier; a row without a verifier is kept."""
@@ -259,6 +279,18 @@ class _RowIfd(Filter):
         """Decide on each text."""
         pairs = [json.loads(text) for text in texts]
         return self.difficulty.decide([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+
+
+@dataclass(frozen=True)
+class _RowReward(Filter):
+    """``Reward`` on texts that ``_messages_of`` made."""
+
+    name: ClassVar[str] = Reward.name
+    reward: Reward
+
+    def decide(self, texts: Iterable[str]) -> list[Verdict]:
+        """Decide on each text."""
+        return self.reward.decide_conversations([json.loads(text) for text in texts])
 
 
 @dataclass(frozen=True)

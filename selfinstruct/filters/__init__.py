@@ -32,6 +32,7 @@ from selfinstruct.filters.pipeline import DecidedRow, On, Pipeline
 from selfinstruct.filters.refusals import Refusals
 from selfinstruct.filters.repetition import Repetition
 from selfinstruct.filters.result import ClosePair, FilterResult, FilterStep, RejectedRow
+from selfinstruct.filters.reward import Reward
 from selfinstruct.filters.rouge.index import NoveltyIndex, f1, lcs_length, rouge_l
 from selfinstruct.filters.semantic import SemanticIndex
 from selfinstruct.filters.text import Tokenizer, tokenize
@@ -64,6 +65,7 @@ __all__ = [
     "Refusals",
     "RejectedRow",
     "Repetition",
+    "Reward",
     "SemanticIndex",
     "TextIndex",
     "Tokenizer",

@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from selfinstruct.common.files import first_line
-from selfinstruct.errors import MissingExtraError, UsageError
+from selfinstruct.errors import UsageError
 from selfinstruct.filters.base import Filter, Reads
+from selfinstruct.filters.pretrained import BATCH, load_pretrained
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Verdict
 
@@ -26,7 +26,6 @@ __all__ = ["Ifd", "Perplexity", "Scorer", "ifd", "load_scorer", "perplexity"]
 Scorer: TypeAlias = Callable[[Sequence[tuple[str, str]]], Sequence[Sequence[float]]]
 
 SEPARATOR = "\n\n"  # between instruction and answer, since the model need not have a chat template
-BATCH = 8  # texts per forward pass
 MAX_TOKENS = 1024  # of context and text together: the start of the context is cut first, then the end of the text
 MAX_EXPONENT = 709  # of math.exp before a double overflows
 
@@ -179,21 +178,13 @@ def load_scorer(model: str | Path | Scorer) -> Scorer:
 
 @lru_cache(maxsize=1)
 def _load(model: str) -> Scorer:
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError:
-        raise MissingExtraError("torch or transformers", "train") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        network: Any = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"can't load the language model {model}: {first_line(error)}") from None
-    network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return lambda pairs: _score(torch, tokenizer, network, pairs)
+    tokenizer, network, _ = load_pretrained(model, "AutoModelForCausalLM", "language model")
+    return lambda pairs: _score(tokenizer, network, pairs)
 
 
-def _score(torch: Any, tokenizer: Any, network: Any, pairs: Sequence[tuple[str, str]]) -> list[list[float]]:
+def _score(tokenizer: Any, network: Any, pairs: Sequence[tuple[str, str]]) -> list[list[float]]:
+    import torch
+
     # Every sequence begins with a special token, so that the first token of a text without context has a probability.
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:

@@ -226,11 +226,13 @@ class Reader:
     def latest_answered(self, stage: str | None = None) -> Request | None:
         """Return the request whose completion was sent for last, in a stage or in any; None without one.
 
-        The requests that a fork inherits come after all of its own.
+        The requests that a fork inherits come after all of its own. Requests that ask for a score are left out, as they
+        say nothing about a server.
         """
         row = self._query_one(
             "SELECT k FROM outcomes JOIN requests USING (k) WHERE kind = 'completion'"
             " AND (?1 IS NULL OR json_extract(CAST(requests.body AS TEXT), '$.stage') = ?1)"
+            " AND json_extract(CAST(requests.body AS TEXT), '$.sampling.max_tokens') > 0"
             " ORDER BY send DESC, k DESC LIMIT 1",
             stage,
         )

@@ -40,11 +40,11 @@ class Pair:
 
     Attributes:
         rejected: The worst answer to the row's question.
-        scores: Score of the row's own answer, score of the rejected answer.
+        scores: Score of the row's own answer, score of the rejected answer; None if that is wrong and has no score.
     """
 
     rejected: str
-    scores: tuple[float, float]
+    scores: tuple[float, float | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Sampling:
     """Sampling parameters, under the names of OpenAI-compatible servers.
 
     Attributes:
-        max_tokens: Maximum number of tokens of one choice.
+        max_tokens: Maximum number of tokens of one choice; 0 for a request that asks for a score of its messages.
         stop: Strings that end a choice; they are not part of its text.
         n: Number of choices in a completion.
         seed: Seed of this request, or None to leave it to the server.
@@ -171,6 +171,11 @@ class Request:
     def is_raw(self) -> bool:
         """True for a raw prompt, False for messages."""
         return len(self.turns) == 1 and self.turns[0].role == "prompt"
+
+    @property
+    def asks_for_score(self) -> bool:
+        """True for a request that a reward model scores: it holds the answer, and its limit is 0 tokens."""
+        return self.sampling.max_tokens == 0
 
     @property
     def text_bytes(self) -> int:

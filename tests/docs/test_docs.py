@@ -108,6 +108,9 @@ def create_inputs(folder: Path, words: list[str]) -> None:
     named = [words[index + 1] for index, word in enumerate(words) if word in {"--from", "--seeds", "--config"}]
     if words[0] in {"fork", "refilter"}:
         named.append(words[1])
+    for model in (words[index + 1] for index, word in enumerate(words) if word == "--judge"):
+        (folder / model).mkdir(parents=True)
+        (folder / model / "config.json").write_text("{}")  # planning reads its files, and loads no weights
     for name in named:
         path = folder / name
         if name.startswith("runs/"):

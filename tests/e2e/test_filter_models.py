@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from click.testing import CliRunner
 
+from selfinstruct.cli import cli
 from selfinstruct.errors import UsageError
 from selfinstruct.filtering import FilterFileOptions, filter_file
-from selfinstruct.filters import Filter, Verdict
+from selfinstruct.filters import Filter, Reward, Verdict
 from tests import finetune_fixtures
 from tests.cli import environment, run_cli
+from tests.finetune_fixtures import make_reward_model
 
 tiny_tokenizer = finetune_fixtures.tiny_tokenizer
 tiny_model_folder = finetune_fixtures.tiny_model_folder
@@ -117,9 +120,66 @@ def test_perplexity_and_ifd_use_a_local_model(source: Path, tmp_path: Path, tiny
     assert len(read(tmp_path / "out.jsonl")) + len(rejected) == len(ROWS)
 
 
+@pytest.fixture(scope="module")
+def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_reward_model(tmp_path_factory.mktemp("reward") / "model")
+
+
+def test_rewards_become_a_field_of_the_kept_rows(source: Path, tmp_path: Path, reward_model: Path) -> None:
+    out, why = tmp_path / "out.jsonl", tmp_path / "why"
+    summary = filter_file(str(source), str(out), FilterFileOptions(reward=str(reward_model)))
+    scored = read(out)
+    assert summary.filters == ("reward",)
+    assert [{name: value for name, value in row.items() if name != "reward"} for row in scored] == ROWS
+    rewards = [row["reward"] for row in scored]
+    assert rewards == [Reward(reward_model).decide([row["instruction"]], [row["output"]])[0].score for row in ROWS], (
+        "the same in a batch as alone"
+    )
+    least = sorted(rewards)[2]
+    arguments = ["filter", source, "-o", out, "--reward", reward_model, "--min-reward", least, "--report", why]
+    done = CliRunner().invoke(cli, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    assert f"by reward {least:g} or more" in done.output
+    assert read(out) == [row for row in scored if row["reward"] >= least]
+    assert [(line["filter"], line["reason"], line["score"]) for line in read(why)] == [
+        ("reward", "low_score", reward) for reward in rewards if reward < least
+    ]
+
+
+def test_rewards_replace_a_field_of_that_name_and_are_null_where_there_is_none(
+    tmp_path: Path, reward_model: Path
+) -> None:
+    rows = [{**ROWS[0], "reward": "good"}, {"instruction": "Write", "output": "word " * 600}]
+    source, options = write(tmp_path / "in.jsonl", rows), FilterFileOptions(reward=str(reward_model))
+    summary = filter_file(str(source), str(tmp_path / "out.jsonl"), options)
+    first, second = read(tmp_path / "out.jsonl")
+    assert isinstance(first["reward"], float)
+    assert second["reward"] is None
+    assert summary.notices == ("the field 'reward' of 1 row was replaced by the new score",)
+    limited = replace(options, min_reward=-1e9)
+    summary = filter_file(str(source), str(tmp_path / "out.jsonl"), limited, report=str(tmp_path / "why"))
+    assert read(tmp_path / "out.jsonl") == [first]
+    [line] = read(tmp_path / "why")
+    assert line["reason"] == "no_score"
+    assert "more than the 512 that the reward model reads" in line["detail"]["problem"]
+
+
+def test_rewards_are_a_column_of_parquet(tmp_path: Path, reward_model: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "in.parquet")
+    options = FilterFileOptions(reward=str(reward_model))
+    filter_file(str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"), options)
+    filter_file(str(tmp_path / "in.parquet"), str(tmp_path / "out.jsonl"), options)
+    table = parquet.read_table(tmp_path / "out.parquet")
+    assert table.to_pylist() == read(tmp_path / "out.jsonl")
+    assert str(table.schema.field("reward").type) == "double"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--min-reward", "1"], "min_reward needs a reward model: name it or its directory by --reward"),
         (["--perplexity", "5:500"], "perplexity and ifd need a causal language model"),
         (["--perplexity", "500:5", "--scorer", "m"], "'500:5' is not a range such as 5:500"),
         (["--ifd", "0.3", "--scorer", "m"], "'0.3' is not a range"),

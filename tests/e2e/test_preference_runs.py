@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import finetune
+from finetune.data.pairs import read_comparisons
 from finetune.data.preference_data import read_preference_data
 from finetune.data.render import Renderer
 from finetune.options import DpoOptions, RewardOptions
 from selfinstruct.errors import RunChangedError, UsageError
+from selfinstruct.filters.reward import load_reward_scorer
 from tests import finetune_fixtures
 from tests.cli import environment, run_program
 from tests.comparisons import plain_dpo_loss
@@ -137,6 +139,14 @@ def test_a_reward_model_is_loaded_by_transformers_with_the_rewards_that_were_mea
         assert result.after is not None
         assert result.after.accuracy is not None
         assert result.after.accuracy.mean == pytest.approx(float((margins > 0).double().mean()))
+        assert result.after.margin is not None
+        assert result.after.margin.mean == pytest.approx(float(margins.double().mean()), abs=1e-4)
+        examples = [each for row in read_comparisons(str(data)).comparisons[:3] for each in row.examples]
+        with torch.no_grad():
+            ids = [torch.from_numpy(renderer.document(each).ids.astype("int64"))[None] for each in examples]
+            trained = [float(model(each).logits) for each in ids]
+        scored = load_reward_scorer(out)([[(turn.role, turn.content) for turn in each.turns] for each in examples])
+        assert [each.reward for each in scored] == pytest.approx(trained, abs=2e-4), "judge and filter read the same"
         with pytest.raises(UsageError, match="a reward model, which scores texts"):
             finetune.load_model(out)
 
@@ -155,6 +165,7 @@ def test_a_preference_command_reports_accuracy_next_to_chance(
     assert "held-out accuracy: " in output
     assert "95% interval" in output
     assert "chance, which is 50%)" in output
+    assert "held-out margin: +" in output
     assert (out / "reference.safetensors").exists() == (command == "prefer")
     assert "was complete already" in run_program("finetune", [*arguments, "-o", out], timeout=280)
     (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n')

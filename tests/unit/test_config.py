@@ -128,7 +128,7 @@ def test_a_part_of_a_section_is_filled_from_its_default() -> None:
     [
         ("novelty.threshold=0.5", "unknown key 'novelty' (did you mean 'filters.novelty' or 'saturation.novelty'?)"),
         ("max_requests=9", "unknown key 'max_requests' (did you mean 'budget.max_requests'?)"),
-        ("model=x", "unknown key 'model' (did you mean 'openai.model'?)"),
+        ("model=x", "unknown key 'model' (did you mean 'openai.model' or 'quality.reward.model'?)"),
         ("alpaca.temprature=1", "unknown key 'alpaca.temprature' (did you mean 'alpaca.tasks.temperature'?)"),
         ("evol_instruct.epochs=1", "unknown key 'evol_instruct' (did you mean 'evol-instruct'?)"),
         ("strategy=openai", "unknown strategy 'openai': it is a backend, for --backend"),

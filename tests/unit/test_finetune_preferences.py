@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import finetune
+from finetune.cli import cli
 from finetune.data.comparisons import Comparisons
 from finetune.data.pairs import compared_answers, read_comparisons
 from finetune.data.plan import EpochPlan
@@ -201,7 +203,7 @@ def test_held_out_pairs_are_measured_against_the_model_before_training() -> None
     fit(model, dpo(model, comparisons, options), options)
     after = evaluate(model, held_out.documents, budget=64)
     rewards = dpo_rewards(torch.from_numpy(-after.sums), reference, torch.from_numpy(after.counts), options)
-    losses, accuracy = measure_pairs(held_out, rewards)
+    losses, accuracy, margin = measure_pairs(held_out, rewards)
     trained = make_model(VOCAB)
     trained.load_state_dict(model.model.state_dict())
     with torch.no_grad():
@@ -209,6 +211,8 @@ def test_held_out_pairs_are_measured_against_the_model_before_training() -> None
     assert losses.mean == pytest.approx(expected, abs=1e-5)
     assert abs(losses.mean - LN2) > 1e-3
     assert accuracy.counts.tolist() == [3, 1, 1, 3, 1, 1]
+    chosen, rejected = held_out.pairs.T
+    assert margin.mean == pytest.approx(float((rewards[chosen] - rewards[rejected]).mean()))
 
 
 def test_dropout_is_off_in_policy_and_reference() -> None:
@@ -458,6 +462,70 @@ def test_a_reward_model_leaves_out_rows_that_are_too_long(tmp_path: Path, tiny_t
     assert [(name.rpartition("/")[2], reason) for name, reason, _ in data.rendered.dropped] == [
         ("rows.jsonl:1 (chosen)", "too long")
     ]
+
+
+ROWS = [
+    {"prompt": "Name a river.", "chosen": "The Loire.", "rejected": "Paris."},
+    {"prompt": "Name a river.", "chosen": "The Loire.", "rejected": "The Loire."},
+    {"instruction": "Name a river.", "output": "The Loire."},
+    {"prompt": "Name a river.", "chosen": "The Loire. " * 99, "rejected": "Paris."},
+    *({"prompt": f"Name river {number}.", "chosen": "The Loire.", "rejected": "Paris."} for number in range(9)),
+]
+
+
+@pytest.mark.parametrize("command", ["prefer", "reward"])
+def test_a_dry_run_of_comparisons_names_what_is_left_out_as_json(
+    command: str, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    rows, report = tmp_path / "rows.jsonl", tmp_path / "report.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    arguments = [
+        command,
+        "--model",
+        tiny_model_folder,
+        "--data",
+        rows,
+        "--set",
+        "format=chat",
+        "--set",
+        "max_length=128",
+    ]
+    done = CliRunner().invoke(cli, [*map(str, arguments), "--dry-run", "--json", "--report", str(report)])
+    assert done.exit_code == 0, done.output
+    preview = json.loads(done.stdout)
+    unread = [json.loads(line) for line in report.read_text().splitlines()]
+    assert preview["unread"] == unread
+    reasons = {line["row"].rpartition("/")[2]: (line["reason"], line["detail"]) for line in unread}
+    assert reasons["rows.jsonl:2"] == ("unreadable", "the chosen answer and the rejected one are the same")
+    assert reasons["rows.jsonl:3"][1].startswith("no answers to compare")
+    too_long = {"rows.jsonl:4 (chosen)"} if command == "reward" else set()  # prefer cuts it
+    assert reasons.keys() == {"rows.jsonl:2", "rows.jsonl:3", *too_long}
+    assert preview["documents"] == (20 if command == "reward" else 22)
+    assert preview["truncated"] == (0 if command == "reward" else 1)
+    assert preview["held_out"]["pairs"] + preview["trained"] == preview["documents"]
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("command", ["prefer", "reward"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--skip-malformed", "--json", "-o", "out"], "--report and --json belong to --dry-run"),
+        ([], "Missing option '-o' / '--output'"),
+        (["--no-skip-malformed", "--dry-run"], "holds 2 rows that can't be read"),
+        (["--set", "fp8=true", "--dry-run"], "fp8"),
+        (["--set", "evaluation.samples=3", "--dry-run", "--recipe", "none"], "no recipe 'none'"),
+    ],
+)
+def test_calls_that_make_no_sense_are_refused(command: str, words: list[str], message: str, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    done = CliRunner().invoke(cli, [command, "--model", "none", "--data", str(rows), *words])
+    text = f"{done.output}{done.exception}"
+    assert done.exit_code != 0
+    assert message in text
+    assert isinstance(done.exception, SystemExit | SelfInstructError)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_the_preference_data_of_a_run_is_read(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from selfinstruct.common.config import build
+from selfinstruct.common.config import build, identity_fields
+from selfinstruct.common.formats import user_text
 from selfinstruct.common.resources import builtin_prompts
 from selfinstruct.engine.plan import make_plan
 from selfinstruct.errors import ConfigError, TemplateError
@@ -20,6 +21,7 @@ from selfinstruct.records import (
     Completion,
     CounterKey,
     Message,
+    Pair,
     Received,
     Request,
     Sampling,
@@ -385,3 +387,62 @@ def test_an_error_names_the_configuration_file_and_the_line(tmp_path: Path):
     path.write_text(yaml.safe_dump({"quality": {"judge": {"threshold": 9}}}))
     said = run_cli("generate", tmp_path / "r", "--config", path, code=2)
     assert f"{path}:2: quality.judge: threshold 9 is outside" in said
+
+
+REWARD = {"reward": {"model": "runs/judge", "identity": "abc"}}
+
+
+def test_a_reward_model_scores_each_answer_once_and_below_zero_as_well():
+    asked, received = chain(
+        refined(ROW, best_of=3, pairs=True, **REWARD), ["Six.", "Four."], "-3.5", "-1.25", "-2.0625"
+    )
+    assert [request.stage for request in asked] == ["candidates", "reward", "reward", "reward"]
+    assert [request.asks_for_score for request in asked] == [False, True, True, True]
+    question = user_text(ROW.instruction, ROW.input)
+    for request, answer in zip(asked[1:], ("Five.", "Six.", "Four."), strict=True):
+        assert [(turn.role, turn.text) for turn in request.turns] == [("user", question), ("assistant", answer)]
+    assert asked[1].context["quality"]["asked"] == {"answer": 0, "model": "abc"}, "another model gets other requests"
+    [row] = received.candidates
+    assert (row.output, row.columns) == ("Six.", {"score": -1.25, "scores": {"reward": -1.25}})
+    assert (row.pair.rejected, row.pair.scores) == ("Five.", (-1.25, -3.5))
+    assert row.verdicts[0].detail == {"answer": 2, "means": [-3.5, -1.25, -2.0625]}
+    assert (row.verdicts[1].kept, row.verdicts[1].score) == (True, -1.25)
+    assert "quality|reward|-2" in tuple(map(str, received.counters))
+
+
+@pytest.mark.parametrize(("threshold", "reason"), [(None, ""), (-1.25, ""), (-1.2, "low_score")])
+def test_a_reward_has_to_reach_the_threshold_if_there_is_one(threshold, reason):
+    reward = {**REWARD["reward"], "threshold": threshold}
+    _, received = chain(refined(ROW, reward=reward), "-1.25")
+    assert received.candidates[0].verdicts[0].reason == reason
+
+
+def test_a_wrong_answer_is_the_rejected_one_without_a_reward():
+    row = replace(ROW, verifier={"kind": "text", "value": "four"})
+    asked, received = chain(refined(row, best_of=2, pairs=True, **REWARD), ["Four."], "-7.5")
+    assert [request.stage for request in asked] == ["candidates", "reward"]
+    assert (received.candidates[0].output, received.candidates[0].pair) == ("Four.", Pair("Five.", (-7.5, None)))
+
+
+def test_an_answer_that_could_not_be_scored_is_not_chosen():
+    made = refined(ROW, best_of=2, pairs=True, **REWARD)
+    request = begun(made).candidates[0].on_accept.numbered(8, 1)
+    (own,) = made.receive(request, completion("Four."), None).follow_ups
+    (other,) = made.recover(own.numbered(9, 1), None).follow_ups
+    [row] = made.receive(other.numbered(10, 1), completion("-9.0"), None).candidates
+    assert (row.output, row.columns["score"], row.pair) == ("Four.", -9.0, None)
+    [row] = made.recover(other.numbered(10, 1), None).candidates
+    assert row.verdicts[-1].reason == "no_score"
+
+
+def test_judge_and_reward_exclude_each_other():
+    with pytest.raises(ConfigError, match="judge and reward both score the answers"):
+        refined(ROW, judge={}, **REWARD)
+    with pytest.raises(ConfigError, match="model must name a reward model"):
+        refined(ROW, reward={"model": ""})
+
+
+def test_the_identity_of_a_run_holds_the_model_and_not_its_path():
+    made = build(QualityOptions, REWARD)
+    assert identity_fields(made)["reward"] == {"threshold": None, "identity": "abc"}
+    assert "reward" not in identity_fields(QualityOptions(tags=True)), "earlier runs keep their identity"

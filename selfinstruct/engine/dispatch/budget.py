@@ -61,7 +61,12 @@ class BudgetOptions:
 
 
 def worst_case(request: Request) -> tuple[int, int]:
-    """Return the most tokens of prompt and completion that a request can cost; a token is at least one byte."""
+    """Return the most tokens of prompt and completion that a request can cost; a token is at least one byte.
+
+    A score costs none: the reward model runs in this process.
+    """
+    if request.asks_for_score:
+        return 0, 0
     template = 0 if request.is_raw else _CHAT_TOKENS + _TURN_TOKENS * len(request.turns)
     return request.text_bytes + template, request.sampling.max_tokens * request.sampling.n
 

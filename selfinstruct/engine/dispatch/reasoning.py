@@ -48,6 +48,8 @@ class RoomForReasoning:
 
     def tokens(self, request: Request) -> int:
         """Return the tokens of room for a request."""
+        if request.asks_for_score:
+            return 0
         return min(self._raw if request.is_raw else self._chat, self.most)
 
     def enlarged(self, request: Request, tokens: int | None = None) -> Request:

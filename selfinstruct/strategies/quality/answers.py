@@ -13,12 +13,10 @@ from selfinstruct.filters import check_instances
 from selfinstruct.prompts import Prompts
 from selfinstruct.reasons import RejectReason
 from selfinstruct.records import Candidate, CounterRow, Instance, Pair, Request, Sampling, Verdict
+from selfinstruct.strategies.quality.options import Criteria
 from selfinstruct.verifiers import verify
 
-__all__ = ["Answers", "Score", "transcript"]
-
-_DIGITS = 3  # of a displayed mean
-_WRONG_SCORE = 0.0  # of an answer that fails its verifier and is not judged: below any score of a judge
+__all__ = ["Answers", "Score", "conversation", "transcript"]
 
 _NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
@@ -130,78 +128,80 @@ class Answers:
         """Return the row with answer ``index`` as its output."""
         return replace(self.row, output=self.texts[index]) if index else self.row
 
-    def unjudged(self, rubrics: Sequence[str]) -> tuple[int, str] | None:
-        """Return the first answer and rubric without a judgement; None if none is missing.
+    def unjudged(self, criteria: Criteria) -> tuple[int, str] | None:
+        """Return the first answer and the name of a score that it lacks; None if none is missing.
 
         An answer that got no score by one rubric is not judged by the others.
         """
         for index in self.candidates:
             scores = self._scores(index)
             if index not in self.wrong and all(score.value is not None for score in scores.values()):
-                for rubric in rubrics:
-                    if rubric not in scores:
-                        return index, rubric
+                for name in criteria.names:
+                    if name not in scores:
+                        return index, name
         return None
 
-    def with_score(self, index: int, rubric: str, score: Score) -> Answers:
+    def with_score(self, index: int, name: str, score: Score) -> Answers:
         """Return a copy with a score of answer ``index``."""
         scores = [dict(self._scores(at)) for at in range(max(index + 1, len(self.scores)))]
-        scores[index][rubric] = score
+        scores[index][name] = score
         return replace(self, scores=tuple(scores))
 
-    def means(self, rubrics: Sequence[str]) -> list[float | None]:
-        """Return each answer's mean score, or 1 without rubrics; None for a wrong answer or one that lacks a score."""
-        return [self._mean(index, rubrics) for index in range(len(self.texts))]
+    def means(self, criteria: Criteria) -> list[float | None]:
+        """Return each answer's mean score, or 1 without scores; None for a wrong answer or one that lacks a score."""
+        return [self._mean(index, criteria.names) for index in range(len(self.texts))]
 
-    def best(self, rubrics: Sequence[str]) -> int:
+    def best(self, criteria: Criteria) -> int:
         """Return the index of the answer with the highest mean, the first of equals; 0 if no answer has a mean."""
-        means = self.means(rubrics)
+        means = self.means(criteria)
         return max(range(len(means)), key=lambda index: (_or_lowest(means[index]), -index))
 
-    def pair(self, rubrics: Sequence[str]) -> Pair | None:
+    def pair(self, criteria: Criteria) -> Pair | None:
         """Return the worst answer for a preference pair with the best; None if no answer is worse."""
-        means, best = self.means(rubrics), self.best(rubrics)
+        means, best = self.means(criteria), self.best(criteria)
         high = means[best]
         if high is None:
             return None
-        scored = (
-            (_WRONG_SCORE if index in self.wrong else mean, index)
-            for index, mean in enumerate(means)
-            if self.texts[index] != self.texts[best]
-        )
-        low, index = min(((score, index) for score, index in scored if score is not None), default=(high, best))
-        return Pair(self.texts[index], (round(high, _DIGITS), round(low, _DIGITS))) if low < high else None
+        others = [index for index in range(len(means)) if self.texts[index] != self.texts[best]]
+        scored = [(mean, index) for index in others if (mean := means[index]) is not None]
+        scored += [(_or_lowest(criteria.of_wrong), index) for index in others if index in self.wrong]
+        low, index = min(scored, default=(high, best))
+        if low >= high:
+            return None
+        shown = round(low, criteria.digits) if math.isfinite(low) else None
+        return Pair(self.texts[index], (round(high, criteria.digits), shown))
 
-    def verdict(self, rubrics: Sequence[str], threshold: float) -> Verdict | None:
+    def verdict(self, criteria: Criteria) -> Verdict | None:
         """Return the judge's verdict on the best answer; None if every answer fails the verifier, which rejects it.
 
         If the row's own answer is no candidate and no other is acceptable, its own fault rejects the row.
         """
         if len(self.wrong) == len(self.candidates):
             return Verdict("answer", False, self.own_fault) if self.own_fault else None
-        index = self.best(rubrics)
-        mean, scores = self.means(rubrics)[index], self._scores(index)
-        low = RejectReason.LOW_SCORE if mean is not None and mean < threshold else ""
+        index = self.best(criteria)
+        mean, scores, threshold = self.means(criteria)[index], self._scores(index), criteria.threshold
+        low = RejectReason.LOW_SCORE if mean is not None and threshold is not None and mean < threshold else ""
         reason = RejectReason.NO_SCORE if mean is None else low
         detail: dict[str, Json] = {
-            "scores": {rubric: score.value for rubric, score in scores.items()},
-            "reasons": {rubric: score.reason for rubric, score in scores.items()},
+            "scores": {name: score.value for name, score in scores.items()},
+            "reasons": {name: score.reason for name, score in scores.items()},
         }
         return Verdict("judge", not reason, reason, mean, detail=detail)
 
-    def choice(self, rubrics: Sequence[str]) -> Verdict:
+    def choice(self, criteria: Criteria) -> Verdict:
         """Return the verdict that records the chosen answer and the means of all answers."""
-        means = [None if mean is None else round(mean, _DIGITS) for mean in self.means(rubrics)]
-        return Verdict("best_of", True, detail={"answer": self.best(rubrics) + 1, "means": list(means)})
+        means = [None if mean is None else round(mean, criteria.digits) for mean in self.means(criteria)]
+        return Verdict("best_of", True, detail={"answer": self.best(criteria) + 1, "means": list(means)})
 
-    def columns(self, rubrics: Sequence[str]) -> dict[str, Json]:
+    def columns(self, criteria: Criteria) -> dict[str, Json]:
         """Return the columns with the best answer's mean and scores."""
-        index = self.best(rubrics)
-        mean = self.means(rubrics)[index]
-        if not rubrics or mean is None:
+        index = self.best(criteria)
+        mean = self.means(criteria)[index]
+        if not criteria.names or mean is None:
             return {}
         scores = self._scores(index)
-        return {"score": round(mean, _DIGITS), "scores": {rubric: scores[rubric].value for rubric in rubrics}}
+        shown = round(mean, criteria.digits)
+        return {"score": shown, "scores": {name: scores[name].value for name in criteria.names}}
 
     def follow_ups(self, prompts: Prompts, parent: int) -> tuple[Request | None, Request | None]:
         """Return ``on_accept`` and ``on_reject`` as requests that follow ``parent``."""
@@ -214,14 +214,20 @@ class Answers:
     def _scores(self, index: int) -> Mapping[str, Score]:
         return self.scores[index] if index < len(self.scores) else {}
 
-    def _mean(self, index: int, rubrics: Sequence[str]) -> float | None:
+    def _mean(self, index: int, names: Sequence[str]) -> float | None:
         if index in self.wrong or index not in self.candidates:
             return None
         scores = self._scores(index)
-        values = [score.value for rubric in rubrics if (score := scores.get(rubric)) and score.value is not None]
-        if len(values) < len(rubrics):
+        values = [score.value for name in names if (score := scores.get(name)) and score.value is not None]
+        if len(values) < len(names):
             return None
         return math.fsum(values) / len(values) if values else 1.0  # ``sum`` differs between Python versions
+
+
+def conversation(row: Candidate) -> list[tuple[str, str]]:
+    """Return role and content of each message of a row, as an export holds them."""
+    messages = tuple((message.role, message.content) for message in row.messages)
+    return TrainingRow(row.instruction, row.input, row.output, row.system, messages).turns
 
 
 def transcript(row: Candidate, *, answer: bool = True) -> str:
@@ -230,15 +236,14 @@ def transcript(row: Candidate, *, answer: bool = True) -> str:
     Args:
         answer: False omits the last answer.
     """
-    messages = tuple((message.role, message.content) for message in row.messages)
-    turns = TrainingRow(row.instruction, row.input, row.output, row.system, messages).turns
+    turns = conversation(row)
     if not answer:
         turns = turns[:-1]
     return "\n\n".join(f"{_NAMES[role]}: {content}" for role, content in turns)
 
 
 def _or_lowest(mean: float | None) -> float:
-    return -1.0 if mean is None else mean
+    return -math.inf if mean is None else mean
 
 
 def _request_json(request: Request) -> dict[str, Json]:

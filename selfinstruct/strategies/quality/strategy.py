@@ -2,9 +2,9 @@
 
 The strategy's rows become provisional rows: the filters decide on them as rows, and each kept one starts a chain of
 requests. ``candidates`` requests further answers to the row's question, all in one completion (rejection sampling:
-Llama 3, arXiv:2407.21783, section 4.2.2); ``judge`` scores one answer by one rubric, and is repeated for each; ``tags``
-classifies the question. The last request of the chain offers the final row, with the best answer, as an instance of the
-provisional row's task.
+Llama 3, arXiv:2407.21783, section 4.2.2); ``judge`` scores one answer by one rubric, and is repeated for each; or
+``reward`` scores one answer by a reward model; ``tags`` classifies the question. The last request of the chain offers
+the final row, with the best answer, as an instance of the provisional row's task.
 
 Each request carries the state of its chain in its context, under ``quality``. Nothing in it depends on the threshold,
 so that a run can be filtered again under another one.
@@ -31,6 +31,7 @@ from selfinstruct.records import (
     PromptMessage,
     Received,
     Request,
+    Role,
     Sampling,
     Task,
     Verdict,
@@ -48,14 +49,17 @@ from selfinstruct.strategies.abilities import (
     unanswered_row,
 )
 from selfinstruct.strategies.base import Strategy, View
-from selfinstruct.strategies.quality.answers import Answers, Score, transcript
-from selfinstruct.strategies.quality.options import RUBRICS, QualityOptions
+from selfinstruct.strategies.quality.answers import Answers, Score, conversation, transcript
+from selfinstruct.strategies.quality.options import REWARD, RUBRICS, QualityOptions
+from selfinstruct.strategies.quality.steps import CandidatesStep, JudgeStep, RewardStep, TagsStep
 from selfinstruct.strategies.shared import schemas
 from selfinstruct.strategies.shared.contexts import context_json, from_json
 
 __all__ = ["TAGS", "QualityStrategy"]
 
 _SCORE_TOKENS, _TAGS_TOKENS = 256, 60  # limits for raw prompts: a score with its reason, and three tags
+_MESSAGE = "quality/message"  # the template of each message that a reward model reads
+_ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _KEY = "quality"  # key of the context that marks a request of this module
 
 TAGS: Mapping[str, tuple[str, ...]] = {
@@ -71,32 +75,6 @@ TAGS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """The vocabulary of each tag; the categories follow the ones of Magpie (arXiv:2406.08464)."""
-
-
-@dataclass(frozen=True, slots=True)
-class CandidatesStep:
-    """Part of the context of the stage ``candidates``: the number of requested answers."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeStep:
-    """Part of the context of the stage ``judge``.
-
-    Attributes:
-        answer: Index of the judged answer.
-        scale: The lowest and the highest score.
-    """
-
-    answer: int
-    rubric: str
-    scale: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class TagsStep:
-    """Part of the context of the stage ``tags``, which needs no data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +122,8 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         if options.judge is not None:
             templates[f"quality/judge{suffix}"] = frozenset({"conversation", "rubric", "low", "high"})
             templates |= {f"{RUBRICS}/{name}": frozenset({"low", "high"}) for name in options.rubrics}
+        if options.reward is not None:
+            templates[_MESSAGE] = frozenset({"text"})
         if options.tags:
             templates[f"quality/tags{suffix}"] = frozenset({"request", "categories", "difficulties", "languages"})
         return templates
@@ -193,6 +173,8 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
             return self._receive_candidates(request, answers, completion)
         if stage == "judge":
             return self._receive_score(request, answers, _judge_step(state), completion)
+        if stage == "reward":
+            return self._receive_reward(request, answers, _reward_step(state), completion)
         return self._receive_tags(request, answers, completion)
 
     def recover(self, request: Request, view: View) -> Received:
@@ -206,6 +188,8 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         if stage == "judge":
             step = _judge_step(state)
             return self._continue(request, answers.with_score(step.answer, step.rubric, Score(None, "")))
+        if stage == "reward":
+            return self._continue(request, answers.with_score(_reward_step(state).answer, REWARD, Score(None, "")))
         return self._finish(request, answers, tags=dict.fromkeys(TAGS))
 
     def _start_chains(self, request: Request, received: Received, cut_reason: str = "") -> Received:
@@ -249,7 +233,7 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         if not all(verdict.kept for verdict in candidate.verdicts):
             return candidate
         # A conversation has no single question to answer again, and several answers need something to compare them by.
-        can_compare = not candidate.messages and (self.options.judge is not None or candidate.verifier is not None)
+        can_compare = not candidate.messages and (self.options.scores or candidate.verifier is not None)
         answers = replace(Answers.of_candidate(candidate), complete=self.options.best_of == 1 or not can_compare)
         first = self._next_request(request, answers)
         if first is None:
@@ -263,8 +247,11 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         options = self.options
         if not answers.complete:
             return self._request_candidates(request, answers)
-        if (unjudged := answers.unjudged(options.rubrics)) is not None:
-            return self._request_score(request, answers, *unjudged)
+        if (unjudged := answers.unjudged(options.criteria)) is not None:
+            index, name = unjudged
+            if options.reward is not None:
+                return self._request_reward(request, answers, index, options.reward.identity)
+            return self._request_score(request, answers, index, name)
         if options.tags and self._is_acceptable(answers):
             return self._request_tags(request, answers)
         return None
@@ -295,6 +282,12 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         sampling = stage.sampling(schema=schemas.score(low, high) if options.structured else None)
         step = context_json(JudgeStep(index, rubric, (low, high)))
         return _chain_request(request, "judge", turns, sampling, answers, step)
+
+    def _request_reward(self, request: Request, answers: Answers, index: int, model: str) -> Request:
+        messages = conversation(answers.row_with(index))
+        turns = tuple(self.prompts.turn(_ROLES[role], _MESSAGE, {"text": content}) for role, content in messages)
+        step = context_json(RewardStep(index, model))
+        return _chain_request(request, "reward", turns, Sampling(max_tokens=0, temperature=0.0), answers, step)
 
     def _request_tags(self, request: Request, answers: Answers) -> Request:
         stage, row = self.options.tagging.with_short_answer(self.prompts, _TAGS_TOKENS), answers.row
@@ -337,6 +330,13 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         answers = answers.with_score(step.answer, step.rubric, score)
         return self._continue(request, answers, _Reading(counters=(counter,)))
 
+    def _receive_reward(
+        self, request: Request, answers: Answers, step: RewardStep, completion: Completion
+    ) -> Received:  # fmt: skip
+        value = float(completion.text)
+        answers = answers.with_score(step.answer, REWARD, Score(value, ""))
+        return self._continue(request, answers, _Reading(counters=(_counter(request, REWARD, str(round(value))),)))
+
     def _receive_tags(self, request: Request, answers: Answers, completion: Completion) -> Received:
         continued = request.is_raw and request.sampling.schema is None
         tags = read_labels(_text_without_reasoning(completion), TAGS, continued=continued)
@@ -359,8 +359,8 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
         tags: Mapping[str, str | None] | None = None,
     ) -> Received:
         """Offer the row with the best answer and the judge's verdict on it."""
-        rubrics, has_choice = self.options.rubrics, len(answers.texts) > 1
-        best = answers.best(rubrics)
+        criteria, has_choice = self.options.criteria, len(answers.texts) > 1
+        best = answers.best(criteria)
         row, verdict = answers.row_with(best), self._verdict(answers)
         counters = reading.counters
         if has_choice:
@@ -374,22 +374,21 @@ class QualityStrategy(Strategy, ChoosesFormat, ChoosesTarget, RecoversFailures, 
             shown_outputs=(row.instruction,) if best else (),
             on_accept=on_accept,
             on_reject=on_reject,
-            columns={**row.columns, **answers.columns(rubrics), **(tags or {})},
-            pair=answers.pair(rubrics) if self.options.pairs else row.pair,
-            verdicts=(*((answers.choice(rubrics),) if has_choice else ()), *((verdict,) if verdict else ())),
+            columns={**row.columns, **answers.columns(criteria), **(tags or {})},
+            pair=answers.pair(criteria) if self.options.pairs else row.pair,
+            verdicts=(*((answers.choice(criteria),) if has_choice else ()), *((verdict,) if verdict else ())),
         )
         return Received((final,), discards=reading.discards, counters=counters)
 
     def _is_acceptable(self, answers: Answers) -> bool:
         """Decide whether the best answer would be kept; tags are not requested otherwise."""
-        rubrics, verdict = self.options.rubrics, self._verdict(answers)
-        return answers.means(rubrics)[answers.best(rubrics)] is not None and (verdict is None or verdict.kept)
+        criteria, verdict = self.options.criteria, self._verdict(answers)
+        return answers.means(criteria)[answers.best(criteria)] is not None and (verdict is None or verdict.kept)
 
     def _verdict(self, answers: Answers) -> Verdict | None:
-        judge = self.options.judge
-        if judge is None and len(answers.wrong) == len(answers.candidates):
-            return answers.verdict((), 0.0)
-        return None if judge is None else answers.verdict(judge.rubrics, judge.threshold)
+        if self.options.scores or len(answers.wrong) == len(answers.candidates):
+            return answers.verdict(self.options.criteria)
+        return None
 
 
 def _own_fault(candidate: Candidate, cut_reason: str) -> str:
@@ -418,6 +417,10 @@ def _chain_request(
 
 def _judge_step(state: Mapping[str, Any]) -> JudgeStep:
     return from_json(JudgeStep, state["asked"])
+
+
+def _reward_step(state: Mapping[str, Any]) -> RewardStep:
+    return from_json(RewardStep, state["asked"])
 
 
 def _text_without_reasoning(completion: Completion) -> str:
