@@ -1,4 +1,4 @@
-"""Models of transformers, given by folder or by their name on the hub: checks of the files that need no heavy package."""
+"""Models of transformers, given by folder or hub name: checks of their files without a heavy package."""
 
 from __future__ import annotations
 

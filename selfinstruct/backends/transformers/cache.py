@@ -14,7 +14,7 @@ _BLOCK = 128  # columns that a layer grows by
 _ATTENTION = {"full_attention", "sliding_attention", "dummy"}
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed here
     """Keys and values of one layer, of shape (rows, heads, columns, head size), with room for further columns.
 
     The layer of transformers copies everything for each token; this one does so for each ``_BLOCK`` tokens. It also
@@ -30,9 +30,7 @@ class GrowingLayer(DynamicLayer):
         self._room: tuple[Tensor, Tensor] = (keys, values)
         self.keys, self.values = keys, values
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.keys.shape[2]

@@ -24,7 +24,6 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from selfinstruct.backends.transformers.options import Sources, TransformersOptions, model_sources
-from selfinstruct.backends.transformers.prompts import end_of_turn
 from selfinstruct.common.codec import loads
 from selfinstruct.common.files import first_line
 from selfinstruct.common.weights import weights_digest
@@ -47,7 +46,7 @@ class Loaded:
         tokenizer: Its tokenizer.
         device: Where it computes.
         context: Most tokens of prompt and completion; None for no limit.
-        stop_ids: Tokens that end a completion.
+        stop_ids: Tokens that end a text, by the generation configuration and the tokenizer.
     """
 
     model: Any
@@ -102,7 +101,9 @@ def _device(name: str) -> torch.device:
     device = torch.device(name)
     available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if (device.index or 0) >= available[device.type]:
-        raise ConfigError(f"torch finds no device {name!r} here: --set transformers.device=auto", key="transformers.device")
+        raise ConfigError(
+            f"torch finds no device {name!r} here: --set transformers.device=auto", key="transformers.device"
+        )
     return device
 
 
@@ -129,7 +130,7 @@ def _config(model: str, options: TransformersOptions) -> Any:
 
 def _auto_class(config: Any) -> Any:
     classes = (AutoModelForCausalLM, AutoModelForImageTextToText)
-    return next((auto for auto in classes if type(config) in auto._model_mapping), None)  # noqa: SLF001
+    return next((auto for auto in classes if type(config) in auto._model_mapping), None)
 
 
 def _weights(sources: Sources, config: Any, dtype: torch.dtype, options: TransformersOptions) -> Any:
@@ -142,7 +143,7 @@ def _weights(sources: Sources, config: Any, dtype: torch.dtype, options: Transfo
             f"{sources.weights}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again",
             key=_MODEL,
         )
-    if not model._supports_default_dynamic_cache():  # noqa: SLF001
+    if not model._supports_default_dynamic_cache():
         raise ConfigError(
             f"{sources.weights}: {type(model).__name__} keeps its state in a form that this backend does not know; try "
             "--backend vllm",
@@ -205,7 +206,7 @@ def _context(config: Any, options: TransformersOptions) -> int | None:
 
 
 def _stop_ids(model: Any, tokenizer: Any, sources: Sources) -> frozenset[int]:
-    """Return the tokens that end a text: by the generation configuration, the tokenizer and the chat template.
+    """Return the tokens that end a text, by the generation configuration and the tokenizer.
 
     The generation configuration next to adapters takes precedence: ``finetune`` writes it for its models.
     """
@@ -216,8 +217,7 @@ def _stop_ids(model: Any, tokenizer: Any, sources: Sources) -> frozenset[int]:
     if ids is None:
         ids = model.config.get_text_config(decoder=True).eos_token_id
     listed = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    further = (tokenizer.eos_token_id, end_of_turn(tokenizer))
-    return frozenset([*listed, *(token for token in further if token is not None)])
+    return frozenset([*listed, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])])
 
 
 @contextmanager
@@ -231,8 +231,8 @@ def _explained(model: str) -> Iterator[None]:
         if out_of_memory(error):
             raise
         raise ConfigError(
-            f"can't load the model {model!r}: {first_line(error)}; give a folder of transformers with safetensors, or a "
-            "name on the hub (which needs a network)",
+            f"can't load the model {model!r}: {first_line(error)}; give a folder of transformers with safetensors, or "
+            "a name on the hub (which needs a network)",
             key=_MODEL,
         ) from None
 

@@ -97,7 +97,7 @@ def load_chat_template(options: TransformersOptions) -> ChatTemplate | None:
 def model_sources(options: TransformersOptions) -> Sources:
     """Find the model, its adapters and its tokenizer, by what can be checked without a heavy package.
 
-    Adapters usually lie next to the tokenizer that they were trained with, which takes precedence over the base model's.
+    A tokenizer next to adapters takes precedence over the base model's: the adapters were trained with it.
 
     Raises:
         ConfigError: The message says what to give instead.

@@ -74,4 +74,6 @@ def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], **variables: 
         *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError),
         *(ArithmeticError, RecursionError, MemoryError),
     ) as error:
-        raise RequestError("bad_request", f"the model's chat template refuses the messages: {first_line(error)}") from None
+        raise RequestError(
+            "bad_request", f"the model's chat template refuses the messages: {first_line(error)}"
+        ) from None

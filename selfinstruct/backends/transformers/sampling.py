@@ -48,7 +48,7 @@ def _penalise(logits: Tensor, sequence: TokenSequence) -> None:
     frequency, presence = sequence.sampling.frequency_penalty, sequence.sampling.presence_penalty
     if not sequence.tokens or (frequency == 0 and presence == 0):
         return
-    tokens, counts = torch.tensor(sequence.tokens, device=logits.device).unique(return_counts=True)
+    tokens, counts = torch.unique(torch.tensor(sequence.tokens, device=logits.device), return_counts=True)
     logits[tokens] -= frequency * counts.to(logits.dtype) + presence
 
 
