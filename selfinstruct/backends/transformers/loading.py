@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
@@ -143,7 +144,8 @@ def _weights(sources: Sources, config: Any, dtype: torch.dtype, options: Transfo
             f"{sources.weights}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again",
             key=_MODEL,
         )
-    if not model._supports_default_dynamic_cache():
+    parameters = inspect.signature(model.forward).parameters
+    if not model._supports_default_dynamic_cache() or not {"past_key_values", "cache_params"} & parameters.keys():
         raise ConfigError(
             f"{sources.weights}: {type(model).__name__} keeps its state in a form that this backend does not know; try "
             "--backend vllm",
@@ -239,11 +241,12 @@ def _explained(model: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence progress bars, warnings and logs."""
-    hub = logging.getLogger("huggingface_hub")
-    level, verbosity = hub.level, transformers_logging.get_verbosity()
+    """Silence progress bars, warnings and logs, also of bitsandbytes, which peft imports."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "bitsandbytes")]
+    levels, verbosity = [logger.level for logger in loggers], transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
-    hub.setLevel(logging.ERROR)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -251,7 +254,8 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        hub.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

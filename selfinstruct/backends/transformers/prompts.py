@@ -7,7 +7,7 @@ from typing import Any
 
 from selfinstruct.common.chat_template import LIMIT_S, NO_CLOCK, EndlessError, bounded
 from selfinstruct.common.files import first_line
-from selfinstruct.errors import RequestError
+from selfinstruct.errors import BackendError, RequestError
 from selfinstruct.records import Request
 
 __all__ = ["end_of_turn", "prompt_tokens", "stop_tokens"]
@@ -23,9 +23,15 @@ def prompt_tokens(tokenizer: Any, request: Request, variables: Mapping[str, Any]
 
     Raises:
         RequestError: The chat template refuses the conversation, or the prompt has no tokens.
+        BackendError: There is no chat template.
     """
     if request.is_raw:
         tokens = tokenizer(request.turns[0].text).input_ids
+    elif not tokenizer.chat_template:
+        raise BackendError(
+            f"stage {request.stage!r} asks in a chat, and the model's tokenizer has no chat template: use a model that "
+            "has one, or raw prompts (--api completion)"
+        )
     else:
         messages = [{"role": turn.role, "content": turn.text} for turn in request.turns]
         text = _render(tokenizer, messages, add_generation_prompt=True, **variables)
