@@ -68,10 +68,12 @@ def report(arguments: argparse.Namespace, folder: Path) -> str:
     for name, python, path in jobs:
         results[f"`{name}`"] = in_process(name, python, {**job, "model": path})
         print(name, file=sys.stderr)
-    called = " ".join(["python bench/backends_agree.py", *sys.argv[1:]])
+    called = "python bench/backends_agree.py" + (" --vllm-python PYTHON" if arguments.vllm_python else "")
+    threads = "1 thread" if arguments.threads == 1 else f"{arguments.threads} threads"
     lines = [
         f"# Backends on the same weights, {today()}", "",
-        f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''} of {hardware()}, load {os.getloadavg()[0]:.1f} at the end. Printed by `{called}`.", "",
+        f"{threads} for each backend on {hardware()}, load {os.getloadavg()[0]:.1f} at the end. Printed by `{called}`.",
+        "",
         f"The embedded model in float32, {arguments.prompts} chat prompts in flight at once, at most {arguments.tokens} "
         "tokens each, greedy. Texts are compared with the first row; the last column is the mean common prefix in "
         "tokens, of the mean length of the first row's answers.", "",
