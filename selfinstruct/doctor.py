@@ -61,6 +61,7 @@ def check_environment(*, key_env: str = "OPENAI_API_KEY") -> list[Check]:
         _embedded(),
         _llamacpp(),
         _openai_key(key_env),
+        _transformers(),
         _vllm(),
         _disk(),
         _processor(),
@@ -151,6 +152,16 @@ def _openai_key(name: str) -> Check:
         return Check("openai backend", True, f"{name} is set, also for openai-batch")
     missing = f"{name} is not set; only your own server (--base-url) works without it, OpenAI and openai-batch don't"
     return Check("openai backend", True, missing)
+
+
+def _transformers() -> Check:
+    wheels = [_installed(package) for package in ("torch", "transformers")]
+    missing = [name for name, wheel in zip(("torch", "transformers"), wheels, strict=True) if wheel is None]
+    if missing:
+        detail = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+        return Check("transformers backend", False, detail, "pip install 'selfinstruct[train]'")
+    detail = f"{', '.join(filter(None, wheels))}, with your own model (--model FOLDER or OWNER/NAME)"
+    return Check("transformers backend", True, detail)
 
 
 def _vllm() -> Check:

@@ -42,7 +42,7 @@ SLOW = {
         "speed",
         "stopping",
     )
-}
+} | {"test_transformers_backend.py", "test_transformers_sampling.py"}
 
 Promise = Callable[[str, str], None]
 

@@ -16,13 +16,11 @@ from finetune.data.formats import RenderError
 from finetune.data.marks import TOOLS, Marks, Owner, Piece
 from finetune.data.markup import Part, Tags, mentioned_tokens
 from finetune.data.rows import ChatTurn, Example
-from selfinstruct.common.chat_template import LIMIT_S, TODAY, EndlessError, bounded
+from selfinstruct.common.chat_template import LIMIT_S, NO_CLOCK, EndlessError, bounded
 from selfinstruct.errors import UsageError
 
 __all__ = ["ChatTemplate", "Rendering", "TemplateTokens"]
 
-# The date in a template must not change: this macro, prepended to the template, shadows the function of transformers.
-NO_CLOCK = f"{{% macro strftime_now(format) %}}{TODAY}{{% endmacro %}}{{{{ '' }}}}"
 _EXCHANGE = (ChatTurn("user", "q"), ChatTurn("assistant", "a"))
 _TOOL = {"type": "function", "function": {"name": "probe", "description": "d", "parameters": {
     "type": "object", "properties": {"key": {"type": "string", "description": "k"}}, "required": ["key"]}}}  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from finetune.model.stopping import adopt_stop_tokens
 from finetune.model.tokenizer_files import read_tokenizer
 from finetune.options import Lora
 from selfinstruct.common import embedded, gguf
+from selfinstruct.common.weights import weights_digest
 from selfinstruct.errors import MissingExtraError, RunChangedError, UsageError
 
 __all__ = [
@@ -276,18 +276,13 @@ def _processor_files(model: Any, name: str | None) -> dict[str, bytes]:
 
 
 def _digest(name: str | None) -> str:
-    """Return the SHA-256 of the weights file; for several files, the SHA-256 of their digests, sorted by name."""
+    """Return the digest of a model's weights (``weights_digest``)."""
     if name is None or name == EMBEDDED:
         return embedded.SHA256
     path = Path(name)
     if not path.exists():  # a hub name: use the folder of the cache
         path = Path(str(cached_file(name, "config.json"))).parent
-    files = [path] if path.is_file() else sorted(path.glob("model*.safetensors")) or sorted(path.glob("*.safetensors"))
-    digests = []
-    for file in files:
-        with file.open("rb") as opened:
-            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return weights_digest(path)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from selfinstruct.backends.batch.backend import OPENAI_BATCH
 from selfinstruct.backends.llamacpp import LLAMACPP
 from selfinstruct.backends.openai.backend import OPENAI
 from selfinstruct.backends.replay import REPLAY
+from selfinstruct.backends.transformers.backend import TRANSFORMERS
 from selfinstruct.backends.vllm.backend import VLLM
 from selfinstruct.common.config import suggest
 from selfinstruct.errors import ConfigError
@@ -47,7 +48,9 @@ def _is_spec(entry: object) -> TypeGuard[BackendSpec[Any]]:
 
 
 # Each backend has another type of options, so the type argument of a registry entry is not known.
-_BUILTINS: dict[str, BackendSpec[Any]] = {spec.name: spec for spec in (LLAMACPP, OPENAI, OPENAI_BATCH, REPLAY, VLLM)}
+_BUILTINS: dict[str, BackendSpec[Any]] = {
+    spec.name: spec for spec in (LLAMACPP, OPENAI, OPENAI_BATCH, REPLAY, TRANSFORMERS, VLLM)
+}
 backend_registry = Registry("backend", _BUILTINS, _is_spec, "a BackendSpec")
 
 

@@ -26,13 +26,13 @@ _OPTIONS = (
     click.option("--config", type=_PATH, help="YAML file of settings; options of the command line override it."),
     click.option(
         "--backend",
-        help="Backend that completes requests: llamacpp, openai, openai-batch, vllm, replay, or a plugin's.  "
-        "[default: llamacpp]",
+        help="Backend that completes requests: llamacpp, openai, openai-batch, transformers, vllm, replay, or a "
+        "plugin's.  [default: llamacpp]",
     ),
     click.option(
         "--model",
         help="Model name (openai, openai-batch), GGUF file (llamacpp; default: the embedded model), folder or hub name "
-        "(vllm).",
+        "(transformers, vllm).",
     ),
     click.option(
         "--base-url",

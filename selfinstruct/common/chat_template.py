@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from selfinstruct.common.codec import dumps
 from selfinstruct.errors import MissingExtraError
 
-__all__ = ["LIMIT_S", "TODAY", "ChatTemplate", "ChatTemplateError", "EndlessError", "bounded"]
+__all__ = ["LIMIT_S", "NO_CLOCK", "TODAY", "ChatTemplate", "ChatTemplateError", "EndlessError", "bounded"]
 
 LIMIT_S = 10.0  # CPU seconds for one conversation; templates need milliseconds
 # Some templates write the current date. Prompts must be reproducible, so they get the default date of Llama's.
 TODAY = "26 Jul 2024"
+# This macro, prepended to a template, shadows the function of transformers that reads the clock.
+NO_CLOCK = f"{{% macro strftime_now(format) %}}{TODAY}{{% endmacro %}}{{{{ '' }}}}"
 
 
 class EndlessError(BaseException):

@@ -65,8 +65,8 @@ class MagpieOptions:
         turns: Rounds of a conversation, each a user's message and its answer. Above 1 the dataset holds messages.
         system: A system prompt that steers the topics of the user's messages. Answers are requested without it, as in
             the released code (exp/gen_mt.py).
-        template: The model's chat template: ``own`` for the template in its file (llamacpp) or folder (vllm), or the
-            name of a known template.
+        template: The model's chat template: ``own`` for the template in its file (llamacpp) or folder (transformers,
+            vllm), or the name of a known template.
         pre_query, post_query: Template text before the user's first message, and between a user's message and the
             answer. Derived when the run starts, unless set.
         past_query: Like ``post_query``, before an answer that the prompt contains. None: the same text.

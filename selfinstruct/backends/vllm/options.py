@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfinstruct.backends import model_folders
 from selfinstruct.common.chat_template import ChatTemplate
 from selfinstruct.common.codec import loads
 from selfinstruct.common.files import describe_os_error
@@ -38,7 +38,7 @@ _REFUSED = {
     "skip_tokenizer_init": "prompts are text",
 }
 _PICKLED = ("auto", "pt", "npcache")  # "auto" reads pickles if there are no safetensors
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_MODEL = "vllm.model"
 _CPU_KV_GIB = 4.0
 
 
@@ -115,49 +115,20 @@ class VllmOptions:
 
 def model_label(options: VllmOptions) -> str:
     """Return the model's name as completions carry it, without a path."""
-    model = options.model or ""
-    name = Path(model).name if _is_path(model) else model
+    name = model_folders.label(options.model or "")
     return f"{name}+{Path(options.lora).name}" if options.lora else name
 
 
 def load_chat_template(options: VllmOptions) -> ChatTemplate | None:
     """Read the chat template in a model's folder; None if it has none, or if the model is a name on the hub.
 
-    The token that begins every text is left to the tokenizer, unless its configuration says that it adds none.
-
     Raises:
         ConfigError: The folder is not a model's, or its tokenizer's configuration can't be read.
     """
-    if not options.model or not _is_path(options.model):
+    if not options.model or not model_folders.is_path(options.model):
         return None
     check_paths(options)
-    folder = Path(options.model).expanduser()
-    config_file, template_file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-    try:
-        config = loads(config_file.read_bytes()) if config_file.is_file() else {}
-        source = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
-        bos, eos = (_token_text(config.get(f"{name}_token")) for name in ("bos", "eos"))
-        adds_bos = config.get("add_bos_token", True)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: its chat template can't be read: {describe_os_error(error)}", key="vllm.model"
-        ) from None
-    except (ValueError, AttributeError):
-        raise ConfigError(f"{config_file}: not a JSON object; fetch it again", key="vllm.model") from None
-    if isinstance(source, list):  # several templates, by name
-        by_name = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
-        source = by_name.get("default")
-    return ChatTemplate(source, "" if adds_bos else bos, eos) if isinstance(source, str) and source else None
-
-
-def _token_text(value: Any) -> str:
-    """Return the text of a token in a tokenizer's configuration, where it is a string or an object that holds one."""
-    value = value.get("content") if isinstance(value, Mapping) else value
-    return value if isinstance(value, str) else ""
-
-
-def _is_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or Path(model).exists()
+    return model_folders.read_chat_template(Path(options.model).expanduser(), _MODEL)
 
 
 def engine_arguments(options: VllmOptions, *, cpu: bool, kv_space_set: bool) -> dict[str, Any]:
@@ -170,8 +141,9 @@ def engine_arguments(options: VllmOptions, *, cpu: bool, kv_space_set: bool) -> 
     Raises:
         ConfigError: The adapter is not usable; see ``_adapter_rank``.
     """
+    model = options.model or ""
     arguments: dict[str, Any] = {
-        "model": str(Path(options.model or "").expanduser()) if _is_path(options.model or "") else options.model,
+        "model": str(Path(model).expanduser()) if model_folders.is_path(model) else model,
         "served_model_name": model_label(options),
         "dtype": options.dtype,
         "max_model_len": options.max_model_len,
@@ -212,21 +184,7 @@ def check_paths(options: VllmOptions) -> None:
     Raises:
         ConfigError: The message says what to give instead.
     """
-    if not options.model:
-        raise ConfigError("which model? Give its folder or its name on the hub: --model NAME", key="vllm.model")
-    if _is_path(options.model):
-        try:
-            folder = Path(options.model).expanduser()
-        except RuntimeError:  # "~nobody"
-            raise ConfigError(f"{options.model}: the home directory it begins with is not known") from None
-        if not (folder / "config.json").is_file():
-            problem = "no config.json in it" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
-            raise ConfigError(
-                f"{folder}: {problem}; give the folder of a model with safetensors, or a name on the hub",
-                key="vllm.model",
-            )
-    elif not _HUB_NAME.fullmatch(options.model):
-        raise ConfigError(f"{options.model!r} is neither a folder nor a name on the hub (OWNER/NAME)", key="vllm.model")
+    model_folders.check_model(options.model, _MODEL)
     if options.lora:
         _adapter_rank(Path(options.lora).expanduser())
 
