@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from finetune.data.render import Renderer
 from finetune.data.rows import Example
+from finetune.model.anatomy import text_config
 from finetune.model.attention import original_attention
 from finetune.model.packed_lm import PackedCausalLM
 
@@ -94,16 +95,22 @@ def generation_settings(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Generate by ``config`` alone, with eager layers, while the context is open.
 
     transformers would otherwise mix in the model's own settings (a repetition penalty, a temperature), and compiled
-    layers would be recompiled for each token.
+    layers would be recompiled for each token. Load balancing is left out: transformers computes it in each step from the
+    mask of the whole prompt, and fails.
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    original = causal.generation_config
+    text = text_config(causal.config)
+    original, balances = causal.generation_config, getattr(text, "output_router_logits", None)
     causal.generation_config = config
+    if balances:
+        text.output_router_logits = False
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
         causal.generation_config = original
+        if balances:
+            text.output_router_logits = balances
 
 
 def _before_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:

@@ -91,7 +91,17 @@ def assert_close(out: Path, other: Path, file: str) -> None:
     first, second = (load_file(folder / file) for folder in (out, other))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
-        torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(_determined(name, tensor), _determined(name, second[name]), rtol=1e-3, atol=1e-4)
+
+
+def _determined(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Leave out biases of attention keys: a softmax does not depend on them, so that their gradient is rounding."""
+    if name.endswith("k_proj.bias"):
+        return tensor[:0]
+    if name.endswith("attn.c_attn.bias"):  # queries, keys, values
+        queries, _, values = tensor.chunk(3)
+        return torch.cat([queries, values])
+    return tensor
     before, after = (json.loads((folder / "finetune.json").read_text()) for folder in (out, other))
     for moment in ("before", "after"):
         losses = [record[moment]["losses"]["rows"]["sums"] for record in (before, after)]

@@ -66,6 +66,21 @@ def test_generation_settings_of_the_model_are_ignored() -> None:
     assert model.generation_config is original
 
 
+def test_a_mixture_of_experts_that_balances_its_load_generates() -> None:
+    """transformers would compare the tokens of one step with the mask of the whole prompt."""
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "moe_intermediate_size": 8, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2}
+    config = Qwen2MoeConfig(vocab_size=300, shared_expert_intermediate_size=8, **sizes, **heads)
+    model = Qwen2MoeForCausalLM(config).eval()
+    expected = generate(model, PROMPTS, NO_STOP, 4)
+    model.config.output_router_logits = True
+    assert generate(model, PROMPTS, NO_STOP, 4) == expected
+    assert model.config.output_router_logits
+
+
 def test_answers_stay_within_the_context_length() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
