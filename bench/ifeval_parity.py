@@ -31,8 +31,8 @@ from selfinstruct.suites.base import Item
 
 CAUSES = {
     "language:response_language": "langdetect and lingua, or the script, decide differently",
-    "change_case:english_capital": "langdetect finds no features in capital letters and accepts every language",
-    "change_case:english_lowercase": "langdetect and lingua decide differently",
+    "change_case:english_capital": "code: langdetect names a language, lingua is undecided, which counts as English",
+    "change_case:english_lowercase": "mostly code: langdetect and lingua decide differently",
     "keywords:letter_frequency": "the public checker draws a random letter where the data names # or !",
     "length_constraints:number_sentences": "the rule and Punkt's model split differently",
     "change_case:capital_word_frequency": "tokens at sentence ends, quotation marks and apostrophes",
