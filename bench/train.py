@@ -8,7 +8,7 @@ settings gets one turn, then this trainer and TRL's two fastest settings alterna
 another. The table is rewritten after each cell.
 
 On a GPU there are three kinds of rows for each model: documents of equal lengths, documents of real lengths, and fp8,
-whose losses are printed next to those of bfloat16.
+whose losses are printed next to bfloat16's.
 """
 
 from __future__ import annotations
@@ -318,7 +318,7 @@ class Bench:
         return lines
 
     def _losses(self) -> list[str]:
-        """Return the losses of fp8 by turn, next to those of the default."""
+        """Return the losses of fp8 by turn, next to the default's."""
         lines = []
         for result in self.results:
             if not result.cell.options.get("fp8") or not result.losses:

@@ -44,6 +44,7 @@ PYTHON_TWINS = {
     "refilter": "refilter",
     "tune": "tune",
     "filter": "filter_file",
+    "split": "split_file",
     "export": "export",
     "seeds check": "check_seeds",
     "doctor": "check_environment",
@@ -103,6 +104,10 @@ JSON_KEYS = {
         "run": "run directory",
         "results": "one object per combination: settings, requests, instructions, tasks, rows, acceptance, waiting, "
         "rejected",
+    },
+    "split": {
+        "output": "folder", "train": "rows", "held_out": "rows", "groups": "groups of related rows",
+        "largest": "rows of the largest group", "malformed": "",
     },
     "filter": {
         "output": "output file", "filters": "each filter with its setting, in order",

@@ -98,7 +98,7 @@ class TrainingOptions:
         dtype: Precision of weights and activations; ``auto`` is bfloat16 on a GPU (with exact float32 master weights)
             and float32 on a CPU.
         fp8: Whether the linear layers of a bfloat16 model multiply in 8 bits while training, for speed on a GPU with
-            8-bit units. The losses differ from those of bfloat16.
+            8-bit units. The losses differ from bfloat16's.
         attention: How packed documents are isolated: ``varlen`` (GPU), ``sdpa`` (one call per document), or ``auto``:
             varlen on a GPU, sdpa on a CPU.
         compile: Whether to compile the layers. Default: with varlen attention only.
@@ -190,7 +190,7 @@ class _ComparisonOptions(TrainingOptions):
 
 @dataclass(frozen=True)
 class DpoOptions(_ComparisonOptions):
-    """Settings of ``finetune prefer``: those of a training run, and these. ``batch_size`` counts prompts.
+    """Settings of ``finetune prefer``, besides the settings of a training run. ``batch_size`` counts prompts.
 
     Attributes:
         method: The loss: ``dpo``, direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290).
@@ -215,7 +215,7 @@ class DpoOptions(_ComparisonOptions):
 
 @dataclass(frozen=True)
 class RewardOptions(_ComparisonOptions):
-    """Settings of ``finetune reward``: those of a training run, and these. ``batch_size`` counts prompts.
+    """Settings of ``finetune reward``, besides the settings of a training run. ``batch_size`` counts prompts.
 
     Attributes:
         method: The loss: ``bradley-terry`` (Ouyang et al. 2022, arXiv:2203.02155).

@@ -1,6 +1,6 @@
 """Runs on compared answers: direct preference optimisation (``prefer``) and reward models (``train_reward``).
 
-They are training runs like those of ``finetune.session``, with other data, another loss and other measurements. Dropout
+They are training runs as in ``finetune.session``, with other data, another loss and other measurements. Dropout
 is off: policy and reference, or two answers, must differ in nothing but what is learnt.
 """
 
@@ -52,7 +52,7 @@ def prefer(
 ) -> TrainingResult:
     """Train ``model`` to prefer the chosen answers in ``data``, or resume the run in the folder ``out``.
 
-    Arguments, result and errors are those of ``finetune.train``; ``data`` holds compared answers
+    Arguments, result and errors are as in ``finetune.train``; ``data`` holds compared answers
     (``finetune.data.pairs``).
     """
     return _DpoRun.start(model, data, out, options, show, notify)
@@ -69,7 +69,7 @@ def train_reward(
 ) -> TrainingResult:
     """Train a reward model on the compared answers in ``data``, or resume the run in the folder ``out``.
 
-    Arguments, result and errors are those of ``finetune.train``. The folder then holds a model for sequence
+    Arguments, result and errors are as in ``finetune.train``. The folder then holds a model for sequence
     classification of transformers, whose one logit is the reward of a conversation.
     """
     return _RewardRun.start(model, data, out, options, show, notify)

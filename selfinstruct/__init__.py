@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         SelfInstructError,
         UsageError,
     )
-    from selfinstruct.filtering import FilterFileOptions, filter_file
+    from selfinstruct.filtering import FilterFileOptions, filter_file, split_file
     from selfinstruct.pool import AcceptedRow
     from selfinstruct.records import Candidate, Verdict
     from selfinstruct.seeds import check_seeds, load_seeds
@@ -74,6 +74,7 @@ __all__ = [
     "preview",
     "refilter",
     "retry",
+    "split_file",
     "status",
     "tune",
 ]
@@ -89,7 +90,7 @@ _MODULES = {
     "errors": (
         "BackendError", "ConfigError", "DataError", "LedgerError", "PluginError", "SelfInstructError", "UsageError",
     ),
-    "filtering": ("FilterFileOptions", "filter_file"),
+    "filtering": ("FilterFileOptions", "filter_file", "split_file"),
     "pool": ("AcceptedRow",),
     "records": ("Candidate", "Verdict"),
     "seeds": ("check_seeds", "load_seeds"),

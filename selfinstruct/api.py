@@ -88,7 +88,7 @@ class GenerateResult:
         stats: Counts of requests, verdicts and tokens.
         saturation: How new the last instructions were.
         exported: The dataset file.
-        completions: Completions in the ledger, including those that no row of this dataset needs.
+        completions: Completions in the ledger, including ones that no row of this dataset needs.
         in_batches: Requests in batches that the server is still processing.
         remarks: What this invocation found out about the servers: parameters that they refuse, usage that they do not
             report.

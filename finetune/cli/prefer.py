@@ -24,7 +24,7 @@ def command(ctx: click.Context, /, method: str, assignments: tuple[str, ...], **
     fine-tuned on such prompts. The model is its own reference: its probabilities before the first step are computed
     once and kept in OUT.
 
-    Progress, Ctrl-C, resuming, several GPUs and exit codes are those of finetune train.
+    Progress, Ctrl-C, resuming, several GPUs and exit codes are as in finetune train.
 
     \b
     Examples:

@@ -21,7 +21,7 @@ def command(ctx: click.Context, /, **arguments: Any) -> None:
     holds a model for sequence classification that transformers and vLLM load: its one logit is the reward of a
     conversation. The report shows its accuracy on held-out pairs with an interval, next to chance.
 
-    Progress, Ctrl-C, resuming, several GPUs and exit codes are those of finetune train.
+    Progress, Ctrl-C, resuming, several GPUs and exit codes are as in finetune train.
 
     \b
     Examples:

@@ -67,7 +67,7 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Return a copy with every tensor changed, those of subclasses included."""
+        """Return a copy with every tensor changed, in subclasses too."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, packed=replace(self.packed, cu_seqlens=change(self.packed.cu_seqlens)), **changed)

@@ -64,7 +64,7 @@ class Comparisons:
     """An ordered collection of comparisons (``finetune.data.plan.Items``).
 
     Attributes:
-        documents: The documents of all comparisons, those of a comparison consecutively.
+        documents: The documents of all comparisons, grouped by comparison.
         offsets: (C + 1,) int64; comparison i has the documents ``offsets[i]`` to ``offsets[i + 1] - 1``.
         pairs: (P, 2) int64 numbers of the preferred and the rejected document of each pair.
         pair_offsets: (C + 1,) int64; comparison i has the pairs ``pair_offsets[i]`` to ``pair_offsets[i + 1] - 1``.

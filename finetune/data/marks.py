@@ -30,7 +30,7 @@ class Piece:
     """Character span of an own text in a rendered conversation.
 
     Attributes:
-        owner: Number of the text among those of the conversation.
+        owner: Number of the text in the conversation.
         turn: Index of its turn, or ``TOOLS``.
         kind: Its kind.
         start, end: Its span.

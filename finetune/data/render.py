@@ -114,8 +114,8 @@ class Renderer:
         tokenizer: A fast tokenizer of transformers; it is not modified.
         format: ``alpaca``, ``chat``, ``completion``, or ``auto``: chat if there is a chat template, otherwise alpaca.
         max_length: Maximum tokens of a document; the rest is cut.
-        template_arguments: Further arguments of the chat template, such as ``enable_thinking``; those of an example
-            take precedence.
+        template_arguments: Further arguments of the chat template, such as ``enable_thinking``; an example's own
+            arguments take precedence.
 
     Attributes:
         format: The format, never ``auto``.

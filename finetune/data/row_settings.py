@@ -17,6 +17,7 @@ __all__ = ["check_media", "find_unread", "read_template_arguments"]
 _ARGUMENTS = ("chattemplatekwargs", "chattemplatearguments", "templatekwargs", "templatearguments")
 _SINGLE_ARGUMENTS = {"enablethinking": "enable_thinking", "thinking": "thinking", "reasoningeffort": "reasoning_effort"}
 _MIN_PART = 12  # characters from which a part of a text is no coincidence
+_VERDICTS = ("flag", "flags", "label", "labels", "status", "state", "quality", "rating", "reward")
 _MEDIA = ("image", "images", "imagepath", "imageurl", "audio", "audios", "video", "videos")
 
 
@@ -57,7 +58,7 @@ def check_media(row: Mapping[str, Any]) -> None:
 
 
 def find_unread(row: Mapping[str, Any], parsed: ParsedRow) -> Iterator[str]:
-    """Yield the names of the fields of a row, and of its messages, that are neither read nor metadata.
+    """Yield the names of the fields of a row, and of its messages, that are neither read nor harmless.
 
     A text that repeats what is read is no news either, such as the complete prompt with its answer.
     """
@@ -70,13 +71,19 @@ def find_unread(row: Mapping[str, Any], parsed: ParsedRow) -> Iterator[str]:
     read = {parsed.layout, parsed.answer_field, *(exchange.field for exchange in exchanges)}
     names = {*READ_BY_NAME, *ROW_MARKS, *_ARGUMENTS, *_SINGLE_ARGUMENTS, *(TASK_INPUT if exchanges else ())}
     for plain, (name, value) in plain_fields(row).items():
-        if name in read or plain in names or is_metadata(name) or is_blank(value):
+        if name in read or plain in names or _is_harmless(name, value) or is_blank(value):
             continue
         values = [_content(item) for item in (value if isinstance(value, list | tuple) else [value])]
         if not all(isinstance(item, str) and _repeats(item.strip(), texts) for item in values):
             yield repr(name)
     for name in dict.fromkeys(name for turn in parsed.turns for name in turn.unread if not is_metadata(name)):
         yield f"{name!r} of a message"
+
+
+def _is_harmless(name: str, value: Any) -> bool:
+    """Return whether a field is metadata that can't say whether its row is to be learnt."""
+    is_verdict = isinstance(value, bool) or plain_name(name).endswith(_VERDICTS)
+    return is_metadata(name) and not is_verdict
 
 
 def _content(item: Any) -> Any:

@@ -33,7 +33,7 @@ class FixedShapes:
 
     @classmethod
     def of(cls, plan: EpochPlan) -> FixedShapes:
-        """Choose shapes for the micro-batches of the first epochs; those of later ones have about the same sizes."""
+        """Choose shapes for the micro-batches of the first epochs; later ones have about the same sizes."""
         lengths, counts = plan.corpus.lengths, plan.corpus.document_counts
         epochs = range(min(-(-plan.steps // plan.steps_per_epoch), _EPOCHS))
         micro_batches = [micro_batch for epoch in epochs for step in plan.epoch(epoch) for micro_batch in step]

@@ -7,13 +7,12 @@ A group holds rows whose questions are near-duplicates, rows with the same instr
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune.data.corpus import Corpus
 from finetune.data.rows import Example
-from selfinstruct.common.rng import Rng
+from selfinstruct.common.groups import draw_groups, join_groups, members_of
 from selfinstruct.filters import group_near_duplicates
 
 __all__ = ["Split", "split_documents"]
@@ -63,10 +62,8 @@ def split_documents(
         if not shared:
             known = set(label_of.values())
             others = [task for task, label in zip(tasks, labels[len(examples) :], strict=True) if label not in known]
-        groups: dict[int, list[int]] = defaultdict(list)
-        for index, name in enumerate(corpus.names):
-            groups[label_of[name]].append(index)
-        held_out = _draw(list(groups.values()), count, seed) if count > 0 else []
+        groups = members_of([label_of[name] for name in corpus.names])
+        held_out = draw_groups(groups, count, seed) if count > 0 else []
         if 2 * len(held_out) >= count:
             train = sorted(set(range(len(corpus))) - set(held_out))
             notice = f"most rows have {shared}, so that held-out rows have it too" if shared else ""
@@ -79,9 +76,9 @@ def _levels(examples: Sequence[Example]) -> Iterator[tuple[list[int], str]]:
     questions = [_question(example) for example in examples]
     near = group_near_duplicates(questions)
     tasks = [match[1] if (match := _INSTANCE.fullmatch(example.name)) else example.name for example in examples]
-    yield _join(near, tasks, [_plain(example.instruction or "") or example.name for example in examples]), ""
-    yield _join(near, tasks), "the same instruction"
-    yield _join([_plain(question) for question in questions], tasks), "a near-duplicate of the same question"
+    yield join_groups(near, tasks, [_plain(example.instruction or "") or example.name for example in examples]), ""
+    yield join_groups(near, tasks), "the same instruction"
+    yield join_groups([_plain(question) for question in questions], tasks), "a near-duplicate of the same question"
 
 
 def _question(example: Example) -> str:
@@ -91,34 +88,3 @@ def _question(example: Example) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
-
-
-def _join(*keys: Sequence[Hashable]) -> list[int]:
-    """Return a label for each item, the same for items that a chain of equal keys connects."""
-    labels = list(range(len(keys[0])))
-
-    def root(item: int) -> int:
-        while labels[item] != item:
-            labels[item] = labels[labels[item]]
-            item = labels[item]
-        return item
-
-    for column in keys:
-        first: dict[Hashable, int] = {}
-        for item, key in enumerate(column):
-            low, high = sorted((root(first.setdefault(key, item)), root(item)))
-            labels[high] = low
-    return [root(item) for item in labels]
-
-
-def _draw(groups: Sequence[list[int]], count: int, seed: int) -> list[int]:
-    """Return the documents of random groups: at most ``count``, or a group of at most half of the documents."""
-    drawn: list[int] = []
-    total = sum(map(len, groups))
-    for group in Rng("held out", seed).shuffled(groups):
-        if len(drawn) + len(group) <= count:
-            drawn += group
-    if not drawn:
-        smallest = min(groups, key=len)
-        drawn = smallest if 2 * len(smallest) <= total else []
-    return sorted(drawn)

@@ -68,7 +68,8 @@ class ChatTemplate:
 
     Args:
         tokenizer: A tokenizer of transformers.
-        arguments: Further arguments of the template, such as ``enable_thinking``; those of an example take precedence.
+        arguments: Further arguments of the template, such as ``enable_thinking``; an example's own arguments take
+            precedence.
 
     Attributes:
         tokens: The control tokens.
@@ -98,6 +99,7 @@ class ChatTemplate:
         if unread := self.unread(self.arguments):
             raise UsageError(f"template_arguments: the chat template does not read {', '.join(unread)}")
         self._keeps_blank, self._calls_as_text, self._in_parts = True, False, False
+        self._is_probed = False
         tokens = frozenset(added_tokens(tokenizer).values())
         mentioned = mentioned_tokens(tokens, self._source) | special_tokens(tokenizer)
         mentioned |= tokens.intersection(getattr(tokenizer, "chat_control_tokens", None) or ())
@@ -108,6 +110,7 @@ class ChatTemplate:
         self._control = _pattern(mentioned)
         self.tokens = self._probe(mentioned, tokens, getattr(tokenizer, "eos_token", None))
         self._control = _pattern(self.tokens.control)
+        self._is_probed = True
 
     def unread(self, arguments: Mapping[str, Any]) -> list[str]:
         """Return the names of the arguments that the template does not read.
@@ -241,7 +244,10 @@ class ChatTemplate:
                     )
                 )
         except EndlessError:
-            raise RenderError("template", f"the chat template is not done after {LIMIT_S:g} s") from None
+            what = f"the chat template is not done after {LIMIT_S:g} s"
+            if self._is_probed:
+                raise RenderError("template", what) from None
+            raise UsageError(what) from None  # each further probe would take as long
         except (
             *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError),
             *(ArithmeticError, RecursionError, MemoryError),

@@ -194,7 +194,7 @@ def _context(config: Any, architecture: Architecture, notify: Callable[[str], No
     """Return the context length within which llama.cpp computes what transformers computes.
 
     Within a sliding window that the graph lacks, attention is the same without it. With longrope, transformers has
-    other frequencies for a long text, and llama.cpp for a large context: the file has those of short texts.
+    other frequencies for a long text, and llama.cpp for a large context: the file has the frequencies of short texts.
     """
     positions, rope, types = int(config.max_position_embeddings), rope_of(config), getattr(config, "layer_types", None)
     limits = [(positions, "")]

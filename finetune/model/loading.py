@@ -230,13 +230,7 @@ def _load_4bit(name: str | None, dtype: torch.dtype, device: torch.device | str)
         if gguf_options:  # transformers quantizes only what it reads from safetensors
             where = stack.enter_context(tempfile.TemporaryDirectory())
             save(_load_weights(name, dtype), load_tokenizer(name), Path(where))
-        model = _from_pretrained(name, where, dtype, options)
-    for layer in model.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            # On a CPU with these instructions, evaluation would repack the weights and compute in bfloat16, so that the
-            # same run would give other losses on another machine.
-            layer.support_avx512bf16_for_cpu = False
-    return model
+        return _from_pretrained(name, where, dtype, options)
 
 
 def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: dict[str, Any]) -> Any:
@@ -254,7 +248,19 @@ def _from_pretrained(name: str | None, where: str, dtype: torch.dtype, options: 
     if missing := sorted(info["missing_keys"]):  # transformers would initialise them at random
         raise UsageError(f"{name}: {len(missing)} of its weights are missing, such as {missing[0]}: fetch it again")
     correct_tied_head(model)
+    _keep_4bit_layout(model)
     return model
+
+
+def _keep_4bit_layout(model: Any) -> None:
+    """Prevent bitsandbytes from repacking the weights of 4-bit layers for CPUs with AVX-512 BF16.
+
+    It does so in the first evaluation. The layers then compute in bfloat16, so that the same run has other losses on
+    another machine, and without the package ``kernels`` they pass no gradient on.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _processor_files(model: Any, name: str | None) -> dict[str, bytes]:

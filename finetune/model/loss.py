@@ -114,7 +114,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 _add_product(d_weight, logits.T, hidden[chunk])
             if d_bias is not None:
                 d_bias += logits.sum(0, dtype=d_bias.dtype)
-            del logits  # otherwise it would live on while those of the next chunk are computed
+            del logits  # otherwise it would live on while the next chunk is computed
         ctx.save_for_backward(  # saved tensors are freed after use, whereas an attribute lives as long as the loss
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),

@@ -1,7 +1,7 @@
 """Rotary position embeddings: frequencies that follow the length of a document, and scaled ones of GGUF files.
 
 With the types ``dynamic`` and ``longrope``, the frequencies of transformers depend on the longest position of a call
-(``transformers.modeling_rope_utils.dynamic_rope_update``), and those of ``dynamic`` on earlier calls too. Packed with a
+(``transformers.modeling_rope_utils.dynamic_rope_update``), and with ``dynamic`` on earlier calls too. Packed with a
 long document, a short one would get the frequencies of the long one. ``use_document_frequencies`` gives each document
 the frequencies that it has alone in a new model.
 """

@@ -50,7 +50,7 @@ class CostEstimate:
         memory: Bytes by part on one device; empty if the model can't be measured.
         available: Bytes of memory of a device; None if that is unknown.
         recompute: Whether activations are recomputed in the backward pass: as set, or if they would not fit otherwise,
-            not even those of the smallest micro-batch.
+            not even with the smallest micro-batch.
         flops: Floating-point operations of a training step per token; None if the model can't be measured.
         device: Name of the device.
         world_size: Number of devices.

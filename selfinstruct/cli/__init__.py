@@ -21,6 +21,7 @@ _COMMANDS = {
     "refilter": "Filter a run's completions again under other settings; send nothing.",
     "tune": "Show how many rows other filter settings would keep.",
     "filter": "Filter the rows of a file (JSONL, Parquet) into another file.",
+    "split": "Split the rows of a file into parts that share no near-duplicates.",
     "export": "Write a run's dataset in a training format.",
     "seeds": "Check a file of seed tasks.",
     "doctor": "Show what is installed and which backends would work.",
@@ -28,7 +29,7 @@ _COMMANDS = {
 _SECTIONS = {
     "Make": ("generate", "respond", "fork", "retry"),
     "Look": ("status", "explain", "diff", "runs"),
-    "Refine": ("refilter", "tune", "filter"),
+    "Refine": ("refilter", "tune", "filter", "split"),
     "Use": ("export",),
     "Check": ("seeds", "doctor"),
 }

@@ -6,6 +6,7 @@ endless one is stopped.
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,22 @@ def test_an_endless_template_is_stopped(template: str, promise: Promise) -> None
     )  # fmt: skip
     assert done.returncode == 0, f"exit {done.returncode}: it was still at work\n{done.stderr[-500:]}"
     assert done.stdout.startswith("refused:")
+
+
+def test_an_endless_template_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template is probed with several conversations; each attempt would take all of the time."""
+    monkeypatch.setattr("selfinstruct.common.chat_template.LIMIT_S", 0.1)
+    tokenizer = make_tokenizer(template=ENDLESS[0] + CHATML)
+    apply, attempts = tokenizer.apply_chat_template, []
+
+    def counted(messages: object, **options: object) -> object:
+        attempts.append(messages)
+        return apply(messages, **options)
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", functools.wraps(apply)(counted))
+    with pytest.raises(UsageError, match="the chat template is not done after"):
+        Renderer(tokenizer, "chat", max_length=512)
+    assert len(attempts) == 1
 
 
 def test_the_trainer_reports_a_bad_template_in_one_line(

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: nothing acknowledged is lost, and the final bytes equal those of an unkilled run."""
+"""SIGKILL at random moments: nothing acknowledged is lost, and the final bytes equal an unkilled run's."""
 
 from __future__ import annotations
 
@@ -398,7 +398,7 @@ def test_two_hundred_kills_change_no_byte(tmp_path: Path, nurseries: list[Nurser
         f"{counts['kills']} kills of {counts['runs']} runs ({', '.join(STRATEGIES)}; concurrency 64), "
         f"{counts['inside']} in the loop: 0 of {counts['stored']:,} completions lost, altered or requested again "
         f"({counts['ahead']:,} were stored before their turn), no row id twice, "
-        "dataset and manifest equal to those of an unkilled run",
+        "dataset and manifest equal to an unkilled run's",
     )
 
 

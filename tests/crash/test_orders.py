@@ -45,7 +45,7 @@ def nursery() -> Iterator[Nursery]:
 
 
 class Conductor:
-    """A model that holds requests until no more can arrive, and then answers those that ``pick`` chooses.
+    """A model that holds requests until no more can arrive, and then answers the ones that ``pick`` chooses.
 
     It assumes that no more can arrive once it holds ``width``, or when no new one has arrived for ``QUIET_S``. If that
     is too short, the order is a different one, and never a wrong one.

@@ -29,7 +29,7 @@ COMMANDS = [
 SECTIONS = {
     "Make": ["generate", "respond", "fork", "retry"],
     "Look": ["status", "explain", "diff", "runs"],
-    "Refine": ["refilter", "tune", "filter"],
+    "Refine": ["refilter", "tune", "filter", "split"],
     "Use": ["export"],
     "Check": ["seeds", "doctor"],
 }
@@ -76,6 +76,7 @@ def test_every_command_prints_the_documented_json(run: Path, tmp_path: Path) -> 
         "refilter": [run, "-o", tmp_path / "strict", "--set", "filters.novelty.threshold=0.5"],
         "tune": [run],
         "filter": [rows, "-o", tmp_path / "rows.jsonl", "-q"],
+        "split": [rows, "-o", tmp_path / "parts"],
         "export": [run, "--format", "messages"],
         "seeds check": [builtin_seeds()],
         "doctor": [],

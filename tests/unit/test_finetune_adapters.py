@@ -89,7 +89,7 @@ def test_unknown_targets_are_reported_with_the_available_layers(tiny, wrong) -> 
 
 
 def test_a_4bit_layer_computes_with_its_dequantised_weights(wide) -> None:
-    """Loss and gradients equal those of a plain model with the dequantised weights."""
+    """Loss and gradients equal a plain model's with the dequantised weights."""
     bnb = pytest.importorskip("bitsandbytes")
     model_4bit = trained(load(str(wide), dtype=torch.float32, lora=Lora(rank=4, base="nf4")).model)
     plain = trained(load(str(wide), dtype=torch.float32, lora=Lora(rank=4)).model)

@@ -366,6 +366,15 @@ def test_a_second_answer_or_input_is_reported(tmp_path: Path) -> None:
     assert notices_of(tmp_path, conversation({}, input="A map.")) == ["1 row with the field 'input', which is not read"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("is_verified", False), ("review_status", "rejected"), ("qualityFlag", "low"), ("label", 0)]
+)
+def test_a_field_that_may_say_that_a_row_is_bad_is_reported(tmp_path: Path, name: str, value: Any) -> None:
+    assert notices_of(tmp_path, {"instruction": Q, "output": A, name: value}) == [
+        f"1 row with the field '{name}', which is not read"
+    ]
+
+
 def test_many_unknown_fields_are_counted(tmp_path: Path) -> None:
     notices = notices_of(tmp_path, {"instruction": Q, "output": A, **{f"f{n:c}{n:c}": 1 for n in range(97, 122)}})
     assert len(notices) == 21

@@ -350,7 +350,7 @@ IDS = torch.arange(24)[None] + 5
 
 
 def test_adapters_multiply_in_the_dtype_of_the_activations() -> None:
-    """In bfloat16, no product is in float32; gradients are, and both are close to those of a float32 model."""
+    """In bfloat16, no product is in float32; gradients are, and both are close to a float32 model's."""
     exact, half = with_adapters(torch.float32), with_adapters(torch.bfloat16)
     exact(IDS, labels=IDS).loss.backward()
     decoder = half.get_base_model().model

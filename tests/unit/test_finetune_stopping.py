@@ -217,6 +217,8 @@ def test_quantised_weights_are_rejected_before_the_first_step(tmp_path) -> None:
     options = TrainingOptions(format="chat", max_steps=1, epochs=1)
     with pytest.raises(UsageError, match=r"weights are quantised \(bitsandbytes\).*--recipe lora"):
         train(str(tmp_path / "nf4"), rows(tmp_path), tmp_path / "out", options)
+    layers = load(str(tmp_path / "nf4"), dtype=torch.float32).model.modules()
+    assert not any(getattr(layer, "support_avx512bf16_for_cpu", False) for layer in layers), "it would be repacked"
     with pytest.raises(UsageError, match="weights are quantised"):
         preview(str(tmp_path / "nf4"), rows(tmp_path), options)
     assert not (tmp_path / "out" / "metrics.jsonl").exists()

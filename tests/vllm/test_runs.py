@@ -30,7 +30,7 @@ def args(run: Path, model: Path, *more: object) -> list[object]:
     """A short run with the settings for small models."""
     settings = [word for key, value in SETTINGS.items() for word in ("--set", f"vllm.{key}={value}")]
     return ["generate", run, "--config", ROOT / "selfinstruct/presets/embedded.yaml", "--backend", "vllm",
-            "--model", model, "--api", "completion", "--concurrency", 8, "-n", 5,
+            "--model", model, "--api", "completion", "--concurrency", 8, "-n", 50,
             "--set", "self-instruct.instructions.max_tokens=100", *settings, *more]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     process = begin(args(run, model, "--max-requests", answers(run) + 12))
     out, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode in (0, 1), out
-    assert "of 5 rows" in out
+    assert "of 50 rows" in out
     assert shared_memory() <= before
     return run
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
 import torch
 
 from finetune.data.render import Renderer
@@ -34,16 +33,15 @@ def answer(folder: Path) -> Completion:
     return asyncio.run(ask())
 
 
-@pytest.mark.parametrize("mended", [False, True])
-def test_it_stops_at_the_end_of_turn_of_a_base_model(mended: bool, tmp_path: Path) -> None:
+def test_it_stops_at_the_end_of_turn_of_a_base_model(tmp_path: Path) -> None:
+    """Without ``set_stop_tokens`` it writes all 200 tokens, as transformers and llama.cpp do in the other tests."""
     loaded = load(None, dtype=torch.float32)
     loaded.tokenizer.eos_token = "<|endoftext|>"  # as base models have it
     loaded.model.config.eos_token_id = loaded.model.generation_config.eos_token_id = END_OF_TEXT
-    if mended:
-        set_stop_tokens(loaded.model, loaded.tokenizer, Renderer(loaded.tokenizer, "chat", max_length=512))
-        assert loaded.model.generation_config.eos_token_id == [END_OF_TURN, END_OF_TEXT]
+    set_stop_tokens(loaded.model, loaded.tokenizer, Renderer(loaded.tokenizer, "chat", max_length=512))
+    assert loaded.model.generation_config.eos_token_id == [END_OF_TURN, END_OF_TEXT]
     save(loaded.model, loaded.tokenizer, tmp_path / "model")
     completion = answer(tmp_path / "model")
     assert "Paris" in completion.text
-    assert (completion.choices[0].finish_reason == "stop") == mended
-    assert (completion.usage.completion_tokens < 200) == mended
+    assert completion.choices[0].finish_reason == "stop"
+    assert completion.usage.completion_tokens < 200
