@@ -82,6 +82,11 @@ def test_the_best_answer_is_kept_with_the_same_bytes_after_any_stop(
     assert all(detail["means"][detail["answer"] - 1] == max(detail["means"]) for detail in chosen)
     assert len({detail["answer"] for detail in chosen}) > 1
 
+    with Reader(tmp_path / "a") as reader:
+        control = reader.latest_answered()
+        assert control is not None
+        assert not control.asks_for_score, "a control tests a server, and no server gives scores"
+
     shutil.rmtree(moved)  # from here on, scores come from the ledger
     status(tmp_path / "a", verify=True)
     generate(tmp_path / "again", {"backend": "replay", "replay": {"source": str(tmp_path / "a")}, "n": N})
@@ -153,13 +158,16 @@ def test_scores_cost_no_tokens_and_say_nothing_about_the_server(judge: Path, tmp
     """The server refuses everything from the first tags on; a score that arrives then must not excuse it."""
 
     def refuse(_: int, body: Body) -> Fault | None:
-        refuses.extend([True] if body["prompt"].rstrip().endswith("Category:") else [])
-        return Fault(400, body={"error": {"message": "bad request"}}) if refuses else None
+        if refused or body["prompt"].rstrip().endswith("Category:"):
+            refused.append(body)
+            return Fault(400, body={"error": {"message": "bad request"}})
+        return None
 
-    refuses: list[bool] = []
+    refused: list[Body] = []
     quality = {"best_of": 1, "pairs": False, "tags": True}
     with Loopback(reply, refuse) as server, pytest.raises(BackendError, match="Nothing is recorded as failed"):
         generate(tmp_path / "a", settings(server.url, judge, quality, concurrency=2))
+    assert len(refused) <= 10, "scores do not end the series of refusals after which nothing more is sent"
     shown = status(tmp_path / "a")
     assert not shown.stats.failures
     with Reader(tmp_path / "a") as reader:
