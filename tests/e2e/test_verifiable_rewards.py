@@ -1,0 +1,91 @@
+"""From a run to reinforcement learning: TRL's GRPOTrainer learns from an exported file by the verifiers' verdicts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selfinstruct.verifiers import reward, verify
+from tests.cli import run_cli
+from tests.finetune_fixtures import make_model, make_tokenizer
+from tests.loopback import Loopback
+
+pytest.importorskip("trl", reason="TRL is in the extra bench")
+
+STEPS, GENERATIONS = 3, 4
+VARYING = ({"kind": "words", "max": 9}, {"kind": "lowercase"}, {"kind": "excludes", "words": ["the", "a"]})
+HOPELESS = ({"kind": "number", "value": 123456789},)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Use one thread: several would slow down models this small, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def exported(folder: Path, verifiers: tuple[Mapping[str, Any], ...]) -> Path:
+    """Answer three tasks, each with one of the verifiers in turn, and export the run."""
+    answers = {"number": "123456789"}
+    tasks = [
+        {"instruction": f"Name {noun}.", "verifier": verifiers[index % len(verifiers)]}
+        for index, noun in enumerate(("a river", "two seas", "no lake"))
+    ]
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
+
+    def model(_body: Mapping[str, Any]) -> str:
+        return answers.get(verifiers[0]["kind"], "loire")
+
+    with Loopback(model) as server:
+        run_cli("respond", folder / "run", "--from", folder / "tasks.jsonl", "--backend", "openai", "--model", "m",
+                "--base-url", server.url)  # fmt: skip
+    run_cli("export", folder / "run", "--format", "rl")
+    return folder / "run" / "dataset" / "rl.jsonl"
+
+
+def train(model: Any, rows: Path, folder: Path) -> tuple[list[dict[str, float]], list[dict[str, Any]]]:
+    """Take three steps of GRPO; return the metrics of each, and the completions of all with their rewards."""
+    import pandas
+    from datasets import load_dataset
+    from transformers.trainer_callback import PrinterCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations in TRL
+        config = GRPOConfig(
+            output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True,
+            report_to="none", save_strategy="no", logging_steps=1, dataloader_pin_memory=False, max_steps=STEPS,
+            per_device_train_batch_size=2 * GENERATIONS, num_generations=GENERATIONS, max_completion_length=16,
+            learning_rate=1e-3, log_completions=True, seed=1,
+        )  # fmt: skip
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=reward,
+            args=config,
+            train_dataset=load_dataset("json", data_files=str(rows), split="train", cache_dir=str(folder / "cache")),
+            processing_class=make_tokenizer(),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    steps = [line for line in trainer.state.log_history if "loss" in line]
+    tables = [pandas.read_parquet(path) for path in sorted((folder / "completions").glob("*.parquet"))]
+    return steps, [row for table in tables for row in table.to_dict("records")]
+
+
+def test_grpo_of_trl_is_rewarded_by_the_verdicts_of_the_exported_verifiers(tmp_path: Path) -> None:
+    rows = exported(tmp_path, VARYING)
+    tokenizer = make_tokenizer()
+    model = make_model(len(tokenizer))
+    before = copy.deepcopy(model.state_dict())
+    steps, completions = train(model, rows, tmp_path / "grpo")
+    print(json.dumps(steps[0], indent=1)); print(completions[:5])
+    assert 0
