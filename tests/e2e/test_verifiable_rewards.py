@@ -19,9 +19,15 @@ from tests.loopback import Loopback
 
 pytest.importorskip("trl", reason="TRL is in the extra bench")
 
-STEPS, GENERATIONS = 3, 4
-VARYING = ({"kind": "words", "max": 9}, {"kind": "lowercase"}, {"kind": "excludes", "words": ["the", "a"]})
-HOPELESS = ({"kind": "number", "value": 123456789},)
+STEPS, PROMPTS, GENERATIONS = 3, 2, 8
+# What a third to a half of all texts of sixteen random tokens satisfies, and what none does.
+VARYING = (
+    {"kind": "words", "max": 2},
+    {"kind": "words", "min": 2, "max": 2},
+    {"kind": "all", "of": [{"kind": "words", "max": 2}, {"kind": "no_commas"}]},
+)
+ANSWER = "two words"
+HOPELESS = ({"kind": "text", "value": ANSWER},) * len(VARYING)
 
 
 @pytest.fixture(autouse=True)
@@ -34,18 +40,14 @@ def one_thread() -> Iterator[None]:
 
 
 def exported(folder: Path, verifiers: tuple[Mapping[str, Any], ...]) -> Path:
-    """Answer three tasks, each with one of the verifiers in turn, and export the run."""
-    answers = {"number": "123456789"}
+    """Answer a task for each verifier, and export the run."""
+    nouns = ("a river", "two seas", "no lake")
     tasks = [
-        {"instruction": f"Name {noun}.", "verifier": verifiers[index % len(verifiers)]}
-        for index, noun in enumerate(("a river", "two seas", "no lake"))
+        {"instruction": f"Name {noun}.", "verifier": verifier} for noun, verifier in zip(nouns, verifiers, strict=True)
     ]
     (folder / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
 
-    def model(_body: Mapping[str, Any]) -> str:
-        return answers.get(verifiers[0]["kind"], "loire")
-
-    with Loopback(model) as server:
+    with Loopback(lambda _: ANSWER) as server:
         run_cli("respond", folder / "run", "--from", folder / "tasks.jsonl", "--backend", "openai", "--model", "m",
                 "--base-url", server.url)  # fmt: skip
     run_cli("export", folder / "run", "--format", "rl")
@@ -64,7 +66,7 @@ def train(model: Any, rows: Path, folder: Path) -> tuple[list[dict[str, float]],
         config = GRPOConfig(
             output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True,
             report_to="none", save_strategy="no", logging_steps=1, dataloader_pin_memory=False, max_steps=STEPS,
-            per_device_train_batch_size=2 * GENERATIONS, num_generations=GENERATIONS, max_completion_length=16,
+            per_device_train_batch_size=PROMPTS * GENERATIONS, num_generations=GENERATIONS, max_completion_length=16,
             learning_rate=1e-3, log_completions=True, seed=1,
         )  # fmt: skip
         trainer = GRPOTrainer(
@@ -83,9 +85,31 @@ def train(model: Any, rows: Path, folder: Path) -> tuple[list[dict[str, float]],
 
 def test_grpo_of_trl_is_rewarded_by_the_verdicts_of_the_exported_verifiers(tmp_path: Path) -> None:
     rows = exported(tmp_path, VARYING)
-    tokenizer = make_tokenizer()
-    model = make_model(len(tokenizer))
+    verifiers = {
+        row["prompt"][-1]["content"]: json.loads(row["verifier"]) for row in map(json.loads, rows.read_text().splitlines())
+    }
+    assert list(verifiers.values()) == list(VARYING)
+    model = make_model(len(make_tokenizer()))
     before = copy.deepcopy(model.state_dict())
     steps, completions = train(model, rows, tmp_path / "grpo")
-    print(json.dumps(steps[0], indent=1)); print(completions[:5])
-    assert 0
+    verdicts = []
+    for row in completions:
+        (prompt,), (completion,) = row["prompt"], row["completion"]
+        verdicts.append(float(verify(verifiers[prompt["content"]], completion["content"]).kept))
+    size = PROMPTS * GENERATIONS
+    assert len(verdicts) == STEPS * size
+    assert [row["reward"] for row in completions] == verdicts
+    means = [sum(verdicts[start : start + size]) / size for start in range(0, len(verdicts), size)]
+    assert [step["rewards/reward/mean"] for step in steps] == pytest.approx(means)
+    assert all(0 < mean < 1 for mean in means)
+    assert all(step["grad_norm"] > 0 for step in steps)
+    assert any(not torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_rewards_without_a_difference_teach_nothing(tmp_path: Path) -> None:
+    rows = exported(tmp_path, HOPELESS)
+    model = make_model(len(make_tokenizer()))
+    before = copy.deepcopy(model.state_dict())
+    _, completions = train(model, rows, tmp_path / "grpo")
+    assert {row["reward"] for row in completions} == {0.0}
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
