@@ -83,8 +83,8 @@ PARTIAL_FORMATS = {
     ),
     "rl": PartialFormat(
         "verifier",
-        "verifiers come from tasks with the field 'verifier' that the strategy respond answers, and from the kind precise "
-        "of personas",
+        "verifiers come from tasks with the field 'verifier' that the strategy respond answers, and from the kind "
+        "precise of the strategy personas",
         _rl,
     ),
 }

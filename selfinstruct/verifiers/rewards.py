@@ -1,4 +1,4 @@
-"""Rewards by verifiers, in the signatures of trainers for reinforcement learning: 1.0 for a right answer, 0.0 for others.
+"""Rewards by verifiers for reinforcement learning, in the signatures of TRL and verl: 1.0 if right, otherwise 0.0.
 
 An answer is judged as in a run: without its thoughts, and a text that ends inside a thought has no answer. Verifiers
 are JSON objects, or JSON as text, which is what ``selfinstruct export --format rl`` writes.
@@ -132,7 +132,8 @@ def _answer(completion: object, row: str) -> str:
             return content if completion[-1].get("role") == "assistant" else ""  # it ends with a tool's result
         if content is None:
             return ""  # a call of a tool
-    raise UsageError(f"{row}: the completion must be a text or messages whose content is text, found {short(completion)}")
+    found = short(completion)
+    raise UsageError(f"{row}: the completion must be a text or messages whose content is text, found {found}")
 
 
 def _last_text(prompt: object) -> object:

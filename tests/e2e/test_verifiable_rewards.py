@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from selfinstruct.verifiers import reward, verify
-from tests.cli import run_cli
+from tests.cli import ROOT, run_cli
 from tests.finetune_fixtures import make_model, make_tokenizer
 from tests.loopback import Loopback
 
@@ -85,9 +86,8 @@ def train(model: Any, rows: Path, folder: Path) -> tuple[list[dict[str, float]],
 
 def test_grpo_of_trl_is_rewarded_by_the_verdicts_of_the_exported_verifiers(tmp_path: Path) -> None:
     rows = exported(tmp_path, VARYING)
-    verifiers = {
-        row["prompt"][-1]["content"]: json.loads(row["verifier"]) for row in map(json.loads, rows.read_text().splitlines())
-    }
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    verifiers = {line["prompt"][-1]["content"]: json.loads(line["verifier"]) for line in lines}
     assert list(verifiers.values()) == list(VARYING)
     model = make_model(len(make_tokenizer()))
     before = copy.deepcopy(model.state_dict())
@@ -113,3 +113,21 @@ def test_rewards_without_a_difference_teach_nothing(tmp_path: Path) -> None:
     _, completions = train(model, rows, tmp_path / "grpo")
     assert {row["reward"] for row in completions} == {0.0}
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_trl_reads_the_configuration_in_the_docs(tmp_path: Path) -> None:
+    from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, TrlParser
+    from trl.scripts.grpo import GRPOScriptArguments
+
+    page = (ROOT / "docs" / "verifiers.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(# grpo\.yaml\n.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "grpo.yaml").write_text(block)
+    parser = TrlParser((GRPOScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations in TRL
+        script, config, _, data = parser.parse_args_and_config(
+            ["--config", str(tmp_path / "grpo.yaml"), "--use_cpu", "true"], fail_with_unknown_args=True
+        )
+    assert script.reward_funcs == [f"{reward.__module__.rpartition('.')[0]}.{reward.__name__}"]
+    assert data.datasets[0].data_files == "runs/verified/dataset/rl.jsonl"
+    assert config.num_generations == 8
