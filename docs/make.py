@@ -119,7 +119,7 @@ JSON_KEYS = {
     },
     "export": {
         "dataset": "written file", "lines": "its lines", "sha256": "its digest",
-        "left_out": "rows that the layout cannot hold",
+        "left_out": "rows that the layout cannot hold", "left_out_rows": "their numbers",
     },
     "seeds check": {
         "file": "seed file", "ok": "neither errors nor warnings", "tasks": "", "classification": "", "with_input": "",

@@ -341,12 +341,12 @@ def export(folder: str | Path, layout: str | None = None, path: str | Path | Non
 
     Args:
         folder: The run directory.
-        layout: ``alpaca``, ``messages``, ``sharegpt``, ``prompt-completion``, ``preference`` or ``candidates``; by
-            default the layout of the run's own dataset.
+        layout: ``alpaca``, ``messages``, ``sharegpt``, ``prompt-completion``, ``preference``, ``rl`` or ``candidates``;
+            by default the layout of the run's own dataset.
         path: The file to write; by default one in the run's dataset folder, whose manifest is updated.
 
     Raises:
-        UsageError: There is no such layout, or it can't hold the rows.
+        UsageError: There is no such layout, it can't hold the rows, or there is nothing to write.
         LedgerError: There is no readable run.
     """
     return export_dataset(Path(folder), layout, None if path is None else Path(path))

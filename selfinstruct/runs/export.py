@@ -22,14 +22,14 @@ from selfinstruct.engine.run_state import RunState
 from selfinstruct.engine.verdict_cache import VERDICTS_FILE, VerdictCache
 from selfinstruct.errors import RunLockedError, UsageError
 from selfinstruct.ledger import LEDGER_FILE, Reader
-from selfinstruct.records import Candidate, Pair
+from selfinstruct.records import Candidate
+from selfinstruct.runs.partial_formats import PARTIAL_FORMATS, PartialFormat
 from selfinstruct.strategies.abilities import row_format
 
-__all__ = ["CANDIDATES", "DATASET", "PREFERENCE", "ExportResult", "export", "export_formats", "update_dataset"]
+__all__ = ["CANDIDATES", "DATASET", "ExportResult", "export", "export_formats", "update_dataset"]
 
 DATASET = "dataset"
 CANDIDATES = "candidates"  # every candidate with its verdicts, for inspection
-PREFERENCE = "preference"  # the rows that have a pair, in TRL's layout of conversational preference data
 
 _RUN_FILES = (LEDGER_FILE, VERDICTS_FILE, "run.lock", "config.yaml")
 
@@ -42,18 +42,19 @@ class ExportResult:
         path: The file.
         rows: Number of its lines.
         sha256: SHA-256 of its content, in hexadecimal.
-        left_out: Number of rows omitted because the format can't hold them: without a pair, for ``preference``.
+        left_out: Numbers of the dataset's rows, from 1, that the format can't hold: without a preference pair for
+            ``preference``, without a verifier for ``rl``.
     """
 
     path: Path
     rows: int
     sha256: str
-    left_out: int = 0
+    left_out: tuple[int, ...] = ()
 
 
 def export_formats() -> list[str]:
     """Return the names of all formats."""
-    return [*FORMATS, PREFERENCE, CANDIDATES]
+    return [*FORMATS, *PARTIAL_FORMATS, CANDIDATES]
 
 
 def export(folder: Path, name: str | None = None, path: Path | None = None) -> ExportResult:
@@ -123,10 +124,10 @@ def _require_lines(folder: Path, name: str, state: RunState, filtered: Sequence[
             raise UsageError(f"{folder}: no answer of this run holds a candidate, so there is nothing to export")
     elif not state.rows:
         raise UsageError(f"{folder} has no rows yet, so there is nothing to export; selfinstruct status shows why")
-    elif name == PREFERENCE and all(row.candidate.pair is None for row in state.rows):
+    elif (partial := PARTIAL_FORMATS.get(name)) and not any(partial.convert(row, 0) for row in state.rows):
         raise UsageError(
-            f"{folder}: none of the {plural(len(state.rows), 'row')} has a preference pair, so there is nothing to "
-            "export; pairs come from a run with a judge (quality.pairs=true and quality.best_of above 1)"
+            f"{folder}: none of the {plural(len(state.rows), 'row')} has a {partial.part}, so there is nothing to "
+            f"export; {partial.remedy}"
         )
 
 
@@ -145,7 +146,7 @@ def update_dataset(folder: Path, plan: RunPlan, state: RunState, name: str | Non
     dataset = folder / DATASET
     name = name or _default_format(plan)
     written = {}
-    for each in sorted([*FORMATS, PREFERENCE]):
+    for each in sorted([*FORMATS, *PARTIAL_FORMATS]):
         path = dataset / f"{each}.jsonl"
         if each != name and not _can_hold(each, state):
             path.unlink(missing_ok=True)  # written before the run had conversations, and outdated now
@@ -161,11 +162,11 @@ def _default_format(plan: RunPlan) -> str:
 
 
 def _write(state: RunState, name: str, path: Path, filtered: list[FilterOutcome] | None = None) -> ExportResult:
+    left_out: list[int] = []
     if name == CANDIDATES:
         lines = [_candidate_line(outcome, decided) for outcome in filtered or [] for decided in outcome.candidates]
-    elif name == PREFERENCE:
-        pairs = [(row.candidate, row.candidate.pair) for row in state.rows]
-        lines = [_preference_line(row, pair) for row, pair in pairs if pair is not None]
+    elif name in PARTIAL_FORMATS:
+        lines, left_out = _partial_lines(PARTIAL_FORMATS[name], state)
     else:
         if not _can_hold(name, state):
             raise UsageError(
@@ -174,21 +175,24 @@ def _write(state: RunState, name: str, path: Path, filtered: list[FilterOutcome]
             )
         lines = [_row_line(name, row.candidate) for row in state.rows]
     sha = write_atomic(path, (f"{line}\n".encode() for line in lines))
-    left_out = len(state.rows) - len(lines) if name == PREFERENCE else 0
-    return ExportResult(path, len(lines), sha, left_out)
+    return ExportResult(path, len(lines), sha, tuple(left_out))
 
 
 def _can_hold(name: str, state: RunState) -> bool:
-    """Return whether a format can hold the rows. Preference data omits rows without a pair instead."""
+    """Return whether a format can hold the rows. Partial formats leave out rows instead."""
     return name not in FORMATS or name in CONVERSATIONS or not any(row.candidate.messages for row in state.rows)
 
 
-def _preference_line(row: Candidate, pair: Pair) -> str:
-    example = TrainingRow(row.instruction, row.input, row.output, row.system)
-    prompt = [{"role": role, "content": content} for role, content in example.turns[:-1]]
-    chosen, rejected = ([{"role": "assistant", "content": text}] for text in (row.output, pair.rejected))
-    scores = dict(zip(("score_chosen", "score_rejected"), pair.scores, strict=True))
-    return dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected, **scores})
+def _partial_lines(layout: PartialFormat, state: RunState) -> tuple[list[str], list[int]]:
+    """Return the lines, and the numbers of the rows that are left out."""
+    lines: list[str] = []
+    left_out = []
+    for number, row in enumerate(state.rows, start=1):
+        if line := layout.convert(row, len(lines)):
+            lines.append(dumps(line))
+        else:
+            left_out.append(number)
+    return lines, left_out
 
 
 def _row_line(name: str, row: Candidate) -> str:

@@ -20,11 +20,15 @@ Kinds that check form (IFEval, Zhou et al. 2023, arXiv:2311.07911): ``words`` an
 ``bullets`` (``count``), ``contains`` and ``excludes`` (``words``, as whole words in any case), ``starts_with`` and
 ``ends_with`` (``text``), ``lowercase``, ``uppercase``, ``no_commas``. ``instruction`` checks one of the published
 instructions of IFEval and IFBench (``id``, ``arguments``). ``all`` combines several verifiers (``of``).
+
+``reward`` and ``compute_score`` are reward functions for TRL and verl (``rewards.py``).
 """
 
 from selfinstruct.verifiers.journal import Journal, use_journal
 from selfinstruct.verifiers.kinds import check_verifier, kind_of, kind_registry, kinds_in, verify, without_nulls
+from selfinstruct.verifiers.rewards import compute_score, reward
 
 __all__ = [
-    "Journal", "check_verifier", "kind_of", "kind_registry", "kinds_in", "use_journal", "verify", "without_nulls",
+    "Journal", "check_verifier", "compute_score", "kind_of", "kind_registry", "kinds_in", "reward", "use_journal",
+    "verify", "without_nulls",
 ]  # fmt: skip

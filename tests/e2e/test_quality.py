@@ -150,7 +150,7 @@ def test_pairs_are_exported_as_preference_data_that_datasets_loads(server: Loopb
     pairs = [row for row in result.rows if row.candidate.pair is not None]
     left_out = 12 - len(pairs)
     assert 0 < left_out < 12, "the scripted judge finds answers of equal worth, too"
-    assert f"{left_out} row{'s' if left_out > 1 else ''} without a pair left out" in said
+    assert f"{left_out} row{'s' if left_out > 1 else ''} without a preference pair left out" in said
     loaded = datasets.load_dataset(
         "json", data_files=str(run / "dataset/preference.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
     )
