@@ -40,7 +40,7 @@ ROW = "| {} | {} | {:.1f} | {:.1f} | {} | {:.1f} of {:.1f} |"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=20)
-    parser.add_argument("--tokens", type=int, default=48, help="most tokens of an answer")
+    parser.add_argument("--tokens", type=int, default=24, help="most tokens of an answer")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each backend")
     parser.add_argument("--vllm-python", help="interpreter of the environment that has vLLM")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / f"backends-{today()}.md")
@@ -74,9 +74,9 @@ def report(arguments: argparse.Namespace, folder: Path) -> str:
         f"# Backends on the same weights, {today()}", "",
         f"{threads} for each backend on {hardware()}, load {os.getloadavg()[0]:.1f} at the end. Printed by `{called}`.",
         "",
-        f"The embedded model in float32, {arguments.prompts} chat prompts in flight at once, at most {arguments.tokens} "
-        "tokens each, greedy. Texts are compared with the first row; the last column is the mean common prefix in "
-        "tokens, of the mean length of the first row's answers.", "",
+        f"The embedded model in float32, {arguments.prompts} chat prompts in flight at once, greedy, at most "
+        f"{arguments.tokens} tokens each. Texts are compared with the first row; the last column is the mean common "
+        "prefix in tokens, of the mean length of the first row's answers.", "",
         "| backend | tokens | tokens/s | tokens per CPU second | equal texts | common prefix |",
         "|---|---|---|---|---|---|",
         *table(model, results), "",
