@@ -130,14 +130,18 @@ def test_a_small_limit_of_batch_tokens_changes_no_text(ask: Ask, tiny_model_fold
 def test_models_with_windows_and_with_other_state_than_attention(kind: str) -> None:
     """Sliding windows, learned positions, positions from the mask, and recurrent states, whose rows have no padding."""
     model = make_any_model(make_config(kind))
-    prompts = [[11, 12, 13], [21, 22, 23], list(range(31, 61)), [41, 42, 43, 44, 45]]
+    prompts = [[11, 12, 13], [21, 22, 23], list(range(31, 61)), [41, 42, 43, 44, 45], [51, 52, 53]]
+    counts = [20, 12, 20, 16, 18]  # rows leave at different times
     engine = Engine(Loaded(model, None, torch.device("cpu"), None, frozenset()), 4096)
-    jobs = [Job([Sequence(ids, Sampling(max_tokens=20, temperature=0.0), 0, None, frozenset())]) for ids in prompts]
+    jobs = [
+        Job([Sequence(ids, Sampling(max_tokens=count, temperature=0.0), 0, None, frozenset())])
+        for ids, count in zip(prompts, counts, strict=True)
+    ]
     for job in jobs:
         engine.submit(job)
     results = [job.done.result(60)[0].tokens for job in jobs]
     engine.close()
-    assert results == [generated(model, ids, 20) for ids in prompts]
+    assert results == [generated(model, ids, count) for ids, count in zip(prompts, counts, strict=True)]
 
 
 def test_it_chats_in_the_models_own_template(ask: Ask, backend: TransformersBackend) -> None:

@@ -70,13 +70,17 @@ def load(options: TransformersOptions) -> Loaded:
     try:
         with _quiet(), _explained(sources.weights):
             config = _config(sources.weights, options)
-            tokenizer = AutoTokenizer.from_pretrained(
-                sources.tokenizer, trust_remote_code=False, local_files_only=options.local_files_only
+            tokenizer = AutoTokenizer.from_pretrained(  # always the fast one, also next to tekken.json
+                sources.tokenizer,
+                trust_remote_code=False,
+                local_files_only=options.local_files_only,
+                mistral_format=False,
             )
             model = _weights(sources, config, _dtype(options.dtype, device), options)
             if sources.adapters is not None:
                 model = _adapted(model, sources)
             model = model.to(device).eval().requires_grad_(False)
+            stop_ids = _stop_ids(model, tokenizer, sources)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -86,7 +90,7 @@ def load(options: TransformersOptions) -> Loaded:
             f"{sources.tokenizer}: its tokenizer has no chat template; ask it for completions: --api completion",
             key="transformers.api",
         )
-    return Loaded(model, tokenizer, device, _context(config, options), _stop_ids(model, tokenizer, sources))
+    return Loaded(model, tokenizer, device, _context(config, options), stop_ids)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -26,7 +26,7 @@ def prompt_tokens(tokenizer: Any, request: Request, variables: Mapping[str, Any]
         BackendError: There is no chat template.
     """
     if request.is_raw:
-        tokens = tokenizer(request.turns[0].text).input_ids
+        tokens = tokenizer(request.turns[0].text, verbose=False).input_ids
     elif not tokenizer.chat_template:
         raise BackendError(
             f"stage {request.stage!r} asks in a chat, and the model's tokenizer has no chat template: use a model that "
@@ -35,7 +35,7 @@ def prompt_tokens(tokenizer: Any, request: Request, variables: Mapping[str, Any]
     else:
         messages = [{"role": turn.role, "content": turn.text} for turn in request.turns]
         text = _render(tokenizer, messages, add_generation_prompt=True, **variables)
-        tokens = tokenizer(text, add_special_tokens=False).input_ids
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     if not tokens:
         raise RequestError("bad_request", "the prompt is empty: the model's tokenizer makes no token of it")
     return [int(token) for token in tokens]
@@ -43,6 +43,8 @@ def prompt_tokens(tokenizer: Any, request: Request, variables: Mapping[str, Any]
 
 def stop_tokens(tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
     """Return the tokens that are stop strings by themselves, such as ``<|im_end|>``: they are not part of any text."""
+    if not stop:
+        return frozenset()
     added = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
     return frozenset(added[text] for text in stop if text in added)
 
