@@ -39,7 +39,7 @@ class Difference:
         items: Items with an outcome in both runs.
         reference, score: The scores of the reference and of the run over these items; None without any value.
         difference: The paired difference, run minus reference; None without any value.
-        adjusted_p_value: The p-value after Holm's correction over all differences; None where there is none.
+        adjusted_p_value: The p-value after Holm's correction over all differences; None where there is no p-value.
         items_to_detect: Number of items that would have shown the difference asked for with a power of 80%; None where
             no standard error is known.
     """
@@ -124,7 +124,7 @@ def _shared_suites(reference: Scores, other: Scores, *, shared: bool) -> Iterato
     """Yield the suites that both runs have.
 
     Raises:
-        UsageError: There is none, or without ``shared`` a suite is only in one of them.
+        UsageError: They share no suite, or without ``shared`` a suite is only in one of them.
     """
     first, second = ({suite.name: suite for suite in scores.suites} for scores in (reference, other))
     common = [name for name in first if name in second]
@@ -149,7 +149,7 @@ def _pairs(
     names = sorted({item.id for item in (*first.items, *second.items)} - {item.id for item, _ in same})
     listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
     if not same or (names and not shared):
-        remedy = "; --shared compares over those" if same else ""
+        remedy = "; --shared compares over these" if same else ""
         raise UsageError(
             f"{reference.folder} and {other.folder} were asked different items of {first.name}: "
             f"{len(names):,} are in one of them or differ ({listed}), {len(same):,} are the same{remedy}"

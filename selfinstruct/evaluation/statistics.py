@@ -147,7 +147,7 @@ def _clustered(values: _Array, codes: NDArray[np.intp], count: int) -> Estimate:
     if count < 2:
         return Estimate(mean, None, None, None, total, count, "none")
     sizes: _Array = np.bincount(codes, minlength=count).astype(np.float64)
-    sums = np.bincount(codes, weights=values - mean, minlength=count)
+    sums: _Array = np.bincount(codes, weights=values - mean, minlength=count).astype(np.float64)
     factors: _Array = 1 / (1 - sizes / total)
     error = math.sqrt(float((sums**2 * factors).sum())) / total
     if error <= 1e-12 * max(1.0, abs(mean)):  # only rounding is left

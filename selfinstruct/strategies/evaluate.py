@@ -47,7 +47,7 @@ class EvaluateOptions:
     Attributes:
         suites: The suites, each as ``NAME=FILE`` or ``NAME=FOLDER``; several files of one name are one suite.
         limit: Maximum number of items of each suite; null for all of them.
-        sample_seed: Decides which items a limit chooses. The items of a smaller limit are among those of a larger one.
+        sample_seed: Decides which items a limit chooses. A larger limit keeps the items of a smaller one.
         default_system: System prompt of a chat for items without one: for models that are used to one.
         readers: The suites with their versions, which the run records. It can't be set.
         answer: The only stage. A temperature of 0 always takes the likeliest token.
@@ -163,7 +163,7 @@ class Evaluate(
         return Request("answer", (*opening, turn), stage.sampling(), item=index, demonstrations=(task.id,))
 
     def receive(self, request: Request, completion: Completion, view: View) -> Received:
-        """Take the answer as a row; one that was cut is none, although its score counts."""
+        """Take a complete answer as a row. One that was cut is rejected as a row, and its score counts all the same."""
         reason = RejectReason.TRUNCATED if completion.truncated else ""
         span = content_span(completion.text)
         return Received((self._row(request, view, completion.text[slice(*span)], reason, span),))

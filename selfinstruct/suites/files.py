@@ -88,7 +88,7 @@ def read_suite(file: SuiteFile) -> Suite:
 
     Raises:
         UsageError: The file can't be read.
-        DataError: A row is invalid, or there is none.
+        DataError: A row is invalid, or there are no rows.
     """
     suite = suite_registry.get(file.name).read(file.path)
     if not suite.items:
@@ -125,8 +125,8 @@ def read_items(suites: Iterable[tuple[SuiteFile, Suite]]) -> list[SuiteItem]:
 def choose_items(items: Sequence[SuiteItem], limit: int | None, seed: int) -> list[SuiteItem]:
     """Return at most ``limit`` items of each suite, in order.
 
-    The items of a smaller limit are among those of a larger one, and adding other items doesn't change the order of
-    preference: each item's rank is a digest of seed and id.
+    A larger limit keeps the items of a smaller one, and further items in a file leave the order of preference as it is:
+    the rank of an item is a digest of seed and id.
     """
     if limit is None:
         return list(items)
