@@ -59,6 +59,7 @@ def check(folder: Path, kills: int, seed: int) -> tuple[int, int]:
         folder.joinpath("killed").mkdir()
         scores, hits = kill_at_random(folder / "killed", nursery, server.url, draw, kills)
         asked = Counter(question(arrived.body) for arrived in server.arrived)
+    assert hits
     assert scores == expected
     assert len(asked) == ITEMS
     again = sum(asked.values()) - ITEMS

@@ -151,7 +151,7 @@ def test_an_item_is_explained_with_what_its_answer_fails(suite: Path, tmp_path: 
     assert re.search(r"the item fails:\n  number: expected 10.*, found .*11", printed)
     assert "Write 10." in printed
     assert "meets every requirement" in run_cli("explain", run, "verified/n3")
-    assert "did you mean 'verified/n10'" in run_cli("explain", run, "verified/n1O", code=2)
+    assert "has no item 'verified/n1O'" in run_cli("explain", run, "verified/n1O", code=2)
     assert json.loads(run_cli("explain", run, 1, "--json"))["failed_requirements"] == []
 
 
