@@ -74,6 +74,7 @@ JSON_KEYS = {
         "missing": "items without an outcome, which no score includes",
         "suites": "by suite: items, missing, unanswered (items that count 0, by reason), cut, and by metric the value, "
         "its 95% interval, standard error, values, clusters and method",
+        "contamination": "training rows, how many of them reveal items, and these items; or null",
     },
     "compare": {
         "reference": "the first run", "detect": "the true difference that items_to_detect is about",

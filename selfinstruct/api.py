@@ -34,6 +34,12 @@ from selfinstruct.engine.verdict_cache import VerdictCache
 from selfinstruct.errors import SelfInstructError
 from selfinstruct.evaluation.answers import read_answers
 from selfinstruct.evaluation.compare import RunComparison, compare_runs
+from selfinstruct.evaluation.contamination import (
+    Contamination,
+    measure_contamination,
+    read_contamination,
+    write_contamination,
+)
 from selfinstruct.evaluation.scores import Scores, score_run, write_scores
 from selfinstruct.ledger import Ledger, Reader, has_run
 from selfinstruct.pool import AcceptedRow
@@ -209,10 +215,12 @@ class EvaluateResult:
     Attributes:
         run: How the run ended.
         scores: The scores of everything that was answered so far.
+        contamination: What the training data reveals of the items; None if it was never compared.
     """
 
     run: GenerateResult
     scores: Scores
+    contamination: Contamination | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -225,6 +233,7 @@ def evaluate(
     suites: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     *,
+    trained_on: str | Path | None = None,
     show: ShowProgress | None = None,
     on_notice: Callable[[str], None] = lambda _: None,
 ) -> EvaluateResult:
@@ -236,6 +245,7 @@ def evaluate(
         folder: The run directory.
         suites: The suites, each as ``NAME=FILE`` or ``NAME=FOLDER``; an existing run keeps its own if there are none.
         settings: Settings as in a configuration file, for example ``{"evaluate": {"limit": 100}}``.
+        trained_on: Training data of the model; the run records how many of its rows reveal items.
         show: Displays the progress; by default nothing is displayed.
         on_notice: Called, before anything is sent, with each notice.
 
@@ -249,7 +259,9 @@ def evaluate(
     with Ledger(folder, {}, {}) as ledger:
         scores = score_run(read_answers(folder, ledger))
     write_scores(scores)
-    return EvaluateResult(result, scores)
+    if trained_on is not None:
+        write_contamination(folder, measure_contamination(result.plan.seeds, trained_on))
+    return EvaluateResult(result, scores, read_contamination(folder))
 
 
 def evaluate_settings(suites: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:

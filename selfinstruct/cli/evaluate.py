@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from selfinstruct.cli.settings import evaluation_options, located, settings_of
 from selfinstruct.common.codec import dumps
 from selfinstruct.common.config import merge
 from selfinstruct.common.console import echo, plural
+from selfinstruct.evaluation.contamination import Contamination
 
 _PATH = click.Path(path_type=Path)
 
@@ -38,6 +40,8 @@ _ENDINGS = {
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most this many items of each suite.")
 @click.option("--answer-tokens", type=click.IntRange(min=1), help="Maximum tokens of an answer.  [default: 1280]")
+@click.option("--trained-on", type=_PATH, metavar="DATASET",
+              help="Training data of the model: record how many of its rows reveal items.")  # fmt: skip
 @evaluation_options
 @click.option(
     "--from",
@@ -77,13 +81,17 @@ def command(ctx: click.Context, /, run_dir: Path, suites: tuple[str, ...], **opt
             run_preview(run_dir, evaluate_settings(suites, settings), as_json=options["as_json"])
             return
         show = None if options["quiet"] else show_progress
-        result = evaluate(run_dir, suites, settings, show=show, on_notice=print_notice)
+        result = evaluate(
+            run_dir, suites, settings, trained_on=options["trained_on"], show=show, on_notice=print_notice
+        )
     if options["as_json"]:
         echo(dumps(_to_json(result)))
     else:
         for line in _lines(result):
             echo(line)
         show_scores(result.scores)
+        if result.contamination is not None:
+            echo(_contamination(result.contamination))
     if result.run.ending == "interrupted":
         ctx.exit(130)
     if not result.succeeded:
@@ -101,6 +109,11 @@ def _lines(result: EvaluateResult) -> Iterator[str]:
     yield from run.remarks
 
 
+def _contamination(measured: Contamination) -> str:
+    rows = f"{measured.overlapping:,} of {plural(measured.rows, 'training row')}"
+    return f"contamination: {rows} reveal {plural(len(measured.items), 'item')}"
+
+
 def _to_json(result: EvaluateResult) -> dict[str, object]:
     run = result.run
     return {
@@ -113,4 +126,5 @@ def _to_json(result: EvaluateResult) -> dict[str, object]:
         "notices": list(run.plan.notices),
         "remarks": list(run.remarks),
         **result.scores.to_json(),
+        "contamination": None if result.contamination is None else asdict(result.contamination),
     }

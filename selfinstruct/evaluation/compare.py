@@ -10,6 +10,7 @@ from typing import Literal
 
 from selfinstruct.errors import UsageError
 from selfinstruct.evaluation.answers import read_answers
+from selfinstruct.evaluation.contamination import read_contamination
 from selfinstruct.evaluation.scores import ItemScore, Scores, SuiteScores, score_run
 from selfinstruct.evaluation.statistics import (
     CONFIDENCE,
@@ -109,7 +110,7 @@ def compare_runs(folders: Sequence[Path], *, detect: float, shared: bool) -> Run
         raise UsageError("name at least two runs; the others are compared with the first")
     reference, *others = [score_run(read_answers(folder)) for folder in folders]
     differences: list[Difference] = []
-    warnings = [warning for scores in (reference, *others) for warning in _incomplete(scores)]
+    warnings = [warning for scores in (reference, *others) for warning in _remarks(scores)]
     for other in others:
         for first, second in _shared_suites(reference, other, shared=shared):
             pairs, remarks = _pairs(first, second, reference, other, shared=shared)
@@ -160,7 +161,14 @@ def _pairs(
     return both, remarks
 
 
-def _incomplete(scores: Scores) -> Iterator[str]:
+def _remarks(scores: Scores) -> Iterator[str]:
+    contamination = read_contamination(scores.folder)
+    if contamination is not None and contamination.items:
+        yield (
+            f"{scores.folder}: the training data of its model reveals {len(contamination.items):,} items "
+            f"({', '.join(contamination.items[:_LISTED])}{', ...' if len(contamination.items) > _LISTED else ''}), so "
+            "that its scores may be too high; selfinstruct filter --suite removes such rows"
+        )
     if scores.missing:
         yield f"{scores.folder} is incomplete: {scores.missing:,} items without an outcome are left out"
 

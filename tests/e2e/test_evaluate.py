@@ -246,3 +246,25 @@ def test_an_answer_knows_its_item_in_the_dataset(suite: Path, tmp_path: Path, lo
     assert [row["item"] for row in rows] == [f"verified/n{n}" for n in range(ITEMS)]
     with Reader(run) as reader:
         assert reader.answers() == ITEMS
+
+
+def test_training_rows_that_reveal_items_are_recorded_warned_about_and_filtered(
+    tmp_path: Path, loopback: Start
+) -> None:
+    question = "Describe in plain words how a lighthouse keeper spends the long nights of winter."
+    rows = [{"id": "seen", "instruction": question, "verifier": {"kind": "no_commas"}},
+            {"id": "new", "instruction": "List five rivers.", "verifier": {"kind": "no_commas"}}]  # fmt: skip
+    suite, data = tmp_path / "suite.jsonl", tmp_path / "data.jsonl"
+    suite.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    trained = [{"instruction": f"Please: {question}", "output": "He reads."}, {"instruction": "Add 1.", "output": "2"}]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in trained))
+    server, run, clean = loopback(lambda body: "x"), tmp_path / "run", tmp_path / "clean"
+    printed = run_cli("evaluate", run, "--suite", f"verified={suite}", "--trained-on", data, *words(server))
+    assert "contamination: 1 of 2 training rows reveal 1 item" in printed
+    result = evaluate(clean, [f"verified={suite}"], settings(server), trained_on=data)
+    assert result.contamination is not None
+    assert result.contamination.items == ("verified/seen",)
+    assert json.loads(run_cli("evaluate", run, "--json"))["contamination"]["items"] == ["verified/seen"]
+    assert "reveals 1 items (verified/seen)" in run_cli("compare", run, clean)
+    run_cli("filter", data, "-o", tmp_path / "unseen.jsonl", "--suite", f"verified={suite}", "-q")
+    assert json.loads((tmp_path / "unseen.jsonl").read_text()) == trained[1]
