@@ -38,6 +38,8 @@ PYTHON_TWINS = {
     "respond": "generate",
     "fork": "fork",
     "retry": "retry",
+    "evaluate": "evaluate",
+    "compare": "compare",
     "status": "status",
     "explain": "explain",
     "diff": "diff",
@@ -67,6 +69,22 @@ JSON_KEYS = {
         "remarks": "sentences on what the servers refuse or do not report",
         "dataset": "dataset file", "lines": "its lines", "sha256": "its digest",
     },
+    "evaluate": {
+        "run": "run directory", "ending": "why the run stopped", "succeeded": "true for exit code 0",
+        "requests": "processed requests", "prompt_tokens": "", "completion_tokens": "", "notices": "",
+        "remarks": "sentences on what the servers refuse or do not report",
+        "digest": "of the values of all items", "readers": "the suites with their versions",
+        "missing": "items without an outcome, which no score includes",
+        "suites": "by suite: items, missing, unanswered (items that count 0, by reason), cut, and by metric the value, "
+        "its 95% interval, standard error, values, clusters and method",
+        "contamination": "training rows, how many of them reveal items, and these items; or null",
+    },
+    "compare": {
+        "reference": "the first run", "detect": "the true difference that items_to_detect is about",
+        "differences": "one object per run, suite and metric: the scores, the paired difference, p-values, result, and "
+        "the items that would have shown the difference asked for",
+        "warnings": "",
+    },
     "status": {
         "run": "run directory", "rows": "rows of the dataset", "target": "rows asked for", "complete": "",
         "exhausted": "the strategy has nothing more to ask", "strategy": "", "backend": "",
@@ -86,6 +104,7 @@ JSON_KEYS = {
     "explain": {
         "id": "candidate id", "row": "number in the dataset, or null", "kept": "", "reason": "reason code of rejection",
         "instruction": "", "input": "", "output": "", "seed": "random seed of the run",
+        "failed_requirements": "of an item of an evaluation, or null",
         "lineage": "texts between seed and candidate",
         "steps": "requests with prompt, sampling, outcome, candidate and verdicts",
     },

@@ -14,9 +14,12 @@ from selfinstruct.version import SEMANTICS, __version__
 
 if TYPE_CHECKING:
     from selfinstruct.api import (
+        EvaluateResult,
         GenerateResult,
         Run,
+        compare,
         diff,
+        evaluate,
         explain,
         export,
         fork,
@@ -51,6 +54,7 @@ __all__ = [
     "Candidate",
     "ConfigError",
     "DataError",
+    "EvaluateResult",
     "FilterFileOptions",
     "GenerateResult",
     "LedgerError",
@@ -62,7 +66,9 @@ __all__ = [
     "__version__",
     "check_environment",
     "check_seeds",
+    "compare",
     "diff",
+    "evaluate",
     "explain",
     "export",
     "filter_file",
@@ -83,8 +89,8 @@ wait_passively()  # before anything loads an OpenMP runtime
 
 _MODULES = {
     "api": (
-        "GenerateResult", "Run", "diff", "explain", "export", "fork", "generate", "list_runs", "open_run", "preview",
-        "refilter", "retry", "status", "tune",
+        "EvaluateResult", "GenerateResult", "Run", "compare", "diff", "evaluate", "explain", "export", "fork",
+        "generate", "list_runs", "open_run", "preview", "refilter", "retry", "status", "tune",
     ),
     "doctor": ("check_environment",),
     "errors": (

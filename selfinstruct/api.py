@@ -19,7 +19,7 @@ from typing import Any
 from selfinstruct.backends import AdaptiveBackend, BackendObserver, BatchBackend, open_backend
 from selfinstruct.backends.reward import RewardBackend
 from selfinstruct.common.codec import Json, canonical
-from selfinstruct.common.config import to_yaml
+from selfinstruct.common.config import merge, to_yaml
 from selfinstruct.common.files import write_atomic
 from selfinstruct.engine.dispatch.budget import Budget, worst_case
 from selfinstruct.engine.dispatch.reasoning import RoomForReasoning, RoomyBackend
@@ -33,10 +33,20 @@ from selfinstruct.engine.saturation import Saturation
 from selfinstruct.engine.stats import Stats
 from selfinstruct.engine.verdict_cache import VerdictCache
 from selfinstruct.errors import SelfInstructError
+from selfinstruct.evaluation.answers import read_answers
+from selfinstruct.evaluation.compare import RunComparison, compare_runs
+from selfinstruct.evaluation.contamination import (
+    Contamination,
+    measure_contamination,
+    read_contamination,
+    write_contamination,
+)
+from selfinstruct.evaluation.scores import Scores, score_run, write_scores
 from selfinstruct.ledger import Ledger, Reader, has_run
 from selfinstruct.pool import AcceptedRow
 from selfinstruct.records import Request, Verdict
-from selfinstruct.runs.compare import Comparison, compare
+from selfinstruct.runs.compare import Comparison
+from selfinstruct.runs.compare import compare as compare_datasets
 from selfinstruct.runs.explain import Explanation
 from selfinstruct.runs.explain import explain as explain_candidate
 from selfinstruct.runs.export import ExportResult, update_dataset
@@ -54,10 +64,13 @@ from selfinstruct.runs.tune import TuneResult
 from selfinstruct.runs.tune import tune as try_settings
 
 __all__ = [
+    "EvaluateResult",
     "GenerateResult",
     "Run",
     "ShowProgress",
+    "compare",
     "diff",
+    "evaluate",
     "explain",
     "export",
     "fork",
@@ -116,7 +129,8 @@ class GenerateResult:
     @property
     def every_task_was_asked(self) -> bool:
         """True if the run was to make one row per task and has asked for all of them."""
-        return self.ending == "exhausted" and self.plan.one_row_per_task and bool(self.rows)
+        some = bool(self.rows) or self.plan.counts_every_answer
+        return self.ending == "exhausted" and self.plan.one_row_per_task and some
 
     @property
     def succeeded(self) -> bool:
@@ -193,6 +207,68 @@ def generate(
         cancelled_tokens=sum(sum(worst_case(request)) for request in ended.cancelled),
         repeated_tasks=state.scheduler.repeated_tasks,
     )
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """The outcome of ``evaluate``.
+
+    Attributes:
+        run: How the run ended.
+        scores: The scores of everything that was answered so far.
+        contamination: What the training data reveals of the items; None if it was never compared.
+    """
+
+    run: GenerateResult
+    scores: Scores
+    contamination: Contamination | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """True if every item has an outcome."""
+        return not self.scores.missing
+
+
+def evaluate(
+    folder: str | Path,
+    suites: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    *,
+    trained_on: str | Path | None = None,
+    show: ShowProgress | None = None,
+    on_notice: Callable[[str], None] = lambda _: None,
+) -> EvaluateResult:
+    """Ask a model the items of suites, once each and greedily, and score its answers; or resume such a run.
+
+    The scores are stored in the run as ``scores.json``, recomputed from the ledger.
+
+    Args:
+        folder: The run directory.
+        suites: The suites, each as ``NAME=FILE`` or ``NAME=FOLDER``; an existing run keeps its own if there are none.
+        settings: Settings as in a configuration file, for example ``{"evaluate": {"limit": 100}}``.
+        trained_on: Training data of the model; the run records how many of its rows reveal items.
+        show: Displays the progress; by default nothing is displayed.
+        on_notice: Called, before anything is sent, with each notice.
+
+    Raises:
+        UsageError: A setting or a suite is wrong; nothing was sent.
+        LedgerError: The run is in use, unreadable, or was started with other settings.
+        BackendError: The server or the account is at fault; completions received so far are stored.
+    """
+    folder = Path(folder)
+    result = generate(folder, evaluate_settings(suites, settings or {}), show=show, on_notice=on_notice)
+    with Ledger(folder, {}, {}) as ledger:
+        scores = score_run(read_answers(folder, ledger))
+    write_scores(scores)
+    if trained_on is not None:
+        write_contamination(folder, measure_contamination(result.plan.seeds, trained_on))
+    return EvaluateResult(result, scores, read_contamination(folder))
+
+
+def evaluate_settings(suites: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run that evaluates: the given ones, the strategy and the suites."""
+    chosen = {"evaluate": {"suites": list(suites)}} if suites else {}
+    return merge(merge(settings, {"strategy": "evaluate"}), chosen)
 
 
 def preview(folder: str | Path, settings: Mapping[str, Any] | None = None) -> list[Request]:
@@ -309,7 +385,8 @@ def explain(folder: str | Path, name: str | int) -> Explanation:
 
     Args:
         folder: The run directory.
-        name: Number of a row in the dataset, from 1, or the id of a candidate, such as ``17.2``.
+        name: Number of a row in the dataset, from 1, the id of a candidate, such as ``17.2``, or an item of an
+            evaluation, such as ``verified/row_3``.
 
     Raises:
         UsageError: There is no such row or candidate.
@@ -324,7 +401,22 @@ def diff(first: str | Path, second: str | Path) -> Comparison:
     Raises:
         LedgerError: There is no readable run in one of the directories.
     """
-    return compare(Path(first), Path(second))
+    return compare_datasets(Path(first), Path(second))
+
+
+def compare(*folders: str | Path, detect: float = 0.05, shared: bool = False) -> RunComparison:
+    """Compare evaluations with the first of them, item by item.
+
+    Args:
+        folders: Run directories of ``evaluate``; at least two.
+        detect: A true difference, for the number of items that would show it with a power of 80%; above 0.
+        shared: Compare over the items that the runs share where they asked different ones.
+
+    Raises:
+        UsageError: A run is no evaluation, or the runs asked different items and ``shared`` is false.
+        LedgerError: There is no readable run in one of the directories.
+    """
+    return compare_runs([Path(folder) for folder in folders], detect=detect, shared=shared)
 
 
 def list_runs(folder: str | Path = "runs") -> list[RunListing]:

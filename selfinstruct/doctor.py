@@ -223,10 +223,11 @@ def _plugins() -> Iterator[Check]:
     from selfinstruct.backends import backend_registry  # the registries load numpy, which the other checks do without
     from selfinstruct.filters.registry import filter_registry
     from selfinstruct.strategies import strategy_registry
+    from selfinstruct.suites import suite_registry
     from selfinstruct.verifiers import kind_registry
 
     names: defaultdict[str, list[str]] = defaultdict(list)
-    for registry in (strategy_registry, backend_registry, filter_registry, kind_registry):
+    for registry in (strategy_registry, backend_registry, filter_registry, kind_registry, suite_registry):
         for name, plugins in registry.plugins.items():
             for plugin in plugins:
                 names[plugin.origin].append(f"{plugin.kind} {name}")

@@ -1,4 +1,4 @@
-"""Plugins: strategies, backends, filters and verifiers that other distributions offer, found by entry point.
+"""Plugins: strategies, backends, filters, verifiers and suites that other distributions offer, found by entry point.
 
 A distribution offers a plugin in its ``pyproject.toml``::
 
@@ -29,6 +29,7 @@ GROUPS: Mapping[str, str] = {
     "backend": "selfinstruct.backends",
     "filter": "selfinstruct.filters",
     "verifier": "selfinstruct.verifiers",
+    "suite": "selfinstruct.suites",
 }
 """Entry-point group of each kind of plugin."""
 

@@ -22,6 +22,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "magpie": {"magpie": {"template": "chatml", "turns": 2, "answer": {"max_tokens": 90, "api": "chat"}}},
     "personas": {"personas": {"generate": True, "constraints": 1}},
     "conversation": {"conversation": {"max_rounds": 3}},
+    "evaluate": {"evaluate": {"suites": ["verified=tests/golden/items.jsonl"]}},
     "respond": {"respond": {"systems": "builtin", "reasoning": True}},
     "mix": {
         "strategies": [

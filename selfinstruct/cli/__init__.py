@@ -14,6 +14,8 @@ _COMMANDS = {
     "respond": "Answer the tasks of a file or a run (strategy respond).",
     "fork": "Start a run with another run's completions, and continue it.",
     "retry": "Reopen the failed requests of a run, so that they are asked again.",
+    "evaluate": "Ask a model the items of suites, and score its answers.",
+    "compare": "Show which run scores higher, by how much, and how certain that is.",
     "status": "Show the progress of a run, and why candidates were rejected.",
     "explain": "Show how a row came to be, or why a candidate was rejected.",
     "diff": "Compare the datasets of two runs.",
@@ -28,6 +30,7 @@ _COMMANDS = {
 }
 _SECTIONS = {
     "Make": ("generate", "respond", "fork", "retry"),
+    "Measure": ("evaluate", "compare"),
     "Look": ("status", "explain", "diff", "runs"),
     "Refine": ("refilter", "tune", "filter", "split"),
     "Use": ("export",),
@@ -56,6 +59,7 @@ def cli() -> None:
       selfinstruct generate runs/demo -n 30
       selfinstruct generate runs/gpt --backend openai --model gpt-5-mini -n 1000
       selfinstruct respond runs/answers --from my_tasks.jsonl
+      selfinstruct evaluate runs/score --suite verified=held_out.jsonl
       selfinstruct status runs/demo
       selfinstruct explain runs/demo 5
       selfinstruct refilter runs/demo -o runs/strict --set filters.novelty.threshold=0.5

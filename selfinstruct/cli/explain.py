@@ -25,21 +25,23 @@ _MOST_TEXT = 4000  # characters shown of a prompt or an answer
 
 @click.command("explain")
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.argument("name", metavar="ROW|CANDIDATE")
+@click.argument("name", metavar="ROW|CANDIDATE|ITEM")
 @json_option
 def command(run_dir: Path, name: str, as_json: bool) -> None:
-    """Show how a row came to be, or why a candidate was rejected.
+    """Show how a row came to be, why a candidate was rejected, or why an item of an evaluation failed.
 
     A row is named by its number in the dataset, from 1; a candidate by its id, such as 17.2, which
-    'export --format candidates' lists. The output shows the demonstrations, the prompt, the sampling, the model's
-    answer with the candidate's part in ⟦ ⟧, every filter's verdict, and the nearest text with the words in common in
-    ⟦ ⟧. For a text that was made from a seed step by step, the lineage comes first.
+    'export --format candidates' lists; an item of an evaluation by its suite and key. The output shows the
+    demonstrations, the prompt, the sampling, the model's answer with the candidate's part in ⟦ ⟧, every filter's
+    verdict, and the nearest text with the words in common in ⟦ ⟧. For a text that was made from a seed step by step,
+    the lineage comes first; for an item, the requirements that its answer fails.
 
     \b
     Examples:
       selfinstruct explain runs/demo 5
       selfinstruct explain runs/demo 17.2
       selfinstruct explain runs/demo 17.2 --json
+      selfinstruct explain runs/score verified/row_3
     """
     explanation = explain(run_dir, name)
     if as_json:
@@ -56,6 +58,10 @@ def _page(explanation: Explanation) -> Iterator[str]:
     for label, text in [(message.role, message.content) for message in candidate.messages] or fields:
         if text:
             yield f"  {label + ':':<13}{_indented(text)}"
+    if explanation.failed_requirements is not None:
+        yield ""
+        yield "the item fails:" if explanation.failed_requirements else "the item meets every requirement"
+        yield from (f"  {line}" for line in explanation.failed_requirements)
     if explanation.lineage:
         yield ""
         yield "lineage:"
@@ -111,6 +117,8 @@ def _step(number: int, step: Step) -> Iterator[str]:
         for index, other in enumerate(step.outcome.choices[1:], start=2):
             yield f"  choice {index} ({other.finish_reason}):"
             yield f"    {_indented(_plain(other.text), 4)}"
+    else:
+        yield f"  failed, {step.outcome.code}: {step.outcome.message}"
     if step.candidate.id:
         kind = step.candidate.candidate.kind.replace("_", " ")
         yield f"  candidate {step.candidate.id}, a {kind}: {_step_result(step)}"
@@ -181,6 +189,9 @@ def _to_json(explanation: Explanation) -> dict[str, Json]:
         "output": candidate.output,
         **candidate.extras,
         "seed": explanation.seed,
+        "failed_requirements": (
+            None if explanation.failed_requirements is None else list(explanation.failed_requirements)
+        ),
         "lineage": [
             {"id": ancestor.id, "label": ancestor.label, "text": ancestor.text, "reason": ancestor.reason}
             for ancestor in explanation.lineage

@@ -88,6 +88,8 @@ class _Share(click.ParamType[tuple[str, float]]):
               help="Report rows with personal data or secrets, redact them, or drop the rows.")  # fmt: skip
 @click.option("--decontaminate", metavar="FILE", multiple=True,
               help="Drop rows that contain items of this benchmark; may be repeated.")  # fmt: skip
+@click.option("--suite", "suites", metavar="NAME=FILE", multiple=True,
+              help="Drop rows that contain questions of this suite of evaluate; may be repeated.")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Drop rows whose answer fails the row's own 'verifier'.")
 @click.option("--use", "plugins", metavar="NAME[:KEY=VALUE,...]", multiple=True,
               help="Apply a filter by name (also a plugin's) with its settings; may be repeated.")  # fmt: skip
@@ -140,6 +142,7 @@ def command(ctx: click.Context, /, source: str, output: str, as_json: bool, **op
       selfinstruct filter chats.parquet -o clean.parquet --minhash --refusals --report dropped.jsonl
       selfinstruct filter rows.jsonl -o short.jsonl --use words:max_words=20
       selfinstruct filter rows.jsonl -o safe.jsonl --pii redact --decontaminate benchmark.jsonl
+      selfinstruct filter rows.jsonl -o unseen.jsonl --suite verified=held_out.jsonl
       selfinstruct filter rows.jsonl -o right.jsonl --verify
       selfinstruct filter rows.jsonl -o plain.jsonl --boilerplate --balance domain:0.25
       selfinstruct filter rows.jsonl -o new.jsonl --semantic 0.9 --embedder minishlab/potion-base-8M

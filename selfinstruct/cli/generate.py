@@ -1,4 +1,4 @@
-"""``selfinstruct generate``, and the functions that ``respond`` and ``fork`` share with it."""
+"""``selfinstruct generate``, and the functions that ``respond``, ``fork`` and ``evaluate`` share with it."""
 
 from __future__ import annotations
 
@@ -114,15 +114,21 @@ def run_generate(
     """
     with located(options["config"], lines):
         if options["dry_run"]:
-            requests = preview(run_dir, settings)
-            _print_preview(requests, make_plan(settings, run_dir).notices, as_json=options["as_json"])
+            run_preview(run_dir, settings, as_json=options["as_json"])
             return
         show = None if options["quiet"] else show_progress
-        result = generate(run_dir, settings, show=show, verify=options["verify"], on_notice=_print_notice)
+        result = generate(run_dir, settings, show=show, verify=options["verify"], on_notice=print_notice)
     finish(ctx, result, as_json=options["as_json"])
 
 
-def _print_notice(notice: str) -> None:
+def run_preview(run_dir: Path, settings: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the first requests of a run; send and write nothing."""
+    requests = preview(run_dir, settings)
+    _print_preview(requests, make_plan(settings, run_dir).notices, as_json=as_json)
+
+
+def print_notice(notice: str) -> None:
+    """Print what was left out of a file, on standard error."""
     echo(f"note: {notice}", err=True)
 
 
@@ -145,7 +151,7 @@ def _print_preview(requests: list[Request], notices: Sequence[str], *, as_json: 
         echo(dumps({"requests": len(requests), "first": first, "notices": list(notices)}))
         return
     for notice in notices:
-        _print_notice(notice)
+        print_notice(notice)
     for request in requests[:_PREVIEWED]:
         sampling = request.sampling
         click.secho(f"--- request {request.number}: {request.stage}, up to {sampling.max_tokens} tokens, "

@@ -19,10 +19,10 @@ from selfinstruct.ledger import Reader, has_run
 from selfinstruct.strategies import STRATEGIES, strategy_class, strategy_names
 from selfinstruct.strategies.abilities import BeginsWithTasks
 
-__all__ = ["located", "run_options", "settings_of"]
+__all__ = ["evaluation_options", "located", "run_options", "settings_of"]
 
 _PATH = click.Path(path_type=Path)
-_OPTIONS = (
+_MODEL_OPTIONS = (
     click.option("--config", type=_PATH, help="YAML file of settings; options of the command line override it."),
     click.option(
         "--backend",
@@ -43,16 +43,21 @@ _OPTIONS = (
     ),
     click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),
     click.option("--api", type=click.Choice(["completion", "chat"]), help="Kind of endpoint to use."),
+)
+_TASK_OPTIONS = (
     click.option("--seeds", metavar="FILE", help="Seed tasks, JSONL.  [default: the built-in ones]"),
     skip_malformed_option,
-    click.option("--prompts", metavar="DIR", help="Folder of templates that replace built-in ones of the same name."),
     click.option(
         "--judge",
         metavar="MODEL",
         help="Reward model that scores the answers to each row's question, of which the best is kept: a folder that "
         "finetune reward wrote, or a hub name. --set quality.best_of=4 requests 4 answers.",
     ),
-    click.option("-n", "rows", type=int, help="Rows to make.  [default: 100; respond: one for each task]"),
+)
+_PROMPTS_OPTION = click.option(
+    "--prompts", metavar="DIR", help="Folder of templates that replace built-in ones of the same name."
+)
+_LIMIT_OPTIONS = (
     click.option("--seed", type=int, help="Seed of every random choice.  [default: 0]"),
     click.option("--concurrency", type=int, help="Requests in flight.  [default: depends on the backend]"),
     click.option("--max-requests", type=int, help="Stop before sending more requests than this, repeats included."),
@@ -74,11 +79,21 @@ _OPTIONS = (
         help="Any setting (docs/configuration.md); a dedicated option overrides it. May be repeated.",
     ),
 )
+_ROWS_OPTION = click.option("-n", "rows", type=int, help="Rows to make.  [default: 100; respond: one for each task]")
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a run to a command."""
-    for option in reversed(_OPTIONS):
+    """Add the options of a run that makes rows to a command."""
+    return _add(command, *_MODEL_OPTIONS, *_TASK_OPTIONS, _PROMPTS_OPTION, _ROWS_OPTION, *_LIMIT_OPTIONS)
+
+
+def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a run that asks the items of suites to a command."""
+    return _add(command, *_MODEL_OPTIONS, _PROMPTS_OPTION, *_LIMIT_OPTIONS)
+
+
+def _add(command: Callable[..., Any], *options: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -162,7 +177,7 @@ def _read_source(run_dir: Path, settings: dict[str, Any], options: Mapping[str, 
     if source is None:
         return None
     if _begins_with_tasks(run_dir, settings):
-        if options["seeds"]:
+        if options.get("seeds"):
             raise UsageError("--from and --seeds both name the tasks to work on; leave one of them out")
         settings["seeds"] = str(source)
         return None

@@ -14,14 +14,14 @@ from selfinstruct.common.codec import loads
 from selfinstruct.common.resources import builtin_prompts, builtin_seeds
 from selfinstruct.engine.methods import Method, recorded_methods
 from selfinstruct.engine.settings import Settings
-from selfinstruct.errors import UsageError
+from selfinstruct.errors import ConfigError, UsageError
 from selfinstruct.filters.reward import model_identity
 from selfinstruct.ledger import Reader
 from selfinstruct.prompts import Api, Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import LoadedTasks, load_demonstrations, load_tasks, seeds_from_json
 from selfinstruct.strategies import QualityOptions
-from selfinstruct.strategies.abilities import BeginsWithTasks, ReadsDataFiles, SendsContext
+from selfinstruct.strategies.abilities import AsksItems, BeginsWithTasks, ReadsDataFiles, SendsContext
 
 __all__ = ["add_data_files", "identify_reward_model", "load_run_prompts", "load_run_seeds", "recorded_seeds"]
 
@@ -42,6 +42,9 @@ def load_run_seeds(
     Raises:
         UsageError: If the file can't be read or a line is wrong.
     """
+    for method in methods:
+        if issubclass(method.kind, AsksItems):
+            return _load_items(method, method.kind, settings, base, recorded=recorded)
     path = builtin_seeds() if settings.seeds == "builtin" else Path(settings.seeds)
     missing = base is not None and not os.path.exists(path) and settings.seeds == base.meta("config")["seeds"]
     if base is not None and (recorded or missing):
@@ -51,6 +54,30 @@ def load_run_seeds(
         return load_demonstrations(path, skip_malformed=skip)
     without_context = next((method.name for method in methods if not issubclass(method.kind, SendsContext)), "")
     return load_tasks(path, skip_malformed=skip, without_context=without_context)
+
+
+def _load_items(
+    method: Method, kind: type[AsksItems], settings: Settings, base: Reader | None, *, recorded: bool
+) -> LoadedTasks:
+    """Return the items of a method that brings its own.
+
+    Raises:
+        ConfigError: If a setting of the run is for other methods.
+        UsageError: If a file can't be read or a line is wrong.
+    """
+    for key, unfit in (
+        ("strategies", settings.strategies is not None),
+        ("quality", settings.quality is not None),
+        ("seeds", settings.seeds != "builtin"),
+    ):
+        if unfit:
+            raise ConfigError(f"{key} can't be set for {method.name}, which asks the items of its suites once", key=key)
+    missing = not all(map(os.path.exists, method.data.values()))
+    if base is not None and (recorded or missing):
+        return LoadedTasks(recorded_seeds(base))
+    if not method.data:
+        raise ConfigError(f"{method.name} has no suite; name one with --suite NAME=FILE", key=f"{method.name}.suites")
+    return LoadedTasks(list(kind.read_tasks(method.options)))
 
 
 def load_run_prompts(

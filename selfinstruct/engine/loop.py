@@ -201,6 +201,8 @@ class Engine:
         """Send the requests that may go out, in order of number."""
         if self._state.done:
             self._end("complete")
+        elif self._plan.counts_every_answer:
+            pass  # a model that answers nothing is to be shown as such
         elif self._state.unproductive_streak >= self._patience:
             self._end("stalled")
         elif self._state.stats.names_no_complete_ending:

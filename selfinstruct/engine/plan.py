@@ -33,7 +33,7 @@ from selfinstruct.prompts import Prompts
 from selfinstruct.records import Task
 from selfinstruct.seeds import seeds_to_json
 from selfinstruct.strategies import QualityStrategy, strategy_class, strategy_names
-from selfinstruct.strategies.abilities import AnswersTasks, context_templates, default_target, schema_apis
+from selfinstruct.strategies.abilities import AnswersTasks, AsksItems, context_templates, default_target, schema_apis
 from selfinstruct.strategies.base import Strategy
 from selfinstruct.strategies.mixture import MixtureOptions
 from selfinstruct.version import SEMANTICS, __version__
@@ -97,6 +97,11 @@ class RunPlan:
     def one_row_per_task(self) -> bool:
         """Whether the target is one row per task, so that the run is complete once every task was processed."""
         return default_target(self.strategy, self.seeds) == self.settings.n
+
+    @property
+    def counts_every_answer(self) -> bool:
+        """Whether the run asks given items once each, so that answers which become no row count as well."""
+        return isinstance(self.strategy, AsksItems)
 
     @property
     def reader(self) -> AnswerReader:

@@ -36,6 +36,7 @@ class FilterFileOptions:
         language: ISO 639-1 codes of the languages that are kept.
         pii: ``drop`` rows with personal data or secrets, ``redact`` them, or ``flag`` them in the report.
         decontaminate: Files with benchmark items; rows that reveal an item are dropped.
+        suites: Suites of evaluations, each as ``NAME=FILE``; rows that reveal one of their questions are dropped.
         plugins: Further filters, from plugins or the caller. Each reads the text that its attribute ``reads`` names.
         balance: A field, and the largest share of the kept rows that may have the same value in it. It needs all other
             verdicts first, so the kept rows are held in memory.
@@ -63,6 +64,7 @@ class FilterFileOptions:
     language: tuple[str, ...] = ()
     pii: PiiAction | None = None
     decontaminate: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
     plugins: tuple[Filter, ...] = ()
     balance: tuple[str, float] | None = None
     column: str | None = None
@@ -77,5 +79,5 @@ class FilterFileOptions:
         settings = (self.rouge, self.minhash, self.semantic, self.words, self.perplexity, self.ifd, self.reward,
                     self.balance)  # fmt: skip
         flags = (self.keywords, self.repetition, self.refusals, self.boilerplate, self.verify, self.pii is not None)
-        lists = (self.language, self.decontaminate, self.plugins)
+        lists = (self.language, self.decontaminate, self.suites, self.plugins)
         return any(setting is not None for setting in settings) or any(flags) or any(lists)

@@ -37,6 +37,7 @@ from selfinstruct.filters.base import Reads
 from selfinstruct.filters.perplexity import load_scorer
 from selfinstruct.filters.reward import load_reward_scorer
 from selfinstruct.reasons import RejectReason
+from selfinstruct.suites.files import SuiteFile, read_items, read_suite
 from selfinstruct.verifiers import verify, without_nulls
 
 __all__ = ["Step", "all_texts", "full_text", "steps_of"]
@@ -98,8 +99,8 @@ def _rules(options: FilterFileOptions) -> Iterator[Step]:
         yield _step(languages, f"language {', '.join(options.language)}")
     if options.pii == "drop":
         yield Step(Pii(), "pii", all_texts)
-    if options.decontaminate:
-        ids, items = _items(options.decontaminate, skip_malformed=options.skip_malformed)
+    if options.decontaminate or options.suites:
+        ids, items = _benchmark(options)
         yield Step(Decontaminator(items, ids), f"decontamination from {len(items):,} items", _scope_and_body)
     for plugin in options.plugins:
         yield _step(plugin, plugin.name)
@@ -159,6 +160,19 @@ def _step(member: Filter, label: str) -> Step:
 
 def _bounds(low: float, high: float) -> str:
     return f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more"
+
+
+def _benchmark(options: FilterFileOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return ids and texts of the benchmark items and of the questions of the suites."""
+    ids, items = (
+        _items(options.decontaminate, skip_malformed=options.skip_malformed) if options.decontaminate else ((), ())
+    )
+    try:
+        files = [file for text in options.suites for file in SuiteFile.parse(text)]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    asked = read_items((file, read_suite(file)) for file in files)
+    return (*ids, *(each.id for each in asked)), (*items, *(each.item.question for each in asked))
 
 
 def _items(names: Iterable[str], *, skip_malformed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from rapidfuzz.distance import LCSseq
 
 from selfinstruct.common.formats import user_text
+from selfinstruct.common.suggestions import suggest
 from selfinstruct.engine.inherited import follow_up_key
 from selfinstruct.engine.near_duplicates import row_text
 from selfinstruct.engine.plan import RunPlan, recorded_plan
@@ -22,8 +23,10 @@ from selfinstruct.engine.row_filters import FilteredCandidate, FilterOutcome
 from selfinstruct.engine.run_state import RunState
 from selfinstruct.engine.verdict_cache import VerdictCache
 from selfinstruct.errors import UsageError
+from selfinstruct.evaluation.scores import explain_answer
 from selfinstruct.ledger import Reader
 from selfinstruct.records import Outcome, Request, Task, Verdict
+from selfinstruct.records.requests import candidate_id
 
 __all__ = ["Ancestor", "Explanation", "NearestText", "Step", "explain"]
 
@@ -93,6 +96,8 @@ class Explanation:
         seed: The seed of the run, which determines every choice of demonstrations.
         lineage: The seed and each text derived from it, the candidate's own last. Empty unless the strategy derives
             rows from seeds and names the seed in the column ``root``.
+        failed_requirements: For an item of an evaluation: a line for each requirement that its answer fails, or why
+            there is no answer. None for other runs.
     """
 
     id: str
@@ -100,6 +105,7 @@ class Explanation:
     steps: tuple[Step, ...]
     seed: int
     lineage: tuple[Ancestor, ...] = ()
+    failed_requirements: tuple[str, ...] | None = None
 
     @property
     def candidate(self) -> FilteredCandidate:
@@ -112,7 +118,8 @@ def explain(folder: Path, name: str) -> Explanation:
 
     Args:
         folder: The run directory. The run may be at work.
-        name: The position of a row in the dataset, from 1 (``"5"``), or the id of a candidate (``"17.2"``).
+        name: The position of a row in the dataset, from 1 (``"5"``), the id of a candidate (``"17.2"``), or an item of
+            an evaluation (``"ifeval/1001"``).
 
     Returns:
         The requests that led to the candidate, with prompts, completions and verdicts.
@@ -127,7 +134,7 @@ def explain(folder: Path, name: str) -> Explanation:
         if name.isascii() and name.isdigit() and len(name) <= 18:
             name = _row_id(folder, plan, reader, int(name))
         elif not _CANDIDATE_ID.fullmatch(name):
-            raise UsageError(f"{name!r} is neither a row's number (5) nor a candidate's id (17.2)")
+            name = _item_candidate(folder, plan, reader, name)
         chain = _RequestChain(reader, name)
         state = RunState.from_ledger(plan, reader, chain.collect, full_comparison=chain.contains)
         if name not in chain.candidates:
@@ -137,7 +144,32 @@ def explain(folder: Path, name: str) -> Explanation:
         ids = [row.id for row in state.rows]
         position = ids.index(name) + 1 if name in ids else None
         steps = chain.steps(state)
-        return Explanation(name, position, steps, plan.settings.seed, _lineage(steps, plan.seeds))
+        requirements = _failed_requirements(folder, plan, steps[-1].request)
+        return Explanation(name, position, steps, plan.settings.seed, _lineage(steps, plan.seeds), requirements)
+
+
+def _failed_requirements(folder: Path, plan: RunPlan, request: Request) -> tuple[str, ...] | None:
+    if not plan.counts_every_answer or request.item is None:
+        return None
+    return tuple(explain_answer(folder, plan.seeds[request.item].id))
+
+
+def _item_candidate(folder: Path, plan: RunPlan, reader: Reader, item: str) -> str:
+    """Return the id of the candidate that answers an item of an evaluation."""
+    if not plan.counts_every_answer:
+        raise UsageError(f"{item!r} is neither a row's number (5) nor a candidate's id (17.2)")
+    if all(task.id != item for task in plan.seeds):
+        raise UsageError(f"{folder} has no item {item!r}{suggest(item, [task.id for task in plan.seeds])}")
+    numbers: list[int] = []
+
+    def collect(filtered: FilterOutcome, _: object) -> None:
+        if filtered.request.item is not None and plan.seeds[filtered.request.item].id == item:
+            numbers.append(filtered.request.number)
+
+    RunState.from_ledger(plan, reader, collect)
+    if not numbers:
+        raise UsageError(f"{folder}: the item {item!r} has no outcome yet; selfinstruct evaluate {folder} asks it")
+    return candidate_id(numbers[-1], 0)
 
 
 def _row_id(folder: Path, plan: RunPlan, reader: Reader, position: int) -> str:

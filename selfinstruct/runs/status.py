@@ -77,7 +77,8 @@ class RunStatus:
     @property
     def complete(self) -> bool:
         """Whether the target is reached, or every task was processed in a run with one row per task."""
-        return self.rows >= self.target or (self.exhausted and self.plan.one_row_per_task and self.rows > 0)
+        some = self.rows > 0 or self.plan.counts_every_answer
+        return self.rows >= self.target or (self.exhausted and self.plan.one_row_per_task and some)
 
     @property
     def forecast(self) -> Forecast | None:

@@ -14,6 +14,7 @@ from selfinstruct.plugins import Registry
 from selfinstruct.strategies.alpaca import Alpaca
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.conversation import Conversation
+from selfinstruct.strategies.evaluate import Evaluate
 from selfinstruct.strategies.evol import EvolInstruct
 from selfinstruct.strategies.magpie import Magpie
 from selfinstruct.strategies.personas import Personas
@@ -26,6 +27,7 @@ __all__ = [
     "STRATEGIES",
     "Alpaca",
     "Conversation",
+    "Evaluate",
     "EvolInstruct",
     "Magpie",
     "Personas",
@@ -41,7 +43,7 @@ __all__ = [
 ]
 
 STRATEGIES: dict[str, type[Strategy]] = {
-    kind.name: kind for kind in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation, Respond)
+    kind.name: kind for kind in (SelfInstruct, Alpaca, EvolInstruct, Magpie, Personas, Conversation, Respond, Evaluate)
 }
 """The built-in strategies."""
 

@@ -18,6 +18,7 @@ from selfinstruct.strategies.base import Strategy, View
 
 __all__ = [
     "AnswersTasks",
+    "AsksItems",
     "BeginsWithTasks",
     "ChecksAnswers",
     "ChoosesFormat",
@@ -62,6 +63,23 @@ class AnswersTasks(BeginsWithTasks):
 
     The novelty filter then compares a task with the tasks before it, and no request is made for one that it rejects.
     """
+
+
+class AsksItems(ABC):
+    """A strategy that asks the items of its own files once each, where every answer counts.
+
+    Its items take the place of the seed tasks. A run is complete when every item was processed, and answers that become
+    no row don't stop it.
+    """
+
+    @classmethod
+    @abstractmethod
+    def read_tasks(cls, options: Any) -> Sequence[Task]:
+        """Return the items as tasks.
+
+        Raises:
+            UsageError: A file can't be read, or its content is wrong.
+        """
 
 
 class SendsContext:

@@ -53,11 +53,14 @@ class Suite(ABC):
 
     Attributes:
         name: Name of the kind of suite, as in ``--suite ifeval=FILE``.
+        version: Version of its reader and its scoring, increased whenever the same file and answers would give other
+            items or scores. It is part of the identity of a run.
         metrics: The first is the headline.
         items: In the order of the file.
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
     metrics: Sequence[Metric]
     items: Sequence[Item]
 

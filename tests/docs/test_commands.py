@@ -28,6 +28,7 @@ COMMANDS = [
 ]
 SECTIONS = {
     "Make": ["generate", "respond", "fork", "retry"],
+    "Measure": ["evaluate", "compare"],
     "Look": ["status", "explain", "diff", "runs"],
     "Refine": ["refilter", "tune", "filter", "split"],
     "Use": ["export"],
@@ -69,6 +70,8 @@ def test_every_command_prints_the_documented_json(run: Path, tmp_path: Path) -> 
         "generate": ["--backend", "replay", "--from", run, tmp_path / "again", "-n", 3, "-q"],
         "fork": [run, "-o", tmp_path / "fork", "-n", 3, "-q"],
         "retry": [run],
+        "evaluate": [tmp_path / "score", "--backend", "replay", "--from", GOLDEN / "evaluate", "-q"],
+        "compare": [GOLDEN / "evaluate", GOLDEN / "evaluate"],
         "status": [run],
         "explain": [run, 1],
         "diff": [run, run],

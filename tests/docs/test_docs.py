@@ -99,8 +99,17 @@ def test_the_commands_in_the_docs_exist_with_these_options(example: str) -> None
 
 def planned() -> list[str]:
     """Return the commands that make runs. None needs its key, server or model to be planned."""
-    starts = tuple(f"selfinstruct {command} " for command in ("generate", "respond", "fork", "refilter"))
+    starts = tuple(f"selfinstruct {command} " for command in ("generate", "respond", "evaluate", "fork", "refilter"))
     return [line for line in examples() if line.startswith(starts)]
+
+
+def create_suite(folder: Path, kind: str, name: str) -> None:
+    path = folder / name / "task.json" if name.endswith("/") else folder / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "verified":
+        shutil.copy(GOLDEN / "items.jsonl", path)
+    else:
+        path.write_text('{"instruction": "Name a bird.", "instances": [{"input": "", "output": "A heron."}]}\n')
 
 
 def create_inputs(folder: Path, words: list[str]) -> None:
@@ -111,6 +120,8 @@ def create_inputs(folder: Path, words: list[str]) -> None:
     for model in (words[index + 1] for index, word in enumerate(words) if word == "--judge"):
         (folder / model).mkdir(parents=True)
         (folder / model / "config.json").write_text("{}")  # planning reads its files, and loads no weights
+    for suite in (words[index + 1] for index, word in enumerate(words) if word == "--suite"):
+        create_suite(folder, *suite.split("="))
     for name in named:
         path = folder / name
         if name.startswith("runs/"):
@@ -158,7 +169,7 @@ def python_blocks() -> list[object]:
             r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", page.read_text(), re.DOTALL | re.MULTILINE
         )
         for number, (block, printed) in enumerate(pairs):
-            marks = [pytest.mark.model] if "generate(" in block else []
+            marks = [pytest.mark.model] if "generate(" in block or "evaluate(" in block else []
             programs.append(pytest.param(block, printed, marks=marks, id=f"{page.stem}-{number}"))
     return programs
 

@@ -31,6 +31,7 @@ APIS = {
     "personas": "completion",
     "conversation": "chat",
     "respond": "chat",
+    "evaluate": "chat",
     "mix": "completion",
     "quality": "completion",
 }

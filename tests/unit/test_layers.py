@@ -23,7 +23,7 @@ LAYERS = (
     {"plugins", "reasons", "records"},
     {"filters", "parse", "pool", "prompts", "seeds", "strategies", "suites", "verifiers"},
     {"backends", "engine.dispatch", "ledger"},
-    {"api", "doctor", "engine", "filtering", "runs"},
+    {"api", "doctor", "engine", "evaluation", "filtering", "runs"},
     {"__main__", "cli"},
 )
 FINETUNE_LAYERS = (

@@ -1,0 +1,1 @@
+"""Scores of a run's answers, with intervals: functions of suite files and ledger alone."""
