@@ -95,8 +95,8 @@ def generation_settings(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Generate by ``config`` alone, with eager layers, while the context is open.
 
     transformers would otherwise mix in the model's own settings (a repetition penalty, a temperature), and compiled
-    layers would be recompiled for each token. Load balancing is left out: transformers computes it in each step from the
-    mask of the whole prompt, and fails.
+    layers would be recompiled for each token. Load balancing is left out: transformers computes it in each step from
+    the mask of the whole prompt, and fails.
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     text = text_config(causal.config)

@@ -92,6 +92,11 @@ def assert_close(out: Path, other: Path, file: str) -> None:
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         torch.testing.assert_close(_determined(name, tensor), _determined(name, second[name]), rtol=1e-3, atol=1e-4)
+    before, after = (json.loads((folder / "finetune.json").read_text()) for folder in (out, other))
+    for moment in ("before", "after"):
+        losses = [record[moment]["losses"]["rows"]["sums"] for record in (before, after)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        assert before[moment]["answers"] == after[moment]["answers"]
 
 
 def _determined(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -102,11 +107,6 @@ def _determined(name: str, tensor: torch.Tensor) -> torch.Tensor:
         queries, _, values = tensor.chunk(3)
         return torch.cat([queries, values])
     return tensor
-    before, after = (json.loads((folder / "finetune.json").read_text()) for folder in (out, other))
-    for moment in ("before", "after"):
-        losses = [record[moment]["losses"]["rows"]["sums"] for record in (before, after)]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-        assert before[moment]["answers"] == after[moment]["answers"]
 
 
 def test_two_processes_train_like_one(rows: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
