@@ -256,12 +256,14 @@ def evaluate(
         BackendError: The server or the account is at fault; completions received so far are stored.
     """
     folder = Path(folder)
-    result = generate(folder, evaluate_settings(suites, settings or {}), show=show, on_notice=on_notice)
+    chosen = evaluate_settings(suites, settings or {})
+    measured = None if trained_on is None else measure_contamination(make_plan(chosen, folder).seeds, trained_on)
+    result = generate(folder, chosen, show=show, on_notice=on_notice)
     with Ledger(folder, {}, {}) as ledger:
         scores = score_run(read_answers(folder, ledger))
     write_scores(scores)
-    if trained_on is not None:
-        write_contamination(folder, measure_contamination(result.plan.seeds, trained_on))
+    if measured is not None:
+        write_contamination(folder, measured)
     return EvaluateResult(result, scores, read_contamination(folder))
 
 

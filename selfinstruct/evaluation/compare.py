@@ -165,7 +165,7 @@ def _remarks(scores: Scores) -> Iterator[str]:
     contamination = read_contamination(scores.folder)
     if contamination is not None and contamination.items:
         yield (
-            f"{scores.folder}: the training data of its model reveals {len(contamination.items):,} items "
+            f"{scores.folder}: the training data of its model reveals items: {len(contamination.items):,} "
             f"({', '.join(contamination.items[:_LISTED])}{', ...' if len(contamination.items) > _LISTED else ''}), so "
             "that its scores may be too high; selfinstruct filter --suite removes such rows"
         )

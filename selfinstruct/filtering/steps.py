@@ -163,10 +163,16 @@ def _bounds(low: float, high: float) -> str:
 
 
 def _benchmark(options: FilterFileOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return ids and texts of the benchmark items and of the questions of the suites."""
-    ids, items = (
-        _items(options.decontaminate, skip_malformed=options.skip_malformed) if options.decontaminate else ((), ())
-    )
+    """Return ids and texts of the benchmark items and of the questions of the suites.
+
+    Raises:
+        DataError: An item can't be read.
+        UsageError: A suite is unknown, or a file can't be read.
+    """
+    ids: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+    if options.decontaminate:
+        ids, items = _items(options.decontaminate, skip_malformed=options.skip_malformed)
     try:
         files = [file for text in options.suites for file in SuiteFile.parse(text)]
     except ValueError as error:

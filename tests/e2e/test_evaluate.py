@@ -265,6 +265,6 @@ def test_training_rows_that_reveal_items_are_recorded_warned_about_and_filtered(
     assert result.contamination is not None
     assert result.contamination.items == ("verified/seen",)
     assert json.loads(run_cli("evaluate", run, "--json"))["contamination"]["items"] == ["verified/seen"]
-    assert "reveals 1 items (verified/seen)" in run_cli("compare", run, clean)
+    assert "reveals items: 1 (verified/seen)" in run_cli("compare", run, clean)
     run_cli("filter", data, "-o", tmp_path / "unseen.jsonl", "--suite", f"verified={suite}", "-q")
     assert json.loads((tmp_path / "unseen.jsonl").read_text()) == trained[1]
