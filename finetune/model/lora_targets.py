@@ -7,11 +7,13 @@ peft has ``target_parameters``. What can't have an adapter is counted and named.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ __all__ = ["Matrix", "Targets", "all_linear", "coverage", "describe_coverage", "
 
 _LINEAR = (nn.Linear, Conv1D)
 _NOT_LINEAR = (nn.Embedding, nn.modules.conv._ConvNd, nn.LayerNorm, nn.GroupNorm)
+_WEIGHT = re.compile(r"\bself\.(\w+)\.weight\b(?!\.(?:device|dtype)\b)")
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
@@ -86,7 +89,7 @@ def matrices(causal: Any) -> Iterator[Matrix]:
                 continue
             if experts:  # mostly (experts, rows, columns)
                 yield Matrix(name, label, parameter.numel(), "experts")
-            elif label == "weight":
+            elif label.endswith("weight"):
                 yield Matrix(name, label, parameter.numel(), "router")
 
 
@@ -157,13 +160,24 @@ def _shortest(names: Sequence[str], everything: Sequence[str]) -> list[str]:
 
 
 def _bypassed(causal: Any) -> set[str]:
-    """Return the linear layers of state-space mixers whose weights their kernels use without calling the layer."""
+    """Return the linear layers of state-space mixers whose weights their kernels use without calling the layer.
+
+    On a GPU, that is: adapters of these layers would be trained here and have no effect there. The mixer's own code
+    decides, because others (gated delta nets, Jamba) call the layers of the same names.
+    """
     return {
         f"{name}.{child}"
         for name, module in causal.named_modules()
         if hasattr(module, "conv1d") and hasattr(module, "A_log")
-        for child in ("out_proj", "dt_proj")
+        for child in _read_weights(type(module))
     }
+
+
+@cache
+def _read_weights(kind: type) -> frozenset[str]:
+    """Return the children whose weights the methods of a class read, other than their type and place."""
+    methods = [value for value in vars(kind).values() if inspect.isfunction(value) and value.__name__ != "__init__"]
+    return frozenset(child for method in methods for child in _WEIGHT.findall(inspect.getsource(method)))
 
 
 def _translated(causal: Any, names: Iterable[str]) -> set[str]:
