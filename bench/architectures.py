@@ -9,8 +9,8 @@ Each model is saved, loaded and prepared as for training, and gets one row:
   the largest gradient;
 - saved: whether the saved and reloaded model has the same logits;
 - LoRA: the share of the weights of matrices that has adapters, and what has none; saved and reloaded too;
-- balancing: for a mixture of experts with a load-balancing loss, the largest difference to the gradients of a document
-  with the loss that transformers computes, or "refused";
+- balancing: for a mixture of experts, the largest difference to the gradients of a document with the loss that
+  transformers computes with ``output_router_logits``; "none" if that has no load-balancing term; or "refused";
 - GGUF: whether it can be written as GGUF.
 """
 
@@ -260,13 +260,12 @@ def _balancing(base: Path) -> str:
     try:
         packed_lm = ready(ours, [])
     except SelfInstructError as error:
-        return f"refused: {error}"
-    if packed_lm.balancing is None:
-        return "no coefficient"
+        return f"refused: {error}".split(";")[0]
     ids = torch.from_numpy(documents()[1].ids.astype(np.int64))
     document = Document(documents()[1].ids, np.arange(len(ids)) > 0, "document")
     plain(input_ids=ids[None], labels=ids[None], use_cache=False, output_router_logits=True).loss.backward()
-    return f"{difference(packed_gradients(packed_lm, Corpus.of([document])), gradients(plain)):.1e}"
+    worst = difference(packed_gradients(packed_lm, Corpus.of([document])), gradients(plain))
+    return f"{worst:.1e}" if packed_lm.balancing is not None else f"none, {worst:.1e}"
 
 
 def _gguf(base: Path) -> str:

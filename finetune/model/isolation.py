@@ -195,7 +195,8 @@ def check_loss(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") ->
         wanted = math.nan if own_balance is None else packed_lm.balancing.coefficient * own_balance
         tolerance = 1e-3 if next(packed_lm.model.parameters()).dtype == torch.float32 else 5e-2
         if not math.isclose(balance, wanted, rel_tol=tolerance, abs_tol=1e-5):
-            raise UsageError(_no_balance(model_type, f"{balance:.4g} against {wanted:.4g}"))
+            transformers = "none" if own_balance is None else f"{wanted:.4g}"
+            raise UsageError(_no_balance(model_type, f"{balance:.4g}, where transformers computes {transformers}"))
         expected += wanted
     if math.isfinite(own) and abs(own - expected) > 0.02 * max(1.0, abs(expected)):
         return (

@@ -40,7 +40,8 @@ class Matrix:
         module: Name of its module.
         parameter: Name of the parameter in the module; for a linear layer ``weight``.
         size: Number of its weights.
-        kind: ``linear``, ``experts`` (a parameter that holds several experts) or ``router``.
+        kind: ``linear``, ``experts`` (a parameter that holds several experts), or ``fixed`` (can't have an adapter: a
+            router, or a parameter that another module reads).
     """
 
     module: str
@@ -80,7 +81,7 @@ def matrices(causal: Any) -> Iterator[Matrix]:
         if id(module) not in inside or module is head or isinstance(module, _NOT_LINEAR) or "lora_" in name:
             continue
         if isinstance(module, _LINEAR):
-            kind = "linear" if _computes_product(module) else "router"
+            kind = "linear" if _computes_product(module) else "fixed"
             yield Matrix(name, "weight", _size(module.weight, module), kind)
             continue
         experts = "expert" in f"{name} {type(module).__name__}".lower()
@@ -88,15 +89,17 @@ def matrices(causal: Any) -> Iterator[Matrix]:
             if "bias" in label or parameter.ndim < 2:
                 continue
             if experts:  # mostly (experts, rows, columns)
-                yield Matrix(name, label, parameter.numel(), "experts")
+                # peft replaces the parameter while the forward pass of its own module runs.
+                kind = "experts" if _reads(type(module), label) else "fixed"
+                yield Matrix(name, label, parameter.numel(), kind)
             elif label.endswith("weight"):
-                yield Matrix(name, label, parameter.numel(), "router")
+                yield Matrix(name, label, parameter.numel(), "fixed")
 
 
 def all_linear(causal: Any, lora: Lora) -> Targets:
     """Return the targets of ``all-linear``, without the matrices that adapters would not reach."""
     bypassed = _bypassed(causal)
-    chosen = [matrix for matrix in matrices(causal) if matrix.kind != "router" and matrix.module not in bypassed]
+    chosen = [matrix for matrix in matrices(causal) if matrix.kind != "fixed" and matrix.module not in bypassed]
     return _targets(causal, [matrix for matrix in chosen if matrix.kind == "linear" or not lora.dropout], lora)
 
 
@@ -107,7 +110,7 @@ def named_targets(causal: Any, lora: Lora) -> Targets:
         UsageError: A name fits no matrix, or one that can't have an adapter with these settings.
     """
     endings = [part.strip() for part in lora.targets.split(",")]
-    available = [matrix for matrix in matrices(causal) if matrix.kind != "router"]
+    available = [matrix for matrix in matrices(causal) if matrix.kind != "fixed"]
     chosen: dict[str, Matrix] = {}
     missing = []
     for ending in endings:
@@ -173,11 +176,21 @@ def _bypassed(causal: Any) -> set[str]:
     }
 
 
-@cache
-def _read_weights(kind: type) -> frozenset[str]:
+def _read_weights(kind: type) -> set[str]:
     """Return the children whose weights the methods of a class read, other than their type and place."""
-    methods = [value for value in vars(kind).values() if inspect.isfunction(value) and value.__name__ != "__init__"]
-    return frozenset(child for method in methods for child in _WEIGHT.findall(inspect.getsource(method)))
+    return set(_WEIGHT.findall(_source(kind)))
+
+
+def _reads(kind: type, attribute: str) -> bool:
+    """Return whether the methods of a class, or of one that it is derived from, read an attribute of the instance."""
+    return re.search(rf"\bself\.{attribute}\b", "".join(_source(base) for base in kind.__mro__)) is not None
+
+
+@cache
+def _source(kind: type) -> str:
+    """Return the code of the methods that a class itself defines, without ``__init__``."""
+    methods = [value for name, value in vars(kind).items() if inspect.isfunction(value) and name != "__init__"]
+    return "".join(inspect.getsource(method) for method in methods if kind.__module__.startswith("transformers."))
 
 
 def _translated(causal: Any, names: Iterable[str]) -> set[str]:
