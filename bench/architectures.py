@@ -9,12 +9,15 @@ Each model is saved, loaded and prepared as for training, and gets one row:
   the largest gradient;
 - saved: whether the saved and reloaded model has the same logits;
 - LoRA: the share of the weights of matrices that has adapters, and what has none; saved and reloaded too;
+- balancing: for a mixture of experts, the largest difference to the gradients of a document with the loss that
+  transformers computes with ``output_router_logits``; "none" if that has no load-balancing term; or "refused";
 - GGUF: whether it can be written as GGUF.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import tempfile
 import time
@@ -35,6 +38,8 @@ from finetune.data.batch import collate
 from finetune.data.corpus import Corpus, Document
 from finetune.export.gguf import export_gguf
 from finetune.model.adapters import load_adapters, save_adapters
+from finetune.model.anatomy import text_config
+from finetune.model.limits import require_decoder
 from finetune.model.loading import load
 from finetune.model.lora_targets import coverage
 from finetune.model.packed_lm import PackedCausalLM
@@ -49,6 +54,14 @@ LENGTHS = (5, 30, 9, 22)  # tokens: below and beyond the windows of the tiny mod
 TOLERANCE = 1e-4
 
 
+@dataclass(frozen=True)
+class NotBuilt:
+    """An architecture of which transformers makes no tiny model here, and the reason."""
+
+    model_type: str
+    reason: str
+
+
 @dataclass
 class Row:
     """The results of one architecture.
@@ -57,6 +70,7 @@ class Row:
         packing: How documents are isolated; with ``refused``, why the model is not trained.
         gradient: Relative difference to the plain loop.
         lora: Share of the weights with adapters; None if there are none.
+        balancing: Relative difference of the gradients with the load-balancing loss, or that it is refused.
         problems: What is wrong, in words.
     """
 
@@ -68,6 +82,7 @@ class Row:
     saved: bool | None = None
     lora: float | None = None
     left_out: str = ""
+    balancing: str = ""
     gguf: str = ""
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
@@ -79,12 +94,22 @@ class Row:
 
     def cells(self) -> list[str]:
         if self.refused:
-            return [self.model_type, f"{self.parameters:,}", f"refused: {self.packing}", *[""] * 5]
+            return [self.model_type, f"{self.parameters:,}", f"refused: {self.packing}", *[""] * 6]
         gradient = "" if self.gradient is None else f"{self.gradient:.1e}"
         lora = "" if self.lora is None else f"{self.lora:.0%}"
         saved = {True: "equal", False: "**differs**", None: ""}[self.saved]
         notes = "; ".join([*(f"**{problem}**" for problem in self.problems), self.left_out]).strip("; ")
-        return [self.model_type, f"{self.parameters:,}", self.packing, gradient, saved, lora, notes, self.gguf]
+        return [
+            self.model_type,
+            f"{self.parameters:,}",
+            self.packing,
+            gradient,
+            saved,
+            lora,
+            notes,
+            self.balancing,
+            self.gguf,
+        ]
 
 
 def tokenizer() -> Any:
@@ -161,37 +186,42 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=torch.arange(10, 26)[None], use_cache=False).logits
 
 
-def try_type(model_type: str, folder: Path, *, gguf: bool = True) -> Row | None:
-    """Return the row of an architecture; None if there is no tiny model of it that runs by itself."""
+def try_type(model_type: str, folder: Path, *, gguf: bool = True) -> Row | NotBuilt:
+    """Return the row of an architecture, or why there is no tiny model of it."""
     row, started = Row(model_type), time.perf_counter()
     try:
-        original = make_model(make_config(model_type))
-        original(input_ids=torch.arange(10, 26)[None], use_cache=False)
-    except Exception:  # an architecture that needs more than sizes
-        return None
+        config = make_config(model_type)
+        original = make_model(copy.deepcopy(config))
+    except Exception as error:  # an architecture that needs more than sizes
+        return NotBuilt(model_type, _brief(error))
     row.parameters = sum(parameter.numel() for parameter in original.parameters())
     base = folder / model_type
-    original.save_pretrained(base)
-    tokenizer().save_pretrained(base)
-    corpus = documents()
     try:
-        _train(row, base, corpus)
+        require_decoder(config, model_type)
+        original.save_pretrained(base)
+        tokenizer().save_pretrained(base)
+        _train(row, base, documents())
         _lora(row, base)
+        row.balancing = _balancing(base)
         if gguf:
             row.gguf = _gguf(base)
     except SelfInstructError as error:
-        row.packing, row.refused = str(error), True
+        row.packing, row.refused = str(error).replace(str(base), model_type), True
     except Exception as error:
-        row.problems.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}")
+        row.problems.append(_brief(error))
     row.seconds = time.perf_counter() - started
     return row
 
 
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
 def _train(row: Row, base: Path, corpus: Corpus) -> None:
-    plain = load(str(base), dtype=torch.float32).model.eval()
     notices: list[str] = []
     loaded = load(str(base), dtype=torch.float32)
     packed_lm = ready(loaded.model, notices)
+    plain = load(str(base), dtype=torch.float32).model.eval()
     row.packing = packed_lm.attention or ("block mask" if packed_lm.block_mask else "one at a time")
     row.gradient = difference(packed_gradients(packed_lm, corpus), plain_gradients(plain, corpus))
     if row.gradient > TOLERANCE:
@@ -219,6 +249,25 @@ def _lora(row: Row, base: Path) -> None:
         row.problems.append("adapters without effect")
 
 
+def _balancing(base: Path) -> str:
+    """Compare the gradients of a document with the loss of transformers, its load-balancing loss included."""
+    plain, ours = (load(str(base), dtype=torch.float32).model.eval() for _ in range(2))
+    configs = [text_config(model.config) for model in (plain, ours)]
+    if not hasattr(configs[0], "output_router_logits"):
+        return ""
+    for config in configs:
+        config.output_router_logits = True
+    try:
+        packed_lm = ready(ours, [])
+    except SelfInstructError as error:
+        return f"refused: {error}".split(";")[0]
+    ids = torch.from_numpy(documents()[1].ids.astype(np.int64))
+    document = Document(documents()[1].ids, np.arange(len(ids)) > 0, "document")
+    plain(input_ids=ids[None], labels=ids[None], use_cache=False, output_router_logits=True).loss.backward()
+    worst = difference(packed_gradients(packed_lm, Corpus.of([document])), gradients(plain))
+    return f"{worst:.1e}" if packed_lm.balancing is not None else f"none, {worst:.1e}"
+
+
 def _gguf(base: Path) -> str:
     try:
         export_gguf(str(base), base / "model.gguf", dtype="f32")
@@ -227,14 +276,14 @@ def _gguf(base: Path) -> str:
     return "yes"
 
 
-def measure(types: Sequence[str], *, gguf: bool = True) -> Iterator[Row | str]:
-    """Yield the row of each architecture, or its name if it can't be built."""
+def measure(types: Sequence[str], *, gguf: bool = True) -> Iterator[Row | NotBuilt]:
+    """Yield the row of each architecture."""
     for model_type in types:
         with tempfile.TemporaryDirectory() as folder:
-            yield try_type(model_type, Path(folder), gguf=gguf) or model_type
+            yield try_type(model_type, Path(folder), gguf=gguf)
 
 
-def report(rows: Sequence[Row], missing: Sequence[str], arguments: str = "") -> str:
+def report(rows: Sequence[Row], missing: Sequence[NotBuilt], arguments: str = "") -> str:
     """Return the table as Markdown, with the arguments of the command and counts before it."""
     trained = [row for row in rows if not row.refused]
     exact = sum(row.exact for row in trained)
@@ -249,11 +298,14 @@ def report(rows: Sequence[Row], missing: Sequence[str], arguments: str = "") -> 
         f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}.", "",
         f"Of {len(rows)} architectures, {len(trained)} train ({ways}), {exact} of them with the gradients of a plain "
         f"loop over transformers (largest relative difference at most {TOLERANCE:g}) and equal logits after saving; "
-        f"{len(rows) - len(trained)} are refused. Not built in a tiny size: {', '.join(missing) or 'nothing'}.", "",
-        "| type | parameters | packing | gradient | saved | LoRA | without adapters, problems | GGUF |",
-        "|---|---|---|---|---|---|---|---|",
+        f"{len(rows) - len(trained)} are refused. {len(missing)} can't be built in a tiny size.", "",
+        "| type | parameters | packing | gradient | saved | LoRA | without adapters, problems | balancing | GGUF |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row.cells())} |" for row in rows]
+    if missing:
+        lines += ["", "| not built | why |", "|---|---|"]
+        lines += [f"| {each.model_type} | {each.reason.replace('|', '/')} |" for each in missing]
     return "\n".join(lines) + "\n"
 
 
@@ -270,13 +322,14 @@ def main() -> None:
     warnings.simplefilter("ignore")
     types = options.types or (SHORT if options.short else sorted({*causal_types(), *vision_types()}))
     rows: list[Row] = []
-    missing: list[str] = []
+    missing: list[NotBuilt] = []
     for result in measure(types):
         if isinstance(result, Row):
             rows.append(result)
             print(f"{result.seconds:5.1f}s | {' | '.join(result.cells())}", flush=True)
         else:
             missing.append(result)
+            print(f"       | {result.model_type} | not built: {result.reason}", flush=True)
     text = report(rows, missing, "".join(f" {name}" for name in [*(["--short"] * options.short), *options.types]))
     print(text)
     if options.write:

@@ -43,6 +43,19 @@ _SIZES: dict[str, Any] = {
     "lru_width": 32, "attention_hidden_size": 32, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
     "linear_key_head_dim": 8, "linear_value_head_dim": 8, "conv_L_cache": 3, "block_size": 16, "num_random_blocks": 1,
     "rotary_dim": 4, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0,
+    "hidden_size_global": 32, "cross_attn_k": 1, "encoder_hash_byte_group_vocab": 64, "router_hidden_size": 16,
+    "linear_head_dim": 8, "linear_num_heads": 4, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8,
+    "indexer_budget": 16, "indexer_compress_ratio": 4, "hc_lowrank": 8, "num_position_embeddings": 16,
+    "global_head_dim": 8, "shape_embed_dim": 32, "pronunciation_embed_dim": 32, "shape_vocab_size": 64,
+    "pronunciation_vocab_size": 64, "input_embedding_size": 32, "output_embedding_size": 32,
+    "mm_embed_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32, "vision_output_dim": 32,
+    "output_channels": 32, "nemo_conv_channels": 32, "backbone_hidden_size": 32, "num_centroids": 8,
+    "mm_posemb_size": 64, "output_proj_dims": 32, "position_embedding_size": 64, "ext_pw_out_channel": 32,
+    "depthwise_separable_out_channel": 32, "shared_experts_intermediate_size": 16, "split_ngram_parts": 4,
+    "ngram_vocab_size_base": 64, "make_ngram_vocab_size_divisible_by": 8, "eoa_token_index": 7,
+    "boi_token_index": 8, "eoi_token_index": 9, "centroid_intermediate_top_k": 2,
+    "adapter_in_dim": 32, "adapter_out_dim": 32, "adapter_input_size": 32,
+    "downsample_hidden_size": 8, "base_channels": 32, "codebook_size": 16,
     "laurel_rank": 8, "altup_num_inputs": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0,
     "dropout": 0.0, "initializer_range": 0.1,
@@ -57,6 +70,8 @@ def _mrope() -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}}
 
 
+_ASSISTANT = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
+_ZAMBA = {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]}
 _HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 
 # What makes an architecture small, or buildable, beyond its sizes.
@@ -66,9 +81,14 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "ernie": {"is_decoder": True}, "megatron-bert": {"is_decoder": True}, "rembert": {"is_decoder": True},
     "roberta": {"is_decoder": True}, "roberta-prelayernorm": {"is_decoder": True}, "roc_bert": {"is_decoder": True},
     "roformer": {"is_decoder": True}, "xlm-roberta": {"is_decoder": True}, "xlm-roberta-xl": {"is_decoder": True},
-    "xmod": {"is_decoder": True},
+    "xmod": {"is_decoder": True, "default_language": "en_XX"},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "mpt": {"expansion_ratio": 2},
+    "mpt": {"expansion_ratio": 2}, "zaya": {"num_experts_per_tok": 1},
+    "dbrx": {"attn_config": {"rope_theta": 10_000.0, "clip_qkv": 8}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}},
+    "dots3_note": {"vision_config": {"mlp_layer_types": ["dense", "sparse"]}},
+    "emu3": {"vocabulary_map": {"<image>": 5, "<|extra_200|>": 6}},
+    "gemma4_assistant": _ASSISTANT, "gemma4_unified_assistant": _ASSISTANT,
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "bamba": {"attn_layer_indices": [1]},
     "llama4_text": {"interleave_moe_layer_step": 2, "no_rope_layer_interval": 2},
@@ -83,8 +103,7 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": _HYBRID, "qwen4_exp_text": _HYBRID, "kimi_linear": _HYBRID, "bailing_hybrid": _HYBRID,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "gemma3n_text": {"activation_sparsity_pattern": [0.0, 0.0]}, "gemma3n": {"activation_sparsity_pattern": [0.0, 0.0]},
-    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
-    "zamba2": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
+    "zamba": {"attention_hidden_size": 64, **_ZAMBA}, "zamba2": _ZAMBA,
 }  # fmt: skip
 
 
@@ -115,21 +134,45 @@ def make_config(model_type: str, **fields: Any) -> Any:
 
 
 def _tiny(kind: Any, fields: dict[str, Any]) -> Any:
-    names = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
-    names |= set(kind.attribute_map) if not names else set()
-    text = next((part for part in ("text_config", "decoder") if part in kind.sub_configs), None)
+    """Return a tiny configuration.
+
+    Args:
+        fields: Settings of the part for text, and dictionaries with settings of parts by their names.
+    """
+    defaults = _defaults(kind)
+    names = set(defaults or kind.attribute_map)
+    parts = {part: _class(kind, part) for part in kind.sub_configs if part in names}
+    text = next((part for part in ("text_config", "decoder") if dataclasses.is_dataclass(parts.get(part))), None)
+    plain = {name: value for name, value in fields.items() if name not in kind.sub_configs}
+    above = {name: value for name, value in plain.items() if text is None or name not in _defaults(parts[text])}
     settings: dict[str, Any] = {}
-    for part, sub in kind.sub_configs.items():
-        if part in names:
-            concrete = sub if dataclasses.is_dataclass(sub) else type(getattr(kind(), part, None))
-            if dataclasses.is_dataclass(concrete):
-                settings[part] = _tiny(concrete, fields if part == text else {})
-    settings |= {name: value for name, value in _SIZES.items() if name in names}
+    for part, concrete in parts.items():
+        if dataclasses.is_dataclass(concrete):
+            inside = {name: value for name, value in plain.items() if part == text and name not in above}
+            settings[part] = _tiny(concrete, {**inside, **fields.get(part, {})})
+    settings |= {name: _as(defaults.get(name), value) for name, value in _SIZES.items() if name in names}
     if "kv_lora_rank" in names:  # latent attention has a key for each head
         settings["num_key_value_heads"] = settings["num_attention_heads"]
-    if text is None:
-        settings |= fields
-    return kind(**settings)
+    return kind(**{**settings, **above})
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+
+
+def _class(kind: Any, part: str) -> Any:
+    """Return the class of a part of a configuration, which may be given as a class or by its type."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if dataclasses.is_dataclass(kind.sub_configs[part]):
+        return kind.sub_configs[part]
+    named = getattr(getattr(kind, "sub_configs_defaults", {}).get(part), "model_type", None)
+    return CONFIG_MAPPING[named] if named else type(getattr(kind(), part, None))
+
+
+def _as(default: Any, value: Any) -> Any:
+    """Return a size in the type of the default value, which some configurations ask for (0 instead of 0.0)."""
+    return int(value) if type(default) is int and isinstance(value, float) else value
 
 
 def make_model(config: Any, seed: int = 0) -> Any:

@@ -25,7 +25,15 @@ from selfinstruct.common.files import first_line
 from selfinstruct.common.rng import Rng
 from selfinstruct.errors import UsageError
 
-__all__ = ["check_causality", "check_head", "check_isolation", "check_loss", "check_repeatable", "probe_length"]
+__all__ = [
+    "MODEL_FAILURES", "check_causality", "check_head", "check_isolation", "check_loss", "check_repeatable",
+    "probe_length",
+]  # fmt: skip
+
+MODEL_FAILURES = (
+    AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What the code of an architecture raises when it is called in a way that it does not support."""
 
 _SHORT, _LONG = 7, 11  # tokens of two documents
 _PAST = 8  # tokens beyond a limit
@@ -159,7 +167,9 @@ def check_head(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") ->
     try:
         with _evaluation_mode(packed_lm), _alone(packed_lm):
             logits = packed_lm.logits(batch)
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+    except torch.OutOfMemoryError:
+        raise
+    except MODEL_FAILURES:
         return False  # the model asks for more than text here
     finally:
         for hook in hooks:
@@ -179,15 +189,26 @@ def check_loss(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") ->
         compute its own.
 
     Raises:
-        UsageError: The configuration asks for a load-balancing loss, and the one computed here differs from it.
+        UsageError: The configuration asks for a load-balancing loss, and the one computed here differs from it; or
+            the model can't compute the loss of a text.
     """
     model_type, batch = packed_lm.causal.config.model_type, _probe(packed_lm, device)
     with _evaluation_mode(packed_lm):
-        expected = float(packed_lm.token_losses(batch).mean())
+        try:
+            expected = float(packed_lm.token_losses(batch).mean())
+        except torch.OutOfMemoryError:
+            raise
+        except MODEL_FAILURES as error:
+            detail = first_line(error)
+            if packed_lm.balancing is not None:
+                raise UsageError(_no_balance(model_type, detail)) from None
+            raise UsageError(f"a model of type {model_type!r} can't be trained here: {detail}") from None
         try:
             own, own_balance = packed_lm.own_losses(batch)
             balance = _balance(packed_lm, batch)
-        except (TypeError, ValueError, AttributeError, RuntimeError, UsageError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (UsageError, *MODEL_FAILURES) as error:
             if packed_lm.balancing is None:
                 return None
             raise UsageError(_no_balance(model_type, first_line(error))) from None
@@ -195,7 +216,8 @@ def check_loss(packed_lm: PackedCausalLM, device: torch.device | str = "cpu") ->
         wanted = math.nan if own_balance is None else packed_lm.balancing.coefficient * own_balance
         tolerance = 1e-3 if next(packed_lm.model.parameters()).dtype == torch.float32 else 5e-2
         if not math.isclose(balance, wanted, rel_tol=tolerance, abs_tol=1e-5):
-            raise UsageError(_no_balance(model_type, f"{balance:.4g} against {wanted:.4g}"))
+            transformers = "none" if own_balance is None else f"{wanted:.4g}"
+            raise UsageError(_no_balance(model_type, f"{balance:.4g}, where transformers computes {transformers}"))
         expected += wanted
     if math.isfinite(own) and abs(own - expected) > 0.02 * max(1.0, abs(expected)):
         return (

@@ -7,11 +7,13 @@ peft has ``target_parameters``. What can't have an adapter is counted and named.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ __all__ = ["Matrix", "Targets", "all_linear", "coverage", "describe_coverage", "
 
 _LINEAR = (nn.Linear, Conv1D)
 _NOT_LINEAR = (nn.Embedding, nn.modules.conv._ConvNd, nn.LayerNorm, nn.GroupNorm)
+_WEIGHT = re.compile(r"\bself\.(\w+)\.weight\b(?!\.(?:device|dtype)\b)")
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
@@ -37,7 +40,8 @@ class Matrix:
         module: Name of its module.
         parameter: Name of the parameter in the module; for a linear layer ``weight``.
         size: Number of its weights.
-        kind: ``linear``, ``experts`` (a parameter that holds several experts) or ``router``.
+        kind: ``linear``, ``experts`` (a parameter that holds several experts), or ``fixed`` (can't have an adapter: a
+            router, or a parameter that another module reads).
     """
 
     module: str
@@ -77,7 +81,7 @@ def matrices(causal: Any) -> Iterator[Matrix]:
         if id(module) not in inside or module is head or isinstance(module, _NOT_LINEAR) or "lora_" in name:
             continue
         if isinstance(module, _LINEAR):
-            kind = "linear" if _computes_product(module) else "router"
+            kind = "linear" if _computes_product(module) else "fixed"
             yield Matrix(name, "weight", _size(module.weight, module), kind)
             continue
         experts = "expert" in f"{name} {type(module).__name__}".lower()
@@ -85,15 +89,17 @@ def matrices(causal: Any) -> Iterator[Matrix]:
             if "bias" in label or parameter.ndim < 2:
                 continue
             if experts:  # mostly (experts, rows, columns)
-                yield Matrix(name, label, parameter.numel(), "experts")
-            elif label == "weight":
-                yield Matrix(name, label, parameter.numel(), "router")
+                # peft replaces the parameter while the forward pass of its own module runs.
+                kind = "experts" if _reads(type(module), label) else "fixed"
+                yield Matrix(name, label, parameter.numel(), kind)
+            elif label.endswith("weight"):
+                yield Matrix(name, label, parameter.numel(), "fixed")
 
 
 def all_linear(causal: Any, lora: Lora) -> Targets:
     """Return the targets of ``all-linear``, without the matrices that adapters would not reach."""
     bypassed = _bypassed(causal)
-    chosen = [matrix for matrix in matrices(causal) if matrix.kind != "router" and matrix.module not in bypassed]
+    chosen = [matrix for matrix in matrices(causal) if matrix.kind != "fixed" and matrix.module not in bypassed]
     return _targets(causal, [matrix for matrix in chosen if matrix.kind == "linear" or not lora.dropout], lora)
 
 
@@ -104,7 +110,7 @@ def named_targets(causal: Any, lora: Lora) -> Targets:
         UsageError: A name fits no matrix, or one that can't have an adapter with these settings.
     """
     endings = [part.strip() for part in lora.targets.split(",")]
-    available = [matrix for matrix in matrices(causal) if matrix.kind != "router"]
+    available = [matrix for matrix in matrices(causal) if matrix.kind != "fixed"]
     chosen: dict[str, Matrix] = {}
     missing = []
     for ending in endings:
@@ -157,13 +163,34 @@ def _shortest(names: Sequence[str], everything: Sequence[str]) -> list[str]:
 
 
 def _bypassed(causal: Any) -> set[str]:
-    """Return the linear layers of state-space mixers whose weights their kernels use without calling the layer."""
+    """Return the linear layers of state-space mixers whose weights their kernels use without calling the layer.
+
+    On a GPU, that is: adapters of these layers would be trained here and have no effect there. The mixer's own code
+    decides, because others (gated delta nets, Jamba) call the layers of the same names.
+    """
     return {
         f"{name}.{child}"
         for name, module in causal.named_modules()
         if hasattr(module, "conv1d") and hasattr(module, "A_log")
-        for child in ("out_proj", "dt_proj")
+        for child in _read_weights(type(module))
     }
+
+
+def _read_weights(kind: type) -> set[str]:
+    """Return the children whose weights the methods of a class read, other than their type and place."""
+    return set(_WEIGHT.findall(_source(kind)))
+
+
+def _reads(kind: type, attribute: str) -> bool:
+    """Return whether the methods of a class, or of one that it is derived from, read an attribute of the instance."""
+    return re.search(rf"\bself\.{attribute}\b", "".join(_source(base) for base in kind.__mro__)) is not None
+
+
+@cache
+def _source(kind: type) -> str:
+    """Return the code of the methods that a class itself defines, without ``__init__``."""
+    methods = [value for name, value in vars(kind).items() if inspect.isfunction(value) and name != "__init__"]
+    return "".join(inspect.getsource(method) for method in methods if kind.__module__.startswith("transformers."))
 
 
 def _translated(causal: Any, names: Iterable[str]) -> set[str]:

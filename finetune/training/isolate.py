@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from finetune.model.attention import NO_PACKING, restore_attention, use_packed_attention
-from finetune.model.isolation import check_causality, check_isolation
+from finetune.model.isolation import MODEL_FAILURES, check_causality, check_isolation
 from finetune.model.packed_lm import BLOCK_MASK_TOKENS, PackedCausalLM
 from selfinstruct.common.files import first_line
 from selfinstruct.errors import UsageError
@@ -19,10 +19,6 @@ from selfinstruct.errors import UsageError
 __all__ = ["isolate_documents"]
 
 _BLOCK_MASK = "block mask"
-# What the code of an architecture raises when it is called in a way that it does not support.
-_FAILURES = (
-    AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
 
 
 def isolate_documents(
@@ -47,7 +43,7 @@ def isolate_documents(
             check_isolation(packed_lm, device, longest=longest)
         except torch.OutOfMemoryError:
             raise
-        except (UsageError, *_FAILURES) as error:
+        except (UsageError, *MODEL_FAILURES) as error:
             reasons.append(_reason(error))
             continue
         check_causality(packed_lm, device, longest=longest)
@@ -57,7 +53,7 @@ def isolate_documents(
         check_causality(packed_lm, device, longest=longest)
     except torch.OutOfMemoryError:
         raise
-    except _FAILURES as error:
+    except MODEL_FAILURES as error:
         model_type = packed_lm.causal.config.model_type
         raise UsageError(f"a model of type {model_type!r} can't be trained here: {first_line(error)}") from None
     return [f"documents are trained one at a time, without packing: {reasons[0]}"] if reasons else []
