@@ -272,7 +272,7 @@ def covered(model_type: str, **lora: Any) -> tuple[Any, set[str]]:
         ("llama", set()), ("gpt2", set()), ("deepseek_v3", {"mlp.gate"}), ("glm4_moe", {"mlp.gate"}),
         ("qwen2_moe", {"mlp.gate"}), ("mixtral", {"mlp.gate"}), ("gpt_oss", {"mlp.router"}),
         ("granitemoe", {"block_sparse_moe.router"}), ("phimoe", {"mlp.router"}),
-        ("jamba", {"feed_forward.router", "mamba.dt_proj", "mamba.out_proj"}), ("falcon_h1", {"mamba.out_proj"}),
+        ("jamba", {"feed_forward.router", "mamba.dt_proj"}), ("falcon_h1", {"mamba.out_proj"}),
     ],
 )  # fmt: skip
 def test_all_linear_covers_dense_layers_and_experts_or_names_them(model_type, left_out, tmp_path) -> None:
