@@ -560,7 +560,7 @@ def _run(folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: R
         remedy = f"--set {plan.settings.backend}.{option}=false" if option else ""
         backend = RoomyBackend(backend, room, remedy)
     judge = _judge(plan)
-    engine = Engine(plan, state, ledger, reader, backend, judge, budget, progress)
+    engine = Engine(plan, state, ledger, reader, backend, budget, progress, judge)
 
     async def main() -> _Ended:
         loop = asyncio.get_running_loop()

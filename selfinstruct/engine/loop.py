@@ -61,9 +61,9 @@ class Engine:
         ledger: Stores sends and outcomes.
         reader: Reads the same ledger.
         backend: Completes requests.
-        judge: Completes the requests that ask for a score; None if the backend completes these, too.
         budget: Reserves the worst case of each request.
         progress: Updated while the loop runs.
+        judge: Completes the requests that ask for a score; None if the backend completes these, too.
 
     Attributes:
         in_batches: Number of requests that the server continues to process after the end.
@@ -77,9 +77,9 @@ class Engine:
         ledger: Ledger,
         reader: Reader,
         backend: Backend,
-        judge: Backend | None,
         budget: Budget,
         progress: RunProgress,
+        judge: Backend | None = None,
     ) -> None:
         self._plan = plan
         self._state = state
