@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.coverage import SETTINGS, coverage
+from bench.interval_coverage import SETTINGS, coverage
 from selfinstruct.evaluation.distributions import normal_quantile, normal_tails, t_quantile, t_tails
 from selfinstruct.evaluation.statistics import (
     adjust_p_values,
@@ -155,7 +155,7 @@ def test_the_items_to_detect_a_difference_are_the_ones_that_power_asks_for() -> 
 
 @pytest.mark.parametrize("setting", [SETTINGS[2], SETTINGS[6], SETTINGS[10]], ids=lambda setting: setting.name)
 def test_intervals_cover_the_truth(setting, promise: Promise) -> None:
-    """400 data sets of the simulation; ``bench/coverage.py`` runs all settings with 2,000 each."""
+    """400 data sets of the simulation; ``bench/interval_coverage.py`` runs all settings with 2,000 each."""
     share, _ = coverage(setting, 400)
     assert 0.92 <= share <= 0.98
     promise("intervals", f"{share:.1%} of 400 intervals cover the true difference ({setting.name})")

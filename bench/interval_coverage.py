@@ -1,6 +1,6 @@
 """The coverage of the intervals of paired differences, over simulated data sets whose true difference is known.
 
-    python bench/coverage.py
+    python bench/interval_coverage.py
 
 Two models answer the same items. Each answer is a success if a normal latent variable exceeds a threshold. The latent
 variables of an item share its difficulty, those of a cluster share a common effect, and the second model has a further
