@@ -320,6 +320,12 @@ def test_experts_can_be_named_as_targets() -> None:
     assert "mlp.experts.down_proj" not in without
 
 
+@pytest.mark.parametrize(("model_type", "name"), [("mamba", "x_proj"), ("dbrx", "mlp.w1")])
+def test_a_weight_that_adapters_would_not_reach_is_no_target(model_type, name) -> None:
+    with pytest.raises(UsageError, match=f"no layer that takes adapters is called {name}; there are "):
+        covered(model_type, targets=name)
+
+
 def test_qlora_states_the_size_of_experts_in_full_precision(tmp_path) -> None:
     pytest.importorskip("bitsandbytes")
     save(tiny("deepseek_v3", hidden_size=64), architectures.tokenizer(), tmp_path / "model")
