@@ -49,7 +49,7 @@ from finetune.training.distributed import SINGLE_PROCESS
 from finetune.training.setup import RuntimeSetup, prepare
 from selfinstruct.errors import SelfInstructError
 
-SHORT = ("gemma2", "gpt2", "gpt_oss", "llama", "qwen2_moe", "qwen2_vl")
+SHORT = ("deepseek_v3", "gemma2", "glm4_moe_lite", "gpt2", "gpt_oss", "llama", "qwen2_moe", "qwen2_vl", "qwen3_5_text")
 LENGTHS = (5, 30, 9, 22)  # tokens: below and beyond the windows of the tiny models
 TOLERANCE = 1e-4
 

@@ -39,6 +39,8 @@ DEEPSEEK = tuple(f"<{BAR}{name}{BAR}>" for name in ("begin▁of▁sentence", "en
 DEEPSEEK_ADDED = (*THINK, *(f"<{BAR}{name}{BAR}>" for name in (
     "User", "Assistant", "tool▁calls▁begin", "tool▁calls▁end", "tool▁call▁begin", "tool▁call▁end", "tool▁sep",
     "tool▁outputs▁begin", "tool▁outputs▁end", "tool▁output▁begin", "tool▁output▁end")))  # fmt: skip
+GLM = ("<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+GLM_STOPS = ("<|endoftext|>", "<|user|>", "<|observation|>")
 HARMONY = ("<|start|>", "<|message|>", "<|end|>", "<|channel|>", "<|call|>", "<|return|>", "<|constrain|>")
 
 
@@ -49,7 +51,7 @@ class Model:
     Attributes:
         template: Its file.
         special, added: Its special tokens, and the added ones that are not special.
-        stops: Tokens that end an answer or a call; the first is the eos token.
+        stops: Tokens that end an answer or a call; the first is the eos token. For GLM, the others open the next turn.
         bos: Its bos token.
         arguments: Arguments of the template.
         calls_as_text: Whether it takes the arguments of calls as JSON text.
@@ -71,6 +73,8 @@ DISTILL = Model("deepseek-r1-distill", DEEPSEEK, DEEPSEEK[1:], DEEPSEEK_ADDED, D
 V31 = replace(DISTILL, template="deepseek-v3.1")
 SMOLLM3 = Model("smollm3", ("<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"), ("<|im_end|>",),
                 (*THINK, *TOOL_TAGS))  # fmt: skip
+GLM45 = Model("glm-4.5", (*GLM, "/nothink"), GLM_STOPS, (*THINK, *TOOL_TAGS, "<arg_key>", "</arg_key>", "<arg_value>",
+              "</arg_value>"))  # fmt: skip
 OFF = {"enable_thinking": False}
 MODELS = {
     "ChatML": Model("chatml", IM, ("<|im_end|>",)),
@@ -109,8 +113,9 @@ MODELS = {
                        ("<|end_of_text|>",), bos="<|end_of_text|>"),
     "Command R": Model("command-r", COMMAND, ("<|END_OF_TURN_TOKEN|>",), bos="<BOS_TOKEN>"),
     "Command A": Model("command-a", COMMAND, ("<|END_OF_TURN_TOKEN|>",), bos="<BOS_TOKEN>"),
-    "GLM-4": Model("glm-4", ("<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"),
-                   ("<|endoftext|>",)),
+    "GLM-4": Model("glm-4", GLM, GLM_STOPS),
+    "GLM-4.5": GLM45,
+    "GLM-4.5, enable_thinking=false": replace(GLM45, arguments=OFF),
     "OLMo 2": Model("olmo-2", ("<|endoftext|>",), ("<|endoftext|>",), bos="<|endoftext|>"),
     "gpt-oss": Model("gpt-oss", HARMONY, ("<|return|>", "<|call|>")),
     "Falcon 3": Model("falcon-3", ("<|endoftext|>",), ("<|endoftext|>",), ("<|assistant|>", "<|user|>", "<|system|>")),

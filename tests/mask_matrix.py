@@ -131,18 +131,27 @@ class Inference:
 
     def text(self, count: int, *, prompt: bool) -> str:
         """Return the text of the first ``count`` turns."""
-        return str(self._apply(count, prompt, tokenize=False))
+        return self.tokenizer.decode(self.ids(count, prompt=prompt))
 
     def ids(self, count: int, *, prompt: bool) -> list[int]:
-        """Return their token ids."""
-        return list(self._apply(count, prompt, tokenize=True)["input_ids"])
+        """Return their token ids.
 
-    def _apply(self, count: int, prompt: bool, *, tokenize: bool) -> Any:
-        return self.tokenizer.apply_chat_template(
-            messages(self.example.turns[:count], calls_as_text=self.model.calls_as_text),
+        GLM writes no token after an answer. The model generates the one that opens the next turn, which is appended.
+        """
+        turns = self.example.turns[:count]
+        ids = self._apply(turns, prompt)
+        if prompt or turns[-1].role != "assistant" or "<|observation|>" not in self.model.stops:
+            return ids
+        following = ChatTurn("tool", "r", name="weather") if turns[-1].calls else user("q")
+        stops = self.tokenizer.convert_tokens_to_ids(list(self.model.stops))
+        return [*ids, next(i for i in reversed(self._apply((*turns, following), prompt)) if i in stops)]
+
+    def _apply(self, turns: Sequence[ChatTurn], prompt: bool) -> list[int]:
+        return list(self.tokenizer.apply_chat_template(
+            messages(turns, calls_as_text=self.model.calls_as_text),
             tools=list(self.example.tools) or None, chat_template=self.template, add_generation_prompt=prompt,
-            tokenize=tokenize, **self.model.arguments,
-        )  # fmt: skip
+            **self.model.arguments,
+        )["input_ids"])  # fmt: skip
 
     def to_produce(self, index: int) -> tuple[str, str]:
         """Return what the model has to produce as an answer, and the mark of its document (as in ``Cell``)."""

@@ -74,9 +74,12 @@ class ChatTemplate:
         tags: The markup of thoughts and calls.
         arguments: As above.
 
+    Some templates write no token after a response (GLM): the model generates the one that opens the next turn, of the
+    user or of a tool. Where a conversation ends with a response, that token is appended here.
+
     Raises:
         UsageError: The tokenizer has no chat template, an invalid one, or one that does not read an argument; or the
-            template ends no response.
+            template neither ends a response nor opens the next turn with a special token.
     """
 
     def __init__(self, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> None:
@@ -98,6 +101,7 @@ class ChatTemplate:
             raise UsageError(f"template_arguments: the chat template does not read {', '.join(unread)}")
         self._keeps_blank, self._calls_as_text, self._in_parts = True, False, False
         self._is_probed = False
+        self._openings: dict[bool, str] = {}  # what follows a response, by whether it calls tools
         tokens = frozenset(added_tokens(tokenizer).values())
         mentioned = mentioned_tokens(tokens, self._source) | special_tokens(tokenizer)
         mentioned |= tokens.intersection(getattr(tokenizer, "chat_control_tokens", None) or ())
@@ -231,7 +235,7 @@ class ChatTemplate:
 
         try:
             with bounded():
-                return str(
+                text = str(
                     self._tokenizer.apply_chat_template(
                         messages,
                         tools=list(example.tools) or None,
@@ -251,6 +255,9 @@ class ChatTemplate:
             *(ArithmeticError, RecursionError, MemoryError),
         ) as error:
             raise RenderError("template", f"the chat template refuses the conversation: {error}") from None
+        if not generation_prompt and messages and messages[-1]["role"] == "assistant":
+            text += self._openings.get("tool_calls" in messages[-1], "")
+        return text
 
     def _probe(self, mentioned: frozenset[str], tokens: Collection[str], eos: str | None) -> TemplateTokens:
         """Find out which tokens the template writes, and which end a response, by rendering short conversations.
@@ -261,18 +268,24 @@ class ChatTemplate:
         exchanges, failure = self._probe_exchanges()
         if not exchanges:
             raise UsageError(f"the chat template can't be rendered: {failure}")
-        written = [*exchanges.values(), *self._probe_calls(), *self._probe_reasoning()]
+        calls = list(self._probe_calls())
+        written = [*exchanges.values(), *calls, *self._probe_reasoning()]
         control = mentioned | mentioned_tokens(tokens, "\n".join(rendering.outside() for rendering in written))
         pattern = _pattern(control)
         stops = set()
         for rendering in exchanges.values():
             stops |= _stop(rendering, exchanges.get(len(_EXCHANGE) * 2), pattern, eos)
         if not stops:
+            opening = _pattern(control - {getattr(self._tokenizer, "bos_token", None)})
+            if after_answer := _opening([exchanges[count] for count in (2, 4) if count in exchanges], opening):
+                self._openings = {False: after_answer, True: _opening(calls, opening)}
+            stops.update(filter(None, self._openings.values()))
+        if not stops:
             raise UsageError(
                 "the chat template ends a response with no special token, so the model would never learn to stop; "
                 "write {{ eos_token }} after the response in the template, or use --set format=alpaca"
             )
-        for rendering in written:
+        for rendering in () if self._openings else written:
             if rendering.pieces[-1].kind == "call":
                 after = [match[0] for match in pattern.finditer(rendering.text, rendering.pieces[-1].end)]
                 if after and stops.isdisjoint(after) and eos not in after:
@@ -337,6 +350,15 @@ def _stop(rendering: Rendering, longer: Rendering | None, pattern: re.Pattern[st
         return {shared[-1]}
     names = [match[0] for match in tokens]
     return {eos} if eos and eos in names else {*names[:1]}
+
+
+def _opening(renderings: Sequence[Rendering], pattern: re.Pattern[str]) -> str:
+    """Return the token that follows a conversation directly in the rendering of a longer one; "" if there is none."""
+    texts = [rendering.text for rendering in renderings]
+    if len(texts) < 2 or not texts[1].startswith(texts[0]):
+        return ""
+    token = pattern.match(texts[1], len(texts[0]))
+    return token[0] if token else ""
 
 
 def _pattern(tokens: Collection[str]) -> re.Pattern[str]:

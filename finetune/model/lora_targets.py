@@ -41,7 +41,7 @@ class Matrix:
         parameter: Name of the parameter in the module; for a linear layer ``weight``.
         size: Number of its weights.
         kind: ``linear``, ``experts`` (a parameter that holds several experts), or ``fixed`` (can't have an adapter: a
-            router, or a parameter that another module reads).
+            router, or a weight that another module or a kernel reads).
     """
 
     module: str
@@ -76,12 +76,12 @@ class Targets:
 def matrices(causal: Any) -> Iterator[Matrix]:
     """Yield the matrices of the text decoder, without the embeddings and the head."""
     decoder, head = find_decoder(causal) or causal, causal.get_output_embeddings()
-    inside = {id(module) for module in decoder.modules()}
+    inside, bypassed = {id(module) for module in decoder.modules()}, _bypassed(causal)
     for name, module in causal.named_modules():
         if id(module) not in inside or module is head or isinstance(module, _NOT_LINEAR) or "lora_" in name:
             continue
         if isinstance(module, _LINEAR):
-            kind = "linear" if _computes_product(module) else "fixed"
+            kind = "linear" if _computes_product(module) and name not in bypassed else "fixed"
             yield Matrix(name, "weight", _size(module.weight, module), kind)
             continue
         experts = "expert" in f"{name} {type(module).__name__}".lower()
@@ -98,8 +98,7 @@ def matrices(causal: Any) -> Iterator[Matrix]:
 
 def all_linear(causal: Any, lora: Lora) -> Targets:
     """Return the targets of ``all-linear``, without the matrices that adapters would not reach."""
-    bypassed = _bypassed(causal)
-    chosen = [matrix for matrix in matrices(causal) if matrix.kind != "fixed" and matrix.module not in bypassed]
+    chosen = [matrix for matrix in matrices(causal) if matrix.kind != "fixed"]
     return _targets(causal, [matrix for matrix in chosen if matrix.kind == "linear" or not lora.dropout], lora)
 
 
@@ -120,7 +119,7 @@ def named_targets(causal: Any, lora: Lora) -> Targets:
     if missing:
         leaves = sorted({matrix.label.rpartition(".")[2] for matrix in available})
         raise UsageError(
-            f"lora.targets: no linear layer is called {', '.join(missing)}; there are {', '.join(leaves)}"
+            f"lora.targets: no layer that takes adapters is called {', '.join(missing)}; there are {', '.join(leaves)}"
         )  # fmt: skip
     targets = _targets(causal, list(chosen.values()), lora)
     if targets.parameters and lora.dropout:

@@ -83,7 +83,9 @@ def test_only_the_named_targets_get_adapters(tiny) -> None:
 @pytest.mark.parametrize("wrong", ["nothing", "lm_head"])
 def test_unknown_targets_are_reported_with_the_available_layers(tiny, wrong) -> None:
     """The head is not available: the loss uses its weight directly, so an adapter there would have no effect."""
-    with pytest.raises(UsageError, match=f"no linear layer is called {wrong}; there are down_proj, .*q_proj") as caught:
+    with pytest.raises(
+        UsageError, match=f"no layer that takes adapters is called {wrong}; there are down_proj, .*q_proj"
+    ) as caught:
         add_adapters(load(str(tiny), dtype=torch.float32).model, Lora(targets=f"q_proj,{wrong}"))
     assert "lm_head" not in str(caught.value).split("there are")[1]
 

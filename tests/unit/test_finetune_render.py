@@ -331,6 +331,32 @@ def test_a_response_never_takes_the_stop_token_of_the_next_turn() -> None:
     assert learnt(renderer, chat(*CHAT)) == [["assistant: Red.<|im_end|>"], [f"assistant: {CHAT[3][1]}<|im_end|>"]]
 
 
+OPENINGS = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def test_a_response_ends_with_the_opening_of_the_next_turn_where_the_template_writes_no_end() -> None:
+    tokenizer = make_tokenizer(("<end>", "<|user|>", "<|assistant|>"), OPENINGS, eos_token="<end>")
+    renderer = Renderer(tokenizer, "chat", max_length=512)
+    assert renderer.stop_ids == set(tokenizer.convert_tokens_to_ids(["<end>", "<|user|>"]))
+    document = renderer.document(chat(*CHAT))
+    assert learnt(renderer, chat(*CHAT)) == [["Red.<|user|>", f"{CHAT[3][1]}<|user|>"]]
+    messages = [{"role": role, "content": content} for role, content in (*CHAT, ("user", "?"))]
+    rendered = tokenizer.apply_chat_template(messages)["input_ids"]
+    assert document.ids.tolist() == rendered[: len(document)]
+    assert rendered[len(document) :] == tokenizer.encode("?")
+
+
+def test_the_beginning_of_a_text_is_no_end_of_a_response() -> None:
+    """A template that lost its eos would otherwise teach the model to end an answer with ``<s>``."""
+    per_turn = OPENINGS.replace("{{ '<|'", "{{ bos_token + '<|'")
+    tokenizer = make_tokenizer(("<s>", "<|user|>"), per_turn, eos_token="<|user|>", bos_token="<s>")
+    with pytest.raises(UsageError, match=r"never learn to stop"):
+        Renderer(tokenizer, "chat", max_length=512)
+
+
 def test_a_template_without_stop_tokens_is_rejected_with_a_remedy() -> None:
     tokenizer = make_tokenizer(
         template="{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"

@@ -150,6 +150,17 @@ def test_an_eos_that_the_template_writes_is_kept(tmp_path) -> None:
     assert_stops(out, tmp_path)
 
 
+def test_the_opening_of_the_next_turn_stops_a_model_whose_template_writes_no_end(tmp_path) -> None:
+    without_end = TEMPLATE.replace("<turn-end>\n", "")
+    loaded = load(str(base(tmp_path / "base", without_end)), dtype=torch.float32)
+    set_stop_tokens(loaded.model, loaded.tokenizer, Renderer(loaded.tokenizer, "chat", max_length=64))
+    save(loaded.model, loaded.tokenizer, tmp_path / "saved")
+    generation = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    names = loaded.tokenizer.convert_ids_to_tokens(generation["eos_token_id"])
+    assert names == ["<turn>", "<text-end>"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").eos_token == "<turn>"
+
+
 def test_chat_stops_at_the_end_of_text_too(folder, tmp_path, monkeypatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr("finetune.chat._Conversation.answer", lambda self, _message: seen.append(self.stops))

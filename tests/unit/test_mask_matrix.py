@@ -38,7 +38,9 @@ EXPECTED = {
     "Granite 3": "=|=|=|=|=|!|=|!|=|=",
     "Command R": "=|=|=|- (template)|=|!|=|- (template)|=|=",
     "Command A": "=|=|=|=|=|=|=|=|=|=",
-    "GLM-4": "|".join(["- (no stop)"] * 10),
+    "GLM-4.5": "=|=|=|=|=|=|= 2|= 2|=|= (rewritten)",
+    "GLM-4.5, enable_thinking=false":
+        "=|=|=|=|- (prompt)|- (prompt)|- (prompt)|- (prompt)|=|= (rewritten)",
     "gpt-oss": "=|= 3|=|=|=|=|= 2|+ 2|= 2|=",
 }  # fmt: skip
 
