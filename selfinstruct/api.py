@@ -571,9 +571,9 @@ def _run(folder: Path, plan: RunPlan, state: RunState, ledger: Ledger, reader: R
         try:
             return _Ended(await engine.run(), engine.in_batches, engine.cancelled, progress.remarks)
         finally:
+            await backend.close()
             if judge is not None:
                 await judge.close()
-            await backend.close()
 
     with show(progress):
         try:

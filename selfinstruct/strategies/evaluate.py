@@ -25,6 +25,7 @@ from selfinstruct.strategies.abilities import (
 )
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.stage import Stage
+from selfinstruct.strategies.shared.unfiltered import UNFILTERED
 from selfinstruct.suites.files import (
     SuiteFile,
     SuiteItem,
@@ -87,17 +88,7 @@ class Evaluate(
         "evaluate/raw": frozenset({"system", "question"}),
         "evaluate/system": frozenset({"system"}),
     }
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "filters": {
-            "word_count": None,
-            "keywords": None,
-            "punctuation": None,
-            "program": None,
-            "novelty": None,
-            "copied": None,
-            "near_duplicate": None,
-        }
-    }
+    defaults: ClassVar[Mapping[str, Any]] = {"filters": UNFILTERED}
     Options: ClassVar[type[EvaluateOptions]] = EvaluateOptions
     options: EvaluateOptions
 

@@ -46,6 +46,7 @@ from selfinstruct.strategies.abilities import (
 from selfinstruct.strategies.base import Strategy, View
 from selfinstruct.strategies.shared.contexts import context_json, read_context
 from selfinstruct.strategies.shared.stage import Stage
+from selfinstruct.strategies.shared.unfiltered import UNFILTERED
 
 __all__ = ["Respond", "RespondOptions"]
 
@@ -137,17 +138,7 @@ class Respond(
     context_templates: ClassVar[Mapping[str, frozenset[str]]] = {"respond/earlier": frozenset({"text"})}
     # Every task is to be answered, regardless of its form and of similar tasks: a correction may well be close to its
     # input. With filters.novelty, tasks that resemble an earlier one are not asked.
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "filters": {
-            "word_count": None,
-            "keywords": None,
-            "punctuation": None,
-            "program": None,
-            "novelty": None,
-            "copied": None,
-            "near_duplicate": None,
-        }
-    }
+    defaults: ClassVar[Mapping[str, Any]] = {"filters": UNFILTERED}
     Options: ClassVar[type[RespondOptions]] = RespondOptions
     options: RespondOptions
 
